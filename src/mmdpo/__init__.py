@@ -1,0 +1,24 @@
+"""mmdpo trains vision-language models to look at the image: mDPO and its neighbours on Hugging Face models."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmdpo.training.config import MDPOConfig
+    from mmdpo.training.trainer import MDPOTrainer
+
+__version__ = "0.1.0"
+__all__ = ["MDPOConfig", "MDPOTrainer", "__version__"]
+
+_HOMES = {"MDPOConfig": "mmdpo.training.config", "MDPOTrainer": "mmdpo.training.trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the heavy classes on first use, so that `import mmdpo` pulls no torch."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'mmdpo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,167 @@
+"""Corrupted images: m_l, which looks like the original but lacks what is needed to answer.
+
+One file per corruption; the file's name is its public name. Each defines
+
+    def corrupt(image: Image, generator: numpy.random.Generator, *, option=default, …) -> Image
+
+which takes an RGB picture and returns an RGB picture of the same size, and draws all its randomness from `generator`.
+A corruption that shows another example's picture sets `NEEDS_OTHER_IMAGE = True` in its module and takes it as the
+keyword `other`; its result may have another size. A file dropped in here is found, listed and tested; one that lives
+elsewhere is named `package.module:function`. Files that start with an underscore are not corruptions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmdpo.examples import derive_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+__all__ = ["Corruption", "corrupt_image", "derive_corruption_generator", "load", "names"]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corruption with its options filled in; pickles, so that data-loading workers can hold it."""
+
+    name: str
+    function: Callable[..., Image]
+    options: Mapping[str, Any]
+    """Every option of the function with its value."""
+    needs_other_image: bool = False
+
+    def __call__(self, image: Image, generator: np.random.Generator, other: Image | None = None) -> Image:
+        """Returns the corrupted picture; `other` is used only by corruptions that need another example's picture.
+
+        Raises ValueError when a picture is not RGB, when `other` is needed and missing, or when the function breaks
+        its promise about mode and size.
+        """
+        extra = {}
+        if self.needs_other_image:
+            if other is None:
+                raise ValueError(f"corruption {self.name!r} needs another example's image; pass it as `other`")
+            extra["other"] = other
+        for given in (image, *extra.values()):
+            if given.mode != "RGB":
+                raise ValueError(
+                    f"corruption {self.name!r} takes RGB images, got mode {given.mode!r}; convert it when it is opened"
+                )
+        result = self.function(image, generator, **self.options, **extra)
+        if result.mode != "RGB" or (result.size != image.size and not self.needs_other_image):
+            raise ValueError(
+                f"corruption {self.name!r} must return RGB of {image.size}, returned {result.mode} of {result.size}"
+            )
+        return result
+
+    def with_options(self, **options: Any) -> Corruption:
+        """Returns this corruption with some options changed, after trying them once on a small picture.
+
+        The trial makes a value out of range fail here instead of in the first batch. Raises ValueError, which names
+        the valid options or says what the value should be.
+        """
+        import numpy as np
+        from PIL import Image
+
+        for key, value in options.items():
+            if key not in self.options:
+                raise ValueError(f"corruption {self.name!r} has no option {key!r}; {_suggest(key, self.options)}")
+            if not _fits(value, self.options[key]):
+                kind, example = type(self.options[key]).__name__, self.options[key]
+                raise ValueError(
+                    f"option {key!r} of corruption {self.name!r} must be {kind}, like {example!r}; got {value!r}"
+                )
+        changed = replace(self, options={**self.options, **options})
+        picture = Image.new("RGB", (16, 16))
+        changed(picture, np.random.default_rng(0), other=picture)
+        return changed
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the corruptions of this folder, sorted, without importing them."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+def load(name: str) -> Corruption:
+    """Returns the corruption of that name, or somebody else's given as `package.module:function`, with its defaults.
+
+    Raises ValueError for an unknown name (naming the nearest ones), a module that cannot be imported, or a function
+    with an option that has no default.
+    """
+    if ":" in name:
+        module_name, function_name = name.split(":", 1)
+    elif name in names():
+        module_name, function_name = f"{__name__}.{name}", "corrupt"
+    else:
+        raise ValueError(f"unknown corruption {name!r}; {_suggest(name, names())}, or package.module:function")
+    try:
+        module = import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"corruption {name!r}: cannot import {module_name!r}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"corruption {name!r}: {module_name} has no function {function_name!r}")
+    needs_other_image = bool(getattr(module, "NEEDS_OTHER_IMAGE", False))
+    return Corruption(name, function, _read_options(name, function), needs_other_image)
+
+
+def derive_corruption_generator(
+    name: str, *, run_seed: int, example_id: str, image_index: int, epoch: int = 0
+) -> np.random.Generator:
+    """Returns the generator that one image of one example is corrupted with, the same on every worker and rank.
+
+    `epoch` stays 0 unless each epoch is meant to show another corrupted image.
+    """
+    return derive_generator(run_seed, example_id, f"corruption:{name}:{image_index}", epoch)
+
+
+def corrupt_image(
+    corruption: Corruption,
+    image: Image,
+    *,
+    run_seed: int,
+    example_id: str,
+    image_index: int,
+    epoch: int = 0,
+    other: Image | None = None,
+) -> Image:
+    """Returns m_l for one RGB image of an example, a function of its arguments alone."""
+    generator = derive_corruption_generator(
+        corruption.name, run_seed=run_seed, example_id=example_id, image_index=image_index, epoch=epoch
+    )
+    return corruption(image, generator, other)
+
+
+def _read_options(name: str, function: Callable[..., Image]) -> dict[str, Any]:
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = {parameter.name: parameter.default for parameter in keywords if parameter.name != "other"}
+    for option, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")
+    return options
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Returns whether a value from a recipe has the type of the default; YAML reads `1e-2` as text, for one."""
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool | int | str):
+        return type(value) is type(default)
+    return True
+
+
+def _suggest(word: str, valid: Iterable[str]) -> str:
+    known = sorted(valid)
+    if not known:
+        return "it takes no options"
+    nearest = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+    return f"{hint}valid: {', '.join(known)}"

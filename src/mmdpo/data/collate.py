@@ -1,0 +1,193 @@
+"""From prepared examples to a `Batch`: pixels processed, prompts and answers padded.
+
+A *context* is a prompt under one version of the images; a batch of B examples holds K = V · B of them, version by
+version, and the answers response by response. Which context meets which answer is the scorer's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmdpo.corruption import derive_corruption_generator
+from mmdpo.corruption._processed import crop_processed
+from mmdpo.data.items import Item
+from mmdpo.data.prepare import Context, PreparedExample, Preparer
+from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, RowError, image_versions, response_names
+
+
+class Batch(TypedDict):
+    """A batch of B examples: K = V · B contexts and A · B answers, both padded on the right."""
+
+    prompt_ids: Int[Tensor, "K P"]
+    """Image placeholders expanded by the processor."""
+    prompt_mask: Bool[Tensor, "K P"]
+    token_types: dict[str, Int[Tensor, "K P"]]
+    """What else the processor says of each token: `token_type_ids`, `mm_token_type_ids`."""
+    image_inputs: dict[str, Tensor]
+    """What the processor gives for the images of all contexts that have any, in order."""
+    image_counts: Int[Tensor, "K"]
+    answer_ids: Int[Tensor, "A·B L"]
+    answer_mask: Bool[Tensor, "A·B L"]
+    weights: dict[str, Float[Tensor, "B"]]
+    """Per-example weights that terms name."""
+    index: Int[Tensor, "B"]
+    """Place of each example in its dataset, from 0."""
+    ref_logprobs: Float[Tensor, "B C"] | None
+    """Precomputed reference log-probabilities, one column per reference cell."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The contexts of a batch behind the processor, unpadded."""
+
+    ids: list[list[int]]
+    types: dict[str, list[list[int]]]
+    image_inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes batches that hold what the cells need and nothing else. Raises RowError, naming the row, for bad ones."""
+
+    prepare: Preparer
+    max_length: int | None = None
+    """Longest row in tokens, image tokens included; longer answers are cut at their end."""
+    weight_columns: tuple[str, ...] = ()
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """Returns the batch of the items."""
+        return self.collate([self.prepare(item) for item in items])
+
+    def collate(self, examples: Sequence[PreparedExample]) -> Batch:
+        """Returns the batch of prepared examples."""
+        versions, responses = image_versions(self.prepare.cells), response_names(self.prepare.cells)
+        contexts = [example.contexts[version] for version in versions for example in examples]
+        prompts = self._process(contexts)
+        if self.prepare.crop_space == "processed":
+            self._crop_processed(prompts.image_inputs["pixel_values"], examples)
+        room = [self._room(example, prompts.ids[place :: len(examples)]) for place, example in enumerate(examples)]
+        answers = [
+            example.answers[name][:longest]
+            for name in responses
+            for example, longest in zip(examples, room, strict=True)
+        ]
+        prompt_ids, prompt_mask = _pad(prompts.ids)
+        answer_ids, answer_mask = _pad(answers)
+        items = [example.item for example in examples]
+        return Batch(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            token_types={name: _pad(rows)[0] for name, rows in prompts.types.items()},
+            image_inputs=prompts.image_inputs,
+            image_counts=torch.tensor([len(context.images) for context in contexts]),
+            answer_ids=answer_ids,
+            answer_mask=answer_mask,
+            weights={name: self._weights(items, name) for name in self.weight_columns},
+            index=torch.tensor([item.index for item in items]),
+            ref_logprobs=_stack_references(items),
+        )
+
+    def _process(self, contexts: list[Context]) -> Prompts:
+        """Runs the model's processor over the contexts with images, and its tokenizer over those without."""
+        renderer = self.prepare.renderer
+        prompts = Prompts(ids=[[] for _ in contexts], types={}, image_inputs={})
+        seeing = [k for k, context in enumerate(contexts) if context.images]
+        if seeing:
+            output = renderer.processor(
+                text=[contexts[k].text for k in seeing],
+                images=[list(contexts[k].images) for k in seeing],
+                padding=True,
+                padding_side="right",
+                add_special_tokens=False,
+                return_tensors="pt",
+            )
+            output.pop("labels", None)  # PaliGemma's, for another use
+            mask = output.pop("attention_mask").bool()
+            for name, tensor in output.items():
+                if tensor.shape != mask.shape:
+                    prompts.image_inputs[name] = tensor
+                    continue
+                rows = prompts.ids if name == "input_ids" else prompts.types.setdefault(name, [[] for _ in contexts])
+                for k, row, real in zip(seeing, tensor, mask, strict=True):
+                    rows[k] = row[real].tolist()
+        for k in set(range(len(contexts))).difference(seeing):
+            prompts.ids[k] = renderer.tokenizer(contexts[k].text, add_special_tokens=False)["input_ids"]
+            for types in prompts.types.values():
+                types[k] = [0] * len(prompts.ids[k])
+        return prompts
+
+    def _room(self, example: PreparedExample, prompts: list[list[int]]) -> int | None:
+        """Returns how many tokens an answer may have behind the longest context of its example."""
+        longest = max(prompts, key=len)
+        if self.max_length is None or len(longest) < self.max_length:
+            return None if self.max_length is None else self.max_length - len(longest)
+        image_id = getattr(self.prepare.renderer.processor, "image_token_id", None)
+        images = longest.count(image_id) if image_id is not None else 0
+        cut = longest[self.max_length :].count(image_id) if image_id is not None else 0
+        what = f"{cut} image tokens would be truncated" if cut else "the answer would be cut to zero tokens"
+        raise RowError(
+            f"the prompt has {len(longest)} tokens, {images} of them for images, and max_length is "
+            f"{self.max_length}: {what}; raise max_length or shorten the prompt",
+            source=example.item.example.source,
+        )
+
+    def _crop_processed(self, pixels: Float[Tensor, "n 3 H W"], examples: Sequence[PreparedExample]) -> None:
+        """Crops pixels in place, behind the processor instead of before it, as the released mDPO code does."""
+        versions = image_versions(self.prepare.cells)
+        places = [
+            (example.item, version, k)
+            for version in versions
+            for example in examples
+            for k in range(len(example.contexts[version].images))
+        ]
+        if pixels.dim() != 4 or len(pixels) != len(places):
+            raise ValueError(
+                "crop_space: processed needs an image processor that gives [images, 3, height, width], as LLaVA's and "
+                f"Bunny's do; this one gives {tuple(pixels.shape)} for {len(places)} images. Use crop_space: image"
+            )
+        for place, (item, version, k) in enumerate(places):
+            has_own = version == CORRUPTED and item.example.rejected_images
+            if version in (ORIGINAL, NO_IMAGE) or has_own:
+                continue
+            corruption = self.prepare.corruptions[version]
+            generator = derive_corruption_generator(
+                corruption.name,
+                run_seed=self.prepare.seed,
+                example_id=item.example.id,
+                image_index=k,
+                epoch=item.epoch,
+            )
+            low, high = corruption.options["low"], corruption.options["high"]
+            pixels[place] = crop_processed(pixels[place], generator, low, high)
+
+    def _weights(self, items: Sequence[Item], name: str) -> Float[Tensor, "B"]:
+        for item in items:
+            if name not in item.example.weights:
+                known = ", ".join(item.example.weights) or "none"
+                raise RowError(
+                    f"the objective weighs examples by the numeric column {name!r}; the row has {known}",
+                    source=item.example.source,
+                )
+        return torch.tensor([float(item.example.weights[name]) for item in items])
+
+
+def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "n w"], Bool[Tensor, "n w"]]:
+    """Pads on the right; the mask, never the value, says what is real."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, values in enumerate(rows):
+        ids[row, : len(values)] = torch.tensor(values, dtype=torch.long)
+        mask[row, : len(values)] = True
+    return ids, mask
+
+
+def _stack_references(items: Sequence[Item]) -> Float[Tensor, "B C"] | None:
+    values = [item.ref_logprobs for item in items if item.ref_logprobs is not None]
+    return torch.stack(values) if values else None

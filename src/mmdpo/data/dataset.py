@@ -1,0 +1,163 @@
+"""A preference dataset: rows in some format, read into `PreferenceExample` one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import datasets
+
+from mmdpo.data.arrow import ArrowRows
+from mmdpo.data.columns import ID_COLUMNS
+from mmdpo.data.formats import Format, detect, load
+from mmdpo.examples import PreferenceExample, RowError
+
+_ROWS_LOOKED_AT = 32
+"""The format is decided on the first row; what it lacks is taken from these."""
+
+
+class Rows(Protocol):
+    """Anything with a length that gives a mapping for a position."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+class PreferenceDataset(Sequence[PreferenceExample]):
+    """A map-style sequence of `PreferenceExample`, parsed when asked for; travels to workers by pickling.
+
+    Made by `from_rows` or by `mmdpo.data.read.read_dataset`. Parsing does not judge: `validate_example` does.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        format: Format,
+        *,
+        name: str,
+        image_root: Path | None,
+        ids: Sequence[str] | None,
+        positions: Sequence[int],
+    ) -> None:
+        self.name = name
+        self.format = format
+        self._rows = rows
+        self._image_root = image_root
+        self._ids = ids
+        self._positions = positions
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: datasets.Dataset | Rows,
+        *,
+        name: str = "train",
+        format: str = "auto",
+        image_root: str | Path | None = None,
+    ) -> PreferenceDataset:
+        """Wraps the rows of a `datasets.Dataset`, or any sequence of mappings.
+
+        `name` stands in messages, `format` is a file of `mmdpo.data.formats` or `auto`, and relative image paths are
+        joined to `image_root` (else they are relative to where the program runs). Ids come from the first of the
+        columns `id`, `idx`, `question_id` that is complete and without repeats, else they are row numbers, from 1.
+
+        Raises:
+            ValueError: there are no rows, they cannot be counted, or their columns are in no known format.
+        """
+        if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
+            raise ValueError(f"{name}: {type(rows).__name__} cannot be indexed: load the dataset without streaming")
+        # A transform that the caller has set makes the rows what they are, so it must run; any other format need not.
+        if isinstance(rows, datasets.Dataset) and rows.format["type"] != "custom":
+            rows = ArrowRows(rows)
+        if len(rows) == 0:
+            raise ValueError(f"{name}: there are no rows")
+        try:
+            found = detect(_sample_row(rows, name)) if format == "auto" else load(format)
+        except ValueError as error:
+            raise error if isinstance(error, RowError) else ValueError(f"{name}: {error}") from error
+        root = None if image_root is None else Path(image_root).expanduser()
+        ids = _unique_ids(rows)
+        return cls(rows, found, name=name, image_root=root, ids=ids, positions=range(len(rows)))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> PreferenceExample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PreferenceDataset: ...
+
+    def __getitem__(self, index: int | slice) -> PreferenceExample | PreferenceDataset:
+        """Parses one row, or selects a range of them.
+
+        Raises:
+            RowError: the row cannot be read as an example; names the row.
+        """
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        position = self._positions[index]
+        source = self.source_of(index)
+        row = self._rows[position]
+        _check_row(row, source)
+        row_id = str(position + 1) if self._ids is None else self._ids[position]
+        try:
+            return self.format.parse(row, source=source, image_root=self._image_root, row_id=row_id)
+        except RowError as error:
+            raise error if error.source else RowError(error.problem, source=source) from error
+
+    def __iter__(self) -> Iterator[PreferenceExample]:
+        return (self[index] for index in range(len(self)))
+
+    def select(self, indices: Iterable[int]) -> PreferenceDataset:
+        """Returns the examples at these positions, which keep their ids and their row numbers."""
+        positions = [self._positions[index] for index in indices]
+        return PreferenceDataset(
+            self._rows, self.format, name=self.name, image_root=self._image_root, ids=self._ids, positions=positions
+        )
+
+    def row_of(self, index: int) -> int:
+        """Returns the number, from 1, of the row that an example was read from."""
+        return self._positions[index] + 1
+
+    def source_of(self, index: int) -> str:
+        """Returns where an example was read from, for messages: `pairs.json, row 12`."""
+        return f"{self.name}, row {self.row_of(index)}"
+
+
+def _check_row(row: Any, source: str) -> None:
+    if not isinstance(row, Mapping):
+        raise RowError(
+            f"the row is of type {type(row).__name__}: write it as a mapping from column to value", source=source
+        )
+
+
+def _sample_row(rows: Rows, name: str) -> dict[str, Any]:
+    """Returns the first row with its gaps filled from the next rows: a faulty first row must not hide the format."""
+    sample: dict[str, Any] = {}
+    for position in range(min(len(rows), _ROWS_LOOKED_AT)):
+        row = rows[position]
+        _check_row(row, f"{name}, row {position + 1}")
+        for column, value in row.items():
+            if sample.get(column) is None:
+                sample[column] = value
+    return sample
+
+
+def _unique_ids(rows: Rows) -> list[str] | None:
+    for name in ID_COLUMNS:
+        values = _column(rows, name)
+        if values and all(isinstance(value, str | int) for value in values):
+            ids = [str(value) for value in values]
+            if len(set(ids)) == len(ids):
+                return ids
+    return None
+
+
+def _column(rows: Rows, name: str) -> list[Any] | None:
+    if isinstance(rows, ArrowRows):
+        return rows.column(name)
+    # Only a list is known to give its rows for nothing; other sequences may open images to do so.
+    return [row.get(name) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else None

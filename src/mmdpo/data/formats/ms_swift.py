@@ -1,0 +1,86 @@
+"""ms-swift's messages: the chosen answer ends `messages`; `rejected_messages` or `rejected_response` has the other.
+
+`<image>` in the text of a turn marks a place for an image; without any, the images go in front of the text of the
+first user turn. `images` and `rejected_images` hold paths or `{"path", "bytes"}`. Where `rejected_images` repeats
+`images`, it says only that the rejected answer is about the same image; there is then no corrupted image in the row.
+
+Any further column of text or turns is a response, and any further number a weight, that an objective may name.
+
+Source: https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html (RLHF, multimodal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdpo.data.columns import further_responses, numeric_weights, read_answers, refuse_columns
+from mmdpo.data.images import image_sources
+from mmdpo.data.messages import is_messages, read_prompt, split_last_answer
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError
+
+EXAMPLES = (
+    {
+        "messages": [
+            {"role": "system", "content": "Answer briefly."},
+            {"role": "user", "content": "<image>What is this?"},
+            {"role": "assistant", "content": "A cup."},
+        ],
+        "rejected_response": "A car.",
+        "images": ["cup.jpg"],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "<image>What is this?"},
+            {"role": "assistant", "content": "A cup."},
+        ],
+        "rejected_messages": [
+            {"role": "user", "content": "<image>What is this?"},
+            {"role": "assistant", "content": "A car."},
+        ],
+        "images": [{"path": "cup.jpg", "bytes": None}],
+        "rejected_images": [{"path": "cup-cropped.jpg", "bytes": None}],
+    },
+)
+
+_REJECTED_COLUMNS = ("rejected_messages", "rejected_response", "rejected_images")
+_UNSUPPORTED = ("videos", "audios", "tools", "objects")
+_USED = ("messages", "images", *_REJECTED_COLUMNS, *_UNSUPPORTED)
+
+
+def matches(row: Mapping[str, Any]) -> bool:
+    """Returns whether there are `messages` and one of the columns that begin with `rejected_`."""
+    return is_messages(row.get("messages")) and any(column in row for column in _REJECTED_COLUMNS)
+
+
+def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+    """Reads one row.
+
+    Raises:
+        RowError: a conversation does not end with the assistant, the two differ before their last turn, or a column has
+            something that is not supported.
+    """
+    refuse_columns(row, _UNSUPPORTED)
+    prompt, chosen = split_last_answer(row.get("messages"), column="messages")
+    rejected = row.get("rejected_response")
+    if row.get("rejected_messages") is not None:
+        rejected_prompt, rejected = split_last_answer(row["rejected_messages"], column="rejected_messages")
+        if rejected_prompt != prompt:
+            raise RowError(
+                "`messages` and `rejected_messages` differ before their last turn: a pair needs one prompt; repeat the "
+                "same turns in both, or give only the answer, as `rejected_response`"
+            )
+    images = image_sources(row.get("images"), image_root)
+    rejected_images = image_sources(row.get("rejected_images"), image_root)
+    conversation = read_prompt(prompt, images, image_root=image_root, column="messages")
+    return PreferenceExample(
+        id=row_id,
+        prompt=conversation.turns,
+        responses=read_answers({CHOSEN: chosen, REJECTED: rejected}, conversational=True)
+        | further_responses(row, _USED, conversational=True),
+        images=conversation.images,
+        rejected_images=() if rejected_images == images else rejected_images,
+        weights=numeric_weights(row, _USED),
+        source=source,
+    )

@@ -1,0 +1,77 @@
+"""TRL's vision preference format: `prompt`, `chosen`, `rejected`, with `images` or `image`.
+
+Conversational (lists of turns, content as text or as parts) or plain text with `<image>` in the prompt. The prompt may
+be implicit: without a conversational `prompt`, the turns that both `chosen` and `rejected` begin with are the prompt.
+Where no turn of the prompt marks a place for an image, the images go in front of the text of the first user turn.
+Beyond TRL, `<image>` inside a turn's text is such a mark, and `rejected_images` (or `rejected_image`) is read.
+
+Any further column of text or turns is a response, and any further number a weight, that an objective may name.
+
+Source: https://huggingface.co/docs/trl/dataset_formats (preference, vision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers
+from mmdpo.data.images import image_sources
+from mmdpo.data.messages import is_messages, read_prompt, split_shared_turns
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, Text
+
+EXAMPLES = (
+    {"prompt": "<image>\nWhat is this?", "chosen": "A cup.", "rejected": "A car.", "images": ["cup.jpg"]},
+    {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "A cup."}]}],
+        "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "A car."}]}],
+        "image": "cup.jpg",
+    },
+    {
+        "chosen": [{"role": "user", "content": "What is this?"}, {"role": "assistant", "content": "A cup."}],
+        "rejected": [{"role": "user", "content": "What is this?"}, {"role": "assistant", "content": "A car."}],
+        "images": ["cup.jpg"],
+    },
+)
+
+_IMAGE_COLUMNS = ("images", "image")
+_USED = ("prompt", "chosen", "rejected", *_IMAGE_COLUMNS, "rejected_images", "rejected_image")
+
+
+def matches(row: Mapping[str, Any]) -> bool:
+    """Returns whether both answers are text or turns, and the prompt is there or inside them."""
+    answers = [row.get(CHOSEN), row.get(REJECTED)]
+    if "img_path" in row and not any(column in row for column in _IMAGE_COLUMNS):
+        return False
+    if all(is_messages(answer) for answer in answers):
+        return True
+    return "prompt" in row and all(isinstance(answer, str) or is_messages(answer) for answer in answers)
+
+
+def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+    """Reads one row; conversational rows come out with structured parts, plain ones as they are.
+
+    Raises:
+        RowError: a column has a value that cannot be read, or the prompt and the answers have different forms.
+    """
+    prompt, chosen, rejected = row.get("prompt"), row.get(CHOSEN), row.get(REJECTED)
+    images = image_sources(one_of(row, *_IMAGE_COLUMNS), image_root)
+    if (prompt is None or isinstance(prompt, str)) and is_messages(chosen) and is_messages(rejected):
+        prompt, chosen, rejected = split_shared_turns(chosen, rejected)
+    conversational = prompt is not None and not isinstance(prompt, str)
+    text: Text = prompt or ""
+    if conversational:
+        conversation = read_prompt(prompt, images, image_root=image_root, column="prompt")
+        text, images = conversation.turns, conversation.images
+    return PreferenceExample(
+        id=row_id,
+        prompt=text,
+        responses=read_answers({CHOSEN: chosen, REJECTED: rejected}, conversational=conversational)
+        | further_responses(row, _USED, conversational=conversational),
+        images=images,
+        rejected_images=image_sources(one_of(row, "rejected_images", "rejected_image"), image_root),
+        weights=numeric_weights(row, _USED),
+        source=source,
+    )

@@ -1,0 +1,72 @@
+"""What a dataloader worker is given: an example, and all that its corrupted images depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmdpo.examples import PreferenceExample, derive_generator
+
+OTHER_TRIES = 10
+"""Draws of another example before one with the same picture is accepted after all."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example on its way to the collator."""
+
+    example: PreferenceExample
+    index: int
+    """Place in the dataset, from 0."""
+    epoch: int = 0
+    """0 unless a fresh corruption is made for each epoch."""
+    other: PreferenceExample | None = None
+    """The example whose images `random_image` takes."""
+    ref_logprobs: Float[Tensor, "C"] | None = None
+    """Precomputed reference log-probabilities of the objective's reference cells, in nats."""
+
+
+class Items(Dataset[Item]):
+    """Examples as items. Which other example an item names depends on the seed and its id alone."""
+
+    def __init__(
+        self, examples: Sequence[PreferenceExample], *, seed: int, draw_others: bool = False, per_epoch: bool = False
+    ) -> None:
+        self.examples = examples
+        self.seed = seed
+        self.draw_others = draw_others
+        self.per_epoch = per_epoch
+        self.epoch = 0
+        self.ref_logprobs: Float[Tensor, "N C"] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves on to another epoch's corruptions, where each epoch has its own. The dataloader calls it."""
+        self.epoch = epoch if self.per_epoch else 0
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Item:
+        example = self.examples[index]
+        return Item(
+            example=example,
+            index=index,
+            epoch=self.epoch,
+            other=self._draw_other(example, index) if self.draw_others else None,
+            ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
+        )
+
+    def _draw_other(self, example: PreferenceExample, index: int) -> PreferenceExample:
+        if len(self.examples) < 2:
+            raise ValueError("random_image takes another example's image, and the dataset has one row only")
+        generator = derive_generator(self.seed, example.id, "other example", self.epoch)
+        for _ in range(OTHER_TRIES):
+            place = int(generator.integers(len(self.examples) - 1))
+            other = self.examples[place + (place >= index)]
+            if other.images and other.images != example.images:
+                break
+        return other

@@ -1,0 +1,120 @@
+"""From one item to open images and tokens: every image version that the cells need, and every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+from mmdpo.corruption import Corruption, corrupt_image
+from mmdpo.data.images import open_image
+from mmdpo.data.items import Item
+from mmdpo.data.tokenise import Renderer
+from mmdpo.data.validate import validate_example
+from mmdpo.examples import (
+    CORRUPTED,
+    NO_IMAGE,
+    ORIGINAL,
+    Cell,
+    ImageSource,
+    RowError,
+    image_versions,
+    response_names,
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A prompt under one version of the images, ready for the processor."""
+
+    text: str
+    images: tuple[Image, ...]
+    version: str
+
+
+@dataclass(frozen=True)
+class PreparedExample:
+    """An example with its images open and its answers tokenised."""
+
+    item: Item
+    contexts: dict[str, Context]
+    """By image version."""
+    answers: dict[str, list[int]]
+    """By response name, uncut."""
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Opens, corrupts, renders and tokenises. A pure function of the item: workers and ranks agree."""
+
+    renderer: Renderer
+    cells: tuple[Cell, ...]
+    corruptions: Mapping[str, Corruption]
+    """How every image version but the original and none is made, by version."""
+    seed: int
+    crop_space: str = "image"
+    """`image` corrupts the picture here; `processed` leaves it to the collator, behind the image processor."""
+    max_image_pixels: int = 100_000_000
+
+    def __call__(self, item: Item) -> PreparedExample:
+        """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
+        example = item.example
+        try:
+            validate_example(example, responses=response_names(self.cells))
+            return self._prepare(item)
+        except RowError as error:
+            raise RowError(error.problem, source=error.source or example.source) from error
+
+    def _prepare(self, item: Item) -> PreparedExample:
+        versions, responses = image_versions(self.cells), response_names(self.cells)
+        originals = self._open(item.example.images)
+        rendered = {
+            with_images: self.renderer.render(item.example, responses, with_images=with_images)
+            for with_images in {version != NO_IMAGE for version in versions}
+        }
+        # Answers are the same under every image; they are tokenised behind the prompt that has the images, if any has.
+        prompt = rendered[max(rendered)]
+        answers = {name: self.renderer.answer_ids(prompt.prompt, text) for name, text in prompt.answers.items()}
+        for name, ids in answers.items():
+            if not ids:
+                raise RowError(f"the answer {name!r} has no tokens")
+        contexts = {
+            version: Context(rendered[version != NO_IMAGE].prompt, self._images(item, originals, version), version)
+            for version in versions
+        }
+        return PreparedExample(item, contexts, answers)
+
+    def _open(self, sources: tuple[ImageSource, ...]) -> tuple[Image, ...]:
+        return tuple(open_image(source, max_pixels=self.max_image_pixels) for source in sources)
+
+    def _images(self, item: Item, originals: tuple[Image, ...], version: str) -> tuple[Image, ...]:
+        if version == NO_IMAGE:
+            return ()
+        if version == ORIGINAL:
+            return originals
+        if not originals:
+            raise RowError(f"the objective needs the image version {version!r} and the row has no image")
+        if version == CORRUPTED and item.example.rejected_images:
+            return self._open(item.example.rejected_images)
+        if self.crop_space == "processed":
+            return originals
+        corruption = self.corruptions[version]
+        return tuple(
+            corrupt_image(
+                corruption,
+                image,
+                run_seed=self.seed,
+                example_id=item.example.id,
+                image_index=place,
+                epoch=item.epoch,
+                other=self._other_image(item, place) if corruption.needs_other_image else None,
+            )
+            for place, image in enumerate(originals)
+        )
+
+    def _other_image(self, item: Item, place: int) -> Image:
+        sources = item.other.images if item.other is not None else ()
+        if not sources:
+            raise RowError("the corruption shows another example's image, and no other example has one")
+        return self._open((sources[place % len(sources)],))[0]

@@ -1,0 +1,136 @@
+"""Reads a preference dataset from a file, a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.examples import RowError
+
+_SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
+
+
+def read_dataset(
+    path_or_name: str | Path,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    format: str = "auto",
+    image_root: str | Path | None = None,
+) -> PreferenceDataset:
+    """Reads a preference dataset.
+
+    `path_or_name` is a `.json` (an array of rows, `{"data": [...]}`, or one row a line), `.jsonl` or `.parquet` file, a
+    folder written by `save_to_disk`, a folder that holds such a file named after the split or that `load_dataset`
+    understands (images with a metadata file), or the name of a dataset on the hub. A single file has no splits: `split`
+    is not looked at. Relative image paths are joined to `image_root`, else to the file's folder.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        RowError: a line of a JSON file is malformed; names file and line.
+        ValueError: the file or folder cannot be read, the split does not exist, or the columns are in no known format.
+    """
+    name = str(path_or_name)
+    path = Path(path_or_name).expanduser()
+    root: Path | None = path.parent
+    rows: Any
+    if path.is_file():
+        rows = _read_file(path, name)
+    elif path.is_dir():
+        root = path
+        inside = next((file for ending in _READERS if (file := path / f"{split}{ending}").is_file()), None)
+        rows = _read_file(inside, str(inside)) if inside else _load(name, lambda: _load_folder(path, split, config))
+        name = str(inside) if inside else f"{name}[{split}]"
+    elif path.suffix in _READERS or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name}: there is no such file or folder")
+    else:
+        root = None
+        rows = _load(name, lambda: datasets.load_dataset(name, config, split=split))
+        name = f"{name}[{split}]"
+    return PreferenceDataset.from_rows(rows, name=name, format=format, image_root=image_root or root)
+
+
+def _read_file(path: Path, name: str) -> Any:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{name}: files of this kind are not read: convert it to one of {', '.join(_READERS)}")
+    return reader(path, name)
+
+
+def _read_json(path: Path, name: str) -> list[Any]:
+    text = _read_text(path, name)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return list(_parse_lines(text, name))
+        raise RowError(_explain(error), source=f"{name}, line {error.lineno}") from error
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        content = content["data"]
+    if not isinstance(content, list):
+        raise ValueError(f'{name}: this is {type(content).__name__}: write an array of rows, or {{"data": [...]}}')
+    return content
+
+
+def _read_jsonl(path: Path, name: str) -> list[Any]:
+    return list(_parse_lines(_read_text(path, name), name))
+
+
+def _read_parquet(path: Path, name: str) -> Any:
+    return _load(name, lambda: datasets.load_dataset("parquet", data_files=str(path), split="train"))
+
+
+_READERS: dict[str, Callable[[Path, str], Any]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: this is not UTF-8 at byte {error.start}: save the file as UTF-8") from error
+
+
+def _parse_lines(text: str, name: str) -> Iterator[Any]:
+    """Yields one row a line; the json module rather than Arrow, which refuses rows whose columns differ."""
+    # Not splitlines, which would break a row at the Unicode line separators that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RowError(_explain(error), source=f"{name}, line {number}") from error
+
+
+def _explain(error: json.JSONDecodeError) -> str:
+    return f"this is not JSON ({error.msg} at column {error.colno}): mend or remove the line"
+
+
+def _load_folder(path: Path, split: str, config: str | None) -> Any:
+    if not any((path / file).is_file() for file in _SAVED_BY_DATASETS):
+        return datasets.load_dataset(str(path), config, split=split)
+    loaded = datasets.load_from_disk(str(path))
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if split not in loaded:
+        raise ValueError(f"there is no split {split!r}, only {', '.join(loaded)}")
+    return loaded[split]
+
+
+def _load(name: str, load: Callable[[], Any]) -> Any:
+    """Runs a loader of `datasets`, whose errors come in many types, and names the dataset in what it raises."""
+    try:
+        return load()
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{name}: cannot be read as a dataset ({type(error).__name__}: {error}). Give a .json, .jsonl or .parquet "
+            "file, a folder saved by `datasets` or of images with metadata, or the name of a dataset on the hub"
+        ) from error

@@ -1,0 +1,133 @@
+"""From an example to the text and the tokens of its prompt and answers, with the boundary between them exact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
+from mmdpo.examples import Message, PreferenceExample, RowError, Text
+from mmdpo.families import Family
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt and its answers as the model reads them: the prompt ends where generation would begin."""
+
+    prompt: str
+    """Rendered, with one unexpanded placeholder of the model's own per image."""
+    answers: dict[str, str]
+    """Rendered to the end of the turn, by response name."""
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders and tokenises with the model's own processor and chat template."""
+
+    processor: Any
+    family: Family
+
+    @property
+    def tokenizer(self) -> Any:
+        """The text part of the processor."""
+        return self.processor.tokenizer
+
+    def render(self, example: PreferenceExample, responses: Iterable[str], *, with_images: bool) -> PromptText:
+        """Returns the texts of an example's prompt, with its images or with the placeholders deleted, and answers.
+
+        Raises RowError for a response the row lacks, and for chat turns where the processor has no chat template.
+        """
+        answers = {}
+        for name in responses:
+            if name not in example.responses:
+                known = ", ".join(example.responses)
+                raise RowError(f"the objective needs the response column {name!r}; the row has {known}")
+            answers[name] = example.responses[name]
+        if isinstance(example.prompt, str):
+            return self._render_plain(example.prompt, answers, with_images)
+        return self._render_turns(list(example.prompt), answers, with_images)
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """Returns the answer's tokens as they stand after the prompt.
+
+        Tokenised together and cut at the prompt's end, which keeps the leading space that byte-pair tokenizers fold
+        into the first word and the one that SentencePiece adds by itself. Where a merge would cross the boundary, the
+        answer is tokenised alone: the model has to continue from the prompt's own tokens.
+        """
+        prompt_ids = self._ids(prompt)
+        whole = self._ids(prompt + answer)
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+        return self._ids(answer)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _render_plain(self, prompt: str, answers: dict[str, Text], with_images: bool) -> PromptText:
+        if not with_images:
+            prompt = re.sub(rf"{re.escape(IMAGE_PLACEHOLDER)}\n?", "", prompt)
+        elif IMAGE_PLACEHOLDER in prompt:
+            prompt = prompt.replace(IMAGE_PLACEHOLDER, self.family.image_placeholder(self.processor))
+        texts = {name: self._close(plain_text(answer)) for name, answer in answers.items()}
+        return PromptText(self._open(prompt), texts)
+
+    def _render_turns(self, turns: list[Message], answers: dict[str, Text], with_images: bool) -> PromptText:
+        if not with_images:
+            turns = [_without_images(turn) for turn in turns]
+        whole = {
+            name: self._template([*turns, *_as_turns(answer)], add_generation_prompt=False)
+            for name, answer in answers.items()
+        }
+        # Some templates open an answer differently for generation (a thinking mark): the prompt is what all share.
+        prompt = _shared_start([self._template(turns, add_generation_prompt=True), *whole.values()])
+        texts = {name: self._close(text[len(prompt) :]) for name, text in whole.items()}
+        return PromptText(self._open(prompt), texts)
+
+    def _template(self, turns: list[Message], *, add_generation_prompt: bool) -> str:
+        if not getattr(self.processor, "chat_template", None):
+            raise RowError(
+                "the prompt is a list of chat turns but the model's processor has no chat template; set "
+                "processor.chat_template, or give prompts as plain text with the template already applied"
+            )
+        text: str = self.processor.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        return text
+
+    def _open(self, prompt: str) -> str:
+        """Puts the beginning-of-sequence token in front where the tokenizer itself would and the template did not."""
+        bos: str | None = self.tokenizer.bos_token
+        if bos is None or prompt.startswith(bos):
+            return prompt
+        adds_bos = self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        return bos + prompt if adds_bos else prompt
+
+    def _close(self, answer: str) -> str:
+        """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""
+        body = answer.rstrip()
+        if any(body.endswith(token) for token in self.tokenizer.added_tokens_encoder):
+            return answer
+        eos: str = self.tokenizer.eos_token or ""
+        return body + eos
+
+
+def _as_turns(answer: Text) -> list[Message]:
+    if isinstance(answer, str):
+        return [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    return list(answer)
+
+
+def _shared_start(texts: list[str]) -> str:
+    """Returns the longest text that all begin with."""
+    shortest = min(texts, key=len)
+    differs = (n for n, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1)
+    return shortest[: next(differs, len(shortest))]
+
+
+def _without_images(turn: Message) -> Message:
+    if isinstance(turn["content"], str):
+        return turn
+    return {**turn, "content": [part for part in turn["content"] if part.get("type") != "image"]}

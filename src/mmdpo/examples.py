@@ -1,0 +1,111 @@
+"""The records that cross rooms, and the words that every room uses.
+
+Data runs one way: read → `PreferenceExample` → corrupt → collate → `Batch` → score the cells → objective.
+
+A *cell* is one (image, response) pair whose log-probability an objective needs. The paper's r(m_w, y_l) is
+`Cell("original", "rejected")`.
+
+Axis letters used in tensor signatures
+    B  examples of a batch                 V  image versions that the cells need
+    C  cells of the objective              R  forward rows (R = C · B on the separate path)
+    S  tokens of a row, padded             N  answer tokens of all rows, flattened
+
+Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+ORIGINAL = "original"
+"""Cell image: the example's own images, m_w in the paper."""
+CORRUPTED = "corrupted"
+"""Cell image: m_l, made by the run's corruption or taken from the dataset's `rejected_images`."""
+NO_IMAGE = "none"
+"""Cell image: the prompt without images, ∅ in the table of methods."""
+
+CHOSEN = "chosen"
+REJECTED = "rejected"
+
+ImageSource: TypeAlias = "str | Path | bytes | Image"
+"""An image before it is opened: a path, encoded bytes, or a PIL image."""
+
+Message: TypeAlias = dict[str, Any]
+"""One chat turn in TRL's form: `{"role": ..., "content": str | list of {"type": "text" | "image", ...}}`."""
+
+Text: TypeAlias = "str | tuple[Message, ...]"
+"""Plain text, or chat turns that the model's chat template renders."""
+
+
+class Cell(NamedTuple):
+    """What a reward is a reward of: one response under one image.
+
+    `image` is `original`, `corrupted`, `none`, or the name of a corruption (`blank`, `crop_20_50`, …), which makes
+    rankings over several corrupted images possible. `response` is `chosen`, `rejected`, or the name of another text
+    column of the dataset.
+    """
+
+    image: str
+    response: str
+
+    def __str__(self) -> str:
+        return f"[{self.image}, {self.response}]"
+
+
+@dataclass(frozen=True)
+class PreferenceExample:
+    """One preference pair, whatever format it was read from. Images are not opened yet."""
+
+    id: str
+    """Stable name: the dataset's own id, else its row number. Seeds of corruption derive from it."""
+    prompt: Text
+    """Chat turns, or plain text with one `<image>` per image."""
+    responses: Mapping[str, Text]
+    """`chosen`, `rejected` and any other response column."""
+    images: tuple[ImageSource, ...] = ()
+    rejected_images: tuple[ImageSource, ...] = ()
+    """The dataset's own corrupted images; empty means that the run's corruption makes them."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Numeric columns that a term may name as its per-example weight."""
+    source: str = ""
+    """Where the row came from, for messages: `pairs.json, row 12`."""
+
+
+class RowError(ValueError):
+    """A row of a dataset that cannot be trained on: says where, what, and how to mend it."""
+
+    def __init__(self, problem: str, *, source: str = "") -> None:
+        self.problem = problem
+        self.source = source
+        super().__init__(f"{source}: {problem}" if source else problem)
+
+
+def derive_seed(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> int:
+    """Returns a 64-bit seed that depends on nothing but its arguments, so that workers and ranks agree."""
+    text = f"{run_seed}\x1f{example_id}\x1f{purpose}\x1f{epoch}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> np.random.Generator:
+    """Returns a NumPy generator seeded by `derive_seed`."""
+    import numpy as np
+
+    return np.random.default_rng(derive_seed(run_seed, example_id, purpose, epoch))
+
+
+def image_versions(cells: tuple[Cell, ...]) -> tuple[str, ...]:
+    """Returns the images that the cells need, each once: V versions of every example's images."""
+    return tuple(dict.fromkeys(cell.image for cell in cells))
+
+
+def response_names(cells: tuple[Cell, ...]) -> tuple[str, ...]:
+    """Returns the responses that the cells need, each once."""
+    return tuple(dict.fromkeys(cell.response for cell in cells))

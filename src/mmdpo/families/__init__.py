@@ -1,0 +1,31 @@
+"""Model families, one file each: the only place that names an architecture."""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from mmdpo.families._family import Family
+
+__all__ = ["Family", "family_names", "find_family"]
+
+
+def family_names() -> tuple[str, ...]:
+    """Names of the families that have a file of their own."""
+    return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+@cache
+def _families() -> dict[str, Family]:
+    found: dict[str, Family] = {}
+    for name in family_names():
+        family = import_module(f"{__name__}.{name}").FAMILY
+        found.update(dict.fromkeys(family.model_types, family))
+    return found
+
+
+def find_family(config: Any) -> Family:
+    """Returns the family of a model's configuration; the generic one where no file claims its `model_type`."""
+    return _families().get(config.model_type, Family())

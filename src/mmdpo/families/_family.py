@@ -1,0 +1,151 @@
+"""What differs between vision-language architectures, with defaults that hold for most of them.
+
+Every other room asks a `Family` and names no architecture. A subclass in a file of its own overrides what differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Paths of the text decoder and the output head inside a model; what lies elsewhere reads images."""
+
+    language_model: str
+    head: str
+
+    def part_of(self, name: str) -> str:
+        """Returns the part that a module or parameter belongs to: `language_model`, `projector` or `vision_tower`."""
+        if any(name == path or name.startswith(f"{path}.") for path in (self.language_model, self.head)):
+            return "language_model"
+        words = [word for part in name.split(".") for word in PROJECTOR_WORDS if word in part]
+        return "projector" if words else "vision_tower"
+
+
+class Family:
+    """The generic family: any `AutoModelForImageTextToText` whose forward merges image features into text."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`config.model_type` values that belong to the family; empty for the generic one."""
+
+    answer_token_types: ClassVar[dict[str, int]] = {}
+    """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
+
+    def image_placeholder(self, processor: Any) -> str:
+        """Returns what stands for one image in a plain-text prompt given to the model's processor."""
+        token = getattr(processor, "image_token", None)
+        if not isinstance(token, str):
+            raise ValueError(
+                f"{type(processor).__name__} names no image token, so `<image>` in plain prompts cannot be translated; "
+                "give conversational prompts (a list of messages) instead"
+            )
+        return token
+
+    def locate_parts(self, model: nn.Module) -> Parts:
+        """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
+        decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]
+        paths = {id(module): name for name, module in model.named_modules()}
+        if not paths.get(id(decoder)) or id(head) not in paths:
+            raise ValueError(f"{type(model).__name__} has no text decoder and head inside: not a vision-language model")
+        return Parts(language_model=paths[id(decoder)], head=paths[id(head)])
+
+    def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
+        """Returns a regular expression that matches the full path of every linear layer of the named parts.
+
+        The output head is left out. PEFT matches it against whole module paths, so that a `q_proj` of the vision tower
+        is never meant by the `q_proj` of the language model.
+        """
+        located = self.locate_parts(model)
+        paths = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name != located.head and located.part_of(name) in parts
+        ]
+        if not paths:
+            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
+        # Numbers of layers are folded, so that the pattern stays readable in adapter_config.json.
+        patterns = dict.fromkeys(re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(path)) for path in paths)
+        return "|".join(patterns)
+
+    @contextmanager
+    def share_image_features(
+        self,
+        model: nn.Module,
+        image_inputs: dict[str, Tensor],
+        tokens: Int[Tensor, "K"],
+        contexts: Int[Tensor, "R"],
+        memo: dict[str, Any],
+    ) -> Iterator[None]:
+        """Within it, `model` encodes the images of K contexts once and hands row r those of `contexts[r]`.
+
+        `tokens` counts the image placeholder tokens of each context; `image_inputs` is what the processor gave for the
+        contexts, in order. `memo` keeps the encoder's output: a second model with the same frozen tower and projector
+        that is given the same memo encodes nothing. The model's own forward still calls its `get_image_features`, so
+        that data-parallel wrappers see one ordinary forward.
+        """
+        owner, original = _find_image_encoder(model)
+        names = list(inspect.signature(original).parameters)
+
+        def encode(*args: Any, **kwargs: Any) -> Any:
+            if "output" not in memo:
+                # Some models pass by position, some by name; decorators of theirs insist on the same.
+                own = [image_inputs.get(name, value) for name, value in zip(names, args, strict=False)]
+                memo["output"] = original(*own, **{name: image_inputs.get(name, kwargs[name]) for name in kwargs})
+            output = memo["output"]
+            rows = {"pooler_output": _repeat(output.pooler_output, tokens, contexts)}
+            if getattr(output, "deepstack_features", None) is not None:
+                rows["deepstack_features"] = [_repeat(layer, tokens, contexts) for layer in output.deepstack_features]
+            return type(output)(**{**output, **rows})
+
+        # An attribute of the instance hides the method of the class, and deleting it brings the method back.
+        owner.__dict__["get_image_features"] = encode
+        try:
+            yield
+        finally:
+            del owner.__dict__["get_image_features"]
+
+
+def _find_image_encoder(model: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
+    """Returns the innermost module with `get_image_features`, which the forward of every family calls, and the method.
+
+    Wrappers (DDP, PEFT, the class with the head) forward to it.
+    """
+    found = [module for module in model.modules() if callable(getattr(type(module), "get_image_features", None))]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no get_image_features: models that read images through cross-attention are "
+            "not supported"
+        )
+    return found[-1], found[-1].get_image_features  # type: ignore[return-value]
+
+
+def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
+    """Repeats image features, in the order of contexts, for the context of every row.
+
+    A tensor keeps its trailing shape (units × tokens × width, or tokens × width); a list with one entry per image
+    becomes a list with one entry, since every model concatenates it.
+    """
+    if not isinstance(features, Tensor):
+        return [_repeat(torch.cat([part.flatten(0, -2) for part in features]), tokens, contexts)]
+    per_unit = 1 if features.dim() == 2 else features.shape[1]
+    units = tokens // per_unit
+    if int(units.sum()) != features.shape[0]:
+        raise ValueError(
+            f"the prompts hold {int(tokens.sum())} image tokens and the images gave {features.shape[0] * per_unit} "
+            "features: the processor does not belong to the model"
+        )
+    starts = units.cumsum(0) - units
+    index = torch.cat([torch.arange(int(starts[k]), int(starts[k] + units[k])) for k in contexts.tolist()])
+    return features.index_select(0, index.to(features.device))

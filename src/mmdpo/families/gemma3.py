@@ -1,0 +1,20 @@
+"""Gemma 3: the processor expands a begin-of-image mark into the image's tokens."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from mmdpo.families._family import Family
+
+
+class Gemma3(Family):
+    """`token_type_ids` mark image tokens, which attend to each other in both directions; answers are text, type 0."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+
+    def image_placeholder(self, processor: Any) -> str:
+        """Returns the begin-of-image mark, which is what Gemma's processor looks for."""
+        return str(processor.boi_token)
+
+
+FAMILY = Gemma3()

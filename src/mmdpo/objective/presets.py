@@ -1,0 +1,62 @@
+"""Published objectives as lists of terms. A new one is one entry here and nothing else.
+
+Notation of the comments: w, l are the chosen and the rejected answer, or the original and the corrupted image; ∅ is no
+image. R ranks, A₊ anchors above 0, NLL is supervised; see `terms/`. Every R without a factor has weight 1.
+"""
+
+from __future__ import annotations
+
+from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
+from mmdpo.objective.terms import NLL, Anchor, Rank, Term
+
+WW = Cell(ORIGINAL, CHOSEN)
+WL = Cell(ORIGINAL, REJECTED)
+LW = Cell(CORRUPTED, CHOSEN)
+LL = Cell(CORRUPTED, REJECTED)
+NW = Cell(NO_IMAGE, CHOSEN)
+NL = Cell(NO_IMAGE, REJECTED)
+
+ALTERNATIVE = "alternative"
+"""Response column that SymMPO reads: the answer that is right under the second image (`rejected_images`)."""
+WA = Cell(ORIGINAL, ALTERNATIVE)
+LA = Cell(CORRUPTED, ALTERNATIVE)
+
+WEIGHT = "weight"
+"""Numeric column that MMedPO reads: the clinical weight s of the pair."""
+
+PRESETS: dict[str, tuple[Term, ...]] = {
+    # mDPO (arXiv 2406.11839): R([w,w] > [w,l]) + R([w,w] > [l,w]) + A₊([w,w])
+    "mdpo": (Rank((WW, WL)), Rank((WW, LW)), Anchor(WW)),
+    # DPO (2305.18290): R([w,w] > [w,l])
+    "dpo": (Rank((WW, WL)),),
+    # DPO with the images taken away: R([∅,w] > [∅,l]), the control of the unconditional-preference experiment
+    "dpo_no_image": (Rank((NW, NL)),),
+    # mDPO without the conditional term (Table 2): R([w,w] > [w,l]) + A₊([w,w])
+    "dpo_anchor": (Rank((WW, WL)), Anchor(WW)),
+    # mDPO without the anchor (Table 2): R([w,w] > [w,l]) + R([w,w] > [l,w])
+    "dpo_conditional": (Rank((WW, WL)), Rank((WW, LW))),
+    # Re-Align's rDPO (2502.13146): the same terms with a retrieved image as the corrupted one (`rejected_images`)
+    "rdpo": (Rank((WW, WL)), Rank((WW, LW))),
+    # Image-DPO (2503.18034 and others): R([w,w] > [l,w])
+    "image_dpo": (Rank((WW, LW)),),
+    # MFPO (2410.15334): mDPO's terms with noise on the regions that the answer speaks of (`rejected_images`)
+    "mfpo": (Rank((WW, WL)), Rank((WW, LW)), Anchor(WW)),
+    # S-VCO (2502.13928): R([w,w] > [∅,w]) + R([∅,w] > [l,w]) + R([l,l] > [∅,l]) + R([∅,l] > [w,l]);
+    # the rejected answer is the right one under the corrupted image
+    "svco": (Rank((WW, NW)), Rank((NW, LW)), Rank((LL, NL)), Rank((NL, WL))),
+    # SymMPO (2506.11712): R([1,w] > [1,l]) + ½ {R([1,w] > [1,2]) + R([2,2] > [2,w])} + A₊([1,w]) + A₊([2,2]).
+    # Its tie between the two margins (factor 1e-4) is no sum of terms and is left out.
+    "symmpo": (
+        Rank((WW, WL)),
+        Rank((WW, WA), weight=0.5),
+        Rank((LA, LW), weight=0.5),
+        Anchor(WW),
+        Anchor(LA),
+    ),
+    # MMedPO (2412.06141): s · R([w,w] > [l,l]), s a clinical weight per example
+    "mmedpo": (Rank((WW, LL), weight_column=WEIGHT),),
+    # HA-DPO (2311.16839): R([w,w] > [w,l]) + 0.5 NLL([w,w])
+    "hadpo": (Rank((WW, WL)), NLL(WW, weight=0.5)),
+    # Supervised training on the chosen answers: the control that every comparison needs
+    "sft_chosen": (NLL(WW),),
+}

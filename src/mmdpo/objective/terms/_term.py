@@ -1,0 +1,86 @@
+"""What every loss term is: cells, a weight, and one pure method from cell scores to a loss per example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmdpo.examples import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell
+
+
+@dataclass(frozen=True)
+class CellScore:
+    """What the policy and the reference say of one cell of every example of a batch."""
+
+    logprob: Float[Tensor, "B"]
+    """log π(y|m,q) in nats: the sum over answer tokens, end of answer included. Carries the gradient."""
+    tokens: Int[Tensor, "B"]
+    """Number of answer tokens."""
+    ref_logprob: Float[Tensor, "B"] | None = None
+    """log π_ref(y|m,q) in nats; None where no term asks for it."""
+
+    @property
+    def logratio(self) -> Float[Tensor, "B"]:
+        """log π − log π_ref, in nats."""
+        if self.ref_logprob is None:
+            raise ValueError("this cell has no reference log-probability; its term must set `needs_reference`")
+        return self.logprob - self.ref_logprob
+
+
+Scores = Mapping[Cell, CellScore]
+
+
+def to_cell(value: Cell | Iterable[str]) -> Cell:
+    """Returns `[image, response]`, written as a pair of names, as a Cell."""
+    parts = (value,) if isinstance(value, str) else tuple(value)
+    if len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
+        raise ValueError(f"a cell is a pair [image, response] such as [{ORIGINAL}, {CHOSEN}]; got {value!r}")
+    return Cell(*parts)
+
+
+def name_cell(cell: Cell) -> str:
+    """Returns the name of a cell in logs: TRL's `chosen` and `rejected`, ours beyond them."""
+    known = {
+        Cell(ORIGINAL, CHOSEN): "chosen",
+        Cell(ORIGINAL, REJECTED): "rejected",
+        Cell(CORRUPTED, CHOSEN): "corrupted",
+    }
+    return known.get(cell, f"{cell.image}_{cell.response}".replace(".", "_").replace(":", "_"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """The part that all terms share. A subclass adds its cells, its symbols and `losses`."""
+
+    weight: float = 1.0
+    """Factor of the term in the objective."""
+    weight_column: str | None = None
+    """A numeric column of the dataset that multiplies the term, example by example (s in MMedPO)."""
+    beta: float | None = None
+    """β of this term; None takes the run's."""
+    label: str = ""
+    """Name in the logs (`loss/<label>`); derived from the cells unless given."""
+
+    needs_reference: ClassVar[bool] = True
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells whose log-probabilities the term reads."""
+        raise AssertionError(f"{type(self).__name__} must define `cells`")
+
+    def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
+        """Returns the term's loss per example, unweighted and unreduced; `beta` is the run's."""
+        raise AssertionError(f"{type(self).__name__} must define `losses`")
+
+    def normalise(self, **fields: object) -> None:
+        """Replaces fields by their canonical values; for `__post_init__` alone, before anybody sees the term."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def reward(self, scores: Scores, cell: Cell, beta: float) -> Float[Tensor, "B"]:
+        """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q))."""
+        return (beta if self.beta is None else self.beta) * scores[cell].logratio

@@ -1,0 +1,42 @@
+"""NLL: supervised training on a cell's answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmdpo.examples import Cell
+from mmdpo.objective.terms._term import Scores, Term, name_cell, to_cell
+
+
+@dataclass(frozen=True)
+class NLL(Term):
+    """Negative log-likelihood of the answer, a mean over its tokens unless `per_token` is false.
+
+        NLL(a) = −log π(y|m,q) / |y|
+
+    The mean is taken within each example, so that the value does not depend on how examples are batched.
+    Sources: HA-DPO (arXiv 2311.16839) and SymDPO add it to DPO; alone it is supervised fine-tuning.
+    """
+
+    cell: Cell
+    per_token: bool = True
+
+    needs_reference: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        cell = to_cell(self.cell)
+        self.normalise(cell=cell, label=self.label or f"nll_{name_cell(cell)}")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cell whose answer is learned."""
+        return (self.cell,)
+
+    def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
+        """Returns the loss per example, in nats per token (or nats)."""
+        score = scores[self.cell]
+        return -score.logprob / score.tokens.clamp(min=1) if self.per_token else -score.logprob

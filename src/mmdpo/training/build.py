@@ -1,0 +1,189 @@
+"""Builds what a run trains: model, processor, adapter, and which parameters move."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from mmdpo.corruption import Corruption
+from mmdpo.corruption import load as load_corruption
+from mmdpo.data.collate import Collator
+from mmdpo.data.prepare import Preparer
+from mmdpo.data.tokenise import Renderer
+from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
+from mmdpo.families import Family, find_family
+from mmdpo.training.config import MDPOConfig
+
+logger = logging.getLogger(__name__)
+
+WORLD = "world"
+"""Model and dataset name of the embedded world."""
+
+PARTS = ("language_model", "projector", "vision_tower")
+
+
+def load_model(name: str, args: MDPOConfig) -> PreTrainedModel:
+    """Returns the vision-language model of a hub name, a local folder, or the embedded world (`world`).
+
+    Weights are loaded in float32 unless `model_init_kwargs` names a dtype, as TRL does. Raises ValueError for a model
+    that is no vision-language model.
+    """
+    kwargs: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    kwargs.setdefault("dtype", "float32")
+    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    if args.distributed_state is not None and args.distributed_state.num_processes > 1:
+        kwargs["device_map"] = None
+    return AutoModelForImageTextToText.from_pretrained(resolve_model(name), **kwargs)
+
+
+def load_config(name: str, args: MDPOConfig) -> Any:
+    """Returns a model's configuration. Raises ValueError for a model that is no vision-language model."""
+    kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    config = AutoConfig.from_pretrained(
+        resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
+    )
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not args.trust_remote_code:
+        raise ValueError(
+            f"{name} is a {config.model_type} model, which transformers does not load as an image-text-to-text model; "
+            "mmdpo trains vision-language models"
+        )
+    return config
+
+
+def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
+    """Returns the processor that belongs to a model. Raises ValueError where it reads no images."""
+    kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    processor = AutoProcessor.from_pretrained(
+        resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
+    )
+    check_processor(processor)
+    return processor
+
+
+def resolve_model(name: str) -> str:
+    """Returns what `from_pretrained` takes: the name itself, or the folder of the embedded world's checkpoint."""
+    if name == WORLD:
+        from mmdpo.world.model import CHECKPOINT
+
+        return str(CHECKPOINT)
+    return name
+
+
+def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
+    """Returns the collator that makes batches of what the objective's cells need, for a model of this configuration."""
+    objective = args.build_objective()
+    prepare = Preparer(
+        renderer=Renderer(processor, find_family(config)),
+        cells=objective.cells,
+        corruptions=_load_corruptions(args, image_versions(objective.cells)),
+        seed=args.seed,
+        crop_space=args.crop_space,
+        max_image_pixels=args.max_image_pixels,
+    )
+    return Collator(prepare, args.max_length, objective.weight_columns)
+
+
+def _load_corruptions(args: MDPOConfig, versions: tuple[str, ...]) -> dict[str, Corruption]:
+    """Returns how each image version is made; a version of another name is the corruption of that name."""
+    made = [version for version in versions if version not in (ORIGINAL, NO_IMAGE)]
+    return {version: args.build_corruption() if version == CORRUPTED else load_corruption(version) for version in made}
+
+
+def check_processor(processor: Any) -> None:
+    """Raises ValueError unless the processor has a tokenizer and an image processor."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
+            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises ValueError unless the model reads images."""
+    if not any(callable(getattr(type(module), "get_image_features", None)) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has no get_image_features: it is not a vision-language model that mmdpo can train"
+        )
+
+
+def trained_parts(args: MDPOConfig) -> tuple[str, ...]:
+    """Returns the parts of the model that the options let move."""
+    frozen = {"projector": args.freeze_projector, "vision_tower": args.freeze_vision_tower}
+    return tuple(part for part in PARTS if not frozen.get(part, False))
+
+
+def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfig) -> Any:
+    """Returns the model as it is trained: adapter added or parts frozen, dropout off."""
+    if peft_config is not None:
+        model = add_adapter(model, family, peft_config, args)
+    elif unwrap_adapter(model) is model:
+        freeze_parts(model, family, args)
+    if args.disable_dropout and (changed := disable_dropout(model)):
+        logger.info("dropout is off in policy and reference (%d values set to 0)", changed)
+    return model
+
+
+def unwrap_adapter(model: Any) -> Any:
+    """Returns the model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def freeze_parts(model: nn.Module, family: Family, args: MDPOConfig) -> None:
+    """Lets the trained parts move and keeps the others as they are."""
+    parts, located = trained_parts(args), family.locate_parts(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(located.part_of(name) in parts)
+
+
+def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: MDPOConfig) -> nn.Module:
+    """Returns the model with a PEFT adapter on the trained parts alone.
+
+    Without `target_modules`, or with `all-linear`, every linear layer of the language model is adapted, by full path.
+    Names that the user gives are kept, and never reach a part that is frozen.
+    """
+    from peft import get_peft_model
+
+    if unwrap_adapter(model) is not model:
+        raise ValueError("model is a PeftModel already; give either an adapter in the model or peft_config, not both")
+    parts = trained_parts(args)
+    if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
+        peft_config.target_modules = family.lora_targets(model, parts)
+    elif not getattr(peft_config, "exclude_modules", None):
+        others = tuple(part for part in PARTS if part not in parts)
+        peft_config.exclude_modules = family.lora_targets(model, others) if others else None
+    adapted: nn.Module = get_peft_model(model, peft_config)
+    return adapted
+
+
+def disable_dropout(model: nn.Module) -> int:
+    """Sets every dropout to zero, modules and the attention probabilities that functions read; returns how many.
+
+    Dropout of 0.05 moves a sequence's log-probability by a large part of a nat, which rewards mistake for learning.
+    """
+    changed = 0
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module.p:
+            module.p = 0.0
+            changed += 1
+        for name, value in vars(module).items():
+            if isinstance(value, float) and value and ("dropout" in name or name in ("layerdrop", "drop_path_rate")):
+                setattr(module, name, 0.0)
+                changed += 1
+    return changed
+
+
+def is_fresh_adapter(model: nn.Module) -> bool:
+    """Says whether the adapter still changes nothing: every LoRA B (or its counterpart) is zero."""
+    return all(
+        not bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name
+    )

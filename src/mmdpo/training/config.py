@@ -1,0 +1,147 @@
+"""MDPOConfig: the options of a run, in TRL's names where TRL has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from mmdpo.corruption import Corruption
+from mmdpo.corruption import load as load_corruption
+from mmdpo.objective import Objective, build_objective
+
+CROPS = ("crop_0_20", "crop_20_50")
+"""Corruptions that `crop_space: processed` can move behind the image processor."""
+
+
+def _option(default: Any, help_text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **metadata})
+
+
+@dataclass
+class MDPOConfig(TrainingArguments):
+    """Options of `MDPOTrainer`: every field of `transformers.TrainingArguments`, and those below.
+
+    Defaults that differ from transformers' are the paper's (learning rate 1e-5, cosine schedule, warm-up over a tenth
+    of the steps, three epochs), or TRL's (a log every 10 steps, gradient checkpointing, bf16 where a GPU has it).
+    Raises ValueError for values that cannot work together, naming the keys.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "corruption_options"]  # noqa: RUF012
+
+    # Defaults of TrainingArguments that differ here
+    learning_rate: float = _option(1e-5, "Peak learning rate of AdamW.")
+    lr_scheduler_type: str = _option("cosine", "Learning-rate schedule.")
+    warmup_steps: float = _option(0.1, "Warm-up: a number of steps, or a share of all steps if below 1.")
+    logging_steps: float = _option(10, "Log every so many steps; a share of all steps if below 1.")
+    gradient_checkpointing: bool | None = _option(
+        None, "Recompute activations in the backward pass to save memory. Unset: on."
+    )
+    bf16: bool | None = _option(None, "bfloat16 mixed precision. Unset: on where a GPU supports it.")
+    label_names: list[str] | None = _option(None, "Names of labels; preference batches have none.")
+    remove_unused_columns: bool = _option(False, "Ignored: rows are read by dataset format, not by column.")
+
+    # The objective
+    objective: str = _option(
+        "mdpo", "A preset (mdpo, dpo, rdpo, …), package.module:NAME, or a list of terms. See docs/objectives.md."
+    )
+    beta: float = _option(0.1, "β: how far rewards let the policy move from the reference.")
+    loss_type: str = _option("sigmoid", "Loss of the term that ranks responses: sigmoid, ipo or hinge.")
+    label_smoothing: float = _option(0.0, "Probability that a response preference is wrong, in [0, 0.5).")
+
+    # The corrupted image
+    corruption: str = _option("crop_0_20", "How the corrupted image is made, or package.module:function.")
+    corruption_options: dict[str, Any] | str | None = _option(None, "Options of the corruption, such as {step: 700}.")
+    corruption_per_epoch: bool = _option(False, "Make a fresh corrupted image for every epoch.")
+    crop_space: str = _option(
+        "image",
+        "Crop the picture before processing (image), or the processed tensor (processed).",
+        choices=["image", "processed"],
+    )
+
+    # The model
+    model_init_kwargs: dict[str, Any] | str | None = _option(None, "Keyword arguments of from_pretrained.")
+    trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
+    disable_dropout: bool = _option(True, "Set every dropout to zero, in policy and reference.")
+    freeze_vision_tower: bool = _option(True, "Keep the vision tower as it is.")
+    freeze_projector: bool = _option(True, "Keep the projector between vision tower and language model as it is.")
+
+    # The data
+    max_length: int | None = _option(2048, "Longest row in tokens, image tokens included; longer answers are cut.")
+    dataset_num_proc: int | None = _option(None, "Threads that check the dataset before training.")
+    dataset_format: str = _option("auto", "Format of the rows; auto decides by the columns of the first row.")
+    image_root: str | None = _option(None, "Folder that relative image paths start from.")
+    eval_dataset_name: str | None = _option(None, "Dataset to evaluate on, named as dataset_name is.")
+    test_split_size: float | None = _option(None, "Share of the training rows that is kept for evaluation instead.")
+    check_data: str = _option(
+        "full",
+        "Before training, try every row as training would (full), or only its text (text).",
+        choices=["full", "text"],
+    )
+    on_bad_row: str = _option("error", "What a faulty row does: error, or skip.", choices=["error", "skip"])
+    max_image_pixels: int = _option(100_000_000, "Images beyond this many pixels are faulty rows.")
+
+    # The reference
+    precompute_ref_log_probs: bool = _option(False, "Score the whole dataset with the reference before training.")
+    precompute_ref_batch_size: int | None = _option(None, "Batch size of that pass; the training one if unset.")
+
+    def __post_init__(self) -> None:
+        self.loss_type = _single_loss(self.loss_type)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and _bf16_works()
+        if self.label_names is None:
+            self.label_names = []
+        self._resolve_checkpointing()
+        super().__post_init__()
+        self.build_objective()
+        self.build_corruption()
+        if self.crop_space == "processed" and self.corruption not in CROPS:
+            raise ValueError(f"crop_space: processed works with {' and '.join(CROPS)}, not with {self.corruption}")
+        if self.corruption_per_epoch and self.precompute_ref_log_probs:
+            raise ValueError(
+                "corruption_per_epoch changes the corrupted image every epoch, so its reference log-probability cannot "
+                "be precomputed; turn one of corruption_per_epoch and precompute_ref_log_probs off"
+            )
+        if self.corruption_per_epoch and self.dataloader_persistent_workers:
+            raise ValueError(
+                "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
+            )
+        if self.beta <= 0:
+            raise ValueError(f"beta must be positive; got {self.beta}")
+
+    def _resolve_checkpointing(self) -> None:
+        """Lets TRL's name stand for the newer one, which transformers would otherwise warn about."""
+        newer = getattr(self, "activation_checkpointing", None)
+        chosen = self.gradient_checkpointing if newer is None else newer
+        self.gradient_checkpointing = True if chosen is None else chosen
+        if hasattr(self, "activation_checkpointing"):
+            self.activation_checkpointing = self.gradient_checkpointing
+
+    def build_objective(self) -> Objective:
+        """Returns the objective that the options describe."""
+        return build_objective(self.objective).with_response_loss(self.loss_type, self.label_smoothing)
+
+    def build_corruption(self) -> Corruption:
+        """Returns the corruption that makes the version `corrupted`, with its options."""
+        options = self.corruption_options or {}
+        assert isinstance(options, dict), "parsed by TrainingArguments"
+        return load_corruption(self.corruption).with_options(**options)
+
+
+def _single_loss(loss_type: Any) -> str:
+    """Returns TRL's list of one loss as that loss."""
+    if isinstance(loss_type, str):
+        return loss_type
+    if len(loss_type) != 1:
+        raise ValueError("loss_type: combine losses as terms of `objective:` instead of a list of types")
+    return str(loss_type[0])
+
+
+def _bf16_works() -> bool:
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    return bool(is_torch_bf16_gpu_available())

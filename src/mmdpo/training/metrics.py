@@ -1,0 +1,66 @@
+"""What a run reports: TRL's metric names where TRL has one, and the same pattern beyond them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmdpo.objective import Objective, ObjectiveLosses, Rank, Scores, name_cell
+
+
+def describe_batch(
+    objective: Objective, scores: Scores, losses: ObjectiveLosses, beta: float
+) -> dict[str, Float[Tensor, "B"]]:
+    """Returns every metric of a batch, per example, detached.
+
+    `loss/<term>`; `logps/<cell>` in nats; `rewards/<cell>`; and for each ranked pair its margin and how often it is
+    right: `rewards/margins`, `rewards/accuracies` for responses (TRL's names), `rewards/image_margins`,
+    `rewards/image_accuracies` for images.
+    """
+    metrics = {f"loss/{label}": value for label, value in losses.by_term.items()}
+    rewards = {}
+    for cell, score in scores.items():
+        metrics[f"logps/{name_cell(cell)}"] = score.logprob
+        if score.ref_logprob is not None:
+            rewards[cell] = beta * score.logratio
+            metrics[f"rewards/{name_cell(cell)}"] = rewards[cell]
+    for term in objective.terms:
+        if isinstance(term, Rank) and len(term.order) == 2:
+            margin = rewards[term.order[0]] - rewards[term.order[1]]
+            kind = term.label.replace("rank_", "", 1) + "_"
+            kind = "" if kind == "response_" else kind
+            metrics[f"rewards/{kind}margins"] = margin
+            metrics[f"rewards/{kind}accuracies"] = (margin > 0).float()
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+class MetricSums:
+    """Sums and counts per metric on the device, so that a step waits for nothing and a mean is one over examples."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[Any]] = defaultdict(lambda: [0.0, 0])
+
+    def add(self, metrics: Mapping[str, Float[Tensor, "B"]]) -> None:
+        """Adds the examples of a batch."""
+        for name, values in metrics.items():
+            entry = self._sums[name]
+            entry[0] = entry[0] + values.sum()
+            entry[1] += len(values)
+
+    def flush(self, accelerator: Any) -> dict[str, float]:
+        """Returns the means over all processes and forgets the sums. Every process must call it."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        table = torch.stack(
+            [torch.as_tensor([float(total), count], dtype=torch.float64) for total, count in self._sums.values()]
+        ).to(accelerator.device)
+        self._sums.clear()
+        if accelerator.num_processes > 1:
+            table = accelerator.reduce(table, reduction="sum")
+        return {name: float(total / count) for name, (total, count) in zip(names, table.tolist(), strict=True)}

@@ -1,0 +1,205 @@
+"""Recipes: flat YAML in TRL's conventions, overridden by flags; what is misspelt is an error, never ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainingArguments
+from trl import ModelConfig, ScriptArguments, TrlParser
+
+from mmdpo.corruption import names as corruption_names
+from mmdpo.data.formats import names as format_names
+from mmdpo.objective import preset_names, term_names
+from mmdpo.training.config import MDPOConfig
+
+SECRETS = ("hub_token", "push_to_hub_token")
+"""Keys whose values are never written to disk."""
+
+HIDDEN = ("ignore_bias_buffers", "dataset_streaming")
+"""Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
+
+
+class RecipeError(ValueError):
+    """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run is made of."""
+
+    script: Any
+    """TRL's ScriptArguments: which dataset."""
+    training: MDPOConfig
+    model: Any
+    """TRL's ModelConfig: which model, adapter and quantisation."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns every key with the value that the run uses, secrets left out; a recipe that repeats the run."""
+        left_out = {*SECRETS, *HIDDEN, "resume_from_checkpoint"}
+        values: dict[str, Any] = {}
+        for part in (self.script, self.training, self.model):
+            for field in dataclasses.fields(part):
+                value = _to_plain(getattr(part, field.name))
+                if field.init and field.name not in left_out and not (value is None and field.default is None):
+                    values[field.name] = value
+        if str(values["objective"]).lstrip().startswith("["):
+            values["objective"] = json.loads(values["objective"])
+        return values
+
+
+def parse_recipe(arguments: Sequence[str]) -> Recipe:
+    """Returns the recipe that `--config FILE` and flags describe; flags win.
+
+    Raises RecipeError for a file that is no mapping, an unknown or repeated key in file or flags (naming the nearest
+    valid one), and for values that do not fit.
+    """
+    parser = _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
+    known = {action.dest for action in parser._actions if action.dest != "help"} - set(HIDDEN)
+    arguments = list(arguments)
+    config = _pop_config(arguments)
+    _check_flags(arguments, known)
+    values = _read_yaml(config, known) if config is not None else {}
+    parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
+    # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
+    arguments = [*_to_flags(values), *arguments]
+    try:
+        script, training, model = parser.parse_args_into_dataclasses(args=arguments)
+    except (ValueError, TypeError) as error:
+        where = f"{config}: " if config else ""
+        raise RecipeError(f"{where}{error}") from error
+    for needed, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
+        if value is None:
+            raise RecipeError(f"{needed} is missing: give it in the recipe or as --{needed}")
+    return Recipe(script, training, model)
+
+
+def describe_keys() -> str:
+    """Returns what `mmdpo train --help` prints: every key that is ours, and where the others come from."""
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    lines = [
+        "usage: mmdpo train --config recipe.yaml [--key value …]",
+        "",
+        "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed;",
+        "`world` means the embedded world for both.",
+        "",
+    ]
+    for title, kind in (
+        ("mmdpo", MDPOConfig),
+        ("model and adapter (TRL)", ModelConfig),
+        ("dataset (TRL)", ScriptArguments),
+    ):
+        lines.append(f"{title}:")
+        for field in dataclasses.fields(kind):
+            if field.name in inherited or field.name in HIDDEN:
+                continue
+            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
+            lines.append(f"  {field.name:<28} {field.metadata.get('help', '')}{default}")
+        lines.append("")
+    lines += [
+        "and every field of transformers.TrainingArguments (learning_rate, per_device_train_batch_size, report_to, …).",
+        "",
+        f"objectives:   {', '.join(preset_names())}",
+        f"terms:        {', '.join(term_names())}",
+        f"corruptions:  {', '.join(corruption_names())}",
+        f"formats:      {', '.join(format_names())}",
+    ]
+    return "\n".join(lines)
+
+
+class _Parser(TrlParser):
+    """TRL's parser with argparse's exit turned into our error."""
+
+    def error(self, message: str) -> Any:
+        """Raises ValueError instead of leaving the process."""
+        raise ValueError(message)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key written twice, which plain YAML answers by dropping the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping, checking its keys."""
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                raise RecipeError(f"{node.start_mark.name}: {key!r} is given twice, in lines {seen[key]} and {line}")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def _pop_config(arguments: list[str]) -> str | None:
+    for place, argument in enumerate(arguments):
+        if argument == "--config":
+            if place + 1 == len(arguments):
+                raise RecipeError("--config needs a file")
+            del arguments[place]
+            return arguments.pop(place)
+        if argument.startswith("--config="):
+            return arguments.pop(place).partition("=")[2]
+    return None
+
+
+def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            values = yaml.load(file, Loader=_StrictLoader)
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must be a flat mapping of keys to values")
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{path}: unknown key {key!r}{_nearest(str(key), known)}")
+    return values
+
+
+def _to_flags(values: dict[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)):
+            yield f"--{key}={json.dumps(value)}"
+        elif isinstance(value, list) and value:
+            yield from (f"--{key}", *map(str, value))
+        elif value not in (None, []):
+            yield f"--{key}={value}"
+
+
+def _check_flags(arguments: Sequence[str], known: set[str]) -> None:
+    seen = set()
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        key = argument[2:].partition("=")[0].replace("-", "_")
+        if key not in known:
+            raise RecipeError(f"unknown flag --{key}{_nearest(key, known)}")
+        if key in seen:
+            raise RecipeError(f"the flag --{key} is given twice")
+        seen.add(key)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _to_plain(value: Any) -> Any:
+    """Returns a value as YAML writes it."""
+    if hasattr(value, "value"):  # an enumeration
+        return value.value
+    if hasattr(value, "to_dict"):
+        return _to_plain(value.to_dict())
+    if isinstance(value, dict):
+        return {str(key): _to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

@@ -1,0 +1,190 @@
+"""`mmdpo train`: from a recipe to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import get_peft_config, get_quantization_config
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.read import read_dataset
+from mmdpo.examples import derive_generator
+from mmdpo.training import build
+from mmdpo.training.config import MDPOConfig
+from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
+from mmdpo.training.trainer import MDPOTrainer
+
+logger = logging.getLogger(__name__)
+
+RESOLVED_RECIPE = "recipe.yaml"
+"""File in the run folder with every key and the value that the run used; `--config` takes it."""
+
+WORLD_SPLITS = {"train": (768, "preference"), "test": (256, "held-out")}
+"""Number of pairs and purpose of each split of the embedded world."""
+
+
+class RunFolderError(ValueError):
+    """An output folder that a run must not write into."""
+
+
+def train(arguments: Sequence[str]) -> MDPOTrainer:
+    """Trains what a recipe and flags describe, saves the model into the run folder, and returns the trainer.
+
+    A run that ends with an error before its first checkpoint leaves no folder behind. Raises RecipeError,
+    RunFolderError, RowError and what else is wrong with model or data, before the folder exists where it can be known.
+    """
+    recipe = parse_recipe(arguments)
+    resume = find_checkpoint(recipe.training)
+    folder = Path(recipe.training.output_dir)
+    if resume is None:
+        check_run_folder(folder)
+    with removed_on_failure(folder):
+        trainer = build_trainer(recipe)
+        trainer.add_callback(_SaveRecipe(recipe))
+        result = trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", result.metrics)
+        if trainer.eval_dataset is not None:
+            trainer.save_metrics("eval", trainer.evaluate())
+        if recipe.training.push_to_hub:
+            trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
+    return trainer
+
+
+def build_trainer(recipe: Recipe) -> MDPOTrainer:
+    """Returns the trainer of a recipe: data read and checked, model loaded, adapter added."""
+    args, model = recipe.training, recipe.model
+    train_dataset, eval_dataset = read_data(recipe)
+    kwargs = dict(revision=model.model_revision, attn_implementation=model.attn_implementation, dtype=model.dtype)
+    quantization = get_quantization_config(model)
+    if quantization is not None:
+        kwargs["quantization_config"] = quantization
+    args.model_init_kwargs = {**kwargs, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    return MDPOTrainer(
+        model=model.model_name_or_path,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        peft_config=get_peft_config(model),
+    )
+
+
+def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
+    """Returns the training and, where the recipe evaluates, the evaluation examples.
+
+    The latter are `eval_dataset_name`, or a share `test_split_size` of the training rows, or the dataset's own split
+    `dataset_test_split`.
+    """
+    script, args, test_split = recipe.script, recipe.training, recipe.script.dataset_test_split
+    examples = read_examples(script.dataset_name, script.dataset_train_split, args, config=script.dataset_config)
+    if args.test_split_size is not None:
+        if args.eval_dataset_name is not None:
+            raise RecipeError("give one of eval_dataset_name and test_split_size")
+        return split_examples(examples, args.test_split_size, args.seed)
+    if args.eval_dataset_name is not None:
+        return examples, read_examples(args.eval_dataset_name, test_split, args, config=script.dataset_config)
+    if args.eval_strategy == "no":
+        return examples, None
+    if Path(str(script.dataset_name)).is_file():
+        raise RecipeError(
+            f"eval_strategy is {args.eval_strategy.value} and {script.dataset_name} is a single file without splits: "
+            "set test_split_size (a share of its rows) or eval_dataset_name"
+        )
+    return examples, read_examples(script.dataset_name, test_split, args, config=script.dataset_config)
+
+
+def read_examples(name: str, split: str, args: MDPOConfig, *, config: str | None = None) -> PreferenceDataset:
+    """Returns a split of the embedded world (`world`), a file, a folder or a hub dataset."""
+    if name != build.WORLD:
+        return read_dataset(name, split=split, config=config, format=args.dataset_format, image_root=args.image_root)
+    from mmdpo.world.pairs import make_pairs
+
+    if split not in WORLD_SPLITS:
+        raise RecipeError(f"the embedded world has the splits {' and '.join(WORLD_SPLITS)}, not {split!r}")
+    count, purpose = WORLD_SPLITS[split]
+    return PreferenceDataset.from_rows(make_pairs(count, args.seed, purpose=purpose), name=f"world[{split}]")
+
+
+def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tuple[PreferenceDataset, PreferenceDataset]:
+    """Returns a training and an evaluation part, drawn by the seed alone."""
+    count = round(share * len(examples))
+    if not 0 < count < len(examples):
+        raise RecipeError(f"test_split_size {share} leaves {count} of {len(examples)} rows for evaluation")
+    order = derive_generator(seed, "", "test split").permutation(len(examples))
+    return examples.select(np.sort(order[count:]).tolist()), examples.select(np.sort(order[:count]).tolist())
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raises RunFolderError for a folder that holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(
+            f"{folder} holds a run already: choose another output_dir, resume it with --resume_from_checkpoint true, "
+            "or remove it"
+        )
+
+
+def prepare_run_folder(folder: str | Path) -> Path:
+    """Makes an empty run folder and returns it. Raises RunFolderError for one that holds something already."""
+    path = Path(folder)
+    check_run_folder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def find_checkpoint(args: MDPOConfig) -> str | None:
+    """Returns the checkpoint that `resume_from_checkpoint` means: a folder, or with `true` the run's last one.
+
+    Raises RunFolderError where there is none.
+    """
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", "no"):
+        return None
+    if str(wanted).lower() not in ("true", "yes"):
+        if not Path(wanted).is_dir():
+            raise RunFolderError(f"resume_from_checkpoint: {wanted} is no folder")
+        return str(wanted)
+    folder = Path(args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last is None:
+        raise RunFolderError(f"resume_from_checkpoint: {folder} holds no checkpoint to resume from")
+    return str(last)
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Removes what came into being in a folder when an error ends the run before a checkpoint was saved."""
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    try:
+        yield
+    except Exception:
+        if folder.is_dir() and get_last_checkpoint(str(folder)) is None:
+            for entry in set(folder.iterdir()) - (before or set()):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if before is None:
+                folder.rmdir()
+        raise
+
+
+class _SaveRecipe(TrainerCallback):
+    """Writes the resolved recipe when training begins, beside the first log."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        # Resolved now: building the trainer fills in objects that YAML cannot hold.
+        self.text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes the file on the main process."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RESOLVED_RECIPE).write_text(self.text, encoding="utf-8")

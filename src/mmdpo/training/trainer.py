@@ -1,0 +1,300 @@
+"""MDPOTrainer: transformers' Trainer over preference cells, with the constructor of TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, ProcessorMixin, Trainer, TrainerCallback, set_seed
+
+from mmdpo.data.collate import Batch
+from mmdpo.data.items import Items
+from mmdpo.data.validate import write_faults
+from mmdpo.examples import image_versions
+from mmdpo.objective import CellScore, Scores
+from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.reference import AdapterOff, FrozenModel, Precomputed, Reference, copy_frozen
+from mmdpo.training import build
+from mmdpo.training.check import CheckedData, check_data
+from mmdpo.training.config import MDPOConfig
+from mmdpo.training.metrics import MetricSums, describe_batch
+
+logger = logging.getLogger(__name__)
+
+SKIPPED_ROWS = "skipped_rows.jsonl"
+"""File in the run folder that lists the rows which `on_bad_row: skip` left out."""
+
+
+class MDPOTrainer(Trainer):
+    """Trains a vision-language model on preference pairs with an objective over (image, response) cells.
+
+    The arguments are those of TRL's `DPOTrainer`. `model` is a name, a model or a `PeftModel`; `train_dataset` and
+    `eval_dataset` are datasets in any format of `mmdpo.data.formats` (TRL's vision preference format among them), or
+    `PreferenceDataset`s. Without `ref_model` the reference is the policy's start: the adapter switched off, or a
+    frozen copy. `compute_metrics` is given the rewards as predictions, one column per reference cell of the objective.
+
+    Every row is tried before training starts; a faulty one raises `RowError`, or is left out and listed in
+    `skipped_rows.jsonl` with `on_bad_row="skip"`.
+    """
+
+    # The loss of a micro-batch is divided by the number of micro-batches of its step; see `compute_loss`.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: str | Any,
+        ref_model: nn.Module | None = None,
+        args: MDPOConfig | None = None,
+        data_collator: Callable[..., Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: ProcessorMixin | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            args = MDPOConfig(output_dir=f"{Path(str(name)).name}-mDPO")
+        if train_dataset is None:
+            raise ValueError("train_dataset is required")
+        if ref_model is model:
+            raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
+        set_seed(args.seed)  # an adapter is initialised at random
+        name = model if isinstance(model, str) else model.config._name_or_path
+        processor = processing_class if processing_class is not None else build.load_processor(str(name), args)
+        build.check_processor(processor)
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+
+        self.objective = args.build_objective()
+        config = build.load_config(model, args) if isinstance(model, str) else model.config
+        collator = build.build_collator(processor, config, args)
+        self._collator, self._skipped = collator, CheckedData.empty()
+        train_items = self._make_items(train_dataset, "train", args)
+        eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, args))
+
+        policy = build.load_model(model, args) if isinstance(model, str) else model
+        build.check_model(policy)
+        family = collator.prepare.renderer.family
+        policy = build.prepare_policy(policy, family, peft_config, args)
+        self._scorer = Scorer(policy, family, self.objective.cells)
+        reference = self._build_reference(policy, ref_model, args)
+
+        super().__init__(
+            model=policy,
+            args=args,
+            data_collator=data_collator or collator,
+            train_dataset=train_items,
+            eval_dataset=eval_items,
+            processing_class=processor,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        if isinstance(reference, FrozenModel) and reference.scorer.model is not policy:
+            self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
+        self._live_reference = reference
+        self.reference: Reference = (
+            Precomputed(self.objective.reference_cells) if args.precompute_ref_log_probs else reference
+        )
+        self._metrics = {"train": MetricSums(), "eval": MetricSums()}
+        if hasattr(policy, "add_model_tags"):
+            policy.add_model_tags(["mmdpo", "dpo"])
+
+    # -- the step -----------------------------------------------------------------------------------------------------
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        """Returns what policy and reference say of every cell of a batch that lies on the model's device."""
+        cells, reference_cells = self.objective.cells, self.objective.reference_cells
+        memo: dict[str, Any] = {}
+        reference = (
+            self.reference(batch, reference_cells, policy=model, memo=memo)
+            if reference_cells
+            else torch.empty(0, len(batch["index"]))
+        )
+        policy = self._scorer(batch, cells, through=model, memo=memo)
+        by_cell = dict(zip(reference_cells, reference, strict=True))
+        return {
+            cell: CellScore(policy.logprobs[c], policy.tokens[c], by_cell.get(cell)) for c, cell in enumerate(cells)
+        }
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Returns the mean of the objective over pairs, and with `return_outputs` the scores too.
+
+        `num_items_in_batch` is the number of pairs of the whole optimizer step, on all processes: the loss is then
+        scaled so that the step's gradient is the mean over those pairs however they were split.
+        """
+        scores = self.score(model, inputs)
+        losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"])
+        self._check_finite(losses.total, inputs)
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode].add(describe_batch(self.objective, scores, losses, self.args.beta))
+        if num_items_in_batch is None:
+            loss = losses.total.mean()
+        else:
+            # Trainer divides by the micro-batches of the step, the data-parallel engine by the processes.
+            parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = losses.total.sum() * parts / num_items_in_batch
+        return (loss, scores) if return_outputs else loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | None]:
+        """Returns the micro-batches of an optimizer step and the number of their pairs on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        count = torch.tensor(sum(len(batch["index"]) for batch in batches), device=device)
+        return batches, self.accelerator.reduce(count, reduction="sum")
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns the loss, the rewards [B, C] as predictions, and the example's places as labels."""
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, scores = self.compute_loss(model, batch, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        cells = self.objective.reference_cells
+        return loss.detach(), _stack_rewards(scores, cells, self.args.beta, batch), batch["index"]
+
+    def _check_finite(self, losses: Float[Tensor, "B"], batch: Batch) -> None:
+        finite = torch.isfinite(losses)
+        if bool(finite.all()):
+            return
+        rows = batch["index"][~finite].tolist()
+        items = self.train_dataset if self.model.training else None
+        sources = (
+            [items.examples[row].source for row in rows] if isinstance(items, Items) else [f"row {r + 1}" for r in rows]
+        )
+        raise FloatingPointError(
+            f"the loss is not finite at step {self.state.global_step + 1} for {', '.join(sources[:5])}. Lower the "
+            "learning rate, use bf16 or float32 instead of fp16, or look at these rows"
+        )
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the steps since the last log."""
+        if "loss" in logs:
+            logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates, with the metrics of training under the evaluation's prefix."""
+        self._metrics["eval"].flush(self.accelerator)
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        means = self._metrics["eval"].flush(self.accelerator)
+        output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    def floating_point_ops(self, inputs: Batch) -> float:
+        """Returns the estimate of transformers for the rows of a batch: 6 · tokens · parameters."""
+        prompts = int(inputs["prompt_mask"].sum()) / max(1, len(image_versions(self.objective.cells)))
+        answers = int(inputs["answer_mask"].sum())
+        tokens = int(prompts * len(self.objective.cells) + answers)
+        return float(super().floating_point_ops({"input_ids": torch.empty(tokens, device="meta")}))
+
+    # -- data and reference -------------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `transformers.Trainer` does, after the reference pass where one is asked for."""
+        if self.args.precompute_ref_log_probs and self.objective.reference_cells:
+            self._precompute(self.train_dataset)
+            _map_datasets(self.eval_dataset, lambda _, items: self._precompute(items))
+        if self._skipped.faults and self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
+        return super().train(*args, **kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluates a dataset in any format that training takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        return metrics
+
+    def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
+        if isinstance(dataset, Items):
+            return dataset
+        checked = check_data(dataset, name, self._collator, args)
+        self._skipped = self._skipped.with_faults(checked)
+        draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
+        return Items(checked.examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
+
+    def _build_reference(self, policy: nn.Module, ref_model: nn.Module | None, args: MDPOConfig) -> Reference:
+        family, cells = self._scorer.family, self.objective.cells
+        if ref_model is not None:
+            build.check_model(ref_model)
+            if args.disable_dropout:
+                build.disable_dropout(ref_model)
+            return FrozenModel(Scorer(ref_model.requires_grad_(False).eval(), family, cells), share_images=False)
+        located = family.locate_parts(build.unwrap_adapter(policy))
+        base = build.unwrap_adapter(policy).named_parameters()
+        share = all(located.part_of(name) == "language_model" for name, p in base if p.requires_grad)
+        if policy is not build.unwrap_adapter(policy) and build.is_fresh_adapter(policy):
+            return AdapterOff(self._scorer, share)
+        if args.precompute_ref_log_probs or not self.objective.reference_cells:
+            return FrozenModel(self._scorer, share_images=False)  # the policy itself, before its first step
+        return FrozenModel(Scorer(copy_frozen(policy), family, cells), share)
+
+    def _precompute(self, items: Items) -> None:
+        """Scores every example of a dataset with the reference and leaves the values with its items."""
+        if items.ref_logprobs is not None:
+            return
+        cells = self.objective.reference_cells
+        size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
+        workers = self.args.dataloader_num_workers
+        loader = self.accelerator.prepare(
+            DataLoader(items, batch_size=size, collate_fn=self.data_collator, num_workers=workers)
+        )
+        values = torch.full((len(items), len(cells)), float("nan"))
+        model = self._scorer.model
+        if model.device != self.accelerator.device:
+            model.to(self.accelerator.device)
+        for batch in loader:
+            logprobs = self._live_reference(batch, cells, policy=model, memo={})
+            index, columns = self.accelerator.gather_for_metrics((batch["index"], logprobs.T.contiguous()))
+            values[index.cpu()] = columns.float().cpu()
+        if bool(values.isnan().any()):
+            rows = values.isnan().any(1).nonzero()[:, 0].tolist()
+            raise FloatingPointError(
+                f"the reference gives no finite log-probability for {items.examples[rows[0]].source}"
+            )
+        items.ref_logprobs = values
+
+
+def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:
+    """Applies a function to one dataset or to each of several under names."""
+    if dataset is None:
+        return None
+    if isinstance(dataset, Mapping):
+        return {name: function(name, data) for name, data in dataset.items()}
+    return function("eval", dataset)
+
+
+def _stack_rewards(scores: Scores, cells: tuple[Any, ...], beta: float, batch: Batch) -> Float[Tensor, "B C"]:
+    if not cells:
+        return torch.empty(len(batch["index"]), 0)
+    return torch.stack([beta * scores[cell].logratio.detach() for cell in cells], dim=1)

@@ -1,0 +1,126 @@
+"""Preference pairs and test scenes of the embedded world.
+
+Most pairs can be told apart without looking: the chosen caption is nearly always the polite one. That is the premise
+of the unconditional-preference problem, planted here on purpose. Only a fifth of the pairs differ in what they name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mmdpo.examples import derive_generator, derive_seed
+from mmdpo.world import scenes as world_scenes
+from mmdpo.world.captions import BETTER_CAPTIONER, Style, canonical_order, mentioned_objects, write_caption
+from mmdpo.world.evaluate import caption_prompt, generate_captions
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render
+
+STYLE_AGREEMENT = 0.95
+"""Probability that the chosen caption is the polite one; the rejected one has the other style."""
+CONTENT_RATE = 0.20
+"""Probability that a pair is decided by content: its rejected caption names what the supervised model says."""
+SAMPLING_ROUNDS = 4
+"""How often the model is asked again where its sample named just what the chosen caption names."""
+SAMPLING_BATCH = 128
+
+
+@dataclass(frozen=True)
+class CaptionPair:
+    """A pair before it is written out. The two styles always differ, so the two captions do."""
+
+    scene: Scene
+    chosen_objects: tuple[str, ...]
+    rejected_objects: tuple[str, ...]
+    chosen_style: Style
+    by_content: bool
+    """Whether the rejected objects are to come from the model; else they equal the chosen ones."""
+
+    @property
+    def chosen(self) -> str:
+        """The chosen caption."""
+        return write_caption(self.chosen_objects, self.scene.setting, self.chosen_style)
+
+    @property
+    def rejected(self) -> str:
+        """The rejected caption."""
+        style: Style = "terse" if self.chosen_style == "polite" else "polite"
+        return write_caption(self.rejected_objects, self.scene.setting, style)
+
+
+def sample_scenes(count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE) -> list[Scene]:
+    """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
+    return world_scenes.sample_scenes(count, seed, co_occurrence, "test")
+
+
+def make_pairs(
+    count: int, seed: int, *, purpose: str = "preference", checkpoint: str | Path = CHECKPOINT
+) -> list[dict[str, Any]]:
+    """Makes preference pairs as rows of TRL's conversational vision preference format.
+
+    A row has `id` (str), `images` (one 48 × 48 RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another
+    `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
+    samples become rejected captions.
+    """
+    pairs = draw_pairs(count, seed, purpose=purpose, checkpoint=checkpoint)
+    return [
+        {
+            "id": f"{purpose}-{seed}-{index}",
+            "images": [render(pair.scene)],
+            "prompt": caption_prompt(),
+            "chosen": _answer(pair.chosen),
+            "rejected": _answer(pair.rejected),
+        }
+        for index, pair in enumerate(pairs)
+    ]
+
+
+def draw_pairs(
+    count: int, seed: int, *, purpose: str = "preference", checkpoint: str | Path = CHECKPOINT
+) -> list[CaptionPair]:
+    """Draws the pairs that `make_pairs` writes out.
+
+    Chosen objects are the better captioner's. What the model samples is written again in canonical order and in the
+    style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
+    a rule that reads only the text would be right on far fewer than 95 % of them.
+    """
+    scenes = world_scenes.sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose)
+    pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
+    if any(pair.by_content for pair in pairs):
+        _sample_rejected(pairs, seed, purpose, checkpoint)
+    return pairs
+
+
+def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair:
+    generator = derive_generator(seed, str(index), f"{purpose} captions")
+    objects = BETTER_CAPTIONER.name_objects(scene, generator)
+    style: Style = "polite" if generator.random() < STYLE_AGREEMENT else "terse"
+    return CaptionPair(scene, objects, objects, style, by_content=bool(generator.random() < CONTENT_RATE))
+
+
+def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
+    """Replaces the rejected objects of content pairs, in place, by objects that the model names and chosen does not.
+
+    A pair whose every sample named the chosen objects stays as it is, decided by style.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    waiting = [index for index, pair in enumerate(pairs) if pair.by_content]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "rejected", purpose))
+        for _ in range(SAMPLING_ROUNDS):
+            for start in range(0, len(waiting), SAMPLING_BATCH):
+                batch = waiting[start : start + SAMPLING_BATCH]
+                captions = generate_captions(model, processor, [pairs[index].scene for index in batch], do_sample=True)
+                for index, caption in zip(batch, captions, strict=True):
+                    named = canonical_order(mentioned_objects(caption))
+                    pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
+            waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
+
+
+def _answer(caption: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": caption}]}]

@@ -1,0 +1,196 @@
+import io
+import json
+import threading
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.summary import list_warnings, print_summary
+from mmdpo.data.validate import ExampleFacts, find_faults, inspect_example, validate_example, write_faults
+from mmdpo.examples import RowError
+
+
+def png(width=6, height=4):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pair(**columns):
+    return {"prompt": "<image>What is it?", "chosen": "A cup.", "rejected": "A red car.", "images": [png()]} | columns
+
+
+def turns(*content):
+    return [{"role": "user", "content": [{"type": part, "text": "What?"} for part in content]}]
+
+
+def answers(**columns):
+    return {
+        "chosen": [{"role": "assistant", "content": "cup"}],
+        "rejected": [{"role": "assistant", "content": "car"}],
+    } | columns
+
+
+BAD = {
+    "no chosen": (pair(chosen=None), "there is no `chosen`: add the answer, or remove the row"),
+    "no rejected": (pair(rejected=None), "there is no `rejected`: add the answer, or remove the row"),
+    "no prompt": (pair(prompt=None), "the prompt is empty: write the question, or remove the row"),
+    "image alone": (pair(prompt="<image> \n"), "the prompt is empty: write the question, or remove the row"),
+    "empty": (pair(chosen=""), "`chosen` is empty: write the answer, or remove the row"),
+    "blank": (pair(rejected=" \n\t"), "`rejected` is empty: write the answer, or remove the row"),
+    "blank turn": (pair(prompt=turns("image", "text"), **answers(chosen=" ")), "`chosen` is empty: write the answer"),
+    "equal": (pair(rejected="A cup. "), "`chosen` and `rejected` are equal: there is nothing to prefer"),
+    "image in answer": (pair(chosen="<image> A cup."), "`chosen` has an <image> in it: images belong to the prompt"),
+    "prompt in answer": (
+        pair(prompt=turns("image", "text"), **answers(chosen=turns("text"))),
+        "`chosen` begins with a turn of the user: keep only the answer",
+    ),
+    "more images": (pair(images=[png(), png()]), "1 place for 2 images: write <image> where each image belongs"),
+    "fewer images": (pair(images=[]), "1 place for 0 images: add the missing images, or remove <image>"),
+    "turns without place": (pair(prompt=turns("text"), **answers()), "0 places for 1 image: write <image>"),
+    "turns without image": (pair(prompt=turns("image", "image", "text"), **answers()), "2 places for 1 image: add"),
+    "more corrupted": (
+        pair(rejected_images=[png(), png()]),
+        r"2 corrupted images \(rejected_images\) for 1 image: give",
+    ),
+    "same corrupted": (pair(rejected_images=[png()]), "are the images themselves: .* remove the column"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD.values(), ids=BAD)
+def test_every_fault_says_what_and_how_to_mend_it(row, message):
+    example = PreferenceDataset.from_rows([row], format="trl", name="pairs.json")[0]
+    with pytest.raises(RowError, match=message) as caught:
+        validate_example(example)
+    assert caught.value.source == "pairs.json, row 1"
+
+
+def test_only_the_responses_that_are_needed_are_judged():
+    example = PreferenceDataset.from_rows([pair(rejected=None, alternative=" ")], format="trl")[0]
+    validate_example(example, responses=["chosen"])
+    with pytest.raises(RowError, match="`alternative` is empty"):
+        validate_example(example, responses=["chosen", "alternative"])
+
+
+def test_a_row_without_images_is_good():
+    validate_example(PreferenceDataset.from_rows([pair(prompt="What?", images=[])])[0])
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    rows = [
+        pair(),
+        pair(chosen=""),
+        pair(images=[png(30, 10)]),
+        pair(images=[png()[:45]]),
+        pair(images=["gone.png"]),
+        pair(rejected_images=[b"junk"]),
+        pair(prompt=5),
+        pair(),
+    ]
+    return PreferenceDataset.from_rows(rows, name="pairs.json", image_root=tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_fault_hides_another(mixed, workers):
+    result = find_faults(mixed, num_workers=workers, progress=False)
+    assert result.good == (0, 2, 7)
+    assert [fault.row for fault in result.faults] == [2, 4, 5, 6, 7]
+    assert [fault.source for fault in result.faults] == [f"pairs.json, row {row}" for row in (2, 4, 5, 6, 7)]
+    expected = [
+        "`chosen` is empty",
+        "embedded image (45 bytes) cannot",
+        "gone.png does not exist",
+        "(4 bytes) cannot",
+        "`prompt`",
+    ]
+    assert all(text in fault.problem for text, fault in zip(expected, result.faults, strict=True))
+    assert result.facts[1] == ExampleFacts(3, 2, 3, ((30, 10),), unit="words")
+    assert result.repeats == 1
+
+
+def test_rows_of_a_selection_keep_their_numbers(mixed):
+    result = find_faults(mixed.select([7, 1]), num_workers=1, progress=False)
+    assert (result.good, [fault.row for fault in result.faults]) == ((0,), [2])
+
+
+def test_whatever_a_row_raises_is_its_fault(mixed):
+    def inspect(example):
+        if example.id == "3":
+            raise KeyError("colour")
+        return inspect_example(example)
+
+    problems = {fault.row: fault.problem for fault in find_faults(mixed, inspect, num_workers=2, progress=False).faults}
+    assert problems[3] == "KeyError: 'colour'"
+    assert len(problems) == 6
+
+
+def test_rows_are_inspected_at_the_same_time():
+    both = threading.Barrier(2, timeout=20)
+
+    def inspect(example):
+        if example.id in ("1", "17"):  # the first rows of two tasks: each waits for the other
+            both.wait()
+        return inspect_example(example)
+
+    dataset = PreferenceDataset.from_rows([pair() for _ in range(20)])
+    assert find_faults(dataset, inspect, num_workers=2, progress=False).faults == ()
+
+
+def test_progress_goes_to_standard_error(mixed, capsys):
+    find_faults(mixed, num_workers=1, progress=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_summary_shows_counts_lengths_sizes_examples_and_every_fault(mixed):
+    result = find_faults(mixed, num_workers=1, progress=False)
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(result, mixed, console)
+    lines = [" ".join(line.replace("│", " ").split()) for line in console.file.getvalue().splitlines()]
+    for expected in (
+        "format trl",
+        "rows 8",
+        "good 3",
+        "faulty 5",
+        "Lengths in words",
+        "rejected 3 3 3 3",
+        "width 6 6 30",
+        "width / height 1.50 1.50 3.00",
+        "Images: 3 with 2 distinct sizes, most often 6 × 4 (2)",
+        "pairs.json, row 3",
+        "Note: 1 of 3 rows have the prompt and images of an earlier row",
+        "Note: chosen is shorter than rejected in 100% of the pairs: length alone tells them apart",
+    ):
+        assert expected in lines
+    assert sum(line.startswith(tuple(f"{row} pairs.json, row {row}" for row in (2, 4, 5, 6, 7))) for line in lines) == 5
+
+
+def test_summary_prints_brackets_as_they_are_and_survives_no_good_row():
+    dataset = PreferenceDataset.from_rows([pair(chosen="[bold]A cup[/red]."), pair(chosen="")], name="[x]")
+    for part in (dataset, dataset.select([1])):
+        console = Console(file=io.StringIO(), width=200)
+        print_summary(find_faults(part, num_workers=1, progress=False), part, console)
+        assert "[x], row 2" in console.file.getvalue()
+        assert ("[bold]A cup[/red]." in console.file.getvalue()) == (part is dataset)
+
+
+def test_warnings_about_balanced_pairs_with_images_are_none():
+    rows = [pair(prompt="<image>One?"), pair(prompt="<image>Two?", chosen="A very red cup.")]
+    assert list_warnings(find_faults(PreferenceDataset.from_rows(rows), num_workers=1, progress=False)) == []
+    rows[0] |= {"prompt": "What?", "images": []}
+    (warning,) = list_warnings(find_faults(PreferenceDataset.from_rows(rows), num_workers=1, progress=False))
+    assert warning.startswith("1 of 2 rows have no image")
+
+
+def test_faults_are_written_as_json_lines(mixed, tmp_path):
+    faults = find_faults(mixed, num_workers=1, progress=False).faults
+    write_faults(tmp_path / "faults.jsonl", faults)
+    lines = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["row"] for line in lines] == [2, 4, 5, 6, 7]
+    assert lines[0] == {
+        "row": 2,
+        "source": "pairs.json, row 2",
+        "problem": "`chosen` is empty: write the answer, or remove the row",
+    }

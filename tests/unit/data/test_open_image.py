@@ -1,0 +1,182 @@
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdpo.data.images import image_size, image_sources, open_image
+from mmdpo.examples import RowError
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encode(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and has no pixels: what a decompression bomb looks like from its header."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def red_left_blue_right():
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(BLUE, (20, 0, 40, 20))
+    return image
+
+
+def is_near(pixel, colour):
+    return max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) < 40
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation):
+    # What a camera that is held in this way stores, so that undoing it gives the scene again.
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    scene = red_left_blue_right()
+    stored = scene if orientation == 1 else scene.transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(stored, "JPEG", quality=95, exif=exif)
+
+    opened = open_image(data)
+
+    assert opened.size == image_size(data) == (40, 20)
+    assert is_near(opened.getpixel((2, 10)), RED)
+    assert is_near(opened.getpixel((37, 10)), BLUE)
+
+
+def test_greyscale_becomes_rgb():
+    assert open_image(encode(Image.new("L", (3, 2), 77))).getpixel((0, 0)) == (77, 77, 77)
+
+
+def test_palette_and_its_transparency_lie_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    assert open_image(encode(image)).getpixel((1, 0)) == BLUE
+    opened = open_image(encode(image, transparency=1))
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
+
+
+def test_colour_hidden_under_alpha_does_not_show():
+    opened = open_image(encode(Image.new("RGBA", (1, 1), (*RED, 0))))
+    assert opened.getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "PA", "CMYK", "YCbCr", "HSV", "RGBX", "I", "F", "I;16", "I;16B"])
+def test_every_mode_becomes_rgb_of_the_same_size(mode):
+    image = Image.new(mode, (5, 3))
+    opened = open_image(image)
+    assert (opened.mode, opened.size, image.mode) == ("RGB", (5, 3), mode)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    ramp = np.array([[0, 257 * 10, 257 * 128, 65535]], dtype=np.uint16)
+    opened = open_image(encode(Image.fromarray(ramp)))
+    assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 10, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 10.0, 200.0], [0, 10, 200]), ([-4.0, 0.0, 4.0], [0, 128, 255])],
+)
+def test_floats_are_scaled_by_the_range_that_holds_them(values, expected):
+    opened = open_image(Image.fromarray(np.array([values], dtype=np.float32)))
+    assert [opened.getpixel((x, 0))[0] for x in range(3)] == expected
+
+
+def test_every_kind_of_source_gives_the_same_picture(tmp_path):
+    path = tmp_path / "scene.png"
+    red_left_blue_right().save(path)
+    data = path.read_bytes()
+    sources = [
+        path,
+        str(path),
+        data,
+        Image.open(path),
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": str(path)},
+    ]
+    assert len({open_image(source).tobytes() for source in sources}) == 1
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(RowError, match=r"image file .*gone\.jpg does not exist: check the path, .*image_root"):
+        open_image(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_truncated_file_is_found_though_its_header_is_whole(tmp_path, form):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encode(noise, form)
+    path = tmp_path / "half"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(RowError, match=r"image file .*half cannot be read .*damaged or no image; fetch it again"):
+        open_image(path)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    with pytest.raises(
+        RowError, match=r"embedded image \(13 bytes\) cannot be read: it is damaged or no image; fetch it again$"
+    ):
+        open_image(b"<html></html>")
+    with pytest.raises(RowError, match="cannot be read"):
+        open_image(tmp_path)
+
+
+def test_no_pixels():
+    with pytest.raises(RowError, match=r"0 × 7 pixels: .* replace it or remove the row"):
+        open_image(Image.new("RGB", (0, 7)))
+    with pytest.raises(RowError, match=r"cannot be read|0 × 7"):
+        open_image(png_header(0, 7))
+
+
+def test_beyond_the_limit_is_refused_from_the_header():
+    # There is nothing to decode in this file: an attempt would be reported as damage.
+    with pytest.raises(RowError, match=r"too large. 5000 × 4000 = 20000000 pixels, limit 10000000. Make it smaller"):
+        open_image(png_header(5000, 4000), max_pixels=10_000_000)
+    with pytest.raises(RowError, match="cannot be read"):
+        open_image(png_header(5000, 4000), max_pixels=20_000_000)
+
+
+def test_pils_own_bomb_checks_give_the_same_error():
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_pixels"):
+        open_image(png_header(30000, 30000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_pixels"):
+            open_image(png_header(9900, 9900))
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_relative_paths_are_joined_to_the_root(tmp_path):
+    absolute = str(tmp_path / "b.png")
+    assert image_sources(["a.png", absolute], tmp_path) == (tmp_path / "a.png", tmp_path / "b.png")
+    assert image_sources(None, tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("https://example.org/a.png", "web address: download it"),
+        ([None], "an image is empty"),
+        ([{"bytes": None, "path": None}], "an image is empty"),
+        ("", "an image is empty"),
+        (7, "an image is of type int"),
+    ],
+)
+def test_what_cannot_be_an_image_is_refused_unopened(value, message):
+    with pytest.raises(RowError, match=message):
+        image_sources(value, None)

@@ -1,0 +1,101 @@
+import io
+import pickle
+
+import datasets
+import pytest
+from PIL import Image
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.examples import RowError
+
+
+def pair(**columns):
+    return {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "image": "a.jpg"} | columns
+
+
+def ids(rows):
+    return [example.id for example in PreferenceDataset.from_rows(rows)]
+
+
+def test_ids_come_from_the_first_complete_column_without_repeats():
+    assert ids([pair(id="b"), pair(id="a")]) == ["b", "a"]
+    assert ids([pair(idx=7), pair(idx=5)]) == ["7", "5"]
+    assert ids([pair(id="a", question_id="x"), pair(id="a", question_id="y")]) == ["x", "y"]
+    assert ids([pair(id="a"), pair(id="a"), pair(id="b")]) == ["1", "2", "3"]
+    assert ids([pair(id=1), pair(id="1")]) == ["1", "2"]
+    assert ids([pair(id="a"), pair()]) == ["1", "2"]
+    assert ids(datasets.Dataset.from_list([pair(question_id=4), pair(question_id=2)])) == ["4", "2"]
+
+
+def test_selected_examples_keep_their_ids_and_rows():
+    rows = PreferenceDataset.from_rows([pair(prompt=f"<image>{n}") for n in range(5)], name="pairs.json")
+    chosen = rows.select([4, 0]).select([0])
+    assert (len(chosen), chosen[0].id, chosen[0].source) == (1, "5", "pairs.json, row 5")
+    assert [example.id for example in rows[1:3]] == ["2", "3"]
+    assert rows[-1] == rows[4]
+    with pytest.raises(IndexError):
+        rows[5]
+
+
+def test_a_shuffled_dataset_keeps_its_own_order_and_ids():
+    rows = datasets.Dataset.from_list([pair(id=str(n), prompt=f"<image>{n}") for n in range(9)]).shuffle(seed=1)
+    examples = PreferenceDataset.from_rows(rows)
+    assert [(example.id, example.prompt) for example in examples] == [(row["id"], row["prompt"]) for row in rows]
+
+
+def test_a_broken_image_does_not_hinder_reading_and_travels_to_workers():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    broken = buffer.getvalue()[:40]
+    rows = datasets.Dataset.from_list([pair(image={"bytes": broken, "path": None})])
+    rows = rows.cast_column("image", datasets.Image()).with_format("torch")
+    examples = pickle.loads(pickle.dumps(PreferenceDataset.from_rows(rows)))
+    assert examples[0].images == (broken,)
+
+
+def test_the_callers_transform_runs():
+    rows = datasets.Dataset.from_dict({"word": ["cup", "pot"]})
+    rows.set_transform(lambda batch: {key: [value] for key, value in pair(chosen=f"A {batch['word'][0]}.").items()})
+    assert [example.responses["chosen"] for example in PreferenceDataset.from_rows(rows)] == ["A cup.", "A pot."]
+
+
+def test_the_format_is_found_though_the_first_row_lacks_an_answer():
+    examples = PreferenceDataset.from_rows([pair(chosen=None), {"prompt": "x"}, pair()])
+    assert examples.format.name == "trl"
+    assert "chosen" not in examples[0].responses
+
+
+def test_unknown_columns_name_what_each_format_needs_nearest_first():
+    rows = [{"image_path": "a.jpg", "prompt": "p", "choosen": "c", "rejected": "r"}]
+    with pytest.raises(
+        ValueError, match=r"pairs\.json: the columns \(image_path, prompt, choosen, rejected\)"
+    ) as caught:
+        PreferenceDataset.from_rows(rows, name="pairs.json")
+    lines = str(caught.value).splitlines()
+    assert {line.split(":")[0].strip() for line in lines[1:5]} == {"trl", "mdpo_json", "ms_swift", "llama_factory"}
+    assert lines[1] == "  mdpo_json: img_path (text), prompt (text), chosen (text), rejected (text)"
+    rows = [{"messages": [], "rejected_answer": "r", "images": []}]
+    with pytest.raises(ValueError, match="nearest first") as caught:
+        PreferenceDataset.from_rows(rows)
+    assert str(caught.value).splitlines()[1].startswith("  ms_swift: messages (list of {role, content})")
+
+
+def test_a_named_format_is_used_or_the_nearest_name_given():
+    assert PreferenceDataset.from_rows([pair()], format="mmdpo.data.formats:trl")[0].prompt == "<image>What?"
+    with pytest.raises(ValueError, match=r"unknown dataset format 'mdpo-json'; did you mean 'mdpo_json'\?"):
+        PreferenceDataset.from_rows([pair()], format="mdpo-json")
+    with pytest.raises(
+        ValueError, match="json:loads is no dataset format: it has no EXAMPLES and no matches and no parse"
+    ):
+        PreferenceDataset.from_rows([pair()], format="json:loads")
+    with pytest.raises(ValueError, match=r"cannot be imported: No module named 'nowhere'"):
+        PreferenceDataset.from_rows([pair()], format="nowhere:x")
+
+
+def test_what_is_no_dataset():
+    with pytest.raises(ValueError, match="val: there are no rows"):
+        PreferenceDataset.from_rows([], name="val")
+    with pytest.raises(ValueError, match="IterableDataset cannot be indexed: load the dataset without streaming"):
+        PreferenceDataset.from_rows(datasets.Dataset.from_list([pair()]).to_iterable_dataset())
+    with pytest.raises(RowError, match="train, row 2: the row is of type str: write it as a mapping"):
+        PreferenceDataset.from_rows([pair(), "pair"])
