@@ -96,7 +96,9 @@ class Collator:
     def _process(self, contexts: list[Context]) -> Prompts:
         """Runs the model's processor over the contexts with images, and its tokenizer over those without."""
         renderer = self.prepare.renderer
-        prompts = Prompts(ids=[[] for _ in contexts], types={}, image_inputs={})
+        # Types that answers have are given to every prompt, also where no context has an image.
+        types: dict[str, list[list[int]]] = {name: [[] for _ in contexts] for name in renderer.family.answer_token_types}
+        prompts = Prompts(ids=[[] for _ in contexts], types=types, image_inputs={})
         seeing = [k for k, context in enumerate(contexts) if context.images]
         if seeing:
             output = renderer.processor(
@@ -117,7 +119,7 @@ class Collator:
                 for k, row, real in zip(seeing, tensor, mask, strict=True):
                     rows[k] = row[real].tolist()
         for k in set(range(len(contexts))).difference(seeing):
-            prompts.ids[k] = renderer.tokenizer(contexts[k].text, add_special_tokens=False)["input_ids"]
+            prompts.ids[k] = renderer.prompt_ids(contexts[k].text)
             for types in prompts.types.values():
                 types[k] = [0] * len(prompts.ids[k])
         return prompts
@@ -127,7 +129,8 @@ class Collator:
         longest = max(prompts, key=len)
         if self.max_length is None or len(longest) < self.max_length:
             return None if self.max_length is None else self.max_length - len(longest)
-        image_id = getattr(self.prepare.renderer.processor, "image_token_id", None)
+        renderer = self.prepare.renderer
+        image_id = renderer.family.image_token_id(renderer.processor)
         images = longest.count(image_id) if image_id is not None else 0
         cut = longest[self.max_length :].count(image_id) if image_id is not None else 0
         what = f"{cut} image tokens would be truncated" if cut else "the answer would be cut to zero tokens"

@@ -44,7 +44,7 @@ class Items(Dataset[Item]):
         self.ref_logprobs: Float[Tensor, "N C"] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves on to another epoch's corruptions, where each epoch has its own. The dataloader calls it."""
+        """Moves on to another epoch's corruptions, where each epoch has its own."""
         self.epoch = epoch if self.per_epoch else 0
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
@@ -49,17 +50,22 @@ class Renderer:
             return self._render_plain(example.prompt, answers, with_images)
         return self._render_turns(list(example.prompt), answers, with_images)
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Returns the tokens of a prompt without images; the processor makes those of the others."""
+        return self._ids(self.family.complete_prompt(self.processor, prompt))
+
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """Returns the answer's tokens as they stand after the prompt.
 
         Tokenised together and cut at the prompt's end, which keeps the leading space that byte-pair tokenizers fold
         into the first word and the one that SentencePiece adds by itself. Where a merge would cross the boundary, the
-        answer is tokenised alone: the model has to continue from the prompt's own tokens.
+        answer is tokenised behind a line break instead: the model has to continue from the prompt's own tokens.
         """
-        prompt_ids = self._ids(prompt)
-        whole = self._ids(prompt + answer)
-        if whole[: len(prompt_ids)] == prompt_ids:
-            return whole[len(prompt_ids) :]
+        complete = self.family.complete_prompt(self.processor, prompt)
+        for before in (complete, "\n"):
+            ids, whole = self._ids(before), self._ids(before + answer)
+            if whole[: len(ids)] == ids:
+                return whole[len(ids) :]
         return self._ids(answer)
 
     def _ids(self, text: str) -> list[int]:
@@ -108,10 +114,15 @@ class Renderer:
     def _close(self, answer: str) -> str:
         """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""
         body = answer.rstrip()
-        if any(body.endswith(token) for token in self.tokenizer.added_tokens_encoder):
+        if body.endswith(self._special_tokens):
             return answer
         eos: str = self.tokenizer.eos_token or ""
         return body + eos
+
+    @cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
+        """Without the added tokens that are ordinary text, such as the HTML tags of Gemma's vocabulary."""
+        return tuple(token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def _as_turns(answer: Text) -> list[Message]:

@@ -53,6 +53,14 @@ class Family:
             )
         return token
 
+    def image_token_id(self, processor: Any) -> int | None:
+        """Returns the token that an image's features replace, None where the processor does not name it."""
+        return getattr(processor, "image_token_id", None)
+
+    def complete_prompt(self, processor: Any, prompt: str) -> str:
+        """Returns a prompt with what the model's processor itself writes around it: nothing, for most."""
+        return prompt
+
     def locate_parts(self, model: nn.Module) -> Parts:
         """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
         decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]

@@ -16,5 +16,9 @@ class Gemma3(Family):
         """Returns the begin-of-image mark, which is what Gemma's processor looks for."""
         return str(processor.boi_token)
 
+    def image_token_id(self, processor: Any) -> int | None:
+        """Returns the soft token; the processor's own `image_token_id` is that of the mark."""
+        return int(processor.tokenizer.image_token_id)
+
 
 FAMILY = Gemma3()

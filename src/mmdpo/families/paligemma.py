@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmdpo.families._family import Family
 
@@ -12,6 +12,12 @@ class PaliGemma(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
     answer_token_types: ClassVar[dict[str, int]] = {"token_type_ids": 1}
+
+    def complete_prompt(self, processor: Any, prompt: str) -> str:
+        """Returns the prompt as the processor has it: BOS behind the last image, a line break at the end."""
+        token = self.image_placeholder(processor)
+        images, found, text = prompt.rpartition(token)
+        return f"{images}{found}{processor.tokenizer.bos_token}{text}\n"
 
 
 FAMILY = PaliGemma()

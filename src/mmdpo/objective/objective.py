@@ -6,10 +6,10 @@ import dataclasses
 import difflib
 import json
 import pkgutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 from jaxtyping import Float
@@ -64,7 +64,7 @@ class Objective:
 
         `weights` holds s, one tensor per name in `weight_columns`.
         """
-        by_term = {term.label: term.losses(scores, beta) for term in self.terms}
+        by_term = {term.label: term.losses(scores, beta) for term in self.terms}  # labels are distinct
         total: Tensor | None = None
         for term in self.terms:
             part = term.weight * by_term[term.label]
@@ -77,21 +77,25 @@ class Objective:
     def with_response_loss(self, loss_type: str, label_smoothing: float = 0.0) -> Objective:
         """Returns the objective with another loss on the terms that rank responses under one image.
 
-        Raises ValueError where no such term exists: the option would be ignored silently.
+        Raises ValueError where no such term exists, or where one has a loss of its own: an option would be ignored
+        silently.
         """
         if loss_type == "sigmoid" and not label_smoothing:
             return self
-        is_response = [isinstance(term, Rank) and len({cell.image for cell in term.order}) == 1 for term in self.terms]
-        if not any(is_response):
+        changed: list[Term] = []
+        for term in self.terms:
+            if isinstance(term, Rank) and len({cell.image for cell in term.order}) == 1:
+                if (term.loss_type, term.label_smoothing) != ("sigmoid", 0):
+                    raise ValueError(
+                        f"the term {term.label} has a loss_type or label_smoothing of its own, and the run sets them "
+                        "too; remove one of the two"
+                    )
+                changed.append(dataclasses.replace(term, loss_type=loss_type, label_smoothing=label_smoothing))
+            else:
+                changed.append(term)
+        if tuple(changed) == self.terms:
             raise ValueError("loss_type and label_smoothing change terms that rank responses; this objective has none")
-        return Objective(
-            tuple(
-                dataclasses.replace(term, loss_type=loss_type, label_smoothing=label_smoothing)  # type: ignore[call-arg]
-                if changed
-                else term
-                for term, changed in zip(self.terms, is_response, strict=True)
-            )
-        )
+        return Objective(tuple(changed))
 
 
 def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) -> Objective:
@@ -111,9 +115,11 @@ def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) 
         return spec
     if isinstance(spec, str):
         text = spec.strip()
-        if text.startswith("["):
-            return build_objective(json.loads(text))
+        if text.startswith(("[", "{")):
+            return build_objective(_read_json(text))
         return Objective(tuple(_load_preset(text)))
+    if isinstance(spec, Mapping | Term) or not isinstance(spec, Sequence):
+        raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
     return Objective(tuple(term if isinstance(term, Term) else _build_term(term) for term in spec))
 
 
@@ -129,18 +135,30 @@ def term_names() -> tuple[str, ...]:
 
 def _load_preset(name: str) -> Iterable[Term]:
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        found = getattr(import_module(module), attribute)
-        return build_objective(found).terms
+        return build_objective(_load_attribute(name)).terms
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}.{_nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
+def _load_attribute(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot load {name!r} (package.module:NAME): {error}") from error
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the objective is not valid JSON: {error}") from error
+
+
 def _load_term(name: str) -> type[Term]:
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        found = getattr(import_module(module), attribute)
+        found = _load_attribute(name)
     elif name in term_names():
         members = vars(import_module(f"{term_files.__name__}.{name}")).values()
         found = next(m for m in members if isinstance(m, type) and issubclass(m, Term) and m.__module__.endswith(name))
@@ -154,16 +172,17 @@ def _load_term(name: str) -> type[Term]:
 def _build_term(spec: Mapping[str, Any]) -> Term:
     if not isinstance(spec, Mapping):
         raise ValueError(f"a term is a mapping such as {{rank: [[original, chosen], …]}}; got {spec!r}")
-    heads = [key for key in spec if ":" in key or key in term_names()]
+    heads = [key for key in spec if ":" in str(key) or key in term_names()]
     if len(heads) != 1:
-        hint = _nearest(next(iter(spec), ""), term_names())
+        hint = "" if heads else next(filter(None, (_nearest(str(key), term_names()) for key in spec)), "")
         raise ValueError(f"a term names exactly one of {', '.join(term_names())}; got keys {list(spec)}.{hint}")
     kind = _load_term(heads[0])
     cells, *symbols = [field.name for field in dataclasses.fields(kind) if field.name in _own_fields(kind)]
     symbols += [field.name for field in dataclasses.fields(Term)]
     for key in spec:
         if key not in symbols and key != heads[0]:
-            raise ValueError(f"term {heads[0]} has no {key!r}.{_nearest(key, symbols)} It takes: {', '.join(symbols)}.")
+            hint = _nearest(str(key), symbols)
+            raise ValueError(f"term {heads[0]} has no {key!r}.{hint} It takes: {', '.join(symbols)}.")
     return kind(**{cells: spec[heads[0]]}, **{key: value for key, value in spec.items() if key != heads[0]})
 
 
@@ -172,11 +191,15 @@ def _own_fields(kind: type[Term]) -> set[str]:
 
 
 def _with_distinct_labels(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    seen: Counter[str] = Counter()
-    distinct = []
+    taken = {term.label for term in terms}
+    distinct: list[Term] = []
+    used: set[str] = set()
     for term in terms:
-        seen[term.label] += 1
-        label = term.label if seen[term.label] == 1 else f"{term.label}_{seen[term.label]}"
+        label = term.label
+        if label in used:
+            # A number that no other term has been given by its writer or by an objective it came from.
+            label = next(name for n in count(2) if (name := f"{label}_{n}") not in taken | used)
+        used.add(label)
         distinct.append(dataclasses.replace(term, label=label))
     return tuple(distinct)
 

@@ -23,7 +23,7 @@ from mmdpo.report.terminal import print_results
 from mmdpo.study.reliance import PairLogprobs, measure_reliance, score_pairs
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.progress import ProgressCallback
+from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.run import prepare_run_folder
 from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world.evaluate import caption_scenes, compare_caption, score_captions

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, ProcessorMixin, Trainer, TrainerCallback, set_seed
+from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
@@ -21,6 +21,7 @@ from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, Precomputed, Reference, copy_frozen
 from mmdpo.training import build
+from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.metrics import MetricSums, describe_batch
@@ -68,14 +69,14 @@ class MDPOTrainer(Trainer):
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
         set_seed(args.seed)  # an adapter is initialised at random
-        name = model if isinstance(model, str) else model.config._name_or_path
-        processor = processing_class if processing_class is not None else build.load_processor(str(name), args)
+        config = build.load_config(model, args) if isinstance(model, str) else model.config
+        name = model if isinstance(model, str) else config._name_or_path
+        processor = build.load_processor(str(name), args) if processing_class is None else processing_class
         build.check_processor(processor)
         if processor.tokenizer.pad_token is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
         self.objective = args.build_objective()
-        config = build.load_config(model, args) if isinstance(model, str) else model.config
         collator = build.build_collator(processor, config, args)
         self._collator, self._skipped = collator, CheckedData.empty()
         train_items = self._make_items(train_dataset, "train", args)
@@ -100,6 +101,7 @@ class MDPOTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False
+        self.add_callback(SetEpoch(train_items))
         if isinstance(reference, FrozenModel) and reference.scorer.model is not policy:
             self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
         self._live_reference = reference
@@ -227,6 +229,26 @@ class MDPOTrainer(Trainer):
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
         return super().train(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Loads whole models by `from_pretrained`.
+
+        Trainer would load the state dict as it lies on disk, where `save_pretrained` writes the older names of
+        vision-language models: nothing would match, and the run would silently go on from the start's weights.
+        """
+        policy = self.model if model is None else model
+        if not isinstance(policy, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
+
+    def _load_best_model(self) -> None:
+        """Loads the best checkpoint, whole models as `_load_from_checkpoint` does."""
+        if isinstance(self.model, PreTrainedModel) and self.state.best_model_checkpoint:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates a dataset in any format that training takes."""

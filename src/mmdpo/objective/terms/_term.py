@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,10 +27,10 @@ class CellScore:
 
     @property
     def logratio(self) -> Float[Tensor, "B"]:
-        """log π − log π_ref, in nats."""
+        """log π − log π_ref, in nats; no gradient reaches the reference."""
         if self.ref_logprob is None:
             raise ValueError("this cell has no reference log-probability; its term must set `needs_reference`")
-        return self.logprob - self.ref_logprob
+        return self.logprob - self.ref_logprob.detach()
 
 
 Scores = Mapping[Cell, CellScore]
@@ -77,10 +79,28 @@ class Term:
         raise AssertionError(f"{type(self).__name__} must define `losses`")
 
     def normalise(self, **fields: object) -> None:
-        """Replaces fields by their canonical values; for `__post_init__` alone, before anybody sees the term."""
+        """Replaces fields by their canonical values and checks the symbols; for `__post_init__` alone.
+
+        Raises ValueError for a symbol of the wrong kind here, instead of in the first batch.
+        """
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        for field in dataclasses.fields(self):
+            _check_symbol(field, getattr(self, field.name), self.label)
 
     def reward(self, scores: Scores, cell: Cell, beta: float) -> Float[Tensor, "B"]:
         """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q))."""
         return (beta if self.beta is None else self.beta) * scores[cell].logratio
+
+
+def _check_symbol(field: dataclasses.Field[Any], value: object, label: str) -> None:
+    if field.name == "beta" and value is None:
+        return
+    if field.name == "beta" or isinstance(field.default, float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            # YAML reads 1e-2, without a point, as text.
+            raise ValueError(f"{field.name} of the term {label} must be a number, such as 0.01; got {value!r}")
+        if field.name == "beta" and value <= 0:
+            raise ValueError(f"beta of the term {label} must be positive; got {value}")
+    elif isinstance(field.default, bool) and not isinstance(value, bool):
+        raise ValueError(f"{field.name} of the term {label} must be true or false; got {value!r}")

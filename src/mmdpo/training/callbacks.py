@@ -1,4 +1,4 @@
-"""A rich progress bar for a training that is one part of a larger job."""
+"""What happens beside the steps: the epoch of the corruptions, a progress bar of a larger job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ from typing import Any
 
 from rich.progress import Progress
 from transformers import TrainerCallback
+
+from mmdpo.data.items import Items
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the items which epoch's corruptions to make.
+
+    accelerate's dataloaders pass the epoch on to the dataset only where no wrapper hides its sampler, which one does
+    after resuming and with several processes.
+    """
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves on, before the first batch of the epoch is fetched."""
+        self.items.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class ProgressCallback(TrainerCallback):

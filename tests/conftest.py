@@ -1,0 +1,13 @@
+"""Before anything of mmdpo is imported: no network, one thread per worker, and tensor shapes checked at run time."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+install_import_hook("mmdpo", "shape_checks.check_shapes")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
+    torch.set_num_threads(1)  # workers would fight for the cores

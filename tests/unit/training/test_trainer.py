@@ -1,0 +1,418 @@
+"""MDPOTrainer: the start, invariances, what moves and what does not, references, resuming, and errors."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.examples import RowError
+from mmdpo.scoring.reference import AdapterOff, FrozenModel
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return make_pairs(12, seed=5)
+
+
+def build_trainer(tmp_path, rows, *, model="world", peft_config=None, eval_rows=None, callbacks=None, **changes):
+    options = {
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "gradient_checkpointing": False,
+        "freeze_projector": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 1,
+    }
+    args = MDPOConfig(**{**options, **changes})
+    return MDPOTrainer(
+        model, args=args, train_dataset=rows, eval_dataset=eval_rows, peft_config=peft_config, callbacks=callbacks
+    )
+
+
+def losses_of(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights_of(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+
+
+def loss_of(trainer, model, batch):
+    return float(trainer.compute_loss(model, batch).detach())
+
+
+def first_batch(trainer, count=4, start=0):
+    return trainer.data_collator([trainer.train_dataset[i] for i in range(start, start + count)])
+
+
+class TestStart:
+    def test_every_term_of_mdpo_is_ln_2(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows)
+        loss = trainer.compute_loss(trainer.model.train(), first_batch(trainer, 12)).detach()
+        assert float(loss) == pytest.approx(3 * math.log(2), abs=1e-5)
+        metrics = trainer._metrics["train"].flush(trainer.accelerator)
+        for term in ("rank_response", "rank_image", "anchor_chosen"):
+            assert metrics[f"loss/{term}"] == pytest.approx(math.log(2), abs=1e-5)
+
+    def test_one_step_raises_the_chosen_answer_and_lowers_the_others(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows, per_device_train_batch_size=12, num_train_epochs=4, learning_rate=3e-4)
+        trainer.train()
+        last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
+        assert last["rewards/chosen"] > 0
+        assert last["rewards/margins"] > 0
+        assert last["rewards/image_margins"] > 0
+        assert last["loss"] < 3 * math.log(2)
+
+
+class TestInvariances:
+    def test_the_loss_of_a_batch_is_the_mean_over_its_examples_whatever_the_padding_and_order(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows)
+        perturb(trainer.model)
+        together = loss_of(trainer, trainer.model, first_batch(trainer, 6))
+        alone = [loss_of(trainer, trainer.model, first_batch(trainer, 1, i)) for i in range(6)]
+        backwards = trainer.data_collator([trainer.train_dataset[i] for i in reversed(range(6))])
+        assert len({len(first_batch(trainer, 1, i)["answer_ids"][0]) for i in range(6)}) > 1, "no padding to test"
+        assert together == pytest.approx(sum(alone) / 6, rel=1e-5)
+        assert together == pytest.approx(loss_of(trainer, trainer.model, backwards), rel=1e-5)
+
+    @pytest.mark.parametrize(("size", "accumulation"), [(2, 3), (4, 2), (1, 6)])
+    def test_accumulation_equals_one_batch_even_where_micro_batches_differ_in_size(
+        self, tmp_path, rows, size, accumulation
+    ):
+        """Six pairs in one step: as 6, as 2 + 2 + 2, as 4 + 2, one by one."""
+        whole = build_trainer(tmp_path / "a", rows[:6], per_device_train_batch_size=6, optim="sgd", learning_rate=0.1)
+        parts = build_trainer(
+            tmp_path / "b",
+            rows[:6],
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            learning_rate=0.1,
+        )
+        whole.train()
+        parts.train()
+        assert whole.state.global_step == parts.state.global_step == 1
+        assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)
+        for (name, one), other in zip(weights_of(whole).items(), weights_of(parts).values(), strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6, msg=name)
+
+    def test_gradient_checkpointing_changes_nothing(self, tmp_path, rows):
+        plain, checkpointed = (
+            build_trainer(tmp_path / str(flag), rows, gradient_checkpointing=flag) for flag in (False, True)
+        )
+        plain.train()
+        checkpointed.train()
+        assert losses_of(checkpointed) == pytest.approx(losses_of(plain), rel=1e-5)
+
+    def test_dataloader_workers_change_nothing(self, tmp_path, rows):
+        alone, helped = (build_trainer(tmp_path / str(n), rows, dataloader_num_workers=n) for n in (0, 2))
+        alone.train()
+        helped.train()
+        assert losses_of(helped) == losses_of(alone)
+
+
+class TestWhatMoves:
+    def test_lora_adapts_the_language_model_alone_by_default(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows, peft_config=LoraConfig(r=2, lora_dropout=0.1), freeze_projector=True)
+        before = weights_of(trainer)
+        trainer.train()
+        trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        assert trained
+        assert all("language_model" in name and "lora_" in name for name in trained)
+        changed = {name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])}
+        assert changed
+        assert changed <= trained
+
+    @pytest.mark.parametrize("targets", [["q_proj", "fc1"], "all-linear"])
+    def test_named_lora_targets_never_reach_a_frozen_part(self, tmp_path, rows, targets):
+        trainer = build_trainer(
+            tmp_path, rows, peft_config=LoraConfig(r=2, target_modules=targets), freeze_projector=True
+        )
+        adapted = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+        assert any("q_proj" in name for name in adapted)
+        assert not any("vision_tower" in name or "projector" in name for name in adapted)
+
+    def test_lora_reaches_the_parts_that_flags_unfreeze(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows, peft_config=LoraConfig(r=2), freeze_vision_tower=False)
+        adapted = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+        for part in ("language_model", "multi_modal_projector", "vision_tower"):
+            assert any(part in name for name in adapted), part
+
+    @pytest.mark.parametrize("tower", [True, False])
+    @pytest.mark.parametrize("projector", [True, False])
+    def test_flags_freeze_tower_and_projector_in_full_fine_tuning(self, tmp_path, rows, tower, projector):
+        trainer = build_trainer(tmp_path, rows[:4], freeze_vision_tower=tower, freeze_projector=projector)
+        before = weights_of(trainer)
+        trainer.train()
+        changed = {name for name, value in weights_of(trainer).items() if not torch.equal(value, before[name])}
+        assert any("language_model" in name for name in changed)
+        assert any("vision_tower" in name for name in changed) is not tower
+        assert any("projector" in name for name in changed) is not projector
+
+    def test_dropout_is_off_in_policy_and_reference(self, tmp_path, rows):
+        config = AutoConfig.from_pretrained(CHECKPOINT)
+        config.text_config.attention_dropout = config.vision_config.attention_dropout = 0.3
+        model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, config=config, dtype="float32")
+        trainer = build_trainer(tmp_path, rows, model=model, peft_config=LoraConfig(r=2, lora_dropout=0.5))
+        batch = first_batch(trainer)
+        perturb(trainer.model)
+        trainer.model.train()
+        first, second = (loss_of(trainer, trainer.model, batch) for _ in range(2))
+        assert first == second
+
+
+class TestReference:
+    def test_adapter_off_frozen_copy_and_precomputed_give_the_same_run(self, tmp_path, rows):
+        def adapter():
+            return LoraConfig(r=2, lora_alpha=16)
+
+        live = build_trainer(tmp_path / "a", rows, peft_config=adapter())
+        assert isinstance(live.reference, AdapterOff)
+        precomputed = build_trainer(tmp_path / "b", rows, peft_config=adapter(), precompute_ref_log_probs=True)
+        given = build_trainer(tmp_path / "c", rows, peft_config=adapter())
+        start = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
+        given.reference = FrozenModel(
+            type(live._scorer)(start.eval(), live._scorer.family, live.objective.cells), share_images=False
+        )
+        for trainer in (live, precomputed, given):
+            trainer.train()
+        assert losses_of(live)[-1] != pytest.approx(losses_of(live)[0], rel=1e-3)
+        assert losses_of(precomputed) == pytest.approx(losses_of(live), rel=1e-5)
+        assert losses_of(given) == pytest.approx(losses_of(live), rel=1e-5)
+
+    def test_full_fine_tuning_keeps_a_frozen_copy_that_shares_what_is_frozen(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows)
+        reference = trainer.reference.scorer.model
+        before = {name: value.clone() for name, value in reference.named_parameters()}
+        trainer.train()
+        for name, value in reference.named_parameters():
+            assert torch.equal(value, before[name]), name
+        policy = dict(trainer.model.named_parameters())
+        for name, value in reference.named_parameters():
+            assert (value is policy[name]) == ("vision_tower" in name), name
+
+    def test_full_fine_tuning_with_precomputed_references_equals_the_live_run(self, tmp_path, rows):
+        live = build_trainer(tmp_path / "a", rows, eval_rows=rows[:4], eval_strategy="epoch")
+        precomputed = build_trainer(
+            tmp_path / "b", rows, eval_rows=rows[:4], eval_strategy="epoch", precompute_ref_log_probs=True
+        )
+        live.train()
+        precomputed.train()
+        assert losses_of(precomputed) == pytest.approx(losses_of(live), rel=1e-5)
+        assert evaluations(precomputed)[-1]["eval_loss"] == pytest.approx(evaluations(live)[-1]["eval_loss"], rel=1e-5)
+
+    def test_an_adapter_that_was_trained_before_is_its_own_reference(self, tmp_path, rows):
+        first = build_trainer(tmp_path / "a", rows, peft_config=LoraConfig(r=2, lora_alpha=16), num_train_epochs=3)
+        first.train()
+        again = build_trainer(tmp_path / "b", rows, model=first.model)
+        loss = loss_of(again, again.model, first_batch(again))
+        assert loss == pytest.approx(3 * math.log(2), abs=1e-5)
+
+    @pytest.mark.parametrize(("freeze_projector", "encodings"), [(True, 1), (False, 2)])
+    def test_policy_and_reference_share_the_image_features_of_a_frozen_tower(
+        self, tmp_path, rows, freeze_projector, encodings
+    ):
+        """Two images per pair, original and corrupted: encoded once for three cells, and once for both models."""
+        trainer = build_trainer(tmp_path, rows, freeze_projector=freeze_projector)
+        seen = []
+        tower = trainer.model.model.vision_tower
+        tower.register_forward_pre_hook(
+            lambda _, a, k: seen.append((a[0] if a else k["pixel_values"])), with_kwargs=True
+        )
+        reference_tower = trainer.reference.scorer.model.model.vision_tower
+        if reference_tower is not tower:
+            reference_tower.register_forward_pre_hook(
+                lambda _, a, k: seen.append((a[0] if a else k["pixel_values"])), with_kwargs=True
+            )
+        trainer.compute_loss(trainer.model, first_batch(trainer))
+        assert [len(pixels) for pixels in seen] == [8] * encodings
+        for pixels in seen[1:]:
+            assert torch.equal(pixels, seen[0]), "policy and reference saw different images"
+
+
+class TestEvaluation:
+    def test_metrics_of_training_come_back_with_the_prefix(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows, eval_rows={"near": rows[:5], "far": rows[5:]}, eval_strategy="epoch")
+        trainer.train()
+        names = {name for entry in evaluations(trainer) for name in entry}
+        for name in ("loss", "rewards/margins", "rewards/image_accuracies", "logps/chosen", "loss/anchor_chosen"):
+            assert {f"eval_near_{name}", f"eval_far_{name}"} <= names
+
+    def test_compute_metrics_is_given_the_rewards(self, tmp_path, rows):
+        given = {}
+
+        def keep(prediction):
+            given["rewards"], given["places"] = prediction.predictions, prediction.label_ids
+            return {"pairs": len(prediction.predictions)}
+
+        args = MDPOConfig(
+            output_dir=str(tmp_path / "run"),
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            gradient_checkpointing=False,
+        )
+        trainer = MDPOTrainer("world", args=args, train_dataset=rows, eval_dataset=rows[:5], compute_metrics=keep)
+        perturb(trainer.model)
+        metrics = trainer.evaluate()
+        assert metrics["eval_pairs"] == 5
+        assert given["places"].tolist() == [0, 1, 2, 3, 4]
+        margins = given["rewards"][:, 0] - given["rewards"][:, 1]
+        assert margins.mean() == pytest.approx(metrics["eval_rewards/margins"], rel=1e-4, abs=1e-6)
+
+    def test_any_dataset_can_be_evaluated(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows)
+        assert trainer.evaluate(rows[:3])["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
+    def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(self, tmp_path, rows, with_adapter):
+        def run(folder, resume=None, **changes):
+            trainer = build_trainer(
+                tmp_path / folder,
+                rows,
+                peft_config=LoraConfig(r=2, lora_alpha=16) if with_adapter else None,
+                num_train_epochs=2,
+                save_strategy="steps",
+                save_steps=2,
+                save_total_limit=10,
+                corruption_per_epoch=True,
+                lr_scheduler_type="cosine",
+                **changes,
+            )
+            trainer.train(resume_from_checkpoint=resume)
+            return trainer
+
+        whole = run("whole")
+        resumed = run("resumed", resume=str(tmp_path / "whole" / "run" / "checkpoint-4"))
+        assert whole.state.global_step == resumed.state.global_step == 6
+        assert losses_of(resumed) == losses_of(whole)
+        for (name, one), other in zip(weights_of(whole).items(), weights_of(resumed).values(), strict=True):
+            assert torch.equal(one, other), name
+
+    def test_the_best_checkpoint_is_loaded_at_the_end(self, tmp_path, rows):
+        """The learning rate is far too high on purpose: the first checkpoint is the best."""
+        trainer = build_trainer(
+            tmp_path,
+            rows,
+            eval_rows=rows[:4],
+            learning_rate=3e-2,
+            num_train_epochs=2,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="logps/chosen",
+            greater_is_better=True,
+        )
+        trainer.train()
+        logps = [entry["eval_logps/chosen"] for entry in evaluations(trainer)]
+        assert max(logps) - min(logps) > 1e-2
+        assert trainer.evaluate()["eval_logps/chosen"] == pytest.approx(max(logps), rel=1e-5)
+
+    def test_precomputed_references_of_a_resumed_run_are_those_of_the_start(self, tmp_path, rows):
+        def run(folder, resume=None):
+            trainer = build_trainer(
+                tmp_path / folder, rows, precompute_ref_log_probs=True, save_strategy="steps", save_steps=2
+            )
+            trainer.train(resume_from_checkpoint=resume)
+            return trainer
+
+        whole = run("whole")
+        resumed = run("resumed", resume=str(tmp_path / "whole" / "run" / "checkpoint-2"))
+        assert losses_of(resumed) == losses_of(whole)
+
+
+class TestErrors:
+    def test_a_text_model_is_refused(self, tmp_path, rows):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tiny = {
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "vocab_size": 40,
+        }
+        text_model = LlamaForCausalLM(LlamaConfig(**tiny))
+        args = MDPOConfig(output_dir=str(tmp_path / "run"), report_to="none")
+        with pytest.raises(ValueError, match="not a vision-language model"):
+            MDPOTrainer(
+                text_model, args=args, train_dataset=rows, processing_class=AutoProcessor.from_pretrained(CHECKPOINT)
+            )
+        text_model.save_pretrained(tmp_path / "text")
+        AutoProcessor.from_pretrained(CHECKPOINT).tokenizer.save_pretrained(tmp_path / "text")
+        with pytest.raises(ValueError, match="vision-language"):
+            MDPOTrainer(str(tmp_path / "text"), args=args, train_dataset=rows)
+        assert not (tmp_path / "run").exists()
+
+    def test_chat_turns_need_a_chat_template(self, tmp_path, rows):
+        processor = AutoProcessor.from_pretrained(CHECKPOINT)
+        processor.chat_template = None
+        args = MDPOConfig(output_dir=str(tmp_path / "run"), report_to="none", disable_tqdm=True)
+        with pytest.raises(RowError, match="no chat template"):
+            MDPOTrainer("world", args=args, train_dataset=rows, processing_class=processor)
+        assert not (tmp_path / "run").exists()
+
+    def test_the_policy_cannot_be_its_own_reference_object(self, tmp_path, rows):
+        model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
+        with pytest.raises(ValueError, match="one object"):
+            MDPOTrainer(model, ref_model=model, args=MDPOConfig(output_dir=str(tmp_path)), train_dataset=rows)
+
+    def test_every_bad_row_is_named_before_training(self, tmp_path, rows):
+        bad = [dict(row) for row in rows[:5]]
+        bad[1]["chosen"] = bad[1]["rejected"]
+        bad[3]["images"] = [str(tmp_path / "missing.png")]
+        with pytest.raises(RowError, match=r"2 of 5 rows(.|\n)*row 2(.|\n)*row 4(.|\n)*missing\.png"):
+            build_trainer(tmp_path, bad)
+        assert not (tmp_path / "run").exists()
+
+    def test_skipped_rows_are_counted_and_listed(self, tmp_path, rows, caplog):
+        bad = [dict(row) for row in rows[:5]]
+        bad[1]["chosen"] = bad[1]["rejected"]
+        with caplog.at_level("WARNING", logger="mmdpo"):
+            trainer = build_trainer(tmp_path, bad, on_bad_row="skip")
+        assert "1 of 5 rows" in caplog.text
+        assert len(trainer.train_dataset) == 4
+        trainer.train()
+        listed = [json.loads(line) for line in (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()]
+        assert [entry["row"] for entry in listed] == [2]
+
+    def test_a_prompt_that_leaves_no_room_for_the_answer_is_a_bad_row(self, tmp_path, rows):
+        with pytest.raises(RowError, match="max_length"):
+            build_trainer(tmp_path, rows, max_length=20)
+        with pytest.raises(RowError, match="image tokens would be truncated"):
+            build_trainer(tmp_path, rows, max_length=10)
+
+    def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows)
+        with torch.no_grad():
+            trainer.model.lm_head.weight.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match=r"step 1 .*row \d+"):
+            trainer.train()
+
+
+def evaluations(trainer):
+    return [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
+
+
+def perturb(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
