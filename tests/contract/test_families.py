@@ -250,8 +250,8 @@ def test_prompt_tokens_are_those_of_generation(tiny):
                 return_tensors="pt",
             )["input_ids"]
         assert ids.tolist() == expected[0].tolist()
-        bos = tiny.processor.tokenizer.bos_token_id
-        assert bos is None or tiny.processor.tokenizer.bos_token == tiny.processor.tokenizer.eos_token or ids.tolist().count(bos) == 1
+        if tiny.bos:
+            assert ids.tolist().count(tiny.processor.tokenizer.convert_tokens_to_ids(tiny.bos)) == 1
 
 
 def test_answer_tokens_are_the_words_and_the_end(tiny):
@@ -335,7 +335,7 @@ def test_a_cell_depends_on_its_own_answer_and_image(tiny):
     is_image = torch.tensor([cell.image != NO_IMAGE for cell in cells])[:, None] & first
     for after, changed in ((other_answer, is_answer), (other_image, is_image)):
         torch.testing.assert_close(after[~changed], before[~changed], rtol=1e-5, atol=1e-5)
-        assert bool(((after - before)[changed].abs() > 1e-2).all())
+        assert bool(((after - before)[changed].abs() > 1e-3).all())
 
 
 def test_lora_adapts_the_language_model_alone(tiny):

@@ -39,6 +39,8 @@ class TinyModel:
     """What stands for one image in text that the processor is given."""
     end_of_turn: str
     """What ends an answer."""
+    bos: str | None = None
+    """What stands exactly once in every prompt, whether template, tokenizer or processor writes it."""
     reads_text_alone: bool = True
     reads_several_images: bool = True
 
@@ -111,7 +113,11 @@ def llama_tokenizer(*tokens: str, **named: str) -> Any:
     """Returns Llama's SentencePiece-like BPE tokenizer, which puts `<s>` in front and a `▁` before the first word."""
     vocab, merges = _metaspace_vocabulary(("<unk>", "<s>", "</s>"))
     tokenizer = transformers.LlamaTokenizer(
-        vocab=dict(vocab), merges=list(merges), pad_token="<unk>", extra_special_tokens=named
+        vocab=dict(vocab),
+        merges=list(merges),
+        pad_token="<unk>",
+        add_bos_token=True,
+        extra_special_tokens=named,
     )
     tokenizer.add_tokens([transformers.AddedToken(token, special=True, normalized=False) for token in tokens])
     return tokenizer
@@ -120,7 +126,9 @@ def llama_tokenizer(*tokens: str, **named: str) -> Any:
 def gemma_tokenizer(*tokens: str, **named: str) -> Any:
     """Returns Gemma's tokenizer: spaces become `▁`, none is added, `<bos>` goes in front."""
     vocab, merges = _metaspace_vocabulary(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))
-    tokenizer = transformers.GemmaTokenizer(vocab=dict(vocab), merges=list(merges), extra_special_tokens=named)
+    tokenizer = transformers.GemmaTokenizer(
+        vocab=dict(vocab), merges=list(merges), add_bos_token=True, extra_special_tokens=named
+    )
     tokenizer.add_tokens([transformers.AddedToken(token, special=True, normalized=False) for token in tokens])
     return tokenizer
 
@@ -246,7 +254,7 @@ def llava_1_5() -> TinyModel:
         vision_feature_layer=-2,
         tie_word_embeddings=False,
     )
-    return TinyModel(transformers.LlavaForConditionalGeneration(config), processor, "<image>", "</s>")
+    return TinyModel(transformers.LlavaForConditionalGeneration(config), processor, "<image>", "</s>", "<s>")
 
 
 @tiny
@@ -300,7 +308,7 @@ def llava_next() -> TinyModel:
         image_grid_pinpoints=PINPOINTS,
         tie_word_embeddings=False,
     )
-    return TinyModel(transformers.LlavaNextForConditionalGeneration(config), processor, "<image>", "</s>")
+    return TinyModel(transformers.LlavaNextForConditionalGeneration(config), processor, "<image>", "</s>", "<s>")
 
 
 @tiny
@@ -468,7 +476,7 @@ def paligemma() -> TinyModel:
         hidden_size=32,
         tie_word_embeddings=False,
     )
-    return TinyModel(transformers.PaliGemmaForConditionalGeneration(config), processor, "<image>", "<eos>")
+    return TinyModel(transformers.PaliGemmaForConditionalGeneration(config), processor, "<image>", "<eos>", "<bos>")
 
 
 @tiny
@@ -511,7 +519,7 @@ def gemma3() -> TinyModel:
         tie_word_embeddings=False,
     )
     model = transformers.Gemma3ForConditionalGeneration(config)
-    return TinyModel(model, processor, "<start_of_image>", "<end_of_turn>\n")
+    return TinyModel(model, processor, "<start_of_image>", "<end_of_turn>\n", "<bos>")
 
 
 @tiny
@@ -533,7 +541,7 @@ def mistral3() -> TinyModel:
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
-    return TinyModel(transformers.Mistral3ForConditionalGeneration(config), processor, "[IMG]", "</s>")
+    return TinyModel(transformers.Mistral3ForConditionalGeneration(config), processor, "[IMG]", "</s>", "<s>")
 
 
 def _pixtral_processor() -> Any:

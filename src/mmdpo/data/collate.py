@@ -115,9 +115,11 @@ class Collator:
                 if tensor.shape != mask.shape:
                     prompts.image_inputs[name] = tensor
                     continue
-                rows = prompts.ids if name == "input_ids" else prompts.types.setdefault(name, [[] for _ in contexts])
+                is_ids = name == "input_ids"
+                rows = prompts.ids if is_ids else prompts.types.setdefault(name, [[] for _ in contexts])
                 for k, row, real in zip(seeing, tensor, mask, strict=True):
-                    rows[k] = row[real].tolist()
+                    opening = renderer.opening_ids(contexts[k].text)
+                    rows[k] = (opening if is_ids else [0] * len(opening)) + row[real].tolist()
         for k in set(range(len(contexts))).difference(seeing):
             prompts.ids[k] = renderer.prompt_ids(contexts[k].text)
             for types in prompts.types.values():

@@ -18,7 +18,7 @@ class PromptText:
     """A prompt and its answers as the model reads them: the prompt ends where generation would begin."""
 
     prompt: str
-    """Rendered, with one unexpanded placeholder of the model's own per image."""
+    """Rendered, with one unexpanded placeholder of the model's own per image, and BOS only where a template has it."""
     answers: dict[str, str]
     """Rendered to the end of the turn, by response name."""
 
@@ -52,7 +52,16 @@ class Renderer:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Returns the tokens of a prompt without images; the processor makes those of the others."""
-        return self._ids(self.family.complete_prompt(self.processor, prompt))
+        return self.opening_ids(prompt) + self._ids(self.family.complete_prompt(self.processor, prompt))
+
+    def opening_ids(self, prompt: str) -> list[int]:
+        """Returns the beginning-of-sequence token where the tokenizer itself adds it and the template did not.
+
+        It is added to the tokens and not to the text: behind `<s>` in a text, SentencePiece-like tokenizers read the
+        first word without the space that they otherwise put before it.
+        """
+        bos: str | None = self.tokenizer.bos_token
+        return [] if bos is None or prompt.startswith(bos) else self._added_opening
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """Returns the answer's tokens as they stand after the prompt.
@@ -78,7 +87,7 @@ class Renderer:
         elif IMAGE_PLACEHOLDER in prompt:
             prompt = prompt.replace(IMAGE_PLACEHOLDER, self.family.image_placeholder(self.processor))
         texts = {name: self._close(plain_text(answer)) for name, answer in answers.items()}
-        return PromptText(self._open(prompt), texts)
+        return PromptText(prompt, texts)
 
     def _render_turns(self, turns: list[Message], answers: dict[str, Text], with_images: bool) -> PromptText:
         if not with_images:
@@ -90,7 +99,7 @@ class Renderer:
         # Some templates open an answer differently for generation (a thinking mark): the prompt is what all share.
         prompt = _shared_start([self._template(turns, add_generation_prompt=True), *whole.values()])
         texts = {name: self._close(text[len(prompt) :]) for name, text in whole.items()}
-        return PromptText(self._open(prompt), texts)
+        return PromptText(prompt, texts)
 
     def _template(self, turns: list[Message], *, add_generation_prompt: bool) -> str:
         if not getattr(self.processor, "chat_template", None):
@@ -103,13 +112,10 @@ class Renderer:
         )
         return text
 
-    def _open(self, prompt: str) -> str:
-        """Puts the beginning-of-sequence token in front where the tokenizer itself would and the template did not."""
-        bos: str | None = self.tokenizer.bos_token
-        if bos is None or prompt.startswith(bos):
-            return prompt
-        adds_bos = self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
-        return bos + prompt if adds_bos else prompt
+    @cached_property
+    def _added_opening(self) -> list[int]:
+        bos = [self.tokenizer.bos_token_id]
+        return bos if self.tokenizer("")["input_ids"][:1] == bos else []
 
     def _close(self, answer: str) -> str:
         """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision")
+
+UNREAD = ("hidden_states", "attentions")
+"""What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +111,18 @@ class Family:
         names = list(inspect.signature(original).parameters)
 
         def encode(*args: Any, **kwargs: Any) -> Any:
-            if "output" not in memo:
+            if "features" not in memo:
                 # Some models pass by position, some by name; decorators of theirs insist on the same.
                 own = [image_inputs.get(name, value) for name, value in zip(names, args, strict=False)]
-                memo["output"] = original(*own, **{name: image_inputs.get(name, kwargs[name]) for name in kwargs})
-            output = memo["output"]
-            rows = {"pooler_output": _repeat(output.pooler_output, tokens, contexts)}
-            if getattr(output, "deepstack_features", None) is not None:
-                rows["deepstack_features"] = [_repeat(layer, tokens, contexts) for layer in output.deepstack_features]
-            return type(output)(**{**output, **rows})
+                output = original(*own, **{name: image_inputs.get(name, kwargs[name]) for name in kwargs})
+                memo["features"] = {name: value for name, value in vars(output).items() if name not in UNREAD}
+            features = dict(memo["features"])
+            features["pooler_output"] = _repeat(features["pooler_output"], tokens, contexts)
+            if features.get("deepstack_features") is not None:
+                features["deepstack_features"] = [
+                    _repeat(layer, tokens, contexts) for layer in features["deepstack_features"]
+                ]
+            return SimpleNamespace(**features)
 
         # An attribute of the instance hides the method of the class, and deleting it brings the method back.
         owner.__dict__["get_image_features"] = encode

@@ -118,7 +118,7 @@ def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) 
         if text.startswith(("[", "{")):
             return build_objective(_read_json(text))
         return Objective(tuple(_load_preset(text)))
-    if isinstance(spec, Mapping | Term) or not isinstance(spec, Sequence):
+    if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
     return Objective(tuple(term if isinstance(term, Term) else _build_term(term) for term in spec))
 

@@ -132,10 +132,12 @@ class Scene:
 def sample_scene(generator: np.random.Generator, co_occurrence: float) -> Scene:
     """Draws one scene.
 
-    `co_occurrence` is the probability of a partner beside its anchor. A draw without any object is thrown away and
-    drawn again, for there would be nothing to say about it: that happens to about one draw in twenty, and raises
-    the rate of every single object by as much.
+    `co_occurrence` is the probability of a partner beside its anchor; `ValueError` if it is none. A draw without any
+    object is thrown away and drawn again, for there would be nothing to say about it: that happens to one draw in
+    nineteen, and raises the rate of every object by as much.
     """
+    if not 0.0 <= co_occurrence <= 1.0:
+        raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
     setting = str(generator.choice(tuple(SETTINGS)))
     names: set[str] = set()
     while not names:
@@ -161,7 +163,7 @@ def render(scene: Scene) -> Image.Image:
         patch = canvas[placed.top : placed.top + placed.size, placed.left : placed.left + placed.size]
         patch[_mask(shape, placed.size)] = _COLOURS[colour]
     canvas += np.random.default_rng(scene.seed).normal(0.0, PIXEL_NOISE, canvas.shape)
-    return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8), "RGB")
+    return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
 
 
 def _draw_names(setting: str, generator: np.random.Generator, co_occurrence: float) -> set[str]:

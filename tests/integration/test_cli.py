@@ -1,0 +1,229 @@
+"""The commands as a user types them: what they print, what they leave behind, and how they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from mmdpo.cli import main
+from mmdpo.world.pairs import make_pairs
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    """Eight pairs of the embedded world as a JSON Lines file in TRL's format, images beside it."""
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = []
+    for number, row in enumerate(make_pairs(8, seed=11)):
+        row["images"][0].save(folder / f"{number}.png")
+        lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "pairs.jsonl"
+
+
+@pytest.fixture
+def recipe(tmp_path, pairs_file):
+    path = tmp_path / "recipe.yaml"
+    values = {
+        "model_name_or_path": "world",
+        "dataset_name": str(pairs_file),
+        "output_dir": str(tmp_path / "run"),
+        "use_peft": True,
+        "lora_r": 2,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-3,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "logging_steps": 1,
+        "save_strategy": "epoch",
+        "report_to": "tensorboard",
+        "disable_tqdm": True,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def spoil(pairs_file, tmp_path, *rows):
+    """Copies the pairs; each (number, changes) replaces keys of that row, counted from 1, or removes those set None."""
+    lines = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    for number, changes in rows:
+        lines[number - 1].update(changes)
+        lines[number - 1] = {key: value for key, value in lines[number - 1].items() if value is not None}
+    for image in pairs_file.parent.glob("*.png"):
+        (tmp_path / image.name).write_bytes(image.read_bytes())
+    path = tmp_path / "spoilt.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path
+
+
+class TestTrain:
+    def test_a_run_leaves_model_recipe_metrics_and_logs_and_is_refused_a_second_time(self, recipe, tmp_path, capsys):
+        run = tmp_path / "run"
+        assert main(["train", "--config", str(recipe)]) == 0
+        assert {"adapter_model.safetensors", "recipe.yaml", "trainer_state.json", "train_results.json"} <= {
+            path.name for path in run.iterdir()
+        }
+        assert list(run.glob("runs/*/events.out.tfevents.*")), "report_to: tensorboard wrote nothing"
+        history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+        assert {"loss", "rewards/margins", "rewards/image_margins", "loss/rank_image", "logps/chosen"} <= set(history[0])
+
+        assert main(["train", "--config", str(recipe)]) == 2
+        assert "holds a run already" in capsys.readouterr().err
+
+        before = (run / "adapter_model.safetensors").read_bytes()
+        resume = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3"]
+        assert main(["train", "--config", str(recipe), *resume]) == 0
+        assert (run / "adapter_model.safetensors").read_bytes() != before
+
+    def test_the_resolved_recipe_repeats_the_run(self, recipe, tmp_path):
+        assert main(["train", "--config", str(recipe), "--beta", "0.2", "--objective", "dpo"]) == 0
+        resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+        assert resolved["beta"] == 0.2
+        assert resolved["objective"] == "dpo"
+        again = ["train", "--config", str(tmp_path / "run" / "recipe.yaml"), "--output_dir", str(tmp_path / "again")]
+        assert main(again) == 0
+        first, second = (
+            [e["loss"] for e in json.loads((tmp_path / n / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+            for n in ("run", "again")
+        )
+        assert first == second
+
+    def test_an_objective_written_as_terms_and_a_corruption_with_options(self, recipe, tmp_path):
+        values = yaml.safe_load(recipe.read_text())
+        values |= {
+            "objective": [
+                {"rank": [["original", "chosen"], ["blank", "chosen"], ["none", "chosen"]], "weight": 0.5},
+                {"rank": [["original", "chosen"], ["corrupted", "chosen"]]},
+            ],
+            "corruption": "noise",
+            "corruption_options": {"step": 300},
+            "max_steps": 1,
+        }
+        recipe.write_text(yaml.safe_dump(values))
+        assert main(["train", "--config", str(recipe)]) == 0
+        history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+        assert history[0]["loss/rank_image"] == pytest.approx(1.791759, abs=1e-4)  # ln 3! at the start
+        assert history[0]["loss/rank_image_2"] == pytest.approx(0.693147, abs=1e-4)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--learning_rat", "1"], "did you mean 'learning_rate'"),
+            (["--objective", "mdop"], "Did you mean 'mdpo'"),
+            (["--corruption", "crop_0_2"], "did you mean 'crop_0_20'"),
+            (["--beta", "-1"], "beta must be positive"),
+            (["--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+            (["--eval_strategy", "epoch"], "test_split_size"),
+            (["--dataset_name", "nowhere.jsonl"], "no such file"),
+            (["--objective", "mmedpo"], "'weight'"),
+            (["--max_length", "20"], "zero tokens"),
+            (["--config", "nowhere.yaml"], "cannot read the recipe"),
+        ],
+    )
+    def test_what_cannot_run_says_so_and_leaves_no_folder(self, recipe, tmp_path, capsys, arguments, message):
+        config = [] if "--config" in arguments else ["--config", str(recipe)]
+        assert main(["train", *config, *arguments]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_bad_rows_stop_the_run_before_it_has_a_folder(self, recipe, pairs_file, tmp_path, capsys):
+        (tmp_path / "half.png").write_bytes(Image.effect_noise((64, 64), 50).tobytes()[:10])
+        spoilt = spoil(
+            pairs_file,
+            tmp_path,
+            (2, {"chosen": None}),
+            (3, {"images": ["missing.png"]}),
+            (5, {"images": ["half.png"]}),
+            (6, {"rejected": [{"role": "assistant", "content": "  "}]}),
+            (7, {"images": ["0.png", "1.png"]}),
+        )
+        assert main(["train", "--config", str(recipe), "--dataset_name", str(spoilt)]) == 2
+        error = capsys.readouterr().err
+        assert "5 of 8 rows" in error
+        for part in ("row 2: ", "row 3: ", "missing.png", "row 5: ", "half.png", "row 6: ", "row 7: "):
+            assert part in error, part
+        assert not (tmp_path / "run").exists()
+
+    def test_skipped_rows_are_listed_in_the_run_folder(self, recipe, pairs_file, tmp_path):
+        spoilt = spoil(pairs_file, tmp_path, (2, {"chosen": None}), (3, {"images": ["missing.png"]}))
+        arguments = ["--dataset_name", str(spoilt), "--on_bad_row", "skip", "--max_steps", "1"]
+        assert main(["train", "--config", str(recipe), *arguments]) == 0
+        listed = [json.loads(line) for line in (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()]
+        assert [entry["row"] for entry in listed] == [2, 3]
+
+    def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(self, recipe, tmp_path, capsys):
+        explode = ["--learning_rate", "1e30", "--max_grad_norm", "0", "--save_strategy", "no"]
+        assert main(["train", "--config", str(recipe), *explode]) == 2
+        assert "not finite at step" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_part_of_the_rows_can_be_kept_for_evaluation(self, recipe, tmp_path):
+        arguments = ["--test_split_size", "0.25", "--eval_strategy", "epoch"]
+        assert main(["train", "--config", str(recipe), *arguments]) == 0
+        metrics = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+        assert "eval_rewards/image_accuracies" in metrics
+        history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+        assert history["global_step"] == 4, "six rows in batches of four, twice"
+
+
+class TestDataCheck:
+    def test_good_data_in_words_and_in_tokens(self, pairs_file, capsys):
+        assert main(["data", "check", str(pairs_file)]) == 0
+        assert "Lengths in words" in capsys.readouterr().out
+        assert main(["data", "check", str(pairs_file), "--model_name_or_path", "world"]) == 0
+        printed = capsys.readouterr().out
+        assert "Lengths in tokens" in printed
+        assert "48" in printed
+
+    def test_faulty_rows_are_counted_named_and_written(self, pairs_file, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "300")  # nothing folded
+        spoilt = spoil(pairs_file, tmp_path, (4, {"rejected": None}), (8, {"images": ["missing.png"]}))
+        assert main(["data", "check", str(spoilt), "--faults", str(tmp_path / "faults.jsonl")]) == 1
+        printed = capsys.readouterr().out
+        assert "missing.png" in printed
+        faults = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
+        assert [fault["row"] for fault in faults] == [4, 8]
+
+    def test_a_missing_path_is_an_error(self, capsys):
+        assert main(["data", "check", "nowhere.jsonl"]) == 2
+        assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+class TestEntryPoints:
+    def test_help_lists_what_can_be_chosen(self, capsys):
+        assert main([]) == 0
+        assert "quickstart" in capsys.readouterr().out
+        assert main(["train", "--help"]) == 0
+        printed = capsys.readouterr().out
+        for word in ("corruption", "crop_0_20", "symmpo", "llama_factory", "lora_r", "freeze_projector"):
+            assert word in printed, word
+
+    def test_import_is_light_and_fast(self):
+        code = (
+            "import sys, time; began = time.perf_counter(); import mmdpo; seconds = time.perf_counter() - began;"
+            "heavy = {'torch', 'transformers', 'datasets', 'PIL', 'numpy'} & set(sys.modules);"
+            "assert not heavy, heavy; assert seconds < 0.5, seconds; print(mmdpo.__version__)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_the_public_names(self):
+        import mmdpo
+
+        assert dir(mmdpo) == ["MDPOConfig", "MDPOTrainer", "__version__"]
+        assert mmdpo.MDPOTrainer.__module__ == "mmdpo.training.trainer"
+        with pytest.raises(AttributeError, match="MDPOTrainr"):
+            _ = mmdpo.MDPOTrainr
+
+    def test_every_recipe_in_the_repository_is_valid(self, tmp_path):
+        from mmdpo.training.recipe import parse_recipe
+
+        recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+        assert recipes
+        for path in recipes:
+            parse_recipe(["--config", str(path), "--output_dir", str(tmp_path / path.stem)])

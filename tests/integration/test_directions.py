@@ -1,0 +1,56 @@
+"""What the method does on the embedded world, with wide margins: directions, never a score of one seed."""
+
+import pytest
+from transformers import AutoProcessor
+
+from mmdpo import MDPOTrainer
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.study.quickstart import QuickstartPlan, training_options
+from mmdpo.study.reliance import measure_reliance, score_pairs
+from mmdpo.training import build
+from mmdpo.world.evaluate import caption_scenes, score_captions
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs, sample_scenes
+
+PLAN = QuickstartPlan(seed=0)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Image reliance and world scores of three objectives trained from the shipped checkpoint on the same pairs."""
+    folder = tmp_path_factory.mktemp("directions")
+    pairs = PreferenceDataset.from_rows(make_pairs(PLAN.pairs, PLAN.seed))
+    held_out = PreferenceDataset.from_rows(make_pairs(PLAN.held_out_pairs, PLAN.seed, purpose="held-out"))
+    scenes = sample_scenes(PLAN.scenes, PLAN.seed)
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    start = build.load_model(build.WORLD, training_options("dpo", folder, seed=0, epochs=1))
+    reference = score_pairs(start, processor, held_out, seed=PLAN.seed)
+    found = {}
+    for objective in ("dpo", "mdpo", "dpo_conditional"):
+        args = training_options(objective, folder / objective, seed=PLAN.seed, epochs=PLAN.epochs)
+        trainer = MDPOTrainer(build.WORLD, args=args, train_dataset=pairs)
+        trainer.train()
+        policy = score_pairs(trainer.model, processor, held_out, seed=PLAN.seed)
+        captions = caption_scenes(trainer.model, processor, scenes, batch_size=100)
+        found[objective] = (measure_reliance(policy, reference), score_captions(scenes, captions))
+    return found
+
+
+def test_the_preference_that_dpo_learns_does_not_depend_on_the_image(outcomes):
+    reliance, _ = outcomes["dpo"]
+    assert reliance.accuracy_real > 85, "it did learn a preference"
+    assert abs(reliance.accuracy_real - reliance.accuracy_other) <= 3
+
+
+def test_mdpo_makes_the_chosen_answer_depend_on_the_image_more_than_dpo_does(outcomes):
+    assert outcomes["mdpo"][0].image_gain > outcomes["dpo"][0].image_gain + 4
+
+
+def test_the_anchor_keeps_the_chosen_answer_likely(outcomes):
+    assert outcomes["mdpo"][0].delta_logp_chosen > outcomes["dpo_conditional"][0].delta_logp_chosen
+
+
+def test_mdpo_covers_more_of_the_scene_than_dpo(outcomes):
+    assert outcomes["mdpo"][1].cover > outcomes["dpo"][1].cover

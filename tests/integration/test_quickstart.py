@@ -1,0 +1,54 @@
+"""The quickstart at a fraction of its size: every file that it promises, and results that agree with them."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from mmdpo.study.quickstart import QuickstartPlan, run_quickstart
+from mmdpo.training.run import RunFolderError
+
+SMALL = QuickstartPlan(seed=1, pairs=160, held_out_pairs=16, scenes=20, shown_scenes=2, epochs=1)
+KEYS = {"chair_i", "chair_s", "cover", "cog", "delta_logp_chosen", "accuracy_real", "accuracy_other"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart") / "run"
+    console = Console(record=True, width=100)
+    results = run_quickstart(folder, SMALL, console)
+    return folder, results, console.export_text()
+
+
+def test_results_hold_every_variant_and_measure(run):
+    folder, results, _ = run
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored == results
+    assert set(stored["variants"]) == {"start", "dpo", "mdpo", "sft_chosen"}
+    for name, values in stored["variants"].items():
+        assert set(values) >= KEYS, name
+    assert stored["variants"]["start"]["delta_logp_chosen"] == 0
+    assert stored["variants"]["start"]["accuracy_real"] is None
+    assert stored["variants"]["dpo"]["delta_logp_chosen"] != 0
+    assert stored["seconds"] > 0
+
+
+def test_pictures_and_page_are_there(run):
+    folder, _, _ = run
+    for name in ("scenes.png", "scenes.svg", "curves.png", "report.html", "mdpo/model.safetensors"):
+        assert (folder / name).stat().st_size > 1000, name
+    page = (folder / "report.html").read_text()
+    for word in ("CHAIR", "mDPO", "hallucinat", "planted"):
+        assert word in page
+
+
+def test_the_terminal_says_what_the_world_plants(run):
+    _, _, printed = run
+    for word in ("DPO", "mDPO", "SFT on chosen", "planted", "nothing here is a claim about real models"):
+        assert word in printed
+
+
+def test_a_used_folder_is_refused(run):
+    folder, _, _ = run
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        run_quickstart(folder, SMALL, Console(quiet=True))

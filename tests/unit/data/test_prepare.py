@@ -1,0 +1,199 @@
+"""What an example becomes: its corrupted images follow from the seed and its id, and a bad row names itself."""
+
+import dataclasses
+
+import pytest
+
+from mmdpo.data.items import Item, Items
+from mmdpo.examples import RowError, derive_generator
+
+BLANK_OBJECTIVE = [
+    {"rank": [["original", "chosen"], ["corrupted", "chosen"]]},
+    {"rank": [["original", "chosen"], ["blank", "chosen"]]},
+]
+
+
+def pixels(prepared, version="corrupted"):
+    return [image.tobytes() for image in prepared.contexts[version].images]
+
+
+class TestCorruptedImages:
+    def test_the_same_seed_and_id_give_the_same_picture(self, make_preparer, make_example):
+        item = Item(make_example(1), 0)
+        first = pixels(make_preparer()(item))
+        assert pixels(make_preparer()(item)) == first
+        # The place in the dataset, the answers and what is opened alongside play no part.
+        moved = Item(dataclasses.replace(item.example, responses={"chosen": "car .", "rejected": "sure !"}), 5)
+        assert pixels(make_preparer()(moved)) == first
+
+    @pytest.mark.parametrize(
+        ("seed", "example_id", "epoch", "corruption"),
+        [
+            (8, "id-1", 0, "crop_0_20"),
+            (7, "id-2", 0, "crop_0_20"),
+            (7, "id-1", 1, "crop_0_20"),
+            (7, "id-1", 0, "noise"),
+        ],
+    )
+    def test_another_seed_id_epoch_or_corruption_gives_another(
+        self, make_preparer, make_example, seed, example_id, epoch, corruption
+    ):
+        first = pixels(make_preparer(seed=7)(Item(make_example(1), 0)))
+        item = Item(make_example(1, id=example_id), 0, epoch=epoch)
+        assert pixels(make_preparer(seed=seed, corruption=corruption)(item)) != first
+
+    def test_the_original_is_shown_as_it_is(self, make_preparer, make_example, picture):
+        prepared = make_preparer()(Item(make_example(1), 0))
+        assert pixels(prepared, "original") == [picture(1).tobytes()]
+        assert prepared.contexts["corrupted"].images[0].size == (60, 40)
+        assert pixels(prepared) != pixels(prepared, "original")
+        assert prepared.contexts["corrupted"].text == prepared.contexts["original"].text
+
+    def test_each_of_several_images_is_corrupted_by_a_draw_of_its_own(self, make_preparer, make_example, picture):
+        prepared = make_preparer()(Item(make_example(1, images=(picture(1), picture(1), picture(2))), 0))
+        first, second, third = pixels(prepared)
+        assert first != second, "equal pictures, other crops"
+        assert first == pixels(make_preparer()(Item(make_example(1), 0)))[0]
+        assert pixels(prepared, "original") == [picture(n).tobytes() for n in (1, 1, 2)]
+        assert prepared.contexts["corrupted"].text.count("<image>") == 3
+        assert third not in (first, second)
+
+    @pytest.mark.parametrize("crop_space", ["image", "processed"])
+    @pytest.mark.parametrize("corruption", ["crop_0_20", "random_image"])
+    def test_the_datasets_own_corrupted_images_win(self, make_preparer, make_example, picture, corruption, crop_space):
+        own = (picture(50), picture(51))
+        example = make_example(1, images=(picture(1), picture(2)), rejected_images=own)
+        prepared = make_preparer(corruption=corruption, crop_space=crop_space)(Item(example, 0))
+        assert pixels(prepared) == [image.tobytes() for image in own]
+        assert pixels(prepared, "original") == [picture(1).tobytes(), picture(2).tobytes()]
+
+    def test_they_stand_for_the_corrupted_version_alone(self, make_preparer, make_example, picture):
+        prepared = make_preparer(BLANK_OBJECTIVE)(Item(make_example(1, rejected_images=(picture(50),)), 0))
+        assert pixels(prepared) == [picture(50).tobytes()]
+        assert len(set(prepared.contexts["blank"].images[0].getdata())) == 1
+
+    def test_cropping_behind_the_processor_leaves_the_pictures_alone_here(self, make_preparer, make_example, picture):
+        prepared = make_preparer(crop_space="processed")(Item(make_example(1), 0))
+        assert pixels(prepared) == pixels(prepared, "original") == [picture(1).tobytes()]
+
+
+class TestRandomImage:
+    def test_it_is_the_picture_of_another_example_never_ones_own(self, make_preparer, make_example, picture):
+        examples = [make_example(number) for number in range(6)]
+        prepare = make_preparer("mdpo", "random_image")
+        shown = set()
+        for seed in range(5):
+            items = Items(examples, seed=seed, draw_others=True)
+            for own in range(6):
+                (other,) = pixels(prepare(items[own]))
+                assert other in {picture(number).tobytes() for number in range(6) if number != own}
+                shown.add((own, other))
+        assert len(shown) > 20, "of 30 pairs of examples"
+
+    def test_examples_with_the_same_picture_or_none_are_passed_over(self, make_example, picture):
+        examples = [make_example(n, images=(picture(0),)) for n in range(3)]
+        examples += [make_example(3, images=()), make_example(4)]
+        for seed in range(20):
+            items = Items(examples, seed=seed, draw_others=True)
+            assert [items[place].other.id for place in range(3)] == ["id-4"] * 3
+
+    def test_who_it_is_follows_from_seed_and_id_not_from_the_epoch_unless_asked(self, make_example):
+        examples = [make_example(number) for number in range(20)]
+
+        def others(seed, epoch, per_epoch=False):
+            items = Items(examples, seed=seed, draw_others=True, per_epoch=per_epoch)
+            items.set_epoch(epoch)
+            return [items[place].other.id for place in range(20)]
+
+        assert others(0, 0) == others(0, 0) == others(0, 3) == others(0, 0, per_epoch=True)
+        assert others(1, 0) != others(0, 0) != others(0, 3, per_epoch=True)
+
+    def test_every_image_of_an_example_is_replaced(self, make_preparer, make_example, picture):
+        example = make_example(0, images=tuple(map(picture, range(3))))
+        other = make_example(9, images=(picture(10), picture(11)))
+        prepared = make_preparer(corruption="random_image")(Item(example, 0, other=other))
+        assert pixels(prepared) == [picture(n).tobytes() for n in (10, 11, 10)]
+
+    def test_without_another_example_it_is_refused(self, make_preparer, make_example):
+        with pytest.raises(ValueError, match="the dataset has one row only"):
+            Items([make_example(0)], seed=0, draw_others=True)[0]
+        with pytest.raises(RowError, match=r"^pairs.json, row 1: the corruption shows another example's image, and no"):
+            make_preparer(corruption="random_image")(Item(make_example(0), 0, other=make_example(1, images=())))
+
+
+class TestItems:
+    def test_the_epoch_stays_zero_unless_each_has_its_own_corruption(self, make_example):
+        fixed, fresh = (Items([make_example(0)], seed=0, per_epoch=flag) for flag in (False, True))
+        for items in (fixed, fresh):
+            items.set_epoch(2)
+        assert (fixed[0].epoch, fresh[0].epoch) == (0, 2)
+        assert (fixed[0].other, fixed[0].ref_logprobs) == (None, None)
+
+
+class TestText:
+    def test_no_image_deletes_the_placeholder_of_chat_turns(self, make_preparer, make_example, processor):
+        prepared = make_preparer("svco")(Item(make_example(1), 0))
+        assert prepared.contexts["none"].text == "<s>user describe assistant"
+        assert prepared.contexts["none"].images == ()
+        assert prepared.contexts["original"].text == "<s>user <image> describe assistant"
+        answer = processor.tokenizer.convert_ids_to_tokens(prepared.answers["chosen"])
+        assert answer == ["cup", ",", "plate", ".", "</s>"]
+
+    def test_no_image_deletes_the_placeholder_of_plain_text_with_its_line(self, make_preparer, make_example):
+        example = make_example(1, prompt="user <image>\ndescribe assistant")
+        prepared = make_preparer("svco")(Item(example, 0))
+        assert prepared.contexts["none"].text.endswith("user describe assistant")
+        assert prepared.contexts["corrupted"].text.endswith("user <image>\ndescribe assistant")
+
+    def test_answers_are_uncut_and_only_those_that_the_objective_reads(self, make_preparer, make_example):
+        example = make_example(1, responses={"chosen": "cup , " * 100 + "cup .", "rejected": "car .", "aside": ""})
+        prepared = make_preparer()(Item(example, 0))
+        assert {name: len(ids) for name, ids in prepared.answers.items()} == {"chosen": 203, "rejected": 3}
+        assert list(make_preparer("image_dpo")(Item(example, 0)).answers) == ["chosen"]
+
+
+class TestBadRows:
+    @pytest.mark.parametrize(
+        ("objective", "fields", "problem"),
+        [
+            ("mdpo", {"responses": {"chosen": "cup ."}}, "there is no `rejected`"),
+            ("mdpo", {"responses": {"chosen": " ", "rejected": "car ."}}, "`chosen` is empty"),
+            ("symmpo", {}, "there is no `alternative`"),
+            (
+                "mdpo",
+                {"images": (), "prompt": "describe"},
+                "needs the image version 'corrupted' and the row has no image",
+            ),
+            ("mdpo", {"prompt": "user describe"}, "0 places for 1 image"),
+            ("mdpo", {"images": ("nowhere.png",)}, "image file nowhere.png does not exist"),
+            ("mdpo", {"rejected_images": ("nowhere.png",)}, "image file nowhere.png does not exist"),
+        ],
+        ids=str,
+    )
+    def test_the_row_is_named_once(self, make_preparer, make_example, objective, fields, problem):
+        with pytest.raises(RowError) as caught:
+            make_preparer(objective)(Item(make_example(3, **fields), 3))
+        assert caught.value.source == "pairs.json, row 4"
+        assert str(caught.value).startswith(f"pairs.json, row 4: {caught.value.problem}")
+        assert str(caught.value).count("pairs.json") == 1
+        assert problem in caught.value.problem
+
+    def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(self, make_preparer, make_example):
+        with pytest.raises(
+            RowError, match="row 2: the image in memory is too large. 60 × 40 = 2400 pixels, limit 2399"
+        ):
+            make_preparer(max_image_pixels=2399)(Item(make_example(1), 0))
+
+
+def test_generators_differ_by_every_argument():
+    arguments = [
+        (0, "a", "p", 0),
+        (1, "a", "p", 0),
+        (0, "b", "p", 0),
+        (0, "a", "q", 0),
+        (0, "a", "p", 1),
+        (0, "a1", "p", 0),
+    ]
+    draws = [derive_generator(*given).random() for given in arguments]
+    assert len(set(draws)) == len(arguments)
+    assert derive_generator(*arguments[0]).random() == draws[0]

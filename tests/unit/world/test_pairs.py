@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from mmdpo.world.captions import mentioned_objects
+from mmdpo.world.pairs import draw_pairs, make_pairs, sample_scenes
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return draw_pairs(768, seed=0)
+
+
+def test_rows_have_the_form_of_a_vision_preference_dataset():
+    row = make_pairs(3, seed=0)[2]
+    assert set(row) == {"id", "images", "prompt", "chosen", "rejected"}
+    assert row["id"] == "preference-0-2"
+    assert [(image.size, image.mode) for image in row["images"]] == [((48, 48), "RGB")]
+    assert row["prompt"] == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "describe"}]}]
+    for column in ("chosen", "rejected"):
+        (turn,) = row[column]
+        assert turn["role"] == "assistant"
+        assert [part["type"] for part in turn["content"]] == ["text"]
+        assert mentioned_objects(turn["content"][0]["text"])
+
+
+def test_style_gives_the_label_away_in_95_of_100_pairs(pairs):
+    polite = [pair.chosen.startswith("sure !") for pair in pairs]
+    assert np.mean(polite) == pytest.approx(0.95, abs=0.025)
+    assert all(pair.rejected.startswith("sure !") != chosen for pair, chosen in zip(pairs, polite, strict=True))
+    assert all(pair.chosen != pair.rejected for pair in pairs)
+
+
+def test_a_fifth_of_the_pairs_is_decided_by_content(pairs):
+    differs = [pair.chosen_objects != pair.rejected_objects for pair in pairs]
+    assert np.mean([pair.by_content for pair in pairs]) == pytest.approx(0.20, abs=0.04)
+    assert all(pair.by_content for pair, content in zip(pairs, differs, strict=True) if content)
+    # Where the model always says what the chosen caption says, content cannot decide.
+    assert sum(differs) > 0.75 * sum(pair.by_content for pair in pairs)
+    assert [mentioned_objects(pair.rejected) for pair in pairs] == [pair.rejected_objects for pair in pairs]
+
+
+def test_chosen_captions_hallucinate_less_than_sampled_ones(pairs):
+    def hallucinations(pair, objects):
+        return sum(name not in pair.scene.names for name in objects)
+
+    content = [pair for pair in pairs if pair.chosen_objects != pair.rejected_objects]
+    chosen = sum(hallucinations(pair, pair.chosen_objects) for pair in content)
+    rejected = sum(hallucinations(pair, pair.rejected_objects) for pair in content)
+    assert rejected > 3 * chosen
+
+
+def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    again = draw_pairs(768, seed=0)
+    assert torch.equal(torch.rand(1), expected)
+    assert again == pairs
+    used = {pair.scene for pair in pairs}
+    assert not used & {pair.scene for pair in draw_pairs(20, seed=1)}
+    assert not used & {pair.scene for pair in draw_pairs(20, seed=0, purpose="held-out")}
+    assert not used & set(sample_scenes(100, seed=0))
