@@ -256,7 +256,10 @@ def test_prompt_tokens_are_those_of_generation(tiny):
 
 def test_answer_tokens_are_the_words_and_the_end(tiny):
     prepared, batch = prepare(tiny, two_pairs(tiny), MDPO)
-    written = [tiny.processor.tokenizer.decode(ids[mask]) for ids, mask in zip(batch["answer_ids"], batch["answer_mask"], strict=True)]
+    written = [
+        tiny.processor.tokenizer.decode(ids[mask])
+        for ids, mask in zip(batch["answer_ids"], batch["answer_mask"], strict=True)
+    ]
     eos = tiny.processor.tokenizer.eos_token
     ends = [tiny.end_of_turn if tiny.processor.chat_template else eos, eos] * 2
     answers = [p.item.example.responses[name].strip() for name in (CHOSEN, REJECTED) for p in prepared]
@@ -346,7 +349,9 @@ def test_lora_adapts_the_language_model_alone(tiny):
     expected = {name for name in linear if located.part_of(name) == "language_model"} - {located.head}
 
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=family.lora_targets(model)))
-    found = {name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    found = {
+        name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")
+    }
     assert found == expected
     # Seven layers in a decoder block of Llama's kind, six in one of Phi's.
     assert len(found) == 2 * (6 if tiny.model.config.text_config.model_type == "phi" else 7)
@@ -367,5 +372,9 @@ def test_every_parameter_has_its_part(tiny):
 
     freeze_parts(model, family, SimpleNamespace(freeze_projector=True, freeze_vision_tower=True))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    text = {id(parameter) for module in (model.get_decoder(), model.get_output_embeddings()) for parameter in module.parameters()}
+    text = {
+        id(parameter)
+        for module in (model.get_decoder(), model.get_output_embeddings())
+        for parameter in module.parameters()
+    }
     assert {id(parameter) for parameter in trained} == text

@@ -85,7 +85,7 @@ class Renderer:
         if not with_images:
             prompt = re.sub(rf"{re.escape(IMAGE_PLACEHOLDER)}\n?", "", prompt)
         elif IMAGE_PLACEHOLDER in prompt:
-            prompt = prompt.replace(IMAGE_PLACEHOLDER, self.family.image_placeholder(self.processor))
+            prompt = prompt.replace(IMAGE_PLACEHOLDER, self._image_placeholder)
         texts = {name: self._close(plain_text(answer)) for name, answer in answers.items()}
         return PromptText(prompt, texts)
 
@@ -111,6 +111,10 @@ class Renderer:
             turns, add_generation_prompt=add_generation_prompt, tokenize=False
         )
         return text
+
+    @cached_property
+    def _image_placeholder(self) -> str:
+        return self.family.image_placeholder(self.processor)
 
     @cached_property
     def _added_opening(self) -> list[int]:

@@ -6,6 +6,7 @@ Every other room asks a `Family` and names no architecture. A subclass in a file
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision")
+PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
 UNREAD = ("hidden_states", "attentions")
 """What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
@@ -48,14 +49,23 @@ class Family:
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
 
     def image_placeholder(self, processor: Any) -> str:
-        """Returns what stands for one image in a plain-text prompt given to the model's processor."""
+        """Returns what stands for one image in a plain-text prompt given to the model's processor.
+
+        It is what the chat template writes for an image, with the marks around it that the model was trained with; the
+        image token alone where there is no template, or one that moves images in front of the text.
+        """
         token = getattr(processor, "image_token", None)
         if not isinstance(token, str):
             raise ValueError(
                 f"{type(processor).__name__} names no image token, so `<image>` in plain prompts cannot be translated; "
                 "give conversational prompts (a list of messages) instead"
             )
-        return token
+        if not getattr(processor, "chat_template", None):
+            return token
+        parts = [{"type": "text", "text": "first-part"}, {"type": "image"}, {"type": "text", "text": "second-part"}]
+        rendered = processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+        written = str(rendered).partition("first-part")[2].partition("second-part")[0].strip()
+        return written if written.count(token) == 1 else token
 
     def image_token_id(self, processor: Any) -> int | None:
         """Returns the token that an image's features replace, None where the processor does not name it."""
@@ -133,11 +143,18 @@ class Family:
 
 
 def _find_image_encoder(model: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
-    """Returns the innermost module with `get_image_features`, which the forward of every family calls, and the method.
+    """Returns the innermost module around the text decoder with `get_image_features`, and that method.
 
-    Wrappers (DDP, PEFT, the class with the head) forward to it.
+    The forward of every family calls it there; what lies further out (PEFT, the class with the head) forwards to it, and
+    what lies further in is a vision tower that has a method of that name for itself.
     """
-    found = [module for module in model.modules() if callable(getattr(type(module), "get_image_features", None))]
+    decoder = model.get_decoder()  # type: ignore[operator]
+    found = [
+        module
+        for module in model.modules()
+        if callable(getattr(type(module), "get_image_features", None))
+        and any(inner is decoder for inner in module.modules())
+    ]
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no get_image_features: models that read images through cross-attention are "
@@ -155,12 +172,12 @@ def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"])
     if not isinstance(features, Tensor):
         return [_repeat(torch.cat([part.flatten(0, -2) for part in features]), tokens, contexts)]
     per_unit = 1 if features.dim() == 2 else features.shape[1]
-    units = tokens // per_unit
-    if int(units.sum()) != features.shape[0]:
+    units = [count // per_unit for count in tokens.tolist()]
+    if sum(units) != features.shape[0]:
         raise ValueError(
             f"the prompts hold {int(tokens.sum())} image tokens and the images gave {features.shape[0] * per_unit} "
             "features: the processor does not belong to the model"
         )
-    starts = units.cumsum(0) - units
-    index = torch.cat([torch.arange(int(starts[k]), int(starts[k] + units[k])) for k in contexts.tolist()])
+    ends = list(itertools.accumulate(units))
+    index = torch.cat([torch.arange(ends[k] - units[k], ends[k]) for k in contexts.tolist()])
     return features.index_select(0, index.to(features.device))

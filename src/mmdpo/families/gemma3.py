@@ -12,10 +12,6 @@ class Gemma3(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
 
-    def image_placeholder(self, processor: Any) -> str:
-        """Returns the begin-of-image mark, which is what Gemma's processor looks for."""
-        return str(processor.boi_token)
-
     def image_token_id(self, processor: Any) -> int | None:
         """Returns the soft token; the processor's own `image_token_id` is that of the mark."""
         return int(processor.tokenizer.image_token_id)

@@ -89,6 +89,6 @@ def repeat_image_inputs(
     repeated = {}
     for name, tensor in image_inputs.items():
         index = images if len(tensor) == sum(counts) else in_order if len(tensor) == len(seeing) else None
-        is_pixels = name.startswith("pixel_values")
+        is_pixels = name.startswith("pixel_")  # pixel_values, and Idefics' pixel_attention_mask
         repeated[name] = tensor if index is None or is_pixels else tensor[torch.tensor(index, device=tensor.device)]
     return repeated

@@ -243,13 +243,14 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
 
     def report(line: str) -> None:
-        console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {line}")
+        console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {line}", soft_wrap=True)
 
     save_checkpoint(train_checkpoint(options.seed, BuildPlan(), report), options.output_dir)
+    report(f"saved in {options.output_dir}")
     scores = evaluate_checkpoint(options.output_dir, options.seed, count=400)
     report(
-        f"saved in {options.output_dir}; 400 test scenes: CHAIR_i {scores.chair_i:.1f}, "
-        f"CHAIR_s {scores.chair_s:.1f}, Cover {scores.cover:.1f}, Cog {scores.cog:.1f}"
+        f"400 test scenes: CHAIR_i {scores.chair_i:.1f}, CHAIR_s {scores.chair_s:.1f}, "
+        f"Cover {scores.cover:.1f}, Cog {scores.cog:.1f}"
     )
 
 

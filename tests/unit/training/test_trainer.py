@@ -118,6 +118,15 @@ class TestInvariances:
         checkpointed.train()
         assert losses_of(checkpointed) == pytest.approx(losses_of(plain), rel=1e-5)
 
+    def test_bf16_follows_float32(self, tmp_path, rows):
+        """Rewards are differences of log-probabilities: these stay in float32 whatever the model computes in."""
+        full = build_trainer(tmp_path / "float32", rows, learning_rate=3e-4)
+        half = build_trainer(tmp_path / "bf16", rows, learning_rate=3e-4, bf16=True)
+        full.train()
+        half.train()
+        assert losses_of(half)[0] == pytest.approx(3 * math.log(2), abs=1e-5)
+        assert losses_of(half) == pytest.approx(losses_of(full), abs=0.02)
+
     def test_dataloader_workers_change_nothing(self, tmp_path, rows):
         alone, helped = (build_trainer(tmp_path / str(n), rows, dataloader_num_workers=n) for n in (0, 2))
         alone.train()

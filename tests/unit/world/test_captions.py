@@ -51,7 +51,7 @@ def test_unknown_object_is_named_in_the_error():
 def test_captioners_err_at_their_rates(captioner):
     generator = np.random.default_rng(0)
     added, dropped, wrong = [], [], 0
-    for scene in sample_scenes(3000, 2, 0.5, "errors"):
+    for scene in sample_scenes(1500, 2, 0.5, "errors"):
         named = set(captioner.name_objects(scene, generator))
         suggested = {PARTNERS[name] for name in scene.names if name in PARTNERS} - set(scene.names)
         added += [name in named for name in suggested]

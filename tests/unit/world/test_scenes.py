@@ -37,7 +37,7 @@ def test_world_has_eighteen_objects_in_nine_pairs_of_three_settings():
 
 @pytest.mark.parametrize("co_occurrence", [0.5, 0.85])
 def test_objects_appear_at_their_rates(co_occurrence):
-    scenes = sample_scenes(4000, 0, co_occurrence, "rates")
+    scenes = sample_scenes(2500, 0, co_occurrence, "rates")
     settings = Counter(scene.setting for scene in scenes)
     beside, alone, anchors, strangers = [], [], [], []
     for scene in scenes:
