@@ -205,5 +205,7 @@ def _with_distinct_labels(terms: tuple[Term, ...]) -> tuple[Term, ...]:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    # Of names equally near, two letters in the wrong order are the likelier slip: mpdo means mdpo, not mfpo.
+    found.sort(key=lambda other: sorted(other) != sorted(name))
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -254,6 +254,9 @@ class MDPOTrainer(Trainer):
         """Evaluates a dataset in any format that training takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
+        if self.args.precompute_ref_log_probs and self.objective.reference_cells:
+            evaluated = self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset
+            _map_datasets(evaluated, lambda _, items: self._precompute(items))
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
@@ -282,8 +285,12 @@ class MDPOTrainer(Trainer):
         return FrozenModel(Scorer(copy_frozen(policy), family, cells), share)
 
     def _precompute(self, items: Items) -> None:
-        """Scores every example of a dataset with the reference and leaves the values with its items."""
-        if items.ref_logprobs is not None:
+        """Scores every example of a dataset with the reference and leaves the values with its items.
+
+        Where the reference is the policy itself, that is too late after the first step; `Precomputed` will say so.
+        """
+        is_policy = isinstance(self._live_reference, FrozenModel) and self._live_reference.scorer is self._scorer
+        if items.ref_logprobs is not None or (is_policy and self.state.global_step > 0):
             return
         cells = self.objective.reference_cells
         size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size

@@ -76,6 +76,7 @@ def test_names_are_those_of_the_files_and_the_table():
     ("spec", "message"),
     [
         ("dpo_anchr", r"unknown objective 'dpo_anchr'\. Did you mean 'dpo_anchor'\? Known: mdpo, dpo, "),
+        ("mpdo", "Did you mean 'mdpo'"),
         ([], "an objective needs at least one term"),
         ("[]", "an objective needs at least one term"),
         (None, "a preset's name or a list of terms; got None"),

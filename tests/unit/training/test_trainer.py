@@ -288,6 +288,17 @@ class TestEvaluation:
         assert trainer.evaluate(rows[:3])["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
 
 
+    def test_with_precomputed_references_evaluation_works_before_training_and_refuses_what_came_too_late(
+        self, tmp_path, rows
+    ):
+        trainer = build_trainer(tmp_path, rows, eval_rows=rows[:4], precompute_ref_log_probs=True)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] < 3 * math.log(2) - 1e-3
+        with pytest.raises(ValueError, match="not scored before training"):
+            trainer.evaluate(rows[4:8])
+
+
 class TestResuming:
     @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
     def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(self, tmp_path, rows, with_adapter):

@@ -1,0 +1,96 @@
+"""MDPOConfig: the defaults of the paper, and combinations that cannot work."""
+
+import pytest
+
+from mmdpo.examples import Cell
+from mmdpo.training.config import MDPOConfig
+
+
+@pytest.fixture
+def configure(tmp_path):
+    def make(**options):
+        return MDPOConfig(**({"output_dir": str(tmp_path / "run"), "report_to": "none", "use_cpu": True} | options))
+
+    return make
+
+
+def test_the_defaults_are_the_papers(configure):
+    args = configure()
+    assert (args.beta, args.learning_rate, args.num_train_epochs, args.warmup_steps) == (0.1, 1e-5, 3, 0.1)
+    assert args.lr_scheduler_type == "cosine"
+    assert (args.objective, args.corruption, args.crop_space) == ("mdpo", "crop_0_20", "image")
+    assert args.build_objective().cells == (
+        Cell("original", "chosen"),
+        Cell("original", "rejected"),
+        Cell("corrupted", "chosen"),
+    )
+    assert dict(args.build_corruption().options) == {"low": 0.01, "high": 0.2}
+    assert args.disable_dropout
+    assert args.freeze_vision_tower
+    assert args.freeze_projector
+    assert not args.corruption_per_epoch
+    assert not args.trust_remote_code
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_space": "processed", "corruption": "blur"}, "crop_space: processed works with .*, not with blur"),
+        (
+            {"corruption_per_epoch": True, "precompute_ref_log_probs": True},
+            "turn one of corruption_per_epoch and precompute_ref_log_probs off",
+        ),
+        (
+            {"corruption_per_epoch": True, "dataloader_persistent_workers": True, "dataloader_num_workers": 1},
+            "turn dataloader_persistent_workers off",
+        ),
+        ({"beta": 0.0}, "beta must be positive; got 0.0"),
+        ({"beta": -0.1}, "beta must be positive; got -0.1"),
+        ({"loss_type": ["sigmoid", "sft"]}, "combine losses as terms of `objective:`"),
+        ({"loss_type": "robust"}, "loss_type must be one of sigmoid, hinge, ipo; got 'robust'"),
+        ({"loss_type": "ipo", "objective": "image_dpo"}, "this objective has none"),
+        ({"label_smoothing": 0.1, "objective": "sft_chosen"}, "this objective has none"),
+        ({"label_smoothing": 0.1, "loss_type": "ipo"}, "without label smoothing"),
+        ({"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\)"),
+        ({"objective": "dpo_anker"}, "Did you mean 'dpo_anchor'"),
+        ({"corruption": "crop_0_2"}, "did you mean 'crop_0_20'"),
+        ({"corruption_options": {"hihg": 0.1}}, "has no option 'hihg'; did you mean 'high'"),
+        ({"corruption_options": {"high": "0.1"}}, "option 'high' of corruption 'crop_0_20' must be float"),
+        ({"corruption_options": {"low": 0.3, "high": 0.1}}, "low"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_together_is_refused(configure, options, message):
+    with pytest.raises(ValueError, match=message):
+        configure(**options)
+
+
+def test_what_can_work_together_is_not(configure):
+    configure(crop_space="processed", corruption="crop_20_50", corruption_per_epoch=True)
+    configure(precompute_ref_log_probs=True, dataloader_persistent_workers=True, dataloader_num_workers=1)
+    configure(corruption_per_epoch=True, dataloader_num_workers=1)
+    configure(objective="dpo_no_image", loss_type="hinge")
+
+
+def test_losses_reach_the_response_term(configure):
+    (response, image, anchor) = configure(loss_type=["ipo"]).build_objective().terms
+    assert (response.loss_type, image.loss_type) == ("ipo", "sigmoid")
+    assert configure(label_smoothing=0.2).build_objective().terms[0].label_smoothing == 0.2
+    assert anchor.delta == 0
+
+
+def test_options_of_the_corruption_are_read_from_json_too(configure):
+    for options in ({"low": 0.05}, '{"low": 0.05}'):
+        assert dict(configure(corruption_options=options).build_corruption().options) == {"low": 0.05, "high": 0.2}
+
+
+def test_checkpointing_is_on_unless_said_otherwise_under_either_name(configure):
+    assert configure().gradient_checkpointing is True
+    assert configure(gradient_checkpointing=False).gradient_checkpointing is False
+    assert configure(activation_checkpointing=False).gradient_checkpointing is False
+
+
+def test_sixteen_bits_are_used_where_a_gpu_has_them_alone(configure):
+    args = configure()
+    assert (args.bf16, args.fp16) == (False, False), "the tests run on the CPU"
+    assert configure(bf16=False).bf16 is False
