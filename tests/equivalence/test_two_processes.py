@@ -16,7 +16,8 @@ from peft import LoraConfig
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.world.pairs import make_pairs
 
-folder, batch_size, with_adapter, precompute = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1", sys.argv[4] == "1"
+folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
+with_adapter, precompute = (argument == "1" for argument in sys.argv[3:5])
 args = MDPOConfig(
     output_dir=str(folder), per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=1e-3,
     lr_scheduler_type="constant", warmup_steps=0, gradient_checkpointing=False, freeze_projector=False,

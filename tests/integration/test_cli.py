@@ -70,7 +70,9 @@ class TestTrain:
         }
         assert list(run.glob("runs/*/events.out.tfevents.*")), "report_to: tensorboard wrote nothing"
         history = json.loads((run / "trainer_state.json").read_text())["log_history"]
-        assert {"loss", "rewards/margins", "rewards/image_margins", "loss/rank_image", "logps/chosen"} <= set(history[0])
+        assert {"loss", "rewards/margins", "rewards/image_margins", "loss/rank_image", "logps/chosen"} <= set(
+            history[0]
+        )
 
         assert main(["train", "--config", str(recipe)]) == 2
         assert "holds a run already" in capsys.readouterr().err
@@ -88,7 +90,11 @@ class TestTrain:
         again = ["train", "--config", str(tmp_path / "run" / "recipe.yaml"), "--output_dir", str(tmp_path / "again")]
         assert main(again) == 0
         first, second = (
-            [e["loss"] for e in json.loads((tmp_path / n / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+            [
+                e["loss"]
+                for e in json.loads((tmp_path / n / "trainer_state.json").read_text())["log_history"]
+                if "loss" in e
+            ]
             for n in ("run", "again")
         )
         assert first == second

@@ -96,8 +96,8 @@ class Collator:
     def _process(self, contexts: list[Context]) -> Prompts:
         """Runs the model's processor over the contexts with images, and its tokenizer over those without."""
         renderer = self.prepare.renderer
-        # Types that answers have are given to every prompt, also where no context has an image.
-        types: dict[str, list[list[int]]] = {name: [[] for _ in contexts] for name in renderer.family.answer_token_types}
+        # Types that answers have are given to prompts also where no context has an image.
+        types = {name: [list[int]() for _ in contexts] for name in renderer.family.answer_token_types}
         prompts = Prompts(ids=[[] for _ in contexts], types=types, image_inputs={})
         seeing = [k for k, context in enumerate(contexts) if context.images]
         if seeing:
@@ -122,8 +122,8 @@ class Collator:
                     rows[k] = (opening if is_ids else [0] * len(opening)) + row[real].tolist()
         for k in set(range(len(contexts))).difference(seeing):
             prompts.ids[k] = renderer.prompt_ids(contexts[k].text)
-            for types in prompts.types.values():
-                types[k] = [0] * len(prompts.ids[k])
+            for rows in prompts.types.values():
+                rows[k] = [0] * len(prompts.ids[k])
         return prompts
 
     def _room(self, example: PreparedExample, prompts: list[list[int]]) -> int | None:

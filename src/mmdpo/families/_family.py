@@ -145,8 +145,8 @@ class Family:
 def _find_image_encoder(model: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
     """Returns the innermost module around the text decoder with `get_image_features`, and that method.
 
-    The forward of every family calls it there; what lies further out (PEFT, the class with the head) forwards to it, and
-    what lies further in is a vision tower that has a method of that name for itself.
+    The forward of every family calls it there. What lies further out (PEFT, the class with the head) forwards to it;
+    beside the decoder, a vision tower may have a method of that name for itself.
     """
     decoder = model.get_decoder()  # type: ignore[operator]
     found = [

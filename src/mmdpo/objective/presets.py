@@ -37,7 +37,7 @@ PRESETS: dict[str, tuple[Term, ...]] = {
     "dpo_conditional": (Rank((WW, WL)), Rank((WW, LW))),
     # Re-Align's rDPO (2502.13146): the same terms with a retrieved image as the corrupted one (`rejected_images`)
     "rdpo": (Rank((WW, WL)), Rank((WW, LW))),
-    # Image-DPO (2503.18034 and others): R([w,w] > [l,w])
+    # Image-DPO (2501.00569): R([w,w] > [l,w])
     "image_dpo": (Rank((WW, LW)),),
     # MFPO (2410.15334): mDPO's terms with noise on the regions that the answer speaks of (`rejected_images`)
     "mfpo": (Rank((WW, WL)), Rank((WW, LW)), Anchor(WW)),

@@ -54,7 +54,7 @@ class Scorer:
             input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False, **rows.token_types
         )
         with ExitStack() as stack:
-            if batch["image_inputs"]:
+            if batch["image_inputs"] and bool(batch["image_counts"][rows.contexts].any()):
                 is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
                 stack.enter_context(
                     self.family.share_image_features(

@@ -22,8 +22,8 @@ from mmdpo.report.page import write_page
 from mmdpo.report.terminal import print_results
 from mmdpo.study.reliance import PairLogprobs, measure_reliance, score_pairs
 from mmdpo.training import build
-from mmdpo.training.config import MDPOConfig
 from mmdpo.training.callbacks import ProgressCallback
+from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import prepare_run_folder
 from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world.evaluate import caption_scenes, compare_caption, score_captions
@@ -65,7 +65,7 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
     Raises RunFolderError for an output folder that holds something already.
     """
     began = time.perf_counter()
-    folder = prepare_run_folder(output_dir)
+    folder = prepare_run_folder(output_dir, "give another one (make quickstart RUN=runs/again), or remove it")
     with console.status("making preference pairs and test scenes"):
         pairs = PreferenceDataset.from_rows(make_pairs(plan.pairs, plan.seed), name="world")
         held_out = PreferenceDataset.from_rows(

@@ -46,7 +46,7 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     resume = find_checkpoint(recipe.training)
     folder = Path(recipe.training.output_dir)
     if resume is None:
-        check_run_folder(folder)
+        check_run_folder(folder, "choose another output_dir, go on with --resume_from_checkpoint true, or remove it")
     with removed_on_failure(folder):
         trainer = build_trainer(recipe)
         trainer.add_callback(_SaveRecipe(recipe))
@@ -124,19 +124,16 @@ def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tupl
     return examples.select(np.sort(order[count:]).tolist()), examples.select(np.sort(order[:count]).tolist())
 
 
-def check_run_folder(folder: Path) -> None:
-    """Raises RunFolderError for a folder that holds something already."""
+def check_run_folder(folder: Path, remedy: str) -> None:
+    """Raises RunFolderError, which says how to mend it, for a folder that holds something already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(
-            f"{folder} holds a run already: choose another output_dir, resume it with --resume_from_checkpoint true, "
-            "or remove it"
-        )
+        raise RunFolderError(f"{folder} holds a run already: {remedy}")
 
 
-def prepare_run_folder(folder: str | Path) -> Path:
+def prepare_run_folder(folder: str | Path, remedy: str) -> Path:
     """Makes an empty run folder and returns it. Raises RunFolderError for one that holds something already."""
     path = Path(folder)
-    check_run_folder(path)
+    check_run_folder(path, remedy)
     path.mkdir(parents=True, exist_ok=True)
     return path
 

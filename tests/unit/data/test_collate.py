@@ -198,10 +198,13 @@ class TestMaxLength:
         batch = Collator(make_preparer(), max_length=PROMPT_TOKENS + 16 + 1)([items[2], items[1]])
         assert [len(answer) for answer in self.answers(batch, processor)] == [1, 7, 1, 3]
 
-    def test_an_answer_is_cut_alike_behind_a_shorter_prompt(self, make_preparer, items, processor):
+    @pytest.mark.parametrize("blind", [0, 1], ids=["first", "last"])
+    def test_an_answer_is_cut_alike_behind_a_shorter_prompt(self, make_preparer, items, processor, blind):
         """Under ∅ the prompt is 16 tokens shorter: a difference of rewards must not be one of lengths."""
-        batch = Collator(make_preparer("svco"), max_length=PROMPT_TOKENS + 2)([items[1]])
-        assert self.answers(batch, processor) == [["cup", ","], ["sure", "!"]]
+        cells = [["original", "chosen"]]
+        cells.insert(blind, ["none", "chosen"])
+        batch = Collator(make_preparer([{"rank": cells}]), max_length=PROMPT_TOKENS + 2)([items[1]])
+        assert self.answers(batch, processor) == [["cup", ","]]
 
     def test_one_token_must_be_left(self, make_preparer, items, processor):
         with pytest.raises(RowError) as caught:

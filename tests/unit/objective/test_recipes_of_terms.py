@@ -117,6 +117,10 @@ class TestLabels:
         assert len({term.label for term in objective.terms}) == len(objective.terms)
         assert [term.label for term in objective.terms[: len(before)]] == [term.label for term in before]
 
+    def test_a_label_that_its_writer_chose_stays_whoever_comes_first(self):
+        terms = (Rank((WIN, BLIND)), Rank((BLIND, WIN)), Rank((LOSE, BLIND), label="rank_image_2"))
+        assert [term.label for term in Objective(terms).terms] == ["rank_image", "rank_image_3", "rank_image_2"]
+
 
 class TestResponseLoss:
     def test_it_changes_terms_that_rank_responses_under_one_image_and_no_other(self):

@@ -239,13 +239,11 @@ class TestReference:
         trainer = build_trainer(tmp_path, rows, freeze_projector=freeze_projector)
         seen = []
         tower = trainer.model.model.vision_tower
-        tower.register_forward_pre_hook(
-            lambda _, a, k: seen.append((a[0] if a else k["pixel_values"])), with_kwargs=True
-        )
+        tower.register_forward_pre_hook(lambda _, a, k: seen.append(a[0] if a else k["pixel_values"]), with_kwargs=True)
         reference_tower = trainer.reference.scorer.model.model.vision_tower
         if reference_tower is not tower:
             reference_tower.register_forward_pre_hook(
-                lambda _, a, k: seen.append((a[0] if a else k["pixel_values"])), with_kwargs=True
+                lambda _, a, k: seen.append(a[0] if a else k["pixel_values"]), with_kwargs=True
             )
         trainer.compute_loss(trainer.model, first_batch(trainer))
         assert [len(pixels) for pixels in seen] == [8] * encodings
@@ -286,7 +284,6 @@ class TestEvaluation:
     def test_any_dataset_can_be_evaluated(self, tmp_path, rows):
         trainer = build_trainer(tmp_path, rows)
         assert trainer.evaluate(rows[:3])["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
-
 
     def test_with_precomputed_references_evaluation_works_before_training_and_refuses_what_came_too_late(
         self, tmp_path, rows

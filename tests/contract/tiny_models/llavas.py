@@ -1,0 +1,154 @@
+"""A vision tower, a projector and a language model: LLaVA, what followed it, and Mistral 3."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import transformers
+
+from tiny_models.parts import VISION, TinyModel, image_processor, models, text_config, token_id, without_video
+from tiny_tokenizers import (
+    BRACKETS,
+    CHATML,
+    VICUNA,
+    gpt2_tokenizer,
+    llama_tokenizer,
+    qwen_tokenizer,
+    turn_template,
+)
+
+PINPOINTS = [[16, 16], [16, 32], [32, 16], [32, 32]]
+"""Tilings of LLaVA-NeXT and LLaVA-OneVision: pictures of different shapes get different numbers of tokens."""
+
+
+def llava_1_5() -> TinyModel:
+    """CLIP and Llama; the class token is dropped, features come from the last layer but one."""
+    tokenizer = llama_tokenizer("<image>")
+    crop = {"height": 16, "width": 16}
+    processor = transformers.LlavaProcessor(
+        image_processor("clip.CLIPImageProcessor", size={"shortest_edge": 16}, crop_size=crop),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION, patch_size=8, projection_dim=32),
+        text_config=text_config(transformers.LlamaConfig, tokenizer),
+        image_token_index=token_id(tokenizer, "<image>"),
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
+    return TinyModel(transformers.LlavaForConditionalGeneration(config), processor, "<image>", "</s>", bos="<s>")
+
+
+def bunny() -> TinyModel:
+    """SigLIP and Phi in LLaVA's class, as Bunny-v1.0-3B is loaded: all patches, no BOS, partial rotary positions."""
+    tokenizer = gpt2_tokenizer("<image>")
+    processor = transformers.LlavaProcessor(
+        image_processor("siglip.SiglipImageProcessor", size={"height": 16, "width": 16}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=VICUNA,
+    )
+    phi = dict(partial_rotary_factor=0.5, num_key_value_heads=4, resid_pdrop=0.1)
+    config = transformers.LlavaConfig(
+        vision_config=transformers.SiglipVisionConfig(**VISION, patch_size=8, vision_use_head=False),
+        text_config=text_config(transformers.PhiConfig, tokenizer, **phi),
+        image_token_index=token_id(tokenizer, "<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+    )
+    return TinyModel(transformers.LlavaForConditionalGeneration(config), processor, "<image>", "<|endoftext|>")
+
+
+def llava_next() -> TinyModel:
+    """CLIP and Mistral; an image is a thumbnail and tiles, a newline vector ends every row of features."""
+    tokenizer = llama_tokenizer("<image>")
+    sizes = dict(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=PINPOINTS)
+    processor = transformers.LlavaNextProcessor(
+        image_processor("llava_next.LlavaNextImageProcessor", **sizes),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=turn_template(**BRACKETS, image="<image>\n"),
+    )
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION, patch_size=4, projection_dim=32),
+        text_config=text_config(transformers.MistralConfig, tokenizer, sliding_window=24),
+        image_token_index=token_id(tokenizer, "<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlavaNextForConditionalGeneration(config)
+    return TinyModel(model, processor, "<image>", "</s>", "<s>", ("multi_modal_projector", "image_newline"))
+
+
+def llava_onevision() -> TinyModel:
+    """SigLIP and Qwen2; one image is tiled, several in one prompt are not."""
+    tokenizer = qwen_tokenizer("<image>", "<video>")
+    sizes = dict(size={"height": 16, "width": 16}, image_grid_pinpoints=PINPOINTS)
+    processor = without_video(
+        transformers.LlavaOnevisionProcessor,
+        image_processor("llava_onevision.LlavaOnevisionImageProcessor", **sizes),
+        tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=turn_template(**CHATML, image="<image>\n"),
+    )
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**VISION, patch_size=4, vision_use_head=False),
+        text_config=text_config(transformers.Qwen2Config, tokenizer),
+        image_token_index=token_id(tokenizer, "<image>"),
+        video_token_index=token_id(tokenizer, "<video>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlavaOnevisionForConditionalGeneration(config)
+    projector = ("multi_modal_projector", "image_newline")
+    return TinyModel(model, processor, "<image>", "<|im_end|>\n", projector=projector)
+
+
+def mistral3() -> TinyModel:
+    """Pixtral's tower reads images in their own shape; a mark ends every row of an image's tokens."""
+    tokenizer = llama_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
+    processor = _pixtral_processor()(
+        image_processor("pixtral.PixtralImageProcessor", size={"longest_edge": 24}, patch_size=4),
+        tokenizer,
+        patch_size=4,
+        spatial_merge_size=2,
+        chat_template=turn_template(**BRACKETS, image="[IMG]"),
+    )
+    config = transformers.Mistral3Config(
+        vision_config=transformers.PixtralVisionConfig(**VISION | {"image_size": 24}, patch_size=4, head_dim=8),
+        text_config=text_config(transformers.MistralConfig, tokenizer, head_dim=8, sliding_window=None),
+        image_token_index=token_id(tokenizer, "[IMG]"),
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    return TinyModel(transformers.Mistral3ForConditionalGeneration(config), processor, "[IMG]", "</s>", bos="<s>")
+
+
+def _pixtral_processor() -> Any:
+    """Returns `PixtralProcessor`.
+
+    Its module takes one function from a file that needs torchvision; the file that needs none has the same function.
+    """
+    folder = "transformers.models.pixtral"
+    with patch.dict(sys.modules):
+        if not transformers.utils.is_torchvision_available():
+            sys.modules[f"{folder}.image_processing_pixtral"] = import_module(f"{folder}.image_processing_pil_pixtral")
+        return import_module(f"{folder}.processing_pixtral").PixtralProcessor
+
+
+MODELS = models(llava_1_5, bunny, llava_next, llava_onevision, mistral3)
