@@ -18,7 +18,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._processed import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Context, PreparedExample, Preparer
-from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, RowError, image_versions, response_names
+from mmdpo.examples import CORRUPTED, RowError, image_versions, response_names
 
 
 class Batch(TypedDict):
@@ -69,7 +69,7 @@ class Collator:
         versions, responses = image_versions(self.prepare.cells), response_names(self.prepare.cells)
         contexts = [example.contexts[version] for version in versions for example in examples]
         prompts = self._process(contexts)
-        if self.prepare.crop_space == "processed":
+        if self.prepare.crop_space == "processed" and prompts.image_inputs:
             self._crop_processed(prompts.image_inputs["pixel_values"], examples)
         room = [self._room(example, prompts.ids[place :: len(examples)]) for place, example in enumerate(examples)]
         answers = [
@@ -142,7 +142,7 @@ class Collator:
             source=example.item.example.source,
         )
 
-    def _crop_processed(self, pixels: Float[Tensor, "n 3 H W"], examples: Sequence[PreparedExample]) -> None:
+    def _crop_processed(self, pixels: Float[Tensor, "..."], examples: Sequence[PreparedExample]) -> None:
         """Crops pixels in place, behind the processor instead of before it, as the released mDPO code does."""
         versions = image_versions(self.prepare.cells)
         places = [
@@ -157,8 +157,7 @@ class Collator:
                 f"Bunny's do; this one gives {tuple(pixels.shape)} for {len(places)} images. Use crop_space: image"
             )
         for place, (item, version, k) in enumerate(places):
-            has_own = version == CORRUPTED and item.example.rejected_images
-            if version in (ORIGINAL, NO_IMAGE) or has_own:
+            if version != CORRUPTED or item.example.rejected_images:
                 continue
             corruption = self.prepare.corruptions[version]
             generator = derive_corruption_generator(

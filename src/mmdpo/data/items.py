@@ -9,10 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmdpo.examples import PreferenceExample, derive_generator
-
-OTHER_TRIES = 10
-"""Draws of another example before one with the same picture is accepted after all."""
+from mmdpo.examples import PreferenceExample, RowError, derive_generator
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ class Items(Dataset[Item]):
     def __init__(
         self, examples: Sequence[PreferenceExample], *, seed: int, draw_others: bool = False, per_epoch: bool = False
     ) -> None:
+        if draw_others and len(examples) < 2:
+            raise ValueError("random_image takes another example's image, and the dataset has one row only")
         self.examples = examples
         self.seed = seed
         self.draw_others = draw_others
@@ -61,12 +60,16 @@ class Items(Dataset[Item]):
         )
 
     def _draw_other(self, example: PreferenceExample, index: int) -> PreferenceExample:
-        if len(self.examples) < 2:
-            raise ValueError("random_image takes another example's image, and the dataset has one row only")
         generator = derive_generator(self.seed, example.id, "other example", self.epoch)
-        for _ in range(OTHER_TRIES):
-            place = int(generator.integers(len(self.examples) - 1))
+        others = len(self.examples) - 1
+        start = int(generator.integers(others))
+        # From a random place onwards: where one example alone has another picture, it is found.
+        for step in range(others):
+            place = (start + step) % others
             other = self.examples[place + (place >= index)]
             if other.images and other.images != example.images:
-                break
-        return other
+                return other
+        raise RowError(
+            "random_image takes another example's image, and no other example has a different one",
+            source=example.source,
+        )

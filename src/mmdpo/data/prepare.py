@@ -54,7 +54,8 @@ class Preparer:
     """How every image version but the original and none is made, by version."""
     seed: int
     crop_space: str = "image"
-    """`image` corrupts the picture here; `processed` leaves it to the collator, behind the image processor."""
+    """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, behind the image
+    processor."""
     max_image_pixels: int = 100_000_000
 
     def __call__(self, item: Item) -> PreparedExample:
@@ -97,7 +98,7 @@ class Preparer:
             raise RowError(f"the objective needs the image version {version!r} and the row has no image")
         if version == CORRUPTED and item.example.rejected_images:
             return self._open(item.example.rejected_images)
-        if self.crop_space == "processed":
+        if version == CORRUPTED and self.crop_space == "processed":
             return originals
         corruption = self.corruptions[version]
         return tuple(

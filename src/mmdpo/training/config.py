@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,8 +111,15 @@ class MDPOConfig(TrainingArguments):
             raise ValueError(
                 "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
             )
-        if self.beta <= 0:
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length must leave room for a prompt and an answer; got {self.max_length}")
+        if not 0 < self.beta < math.inf:
             raise ValueError(f"beta must be positive; got {self.beta}")
+        # The parser of recipes checks choices too; a configuration made in Python comes here alone.
+        for name in ("crop_space", "check_data", "on_bad_row"):
+            choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
     def _resolve_checkpointing(self) -> None:
         """Lets TRL's name stand for the newer one, which transformers would otherwise warn about."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from mmdpo.data.formats import names as format_names
 from mmdpo.objective import preset_names, term_names
 from mmdpo.training.config import MDPOConfig
 
-SECRETS = ("hub_token", "push_to_hub_token")
-"""Keys whose values are never written to disk."""
+SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
+"""Keys whose values are never written to disk, inside `model_init_kwargs` neither."""
 
 HIDDEN = ("ignore_bias_buffers", "dataset_streaming")
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -130,6 +130,8 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                continue  # said by YAML itself below
             if key in seen:
                 raise RecipeError(f"{node.start_mark.name}: {key!r} is given twice, in lines {seen[key]} and {line}")
             seen[key] = line
@@ -199,7 +201,7 @@ def _to_plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return _to_plain(value.to_dict())
     if isinstance(value, dict):
-        return {str(key): _to_plain(entry) for key, entry in value.items()}
+        return {str(key): _to_plain(entry) for key, entry in value.items() if key not in SECRETS}
     if isinstance(value, list | tuple):
         return [_to_plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

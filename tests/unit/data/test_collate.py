@@ -163,6 +163,17 @@ class TestCropsBehindTheProcessor:
         # The last example's own corrupted picture is the second one's, and nothing is cropped off it.
         assert torch.equal(corrupted[4], plain[1])
 
+    def test_a_batch_without_images_has_nothing_to_crop(self, make_preparer, items):
+        assert Collator(make_preparer("dpo_no_image", crop_space="processed"))([items[0]])["image_inputs"] == {}
+
+    def test_another_corruption_that_the_objective_names_is_made_before_the_processor(self, make_preparer, items):
+        terms = [{"rank": [["original", "chosen"], [name, "chosen"]]} for name in ("corrupted", "blank")]
+        found, expected = (
+            Collator(make_preparer(terms, crop_space=space))([items[0]])["image_inputs"]["pixel_values"]
+            for space in ("processed", "image")
+        )
+        assert [torch.equal(*pair) for pair in zip(found, expected, strict=True)] == [True, False, True]
+
     def test_a_processor_that_gives_no_picture_per_image_is_refused(self, make_preparer, items, processor):
         class Tiles:
             """A processor that gives two tiles for each picture."""

@@ -110,6 +110,7 @@ class TestErrors:
             ("objective:\n- nll: [original, chosen]\n  weight: 1e-2", "must be a number, such as 0.01; got '1e-2'"),
             ("corruption: crop", "unknown corruption 'crop'; did you mean 'crop_"),
             ("corruption_options: {hihg: 1.0}", "has no option 'hihg'; did you mean 'high'"),
+            ("run_name: {{ name }}", "recipe.yaml is not valid YAML.*unhashable key"),
             ("a: [1", "recipe.yaml is not valid YAML.*line"),
         ],
         ids=lambda value: value.replace("\n", " ")[:40],
@@ -186,7 +187,8 @@ class TestResolved:
         assert (resolved["lora_r"], resolved["dataset_train_split"], resolved["eval_strategy"]) == (16, "train", "no")
 
     def test_no_secret_is_in_it(self, parse):
-        resolved = parse("hub_token: hf_secret\nresume_from_checkpoint: somewhere\n").resolved()
+        secret = "hub_token: hf_secret\nmodel_init_kwargs: {token: hf_secret}\n"
+        resolved = parse(f"{secret}resume_from_checkpoint: somewhere\n").resolved()
         assert "hf_secret" not in json.dumps(resolved)
         assert not [key for key in resolved if key.endswith("token")]
         assert "resume_from_checkpoint" not in resolved, "the recipe of a resumed run starts afresh"
