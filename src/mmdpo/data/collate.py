@@ -18,7 +18,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._processed import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Context, PreparedExample, Preparer
-from mmdpo.examples import CORRUPTED, RowError, image_versions, response_names
+from mmdpo.examples import CHOSEN, CORRUPTED, REJECTED, RowError, image_versions, response_names
 
 
 class Batch(TypedDict):
@@ -72,13 +72,14 @@ class Collator:
         if self.prepare.crop_space == "processed" and prompts.image_inputs:
             self._crop_processed(prompts.image_inputs["pixel_values"], examples)
         room = [self._room(example, prompts.ids[place :: len(examples)]) for place, example in enumerate(examples)]
-        answers = [
-            example.answers[name][:longest]
-            for name in responses
+        cut = [
+            {name: example.answers[name][:longest] for name in responses}
             for example, longest in zip(examples, room, strict=True)
         ]
+        for example, its_answers in zip(examples, cut, strict=True):
+            _check_difference(example, its_answers)
         prompt_ids, prompt_mask = _pad(prompts.ids)
-        answer_ids, answer_mask = _pad(answers)
+        answer_ids, answer_mask = _pad([its_answers[name] for name in responses for its_answers in cut])
         items = [example.item for example in examples]
         return Batch(
             prompt_ids=prompt_ids,
@@ -179,6 +180,16 @@ class Collator:
                     source=item.example.source,
                 )
         return torch.tensor([float(item.example.weights[name]) for item in items])
+
+
+def _check_difference(example: PreparedExample, answers: dict[str, list[int]]) -> None:
+    if CHOSEN in answers and answers[CHOSEN] == answers.get(REJECTED):
+        were_cut = answers[CHOSEN] != example.answers[CHOSEN] or answers[REJECTED] != example.answers[REJECTED]
+        raise RowError(
+            "chosen and rejected are the same tokens, "
+            + ("once cut to max_length; raise it" if were_cut else "though not the same text; remove the row"),
+            source=example.item.example.source,
+        )
 
 
 def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "n w"], Bool[Tensor, "n w"]]:

@@ -206,8 +206,8 @@ class TestMaxLength:
         ]
 
     def test_each_example_has_the_room_that_its_own_prompt_leaves(self, make_preparer, items, processor):
-        batch = Collator(make_preparer(), max_length=PROMPT_TOKENS + 16 + 1)([items[2], items[1]])
-        assert [len(answer) for answer in self.answers(batch, processor)] == [1, 7, 1, 3]
+        batch = Collator(make_preparer(), max_length=PROMPT_TOKENS + 16 + 3)([items[2], items[1]])
+        assert [len(answer) for answer in self.answers(batch, processor)] == [3, 7, 3, 3]
 
     @pytest.mark.parametrize("blind", [0, 1], ids=["first", "last"])
     def test_an_answer_is_cut_alike_behind_a_shorter_prompt(self, make_preparer, items, processor, blind):
@@ -269,3 +269,23 @@ def test_the_cells_say_what_is_prepared(processor, items):
     prepare = Preparer(Renderer(processor, Family()), build_objective("dpo").cells, {}, seed=0)
     batch = Collator(prepare)([items[0]])
     assert batch["image_counts"].tolist() == [1]
+
+
+class TestEqualTokens:
+    """A pair without a difference that the model could see would be trained on in vain."""
+
+    def test_answers_that_a_cut_makes_equal_are_a_bad_row(self, make_example, make_preparer):
+        pair = {"chosen": "sure ! this kitchen shows cup .", "rejected": "sure ! this kitchen shows car ."}
+        items = Items([make_example(0, responses=pair)], seed=7)
+        assert Collator(make_preparer(), max_length=PROMPT_TOKENS + 6)([items[0]])
+        with pytest.raises(RowError, match=r"row 1: chosen and rejected are the same tokens, once cut to max_length"):
+            Collator(make_preparer(), max_length=PROMPT_TOKENS + 5)([items[0]])
+
+    def test_texts_that_the_tokenizer_reads_alike_are_a_bad_row(self, make_example, make_preparer):
+        items = Items([make_example(0, responses={"chosen": "zebra .", "rejected": "giraffe ."})], seed=7)
+        with pytest.raises(RowError, match=r"row 1: chosen and rejected are the same tokens, though not the same text"):
+            Collator(make_preparer())([items[0]])
+
+    def test_an_objective_without_the_rejected_answer_does_not_mind(self, make_example, make_preparer):
+        items = Items([make_example(0, responses={"chosen": "zebra .", "rejected": "giraffe ."})], seed=7)
+        assert Collator(make_preparer("image_dpo"))([items[0]])
