@@ -115,6 +115,12 @@ class MDPOConfig(TrainingArguments):
             raise ValueError(f"max_length must leave room for a prompt and an answer; got {self.max_length}")
         if not 0 < self.beta < math.inf:
             raise ValueError(f"beta must be positive; got {self.beta}")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
+        if self.neftune_noise_alpha is not None:
+            raise ValueError(
+                "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
+            )
         # The parser of recipes checks choices too; a configuration made in Python comes here alone.
         for name in ("crop_space", "check_data", "on_bad_row"):
             choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)

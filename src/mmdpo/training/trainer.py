@@ -100,6 +100,11 @@ class MDPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
+                "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
+            )
         self.model_accepts_loss_kwargs = False
         self.add_callback(SetEpoch(train_items))
         if isinstance(reference, FrozenModel) and reference.scorer.model is not policy:
