@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXPECTED_ERRORS = (ValueError, TypeError, FileNotFoundError, FloatingPointError)
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """Errors that say all there is to say: shown without a traceback unless MMDPO_DEBUG is set."""
 
 

@@ -126,6 +126,7 @@ class TestTrain:
             (["--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
             (["--eval_strategy", "epoch"], "test_split_size"),
             (["--dataset_name", "nowhere.jsonl"], "no such file"),
+            (["--model_name_or_path", "nobody/nothing"], "nobody/nothing"),
             (["--objective", "mmedpo"], "'weight'"),
             (["--max_length", "20"], "zero tokens"),
             (["--config", "nowhere.yaml"], "cannot read the recipe"),

@@ -47,11 +47,17 @@ def load_model(name: str, args: MDPOConfig) -> PreTrainedModel:
 
 
 def load_config(name: str, args: MDPOConfig) -> Any:
-    """Returns a model's configuration. Raises ValueError for a model that is no vision-language model."""
+    """Returns a model's configuration.
+
+    Raises ValueError for a model that is no vision-language model, OSError for one that cannot be found.
+    """
     kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
-    config = AutoConfig.from_pretrained(
-        resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
-    )
+    try:
+        config = AutoConfig.from_pretrained(
+            resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
+        )
+    except OSError as error:
+        raise OSError(f"cannot load the model {name!r}: {error}") from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not args.trust_remote_code:
         raise ValueError(
             f"{name} is a {config.model_type} model, which transformers does not load as an image-text-to-text model; "
