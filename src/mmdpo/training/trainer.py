@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from mmdpo.data.collate import Batch
@@ -19,12 +18,13 @@ from mmdpo.data.validate import write_faults
 from mmdpo.examples import image_versions
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.forward import Scorer
-from mmdpo.scoring.reference import AdapterOff, FrozenModel, Precomputed, Reference, copy_frozen
+from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference
 from mmdpo.training import build
 from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.references import choose_reference, score_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class MDPOTrainer(Trainer):
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
         self._scorer = Scorer(policy, family, self.objective.cells)
-        reference = self._build_reference(policy, ref_model, args)
+        reference = choose_reference(self._scorer, ref_model, args, is_needed=bool(self.objective.reference_cells))
 
         super().__init__(
             model=policy,
@@ -273,50 +273,23 @@ class MDPOTrainer(Trainer):
         draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
         return Items(checked.examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
 
-    def _build_reference(self, policy: nn.Module, ref_model: nn.Module | None, args: MDPOConfig) -> Reference:
-        family, cells = self._scorer.family, self.objective.cells
-        if ref_model is not None:
-            build.check_model(ref_model)
-            if args.disable_dropout:
-                build.disable_dropout(ref_model)
-            return FrozenModel(Scorer(ref_model.requires_grad_(False).eval(), family, cells), share_images=False)
-        located = family.locate_parts(build.unwrap_adapter(policy))
-        base = build.unwrap_adapter(policy).named_parameters()
-        share = all(located.part_of(name) == "language_model" for name, p in base if p.requires_grad)
-        if policy is not build.unwrap_adapter(policy) and build.is_fresh_adapter(policy):
-            return AdapterOff(self._scorer, share)
-        if args.precompute_ref_log_probs or not self.objective.reference_cells:
-            return FrozenModel(self._scorer, share_images=False)  # the policy itself, before its first step
-        return FrozenModel(Scorer(copy_frozen(policy), family, cells), share)
-
     def _precompute(self, items: Items) -> None:
-        """Scores every example of a dataset with the reference and leaves the values with its items.
+        """Scores a dataset with the reference, once.
 
         Where the reference is the policy itself, that is too late after the first step; `Precomputed` will say so.
         """
-        is_policy = isinstance(self._live_reference, FrozenModel) and self._live_reference.scorer is self._scorer
-        if items.ref_logprobs is not None or (is_policy and self.state.global_step > 0):
-            return
-        cells = self.objective.reference_cells
-        size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
-        workers = self.args.dataloader_num_workers
-        loader = self.accelerator.prepare(
-            DataLoader(items, batch_size=size, collate_fn=self.data_collator, num_workers=workers)
-        )
-        values = torch.full((len(items), len(cells)), float("nan"))
-        model = self._scorer.model
-        if model.device != self.accelerator.device:
-            model.to(self.accelerator.device)
-        for batch in loader:
-            logprobs = self._live_reference(batch, cells, policy=model, memo={})
-            index, columns = self.accelerator.gather_for_metrics((batch["index"], logprobs.T.contiguous()))
-            values[index.cpu()] = columns.float().cpu()
-        if bool(values.isnan().any()):
-            rows = values.isnan().any(1).nonzero()[:, 0].tolist()
-            raise FloatingPointError(
-                f"the reference gives no finite log-probability for {items.examples[rows[0]].source}"
+        live, cells = self._live_reference, self.objective.reference_cells
+        is_policy = isinstance(live, FrozenModel) and live.scorer is self._scorer
+        if items.ref_logprobs is None and not (is_policy and self.state.global_step > 0):
+            score_dataset(
+                items,
+                live,
+                cells,
+                policy=self._scorer.model,
+                accelerator=self.accelerator,
+                collate=self.data_collator,
+                args=self.args,
             )
-        items.ref_logprobs = values
 
 
 def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:

@@ -127,6 +127,15 @@ class TestInvariances:
         assert losses_of(half)[0] == pytest.approx(3 * math.log(2), abs=1e-5)
         assert losses_of(half) == pytest.approx(losses_of(full), abs=0.02)
 
+    @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
+    def test_in_bf16_precomputed_references_have_the_precision_of_the_policy(self, tmp_path, rows, with_adapter):
+        adapter = LoraConfig(r=2) if with_adapter else None
+        trainer = build_trainer(tmp_path, rows, bf16=True, precompute_ref_log_probs=True, peft_config=adapter)
+        trainer.train()
+        first = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        for cell in ("chosen", "rejected", "corrupted"):
+            assert first[f"rewards/{cell}"] == pytest.approx(0, abs=1e-6), cell
+
     def test_dataloader_workers_change_nothing(self, tmp_path, rows):
         alone, helped = (build_trainer(tmp_path / str(n), rows, dataloader_num_workers=n) for n in (0, 2))
         alone.train()
