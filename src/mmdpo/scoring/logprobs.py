@@ -17,7 +17,8 @@ def answer_positions_only(head: nn.Module, predicts: Bool[Tensor, "R S"]) -> Ite
 
     def select(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
         hidden, *rest = arguments
-        return (hidden[predicts][None], *rest)
+        # A model spread over devices has its head on another one than its inputs.
+        return (hidden[predicts.to(hidden.device)][None], *rest)
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -33,6 +34,6 @@ def sum_logprobs(
 
     A softmax over a 16-bit vocabulary loses the differences that preferences are made of.
     """
-    per_token = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    per_token = -nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
     row = predicts.nonzero()[:, 0]
-    return torch.zeros(len(predicts), device=logits.device).index_add(0, row, per_token)
+    return torch.zeros(len(predicts), device=predicts.device).index_add(0, row, per_token.to(predicts.device))
