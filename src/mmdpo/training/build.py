@@ -15,12 +15,9 @@ from transformers import (
     ProcessorMixin,
 )
 
-from mmdpo.corruption import Corruption
-from mmdpo.corruption import load as load_corruption
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.families import Family, find_family
 from mmdpo.training.config import MDPOConfig
 
@@ -88,21 +85,16 @@ def resolve_model(name: str) -> str:
 def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
     """Returns the collator that makes batches of what the objective's cells need, for a model of this configuration."""
     objective = args.build_objective()
+    versions = image_versions(objective.cells)
     prepare = Preparer(
         renderer=Renderer(processor, find_family(config)),
         cells=objective.cells,
-        corruptions=_load_corruptions(args, image_versions(objective.cells)),
+        corruptions={name: made for name, made in args.build_corruptions().items() if name in versions},
         seed=args.seed,
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
     )
     return Collator(prepare, args.max_length, objective.weight_columns)
-
-
-def _load_corruptions(args: MDPOConfig, versions: tuple[str, ...]) -> dict[str, Corruption]:
-    """Returns how each image version is made; a version of another name is the corruption of that name."""
-    made = [version for version in versions if version not in (ORIGINAL, NO_IMAGE)]
-    return {version: args.build_corruption() if version == CORRUPTED else load_corruption(version) for version in made}
 
 
 def check_processor(processor: Any) -> None:

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
+from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.objective import Objective, build_objective
 
 CROPS = ("crop_0_20", "crop_20_50")
@@ -99,7 +100,7 @@ class MDPOConfig(TrainingArguments):
         self._resolve_checkpointing()
         super().__post_init__()
         self.build_objective()
-        self.build_corruption()
+        self.build_corruptions()
         if self.crop_space == "processed" and self.corruption not in CROPS:
             raise ValueError(f"crop_space: processed works with {' and '.join(CROPS)}, not with {self.corruption}")
         if self.corruption_per_epoch and self.precompute_ref_log_probs:
@@ -139,11 +140,18 @@ class MDPOConfig(TrainingArguments):
         """Returns the objective that the options describe."""
         return build_objective(self.objective).with_response_loss(self.loss_type, self.label_smoothing)
 
-    def build_corruption(self) -> Corruption:
-        """Returns the corruption that makes the version `corrupted`, with its options."""
+    def build_corruptions(self) -> dict[str, Corruption]:
+        """Returns how each image version that the objective needs is made; `corrupted` is always among them.
+
+        A version of another name is the corruption of that name, with its default options.
+        """
         options = self.corruption_options or {}
         assert isinstance(options, dict), "parsed by TrainingArguments"
-        return load_corruption(self.corruption).with_options(**options)
+        named = set(image_versions(self.build_objective().cells)) - {ORIGINAL, NO_IMAGE, CORRUPTED}
+        return {
+            CORRUPTED: load_corruption(self.corruption).with_options(**options),
+            **{name: load_corruption(name) for name in sorted(named)},
+        }
 
 
 def _single_loss(loss_type: Any) -> str:

@@ -24,7 +24,7 @@ def test_the_defaults_are_the_papers(configure):
         Cell("original", "rejected"),
         Cell("corrupted", "chosen"),
     )
-    assert dict(args.build_corruption().options) == {"low": 0.01, "high": 0.2}
+    assert dict(args.build_corruptions()["corrupted"].options) == {"low": 0.01, "high": 0.2}
     assert args.disable_dropout
     assert args.freeze_vision_tower
     assert args.freeze_projector
@@ -50,6 +50,10 @@ def test_the_defaults_are_the_papers(configure):
         ({"on_bad_row": "eror"}, "on_bad_row must be one of error, skip; got 'eror'"),
         ({"check_data": "ful"}, "check_data must be one of full, text; got 'ful'"),
         ({"beta": -0.1}, "beta must be positive; got -0.1"),
+        (
+            {"objective": '[{"rank": [["original", "chosen"], ["blnk", "chosen"]]}]'},
+            "unknown corruption 'blnk'; did you mean 'blank'",
+        ),
         ({"max_length": 1}, "max_length must leave room"),
         ({"label_smoothing_factor": 0.1}, "use label_smoothing"),
         ({"neftune_noise_alpha": 5.0}, "differs between policy and reference"),
@@ -88,7 +92,10 @@ def test_losses_reach_the_response_term(configure):
 
 def test_options_of_the_corruption_are_read_from_json_too(configure):
     for options in ({"low": 0.05}, '{"low": 0.05}'):
-        assert dict(configure(corruption_options=options).build_corruption().options) == {"low": 0.05, "high": 0.2}
+        assert dict(configure(corruption_options=options).build_corruptions()["corrupted"].options) == {
+            "low": 0.05,
+            "high": 0.2,
+        }
 
 
 def test_checkpointing_is_on_unless_said_otherwise(configure):

@@ -39,7 +39,7 @@ class TestValues:
         args = recipe.training
         assert (args.learning_rate, args.max_steps, args.bf16, args.max_length) == (5e-6, 7, False, None)
         assert (recipe.model.use_peft, recipe.model.lora_target_modules) == (True, ["q_proj", "v_proj"])
-        assert dict(args.build_corruption().options) == {"low": 0.05, "high": 0.1}
+        assert dict(args.build_corruptions()["corrupted"].options) == {"low": 0.05, "high": 0.1}
         assert args.lr_scheduler_kwargs == {"num_cycles": 2}
         assert (recipe.script.dataset_name, recipe.script.dataset_train_split) == ("world", "test")
 
