@@ -18,6 +18,7 @@ from transformers import (
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
+from mmdpo.examples import image_versions
 from mmdpo.families import Family, find_family
 from mmdpo.training.config import MDPOConfig
 
