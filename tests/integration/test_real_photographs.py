@@ -14,7 +14,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "real_photographs.py"
 
 @pytest.fixture(scope="module")
 def example():
-    pytest.importorskip("skimage")
     spec = importlib.util.spec_from_file_location("real_photographs", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
