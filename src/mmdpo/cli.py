@@ -82,11 +82,14 @@ def _version() -> int:
 
 
 def _quickstart(options: argparse.Namespace) -> int:
+    import torch
     from rich.console import Console
 
     from mmdpo.study.quickstart import QuickstartPlan, run_quickstart
 
     _quiet_libraries()
+    # Tensors this small gain nothing from a second thread, and waiting for one on a busy core costs several times over.
+    torch.set_num_threads(1)
     run_quickstart(options.output_dir, QuickstartPlan(seed=options.seed), Console())
     return 0
 

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoProcessor, PrinterCallback
@@ -66,8 +65,6 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
     Raises RunFolderError for an output folder that holds something already.
     """
     began = time.perf_counter()
-    # Tensors this small gain nothing from a second thread, and waiting for one on a busy core costs several times over.
-    torch.set_num_threads(1)
     folder = prepare_run_folder(output_dir, "give another one (make quickstart RUN=runs/again), or remove it")
     with console.status("making preference pairs and test scenes"):
         pairs = PreferenceDataset.from_rows(make_pairs(plan.pairs, plan.seed), name="world")

@@ -399,6 +399,12 @@ class TestErrors:
         with pytest.raises(ValueError, match="one object"):
             MDPOTrainer(model, ref_model=model, args=MDPOConfig(output_dir=str(tmp_path)), train_dataset=rows)
 
+    def test_several_gpus_in_one_process_are_refused(self, tmp_path, rows, monkeypatch):
+        """Trainer would wrap the model in nn.DataParallel, whose replicas never see the shared image features."""
+        monkeypatch.setattr(MDPOConfig, "n_gpu", property(lambda _: 2))
+        with pytest.raises(ValueError, match="2 GPUs are visible to one process"):
+            build_trainer(tmp_path, rows)
+
     def test_every_bad_row_is_named_before_training(self, tmp_path, rows):
         bad = [dict(row) for row in rows[:5]]
         bad[1]["chosen"] = bad[1]["rejected"]
