@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,6 +19,31 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
+
+PROVEN_DECODERS = (
+    "llama",
+    "mistral",
+    "phi",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma3_text",
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    "qwen3_vl_text",
+    "glm4v_text",
+    "cohere2",
+)
+"""Text decoders, by `model_type`, that the contract test has scored with shared prefixes."""
+
+CHANGES_OF_LOGITS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "logits_soft_cap",
+    "lm_head_multiplier",
+)
+"""Options of text decoders that do something to logits behind the output head."""
 
 UNREAD = ("hidden_states", "attentions")
 """What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
@@ -47,6 +72,33 @@ class Family:
 
     answer_token_types: ClassVar[dict[str, int]] = {}
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
+
+    shares_prefix: ClassVar[bool] = False
+    """Whether the contract test has proven that answers behind one prompt in one row score as they do alone."""
+
+    def why_separate(self, model: nn.Module) -> str | None:
+        """Returns why cells of this model cannot share a row with their prompt, None where they can."""
+        decoder = model.get_decoder().config  # type: ignore[operator]
+        kinds = set(getattr(decoder, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if not self.shares_prefix:
+            return f"{type(model).__name__} is not among the model families proven to share prefixes"
+        if decoder.model_type not in PROVEN_DECODERS:
+            return f"its text decoder, {decoder.model_type}, is not among those proven to share prefixes"
+        if kinds:
+            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
+        if decoder._attn_implementation == "eager":
+            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
+        return None
+
+    def head_is_last(self, model: nn.Module) -> bool:
+        """Says whether the model gives out what its output head returns, unchanged."""
+        decoder = model.get_decoder().config  # type: ignore[operator]
+        is_changed = any(getattr(decoder, name, None) is not None for name in CHANGES_OF_LOGITS)
+        return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
+
+    def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
+        """Returns the rotary positions of a batch's contexts, None where they count tokens."""
+        return None
 
     def image_placeholder(self, processor: Any) -> str:
         """Returns what stands for one image in a plain-text prompt given to the model's processor.
@@ -119,12 +171,17 @@ class Family:
         """
         owner, original = _find_image_encoder(model)
         names = list(inspect.signature(original).parameters)
+        part_of = self.locate_parts(model).part_of
+        moves = any(p.requires_grad and part_of(name) != "language_model" for name, p in model.named_parameters())
 
         def encode(*args: Any, **kwargs: Any) -> Any:
             if "features" not in memo:
                 # Some models pass by position, some by name; decorators of theirs insist on the same.
                 own = [image_inputs.get(name, value) for name, value in zip(names, args, strict=False)]
-                output = original(*own, **{name: image_inputs.get(name, kwargs[name]) for name in kwargs})
+                named = {name: image_inputs.get(name, kwargs[name]) for name in kwargs}
+                # Frozen weights alone do not keep a tower out of the graph: PEFT lets embeddings require gradients.
+                with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
+                    output = original(*own, **named)
                 memo["features"] = {name: value for name, value in vars(output).items() if name not in UNREAD}
             features = dict(memo["features"])
             features["pooler_output"] = _repeat(features["pooler_output"], tokens, contexts)

@@ -11,6 +11,7 @@ class Gemma3(Family):
     """`token_type_ids` mark image tokens, which attend to each other in both directions; answers are text, type 0."""
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    shares_prefix: ClassVar[bool] = True
 
     def image_token_id(self, processor: Any) -> int | None:
         """Returns the soft token; the processor's own `image_token_id` is that of the mark."""

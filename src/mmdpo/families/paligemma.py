@@ -11,6 +11,7 @@ class PaliGemma(Family):
     """`token_type_ids` are 0 over the prompt, which is fully visible to itself, and 1 over the answer."""
 
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    shares_prefix: ClassVar[bool] = True
     answer_token_types: ClassVar[dict[str, int]] = {"token_type_ids": 1}
 
     def complete_prompt(self, processor: Any, prompt: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 from mmdpo.data.collate import Batch
 from mmdpo.examples import Cell
 from mmdpo.families import Family
-from mmdpo.scoring.logprobs import answer_positions_only, sum_logprobs
-from mmdpo.scoring.plan import plan_rows
+from mmdpo.scoring import tree_attention
+from mmdpo.scoring.logprobs import answer_logprobs_only, answer_positions_only, pick_logprobs, sum_by_cell
+from mmdpo.scoring.plan import Rows, plan_rows
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class CellLogprobs:
     cells: tuple[Cell, ...]
     logprobs: Float[Tensor, "C B"]
     tokens: Int[Tensor, "C B"]
+    per_token: Float[Tensor, "N"]
+    """Of every answer token, tree by tree."""
+    cell_of: Int[Tensor, "N"]
+    """c · B + b of the cell and example that each token belongs to."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,13 @@ class Scorer:
     family: Family
     collated: tuple[Cell, ...]
     """The cells that batches are made for."""
+    shares_prefix: bool = False
+    """Whether cells under the same images share one row; only where the family has nothing against it."""
+    max_tokens_per_row: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shares_prefix:
+            tree_attention.install(self.model.get_decoder())  # type: ignore[operator]
 
     def __call__(
         self,
@@ -49,28 +63,49 @@ class Scorer:
         `through` is the wrapper (DDP, FSDP, …) whose forward synchronises gradients; the model itself by default.
         `memo` carries image features to another model with the same frozen vision tower and projector.
         """
-        rows = plan_rows(batch, cells, collated=self.collated, answer_token_types=self.family.answer_token_types)
+        rows = self.plan(batch, cells)
         arguments: dict[str, Any] = dict(
             input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False, **rows.token_types
         )
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        is_last = self.family.head_is_last(self.model)
         with ExitStack() as stack:
+            if self.shares_prefix:
+                arguments["position_ids"] = rows.positions
+                stack.enter_context(tree_attention.attend_along(rows.trees))
             if batch["image_inputs"] and bool(batch["image_counts"][rows.contexts].any()):
-                is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
-                stack.enter_context(
-                    self.family.share_image_features(
-                        self.model,
-                        batch["image_inputs"],
-                        is_image.sum(1),
-                        rows.contexts,
-                        {} if memo is None else memo,
-                    )
-                )
-                arguments |= repeat_image_inputs(batch["image_inputs"], batch["image_counts"], rows.contexts)
-            stack.enter_context(answer_positions_only(self.model.get_output_embeddings(), rows.predicts))  # type: ignore[operator]
+                arguments |= stack.enter_context(self._share_images(batch, rows, {} if memo is None else memo))
+            if is_last:
+                stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets))
+            else:
+                stack.enter_context(answer_positions_only(head, rows.predicts))
             output = (through or self.model)(**arguments)
-        sums = sum_logprobs(output.logits[0], rows.targets, rows.predicts)
+        per_token = output.logits[0, :, 0] if is_last else pick_logprobs(output.logits[0], rows.targets)
         shape = (len(cells), len(batch["index"]))
-        return CellLogprobs(cells, sums.view(shape), rows.predicts.sum(1).view(shape))
+        sums = sum_by_cell(per_token, rows.cell_of, math.prod(shape)).view(shape)
+        tokens = torch.bincount(rows.cell_of, minlength=math.prod(shape)).view(shape)
+        return CellLogprobs(cells, sums, tokens, per_token, rows.cell_of)
+
+    def plan(self, batch: Batch, cells: tuple[Cell, ...]) -> Rows:
+        """Returns the rows that a forward over the cells has."""
+        options: dict[str, Any] = dict(collated=self.collated, answer_token_types=self.family.answer_token_types)
+        if self.shares_prefix:
+            uses_flex = tree_attention.uses_flex(self.model.get_decoder())  # type: ignore[operator]
+            options |= dict(
+                share=True,
+                max_tokens=self.max_tokens_per_row,
+                multiple_of=tree_attention.FLEX_BLOCK if uses_flex else 1,
+                prompt_positions=self.family.prompt_positions(self.model, batch),
+            )
+        return plan_rows(batch, cells, **options)
+
+    @contextmanager
+    def _share_images(self, batch: Batch, rows: Rows, memo: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
+        """Within it, each image is encoded once; gives the image arguments of the forward."""
+        is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
+        image_inputs, tokens = batch["image_inputs"], is_image.sum(1)
+        with self.family.share_image_features(self.model, image_inputs, tokens, rows.contexts, memo):
+            yield repeat_image_inputs(image_inputs, batch["image_counts"], rows.contexts)
 
 
 def repeat_image_inputs(

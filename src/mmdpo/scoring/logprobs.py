@@ -1,4 +1,9 @@
-"""Log-probabilities at answer positions only: the output head never sees a prompt position."""
+"""Log-probabilities at answer positions only: the output head never sees a prompt position.
+
+A model's own forward returns log π(token) where it would return logits, a chunk of tokens at a time, so that no
+[tokens × vocabulary] tensor outlives its chunk. A model that changes logits behind its head returns those of answer
+positions instead.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +12,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 2**23
+"""Logits that exist at a time: 32 MB in float32."""
 
 
 @contextmanager
-def answer_positions_only(head: nn.Module, predicts: Bool[Tensor, "R S"]) -> Iterator[None]:
+def answer_positions_only(head: nn.Module, predicts: Int[Tensor, "N"]) -> Iterator[None]:
     """Within it, the model's output head is given the N hidden states that predict an answer token, as [1, N, D]."""
 
     def select(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
         hidden, *rest = arguments
-        # A model spread over devices has its head on another one than its inputs.
-        return (hidden[predicts.to(hidden.device)][None], *rest)
+        return (_select(hidden, predicts)[None], *rest)
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -27,13 +35,88 @@ def answer_positions_only(head: nn.Module, predicts: Bool[Tensor, "R S"]) -> Ite
         handle.remove()
 
 
-def sum_logprobs(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"], predicts: Bool[Tensor, "R S"]
-) -> Float[Tensor, "R"]:
-    """Returns log π(answer) per row in nats: the sum of its tokens' log-probabilities, in float32.
+@contextmanager
+def answer_logprobs_only(head: Any, predicts: Int[Tensor, "N"], targets: Int[Tensor, "N"]) -> Iterator[None]:
+    """Within it, the model's output head returns the log-probabilities of N answer tokens, as [1, N, 1], in float32.
+
+    The model must not change what its head returns (soft caps, scales).
+    """
+    of_class, of_instance = head.forward, head.__dict__.get("forward")
+
+    def forward(hidden: Tensor) -> Tensor:
+        states = _select(hidden, predicts)
+        is_frozen = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
+        steps = max(1, CHUNK // head.weight.shape[0])
+        values = [
+            _FrozenHead.apply(part, head.weight, head.bias, wanted)  # type: ignore[no-untyped-call]
+            if is_frozen
+            else checkpoint(_score, of_class, part, wanted, use_reentrant=False)
+            for part, wanted in zip(
+                torch.split(states, steps), torch.split(targets.to(states.device), steps), strict=True
+            )
+        ]
+        return torch.cat(values)[None, :, None]
+
+    # An attribute of the instance hides the method; the module is still called, so that its hooks run.
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if of_instance is None:
+            del head.forward
+        else:
+            head.forward = of_instance
+
+
+def pick_logprobs(logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Returns log π(token) in nats, in float32.
 
     A softmax over a 16-bit vocabulary loses the differences that preferences are made of.
     """
-    per_token = -nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
-    row = predicts.nonzero()[:, 0]
-    return torch.zeros(len(predicts), device=predicts.device).index_add(0, row, per_token.to(predicts.device))
+    return -nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
+
+
+def sum_by_cell(per_token: Float[Tensor, "N"], cell_of: Int[Tensor, "N"], count: int) -> Float[Tensor, "C·B"]:
+    """Returns log π(answer) of every cell of every example: the sum of its tokens' log-probabilities."""
+    return torch.zeros(count, device=cell_of.device).index_add(0, cell_of, per_token.to(cell_of.device))
+
+
+def _select(hidden: Float[Tensor, "R S D"], predicts: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+    # A model spread over devices has its head on another one than its inputs.
+    return hidden.flatten(0, 1).index_select(0, predicts.to(hidden.device))
+
+
+def _score(head: Any, hidden: Float[Tensor, "n D"], targets: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return pick_logprobs(head(hidden), targets)
+
+
+class _FrozenHead(torch.autograd.Function):
+    """log π(token) behind a linear head that is not trained.
+
+    The gradient by the hidden state is W[token] − Σ_v π(v) W[v], whatever comes from above scales it: it is made
+    while the logits are there, so that neither are they kept nor made again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Float[Tensor, "n D"],
+        weight: Float[Tensor, "V D"],
+        bias: Float[Tensor, "V"] | None,
+        targets: Int[Tensor, "n"],
+    ) -> Float[Tensor, "n"]:
+        raw = nn.functional.linear(hidden, weight, bias)
+        logits = raw.float()
+        total = logits.logsumexp(-1, keepdim=True)
+        picked = logits.gather(1, targets[:, None])
+        if ctx.needs_input_grad[0]:
+            # In place: the logits are not needed any more.
+            error = logits.sub_(total).exp_().neg_()
+            error.scatter_add_(1, targets[:, None], torch.ones_like(picked))
+            ctx.save_for_backward((error.to(raw.dtype) @ weight.to(raw.dtype)).to(hidden.dtype))
+        return (picked - total)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (direction,) = ctx.saved_tensors
+        return (gradients[0][:, None] * direction).to(direction.dtype), None, None, None

@@ -18,8 +18,9 @@ from transformers import (
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import image_versions
+from mmdpo.examples import Cell, image_versions
 from mmdpo.families import Family, find_family
+from mmdpo.scoring.forward import Scorer
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,21 @@ def check_model(model: nn.Module) -> None:
         )
 
 
+def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args: MDPOConfig) -> Scorer:
+    """Returns the scorer of a model, sharing prompts between cells as `attention` says.
+
+    Raises ValueError where `attention` is `shared` and the model cannot; with `auto` it is scored separately, and one
+    line of the log says why.
+    """
+    why = family.why_separate(model)
+    if why is not None and args.attention == "shared":
+        raise ValueError(f"attention: shared does not work for this model: {why}; use attention: auto or separate")
+    if why is not None and args.attention == "auto":
+        logger.warning("attention: separate rows for every cell, which is slower: %s", why)
+    shares_prefix = why is None and args.attention != "separate"
+    return Scorer(model, family, cells, shares_prefix, args.max_tokens_per_row)
+
+
 def trained_parts(args: MDPOConfig) -> tuple[str, ...]:
     """Returns the parts of the model that the options let move."""
     frozen = {"projector": args.freeze_projector, "vision_tower": args.freeze_vision_tower}
@@ -127,6 +143,11 @@ def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfi
         model = add_adapter(model, family, peft_config, args)
     elif unwrap_adapter(model) is model:
         freeze_parts(model, family, args)
+    if args.bf16 or args.fp16:
+        # Autocast brings both to 16 bits anyway; casting activations up to the adapters' float32 first is lost work.
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
     if args.disable_dropout and (changed := disable_dropout(model)):
         logger.info("dropout is off in policy and reference (%d values set to 0)", changed)
     return model

@@ -67,6 +67,15 @@ class MDPOConfig(TrainingArguments):
     model_init_kwargs: dict[str, Any] | str | None = _option(None, "Keyword arguments of from_pretrained.")
     trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
     disable_dropout: bool = _option(True, "Set every dropout to zero, in policy and reference.")
+    attention: str = _option(
+        "auto",
+        "Whether cells under the same images share one row with their prompt (shared) or not (separate); auto shares "
+        "where the model is proven to score alike.",
+        choices=["auto", "shared", "separate"],
+    )
+    max_tokens_per_row: int | None = _option(
+        None, "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch."
+    )
     freeze_vision_tower: bool = _option(True, "Keep the vision tower as it is.")
     freeze_projector: bool = _option(True, "Keep the projector between vision tower and language model as it is.")
 
@@ -123,7 +132,7 @@ class MDPOConfig(TrainingArguments):
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
             )
         # The parser of recipes checks choices too; a configuration made in Python comes here alone.
-        for name in ("crop_space", "check_data", "on_bad_row"):
+        for name in ("attention", "crop_space", "check_data", "on_bad_row"):
             choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
         build.check_model(ref_model)
         if args.disable_dropout:
             build.disable_dropout(ref_model)
-        frozen = Scorer(ref_model.requires_grad_(False).eval(), policy.family, policy.collated)
+        frozen = build.build_scorer(ref_model.requires_grad_(False).eval(), policy.family, policy.collated, args)
         return FrozenModel(frozen, share_images=False)
     base = build.unwrap_adapter(policy.model)
     located = policy.family.locate_parts(base)
@@ -38,7 +39,7 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
         return AdapterOff(policy, share_images)
     if args.precompute_ref_log_probs or not is_needed:
         return FrozenModel(policy, share_images=False)
-    return FrozenModel(Scorer(copy_frozen(policy.model), policy.family, policy.collated), share_images)
+    return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
 
 
 def score_dataset(

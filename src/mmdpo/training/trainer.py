@@ -17,7 +17,6 @@ from mmdpo.data.items import Items
 from mmdpo.data.validate import write_faults
 from mmdpo.examples import image_versions
 from mmdpo.objective import CellScore, Scores
-from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference
 from mmdpo.training import build
 from mmdpo.training.callbacks import SetEpoch
@@ -86,7 +85,7 @@ class MDPOTrainer(Trainer):
         build.check_model(policy)
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
-        self._scorer = Scorer(policy, family, self.objective.cells)
+        self._scorer = build.build_scorer(policy, family, self.objective.cells, args)
         reference = choose_reference(self._scorer, ref_model, args, is_needed=bool(self.objective.reference_cells))
 
         super().__init__(

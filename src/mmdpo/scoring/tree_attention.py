@@ -1,0 +1,228 @@
+"""Attention over trees: answers share their prompt's keys and values, and never see each other.
+
+transformers asks an *attention implementation* for two functions: one that makes masks, once for each kind of layer
+(full, sliding window, images in both directions), and one that attends. Both are registered here under a name of ours.
+The mask function is handed the model's own rule, "may query position q see key position k?", and applies it along every
+path of a tree, from the prompt's first token to an answer's last: that is what makes windows count positions instead
+of distances in the row. Outside of `attend_along` both functions are those of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, flex_attention_mask, sdpa_mask
+
+from mmdpo.scoring.plan import Tree
+
+SDPA, FLEX = "tree_sdpa", "tree_flex"
+"""Names of attention implementations. Names that contain `flash` would make transformers look for a kernel."""
+
+FLEX_BLOCK = 128
+"""Rows for FlexAttention are padded to whole blocks."""
+
+Rule: TypeAlias = Callable[[Any, Any, Any, Any], Any]
+"""(row, head, query place, key place) → whether the query sees the key; elementwise over index tensors."""
+
+_trees: ContextVar[tuple[Tree, ...] | None] = ContextVar("trees", default=None)
+
+
+@contextmanager
+def attend_along(trees: tuple[Tree, ...]) -> Iterator[None]:
+    """Within it, text decoders prepared by `install` attend along these trees."""
+    token = _trees.set(trees)
+    try:
+        yield
+    finally:
+        _trees.reset(token)
+
+
+def install(decoder: nn.Module) -> None:
+    """Lets a text decoder attend along trees, with FlexAttention if it was loaded with it and SDPA otherwise."""
+    current = decoder.config._attn_implementation  # type: ignore[union-attr]
+    if current not in (SDPA, FLEX):
+        decoder.set_attn_implementation(FLEX if current == "flex_attention" else SDPA)  # type: ignore[operator]
+
+
+def uses_flex(decoder: nn.Module) -> bool:
+    """Says whether a prepared text decoder uses FlexAttention."""
+    return bool(decoder.config._attn_implementation == FLEX)  # type: ignore[union-attr]
+
+
+# -- SDPA: one call of the stock kernel for each piece ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive queries of a row that see the same keys."""
+
+    length: int
+    prefix: int
+    """How many tokens of the piece before, the tree's first, they see besides themselves."""
+    mask: Bool[Tensor, "1 1 Q K"] | None
+    """None: causal, over as many keys as queries."""
+
+
+@dataclass(frozen=True)
+class TreeMask:
+    """The pieces of every row, from left to right; what is left of a row is padding.
+
+    `ndim` and `shape` are those of the 4-D mask that it stands for: some models hand a finished mask to their text
+    decoder, which looks at them.
+    """
+
+    rows: tuple[tuple[Piece, ...], ...]
+    shape: tuple[int, int, int, int]
+    ndim: ClassVar[int] = 4
+
+
+def make_tree_mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Rule = causal_mask_function,
+    attention_mask: TreeMask | Tensor | None = None,
+    device: Any = "cpu",
+    **kwargs: Any,
+) -> TreeMask | Tensor | None:
+    """Returns the mask of one kind of layer: of the trees at hand, else what SDPA takes."""
+    if isinstance(attention_mask, TreeMask):
+        return attention_mask
+    trees = _trees.get()
+    if trees is None:
+        lengths = dict(batch_size=batch_size, q_length=q_length, kv_length=kv_length)
+        options = dict(mask_function=mask_function, attention_mask=attention_mask, device=device)
+        plain: Tensor | None = sdpa_mask(**lengths, **options, **kwargs)
+        return plain
+    rows: list[list[Piece]] = [[] for _ in range(batch_size)]
+    for tree in trees:
+        rows[tree.row] += _cut(tree, mask_function, device)
+    return TreeMask(tuple(map(tuple, rows)), (batch_size, 1, q_length, kv_length))
+
+
+def _cut(tree: Tree, rule: Rule, device: Any) -> Iterator[Piece]:
+    """Yields the prompt with the first answer, then every other answer."""
+    first, *others = tree.branches
+    length = tree.prompt + first.length
+    # Plain causal attention has kernels of its own, and they need as many keys as queries.
+    is_causal = rule is causal_mask_function
+    yield Piece(length, 0, None if is_causal else _apply(rule, tree, 0, length, device))
+    for branch in others:
+        mask = _apply(rule, tree, tree.prompt, tree.prompt + branch.length, device)
+        yield Piece(branch.length, tree.prompt, mask)
+
+
+def _apply(rule: Rule, tree: Tree, start: int, stop: int, device: Any) -> Bool[Tensor, "1 1 Q K"]:
+    """Returns what tokens `start` to `stop` of a path see of the path.
+
+    The rule is asked about the places that the path would have if its answer were the tree's first: whatever it looks
+    up there (which tokens are an image's, which are a prompt's) is the same for every answer.
+    """
+    places = torch.arange(tree.start, tree.start + stop, device=device)
+    row, head = torch.tensor(tree.row, device=device), torch.tensor(0, device=device)
+    return rule(row, head, places[None, None, start:, None], places[None, None, None, :]).expand(1, 1, -1, stop)  # type: ignore[no-any-return]
+
+
+def attend_to_tree(
+    module: nn.Module,
+    query: Float[Tensor, "R H S D"],
+    key: Float[Tensor, "R G S D"],
+    value: Float[Tensor, "R G S D"],
+    attention_mask: TreeMask | Tensor | None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "R S H D"], None]:
+    """Attends piece by piece: the prompt with its first answer, then each other answer over the prompt and itself."""
+    if not isinstance(attention_mask, TreeMask):
+        result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return result
+    rows = [
+        _attend_row(module, query[row : row + 1], key[row : row + 1], value[row : row + 1], pieces, kwargs)
+        for row, pieces in enumerate(attention_mask.rows)
+    ]
+    return torch.cat(rows) if len(rows) > 1 else rows[0], None
+
+
+def _attend_row(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], kwargs: dict[str, Any]
+) -> Float[Tensor, "1 S H D"]:
+    lengths = [piece.length for piece in pieces]
+    padding = query.shape[2] - sum(lengths)
+    # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
+    split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]
+    outputs = []
+    for piece, queries, keys, values in zip(pieces, *split, strict=True):
+        if not piece.prefix:
+            first_keys, first_values = keys, values
+        else:
+            keys = torch.cat([first_keys[:, :, : piece.prefix], keys], dim=2)
+            values = torch.cat([first_values[:, :, : piece.prefix], values], dim=2)
+        options = {**kwargs, "is_causal": piece.mask is None}
+        outputs.append(sdpa_attention_forward(module, queries, keys, values, piece.mask, **options)[0])
+    if padding:
+        outputs.append(outputs[-1].new_zeros(1, padding, *outputs[-1].shape[2:]))
+    return torch.cat(outputs, dim=1)
+
+
+# -- FlexAttention: one call over the row, blocks that nobody sees left out -------------------------------------------
+
+
+def make_block_mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Rule = causal_mask_function,
+    device: Any = "cpu",
+    **kwargs: Any,
+) -> BlockMask:
+    """Returns the mask of one kind of layer for FlexAttention."""
+    trees = _trees.get()
+    if trees is None:
+        lengths = dict(batch_size=batch_size, q_length=q_length, kv_length=kv_length)
+        plain: BlockMask = flex_attention_mask(**lengths, mask_function=mask_function, device=device, **kwargs)
+        return plain
+    rule = follow_paths(trees, (batch_size, q_length), mask_function, device)
+    compile_it = torch.device(device).type == "cuda"
+    mask: BlockMask = create_block_mask(
+        rule, B=batch_size, H=None, Q_LEN=q_length, KV_LEN=kv_length, device=device, _compile=compile_it
+    )
+    return mask
+
+
+def follow_paths(trees: Sequence[Tree], shape: tuple[int, int], rule: Rule, device: Any) -> Rule:
+    """Returns the rule of rows [R, S]: a token sees its path, as `rule` has it for a path that stands alone."""
+    # Padding is a tree of its own: every token sees at least itself.
+    tree_of: Int[Tensor, "R S"] = torch.full(shape, -1)
+    branch_of, place_of = torch.zeros(shape, dtype=torch.long), torch.arange(shape[1]).repeat(shape[0], 1)
+    for number, tree in enumerate(trees):
+        tree_of[tree.row, tree.start : tree.start + tree.length] = number
+        for nth, (branch, start) in enumerate(tree.placed_branches(), 1):
+            stop = start + branch.length
+            branch_of[tree.row, start:stop] = nth
+            place_of[tree.row, start:stop] = torch.arange(branch.length) + tree.start + tree.prompt
+    tree_of, branch_of, place_of = (tensor.to(device) for tensor in (tree_of, branch_of, place_of))
+
+    def sees(row: Any, head: Any, q: Any, k: Any) -> Any:
+        in_prompt, in_own = branch_of[row, k] == 0, branch_of[row, k] == branch_of[row, q]
+        is_on_path = (tree_of[row, q] == tree_of[row, k]) & (in_prompt | in_own)
+        return is_on_path & rule(row, head, place_of[row, q], place_of[row, k])
+
+    return sees
+
+
+AttentionMaskInterface.register(SDPA, make_tree_mask)
+AttentionInterface.register(SDPA, attend_to_tree)
+AttentionMaskInterface.register(FLEX, make_block_mask)
+AttentionInterface.register(FLEX, flex_attention_forward)
