@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart check test test-unit format wheel clean
+.PHONY: setup quickstart check test test-unit perf format wheel clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,11 @@ test: setup
 
 test-unit: setup
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# About a quarter of an hour, one thread; nothing else should run beside it. Writes perf/results and docs/performance.md.
+perf: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m perf.cpu
+	$(BIN)/python -m perf.render
 
 format: setup
 	$(BIN)/ruff format .

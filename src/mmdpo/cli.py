@@ -7,6 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from mmdpo.benchmarks.command import add_eval_verb
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """Errors that say all there is to say: shown without a traceback unless MMDPO_DEBUG is set."""
@@ -37,6 +42,30 @@ def _build_parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train a model: --config recipe.yaml [--key value …]", add_help=False)
     train.add_argument("-h", "--help", action="store_true")
     train.set_defaults(verb=lambda _: _train_help())
+
+    convert = verbs.add_parser("convert", help="turn a checkpoint of another layout into one that transformers loads")
+    kinds = convert.add_subparsers(title="checkpoints", metavar="KIND", required=True)
+    bunny = kinds.add_parser("bunny", help="Bunny-v1.0-3B to and from LlavaForConditionalGeneration")
+    bunny.add_argument("source", metavar="SRC", help="a folder, or a hub name such as BAAI/Bunny-v1_0-3B")
+    bunny.add_argument("target", metavar="DST", type=Path, help="a new folder")
+    bunny.add_argument("--reverse", action="store_true", help="back to the original's names")
+    bunny.add_argument("--original", type=Path, help="with --reverse: where the original's config and tokenizer lie")
+    bunny.add_argument("--revision", default=None, help="branch, tag or commit of a hub name")
+    bunny.add_argument("--dtype", choices=DTYPES, default=None, help="precision of the weights; the source's if unset")
+    bunny.add_argument("--allow_pickle", action="store_true", help="open pickled weights where there are no others")
+    bunny.set_defaults(verb=_convert_bunny)
+
+    merge = verbs.add_parser("merge", help="make one model of a run: adapter and base, processor, model card")
+    merge.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a checkpoint inside one")
+    merge.add_argument("target", metavar="DST", type=Path, help="a new folder")
+    merge.add_argument("--base", default=None, help="the adapter's base, where it is not what the adapter says")
+    merge.add_argument("--dtype", choices=DTYPES, default=None, help="precision of the weights; the base's if unset")
+    merge.add_argument("--push_to_hub", metavar="REPO", default=None, help="upload DST to this repository of the hub")
+    merge.add_argument("--allow_pickle", action="store_true", help="open pickled weights where there are no others")
+    merge.add_argument("--trust_remote_code", action="store_true", help="run Python code that comes with the base")
+    merge.set_defaults(verb=_merge)
+
+    add_eval_verb(verbs)
 
     data = verbs.add_parser("data", help="look at preference data")
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -114,6 +143,50 @@ def _train_help() -> int:
     from mmdpo.training.recipe import describe_keys
 
     return _print(describe_keys())
+
+
+def _convert_bunny(options: argparse.Namespace) -> int:
+    from mmdpo.checkpoints.bunny import convert_bunny, revert_bunny
+    from mmdpo.checkpoints.fetch import find_folder
+
+    _quiet_libraries()
+    if options.original is not None and not options.reverse:
+        raise ValueError("--original goes with --reverse")
+    source = find_folder(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
+    dtype = _named_dtype(options.dtype)
+    if options.reverse:
+        revert_bunny(source, options.target, original=options.original, dtype=dtype)
+    else:
+        convert_bunny(source, options.target, dtype=dtype, allow_pickle=options.allow_pickle)
+    return _print(f"Converted: {options.target}")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    import logging
+
+    from mmdpo.checkpoints.merge import merge_run, push_folder
+
+    _quiet_libraries()
+    if options.trust_remote_code:
+        logging.warning("trust_remote_code: Python files that come with the base are run with your rights and tokens")
+    merge_run(
+        options.run,
+        options.target,
+        base=options.base,
+        dtype=_named_dtype(options.dtype),
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+    )
+    print(f"Merged: {options.target}")
+    if options.push_to_hub:
+        print(f"Uploaded: {push_folder(options.target, options.push_to_hub)}")
+    return 0
+
+
+def _named_dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)
 
 
 def _data_check(options: argparse.Namespace) -> int:

@@ -80,8 +80,9 @@ def read_paligemma(tiny: TinyModel, text: str, images: tuple[Image, ...]) -> dic
     return dict(tiny.processor.tokenizer(f"<bos>{prompt}\n", **pair, return_token_type_ids=True, return_tensors="pt"))
 
 
-def logprobs_alone(tiny: TinyModel, wholes: list[list[Whole]]) -> torch.Tensor:
-    return torch.stack([torch.stack([logprob_alone(tiny, whole) for whole in row]) for row in wholes])
+def logprobs_alone(tiny: TinyModel, wholes: list[list[Whole]]) -> list[torch.Tensor]:
+    """Returns the log-probabilities of every answer's tokens, at c · B + b for cell c of example b."""
+    return [logprob_alone(tiny, whole) for row in wholes for whole in row]
 
 
 def logprob_alone(tiny: TinyModel, whole: Whole) -> torch.Tensor:
@@ -89,12 +90,13 @@ def logprob_alone(tiny: TinyModel, whole: Whole) -> torch.Tensor:
     logits = tiny.model(**whole.inputs, use_cache=False).logits[0]
     assert len(logits) == len(ids)
     predicted = logits.log_softmax(-1)[whole.prompt_length - 1 : -1]
-    return predicted.gather(1, ids[whole.prompt_length :, None]).sum()
+    return predicted.gather(1, ids[whole.prompt_length :, None])[:, 0]
 
 
-def gradients(tiny: TinyModel, logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Gradients of a sum in which every cell has another weight."""
-    weights = torch.linspace(-1.0, 2.0, logprobs.numel()).view_as(logprobs)
-    names, parameters = zip(*tiny.model.named_parameters(), strict=True)
-    found = torch.autograd.grad((weights * logprobs).sum(), parameters, allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+def gradients(tiny: TinyModel, logprobs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of a sum in which every token has another weight."""
+    tokens = torch.cat(logprobs)
+    weights = torch.linspace(-1.0, 2.0, len(tokens))
+    trained = {name: parameter for name, parameter in tiny.model.named_parameters() if parameter.requires_grad}
+    found = torch.autograd.grad((weights * tokens).sum(), list(trained.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(trained, found, strict=True) if gradient is not None}

@@ -14,27 +14,33 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from cases import (
+    CASES,
+    CELLS,
+    MDPO,
+    TEXT_ALONE,
+    Case,
+    assert_same_gradients,
+    assert_same_logprobs,
+    conversation,
+    make_case,
+    picture,
+    prepare,
+    prepare_pairs,
+    split_cells,
+    two_pairs,
+)
 from peft import LoraConfig, get_peft_model
-from PIL import Image
-from plain_forwards import ask, gradients, logprobs_alone, read, read_all_alone, write_text
-from tiny_models import MODELS, TinyModel
+from plain_forwards import gradients, logprobs_alone, read, read_all_alone, write_text
+from tiny_models import MODELS
+from torch.overrides import TorchFunctionMode
 
-from mmdpo.corruption import load
-from mmdpo.data.collate import Batch, Collator
-from mmdpo.data.items import Item
-from mmdpo.data.prepare import PreparedExample, Preparer
-from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
+from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
 from mmdpo.families import Family, find_family
-from mmdpo.scoring.forward import CellLogprobs, Scorer
+from mmdpo.objective import build_objective
 from mmdpo.training.build import PARTS, disable_dropout, freeze_parts
-
-MDPO = (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED), Cell(CORRUPTED, CHOSEN))
-TEXT_ALONE = (Cell(NO_IMAGE, CHOSEN), Cell(NO_IMAGE, REJECTED))
-CELLS = MDPO + TEXT_ALONE
 
 
 @pytest.fixture(params=list(MODELS))
@@ -42,90 +48,75 @@ def tiny(request):
     return MODELS[request.param]()
 
 
-# -- the data ---------------------------------------------------------------------------------------------------------
-
-
-def picture(seed: int, width: int, height: int) -> Image.Image:
-    """A picture with coarse shapes in it, so that crops and sizes differ in what the vision tower sees."""
-    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8))
-    return coarse.resize((width, height), Image.Resampling.NEAREST)
-
-
-def conversation(tiny: TinyModel, text: str, chosen: str, rejected: str, *images: Image.Image) -> PreferenceExample:
-    """An example as chat turns where the processor has a template, and as plain text where it has none."""
-    if not tiny.processor.chat_template:
-        return plain(text, chosen, rejected, *images)
-    answers = {CHOSEN: chosen, REJECTED: rejected}
-    return PreferenceExample(id=text, prompt=ask(text, len(images)), responses=answers, images=images)
-
-
-def plain(text: str, chosen: str, rejected: str, *images: Image.Image) -> PreferenceExample:
-    prompt = f"USER: {'<image>' * len(images)}\n{text} ASSISTANT:" if images else f"USER: {text} ASSISTANT:"
-    answers = {CHOSEN: f" {chosen}", REJECTED: f" {rejected}"}
-    return PreferenceExample(id=text, prompt=prompt, responses=answers, images=images)
-
-
-def two_pairs(tiny: TinyModel) -> list[PreferenceExample]:
-    """Prompts, answers and pictures of different lengths and shapes; one row brings its own corrupted picture."""
-    longer = "Two people walk along the street, under a blue sky."
-    second = plain("Describe the scene.", "The sky is blue.", longer, picture(2, 18, 33))
-    return [
-        conversation(tiny, "What is in the picture?", "There is a red cup.", "A dog.", picture(1, 40, 20)),
-        replace(second, rejected_images=(picture(3, 30, 18),)),
-    ]
-
-
-def prepare(
-    tiny: TinyModel, examples: list[PreferenceExample], cells: tuple[Cell, ...]
-) -> tuple[list[PreparedExample], Batch]:
-    renderer = Renderer(tiny.processor, find_family(tiny.model.config))
-    preparer = Preparer(renderer, cells, {CORRUPTED: load("crop_0_20")}, seed=0)
-    prepared = [preparer(Item(example, place)) for place, example in enumerate(examples)]
-    return prepared, Collator(preparer).collate(prepared)
-
-
-def score(
-    tiny: TinyModel, batch: Batch, cells: tuple[Cell, ...], *, collated: tuple[Cell, ...] = (), **options: Any
-) -> CellLogprobs:
-    return Scorer(tiny.model, find_family(tiny.model.config), collated or cells)(batch, cells, **options)
-
-
-def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        near = 1e-5 + 1e-4 * float(gradient.abs().max())
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=near, msg=lambda m, n=name: f"{n}: {m}")
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request):
+    return make_case(*request.param)
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def test_logprobs_and_gradients_are_those_of_plain_forwards(tiny):
-    prepared, batch = prepare(tiny, two_pairs(tiny), CELLS)
-    alone = logprobs_alone(tiny, read_all_alone(tiny, prepared, CELLS))
-    together = score(tiny, batch, CELLS).logprobs
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    expected = gradients(tiny, alone)
-    part_of = find_family(tiny.model.config).locate_parts(tiny.model).part_of
+def test_logprobs_and_gradients_are_those_of_plain_forwards(case):
+    prepared, batch = prepare_pairs(case.tiny, CELLS)
+    alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
+    scored = case.score(batch, CELLS)
+    assert_same_logprobs(split_cells(scored), alone)
+    sums = torch.stack([tokens.sum() for tokens in alone])
+    torch.testing.assert_close(scored.logprobs.flatten(), sums, rtol=1e-5, atol=1e-5)
+    assert scored.tokens.flatten().tolist() == [len(tokens) for tokens in alone]
+
+    expected = gradients(case.tiny, alone)
+    part_of = find_family(case.model.config).locate_parts(case.model).part_of
     assert {part_of(name) for name in expected} == set(PARTS)
-    assert_same_gradients(gradients(tiny, together), expected)
+    assert_same_gradients(gradients(case.scored, split_cells(scored)), expected)
 
 
-def test_training_with_recomputed_activations_changes_nothing(tiny):
-    _, batch = prepare(tiny, two_pairs(tiny), CELLS)
-    logprobs = score(tiny, batch, CELLS).logprobs
-    training = replace(tiny, model=copy.deepcopy(tiny.model).train())
+def test_rows_are_what_the_name_of_the_way_says(case):
+    """The other tests would hold as well if nothing was shared or packed."""
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    scorer = case.scorer(batch, CELLS)
+    rows = scorer.plan(batch, CELLS)
+    trees = [sum(tree.row == row for tree in rows.trees) for row in range(len(rows.input_ids))]
+    branches = sorted(len(tree.branches) for tree in rows.trees)
+    if case.way == "separate":
+        assert trees == [1] * 10
+    elif case.way == "shared":
+        assert (trees, branches) == ([6], [1, 1, 2, 2, 2, 2])
+        assert rows.attention_mask.all()
+    else:
+        assert branches == [1, 1, 2, 2, 2, 2]
+        assert len(trees) > 1
+        assert max(trees) > 1
+        assert not rows.attention_mask.all()
+        assert rows.trees[0].length == rows.input_ids.shape[1] > scorer.max_tokens_per_row
+
+
+@pytest.mark.parametrize("objective", ["dpo", "mdpo", "svco"])
+def test_two_three_and_six_cells_have_the_logprobs_of_plain_forwards(case, objective):
+    cells = build_objective(objective).cells
+    assert len(cells) == {"dpo": 2, "mdpo": 3, "svco": 6}[objective]
+    prepared, batch = prepare_pairs(case.tiny, cells)
+    with torch.no_grad():
+        alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, cells))
+        assert_same_logprobs(split_cells(case.score(batch, cells)), alone)
+
+
+def test_training_with_recomputed_activations_changes_nothing(case):
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    logprobs = split_cells(case.score(batch, CELLS))
+    training = replace(case, model=copy.deepcopy(case.model).train())
     disable_dropout(training.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers renames it, from 5.23 on
         training.model.gradient_checkpointing_enable({"use_reentrant": False})
-    trained = score(training, batch, CELLS).logprobs
-    torch.testing.assert_close(trained, logprobs, rtol=1e-4, atol=1e-5)
-    assert_same_gradients(gradients(training, trained), gradients(tiny, logprobs))
+        trained = split_cells(training.score(batch, CELLS))
+        found = gradients(training.scored, trained)
+    assert_same_logprobs(trained, logprobs)
+    assert_same_gradients(found, gradients(case.scored, logprobs))
 
 
-def test_prompts_of_a_batch_have_several_images_one_or_none(tiny):
-    cells = (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED))
+def test_prompts_of_a_batch_have_several_images_one_or_none(case):
+    cells, tiny = (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED)), case.tiny
     pictures = (picture(4, 26, 26), picture(5, 40, 14))
     examples = [
         conversation(tiny, "Describe the pictures.", "A cup.", "Two dogs.", *pictures),
@@ -133,19 +124,21 @@ def test_prompts_of_a_batch_have_several_images_one_or_none(tiny):
         conversation(tiny, "What is in the picture?", "The sky.", "There is a red cup.", picture(6, 16, 40)),
     ]
     prepared, batch = prepare(tiny, examples, cells)
-    with torch.no_grad():
-        alone = logprobs_alone(tiny, read_all_alone(tiny, prepared, cells))
-        torch.testing.assert_close(score(tiny, batch, cells).logprobs, alone, rtol=1e-4, atol=1e-5)
+    alone = logprobs_alone(tiny, read_all_alone(tiny, prepared, cells))
+    found = split_cells(case.score(batch, cells))
+    assert_same_logprobs(found, alone)
+    assert_same_gradients(gradients(case.scored, found), gradients(tiny, alone))
 
 
-def test_a_cell_depends_on_its_own_answer_and_image(tiny):
-    examples = two_pairs(tiny)
+def test_a_cell_depends_on_its_own_answer_and_image(case):
+    """An answer of another length stands elsewhere in the row, and so does what follows it."""
+    examples = two_pairs(case.tiny)
     longer = {**examples[0].responses, REJECTED: "Two small dogs walk on the table, under the cup."}
     answered = [replace(examples[0], responses=longer), examples[1]]
     seen = [replace(examples[0], images=(picture(7, 40, 20),)), examples[1]]
     with torch.no_grad():
         before, other_answer, other_image = (
-            score(tiny, prepare(tiny, changed, CELLS)[1], CELLS).logprobs for changed in (examples, answered, seen)
+            case.score(prepare(case.tiny, changed, CELLS)[1], CELLS).logprobs for changed in (examples, answered, seen)
         )
     first = torch.tensor([True, False])
     is_answer = torch.tensor([cell.response == REJECTED for cell in CELLS])[:, None] & first
@@ -155,11 +148,26 @@ def test_a_cell_depends_on_its_own_answer_and_image(tiny):
         assert bool(((after - before)[changed].abs() > 1e-3).all())
 
 
+def test_other_words_change_not_one_bit_of_any_other_cell(case):
+    """Words are exchanged for as many others, so that every matrix keeps its shape and rounding is the same."""
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    with torch.no_grad():
+        before = split_cells(case.score(batch, CELLS))
+        for answer, (response, example) in enumerate((r, b) for r in response_names(CELLS) for b in range(2)):
+            ids = batch["answer_ids"].clone()
+            length = int(batch["answer_mask"][answer].sum())
+            ids[answer, :length] = ids[answer, :length].flip(0)
+            after = split_cells(case.score({**batch, "answer_ids": ids}, CELLS))
+            for place, (ours, theirs) in enumerate(zip(after, before, strict=True)):
+                is_its_own = CELLS[place // 2].response == response and place % 2 == example
+                assert torch.equal(ours, theirs) != is_its_own, (CELLS[place // 2], place % 2)
+
+
 # -- tokens -----------------------------------------------------------------------------------------------------------
 
 
 def test_prompt_tokens_are_those_of_generation(tiny):
-    prepared, batch = prepare(tiny, two_pairs(tiny), CELLS)
+    prepared, batch = prepare_pairs(tiny, CELLS)
     contexts = [p.contexts[version] for version in (ORIGINAL, CORRUPTED, NO_IMAGE) for p in prepared]
     for row, context in enumerate(contexts):
         ids = batch["prompt_ids"][row][batch["prompt_mask"][row]].tolist()
@@ -179,7 +187,7 @@ def test_prompt_tokens_are_those_of_generation(tiny):
 
 def test_answer_tokens_are_the_words_and_the_end(tiny):
     tokenizer = tiny.processor.tokenizer
-    prepared, batch = prepare(tiny, two_pairs(tiny), MDPO)
+    prepared, batch = prepare_pairs(tiny, MDPO)
     rows = zip(batch["answer_ids"], batch["answer_mask"], strict=True)
     written = [tokenizer.decode(ids[mask]).lstrip() for ids, mask in rows]
     ends = [tiny.end_of_turn if tiny.processor.chat_template else tokenizer.eos_token, tokenizer.eos_token] * 2
@@ -201,7 +209,20 @@ class Calls:
     tower: list[int]
     """Pixel values in each call of the vision tower."""
     head: list[int]
-    """Positions in each call of the output head."""
+    """Positions that each product with the output head's weight was made for."""
+
+
+class _CountHead(TorchFunctionMode):
+    """Counts what is multiplied by a weight, whoever calls for it."""
+
+    def __init__(self, weight: torch.Tensor, calls: list[int]) -> None:
+        super().__init__()
+        self.weight, self.calls = weight, calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(argument is self.weight for argument in args) and func is torch.nn.functional.linear:
+            self.calls.append(args[0].shape[:-1].numel())
+        return func(*args, **kwargs or {})
 
 
 @contextmanager
@@ -213,35 +234,30 @@ def watch(model: Any) -> Iterator[Calls]:
     def look_at_tower(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.tower.append((args[0] if args else kwargs["pixel_values"]).numel())
 
-    def look_at_head(_: Any, __: Any, logits: torch.Tensor) -> None:
-        calls.head.append(logits.shape[:-1].numel())
-
-    hooks = [
-        tower.register_forward_pre_hook(look_at_tower, with_kwargs=True),
-        model.get_output_embeddings().register_forward_hook(look_at_head),
-    ]
+    hook = tower.register_forward_pre_hook(look_at_tower, with_kwargs=True)
     try:
-        yield calls
+        with _CountHead(model.get_output_embeddings().weight, calls.head):
+            yield calls
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
 
 
-def test_each_image_is_encoded_once_and_the_head_sees_answers_alone(tiny):
+def test_each_image_is_encoded_once_and_the_head_sees_answers_alone(case):
     # Pictures of one shape: those of different shapes are padded to each other, which is work of the model's own.
-    examples = [replace(e, images=(picture(n, 32, 16),), rejected_images=()) for n, e in enumerate(two_pairs(tiny))]
-    prepared, batch = prepare(tiny, examples, CELLS)
+    pairs = enumerate(two_pairs(case.tiny))
+    examples = [replace(pair, images=(picture(n, 32, 16),), rejected_images=()) for n, pair in pairs]
+    prepared, batch = prepare(case.tiny, examples, CELLS)
     assert int(batch["image_counts"].sum()) == 4
     memo: dict[str, Any] = {}
-    with torch.no_grad(), watch(tiny.model) as alone:
-        for row in read_all_alone(tiny, prepared, (Cell(ORIGINAL, CHOSEN), Cell(CORRUPTED, CHOSEN))):
+    with torch.no_grad(), watch(case.tiny.model) as alone:
+        for row in read_all_alone(case.tiny, prepared, (Cell(ORIGINAL, CHOSEN), Cell(CORRUPTED, CHOSEN))):
             for whole in row:
-                tiny.model(**whole.inputs)
-    with torch.no_grad(), watch(tiny.model) as first:
-        scored = score(tiny, batch, CELLS, memo=memo)
-    with torch.no_grad(), watch(tiny.model) as second:
-        again = score(tiny, batch, CELLS, memo=memo)
-    assert len(alone.tower) == 4
+                case.tiny.model(**whole.inputs)
+    with torch.no_grad(), watch(case.model) as first:
+        scored = case.score(batch, CELLS, memo=memo)
+    with torch.no_grad(), watch(case.model) as second:
+        again = case.score(batch, CELLS, memo=memo)
+    assert len(alone.tower) == len(alone.head) == 4
     assert first.tower == [sum(alone.tower)]
     assert second.tower == []
     assert torch.equal(scored.logprobs, again.logprobs)
@@ -249,15 +265,14 @@ def test_each_image_is_encoded_once_and_the_head_sees_answers_alone(tiny):
     assert first.head == second.head == [int(scored.tokens.sum())]
 
 
-def test_prompts_without_images_need_no_image(tiny):
-    prepared, batch = prepare(tiny, two_pairs(tiny), TEXT_ALONE)
+def test_prompts_without_images_need_no_image(case):
+    prepared, batch = prepare_pairs(case.tiny, TEXT_ALONE)
     assert batch["image_inputs"] == {}
-    with torch.no_grad(), watch(tiny.model) as calls:
-        alone = logprobs_alone(tiny, read_all_alone(tiny, prepared, TEXT_ALONE))
-        torch.testing.assert_close(score(tiny, batch, TEXT_ALONE).logprobs, alone, rtol=1e-4, atol=1e-5)
-        _, with_images = prepare(tiny, two_pairs(tiny), CELLS)
-        among_others = score(tiny, with_images, TEXT_ALONE, collated=CELLS)
-    torch.testing.assert_close(among_others.logprobs, alone, rtol=1e-4, atol=1e-5)
+    with torch.no_grad(), watch(case.model) as calls:
+        alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, TEXT_ALONE))
+        assert_same_logprobs(split_cells(case.score(batch, TEXT_ALONE)), alone)
+        _, with_images = prepare_pairs(case.tiny, CELLS)
+        assert_same_logprobs(split_cells(case.score(with_images, TEXT_ALONE, collated=CELLS)), alone)
     assert calls.tower == []
 
 
@@ -288,7 +303,7 @@ def test_lora_adapts_every_linear_layer_of_the_language_model_alone(tiny):
     found = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     assert {name.removeprefix("base_model.model.") for name in found} == expected
 
-    _, batch = prepare(tiny, two_pairs(tiny), MDPO)
+    _, batch = prepare_pairs(tiny, MDPO)
     with torch.no_grad():
-        fresh = score(replace(tiny, model=adapted), batch, MDPO).logprobs
-        torch.testing.assert_close(fresh, score(tiny, batch, MDPO).logprobs)
+        fresh, bare = (Case(tiny, "separate", of).score(batch, MDPO).logprobs for of in (adapted, tiny.model))
+        torch.testing.assert_close(fresh, bare)

@@ -22,7 +22,7 @@ args = MDPOConfig(
     output_dir=str(folder), per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=1e-3,
     lr_scheduler_type="constant", warmup_steps=0, gradient_checkpointing=False, freeze_projector=False,
     logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=1,
-    precompute_ref_log_probs=precompute,
+    precompute_ref_log_probs=precompute, ref_cache_dir=str(folder / "cache"),
 )
 adapter = LoraConfig(r=2, lora_alpha=16) if with_adapter else None
 trainer = MDPOTrainer("world", args=args, train_dataset=make_pairs(12, seed=5), peft_config=adapter)

@@ -39,7 +39,7 @@ class Batch(TypedDict):
     index: Int[Tensor, "B"]
     """Place of each example in its dataset, from 0."""
     ref_logprobs: Float[Tensor, "B C"] | None
-    """Precomputed reference log-probabilities, one column per reference cell."""
+    """Cached reference log-probabilities, one column per cached cell."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Collator:
     max_length: int | None = None
     """Longest row in tokens, image tokens included; longer answers are cut at their end."""
     weight_columns: tuple[str, ...] = ()
+    context_length: int | None = None
+    """Tokens that the model can read in one sequence."""
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Returns the batch of the items."""
@@ -76,8 +78,9 @@ class Collator:
             {name: example.answers[name][:longest] for name in responses}
             for example, longest in zip(examples, room, strict=True)
         ]
-        for example, its_answers in zip(examples, cut, strict=True):
+        for place, (example, its_answers) in enumerate(zip(examples, cut, strict=True)):
             _check_difference(example, its_answers)
+            self._check_context(example, prompts.ids[place :: len(examples)], its_answers)
         prompt_ids, prompt_mask = _pad(prompts.ids)
         answer_ids, answer_mask = _pad([its_answers[name] for name in responses for its_answers in cut])
         items = [example.item for example in examples]
@@ -142,6 +145,15 @@ class Collator:
             f"{self.max_length}: {what}; raise max_length or shorten the prompt",
             source=example.item.example.source,
         )
+
+    def _check_context(self, example: PreparedExample, prompts: list[list[int]], answers: dict[str, list[int]]) -> None:
+        longest = max(map(len, prompts)) + max(map(len, answers.values()))
+        if self.context_length is not None and longest > self.context_length:
+            raise RowError(
+                f"prompt and answer have {longest} tokens and the model reads {self.context_length}: set max_length to "
+                f"{self.context_length} or less, which cuts answers at their end, or shorten the row",
+                source=example.item.example.source,
+            )
 
     def _crop_processed(self, pixels: Float[Tensor, "..."], examples: Sequence[PreparedExample]) -> None:
         """Crops pixels in place, behind the processor instead of before it, as the released mDPO code does."""

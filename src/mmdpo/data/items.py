@@ -24,14 +24,20 @@ class Item:
     other: PreferenceExample | None = None
     """The example whose images `random_image` takes."""
     ref_logprobs: Float[Tensor, "C"] | None = None
-    """Precomputed reference log-probabilities of the objective's reference cells, in nats."""
+    """Precomputed reference log-probabilities of those reference cells that stay the same in every epoch, in nats."""
 
 
 class Items(Dataset[Item]):
     """Examples as items. Which other example an item names depends on the seed and its id alone."""
 
     def __init__(
-        self, examples: Sequence[PreferenceExample], *, seed: int, draw_others: bool = False, per_epoch: bool = False
+        self,
+        examples: Sequence[PreferenceExample],
+        *,
+        seed: int,
+        draw_others: bool = False,
+        per_epoch: bool = False,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         if draw_others and len(examples) < 2:
             raise ValueError("random_image takes another example's image, and the dataset has one row only")
@@ -39,8 +45,11 @@ class Items(Dataset[Item]):
         self.seed = seed
         self.draw_others = draw_others
         self.per_epoch = per_epoch
+        self.lengths = lengths
+        """Tokens of each example, where they were counted."""
         self.epoch = 0
         self.ref_logprobs: Float[Tensor, "N C"] | None = None
+        """Set by the pass before training; None for a dataset whose references are scored live."""
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to another epoch's corruptions, where each epoch has its own."""

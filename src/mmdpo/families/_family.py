@@ -127,6 +127,12 @@ class Family:
         """Returns a prompt with what the model's processor itself writes around it: nothing, for most."""
         return prompt
 
+    def pad_to_square(self, processor: Any) -> None:
+        """Lets a processor pad pictures to a square before it resizes them. Raises ValueError where that is unknown."""
+        raise ValueError(
+            f"pad_to_square works for LLaVA-1.5 and its kin; {type(processor).__name__} reads pictures in their shape"
+        )
+
     def locate_parts(self, model: nn.Module) -> Parts:
         """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
         decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]

@@ -71,7 +71,11 @@ def draw_curves(run_dir: str | Path) -> Path | None:
     `read_histories` do.
     """
     folder = Path(run_dir)
-    panels = curve_panels(read_histories(folder, read_results(folder)["variants"]))
+    return draw_panels(curve_panels(read_histories(folder, read_results(folder)["variants"])), folder / "curves.png")
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
+    """Draws panels on one sheet, as the PNG `path` and an SVG beside it; returns the path, None without a panel."""
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -81,7 +85,7 @@ def draw_curves(run_dir: str | Path) -> Path | None:
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         for place, panel in enumerate(panels, start=1):
             _draw_panel(figure.add_subplot(rows, columns, place), panel)
-        return _save(figure, folder / "curves.png")
+        return _save(figure, path)
 
 
 def panel_svg(panel: Panel, prefix: str) -> str:

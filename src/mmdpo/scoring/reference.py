@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -55,23 +55,68 @@ class FrozenModel:
             return self.scorer(batch, cells, memo=memo if self.share_images else None).logprobs
 
 
-@dataclass(frozen=True)
-class Precomputed:
-    """Values scored before training and carried by the batch; the columns are `cells`."""
+@dataclass
+class StartOfPolicy:
+    """The policy itself until it moves: a reference that costs no memory, for what is scored before training."""
 
-    cells: tuple[Cell, ...]
+    scorer: Scorer
+    _has_left: bool = False
+    _versions: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._versions = self._count_changes()
+
+    def leave(self) -> None:
+        """Says that training begins, and that the policy is its own reference no longer."""
+        self._has_left = True
+
+    def has_moved(self) -> bool:
+        """Says whether training has begun, or a weight was changed by hand."""
+        return self._has_left or self._versions != self._count_changes()
 
     def __call__(
         self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
     ) -> Float[Tensor, "C B"]:
-        """Reads the batch. Raises ValueError for a dataset that was not scored before training."""
-        values = batch["ref_logprobs"]
-        if values is None:
+        """Scores with the policy. Raises ValueError once it has moved."""
+        if self.has_moved():
             raise ValueError(
-                "precompute_ref_log_probs is on and this dataset was not scored before training; give it to the "
-                "trainer as eval_dataset, or turn precompute_ref_log_probs off"
+                "this dataset was not scored before training, and the policy, which was its own reference at its "
+                "start, has moved since. Give the dataset to the trainer as eval_dataset, or set "
+                "precompute_ref_log_probs: false, which keeps a frozen copy of the start in memory"
             )
-        return values.T[[self.cells.index(cell) for cell in cells]]
+        trained = [parameter for parameter in self.scorer.model.parameters() if parameter.requires_grad]
+        self.scorer.model.requires_grad_(False)  # a frozen head takes another path, which a frozen copy would take, too
+        try:
+            with torch.no_grad():
+                return self.scorer(batch, cells).logprobs
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def _count_changes(self) -> list[int]:
+        # PyTorch counts what is written into a tensor in place; moving it to another device is not counted.
+        return [parameter._version for parameter in self.scorer.model.parameters()]
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Values that the batch carries; what it does not carry is scored by the live reference."""
+
+    cells: tuple[Cell, ...]
+    """The columns of the batch's values."""
+    live: Reference
+    """For cells whose image is another one each epoch, and for datasets that were not scored before training."""
+
+    def __call__(
+        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
+    ) -> Float[Tensor, "C B"]:
+        """Reads the batch. Raises ValueError where it lacks a value and no live reference is left."""
+        values = batch["ref_logprobs"]
+        by_cell = {} if values is None else dict(zip(self.cells, values.T, strict=True))
+        missing = tuple(cell for cell in cells if cell not in by_cell)
+        if missing:
+            by_cell |= dict(zip(missing, self.live(batch, missing, policy=policy, memo=memo), strict=True))
+        return torch.stack([by_cell[cell] for cell in cells])
 
 
 def copy_frozen(model: nn.Module) -> nn.Module:

@@ -138,8 +138,8 @@ def _apply(rule: Rule, tree: Tree, start: int, stop: int, device: Any) -> Bool[T
 def attend_to_tree(
     module: nn.Module,
     query: Float[Tensor, "R H S D"],
-    key: Float[Tensor, "R G S D"],
-    value: Float[Tensor, "R G S D"],
+    key: Float[Tensor, "R G K D"],
+    value: Float[Tensor, "R G K D"],
     attention_mask: TreeMask | Tensor | None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "R S H D"], None]:

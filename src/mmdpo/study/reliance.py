@@ -56,7 +56,7 @@ def score_pairs(
     family = find_family(model.config)
     collator = Collator(Preparer(Renderer(processor, family), CELLS, {OTHER: load(OTHER)}, seed))
     items = Items(examples, seed=seed, draw_others=True)
-    scorer = Scorer(model, family, CELLS)
+    scorer = Scorer(model, family, CELLS, shares_prefix=family.why_separate(model) is None)
     was_training = model.training
     model.eval()
     parts = []

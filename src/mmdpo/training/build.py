@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -19,7 +21,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
-from mmdpo.families import Family, find_family
+from mmdpo.families import VICUNA, Family, find_family
 from mmdpo.scoring.forward import Scorer
 from mmdpo.training.config import MDPOConfig
 
@@ -34,15 +36,26 @@ PARTS = ("language_model", "projector", "vision_tower")
 def load_model(name: str, args: MDPOConfig) -> PreTrainedModel:
     """Returns the vision-language model of a hub name, a local folder, or the embedded world (`world`).
 
-    Weights are loaded in float32 unless `model_init_kwargs` names a dtype, as TRL does. Raises ValueError for a model
-    that is no vision-language model.
+    Weights are loaded in float32 unless `model_init_kwargs` names a dtype, as TRL does, and from safetensors alone
+    unless `allow_pickle` is set. Raises ValueError for a model that is no vision-language model, OSError for weights
+    that are missing or pickled.
     """
     kwargs: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     kwargs.setdefault("dtype", "float32")
-    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    kwargs["trust_remote_code"] = args.trust_remote_code
+    if not args.allow_pickle:
+        kwargs["use_safetensors"] = True
     if args.distributed_state is not None and args.distributed_state.num_processes > 1:
         kwargs["device_map"] = None
-    return AutoModelForImageTextToText.from_pretrained(resolve_model(name), **kwargs)
+    try:
+        return AutoModelForImageTextToText.from_pretrained(resolve_model(name), **kwargs)
+    except OSError as error:
+        if args.allow_pickle or "model.safetensors" not in str(error):
+            raise
+        raise OSError(
+            f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
+            "code: take a checkpoint in safetensors, or set allow_pickle: true"
+        ) from error
 
 
 def load_config(name: str, args: MDPOConfig) -> Any:
@@ -53,7 +66,10 @@ def load_config(name: str, args: MDPOConfig) -> Any:
     kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     try:
         config = AutoConfig.from_pretrained(
-            resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
+            resolve_model(name),
+            revision=kwargs.get("revision", "main"),
+            token=kwargs.get("token"),
+            trust_remote_code=args.trust_remote_code,
         )
     except OSError as error:
         raise OSError(f"cannot load the model {name!r}: {error}") from error
@@ -69,10 +85,25 @@ def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
     """Returns the processor that belongs to a model. Raises ValueError where it reads no images."""
     kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     processor = AutoProcessor.from_pretrained(
-        resolve_model(name), revision=kwargs.get("revision", "main"), trust_remote_code=args.trust_remote_code
+        resolve_model(name),
+        revision=kwargs.get("revision", "main"),
+        token=kwargs.get("token"),
+        trust_remote_code=args.trust_remote_code,
     )
     check_processor(processor)
+    if args.chat_template is not None:
+        processor.chat_template = read_template(args.chat_template)
+    if args.pad_to_square:
+        find_family(load_config(name, args)).pad_to_square(processor)
     return processor
+
+
+def read_template(name: str) -> str:
+    """Returns the chat template of a file, or of LLaVA-1.5 (`vicuna`). Raises ValueError for a missing file."""
+    path = VICUNA if name == "vicuna" else Path(name)
+    if not path.is_file():
+        raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
+    return path.read_text(encoding="utf-8")
 
 
 def resolve_model(name: str) -> str:
@@ -96,7 +127,17 @@ def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
     )
-    return Collator(prepare, args.max_length, objective.weight_columns)
+    return Collator(prepare, args.max_length, objective.weight_columns, find_context_length(config))
+
+
+def find_context_length(config: Any) -> int | None:
+    """Returns how many tokens a model reads, None where its configuration does not say it plainly.
+
+    Under scaled rotary positions `max_position_embeddings` may mean the length before or after scaling.
+    """
+    text = config.get_text_config()
+    is_scaled = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") != "default"
+    return None if is_scaled else getattr(text, "max_position_embeddings", None)
 
 
 def check_processor(processor: Any) -> None:
@@ -122,6 +163,7 @@ def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args
     Raises ValueError where `attention` is `shared` and the model cannot; with `auto` it is scored separately, and one
     line of the log says why.
     """
+    mask_suppressed_tokens(model)
     why = family.why_separate(model)
     if why is not None and args.attention == "shared":
         raise ValueError(f"attention: shared does not work for this model: {why}; use attention: auto or separate")
@@ -129,6 +171,31 @@ def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args
         logger.warning("attention: separate rows for every cell, which is slower: %s", why)
     shares_prefix = why is None and args.attention != "separate"
     return Scorer(model, family, cells, shares_prefix, args.max_tokens_per_row)
+
+
+def mask_suppressed_tokens(model: Any) -> None:
+    """Takes the tokens that the model's generation config suppresses out of the softmax, by a bias of its head.
+
+    They are rows of the head that no text has: `<image>` of a converted Bunny, which the original lacks. The bias is a
+    buffer that is not saved, so that checkpoints keep their layout. Raises ValueError for a head that has one already.
+    """
+    base = unwrap_adapter(model)
+    suppressed = getattr(getattr(base, "generation_config", None), "suppress_tokens", None)
+    if not suppressed:
+        return
+    for name, layer in base.get_output_embeddings().named_modules():
+        # Adapters wrap the head; what they add to it is part of the same sum.
+        if not isinstance(layer, nn.Linear) or "lora_" in name or "bias" in layer._buffers:
+            continue
+        if layer._parameters["bias"] is not None:
+            raise ValueError(f"generation_config suppresses the tokens {suppressed}, and the output head has a bias")
+        weight = layer.weight
+        # Finite, since 0 · ∞ is no number; half of the range, since a logit is added to it.
+        bias = weight.new_zeros(weight.shape[0]).index_fill_(
+            0, torch.tensor(suppressed, device=weight.device), torch.finfo(weight.dtype).min / 2
+        )
+        del layer._parameters["bias"]
+        layer.register_buffer("bias", bias, persistent=False)
 
 
 def trained_parts(args: MDPOConfig) -> tuple[str, ...]:

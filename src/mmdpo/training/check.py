@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmdpo.data.collate import Collator
@@ -24,6 +24,8 @@ class CheckedData:
 
     examples: Sequence[PreferenceExample]
     faults: tuple[Fault, ...] = ()
+    lengths: tuple[int, ...] | None = None
+    """Tokens of each example, prompt and answers; None where only the text was checked."""
 
     @classmethod
     def empty(cls) -> CheckedData:
@@ -32,7 +34,7 @@ class CheckedData:
 
     def with_faults(self, other: CheckedData) -> CheckedData:
         """Returns the same examples with the faults of another dataset added."""
-        return CheckedData(self.examples, self.faults + other.faults)
+        return replace(self, faults=self.faults + other.faults)
 
 
 def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> CheckedData:
@@ -43,8 +45,10 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     examples = to_preferences(dataset, name, args)
     inspect = inspect_fully(collator) if args.check_data == "full" else _inspect_text
     result = find_faults(examples, inspect, num_workers=args.dataset_num_proc or 1, progress=not args.disable_tqdm)
+    is_counted = args.check_data == "full"
+    lengths = tuple(f.prompt_tokens + f.chosen_tokens + f.rejected_tokens for f in result.facts) if is_counted else None
     if not result.faults:
-        return CheckedData(examples)
+        return CheckedData(examples, lengths=lengths)
     if args.on_bad_row == "error":
         raise RowError(describe_faults(result.faults, len(examples)))
     if not result.good:
@@ -52,7 +56,7 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
             f"every row of {name} is faulty; the first: {result.faults[0].source}: {result.faults[0].problem}"
         )
     logger.warning("%s: %d of %d rows are faulty and skipped", name, len(result.faults), len(examples))
-    return CheckedData(examples.select(result.good), result.faults)
+    return CheckedData(examples.select(result.good), result.faults, lengths)
 
 
 def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDataset:

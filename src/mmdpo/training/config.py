@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +16,17 @@ from mmdpo.corruption import load as load_corruption
 from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.objective import Objective, build_objective
 
+logger = logging.getLogger(__name__)
+
+SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
+"""Keys whose values are never written to disk or to a log, inside `model_init_kwargs` neither."""
+
 CROPS = ("crop_0_20", "crop_20_50")
 """Corruptions that `crop_space: processed` can move behind the image processor."""
+
+
+SHARDING = ("FSDP", "DEEPSPEED")
+"""What `accelerate launch` calls the engines that spread a model over processes."""
 
 
 def _option(default: Any, help_text: str, **metadata: Any) -> Any:
@@ -66,6 +77,11 @@ class MDPOConfig(TrainingArguments):
     # The model
     model_init_kwargs: dict[str, Any] | str | None = _option(None, "Keyword arguments of from_pretrained.")
     trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
+    chat_template: str | None = _option(
+        None, "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny."
+    )
+    pad_to_square: bool = _option(False, "LLaVA-1.5: pad pictures to a square, as in its training; no cropping.")
+    allow_pickle: bool = _option(False, "Open pickled weights where a checkpoint has no safetensors.")
     disable_dropout: bool = _option(True, "Set every dropout to zero, in policy and reference.")
     attention: str = _option(
         "auto",
@@ -95,8 +111,13 @@ class MDPOConfig(TrainingArguments):
     max_image_pixels: int = _option(100_000_000, "Images beyond this many pixels are faulty rows.")
 
     # The reference
-    precompute_ref_log_probs: bool = _option(False, "Score the whole dataset with the reference before training.")
+    precompute_ref_log_probs: bool | None = _option(
+        None, "Score the dataset with the reference before training, once for all runs. Unset: on, unless sharded."
+    )
     precompute_ref_batch_size: int | None = _option(None, "Batch size of that pass; the training one if unset.")
+    ref_cache_dir: str | None = _option(
+        None, "Folder that keeps what that pass has scored; mmdpo/references in the Hugging Face home if unset."
+    )
 
     def __post_init__(self) -> None:
         self.loss_type = _single_loss(self.loss_type)
@@ -108,19 +129,24 @@ class MDPOConfig(TrainingArguments):
             self.label_names = []
         self._resolve_checkpointing()
         super().__post_init__()
+        self._check_trust()
+        if self.precompute_ref_log_probs is None:
+            self.precompute_ref_log_probs = not _is_sharded(self)
         self.build_objective()
         self.build_corruptions()
         if self.crop_space == "processed" and self.corruption not in CROPS:
             raise ValueError(f"crop_space: processed works with {' and '.join(CROPS)}, not with {self.corruption}")
-        if self.corruption_per_epoch and self.precompute_ref_log_probs:
-            raise ValueError(
-                "corruption_per_epoch changes the corrupted image every epoch, so its reference log-probability cannot "
-                "be precomputed; turn one of corruption_per_epoch and precompute_ref_log_probs off"
-            )
         if self.corruption_per_epoch and self.dataloader_persistent_workers:
             raise ValueError(
                 "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
             )
+        if self.train_sampling_strategy in ("group_by_length", "batch_rebalance") and self.check_data != "full":
+            raise ValueError(
+                f"train_sampling_strategy: {self.train_sampling_strategy} needs the length of every row, which only "
+                "check_data: full counts"
+            )
+        if self.max_tokens_per_row is not None and self.max_tokens_per_row < 1:
+            raise ValueError(f"max_tokens_per_row must be positive; got {self.max_tokens_per_row}")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length must leave room for a prompt and an answer; got {self.max_length}")
         if not 0 < self.beta < math.inf:
@@ -136,6 +162,32 @@ class MDPOConfig(TrainingArguments):
             choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+    def _check_trust(self) -> None:
+        """Warns of code that comes with a checkpoint, and leaves one place to ask for it."""
+        if {"trust_remote_code", "use_safetensors"} & set(self.model_init_kwargs or {}):
+            raise ValueError(
+                "model_init_kwargs: trust_remote_code and allow_pickle (for use_safetensors) are options of their own"
+            )
+        if self.trust_remote_code:
+            logger.warning(
+                "trust_remote_code: Python files that come with the checkpoint are run in this process, with your "
+                "rights and your tokens; read them first, and pin model_revision"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options as loggers write them down, without tokens."""
+        return {key: without_secrets(value) for key, value in super().to_dict().items()}
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.to_dict().items())
+        return f"{type(self).__name__}({options})"
+
+    __repr__ = __str__  # a dataclass would print every field, tokens too
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves tokens out of pickles: Trainer saves its arguments as training_args.bin beside the model."""
+        return {key: None if key in SECRETS else without_secrets(value) for key, value in vars(self).items()}
 
     def _resolve_checkpointing(self) -> None:
         """Lets TRL's name stand for the newer one, which transformers would otherwise warn about."""
@@ -163,6 +215,13 @@ class MDPOConfig(TrainingArguments):
         }
 
 
+def without_secrets(value: Any) -> Any:
+    """Returns a value with the secret keys of mappings left out, at every depth."""
+    if isinstance(value, dict):
+        return {key: without_secrets(entry) for key, entry in value.items() if key not in SECRETS}
+    return value
+
+
 def _single_loss(loss_type: Any) -> str:
     """Returns TRL's list of one loss as that loss."""
     if isinstance(loss_type, str):
@@ -170,6 +229,12 @@ def _single_loss(loss_type: Any) -> str:
     if len(loss_type) != 1:
         raise ValueError("loss_type: combine losses as terms of `objective:` instead of a list of types")
     return str(loss_type[0])
+
+
+def _is_sharded(args: TrainingArguments) -> bool:
+    """Says whether FSDP or DeepSpeed spreads the model over processes: the pass needs all of it in each."""
+    by_launcher = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in SHARDING)
+    return by_launcher or bool(args.fsdp) or bool(args.deepspeed)
 
 
 def _bf16_works() -> bool:

@@ -17,10 +17,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser
 from mmdpo.corruption import names as corruption_names
 from mmdpo.data.formats import names as format_names
 from mmdpo.objective import preset_names, term_names
-from mmdpo.training.config import MDPOConfig
-
-SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
-"""Keys whose values are never written to disk, inside `model_init_kwargs` neither."""
+from mmdpo.training.config import SECRETS, MDPOConfig
 
 HIDDEN = ("ignore_bias_buffers", "dataset_streaming")
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""

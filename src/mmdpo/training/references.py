@@ -1,29 +1,61 @@
-"""Which reference a run has, and the pass that scores a dataset with it before training."""
+"""Which reference a run has, and the pass that scores datasets with it before training, as far as no run has yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+import transformers
+from accelerate.utils import broadcast_object_list, gather_object
+from huggingface_hub import constants
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
-from mmdpo.examples import Cell
+from mmdpo.examples import Cell, image_versions
 from mmdpo.scoring.forward import Scorer
-from mmdpo.scoring.reference import AdapterOff, FrozenModel, Reference, copy_frozen
+from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
+from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
+from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 
+logger = logging.getLogger(__name__)
 
-def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConfig, *, is_needed: bool) -> Reference:
+LiveReference: TypeAlias = AdapterOff | FrozenModel | StartOfPolicy
+
+FORMAT = 1
+"""Part of every fingerprint: raised when the same inputs would be scored differently."""
+
+Found = TypeVar("Found")
+
+
+def cacheable_cells(args: MDPOConfig) -> tuple[Cell, ...]:
+    """Returns the reference cells that are scored before training: all whose image stays the same in every epoch."""
+    objective = args.build_objective()
+    if not args.precompute_ref_log_probs or not args.corruption_per_epoch:
+        return objective.reference_cells if args.precompute_ref_log_probs else ()
+    made = {name: how for name, how in args.build_corruptions().items() if name in image_versions(objective.cells)}
+    if args.max_length is not None and any(corruption.needs_other_image for corruption in made.values()):
+        return ()  # another picture every epoch has other numbers of tokens, and every answer may be cut elsewhere
+    return tuple(cell for cell in objective.reference_cells if cell.image not in made)
+
+
+def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConfig, *, is_live: bool) -> LiveReference:
     """Returns the reference of a policy that has not been trained yet.
 
-    It is `ref_model` where one is given; the policy with its adapter off, where the adapter is fresh; the policy
-    itself, where it is only asked before the first step; else a frozen copy.
+    It is `ref_model` where one is given; the policy with its adapter off, where the adapter is fresh; a frozen copy,
+    where the reference `is_live` while the policy moves; else the policy itself, which is asked before that alone.
     """
     if ref_model is not None:
         build.check_model(ref_model)
@@ -37,39 +69,173 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
     share_images = moving <= {"language_model"}
     if policy.model is not base and build.is_fresh_adapter(policy.model):
         return AdapterOff(policy, share_images)
-    if args.precompute_ref_log_probs or not is_needed:
-        return FrozenModel(policy, share_images=False)
-    return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
+    if is_live:
+        return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
+    return StartOfPolicy(policy)
 
 
-def score_dataset(
-    items: Items,
-    reference: Reference,
-    cells: tuple[Cell, ...],
-    *,
-    policy: nn.Module,
-    accelerator: Any,
-    collate: Callable[..., Any],
-    args: MDPOConfig,
-) -> None:
-    """Scores every example with the reference and leaves the log-probabilities with the items, one column per cell.
+@dataclass(frozen=True)
+class ReferencePass:
+    """Scores datasets with a reference, one column per cell, and leaves the values with their items.
 
-    All processes share the work. Raises FloatingPointError, naming the row, for a value that is not finite.
+    What the cache on disk holds is read; the rest is scored, by all processes together, and stored by the main one.
     """
-    size = args.precompute_ref_batch_size or args.per_device_train_batch_size
-    loader = accelerator.prepare(
-        DataLoader(items, batch_size=size, collate_fn=collate, num_workers=args.dataloader_num_workers)
+
+    reference: LiveReference
+    cells: tuple[Cell, ...]
+    policy: nn.Module
+    accelerator: Any
+    collate: Callable[..., Any]
+    """What makes batches. Values are stored only if it is a `Collator`: what another one makes of a row is unknown."""
+    args: MDPOConfig
+
+    def score(self, datasets: Sequence[Items]) -> None:
+        """Scores the datasets.
+
+        Raises ReferenceCacheError for a cache folder that cannot be used, and FloatingPointError, naming the row, for a
+        value that is not finite.
+        """
+        self.policy.to(self.accelerator.device)
+        cache = self._on_main(self._open_cache)
+        for items in datasets:
+            keys = self._make_keys(items)
+            wanted = {key for row in keys for key in row}
+            known: dict[bytes, float] = {} if cache is None else self._on_main(partial(cache.read, wanted))
+            missing = _group_missing(keys, known)
+            if missing and cache is not None:
+                self._on_main(cache.make_writable)
+            if cache is not None and self.accelerator.is_main_process:
+                stored = len(known)
+                logger.info("%d of %d reference log-probabilities are read from %s", stored, len(wanted), cache.folder)
+            self._score_missing(items, keys, known, missing, cache)
+            items.ref_logprobs = torch.tensor([[known[key] for key in row] for row in keys])
+
+    def _open_cache(self) -> ReferenceCache | None:
+        if type(self.collate) is not Collator:
+            logger.info("references are not stored on disk: a data_collator of the caller makes the batches")
+            return None
+        folder = Path(self.args.ref_cache_dir or Path(constants.HF_HOME) / "mmdpo" / "references").expanduser()
+        cache = ReferenceCache(folder, fingerprint_reference(self.reference, self.collate, self.accelerator))
+        cache.open()
+        return cache
+
+    def _make_keys(self, items: Items) -> list[tuple[bytes, ...]]:
+        """Returns the key of every cell of every row; processes share the reading of the images."""
+        if type(self.collate) is not Collator:
+            return [tuple(f"{row}/{c}".encode() for c in range(len(self.cells))) for row in range(len(items))]
+        make_keys = CellKeys(self.collate.prepare)
+        own = range(self.accelerator.process_index, len(items), self.accelerator.num_processes)
+        rows = tqdm(own, desc="looking for cached references", disable=self._hides_bars)
+        keys = gather_object([(row, make_keys(items[row], self.cells)) for row in rows])
+        return [key for _, key in sorted(keys)]
+
+    def _score_missing(
+        self,
+        items: Items,
+        keys: list[tuple[bytes, ...]],
+        known: dict[bytes, float],
+        missing: dict[tuple[int, ...], list[int]],
+        cache: ReferenceCache | None,
+    ) -> None:
+        """Scores what is missing and adds it to what is known, storing it on the way."""
+        total = sum(map(len, missing.values()))
+        bar = tqdm(total=total, desc="scoring with the reference", disable=self._hides_bars or not missing)
+        is_main = self.accelerator.is_main_process
+        with bar, ShardWriter(cache) if cache is not None and is_main else nullcontext() as writer:
+            for columns, rows in missing.items():
+                for index, values in self._score_rows(items, rows, tuple(self.cells[c] for c in columns)):
+                    bad = (~values.isfinite()).any(1).nonzero()[:, 0].tolist()
+                    if bad:
+                        source = items.examples[index[bad[0]]].source
+                        raise FloatingPointError(f"the reference gives no finite log-probability for {source}")
+                    scored = {
+                        keys[row][c]: value
+                        for row, of_row in zip(index, values.tolist(), strict=True)
+                        for c, value in zip(columns, of_row, strict=True)
+                    }
+                    known |= scored
+                    bar.update(len(index))
+                    if writer is not None:
+                        writer.add(scored)
+
+    def _score_rows(
+        self, items: Items, rows: list[int], cells: tuple[Cell, ...]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "n C"]]]:
+        """Yields places in the dataset and their values, batch by batch, gathered from all processes."""
+        loader = self.accelerator.prepare(
+            DataLoader(
+                Subset(items, rows),
+                batch_size=self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size,
+                collate_fn=self.collate,
+                num_workers=self.args.dataloader_num_workers,
+                generator=torch.Generator(),  # its own, so that a run goes on alike whether or not there was a pass
+            )
+        )
+        was_training = self.policy.training
+        self.policy.eval()
+        try:
+            for batch in loader:
+                with self.accelerator.autocast():  # the precision that the policy will be scored in
+                    logprobs = self.reference(batch, cells, policy=self.policy, memo={})
+                index, values = self.accelerator.gather_for_metrics((batch["index"], logprobs.T.contiguous()))
+                yield index.tolist(), values.float().cpu()
+        finally:
+            self.policy.train(was_training)
+
+    def _on_main(self, function: Callable[[], Found]) -> Found:
+        """Returns what a function gives on the main process, which alone touches the disk; its error is everybody's."""
+        outcome: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                outcome = [function()]
+            except (OSError, ValueError) as error:
+                outcome = [error]
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]  # type: ignore[no-any-return]
+
+    @property
+    def _hides_bars(self) -> bool:
+        return bool(self.args.disable_tqdm or not self.accelerator.is_local_main_process)
+
+
+def fingerprint_reference(reference: LiveReference, collator: Collator, accelerator: Any) -> Fingerprint:
+    """Returns what every value of a run depends on, beside its row."""
+    model: Any = reference.scorer.model
+    base = build.unwrap_adapter(model)
+    if isinstance(reference, AdapterOff):
+        adapters, weights = None, digest_weights(base, adapter_prefix=getattr(model.base_model, "prefix", None))
+    else:
+        adapters, weights = getattr(model, "peft_config", None), digest_weights(model)
+    device = accelerator.device.type
+    with accelerator.autocast():  # asked where it counts: accelerate's own setting is shared by all trainers
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    tf32 = device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    rows = "shared" if reference.scorer.shares_prefix else "separate"
+    return Fingerprint(
+        {
+            "weights": weights,
+            "model": describe_model(base, adapters),
+            "processor": digest_processor(collator.prepare.renderer.processor),
+            "precision": str(precision or base.dtype).removeprefix("torch."),
+            "device": device,
+            "tf32": "on" if tf32 else "off",
+            "attention": f"{rows}, {base.get_decoder().config._attn_implementation}",
+            "max_length": str(collator.max_length),
+            "libraries": f"torch {torch.__version__}, transformers {transformers.__version__}",
+            "format": str(FORMAT),
+        }
     )
-    policy.to(accelerator.device)
-    values = torch.full((len(items), len(cells)), float("nan"))
-    hidden = args.disable_tqdm or not accelerator.is_local_main_process
-    for batch in tqdm(loader, desc="scoring with the reference", disable=hidden):
-        with accelerator.autocast():  # the precision that the policy will be scored in
-            logprobs = reference(batch, cells, policy=policy, memo={})
-        index, columns = accelerator.gather_for_metrics((batch["index"], logprobs.T.contiguous()))
-        values[index.cpu()] = columns.float().cpu()
-    bad = (~values.isfinite()).any(1).nonzero()[:, 0].tolist()
-    if bad:
-        source = items.examples[bad[0]].source
-        raise FloatingPointError(f"the reference gives no finite log-probability for {source}")
-    items.ref_logprobs = values
+
+
+def _group_missing(keys: list[tuple[bytes, ...]], known: dict[bytes, float]) -> dict[tuple[int, ...], list[int]]:
+    """Returns rows by the columns that they miss; of rows with equal contents the first alone."""
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    seen = set(known)
+    for row, of_row in enumerate(keys):
+        columns = tuple(c for c, key in enumerate(of_row) if key not in seen)
+        seen.update(of_row)
+        if columns:
+            groups[columns].append(row)
+    return dict(groups)

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import get_peft_config, get_quantization_config
 
+from mmdpo.checkpoints.card import write_card
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.read import read_dataset
 from mmdpo.examples import derive_generator
@@ -53,9 +54,10 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
-        trainer.save_metrics("train", result.metrics)
+        trainer.save_metrics("train", {**result.metrics, "train_samples": len(trainer.train_dataset)})
         if trainer.eval_dataset is not None:
             trainer.save_metrics("eval", trainer.evaluate())
+        trainer.create_model_card()
         if recipe.training.push_to_hub:
             trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
     return trainer
@@ -70,7 +72,7 @@ def build_trainer(recipe: Recipe) -> MDPOTrainer:
     if quantization is not None:
         kwargs["quantization_config"] = quantization
     args.model_init_kwargs = {**kwargs, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
-    return MDPOTrainer(
+    return _RunTrainer(
         model=model.model_name_or_path,
         args=args,
         train_dataset=train_dataset,
@@ -170,6 +172,15 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
             if before is None:
                 folder.rmdir()
         raise
+
+
+class _RunTrainer(MDPOTrainer):
+    """The trainer of a recipe, whose model card is written from the files of its run folder."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes README.md on the main process; what Trainer would say of the run stands in it too."""
+        if self.is_world_process_zero():
+            write_card(Path(self.args.output_dir))
 
 
 class _SaveRecipe(TrainerCallback):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
@@ -15,20 +16,24 @@ from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Traine
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.validate import write_faults
-from mmdpo.examples import image_versions
 from mmdpo.objective import CellScore, Scores
-from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference
+from mmdpo.scoring.plan import grow_trees
+from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
 from mmdpo.training import build
 from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.metrics import MetricSums, describe_batch
-from mmdpo.training.references import choose_reference, score_dataset
+from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 
 logger = logging.getLogger(__name__)
 
 SKIPPED_ROWS = "skipped_rows.jsonl"
 """File in the run folder that lists the rows which `on_bad_row: skip` left out."""
+
+
+BY_LENGTH = ("group_by_length", "batch_rebalance")
+"""Values of `train_sampling_strategy` that need the length of every example."""
 
 
 class MDPOTrainer(Trainer):
@@ -86,7 +91,9 @@ class MDPOTrainer(Trainer):
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
         self._scorer = build.build_scorer(policy, family, self.objective.cells, args)
-        reference = choose_reference(self._scorer, ref_model, args, is_needed=bool(self.objective.reference_cells))
+        self._cached_cells = cacheable_cells(args)
+        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
+        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
 
         super().__init__(
             model=policy,
@@ -106,12 +113,10 @@ class MDPOTrainer(Trainer):
             )
         self.model_accepts_loss_kwargs = False
         self.add_callback(SetEpoch(train_items))
-        if isinstance(reference, FrozenModel) and reference.scorer.model is not policy:
+        if isinstance(reference, FrozenModel):
             self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
         self._live_reference = reference
-        self.reference: Reference = (
-            Precomputed(self.objective.reference_cells) if args.precompute_ref_log_probs else reference
-        )
+        self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         if hasattr(policy, "add_model_tags"):
             policy.add_model_tags(["mmdpo", "dpo"])
@@ -217,18 +222,18 @@ class MDPOTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Batch) -> float:
         """Returns the estimate of transformers for the rows of a batch: 6 · tokens · parameters."""
-        prompts = int(inputs["prompt_mask"].sum()) / max(1, len(image_versions(self.objective.cells)))
-        answers = int(inputs["answer_mask"].sum())
-        tokens = int(prompts * len(self.objective.cells) + answers)
+        cells = self.objective.cells
+        trees = grow_trees(inputs, cells, cells, share=self._scorer.shares_prefix)
+        tokens = sum(tree.length for tree in trees)
         return float(super().floating_point_ops({"input_ids": torch.empty(tokens, device="meta")}))
 
     # -- data and reference -------------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `transformers.Trainer` does, after the reference pass where one is asked for."""
-        if self.args.precompute_ref_log_probs and self.objective.reference_cells:
-            self._precompute(self.train_dataset)
-            _map_datasets(self.eval_dataset, lambda _, items: self._precompute(items))
+        """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet."""
+        self._precompute(self.train_dataset, self.eval_dataset)
+        if isinstance(self._live_reference, StartOfPolicy):
+            self._live_reference.leave()
         if self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
@@ -258,9 +263,7 @@ class MDPOTrainer(Trainer):
         """Evaluates a dataset in any format that training takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
-        if self.args.precompute_ref_log_probs and self.objective.reference_cells:
-            evaluated = self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset
-            _map_datasets(evaluated, lambda _, items: self._precompute(items))
+        self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
@@ -270,25 +273,39 @@ class MDPOTrainer(Trainer):
         checked = check_data(dataset, name, self._collator, args)
         self._skipped = self._skipped.with_faults(checked)
         draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
-        return Items(checked.examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
+        return Items(
+            checked.examples,
+            seed=args.seed,
+            draw_others=draw_others,
+            per_epoch=args.corruption_per_epoch,
+            lengths=checked.lengths,
+        )
 
-    def _precompute(self, items: Items) -> None:
-        """Scores a dataset with the reference, once.
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Returns Trainer's sampler; those that go by length are given what the check of the data counted."""
+        if self.args.train_sampling_strategy not in BY_LENGTH:
+            return super()._get_train_sampler(train_dataset)
+        # Trainer reads lengths from a column of a `datasets.Dataset` alone.
+        return super()._get_train_sampler(Dataset.from_dict({self.args.length_column_name: self.train_dataset.lengths}))
 
-        Where the reference is the policy itself, that is too late after the first step; `Precomputed` will say so.
+    def _precompute(self, *datasets: Any) -> None:
+        """Scores datasets with the reference, each once: one, several under names, or None.
+
+        Where the reference is the policy itself and has moved, it is too late; `StartOfPolicy` will say so.
         """
-        live, cells = self._live_reference, self.objective.reference_cells
-        is_policy = isinstance(live, FrozenModel) and live.scorer is self._scorer
-        if items.ref_logprobs is None and not (is_policy and self.state.global_step > 0):
-            score_dataset(
-                items,
-                live,
-                cells,
-                policy=self._scorer.model,
-                accelerator=self.accelerator,
-                collate=self.data_collator,
-                args=self.args,
-            )
+        live, waiting = self._live_reference, list[Items]()
+        for dataset in datasets:
+            _map_datasets(dataset, lambda _, items: waiting.append(items) if items.ref_logprobs is None else None)
+        if not waiting or not self._cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
+            return
+        ReferencePass(
+            reference=live,
+            cells=self._cached_cells,
+            policy=self._scorer.model,
+            accelerator=self.accelerator,
+            collate=self.data_collator,
+            args=self.args,
+        ).score(waiting)
 
 
 def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:

@@ -289,3 +289,14 @@ class TestEqualTokens:
     def test_an_objective_without_the_rejected_answer_does_not_mind(self, make_example, make_preparer):
         items = Items([make_example(0, responses={"chosen": "zebra .", "rejected": "giraffe ."})], seed=7)
         assert Collator(make_preparer("image_dpo"))([items[0]])
+
+
+def test_a_row_beyond_the_models_context_is_named(make_preparer, items):
+    tokens = PROMPT_TOKENS + len(["cup", ",", "plate", ",", "car", ".", "</s>"])
+    fitting = Collator(make_preparer(), context_length=tokens)([items[1]])
+    assert fitting["answer_mask"].sum(1).max() == 7
+    message = (
+        f"pairs.json, row 2: prompt and answer have {tokens} tokens and the model reads {tokens - 1}: set max_length"
+    )
+    with pytest.raises(RowError, match=message):
+        Collator(make_preparer(), context_length=tokens - 1)([items[0], items[1]])

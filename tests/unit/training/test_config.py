@@ -37,10 +37,6 @@ def test_the_defaults_are_the_papers(configure):
     [
         ({"crop_space": "processed", "corruption": "blur"}, "crop_space: processed works with .*, not with blur"),
         (
-            {"corruption_per_epoch": True, "precompute_ref_log_probs": True},
-            "turn one of corruption_per_epoch and precompute_ref_log_probs off",
-        ),
-        (
             {"corruption_per_epoch": True, "dataloader_persistent_workers": True, "dataloader_num_workers": 1},
             "turn dataloader_persistent_workers off",
         ),
@@ -79,7 +75,7 @@ def test_what_cannot_work_together_is_refused(configure, options, message):
 def test_what_can_work_together_is_not(configure):
     configure(crop_space="processed", corruption="crop_20_50", corruption_per_epoch=True)
     configure(precompute_ref_log_probs=True, dataloader_persistent_workers=True, dataloader_num_workers=1)
-    configure(corruption_per_epoch=True, dataloader_num_workers=1)
+    configure(corruption_per_epoch=True, dataloader_num_workers=1, precompute_ref_log_probs=True)
     configure(objective="dpo_no_image", loss_type="hinge")
 
 
@@ -107,6 +103,14 @@ def test_checkpointing_is_on_unless_said_otherwise(configure):
 @pytest.mark.parametrize("flag", [True, False])
 def test_the_newer_name_of_checkpointing_wins(configure, flag):
     assert configure(activation_checkpointing=flag, gradient_checkpointing=not flag).gradient_checkpointing is flag
+
+
+def test_references_are_scored_before_training_unless_the_model_is_sharded(configure, monkeypatch):
+    assert configure().precompute_ref_log_probs is True
+    assert configure(precompute_ref_log_probs=False).precompute_ref_log_probs is False
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert configure().precompute_ref_log_probs is False
+    assert configure(precompute_ref_log_probs=True).precompute_ref_log_probs is True
 
 
 def test_sixteen_bits_are_used_where_a_gpu_has_them_alone(configure):

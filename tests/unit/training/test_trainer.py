@@ -80,7 +80,7 @@ class TestStart:
 
 class TestInvariances:
     def test_the_loss_of_a_batch_is_the_mean_over_its_examples_whatever_the_padding_and_order(self, tmp_path, rows):
-        trainer = build_trainer(tmp_path, rows)
+        trainer = build_trainer(tmp_path, rows, precompute_ref_log_probs=False)
         perturb(trainer.model)
         together = loss_of(trainer, trainer.model, first_batch(trainer, 6))
         alone = [loss_of(trainer, trainer.model, first_batch(trainer, 1, i)) for i in range(6)]
@@ -130,7 +130,7 @@ class TestInvariances:
     @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
     def test_in_bf16_precomputed_references_have_the_precision_of_the_policy(self, tmp_path, rows, with_adapter):
         adapter = LoraConfig(r=2) if with_adapter else None
-        trainer = build_trainer(tmp_path, rows, bf16=True, precompute_ref_log_probs=True, peft_config=adapter)
+        trainer = build_trainer(tmp_path, rows, bf16=True, peft_config=adapter)
         trainer.train()
         first = next(entry for entry in trainer.state.log_history if "loss" in entry)
         for cell in ("chosen", "rejected", "corrupted"):
@@ -198,9 +198,9 @@ class TestReference:
         def adapter():
             return LoraConfig(r=2, lora_alpha=16)
 
-        live = build_trainer(tmp_path / "a", rows, peft_config=adapter())
+        live = build_trainer(tmp_path / "a", rows, peft_config=adapter(), precompute_ref_log_probs=False)
         assert isinstance(live.reference, AdapterOff)
-        precomputed = build_trainer(tmp_path / "b", rows, peft_config=adapter(), precompute_ref_log_probs=True)
+        precomputed = build_trainer(tmp_path / "b", rows, peft_config=adapter())
         given = build_trainer(tmp_path / "c", rows, peft_config=adapter())
         start = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
         given.reference = FrozenModel(
@@ -213,7 +213,7 @@ class TestReference:
         assert losses_of(given) == pytest.approx(losses_of(live), rel=1e-5)
 
     def test_full_fine_tuning_keeps_a_frozen_copy_that_shares_what_is_frozen(self, tmp_path, rows):
-        trainer = build_trainer(tmp_path, rows)
+        trainer = build_trainer(tmp_path, rows, precompute_ref_log_probs=False)
         reference = trainer.reference.scorer.model
         before = {name: value.clone() for name, value in reference.named_parameters()}
         trainer.train()
@@ -224,10 +224,10 @@ class TestReference:
             assert (value is policy[name]) == ("vision_tower" in name), name
 
     def test_full_fine_tuning_with_precomputed_references_equals_the_live_run(self, tmp_path, rows):
-        live = build_trainer(tmp_path / "a", rows, eval_rows=rows[:4], eval_strategy="epoch")
-        precomputed = build_trainer(
-            tmp_path / "b", rows, eval_rows=rows[:4], eval_strategy="epoch", precompute_ref_log_probs=True
+        live = build_trainer(
+            tmp_path / "a", rows, eval_rows=rows[:4], eval_strategy="epoch", precompute_ref_log_probs=False
         )
+        precomputed = build_trainer(tmp_path / "b", rows, eval_rows=rows[:4], eval_strategy="epoch")
         live.train()
         precomputed.train()
         assert losses_of(precomputed) == pytest.approx(losses_of(live), rel=1e-5)
@@ -245,7 +245,7 @@ class TestReference:
         self, tmp_path, rows, freeze_projector, encodings
     ):
         """Two images per pair, original and corrupted: encoded once for three cells, and once for both models."""
-        trainer = build_trainer(tmp_path, rows, freeze_projector=freeze_projector)
+        trainer = build_trainer(tmp_path, rows, freeze_projector=freeze_projector, precompute_ref_log_probs=False)
         seen = []
         tower = trainer.model.model.vision_tower
         tower.register_forward_pre_hook(lambda _, a, k: seen.append(a[0] if a else k["pixel_values"]), with_kwargs=True)
@@ -281,6 +281,7 @@ class TestEvaluation:
             use_cpu=True,
             disable_tqdm=True,
             gradient_checkpointing=False,
+            precompute_ref_log_probs=False,
         )
         trainer = MDPOTrainer("world", args=args, train_dataset=rows, eval_dataset=rows[:5], compute_metrics=keep)
         perturb(trainer.model)
@@ -297,7 +298,7 @@ class TestEvaluation:
     def test_with_precomputed_references_evaluation_works_before_training_and_refuses_what_came_too_late(
         self, tmp_path, rows
     ):
-        trainer = build_trainer(tmp_path, rows, eval_rows=rows[:4], precompute_ref_log_probs=True)
+        trainer = build_trainer(tmp_path, rows, eval_rows=rows[:4])
         assert trainer.evaluate()["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
         trainer.train()
         assert trainer.evaluate()["eval_loss"] < 3 * math.log(2) - 1e-3
@@ -352,9 +353,7 @@ class TestResuming:
 
     def test_precomputed_references_of_a_resumed_run_are_those_of_the_start(self, tmp_path, rows):
         def run(folder, resume=None):
-            trainer = build_trainer(
-                tmp_path / folder, rows, precompute_ref_log_probs=True, save_strategy="steps", save_steps=2
-            )
+            trainer = build_trainer(tmp_path / folder, rows, save_strategy="steps", save_steps=2)
             trainer.train(resume_from_checkpoint=resume)
             return trainer
 
@@ -431,7 +430,7 @@ class TestErrors:
             build_trainer(tmp_path, rows, max_length=10)
 
     def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(self, tmp_path, rows):
-        trainer = build_trainer(tmp_path, rows)
+        trainer = build_trainer(tmp_path, rows, precompute_ref_log_probs=False)
         with torch.no_grad():
             trainer.model.lm_head.weight.fill_(float("nan"))
         with pytest.raises(FloatingPointError, match=r"step 1 .*row \d+"):

@@ -1,0 +1,292 @@
+"""From a file of answers to a result: reads, scores, adds up, resamples, writes.
+
+answers.jsonl   one line per item: id, prompt, image, answer, generation settings if they are known
+scores.jsonl    one line per item: counts, and the reason of each
+result.json     metrics with intervals, coverage, what the official rule could not see, what produced the numbers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
+from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools
+from mmdpo.benchmarks.stats import (
+    LEVEL,
+    RESAMPLES,
+    CountTable,
+    Interval,
+    bootstrap,
+    count_items,
+    exists,
+    visible_difference,
+)
+from mmdpo.benchmarks.tasks import Benchmark, load
+
+EMPTY = "empty_answer"
+_SHOWN = 5
+"""How many item ids a note names."""
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One number of a result, in the official unit. None stands where the official rule divides by zero."""
+
+    value: float | None
+    """As the official scorer prints it."""
+    low: float | None
+    """Ends of the 95 % bootstrap interval, rounded alike; None if the items share one image."""
+    high: float | None
+    n: int
+    """Items that it is taken over."""
+    exact: float | None
+    """Not rounded."""
+    standard_error: float | None
+    visible_difference: float | None
+    """The smallest true difference to an independent run of as many items that is found four times out of five."""
+    unit: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a part of the benchmark the result stands on."""
+
+    items: int
+    answered: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a reader of the numbers should know."""
+
+    count: int
+    items: int
+    first: tuple[str, ...]
+    """Ids of the first items concerned; for empty answers, file and line."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored run."""
+
+    benchmark: str
+    metrics: Mapping[str, MetricValue]
+    coverage: Mapping[str, Coverage]
+    partial: tuple[str, ...]
+    """Why the result is partial; empty if it is not."""
+    notes: Mapping[str, Note]
+    made_by: Mapping[str, str]
+    """What produced the numbers: linguistics, similarity, judge, ground truth."""
+    statistics: Mapping[str, Any]
+    items: tuple[Item, ...]
+    scores: Mapping[str, ItemScore]
+    answers: Answers
+
+
+def evaluate_answers(
+    name: str,
+    answers: str | Path,
+    data_dir: str | Path,
+    tools: Tools,
+    *,
+    allow_partial: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Scores a file of answers to a benchmark.
+
+    `data_dir` is the benchmark's folder or the folder that holds it. Parts of the benchmark that no answer belongs to
+    are left out; a part that is answered in part is an error unless `allow_partial`.
+
+    Raises:
+        EvaluationError: data or answers cannot be used; says which file and line.
+        ImportError: a tool is not installed.
+    """
+    benchmark, folder = load(name), find_data(name, data_dir)
+    items = benchmark.read_items(folder, tools)
+    by_id = {item.id: item for item in items}
+    found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
+    incomplete = [] if allow_partial else _find_missing(items, found)
+    if incomplete:
+        raise EvaluationError(
+            f"{answers}: {'; '.join(incomplete)}. Answer them, or score the rest as partial (--partial)"
+        )
+    score = benchmark.make_scorer(folder, tools)
+    scores = {item.id: score(item, found.by_id[item.id].text) for item in items if item.id in found.by_id}
+    return _summarise(benchmark, items, found, scores, tools, resamples, seed)
+
+
+def find_data(name: str, data_dir: str | Path) -> Path:
+    """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`."""
+    folder = Path(data_dir)
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def build_table(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> CountTable:
+    """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
+    rows = [(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores]
+    return CountTable.build(rows)
+
+
+def read_table(run: str | Path) -> CountTable:
+    """Returns the counts of a run that was written before; raises EvaluationError if `scores.jsonl` is damaged."""
+    rows = [row.values for row in read_rows(Path(run) / "scores.jsonl")]
+    return CountTable.build([(str(row["id"]), str(row["image"]), row["counts"]) for row in rows])
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
+    """Writes answers.jsonl, scores.jsonl and result.json into the folder `out`; returns the path of the last.
+
+    Raises:
+        EvaluationError: the folder holds the result of another benchmark.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / "result.json"
+    other = read_json(result).get("benchmark") if result.exists() else evaluation.benchmark
+    if other != evaluation.benchmark:
+        raise EvaluationError(f"{result}: holds a result of {other}; choose another folder for {evaluation.benchmark}")
+    if (folder / "answers.jsonl").resolve() not in [file.resolve() for file in evaluation.answers.files]:
+        write_whole(folder / "answers.jsonl", _as_lines(_answer_rows(evaluation)))
+    write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
+    write_whole(result, json.dumps(_as_result(evaluation), indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _find_missing(items: Iterable[Item], answers: Answers) -> list[str]:
+    """Says for each part that has an answer which of its items have none."""
+    ids: dict[str, list[str]] = {}
+    for item in items:
+        ids.setdefault(item.part, []).append(item.id)
+    problems = []
+    for part, members in ids.items():
+        missing = [item_id for item_id in members if item_id not in answers.by_id]
+        if missing and len(missing) < len(members):
+            shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+            problems.append(f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown})")
+    return problems
+
+
+def _summarise(
+    benchmark: Benchmark,
+    items: tuple[Item, ...],
+    answers: Answers,
+    scores: Mapping[str, ItemScore],
+    tools: Tools,
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    table = build_table(items, scores)
+    sums = table.sums()
+    metrics = [metric for metric in benchmark.metrics if exists(metric, sums)]
+    intervals = bootstrap(table, metrics, resamples=resamples, seed=seed)
+    unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
+    partial = _find_missing(items, answers) + [f"{place}: the file breaks off" for place in answers.cut]
+    if unscored:
+        partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
+    return Evaluation(
+        benchmark=benchmark.name,
+        metrics={metric.name: _value(metric, sums, intervals.get(metric.name)) for metric in metrics},
+        coverage=_cover(items, scores),
+        partial=tuple(partial),
+        notes=_note(benchmark, answers, scores),
+        made_by=dict(tools.used),
+        statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
+        items=items,
+        scores=scores,
+        answers=answers,
+    )
+
+
+def _value(metric: Metric, sums: Sums, interval: Interval | None) -> MetricValue:
+    exact = float(metric.compute(sums)[0])
+    printed = metric.official(sums) if metric.official else exact
+
+    def tidy(number: float) -> float | None:
+        if not math.isfinite(number):
+            return None
+        return number if metric.digits is None else round(number, metric.digits)
+
+    return MetricValue(
+        value=tidy(printed),
+        low=None if interval is None else tidy(interval.low),
+        high=None if interval is None else tidy(interval.high),
+        n=count_items(metric, sums),
+        exact=exact if math.isfinite(exact) else None,
+        standard_error=None if interval is None else interval.standard_error,
+        visible_difference=None if interval is None else visible_difference(math.sqrt(2) * interval.standard_error),
+        unit=metric.unit,
+        better=metric.better,
+    )
+
+
+def _cover(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> dict[str, Coverage]:
+    numbers: dict[str, Counter[str]] = {}
+    for item in items:
+        part = numbers.setdefault(item.part, Counter())
+        part["items"] += 1
+        if item.id in scores:
+            part["answered"] += 1
+            part["scored"] += not scores[item.id].unscored
+    return {name: Coverage(part["items"], part["answered"], part["scored"]) for name, part in numbers.items()}
+
+
+def _note(benchmark: Benchmark, answers: Answers, scores: Mapping[str, ItemScore]) -> dict[str, Note]:
+    hits: dict[str, dict[str, int]] = {}
+    for item_id, score in scores.items():
+        empty = {} if answers.by_id[item_id].text.strip() else {EMPTY: 1}
+        for trap, count in ({**score.traps, **empty}).items():
+            hits.setdefault(trap, {})[item_id] = count
+    meanings = {EMPTY: "empty answers, scored as the official rule scores them"} | dict(benchmark.traps)
+    notes = {}
+    for trap, found in sorted(hits.items()):
+        places = (
+            [answers.by_id[item_id].row.place for item_id in list(found)[:_SHOWN]] if trap == EMPTY else list(found)
+        )
+        notes[trap] = Note(sum(found.values()), len(found), tuple(places[:_SHOWN]), meanings[trap])
+    return notes
+
+
+def _answer_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
+    for item in evaluation.items:
+        if item.id in evaluation.answers.by_id:
+            answer = evaluation.answers.by_id[item.id]
+            row = {"id": item.id, "benchmark": evaluation.benchmark, "prompt": item.prompt, "image": item.image}
+            known = {name: answer.row.values[name] for name in ("generation",) if name in answer.row.values}
+            yield row | {"answer": answer.text} | known
+
+
+def _score_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
+    for item in evaluation.items:
+        if item.id in evaluation.scores:
+            yield {"id": item.id, "part": item.part, "image": item.image} | asdict(evaluation.scores[item.id])
+
+
+def _as_result(evaluation: Evaluation) -> dict[str, Any]:
+    files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in evaluation.answers.files}
+    return {
+        "benchmark": evaluation.benchmark,
+        "partial": bool(evaluation.partial),
+        "partial_because": evaluation.partial,
+        "coverage": {part: asdict(coverage) for part, coverage in evaluation.coverage.items()},
+        "metrics": {name: asdict(value) for name, value in evaluation.metrics.items()},
+        "notes": {trap: asdict(note) for trap, note in evaluation.notes.items()},
+        "made_by": evaluation.made_by,
+        "statistics": evaluation.statistics,
+        "answers": {"sha256": files},
+    }
+
+
+def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,111 @@
+"""The records of an evaluation: items, what an answer scored, and metrics as functions of summed counts.
+
+Every metric of every benchmark here is a function of counts added up over items. So an item's score is its counts, a
+metric is computed from their sums, and a bootstrap resample is the same function on other sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmdpo.benchmarks.linguistics import Linguistics
+from mmdpo.benchmarks.similarity import Similarity
+
+Values: TypeAlias = NDArray[np.float64]
+Sums: TypeAlias = Mapping[str, Values]
+"""Count name → its sum in every resample; all arrays of one shape."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a benchmark."""
+
+    id: str
+    part: str
+    """The part of the benchmark that it belongs to: a split, a dimension."""
+    prompt: str
+    """What the model is asked, word for word as the official code asks it."""
+    image: str
+    """File name of its image. Items of one image are resampled together."""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """What its answer is held against."""
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """What one answer scored."""
+
+    counts: Mapping[str, float]
+    """Count name → number; a metric sums these over items."""
+    reason: Mapping[str, Any]
+    """Why: words kept, words flagged, how the answer was read."""
+    traps: Mapping[str, int] = field(default_factory=dict)
+    """How often each trap of the official rule was hit; the keys are explained by the benchmark's `TRAPS`."""
+    unscored: str = ""
+    """Why some score of this item is missing; empty if none is."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that the benchmark reports."""
+
+    name: str
+    compute: Callable[[Sums], Values]
+    """Sums → the unrounded value in the official unit; NaN where the official rule divides by zero."""
+    over: tuple[str, ...]
+    """Counts that each item adds 1 to: their sum is n, and each of them must be above zero for the metric to exist."""
+    better: Literal["higher", "lower", "neither"]
+    unit: str
+    digits: int | None
+    """Decimals that the official scorer prints; None means all of them."""
+    official: Callable[[Sums], float] | None = None
+    """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
+
+
+class Judge(Protocol):
+    """A language model that reads answers, or its recorded replies."""
+
+    @property
+    def name(self) -> str:
+        """Which judge this is: recorded in the result."""
+        ...
+
+    def reply(self, item: Item, answer: str) -> str | None:
+        """Returns the raw reply for an answer, or None where there is none to be had: the item is then unscored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What scorers may use, made on first use, and a record of what was used."""
+
+    make_linguistics: Callable[[], Linguistics]
+    make_similarity: Callable[[], Similarity]
+    judge: Judge | None = None
+    used: dict[str, str] = field(default_factory=dict)
+    """What produced the numbers: goes into the result."""
+
+    @cached_property
+    def linguistics(self) -> Linguistics:
+        """The language tool; raises what its maker raises."""
+        made = self.make_linguistics()
+        self.used["linguistics"] = made.name
+        return made
+
+    @cached_property
+    def similarity(self) -> Similarity:
+        """The word similarity; raises what its maker raises."""
+        made = self.make_similarity()
+        self.used["similarity"] = made.name
+        return made
+
+
+def divide(part: Values, whole: Values) -> Values:
+    """Returns part / whole, NaN where whole is 0."""
+    return np.divide(part, whole, out=np.full_like(np.asarray(part, dtype=np.float64), np.nan), where=whole != 0)

@@ -1,0 +1,85 @@
+"""Recorded replies of a judge: read from a file instead of being asked for.
+
+ours      {"id": …, "reply": …} on each line; with "answer", the reply is used for that answer alone
+official  an array of chat completions, `choices[0].message.content`, in the order of the items
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdpo.benchmarks.answers import Row, read_rows
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.records import Item
+
+_ID_FIELDS = ("id", "image_id")
+_REPLY_FIELDS = ("reply", "judge_reply")
+
+
+class RecordedReplies:
+    """A judge that only repeats what was recorded; an item without a record has no reply."""
+
+    def __init__(self, rows: Mapping[str, Row], name: str) -> None:
+        """Takes rows by item id, and which judge wrote them."""
+        self.name = name
+        self._rows = rows
+
+    @classmethod
+    def read(cls, path: str | Path, item_ids: Sequence[str]) -> RecordedReplies:
+        """Reads a file of replies to these items, in their official order.
+
+        Raises EvaluationError with file and line for a row that is no reply, an id that is no item's, or two replies to
+        one item.
+        """
+        known, rows = frozenset(item_ids), dict[str, Row]()
+        models = set()
+        for row in read_rows(Path(path)):
+            item_id = _find_id(row, item_ids)
+            if item_id not in known:
+                raise EvaluationError(f"{row.place}: id {item_id!r} is none of the {len(item_ids)} items")
+            if item_id in rows:
+                raise EvaluationError(
+                    f"{row.place}: a second reply to item {item_id}; the first is at {rows[item_id].place}"
+                )
+            _find_reply(row)
+            rows[item_id] = row
+            models.add(str(row.values.get("model", "unnamed")))
+        return cls(rows, f"recorded replies of {', '.join(sorted(models)) or 'nobody'} ({Path(path).name})")
+
+    def reply(self, item: Item, answer: str) -> str | None:
+        """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
+        row = self._rows.get(item.id)
+        if row is None:
+            return None
+        if row.values.get("answer", answer) != answer:
+            raise EvaluationError(
+                f"{row.place}: this reply is about another answer to item {item.id} than the one scored"
+            )
+        return _find_reply(row)
+
+
+def _find_id(row: Row, item_ids: Sequence[str]) -> str:
+    named = next((row.values[name] for name in _ID_FIELDS if name in row.values and "choices" not in row.values), None)
+    if named is not None:
+        return str(named)
+    if row.position >= len(item_ids):
+        raise EvaluationError(f"{row.place}: reply {row.position + 1} without an id, to only {len(item_ids)} items")
+    return item_ids[row.position]
+
+
+def _find_reply(row: Row) -> str:
+    values: Mapping[str, Any] = row.values
+    reply = next((values[name] for name in _REPLY_FIELDS if name in values), None)
+    if reply is None and "choices" in values:
+        try:
+            reply = values["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise EvaluationError(f"{row.place}: a chat completion without choices[0].message.content") from error
+    if isinstance(reply, list):  # objects that were already taken out of a reply
+        return json.dumps(reply)
+    if not isinstance(reply, str):
+        raise EvaluationError(f'{row.place}: no reply; it has {", ".join(values)}, and the text should be in "reply"')
+    return reply

@@ -1,0 +1,112 @@
+"""Which words AMBER takes for the same thing: cosine of en_core_web_lg's vectors above 0.8, strictly.
+
+AMBER only ever compares words of its own list of 418, so a table of the pairs above the threshold stands in for the
+model wherever spaCy and its 400 MB of vectors are not at hand. `write_pair_table` makes one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Protocol
+
+THRESHOLD = 0.8
+OFFICIAL_MODEL = "en_core_web_lg"
+
+
+class Similarity(Protocol):
+    """Says whether two words are similar enough to count as one."""
+
+    @property
+    def name(self) -> str:
+        """What decided: recorded in every result."""
+        ...
+
+    def similar(self, first: str, second: str) -> bool:
+        """Returns whether the similarity of two words is above the threshold; a word is similar to itself."""
+        ...
+
+
+class PairTable:
+    """Similar words by a table of pairs."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]], name: str) -> None:
+        """Takes the pairs above the threshold in either order, and what made them."""
+        self.name = name
+        self._pairs = frozenset(pair for first, second in pairs for pair in ((first, second), (second, first)))
+
+    @classmethod
+    def read(cls, path: str | Path) -> PairTable:
+        """Reads a table `{"model", "threshold", "pairs": [[word, word, cosine], …]}`.
+
+        Raises `ValueError` if the file is none, or was made for another threshold.
+        """
+        try:
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            model, threshold = str(table["model"]), float(table["threshold"])
+            pairs = [(str(first), str(second)) for first, second, *_ in table["pairs"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f'{path}: no table of similar pairs ({error}); it should be {{"model": …, "threshold": {THRESHOLD}, '
+                f'"pairs": [[word, word, cosine], …]}}, as write_pair_table makes it'
+            ) from error
+        if threshold != THRESHOLD:
+            raise ValueError(f"{path}: made for a threshold of {threshold}; AMBER's is {THRESHOLD}")
+        return cls(pairs, f"pair table of {model}")
+
+    def similar(self, first: str, second: str) -> bool:
+        """Returns whether the two stand in the table, or are the same word."""
+        return first == second or (first, second) in self._pairs
+
+
+class SpacySimilarity:
+    """Similar words by the vectors of a spaCy model; every pair is asked for once."""
+
+    def __init__(self, pipeline: Any, name: str) -> None:
+        """Takes a loaded pipeline that has word vectors."""
+        self.name = name
+        self._pipeline = pipeline
+        self._documents: dict[str, Any] = {}
+        self._cosines: dict[tuple[str, str], float] = {}
+
+    def similar(self, first: str, second: str) -> bool:
+        """Returns whether the cosine of the two is above the threshold."""
+        return first == second or self.cosine(first, second) > THRESHOLD
+
+    def cosine(self, first: str, second: str) -> float:
+        """Returns the similarity that the model gives to two words, 0 for a word without a vector."""
+        if (first, second) not in self._cosines:
+            self._cosines[first, second] = float(self._document(first).similarity(self._document(second)))
+        return self._cosines[first, second]
+
+    def _document(self, word: str) -> Any:
+        if word not in self._documents:
+            self._documents[word] = self._pipeline(word)
+        return self._documents[word]
+
+
+def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:
+    """Loads a spaCy model; raises ImportError if spaCy or the model is not installed."""
+    try:
+        spacy: Any = import_module("spacy")
+        pipeline = spacy.load(model)
+    except (ImportError, OSError) as error:  # spaCy reports a missing model as an OSError
+        raise ImportError(
+            f"AMBER's generative scores need {model}, which is not installed: pip install spacy && python -m spacy "
+            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE), or say --similarity exact to "
+            "count equal words alone, which is not the official rule"
+        ) from error
+    version = pipeline.meta.get("version", "")
+    return SpacySimilarity(pipeline, f"spaCy {model} {version}".strip())
+
+
+def write_pair_table(words: Iterable[str], path: str | Path, similarity: SpacySimilarity) -> int:
+    """Writes the pairs of `words` above the threshold to `path`, for machines without spaCy; returns how many."""
+    cosines = ((first, second, similarity.cosine(first, second)) for first, second in combinations(sorted(words), 2))
+    pairs = [[first, second, round(cosine, 4)] for first, second, cosine in cosines if cosine > THRESHOLD]
+    table = {"model": similarity.name, "threshold": THRESHOLD, "pairs": pairs}
+    Path(path).write_text(json.dumps(table, indent=1), encoding="utf-8")
+    return len(pairs)

@@ -1,0 +1,74 @@
+"""Benchmarks: one file each, whose name is the benchmark's public name. A file dropped in here is found and tested.
+
+A benchmark is a module with a docstring, whose first line says what it measures, and these names:
+
+    LICENCE     whose data it is, and under which licence
+    METRICS     tuple of Metric, named `benchmark/…`
+    TRAPS       trap → what it means, for every key of `ItemScore.traps`
+    read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]
+                the items in their official order; raises EvaluationError for a file that is not the benchmark's. What
+                it says about the data it read goes to `tools.used`
+    find_id(row: Row, items: Mapping[str, Item]) -> str
+                the item that a row of an official answers file is about; raises EvaluationError, bare problem
+    make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]
+                how one answer is scored, by the official rule
+    judge_prompt(item: Item, answer: str) -> str
+                only where a judge reads the answers: what it is asked, our own wording
+
+`data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmdpo.benchmarks.answers import FindId
+    from mmdpo.benchmarks.records import Item, ItemScore, Metric, Tools
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: its data, its questions, its rule."""
+
+    name: str
+    summary: str
+    """First line of the module's docstring."""
+    licence: str
+    metrics: tuple[Metric, ...]
+    traps: Mapping[str, str]
+    read_items: Callable[[Path, Tools], tuple[Item, ...]]
+    find_id: FindId
+    make_scorer: Callable[[Path, Tools], Callable[[Item, str], ItemScore]]
+    judge_prompt: Callable[[Item, str], str] | None
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the benchmarks of this folder, sorted, without importing them."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+def load(name: str) -> Benchmark:
+    """Returns the benchmark of that name; raises ValueError for an unknown one, naming the nearest."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown benchmark {name!r}; {hint}There are {', '.join(names())}")
+    module: Any = import_module(f"{__name__}.{name}")
+    return Benchmark(
+        name=name,
+        summary=(module.__doc__ or "").strip().partition("\n")[0],
+        licence=module.LICENCE,
+        metrics=tuple(module.METRICS),
+        traps=module.TRAPS,
+        read_items=module.read_items,
+        find_id=module.find_id,
+        make_scorer=module.make_scorer,
+        judge_prompt=getattr(module, "judge_prompt", None),
+    )

@@ -1,0 +1,211 @@
+"""Object HalBench: COCO objects in 300 detailed descriptions that are not in the image, counted in two ways.
+
+Source: Rohrbach et al., Object Hallucination in Image Captioning, EMNLP 2018; Yu et al., RLHF-V, CVPR 2024, whose
+`eval_gpt_obj_halbench.py` this follows. `word` takes every word of the answer that names a COCO class; `llm` takes the
+objects that a language model lists. Published tables mix the two, so their names never do here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mmdpo.benchmarks.answers import Row, find_by_order
+from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
+from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
+from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
+
+LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
+MODES: Final = ("word", "llm")
+TRAPS = {
+    "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
+    "vases": '"vases" in the answer, which word mode does not see (WordNet makes it "vas")',
+    "no_mention": "answers without any COCO word, which count in chair_s and not in chair_s_refine",
+    "sports_ball_or_scissors": "listed objects that LLM mode never matches: sports ball, scissors",
+    "reply_unreadable": "replies of the language model that are no JSON list: unscored in LLM mode",
+}
+_SHORT: Final = 3
+"""An answer of so many words has no objects in LLM mode."""
+
+
+def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
+    return lambda sums: 100 * divide(sums[part], sums[whole])
+
+
+def _metrics(mode: str) -> tuple[Metric, ...]:
+    over = (f"{mode}/n",)
+    ratios = (
+        ("chair_s", "hallucinating", "n", "lower"),
+        ("chair_s_refine", "hallucinating", "mentioning", "lower"),
+        ("chair_i", "hallucinated", "mentions", "lower"),
+        ("recall", "found", "truth", "higher"),
+    )
+    return tuple(
+        Metric(f"object_halbench/{mode}/{name}", _ratio(f"{mode}/{part}", f"{mode}/{whole}"), over, better, "%", 1)  # type: ignore[arg-type]
+        for name, part, whole, better in ratios
+    )
+
+
+METRICS = (
+    *(metric for mode in MODES for metric in _metrics(mode)),
+    Metric(
+        "object_halbench/answer_words", lambda sums: divide(sums["words"], sums["n"]), ("n",), "neither", "words", 1
+    ),
+)
+
+
+def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+    """Reads the 300 questions with the COCO classes of their images; ids are COCO image ids.
+
+    The classes are built from COCO's own annotations where `instances_*2014.json` and `captions_*2014.json` are in the
+    folder, as officially; else `gt_objects_300.json` is taken as it is.
+
+    Raises:
+        EvaluationError: a file is missing, or does not know an image.
+    """
+    file = data_dir / "obj_halbench_300_questions.jsonl"
+    try:
+        rows = [json.loads(line) for line in read_text(file).splitlines() if line.strip()]
+        asked = {str(row["image_id"]): str(row["question"]) for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{file}: no questions of Object HalBench ({error!r})") from error
+    truth = _read_truth(data_dir, frozenset(asked), tools)
+    missing = [image_id for image_id in asked if image_id not in truth]
+    if missing:
+        raise EvaluationError(f"{data_dir}: no objects are known of {len(missing)} images, the first is {missing[0]}")
+    return tuple(
+        Item(image_id, "all", question, f"COCO_val2014_{int(image_id):012d}.jpg", {"objects": truth[image_id]})
+        for image_id, question in asked.items()
+    )
+
+
+def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapping[str, Sequence[str]]:
+    instances = sorted(data_dir.glob("instances_*2014.json"))
+    captions = sorted(data_dir.glob("captions_*2014.json"))
+    if not instances or not captions:
+        tools.used["ground_truth"] = "gt_objects_300.json, as given"
+        found: Mapping[str, Sequence[str]] = read_json(data_dir / "gt_objects_300.json")
+        return found
+    tools.used["ground_truth"] = ", ".join(file.name for file in (*instances, *captions))
+    synonyms = _read_synonyms(data_dir)
+    objects: dict[str, set[str]] = {}
+    for content in map(read_json, instances):
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for image_id, record in _annotations(content, image_ids):
+            objects.setdefault(image_id, set()).add(synonyms.class_of[names[record["category_id"]]])
+    for content in map(read_json, captions):
+        for image_id, record in _annotations(content, image_ids):
+            named = synonyms.mentions(record["caption"], tools.linguistics)
+            objects.setdefault(image_id, set()).update(mention.coco_class for mention in named)
+    return {image_id: sorted(classes) for image_id, classes in objects.items()}
+
+
+def _annotations(content: Mapping[str, Any], image_ids: frozenset[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    records = ((str(record["image_id"]), record) for record in content["annotations"])
+    return [(image_id, record) for image_id, record in records if image_id in image_ids]
+
+
+def _read_synonyms(data_dir: Path) -> CocoObjects:
+    return CocoObjects.build(read_text(data_dir / "synonyms_refine.txt").splitlines())
+
+
+def find_id(row: Row, items: Mapping[str, Item]) -> str:
+    """Returns the `image_id` of a row, else the item at its place.
+
+    Raises EvaluationError for a row without an image id whose question is not that of its place.
+    """
+    if "image_id" in row.values:
+        return str(row.values["image_id"])
+    return find_by_order(row, list(items.values()))
+
+
+def judge_prompt(item: Item, answer: str) -> str:
+    """Returns what the language model is asked: our own wording; its reply should be a JSON list."""
+    return (
+        "Below are a question about a picture and the answer that somebody gave. List the physical objects that the "
+        "answer says are visible in the picture.\n"
+        "- Take only what the answer names; do not infer anything else, and leave out what it says is absent.\n"
+        "- Give the bare name of each object: no colour, material, number, place or other attribute.\n"
+        "- Reply with one JSON list of strings on one line and nothing else; with [] if there is none.\n\n"
+        f"Question: {item.prompt}\nAnswer: {answer}\n"
+    )
+
+
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+    """Returns the rule: word mode always, LLM mode where there is a judge."""
+    synonyms = _read_synonyms(data_dir)
+    if tools.judge is not None:
+        tools.used["judge"] = tools.judge.name
+
+    def score(item: Item, answer: str) -> ItemScore:
+        answer = answer.replace("Assistant:", "").strip()  # as the official code does
+        return score_answer(item, answer, synonyms, tools)
+
+    return score
+
+
+def score_answer(item: Item, answer: str, synonyms: CocoObjects, tools: Tools) -> ItemScore:
+    """Scores one answer in word mode and, if there is a judge, in LLM mode."""
+    truth = frozenset(item.truth["objects"])
+    words = answer.lower().split()
+    mentions = synonyms.mentions(answer, tools.linguistics)
+    counts = {"n": 1.0, "words": float(len(answer.split(" ")))} | _count("word", mentions, truth)
+    reason: dict[str, Any] = {"word": _explain(mentions, truth)}
+    traps = {name: sum(1 for word in words if word.strip(".,;:!?") == name) for name in ("men", "vases")}
+    traps["no_mention"] = not mentions
+    unscored = ""
+    if tools.judge is not None:
+        listed = _list_objects(item, answer, tools)
+        if listed is None:
+            unscored = "the language model gave no JSON list of objects"
+            traps["reply_unreadable"] = 1
+        else:
+            mentions = synonyms.listed_mentions(listed, tools.linguistics)
+            counts |= _count("llm", mentions, truth)
+            reason["llm"] = {"listed": listed} | _explain(mentions, truth)
+            unmatched = ("sports ball", "sports balls", "scissors")
+            traps["sports_ball_or_scissors"] = sum(1 for phrase in listed if phrase.lower() in unmatched)
+    return ItemScore(counts, reason, {name: int(count) for name, count in traps.items() if count}, unscored)
+
+
+def _list_objects(item: Item, answer: str, tools: Tools) -> list[str] | None:
+    assert tools.judge is not None
+    if len(answer.split()) <= _SHORT:
+        return []
+    reply = tools.judge.reply(item, answer)
+    return None if reply is None else read_objects(reply)
+
+
+def read_objects(reply: str) -> list[str] | None:
+    """Returns the JSON list of a reply or of its last line, where the official code looks too; None if neither is."""
+    for text in (reply, reply.strip().removesuffix("```").strip().rpartition("\n")[2]):
+        try:
+            listed = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+            return listed
+    return None
+
+
+def _count(mode: str, mentions: Sequence[Mention], truth: frozenset[str]) -> dict[str, float]:
+    hallucinated = sum(1 for mention in mentions if mention.coco_class not in truth)
+    counts = {
+        "n": 1,
+        "hallucinating": hallucinated > 0,
+        "mentioning": len(mentions) > 0,
+        "hallucinated": hallucinated,
+        "mentions": len(mentions),
+        "found": len({mention.coco_class for mention in mentions} & truth),
+        "truth": len(truth),
+    }
+    return {f"{mode}/{name}": float(count) for name, count in counts.items()}
+
+
+def _explain(mentions: Sequence[Mention], truth: frozenset[str]) -> dict[str, Any]:
+    return {
+        "kept": [[mention.word, mention.coco_class] for mention in mentions],
+        "flagged": [mention.word for mention in mentions if mention.coco_class not in truth],
+    }

@@ -1,0 +1,140 @@
+"""POPE: is an object in the image, yes or no, with three ways of choosing absent objects.
+
+Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
+`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
+Answers are joined by question id, not by their order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from mmdpo.benchmarks.answers import Row, find_by_order
+from mmdpo.benchmarks.reading import EvaluationError, read_text
+from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
+
+LICENCE = "POPE: MIT; its images are COCO val2014"
+SPLITS: Final = ("random", "popular", "adversarial")
+TRAPS = {
+    "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
+    "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
+}
+
+_HIT, _FALSE_ALARM, _REJECTION, _MISS = "true_yes", "false_yes", "true_no", "false_no"
+
+
+def _accuracy(sums: Sums, split: str) -> Values:
+    return divide(sums[f"{split}/{_HIT}"] + sums[f"{split}/{_REJECTION}"], sums[f"{split}/n"])
+
+
+def _precision(sums: Sums, split: str) -> Values:
+    return divide(sums[f"{split}/{_HIT}"], sums[f"{split}/{_HIT}"] + sums[f"{split}/{_FALSE_ALARM}"])
+
+
+def _recall(sums: Sums, split: str) -> Values:
+    return divide(sums[f"{split}/{_HIT}"], sums[f"{split}/{_HIT}"] + sums[f"{split}/{_MISS}"])
+
+
+def _f1(sums: Sums, split: str) -> Values:
+    precision, recall = _precision(sums, split), _recall(sums, split)
+    return divide(2 * precision * recall, precision + recall)
+
+
+def _yes_ratio(sums: Sums, split: str) -> Values:
+    return divide(sums[f"{split}/{_HIT}"] + sums[f"{split}/{_FALSE_ALARM}"], sums[f"{split}/n"])
+
+
+_RULES: Final[Mapping[str, Callable[[Sums, str], Values]]] = {
+    "accuracy": _accuracy,
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "yes_ratio": _yes_ratio,
+}
+
+
+def _metric(split: str, rule: str) -> Metric:
+    splits = SPLITS if split == "macro" else (split,)
+
+    def compute(sums: Sums) -> Values:
+        mean: Values = np.mean([_RULES[rule](sums, name) for name in splits], axis=0)
+        return mean
+
+    better = "neither" if rule == "yes_ratio" else "higher"
+    over = tuple(f"{name}/n" for name in splits)
+    return Metric(f"pope/{split}/{rule}", compute, over, better, "share", None)  # type: ignore[arg-type]
+
+
+METRICS = tuple(_metric(split, rule) for split in (*SPLITS, "macro") for rule in _RULES)
+
+
+def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+    """Reads the splits `coco_pope_*.json` that are there, 3,000 questions each; ids are `random/1`.
+
+    Raises:
+        EvaluationError: there is none, or a line is no question.
+    """
+    files = {split: data_dir / f"coco_pope_{split}.json" for split in SPLITS}
+    items = [item for split, file in files.items() if file.exists() for item in _read_split(file, split)]
+    if not items:
+        raise EvaluationError(f"{data_dir}: holds none of {', '.join(file.name for file in files.values())}")
+    return tuple(items)
+
+
+def _read_split(file: Path, split: str) -> list[Item]:
+    items = []
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
+            items.append(Item(f"{split}/{row['question_id']}", split, row["text"], row["image"], truth))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(f"{file}, line {number}: no question of POPE ({error!r})") from error
+    return items
+
+
+def find_id(row: Row, items: Mapping[str, Item]) -> str:
+    """Returns `split/question_id`; the split is a field (split, category) or stands in the file's name.
+
+    A row without a question id, as the official code writes them, is joined by order if its question is the item's.
+    Raises EvaluationError if no split, or more than one, is named, or the questions differ.
+    """
+    named = str(row.values.get("split", row.values.get("category", row.file.name)))
+    splits = [split for split in SPLITS if split in named]
+    if len(splits) != 1:
+        raise EvaluationError(
+            f"which split is this? {named!r} names {' and '.join(splits) or 'none'} of {', '.join(SPLITS)}; give each "
+            'row a field "split", or each split a file with its name'
+        )
+    if "question_id" in row.values:
+        return f"{splits[0]}/{row.values['question_id']}"
+    return find_by_order(row, [item for item in items.values() if item.part == splits[0]])
+
+
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+    """Returns the official rule; it needs neither data nor tools."""
+    return _score
+
+
+def _score(item: Item, answer: str) -> ItemScore:
+    said, label = read_answer(answer), item.truth["label"]
+    outcome = {("yes", "yes"): _HIT, ("yes", "no"): _FALSE_ALARM, ("no", "no"): _REJECTION}.get((said, label), _MISS)
+    says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
+    trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))
+    return ItemScore(
+        counts={f"{item.part}/n": 1, f"{item.part}/{outcome}": 1},
+        reason={"read_as": said, "label": label},
+        traps={trap: 1} if trap else {},
+    )
+
+
+def read_answer(answer: str) -> str:
+    """Returns "no" or "yes" as the official script reads an answer."""
+    words = answer.partition(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"

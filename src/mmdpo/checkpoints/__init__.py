@@ -1,0 +1,1 @@
+"""Checkpoints on their way in and out: conversion, merging, model cards."""

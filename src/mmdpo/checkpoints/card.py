@@ -1,0 +1,271 @@
+"""The model card of a run: what its own files say of model, data, objective, hyperparameters and results.
+
+Only the recipe's keys named here are read. A recipe holds no tokens, and neither does what is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import try_to_load_from_cache
+
+from mmdpo.checkpoints.weights import CheckpointError, read_json
+from mmdpo.objective import build_objective
+from mmdpo.report.curves import curve_panels
+from mmdpo.report.figures import draw_panels
+
+CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
+ADAPTER_CONFIG = "adapter_config.json"
+TRAINER_STATE = "trainer_state.json"
+
+HYPERPARAMETERS = (
+    "beta", "loss_type", "label_smoothing", "corruption", "corruption_options", "corruption_per_epoch", "crop_space",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "adam_beta2", "max_grad_norm",
+    "max_length", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "load_in_4bit",
+    "load_in_8bit", "freeze_projector", "freeze_vision_tower", "dtype", "bf16", "fp16", "seed",
+)  # fmt: skip
+"""Keys of a recipe that decide what was learnt, in the card's order."""
+
+LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
+
+PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def write_card(run: Path, target: Path | None = None, *, title: str | None = None) -> Path:
+    """Writes README.md, and curves.png beside it, for what lies in `target` (the run folder itself unless given).
+
+    The title is the folder's name unless given. What the run left no file for is left out. Raises CheckpointError for a
+    file of the run that cannot be read.
+    """
+    target = run if target is None else target
+    recipe = _read_recipe(run)
+    history = _read_history(run)
+    has_adapter = (target / ADAPTER_CONFIG).is_file()
+    base = find_base(run, recipe)
+    name = _objective_name(recipe)
+    sections = [
+        _front_matter(_metadata(base, recipe, has_adapter)),
+        f"# {title or target.resolve().name}\n\n{_introduction(base, name, has_adapter)}",
+        _loading(base, has_adapter),
+        _data(recipe, run),
+        _objective(recipe),
+        _table("Hyperparameters", ("key", "value"), _hyperparameters(recipe)),
+        _table("Results", ("metric", "value"), _results(run, history)),
+        _curves(history, name, target),
+        _table("Versions", ("package", "version"), _versions()),
+        f"The card was written by mmdpo; {RECIPE} in the run folder repeats the run." if recipe else "",
+    ]
+    path = target / CARD
+    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    return path
+
+
+def find_base(run: Path, recipe: Mapping[str, Any] | None = None) -> str | None:
+    """Returns the model that a run started from, as its recipe or its adapter names it; None where neither does."""
+    recipe = _read_recipe(run) if recipe is None else recipe
+    named = recipe.get("model_name_or_path")
+    if named is None and (run / ADAPTER_CONFIG).is_file():
+        named = read_json(run / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return None if named is None else str(named)
+
+
+def _read_recipe(run: Path) -> dict[str, Any]:
+    # A checkpoint lies inside its run.
+    path = next((folder / RECIPE for folder in (run, run.parent) if (folder / RECIPE).is_file()), None)
+    if path is None or (path.parent != run and not (run / TRAINER_STATE).is_file()):
+        return {}
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{path} is not valid YAML: {error}") from error
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _read_history(run: Path) -> list[dict[str, Any]]:
+    if not (run / TRAINER_STATE).is_file():
+        return []
+    history: list[dict[str, Any]] = read_json(run / TRAINER_STATE).get("log_history", [])
+    return history
+
+
+def _metadata(base: str | None, recipe: Mapping[str, Any], has_adapter: bool) -> dict[str, Any]:
+    """Returns the YAML front matter; what is on no hub is not named, and a licence only if the base has it."""
+    dataset = str(recipe.get("dataset_name", ""))
+    tags = ["mmdpo", "preference-optimization", "vision-language", _tag(recipe)]
+    found = {
+        "base_model": base if base is not None and _is_hub_name(base) else None,
+        "license": _license_of(base),
+        "library_name": "peft" if has_adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "datasets": [dataset] if _is_hub_name(dataset) else None,
+        "tags": tags,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _front_matter(values: Mapping[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)}---"
+
+
+def _license_of(base: str | None) -> str | None:
+    """Returns the licence that the base's own card names, if that card is at hand."""
+    if base is None:
+        return None
+    if Path(base).is_dir():
+        path: Any = Path(base) / CARD
+    else:
+        path = try_to_load_from_cache(base, CARD) if _is_hub_name(base) else None
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return None
+    parts = Path(path).read_text(encoding="utf-8").split("---\n")
+    try:
+        values = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return None  # a card of somebody else's that cannot be read names no licence
+    found = values.get("license") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _introduction(base: str | None, objective: str, has_adapter: bool) -> str:
+    start = "a vision-language model" if base is None else f"[{base}](https://huggingface.co/{base})"
+    if base is not None and not _is_hub_name(base):
+        start = f"`{_short(base)}`"
+    what = "An adapter for" if has_adapter else "A model trained from"
+    return f"{what} {start}, trained with {objective} on preference pairs by [mmdpo](https://arxiv.org/abs/2406.11839)."
+
+
+def _loading(base: str | None, has_adapter: bool) -> str:
+    lines = ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
+    if has_adapter:
+        lines[:1] = ["from peft import PeftModel", lines[0]]
+        start = _short(base) if base is not None else "the base model"
+        lines += [
+            f'base = AutoModelForImageTextToText.from_pretrained("{start}", dtype="auto")',
+            'model = PeftModel.from_pretrained(base, "this-folder")',
+        ]
+    else:
+        lines += ['model = AutoModelForImageTextToText.from_pretrained("this-folder", dtype="auto")']
+    lines += ['processor = AutoProcessor.from_pretrained("this-folder")']
+    code = "\n".join(lines)
+    hint = "\n\n`mmdpo merge` makes one model of base and adapter." if has_adapter else ""
+    return f"## Use\n\n```python\n{code}\n```{hint}"
+
+
+def _data(recipe: Mapping[str, Any], run: Path) -> str:
+    rows: list[tuple[str, Any]] = []
+    for key in ("dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size"):
+        value = recipe.get(key)
+        if value is not None:
+            rows.append((key, _short(value) if isinstance(value, str) else value))
+    results = _read_results(run, "train")
+    if "train_samples" in results:
+        rows.append(("training pairs", results["train_samples"]))
+    skipped = run / "skipped_rows.jsonl"
+    if skipped.is_file():
+        rows.append(("rows skipped as faulty", sum(1 for line in skipped.open(encoding="utf-8") if line.strip())))
+    return _table("Data", ("", ""), rows)
+
+
+def _objective(recipe: Mapping[str, Any]) -> str:
+    written = recipe.get("objective")
+    if written is None:
+        return ""
+    try:
+        objective = build_objective(written if isinstance(written, str) else json.dumps(written))
+    except (ValueError, ImportError):  # somebody's own module, which need not be installed where a run is merged
+        return f"## Objective\n\n`{written}`"
+    rows = [
+        (
+            f"`{term.label}`",
+            type(term).__name__,
+            ", ".join(f"[{cell.image}, {cell.response}]" for cell in term.cells),
+            f"{term.weight:g}{f' · {term.weight_column}' if term.weight_column else ''}",
+        )
+        for term in objective.terms
+    ]
+    return _table(f"Objective: {_objective_name(recipe)}", ("term", "kind", "cells [image, response]", "weight"), rows)
+
+
+def _hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    left_out = () if recipe.get("use_peft") else LORA_ONLY
+    given = {key: recipe[key] for key in HYPERPARAMETERS if key in recipe and key not in left_out}
+    return [
+        (key, _short(value) if isinstance(value, str) else value)
+        for key, value in given.items()
+        if value is not None and value is not False and (key, value) != ("max_steps", -1)
+    ]
+
+
+def _results(run: Path, history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns the metrics of the last log of training, and those of the last evaluation."""
+    last: Mapping[str, Any] = next((record for record in reversed(history) if "loss" in record), {})
+    evaluated = _read_results(run, "eval") or next(
+        (record for record in reversed(history) if any(key.startswith("eval_") for key in record)), {}
+    )
+    metrics = {**last, **{key: value for key, value in evaluated.items() if key.startswith("eval_")}}
+    speed = ("runtime", "per_second", "epoch", "step", "learning_rate", "samples")
+    return [
+        (f"`{key}`", f"{value:.4g}")
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not any(word in key for word in speed)
+    ]
+
+
+def _curves(history: Sequence[Mapping[str, Any]], name: str, target: Path) -> str:
+    path = draw_panels(curve_panels({name: history}), target / CURVES)
+    return "" if path is None else f"![Curves of the training run: loss, its terms, rewards, gradient norm]({CURVES})"
+
+
+def _versions() -> list[tuple[str, str]]:
+    rows = [("Python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return rows
+
+
+def _read_results(run: Path, part: str) -> dict[str, Any]:
+    path = run / f"{part}_results.json"
+    results: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return results
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    text = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"## {title}\n\n{text}"
+
+
+def _objective_name(recipe: Mapping[str, Any]) -> str:
+    written = recipe.get("objective")
+    return written if isinstance(written, str) and len(written) < 60 else "an objective of its own terms"
+
+
+def _tag(recipe: Mapping[str, Any]) -> str:
+    written = recipe.get("objective")
+    return written if isinstance(written, str) and written.isidentifier() else "dpo"
+
+
+def _is_hub_name(name: str) -> bool:
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _short(value: str) -> str:
+    """Returns the last part of a path of this machine, which says nothing to a reader elsewhere."""
+    is_path = value.startswith((os.sep, ".", "~")) or Path(value).exists()
+    return Path(value).name if is_path else value

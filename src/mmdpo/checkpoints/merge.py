@@ -1,0 +1,181 @@
+"""`mmdpo merge`: from a run folder to one model that other tools load."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mmdpo.checkpoints.bunny import ORIGINAL
+from mmdpo.checkpoints.card import ADAPTER_CONFIG, find_base, write_card
+from mmdpo.checkpoints.fetch import find_folder
+from mmdpo.checkpoints.weights import CheckpointError, check_names, read_json, read_weights, written_aside
+
+ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
+
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+"""What is copied of a run that trained the whole model; the processor is saved anew."""
+
+
+def merge_run(
+    run: Path,
+    target: Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Writes the model of a run, or of a checkpoint inside one, with its processor and card into `target`.
+
+    An adapter is added to its base in float32, layer by layer, and the sum rounded to the base's own precision, or to
+    `dtype`. A model that was trained whole is copied as it was saved, unless `dtype` is given. `base` names the base
+    where it is not what the adapter says. Raises CheckpointError for a folder without a model, an adapter for another
+    base, and a `target` that is not empty.
+    """
+    has_adapter = (run / ADAPTER_CONFIG).is_file()
+    if not has_adapter:
+        _check_whole_model(run)
+    with written_aside(target) as folder:
+        if has_adapter:
+            model, source = _merge_adapter(run, base, dtype, allow_pickle, trust_remote_code)
+            model.save_pretrained(folder)
+            _copy_original(Path(source), folder)
+        elif dtype is not None:
+            _load_model(str(run), dtype, allow_pickle, trust_remote_code).save_pretrained(folder)
+        else:
+            read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
+            for pattern in MODEL_FILES:
+                for path in run.glob(pattern):
+                    shutil.copyfile(path, folder / path.name)
+        if not has_adapter:
+            started = find_base(run)
+            _copy_original(Path(started or run), folder)
+        _find_processor(run, base, trust_remote_code).save_pretrained(folder)
+        write_card(run, folder, title=target.resolve().name)
+
+
+def push_folder(folder: Path, repository: str) -> str:
+    """Uploads a folder to a model repository of the hub, which is made if need be; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    name = api.create_repo(repository, exist_ok=True).repo_id
+    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with mmdpo merge"))
+
+
+def _check_whole_model(run: Path) -> None:
+    if (run / "config.json").is_file() and any(run.glob("*.safetensors")):
+        return
+    checkpoints = sorted(path.name for path in run.glob("checkpoint-*") if path.is_dir())
+    if checkpoints:
+        raise CheckpointError(f"{run} holds no finished model; name one of its checkpoints: {', '.join(checkpoints)}")
+    raise CheckpointError(
+        f"{run} is no run folder: it holds neither {ADAPTER_CONFIG} nor config.json with weights in safetensors"
+    )
+
+
+def _merge_adapter(
+    run: Path, base: str | None, dtype: torch.dtype | None, allow_pickle: bool, trust_remote_code: bool
+) -> tuple[Any, str]:
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+    tensors = _read_adapter(run, allow_pickle)
+    settings = read_json(run / ADAPTER_CONFIG)
+    name = base or settings.get("base_model_name_or_path")
+    if not name:
+        raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
+    source = find_folder(str(name), revision=settings.get("revision"), allow_pickle=allow_pickle)
+    model = _load_model(str(source), dtype or "auto", allow_pickle, trust_remote_code)
+    where = f"the adapter in {run} is for another base than {name}"
+    try:
+        adapter = PeftConfig.from_pretrained(str(run))
+        adapter.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
+        adapted = get_peft_model(model, adapter)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(adapted).items()}
+    check_names(expected, {key: tuple(value.shape) for key, value in tensors.items()}, where)
+    set_peft_model_state_dict(adapted, tensors)
+    return _merge_in_float32(adapted), str(source)
+
+
+def _merge_in_float32(adapted: Any) -> Any:
+    """Adds the adapter to each layer in float32: a change is often smaller than a step of bfloat16."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is not None:
+            weight = layer.get_base_layer().weight
+            kept = weight.dtype
+            weight.data = weight.data.float()
+            layer.merge(safe_merge=True)
+            weight.data = weight.data.to(kept)
+    with _without_merge_warnings():
+        return adapted.merge_and_unload()
+
+
+@contextmanager
+def _without_merge_warnings() -> Iterator[None]:
+    """PEFT warns for every layer that is merged already, which all are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_adapter(run: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
+    if (run / ADAPTER).is_file():
+        try:
+            return dict(load_file(run / ADAPTER))
+        except Exception as error:  # safetensors' own error and OSError alike
+            raise CheckpointError(f"{run / ADAPTER} is cut short or damaged ({error})") from error
+    if not (run / PICKLED_ADAPTER).is_file():
+        raise CheckpointError(f"{run} holds {ADAPTER_CONFIG} and no {ADAPTER}")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{run} holds a pickled adapter ({PICKLED_ADAPTER}), and a pickle can run code when it is opened: allow it "
+            "with --allow_pickle if you trust it"
+        )
+    loaded: dict[str, torch.Tensor] = torch.load(run / PICKLED_ADAPTER, map_location="cpu", weights_only=True)
+    return loaded
+
+
+def _load_model(name: str, dtype: Any, allow_pickle: bool, trust_remote_code: bool) -> Any:
+    options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the model {name} cannot be loaded ({error})") from error
+    return model
+
+
+def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any:
+    """Returns the processor of a checkpoint, of the run that it lies in, or of the base."""
+    from transformers import ProcessorMixin
+
+    for place in (str(run), str(run.parent), base or find_base(run)):
+        if place is None:
+            continue
+        try:
+            processor = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError):
+            continue
+        if isinstance(processor, ProcessorMixin):
+            return processor
+    raise CheckpointError(f"{run} holds no processor, and neither does its base: put the base's beside the weights")
+
+
+def _copy_original(source: Path, target: Path) -> None:
+    """Keeps what converting back needs, where the base was converted."""
+    if (source / ORIGINAL).is_dir():
+        shutil.copytree(source / ORIGINAL, target / ORIGINAL)

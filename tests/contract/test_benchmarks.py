@@ -1,0 +1,168 @@
+"""What every benchmark promises, whoever wrote it: a file dropped into `mmdpo/benchmarks/tasks` is tested here.
+
+It needs a folder `tests/golden/NAME` of its own: a few items in the official format made by hand (answers, and replies
+of the judge if it has one), and `expected.json` with numbers worked out by hand.
+"""
+
+import json
+import random
+import re
+from importlib import import_module
+
+import pytest
+
+from benchmark_data import HAND_MADE, official_data, plain_tools
+from mmdpo.benchmarks import tasks
+from mmdpo.benchmarks.evaluate import evaluate_answers, find_data, read_table, write_evaluation
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.stats import exists
+
+every_benchmark = pytest.mark.parametrize("name", tasks.names())
+SIZES = {"amber": 15_220, "mmhal": 96, "object_halbench": 300, "pope": 9_000, "world": 400}
+
+
+def read_items(name, data=HAND_MADE):
+    return tasks.load(name).read_items(find_data(name, data), plain_tools())
+
+
+class FakeJudge:
+    name = "fake judge"
+
+    def reply(self, item, answer):
+        return '["dog", "cat"]' if "dog" in item.prompt or len(answer) % 2 else "[]\nrating: 3"
+
+
+def tools_for(name, judge=True):
+    replies = HAND_MADE / name / "replies.jsonl"
+    if not judge or not replies.exists():
+        return plain_tools()
+    return plain_tools(RecordedReplies.read(replies, [item.id for item in read_items(name)]))
+
+
+def hand_made_answers(name):
+    return next((HAND_MADE / name).glob("answers.*"))
+
+
+def evaluate(name, answers, **options):
+    return evaluate_answers(name, answers, HAND_MADE, tools_for(name), resamples=200, **options)
+
+
+def fake_model(item):
+    """Answers anything: yes, no, or a few words, depending on the item alone."""
+    number = sum(map(ord, item.id))
+    return ("Yes", "No", "A dog and a cat stand under the tree.", "Not that I see. A man, a table.", "cup , bed .")[
+        number % 5
+    ]
+
+
+def write_answers(path, name, items):
+    rows = [{"answer": fake_model(item), "benchmark": name, "id": item.id} for item in items]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@every_benchmark
+def test_it_documents_itself(name):
+    benchmark = tasks.load(name)
+    module = import_module(f"mmdpo.benchmarks.tasks.{name}")
+    assert len(benchmark.summary) > 20
+    assert benchmark.licence
+    assert "Source:" in module.__doc__ or name == "world"
+    assert "EvaluationError" in module.find_id.__doc__
+    metric_names = [metric.name for metric in benchmark.metrics]
+    assert len(set(metric_names)) == len(metric_names)
+    assert all(re.fullmatch(rf"{name}(/[a-z0-9_]+)+", metric) for metric in metric_names)
+    assert all(metric.over for metric in benchmark.metrics)
+
+
+@every_benchmark
+def test_hand_made_answers_score_what_was_worked_out_by_hand(name):
+    expected = json.loads((HAND_MADE / name / "expected.json").read_text())
+    evaluation = evaluate(name, hand_made_answers(name), allow_partial=expected.get("partial", False))
+    values = {metric: evaluation.metrics[metric].value for metric in expected["metrics"]}
+    assert values == expected["metrics"]
+    assert {trap: note.count for trap, note in evaluation.notes.items()} == expected["notes"]
+    for item_id, flagged in expected.get("flagged", {}).items():
+        reason = evaluation.scores[item_id].reason
+        assert reason.get("word", reason)["flagged"] == flagged
+    assert all(note.meaning for note in evaluation.notes.values())
+
+
+@every_benchmark
+def test_its_items_can_be_asked(name):
+    items = read_items(name)
+    assert len({item.id for item in items}) == len(items)
+    assert all(item.prompt.strip() and item.image for item in items)
+    judge_prompt = tasks.load(name).judge_prompt
+    if judge_prompt is not None:
+        assert all(item.prompt in judge_prompt(item, "An answer.") for item in items)
+        assert "An answer." in judge_prompt(items[0], "An answer.")
+
+
+@every_benchmark
+def test_a_written_run_holds_the_numbers_it_was_made_from(name, tmp_path):
+    """Any model, any order of rows: the same result; counts on disk give the metrics again."""
+    items = list(read_items(name))
+    answers = write_answers(tmp_path / "answers.jsonl", name, items)
+    evaluation = evaluate_answers(name, answers, HAND_MADE, plain_tools(FakeJudge()), resamples=200)
+    result = json.loads(write_evaluation(evaluation, tmp_path / "run").read_text())
+    random.Random(0).shuffle(items)
+    shuffled = write_answers(tmp_path / "shuffled.jsonl", name, items)
+    again = evaluate_answers(name, shuffled, HAND_MADE, plain_tools(FakeJudge()), resamples=200)
+    assert again.metrics == evaluation.metrics
+    sums = read_table(tmp_path / "run").sums()
+    metrics = [metric for metric in tasks.load(name).metrics if exists(metric, sums)]
+    assert {metric.name for metric in metrics} == set(result["metrics"])
+    for metric in metrics:
+        shown = result["metrics"][metric.name]
+        assert shown["exact"] == pytest.approx(float(metric.compute(sums)[0]), nan_ok=True) or shown["exact"] is None
+        assert shown["n"] > 0
+        if None not in (shown["low"], shown["exact"]):
+            assert shown["low"] <= shown["high"]
+    assert not set(result["notes"]) - {"empty_answer"} - set(tasks.load(name).traps)
+    assert (tmp_path / "run" / "answers.jsonl").read_text().count("\n") == len(items)
+    rescored = evaluate_answers(
+        name, tmp_path / "run" / "answers.jsonl", HAND_MADE, plain_tools(FakeJudge()), resamples=200
+    )
+    assert rescored.metrics == evaluation.metrics
+
+
+@every_benchmark
+def test_answers_that_are_missing_make_it_partial_or_an_error(name, tmp_path):
+    items = read_items(name)
+    part = [item for item in items if item.part == items[0].part]
+    answers = write_answers(tmp_path / "answers.jsonl", name, part[:-1])
+    with pytest.raises(EvaluationError, match=f"1 of the {len(part)} items .* no answer \\({part[-1].id}\\)"):
+        evaluate_answers(name, answers, HAND_MADE, plain_tools(FakeJudge()), resamples=100)
+    evaluation = evaluate_answers(name, answers, HAND_MADE, plain_tools(FakeJudge()), resamples=100, allow_partial=True)
+    assert evaluation.coverage[part[0].part].answered == len(part) - 1
+    result = json.loads(write_evaluation(evaluation, tmp_path / "run").read_text())
+    assert result["partial"] is True
+    assert any("1 of the" in reason for reason in result["partial_because"])
+
+
+@every_benchmark
+def test_answers_of_others_are_refused_with_their_line(name, tmp_path):
+    own = write_answers(tmp_path / "own.jsonl", name, read_items(name))
+    for other in tasks.names():
+        if other == name:
+            continue
+        rows = [json.dumps({"id": item.id, "answer": "Yes"}) for item in read_items(other)]
+        path = tmp_path / f"{other}.jsonl"
+        path.write_text(own.read_text() + "\n".join(rows) + "\n")
+        with pytest.raises(EvaluationError, match=rf"{other}\.jsonl, line \d+: .*(none of|second answer)"):
+            evaluate(name, path)
+        path.write_text(json.dumps({"id": read_items(name)[0].id, "benchmark": other, "answer": "Yes"}))
+        with pytest.raises(EvaluationError, match=f"line 1: an answer of {other}, not of {name}"):
+            evaluate(name, path)
+
+
+@every_benchmark
+def test_the_official_data_is_read_whole(name, tmp_path):
+    items = read_items(name, official_data())
+    assert len(items) == SIZES.get(name, len(items))
+    answers = write_answers(tmp_path / "answers.jsonl", name, items)
+    evaluation = evaluate_answers(name, answers, official_data(), plain_tools(FakeJudge()), resamples=200)
+    assert set(evaluation.metrics) == {metric.name for metric in tasks.load(name).metrics}
+    assert sum(coverage.answered for coverage in evaluation.coverage.values()) == len(items)

@@ -1,0 +1,195 @@
+"""Answers that share a row with their prompt: which models can, text decoders one by one, adapters, 16 bits."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from cases import (
+    CELLS,
+    SEPARATE_ALONE,
+    WAYS,
+    Case,
+    assert_same_gradients,
+    assert_same_logprobs,
+    prepare_pairs,
+    split_cells,
+)
+from peft import LoraConfig
+from plain_forwards import gradients, logprobs_alone, read_all_alone
+from tiny_models import MODELS, TinyModel
+from tiny_models.decoders import OPTIONS, WINDOW, llava_with
+
+from mmdpo.families import Family, find_family
+from mmdpo.families._family import PROVEN_DECODERS
+from mmdpo.scoring import tree_attention
+from mmdpo.scoring.tree_attention import follow_paths, uses_flex
+from mmdpo.training.build import add_adapter
+
+SHARED_WAYS = WAYS[1:]
+SHARING = [name for name in MODELS if name not in SEPARATE_ALONE]
+
+
+def score_plainly(tiny: TinyModel) -> list[torch.Tensor]:
+    prepared, _ = prepare_pairs(tiny, CELLS)
+    return logprobs_alone(tiny, read_all_alone(tiny, prepared, CELLS))
+
+
+def score_together(case: Case) -> list[torch.Tensor]:
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    return split_cells(case.score(batch, CELLS))
+
+
+def assert_all_same(case: Case) -> None:
+    alone, together = score_plainly(case.tiny), score_together(case)
+    assert_same_logprobs(together, alone)
+    assert_same_gradients(gradients(case.scored, together), gradients(case.tiny, alone))
+
+
+# -- who can ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_shares_but_those_that_are_known_not_to():
+    reasons = {name: find_family(make().model.config).why_separate(make().model) for name, make in MODELS.items()}
+    assert {name for name, why in reasons.items() if why is not None} == set(SEPARATE_ALONE)
+    assert reasons["qwen3_5"].startswith("Qwen3_5ForConditionalGeneration is not among the model families proven")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (dict(model_type="bloom"), "its text decoder, bloom, is not among those proven"),
+        (
+            dict(layer_types=["full_attention", "mamba", "linear_attention"]),
+            "layers of linear_attention, mamba, which read a row as one sequence",
+        ),
+        (dict(_attn_implementation="eager"), "attn_implementation: eager; sdpa and flex_attention can share"),
+    ],
+)
+def test_the_reason_names_what_is_in_the_way(changes, why):
+    decoder = SimpleNamespace(**{"model_type": "llama", "_attn_implementation": "sdpa", **changes})
+    model = torch.nn.Module()
+    model.get_decoder = lambda: SimpleNamespace(config=decoder)
+    llava = find_family(SimpleNamespace(model_type="llava"))
+    assert why in llava.why_separate(model)
+    assert "not among the model families" in Family().why_separate(model)
+
+
+def test_a_head_whose_logits_are_changed_behind_it_is_not_the_last():
+    heads = {name: find_family(make().model.config).head_is_last(make().model) for name, make in MODELS.items()}
+    assert {name for name, is_last in heads.items() if not is_last} == {*SEPARATE_ALONE, "aya_vision"}
+
+
+def soft_cap(logits: torch.Tensor) -> torch.Tensor:
+    return 2 * torch.tanh(logits / 2)
+
+
+def scale(logits: torch.Tensor) -> torch.Tensor:
+    return logits / 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("option", "change"), [("final_logit_softcapping", soft_cap), ("logit_scale", scale)])
+def test_logits_that_are_changed_behind_the_head_are_scored_as_changed(option, change, way):
+    def changed(model: Any) -> Any:
+        model = copy.deepcopy(model)
+        setattr(model.get_decoder().config, option, 2.0)
+
+        def change_logits(_: Any, __: Any, output: Any) -> Any:
+            output.logits = change(output.logits)
+            return output
+
+        model.register_forward_hook(change_logits)
+        return model
+
+    tiny = replace(MODELS["llava_1_5"](), model=changed(MODELS["llava_1_5"]().model))
+    with torch.no_grad():
+        bare, capped = (torch.cat(score_plainly(of)) for of in (MODELS["llava_1_5"](), tiny))
+    assert float((bare - capped).abs().mean()) > 0.1
+    assert_all_same(Case(tiny, way, changed(MODELS["llava_1_5"]().model)))
+
+
+# -- text decoders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", SHARED_WAYS)
+@pytest.mark.parametrize("decoder", PROVEN_DECODERS)
+def test_llava_with_any_proven_text_decoder_scores_as_plain_forwards_do(decoder, way):
+    tiny = llava_with(decoder)
+    config = tiny.model.get_decoder().config
+    assert config.model_type == decoder
+    if "sliding_window" in OPTIONS.get(decoder, {}):
+        assert config.sliding_window == WINDOW
+    case = Case(tiny, way, copy.deepcopy(tiny.model))
+    assert find_family(tiny.model.config).why_separate(tiny.model) is None
+    assert_all_same(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "way"), [("llava_1_5", "shared"), ("gemma3", "packed")])
+def test_flex_attention_scores_as_plain_forwards_do(monkeypatch, name, way):
+    """Values alone: on a CPU it has no backward pass. It is compiled, anew for every shape."""
+    # The checks of shapes wrap functions, and torch counts the arguments of this one.
+    monkeypatch.setattr(tree_attention, "follow_paths", lambda *args: inspect.unwrap(follow_paths(*args)))
+    tiny = MODELS[name]()
+    model = copy.deepcopy(tiny.model)
+    model.get_decoder().set_attn_implementation("flex_attention")
+    assert find_family(model.config).why_separate(model) is None
+    # What torch 2.13 generates for lengths that vary does not compile on a CPU.
+    with torch.no_grad(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        together = score_together(Case(tiny, way, model))
+        assert uses_flex(model.get_decoder())
+        found, expected = torch.cat(together), torch.cat(score_plainly(tiny))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+# -- adapters, and heads that are not trained -------------------------------------------------------------------------
+
+
+def adapt(name: str, way: str) -> Case:
+    """Returns a model with an adapter that changes something, everything else frozen, and a copy to score with."""
+    tiny = MODELS[name]()
+    freezing = SimpleNamespace(freeze_projector=True, freeze_vision_tower=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapter = LoraConfig(r=4, init_lora_weights=False)
+        adapted = add_adapter(copy.deepcopy(tiny.model), find_family(tiny.model.config), adapter, freezing).eval()
+    return Case(replace(tiny, model=adapted), way, copy.deepcopy(adapted))
+
+
+@pytest.mark.parametrize("way", SHARED_WAYS)
+@pytest.mark.parametrize("name", SHARING)
+def test_an_adapter_has_the_gradients_of_plain_forwards(name, way):
+    case = adapt(name, way)
+    assert all("lora" in n for n, p in case.model.named_parameters() if p.requires_grad)
+    with torch.no_grad():
+        adapted, bare = (torch.cat(score_plainly(tiny)) for tiny in (case.tiny, MODELS[name]()))
+    assert float((adapted - bare).abs().max()) > 0.01
+    assert_all_same(case)
+
+
+@pytest.mark.parametrize("way", SHARED_WAYS)
+@pytest.mark.parametrize("name", SHARING)
+def test_rounding_to_16_bits_costs_no_more_than_in_plain_forwards(name, way):
+    case = adapt(name, way)
+
+    def measure(tiny: TinyModel, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
+        found = torch.cat([gradient.flatten() for gradient in gradients(tiny, tokens).values()])
+        return [torch.cat(tokens).detach(), found]
+
+    exact = measure(case.tiny, score_plainly(case.tiny))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = measure(case.tiny, score_plainly(case.tiny))
+        scored = score_together(case)
+        shared = measure(case.scored, scored)
+    assert scored[0].dtype == torch.float32
+    for ours, theirs, true in zip(shared, plain, exact, strict=True):
+        assert torch.isfinite(ours).all()
+        noise = float((theirs - true).norm())
+        assert 0 < float((ours - true).norm()) <= 1.25 * noise
+        assert noise < 0.1 * float(true.norm())

@@ -1,0 +1,224 @@
+"""`mmdpo merge`: one model out of a run, with the logits of adapter and base, or an error that says why not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mmdpo.cli import main
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs
+
+OPTIONS = {
+    "model_name_or_path": "world", "use_peft": True, "lora_r": 4, "max_steps": 4,
+    "per_device_train_batch_size": 4, "learning_rate": 5e-3, "gradient_checkpointing": False, "use_cpu": True,
+    "logging_steps": 1, "save_strategy": "steps", "save_steps": 2, "report_to": "none", "disable_tqdm": True,
+}  # fmt: skip
+
+
+def train(folder, **changes):
+    folder.mkdir()
+    lines = []
+    for number, row in enumerate(make_pairs(8, seed=11)):
+        row["images"][0].save(folder / f"{number}.png")
+        lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    files = {"dataset_name": str(folder / "pairs.jsonl"), "output_dir": str(folder / "run")}
+    values = {**OPTIONS, **files, **changes}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", "--config", str(folder / "recipe.yaml")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A copy of the world's checkpoint whose card names a licence."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    shutil.copytree(CHECKPOINT, folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+    return train(tmp_path_factory.mktemp("runs") / "lora", model_name_or_path=str(base))
+
+
+def logits(model, processor):
+    row = make_pairs(1, seed=3)[0]
+    prompt = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+    inputs = processor(text=prompt, images=row["images"][0], return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.float()
+
+
+def logits_of(folder, dtype="auto"):
+    model, loading = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert not any(loading.values()), loading
+    return logits(model, AutoProcessor.from_pretrained(folder))
+
+
+def adapted_logits(run, base):
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base, dtype="float32"), run)
+    return logits(model, AutoProcessor.from_pretrained(run))
+
+
+def merge_error(capsys, *arguments):
+    capsys.readouterr()
+    assert main(["merge", *map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+class TestEqualLogits:
+    def assert_equal(self, found, expected, base):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        assert (expected - logits_of(base, "float32")).abs().max() > 1e-2, "the adapter changed nothing"
+
+    def test_of_a_run(self, run, base, tmp_path):
+        assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+        self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run, base), base)
+        held = {path.name for path in (tmp_path / "merged").iterdir()}
+        assert {"config.json", "model.safetensors", "README.md", "curves.png", "processor_config.json"} <= held
+        assert "adapter_config.json" not in held
+        assert "training_args.bin" not in held
+
+    def test_of_a_checkpoint_inside_a_run(self, run, base, tmp_path):
+        assert main(["merge", str(run / "checkpoint-2"), str(tmp_path / "merged")]) == 0
+        self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run / "checkpoint-2", base), base)
+
+    @pytest.mark.parametrize("kind", [{"use_dora": True}, {"use_rslora": True}], ids=str)
+    def test_of_other_adapters(self, tmp_path, base, kind):
+        run = train(tmp_path / "kind", model_name_or_path=str(base), save_strategy="no", **kind)
+        assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+        self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run, base), base)
+
+    def test_of_a_model_that_was_trained_whole(self, tmp_path, base):
+        run = train(tmp_path / "whole", model_name_or_path=str(base), use_peft=False, save_strategy="no")
+        assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+        assert torch.equal(logits_of(tmp_path / "merged"), logits_of(run))
+        assert main(["merge", str(run), str(tmp_path / "small"), "--dtype", "bfloat16"]) == 0
+        assert {tensor.dtype for tensor in load_file(tmp_path / "small" / "model.safetensors").values()} == {
+            torch.bfloat16
+        }
+
+
+def test_weights_keep_the_precision_of_the_base_and_are_added_before_they_are_rounded(run, base, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype="bfloat16")
+    model.save_pretrained(tmp_path / "base16")
+    AutoProcessor.from_pretrained(base).save_pretrained(tmp_path / "base16")
+    assert main(["merge", str(run), str(tmp_path / "merged"), "--base", str(tmp_path / "base16")]) == 0
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    adapter = load_file(run / "adapter_model.safetensors")
+    settings = json.loads((run / "adapter_config.json").read_text())
+    down = next(name for name in adapter if name.endswith("lora_A.weight"))
+    change = adapter[down.replace("lora_A", "lora_B")] @ adapter[down] * settings["lora_alpha"] / settings["r"]
+    path = down.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+    expected = (model.get_submodule(path).weight.float() + change).bfloat16()
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert torch.equal(merged.get_submodule(path).weight, expected)
+
+
+class TestRefusals:
+    def test_what_is_no_run_folder(self, run, tmp_path, capsys):
+        assert "is no run folder: it holds neither" in merge_error(capsys, tmp_path, tmp_path / "out")
+        (tmp_path / "checkpoint-7").mkdir()
+        assert "name one of its checkpoints: checkpoint-7" in merge_error(capsys, tmp_path, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        assert "holds something already" in merge_error(capsys, run, run)
+
+    @pytest.fixture
+    def copy(self, run, tmp_path):
+        shutil.copytree(run, tmp_path / "copy")
+        return tmp_path / "copy"
+
+    def test_an_adapter_for_another_base(self, copy, tmp_path, capsys):
+        tensors = load_file(copy / "adapter_model.safetensors")
+        first, *_ = sorted(tensors)
+        moved = {name: tensor for name, tensor in tensors.items() if name != first} | {
+            "base_model.model.x": torch.ones(2)
+        }
+        save_file(moved, copy / "adapter_model.safetensors")
+        error = merge_error(capsys, copy, tmp_path / "out")
+        assert "is for another base" in error
+        assert f"1 missing: {first}; 1 unknown: base_model.model.x" in error
+        tensors[first] = torch.zeros(4, 7)
+        save_file(tensors, copy / "adapter_model.safetensors")
+        assert f"1 of another shape: {first} is [4, 7] instead of [4, " in merge_error(capsys, copy, tmp_path / "out")
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        (copy / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": "nothing.like.it"}))
+        assert "is for another base" in merge_error(capsys, copy, tmp_path / "out")
+
+    def test_a_base_that_is_gone_and_an_adapter_that_is_cut_short(self, copy, tmp_path, capsys):
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        gone = settings | {"base_model_name_or_path": "gone/gone"}
+        (copy / "adapter_config.json").write_text(json.dumps(gone))
+        assert "gone/gone is no folder" in merge_error(capsys, copy, tmp_path / "out")
+        path = copy / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-5])
+        assert "cut short or damaged" in merge_error(capsys, copy, tmp_path / "out")
+        path.unlink()
+        assert "no adapter_model.safetensors" in merge_error(capsys, copy, tmp_path / "out")
+
+    def test_a_pickled_adapter(self, copy, base, tmp_path, capsys):
+        tensors = load_file(copy / "adapter_model.safetensors")
+        (copy / "adapter_model.safetensors").unlink()
+        torch.save(tensors, copy / "adapter_model.bin")
+        assert "--allow_pickle" in merge_error(capsys, copy, tmp_path / "out")
+        assert main(["merge", str(copy), str(tmp_path / "out"), "--allow_pickle"]) == 0
+        assert (logits_of(tmp_path / "out") - logits_of(base)).abs().max() > 1e-2
+
+
+def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
+    assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+    cards = {
+        name: (folder / "README.md").read_text() for name, folder in (("run", run), ("merged", tmp_path / "merged"))
+    }
+    fronts = {name: yaml.safe_load(card.split("---\n")[1]) for name, card in cards.items()}
+    assert fronts["run"]["library_name"] == "peft"
+    assert fronts["merged"]["library_name"] == "transformers"
+    for name, card in cards.items():
+        assert fronts[name]["license"] == "apache-2.0"
+        assert "base_model" not in fronts[name], "a folder of this machine means nothing elsewhere"
+        assert str(base) not in card
+        assert str(tmp_path) not in card
+        for part in (
+            "| training pairs | 8 |",
+            "`rank_image`",
+            "[corrupted, chosen]",
+            "| beta | 0.1 |",
+            "| lora_r | 4 |",
+        ):
+            assert part in card, part
+        history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+        last = [record for record in history if "loss" in record][-1]
+        assert f"| `rewards/margins` | {last['rewards/margins']:.4g} |" in card
+        assert "![Curves" in card
+    assert "PeftModel.from_pretrained" in cards["run"]
+    assert "PeftModel" not in cards["merged"]
+    assert cards["merged"].split("---\n")[2].startswith("\n# merged\n")
+
+
+def test_pushing_uploads_the_merged_folder(run, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    class Api:
+        def create_repo(self, name, *, exist_ok):
+            calls.append((name, exist_ok))
+            return type("Url", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return "https://hub/me/it"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert main(["merge", str(run), str(tmp_path / "merged"), "--push_to_hub", "it"]) == 0
+    assert calls[0] == ("it", True)
+    assert calls[1][0] == "me/it"
+    assert {"model.safetensors", "README.md"} <= set(calls[1][1])
+    assert "https://hub/me/it" in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""How far the table goes without a library: its agreement with NLTK, as stated in docs/evaluation.md."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from benchmark_data import ROOT, official_data
+from mmdpo.benchmarks.coco_objects import CocoObjects
+from mmdpo.benchmarks.linguistics import NltkLinguistics, join_runs
+from mmdpo.benchmarks.word_table import TableLinguistics
+
+
+@pytest.fixture(scope="module")
+def nltk():
+    return NltkLinguistics(official_data() / "nltk_data")
+
+
+@pytest.fixture(scope="module")
+def captions():
+    case = json.loads((official_data() / "golden" / "object_halbench_word_mode.json").read_text())
+    return [item["caption"] for item in case["items"]]
+
+
+def stated(pattern):
+    return float(re.search(pattern, (ROOT / "docs" / "evaluation.md").read_text()).group(1))
+
+
+def test_object_mentions_agree_on_every_caption(nltk, captions):
+    synonyms = CocoObjects.build((official_data() / "object_halbench" / "synonyms_refine.txt").read_text().splitlines())
+    differing = [
+        caption
+        for caption in captions
+        if synonyms.mentions(caption, nltk) != synonyms.mentions(caption, TableLinguistics())
+    ]
+    assert len(captions) == 300
+    assert len(differing) == stated(r"differ on (\d+) of 300 captions")
+
+
+@pytest.mark.parametrize("texts", ["captions that it was made on", "answers that it was not made on"])
+def test_nouns_of_the_word_list_agree_as_stated(nltk, captions, texts):
+    if "not" in texts:
+        case = json.loads((official_data() / "golden" / "amber_generative.json").read_text())
+        captions = [item["response"] for item in case["items"]]
+    associated = json.loads((official_data() / "amber" / "data" / "relation.json").read_text())
+    vocabulary = set(associated).union(*associated.values())
+    shared = official = table = 0
+    for caption in captions:
+        counts = [
+            Counter(noun for noun in tool.nouns(caption) if noun in vocabulary) for tool in (nltk, TableLinguistics())
+        ]
+        shared += (counts[0] & counts[1]).total()
+        official, table = official + counts[0].total(), table + counts[1].total()
+    row = rf"{len(captions)} {texts} \| {official:,} \|"
+    assert round(100 * shared / official, 1) == stated(row + r" ([\d.]+) %")
+    assert round(100 * shared / table, 1) == stated(row + r" [\d.]+ % \| ([\d.]+) %")
+
+
+def test_plurals_of_the_word_lists_lose_their_ending_as_in_wordnet(nltk):
+    """Every word that the scorers know, and its regular plural: few, all odd words, are taken apart otherwise."""
+    associated = json.loads((official_data() / "amber" / "data" / "relation.json").read_text())
+    synonyms = CocoObjects.build((official_data() / "object_halbench" / "synonyms_refine.txt").read_text().splitlines())
+    words = set(associated).union(*associated.values(), *(name.split() for name in synonyms.class_of))
+    forms = [form for word in words for form in (word, plural(word))]
+    otherwise = [form for form in forms if nltk.lemmas(form) != TableLinguistics().lemmas(form)]
+    assert len(forms) > 1400
+    assert len(otherwise) / len(forms) < 0.03, otherwise
+
+
+def plural(word):
+    if re.search("(s|x|z|ch|sh)$", word):
+        return f"{word}es"
+    return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
+
+
+def test_official_oddities_are_kept(nltk):
+    for tool in (nltk, TableLinguistics()):
+        assert " ".join(tool.lemmas("men vases women sunglasses skis smartphones buses leaves")) == (
+            "men vas woman sunglass ski smartphones bus leaf"
+        )
+        assert tool.nouns("") == tool.lemmas("") == tool.noun_runs("") == []
+
+
+def test_tags_tell_nouns_from_verbs(nltk):
+    text = "They surf near a surf board."
+    assert nltk.nouns(text) == ["surf", "board"]
+    assert "surf" in TableLinguistics().nouns(text)
+    assert nltk.noun_runs("a large dining room table") == ["dining room table"]
+    assert join_runs(["a", "b", "", "", "c"]) == ["a b", "c"]
+
+
+def test_what_is_missing_is_named_with_the_command_that_brings_it(tmp_path, monkeypatch):
+    pytest.importorskip("nltk")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match=r"punkt_tab.*nltk\.downloader.*--nltk_data"):
+        NltkLinguistics()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        NltkLinguistics(tmp_path / "none")
+    monkeypatch.setitem(__import__("sys").modules, "nltk", None)
+    with pytest.raises(ImportError, match=r"mmdpo\[eval\]"):
+        NltkLinguistics()

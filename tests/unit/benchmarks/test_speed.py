@@ -1,0 +1,37 @@
+"""Whole benchmarks are scored while one waits: real items, made-up answers, bootstrap and writing included."""
+
+import json
+import random
+import time
+
+from benchmark_data import official_data, official_tools, plain_tools
+from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+
+
+def score(name, rows, tmp_path, tools):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = time.process_time()  # what one core needs, whatever else runs
+    evaluation = evaluate_answers(name, answers, official_data(), tools)
+    write_evaluation(evaluation, tmp_path / "run")
+    assert len(evaluation.scores) == len(rows)
+    return time.process_time() - start
+
+
+def test_amber_takes_less_than_a_minute(tmp_path):
+    draw = random.Random(0)
+    captions = json.loads((official_data() / "golden" / "object_halbench_word_mode.json").read_text())["items"]
+    described = [f"{draw.choice(captions)['caption'][:350]} {draw.choice(captions)['caption']}" for _ in range(1004)]
+    answers = described + draw.choices(["Yes", "No"], k=14_216)
+    rows = [{"id": number, "response": answer} for number, answer in enumerate(answers, 1)]
+    assert score("amber", rows, tmp_path, official_tools()) < 60
+
+
+def test_pope_takes_less_than_two_seconds(tmp_path):
+    draw = random.Random(0)
+    rows = [
+        {"id": f"{split}/{number}", "answer": draw.choice(["Yes, there is.", "No."])}
+        for split in ("random", "popular", "adversarial")
+        for number in range(1, 3001)
+    ]
+    assert score("pope", rows, tmp_path, plain_tools()) < 2

@@ -1,0 +1,395 @@
+"""The pass over the reference: what it scores, what it reads from disk, and that both say the same."""
+
+import logging
+import math
+from collections import Counter
+
+import pytest
+import torch
+from peft import LoraConfig
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.examples import Cell
+from mmdpo.scoring import reference_cache
+from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
+from mmdpo.scoring.reference_cache import ReferenceCacheError
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs
+
+CHOSEN, REJECTED, CORRUPTED = (
+    Cell("original", "chosen"),
+    Cell("original", "rejected"),
+    Cell("corrupted", "chosen"),
+)
+
+
+@pytest.fixture(scope="module")
+def made_rows():
+    return make_pairs(8, seed=5)
+
+
+@pytest.fixture
+def rows(made_rows):
+    return [dict(row) for row in made_rows]
+
+
+@pytest.fixture
+def build_trainer(tmp_path):
+    def make(
+        rows, *, model="world", peft_config=None, eval_dataset=None, ref_model=None, data_collator=None, **changes
+    ):
+        options = {
+            "output_dir": str(tmp_path / "run"),
+            "ref_cache_dir": str(tmp_path / "cache"),
+            "per_device_train_batch_size": 4,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "seed": 1,
+        }
+        return MDPOTrainer(
+            model,
+            ref_model=ref_model,
+            args=MDPOConfig(**{**options, **changes}),
+            data_collator=data_collator,
+            train_dataset=rows,
+            eval_dataset=eval_dataset,
+            peft_config=peft_config,
+        )
+
+    return make
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts how often a live reference is asked for a (row, cell)."""
+    count = Counter()
+    for kind in (AdapterOff, FrozenModel, StartOfPolicy):
+
+        def ask(self, batch, cells, *, original=kind.__call__, **others):
+            count.update((row, cell) for row in batch["index"].tolist() for cell in cells)
+            return original(self, batch, cells, **others)
+
+        monkeypatch.setattr(kind, "__call__", ask)
+    return count
+
+
+@pytest.fixture
+def score(build_trainer, asked):
+    """Runs the pass alone; returns its values and which (row, cell) were scored for it."""
+
+    def run(rows, **changes):
+        asked.clear()
+        trainer = build_trainer(rows, **changes)
+        trainer._precompute(trainer.train_dataset)
+        assert max(asked.values(), default=1) == 1, "something was scored twice"
+        return trainer.train_dataset.ref_logprobs, set(asked)
+
+    return run
+
+
+def grid(rows, cells=(CHOSEN, REJECTED, CORRUPTED)):
+    return {(row, cell) for row in rows for cell in cells}
+
+
+def shift(model):
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1e-3
+    return model
+
+
+def load_model(dtype="float32"):
+    return AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=dtype)
+
+
+def first_batch(trainer, count=4):
+    return trainer.data_collator([trainer.train_dataset[row] for row in range(count)])
+
+
+def losses_of(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+class TestReuse:
+    def test_a_second_run_asks_the_reference_nothing(self, score, rows):
+        first, scored = score(rows)
+        assert scored == grid(range(8))
+        again, scored = score(rows)
+        assert scored == set()
+        assert torch.equal(again, first)
+
+    def test_lora_and_full_fine_tuning_of_one_checkpoint_share_a_cache(self, score, rows, tmp_path):
+        score(rows, peft_config=LoraConfig(r=2))
+        assert score(rows)[1] == set()
+        assert score(rows, peft_config=LoraConfig(r=4, target_modules=["q_proj"]))[1] == set()
+        assert score(rows, ref_model=load_model())[1] == set()
+        for part in (load_model(), AutoProcessor.from_pretrained(CHECKPOINT)):
+            part.save_pretrained(tmp_path / "saved")
+        assert score(rows, model=str(tmp_path / "saved"))[1] == set()
+
+    @pytest.mark.parametrize(
+        ("change", "scored"),
+        [
+            (lambda rows: rows[2].update(images=[Image.new("RGB", (48, 48))]), grid([2])),
+            (lambda rows: rows[3].update(rejected=rows[4]["chosen"]), grid([3], [REJECTED])),
+            (lambda rows: rows[3].update(chosen=rows[4]["rejected"]), grid([3], [CHOSEN, CORRUPTED])),
+            (lambda rows: rows[5].update(rejected_images=[Image.new("RGB", (48, 48))]), None),
+            (lambda rows: rows.reverse(), set()),
+            (lambda rows: rows.insert(0, {**rows[0], "id": "new", "images": [Image.new("RGB", (48, 48))]}), grid([0])),
+        ],
+        ids=["image", "rejected", "chosen", "a column of corrupted images", "order", "another row"],
+    )
+    def test_of_changed_rows_what_changed_alone_is_scored(self, score, rows, change, scored):
+        if scored is None:  # a dataset has a column for all rows or for none
+            for row in rows:
+                row["rejected_images"] = [Image.new("RGB", (48, 48), (9, 9, 9))]
+            scored = grid([5], [CORRUPTED])
+        score(rows)
+        change(rows)
+        assert score(rows)[1] == scored
+
+    @pytest.mark.parametrize(
+        ("options", "cells"),
+        [
+            ({"seed": 2}, [CORRUPTED]),
+            ({"corruption": "blur"}, [CORRUPTED]),
+            ({"corruption_options": {"low": 0.05}}, [CORRUPTED]),
+            ({"crop_space": "processed"}, [CORRUPTED]),
+            ({"bf16": True}, [CHOSEN, REJECTED, CORRUPTED]),
+            ({"max_length": 64}, [CHOSEN, REJECTED, CORRUPTED]),
+            ({"attention": "separate"}, [CHOSEN, REJECTED, CORRUPTED]),
+            ({"model": lambda: shift(load_model())}, [CHOSEN, REJECTED, CORRUPTED]),
+            ({"model": lambda: load_model("bfloat16")}, [CHOSEN, REJECTED, CORRUPTED]),
+            ({"learning_rate": 1e-5, "beta": 0.2, "per_device_train_batch_size": 3}, []),
+        ],
+        ids=str,
+    )
+    def test_options_cost_what_depends_on_them(self, score, rows, options, cells):
+        score(rows[:4])
+        made = {name: value() if callable(value) else value for name, value in options.items()}
+        assert score(rows[:4], **made)[1] == grid(range(4), cells)
+
+    def test_dpo_pays_for_mdpo(self, score, rows):
+        dpo, scored = score(rows, objective="dpo")
+        assert scored == grid(range(8), [CHOSEN, REJECTED])
+        mdpo, scored = score(rows)
+        assert scored == grid(range(8), [CORRUPTED])
+        assert torch.equal(mdpo[:, :2], dpo)
+
+    def test_rows_with_equal_contents_are_scored_once(self, score, rows):
+        values, scored = score([rows[0], {**rows[0], "id": "twin"}])
+        assert scored == grid([0]) | grid([1], [CORRUPTED])
+        assert torch.equal(values[0, :2], values[1, :2])
+
+    def test_a_batch_maker_of_the_callers_own_is_scored_and_never_stored(self, build_trainer, asked, rows, tmp_path):
+        ours = build_trainer(rows).data_collator
+        for _ in range(2):
+            asked.clear()
+            trainer = build_trainer(rows, data_collator=lambda items: ours(items))
+            trainer.train()
+            assert set(asked) == grid(range(8))
+        assert not (tmp_path / "cache").exists()
+
+
+class TestFailure:
+    def test_a_pass_that_breaks_off_goes_on_where_it_stopped(self, score, rows, monkeypatch):
+        whole, _ = score(rows, ref_cache_dir=None, per_device_train_batch_size=2)
+        ask, calls = StartOfPolicy.__call__, []
+
+        def break_off(*arguments, **keywords):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return ask(*arguments, **keywords)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StartOfPolicy, "__call__", break_off)
+            with pytest.raises(KeyboardInterrupt):
+                score(rows, per_device_train_batch_size=2)
+        values, scored = score(rows, per_device_train_batch_size=2)
+        assert scored == grid(range(4, 8))
+        assert torch.equal(values, whole)
+
+    def test_values_are_on_disk_before_the_pass_ends(self, score, rows, monkeypatch, tmp_path):
+        monkeypatch.setattr(reference_cache, "SHARD_VALUES", 12)
+        ask, counts = StartOfPolicy.__call__, []
+
+        def look(*arguments, **keywords):
+            counts.append(len(list((tmp_path / "cache").glob("*/*.safetensors"))))
+            return ask(*arguments, **keywords)
+
+        monkeypatch.setattr(StartOfPolicy, "__call__", look)
+        score(rows, per_device_train_batch_size=2)
+        assert counts == [0, 0, 1, 1]
+
+    def test_a_damaged_shard_is_scored_anew_and_replaced(self, score, rows, tmp_path, caplog):
+        whole, _ = score(rows)
+        (shard,) = (tmp_path / "cache").glob("*/*.safetensors")
+        content = shard.read_bytes()
+        shard.write_bytes(content[:-1] + bytes([content[-1] ^ 0xFF]))
+        values, scored = score(rows)
+        assert scored == grid(range(8))
+        assert f"{shard} is damaged" in caplog.text
+        assert torch.equal(values, whole)
+        assert shard.read_bytes() == content
+
+    def test_a_folder_that_cannot_be_written_stops_the_run_before_any_forward(
+        self, build_trainer, asked, rows, tmp_path
+    ):
+        (tmp_path / "file").write_text("")
+        trainer = build_trainer(rows, ref_cache_dir=str(tmp_path / "file"))
+        with pytest.raises(ReferenceCacheError, match=rf"{tmp_path}/file.*ref_cache_dir"):
+            trainer.train()
+        assert not asked
+        build_trainer(rows, ref_cache_dir=str(tmp_path / "file"), precompute_ref_log_probs=False).train()
+
+    def test_a_cache_that_may_only_be_read_serves_what_it_has(self, score, asked, rows, monkeypatch):
+        whole, _ = score(rows[:4])
+
+        def refuse(**_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        assert torch.equal(score(rows[:4])[0], whole)
+        with pytest.raises(ReferenceCacheError, match=r"Permission denied.*ref_cache_dir"):
+            score(rows)
+        assert not asked
+
+    def test_another_precision_is_said_and_not_served(self, score, rows, caplog):
+        score(rows[:4], bf16=True)
+        with caplog.at_level(logging.INFO, logger="mmdpo"):
+            assert score(rows[:4])[1] == grid(range(4))
+        assert "cached references are for bfloat16, this run is float32: computing anew" in caplog.text
+
+    def test_two_trainers_in_one_process_keep_their_precisions(self, build_trainer, rows):
+        # accelerate keeps one setting for all: the second trainer's, when the first one scores
+        full, half = build_trainer(rows), build_trainer(rows, bf16=True)
+        for trainer in (full, half):
+            trainer._precompute(trainer.train_dataset)
+        assert not torch.equal(full.train_dataset.ref_logprobs, half.train_dataset.ref_logprobs)
+
+    def test_a_value_that_is_not_finite_names_its_row_and_is_not_stored(self, score, rows, monkeypatch):
+        ask = StartOfPolicy.__call__
+
+        def spoil(self, batch, cells, **keywords):
+            values = ask(self, batch, cells, **keywords)
+            return values.masked_fill(batch["index"] == 5, float("nan"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StartOfPolicy, "__call__", spoil)
+            with pytest.raises(FloatingPointError, match="no finite log-probability for train, row 6"):
+                score(rows)
+        values, scored = score(rows)
+        assert scored == grid(range(4, 8))
+        assert values.isfinite().all()
+
+
+class TestLive:
+    def test_cached_and_live_values_are_equal_bit_for_bit(self, build_trainer, rows):
+        def reference_of(trainer):
+            batch = first_batch(trainer)
+            return trainer.reference(batch, trainer.objective.reference_cells, policy=trainer.model, memo={})
+
+        live = reference_of(build_trainer(rows, precompute_ref_log_probs=False))
+        for _ in range(2):
+            cached = build_trainer(rows)
+            cached._precompute(cached.train_dataset)
+            assert first_batch(cached)["ref_logprobs"] is not None
+            assert torch.equal(reference_of(cached), live)
+
+    def test_whether_values_were_cached_changes_nothing_of_a_run(self, build_trainer, rows):
+        """Not even the random numbers: dropout is on."""
+        options = {"disable_dropout": False, "peft_config": LoraConfig(r=2, lora_alpha=16, lora_dropout=0.3)}
+        first, second = (build_trainer(rows, num_train_epochs=2, **options) for _ in range(2))
+        first.train()
+        torch.manual_seed(1)
+        second = build_trainer(rows, num_train_epochs=2, **options)
+        second.train()
+        assert losses_of(second) == losses_of(first)
+
+    def test_dropout_never_reaches_a_stored_value(self, build_trainer, score, rows):
+        config = AutoConfig.from_pretrained(CHECKPOINT)
+        config.text_config.attention_dropout = 0.5
+        model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, config=config, dtype="float32")
+        trainer = build_trainer(rows, model=model.train(), disable_dropout=False)
+        trainer._precompute(trainer.train_dataset)
+        assert model.training
+        torch.testing.assert_close(trainer.train_dataset.ref_logprobs, score(rows)[0])
+
+    @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
+    def test_a_fresh_corruption_each_epoch_is_scored_live_and_the_rest_is_cached(
+        self, build_trainer, asked, rows, with_adapter
+    ):
+        def run(**changes):
+            asked.clear()
+            adapter = LoraConfig(r=2, lora_alpha=16) if with_adapter else None
+            options = {"num_train_epochs": 2, "corruption_per_epoch": True, "peft_config": adapter}
+            trainer = build_trainer(rows, eval_dataset=rows[:4], eval_strategy="epoch", **options, **changes)
+            trainer.train()
+            return trainer, Counter(cell for _, cell in asked.elements())
+
+        live, count = run(precompute_ref_log_probs=False)
+        assert count == dict.fromkeys([CHOSEN, REJECTED, CORRUPTED], 2 * 8 + 2 * 4)
+        cached, count = run()
+        assert count == {CHOSEN: 8, REJECTED: 8, CORRUPTED: 2 * 8 + 2 * 4}, "the evaluation's rows are known by then"
+        assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
+        assert losses_of(live)[-1] != pytest.approx(3 * math.log(2), rel=1e-3), "nothing moved, nothing was compared"
+
+    def test_another_picture_each_epoch_may_cut_every_answer_elsewhere(self, build_trainer, rows):
+        options = {"corruption": "random_image", "corruption_per_epoch": True}
+        assert isinstance(build_trainer(rows, **options).reference, FrozenModel)
+        unlimited = build_trainer(rows, max_length=None, **options)
+        assert unlimited.reference.cells == (CHOSEN, REJECTED)
+
+    def test_full_fine_tuning_holds_no_second_model(self, build_trainer, rows):
+        trainer = build_trainer(rows)
+        assert trainer.reference.live.scorer.model is trainer.model
+
+    def test_a_batch_without_values_is_scored_live_where_a_reference_is_left(self, build_trainer, rows):
+        adapted = build_trainer(rows, peft_config=LoraConfig(r=2, lora_alpha=16))
+        before = float(adapted.compute_loss(adapted.model, first_batch(adapted)).detach())
+        assert before == pytest.approx(3 * math.log(2), abs=1e-5)
+        adapted.train()
+        assert float(adapted.compute_loss(adapted.model, first_batch(adapted) | {"ref_logprobs": None})) != before
+
+    @pytest.mark.parametrize("how", ["by hand", "by training"])
+    def test_a_policy_that_has_moved_is_no_reference(self, build_trainer, rows, how):
+        trainer = build_trainer(rows)
+        batch = first_batch(trainer)
+        assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(3 * math.log(2), abs=1e-5)
+        if how == "by hand":
+            shift(trainer.model)
+        else:
+            trainer.train()
+        with pytest.raises(ValueError, match=r"not scored before training.*precompute_ref_log_probs: false"):
+            trainer.compute_loss(trainer.model, batch)
+        with pytest.raises(ValueError, match="not scored before training"):
+            trainer.evaluate(make_pairs(2, seed=9))
+
+
+class TestDatasets:
+    def test_every_evaluation_set_is_scored_before_the_policy_moves(self, build_trainer, asked, rows):
+        trainer = build_trainer(rows[:4], eval_dataset={"near": rows[:2], "far": rows[4:]}, eval_strategy="epoch")
+        trainer.train()
+        assert sum(asked.values()) == 3 * 8, "the rows of `near` are known from training"
+        assert {len(items) for items in trainer.eval_dataset.values()} == {2, 4}
+
+    def test_an_objective_without_a_reference_is_given_none(self, build_trainer, asked, rows, tmp_path):
+        build_trainer(rows, objective="sft_chosen").train()
+        assert not asked
+        assert not (tmp_path / "cache").exists()
+
+    def test_a_given_reference_is_the_one_that_is_scored(self, build_trainer, score, rows):
+        own, _ = score(rows)
+        given, scored = score(rows, ref_model=shift(load_model()))
+        assert scored == grid(range(8))
+        assert not torch.equal(given, own)
