@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -161,18 +162,39 @@ def _attend_row(
     padding = query.shape[2] - sum(lengths)
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
     split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]
-    outputs = []
+    outputs: list[Tensor] = []
+    first_keys, first_values = key, value  # of the tree at hand, set by its first piece
     for piece, queries, keys, values in zip(pieces, *split, strict=True):
-        if not piece.prefix:
-            first_keys, first_values = keys, values
-        else:
-            keys = torch.cat([first_keys[:, :, : piece.prefix], keys], dim=2)
-            values = torch.cat([first_values[:, :, : piece.prefix], values], dim=2)
         options = {**kwargs, "is_causal": piece.mask is None}
-        outputs.append(sdpa_attention_forward(module, queries, keys, values, piece.mask, **options)[0])
+        if piece.prefix:
+            prefix = (first_keys[:, :, : piece.prefix], first_values[:, :, : piece.prefix])
+            own = (queries, keys, values, piece.mask, options)
+            # The prompt's keys and values are joined again in the backward pass instead of being kept for each answer.
+            is_random = bool(kwargs.get("dropout"))
+            outputs.append(
+                checkpoint(_attend_branch, module, *prefix, *own, use_reentrant=False, preserve_rng_state=is_random)
+            )
+        else:
+            first_keys, first_values = keys, values
+            outputs.append(sdpa_attention_forward(module, queries, keys, values, piece.mask, **options)[0])
     if padding:
         outputs.append(outputs[-1].new_zeros(1, padding, *outputs[-1].shape[2:]))
     return torch.cat(outputs, dim=1)
+
+
+def _attend_branch(
+    module: nn.Module,
+    prefix_keys: Float[Tensor, "1 G P D"],
+    prefix_values: Float[Tensor, "1 G P D"],
+    queries: Float[Tensor, "1 H Q D"],
+    keys: Float[Tensor, "1 G Q D"],
+    values: Float[Tensor, "1 G Q D"],
+    mask: Bool[Tensor, "1 1 Q K"],
+    options: dict[str, Any],
+) -> Float[Tensor, "1 Q H D"]:
+    keys, values = torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
+    output: Tensor = sdpa_attention_forward(module, queries, keys, values, mask, **options)[0]
+    return output
 
 
 # -- FlexAttention: one call over the row, blocks that nobody sees left out -------------------------------------------
