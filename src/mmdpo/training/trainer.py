@@ -76,6 +76,11 @@ class MDPOTrainer(Trainer):
         config = build.load_config(model, args) if isinstance(model, str) else model.config
         name = model if isinstance(model, str) else config._name_or_path
         processor = build.load_processor(str(name), args) if processing_class is None else processing_class
+        if processing_class is not None and (args.chat_template is not None or args.pad_to_square):
+            raise ValueError(
+                "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
+                "set them on that processor and leave the options out"
+            )
         build.check_processor(processor)
         if processor.tokenizer.pad_token is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
+from mmdpo import MDPOTrainer
 from mmdpo.families import VICUNA
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
@@ -73,3 +74,11 @@ def test_the_chat_template_can_be_llava_s_own_or_a_file(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"there is no file nowhere\.jinja"):
         build.load_processor(checkpoint, config(tmp_path, chat_template="nowhere.jinja"))
     assert VICUNA.is_file()
+
+
+@pytest.mark.parametrize("options", [{"chat_template": "vicuna"}, {"pad_to_square": True}])
+def test_options_for_a_processor_that_is_given_are_not_ignored(tmp_path, options):
+    made = MODELS["llava_1_5"]()
+    args = MDPOConfig(output_dir=str(tmp_path), **options)
+    with pytest.raises(ValueError, match="set them on that processor"):
+        MDPOTrainer(made.model, args=args, train_dataset=[{}], processing_class=made.processor)
