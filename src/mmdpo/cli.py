@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.command import add_eval_verb
+from mmdpo.evaluation.command import add_eval_verb
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmark_data import HAND_MADE
-from mmdpo.benchmarks.command import add_eval_verb
+from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.benchmarks.reading import EvaluationError
 
 AMBER = ["--data_dir", str(HAND_MADE), "--answers", str(HAND_MADE / "amber" / "answers.json"), "--linguistics", "table"]

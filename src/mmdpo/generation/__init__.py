@@ -1,0 +1,1 @@
+"""Answers from a model: transformers, vLLM, or an OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Judges: language models that read answers, one file each."""
