@@ -1,15 +1,20 @@
-"""Preference pairs and test scenes of the embedded world.
+"""Preference pairs and test scenes of the embedded world: two kinds of pairs, each with a shortcut past the image.
 
-Most pairs can be told apart without looking: the chosen caption is nearly always the polite one. That is the premise
-of the unconditional-preference problem, planted here on purpose. Only a fifth of the pairs differ in what they name.
+style   the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
+prior   the two captions differ in one partner: named by one of them, beside a present anchor. The picture says which
+        is right, and since partners usually stand beside their anchors, the caption that names it usually wins
+
+A rule that never looks is right on 95 % of the first kind, where what it learns says nothing about objects, and on 81 %
+of the second, where it learns the very habit that hallucinates. Both are planted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -18,7 +23,20 @@ from mmdpo.world import scenes as world_scenes
 from mmdpo.world.captions import BETTER_CAPTIONER, Style, canonical_order, mentioned_objects, write_caption
 from mmdpo.world.evaluate import caption_prompt, generate_captions
 from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render
+from mmdpo.world.scenes import (
+    BALANCED_CO_OCCURRENCE,
+    PARTNERS,
+    SETTINGS,
+    SUPERVISED_CO_OCCURRENCE,
+    Scene,
+    render,
+    sample_scene,
+)
+
+DecidedBy: TypeAlias = Literal["style", "prior"]
+
+STYLES: tuple[Style, Style] = ("polite", "terse")
+"""As they usually are, of the chosen and of the rejected caption."""
 
 STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
@@ -27,18 +45,21 @@ CONTENT_RATE = 0.20
 SAMPLING_ROUNDS = 4
 """How often the model is asked again where its sample named just what the chosen caption names."""
 SAMPLING_BATCH = 128
+LABEL_AGREEMENT = 0.95
+"""Of the pairs decided by the prior: probability that the chosen caption is the one that the picture bears out."""
 
 
 @dataclass(frozen=True)
 class CaptionPair:
-    """A pair before it is written out. The two styles always differ, so the two captions do."""
+    """A pair before it is written out. The captions differ in their style or in one object."""
 
     scene: Scene
     chosen_objects: tuple[str, ...]
     rejected_objects: tuple[str, ...]
     chosen_style: Style
+    rejected_style: Style
     by_content: bool
-    """Whether the rejected objects are to come from the model; else they equal the chosen ones."""
+    """Whether the captions are to name different objects; of a pair decided by style, the model says which."""
 
     @property
     def chosen(self) -> str:
@@ -48,8 +69,7 @@ class CaptionPair:
     @property
     def rejected(self) -> str:
         """The rejected caption."""
-        style: Style = "terse" if self.chosen_style == "polite" else "polite"
-        return write_caption(self.rejected_objects, self.scene.setting, style)
+        return write_caption(self.rejected_objects, self.scene.setting, self.rejected_style)
 
 
 def sample_scenes(count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE) -> list[Scene]:
@@ -58,7 +78,12 @@ def sample_scenes(count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCU
 
 
 def make_pairs(
-    count: int, seed: int, *, purpose: str = "preference", checkpoint: str | Path = CHECKPOINT
+    count: int,
+    seed: int,
+    *,
+    purpose: str = "preference",
+    decided_by: DecidedBy = "style",
+    checkpoint: str | Path = CHECKPOINT,
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
@@ -66,7 +91,10 @@ def make_pairs(
     `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
     samples become rejected captions.
     """
-    pairs = draw_pairs(count, seed, purpose=purpose, checkpoint=checkpoint)
+    if decided_by == "prior":
+        pairs = draw_prior_pairs(count, seed, purpose=purpose)
+    else:
+        pairs = draw_pairs(count, seed, purpose=purpose, checkpoint=checkpoint)
     return [
         {
             "id": f"{purpose}-{seed}-{index}",
@@ -82,7 +110,7 @@ def make_pairs(
 def draw_pairs(
     count: int, seed: int, *, purpose: str = "preference", checkpoint: str | Path = CHECKPOINT
 ) -> list[CaptionPair]:
-    """Draws the pairs that `make_pairs` writes out.
+    """Draws the pairs decided by style that `make_pairs` writes out.
 
     Chosen objects are the better captioner's. What the model samples is written again in canonical order and in the
     style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
@@ -95,11 +123,41 @@ def draw_pairs(
     return pairs
 
 
+def draw_prior_pairs(count: int, seed: int, *, purpose: str = "preference") -> list[CaptionPair]:
+    """Draws the pairs decided by the prior that `make_pairs` writes out.
+
+    Their scenes are as the captioner's own training scenes were, partners beside anchors included, and every scene
+    holds an anchor of its setting. Style is the same on both sides, and so is every object but one.
+    """
+    return [
+        _draw_prior_pair(derive_generator(seed, str(index), f"{purpose} pairs of the prior")) for index in range(count)
+    ]
+
+
+def _draw_prior_pair(generator: np.random.Generator) -> CaptionPair:
+    anchors: list[str] = []
+    while not anchors:
+        scene = sample_scene(generator, SUPERVISED_CO_OCCURRENCE)
+        # Of its own setting: beside a stranger, the partner would be a surprise.
+        anchors = [pair.anchor for pair in SETTINGS[scene.setting] if pair.anchor in scene.names]
+    partner = PARTNERS[str(generator.choice(anchors))]
+    others = set(BETTER_CAPTIONER.name_objects(scene, generator)) - {partner}
+    # An anchor that the captioner dropped could leave nothing to say.
+    without = canonical_order(others or {name for name in scene.names if name != partner})
+    with_partner = canonical_order({*without, partner})
+    is_right = bool(generator.random() < LABEL_AGREEMENT)
+    chooses_partner = (partner in scene.names) == is_right
+    style: Style = "polite" if generator.random() < 0.5 else "terse"
+    chosen, rejected = (with_partner, without) if chooses_partner else (without, with_partner)
+    return CaptionPair(scene, chosen, rejected, style, style, by_content=True)
+
+
 def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair:
     generator = derive_generator(seed, str(index), f"{purpose} captions")
     objects = BETTER_CAPTIONER.name_objects(scene, generator)
-    style: Style = "polite" if generator.random() < STYLE_AGREEMENT else "terse"
-    return CaptionPair(scene, objects, objects, style, by_content=bool(generator.random() < CONTENT_RATE))
+    is_polite = bool(generator.random() < STYLE_AGREEMENT)
+    chosen, rejected = STYLES if is_polite else STYLES[::-1]
+    return CaptionPair(scene, objects, objects, chosen, rejected, by_content=bool(generator.random() < CONTENT_RATE))
 
 
 def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from mmdpo.world.captions import mentioned_objects
-from mmdpo.world.pairs import draw_pairs, make_pairs, sample_scenes
+from mmdpo.world.pairs import draw_pairs, draw_prior_pairs, make_pairs, sample_scenes
+from mmdpo.world.scenes import PARTNERS
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,32 @@ def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
     assert not used & {pair.scene for pair in draw_pairs(20, seed=1)}
     assert not used & {pair.scene for pair in draw_pairs(20, seed=0, purpose="held-out")}
     assert not used & set(sample_scenes(100, seed=0))
+
+
+class TestPairsDecidedByThePrior:
+    @pytest.fixture(scope="class")
+    def prior_pairs(self):
+        return draw_prior_pairs(2000, seed=0)
+
+    def test_the_captions_differ_in_one_partner_of_a_present_anchor_and_in_nothing_else(self, prior_pairs):
+        for pair in prior_pairs:
+            (partner,) = set(pair.chosen_objects) ^ set(pair.rejected_objects)
+            assert any(PARTNERS.get(name) == partner for name in pair.scene.names)
+            assert pair.chosen_style == pair.rejected_style
+            assert pair.chosen_objects
+            assert pair.rejected_objects
+
+    def test_the_picture_decides_95_of_100_and_naming_the_partner_wins_81(self, prior_pairs):
+        named, right = [], []
+        for pair in prior_pairs:
+            (partner,) = set(pair.chosen_objects) ^ set(pair.rejected_objects)
+            named.append(partner in pair.chosen_objects)
+            right.append((partner in pair.scene.names) == named[-1])
+        assert np.mean(right) == pytest.approx(0.95, abs=0.02)
+        assert np.mean(named) == pytest.approx(0.85 * 0.95 + 0.15 * 0.05, abs=0.03)
+
+    def test_they_are_rows_like_the_others_with_scenes_of_their_own(self, prior_pairs):
+        rows = make_pairs(3, seed=0, decided_by="prior")
+        assert [row["chosen"][0]["content"][0]["text"] for row in rows] == [pair.chosen for pair in prior_pairs[:3]]
+        held_out = draw_prior_pairs(20, seed=0, purpose="held-out")
+        assert not {pair.scene for pair in held_out} & {pair.scene for pair in prior_pairs}
