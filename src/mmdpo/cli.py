@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.evaluation.command import add_eval_verb
+from mmdpo.evaluation.report_command import add_report_verb
+from mmdpo.study.command import add_diagnose_verb, add_study_verb
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -18,12 +20,20 @@ EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointErr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, 1 for bad rows in a checked dataset, 2 for an error."""
+    """Runs one verb and returns the exit status.
+
+    0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training that SIGTERM has stopped, checkpoint saved.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"] and not {"-h", "--help"} & set(arguments):
         return _run(lambda: _train(arguments[1:]))  # its flags are every key of a recipe: TRL's parser reads them
     options = _build_parser().parse_args(arguments)
     return _run(lambda: options.verb(options))
+
+
+def train_main() -> int:
+    """Runs `mmdpo train` with the process's arguments as its flags."""
+    return main(["train", *sys.argv[1:]])
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -66,6 +76,9 @@ def _build_parser() -> argparse.ArgumentParser:
     merge.set_defaults(verb=_merge)
 
     add_eval_verb(verbs)
+    add_report_verb(verbs)
+    add_study_verb(verbs)
+    add_diagnose_verb(verbs)
 
     data = verbs.add_parser("data", help="look at preference data")
     data_verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -130,10 +143,23 @@ def _train(arguments: Sequence[str]) -> int:
     from rich.logging import RichHandler
 
     from mmdpo.training.run import train
+    from mmdpo.training.stopping import EXIT_STATUS, TrainingStopped
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    logging.getLogger("mmdpo").setLevel(logging.INFO)
-    trainer = train(arguments)
+    # Of the processes that a launcher starts, the first alone tells how the run goes.
+    logging.getLogger("mmdpo").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    if "--dry_run" in arguments:
+        from mmdpo.training.dry_run import dry_run
+
+        _quiet_libraries()
+        dry_run([argument for argument in arguments if argument != "--dry_run"], Console())
+        return 0
+    try:
+        trainer = train(arguments)
+    except TrainingStopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"mmdpo: {stopped}", file=sys.stderr)
+        return EXIT_STATUS
     if trainer.is_world_process_zero():
         Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}")
     return 0

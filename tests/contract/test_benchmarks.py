@@ -17,6 +17,7 @@ from mmdpo.benchmarks.evaluate import evaluate_answers, find_data, read_table, w
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.stats import exists
+from mmdpo.generation.records import GenerationSettings
 
 every_benchmark = pytest.mark.parametrize("name", tasks.names())
 SIZES = {"amber": 15_220, "mmhal": 96, "object_halbench": 300, "pope": 9_000, "world": 400}
@@ -94,8 +95,17 @@ def test_its_items_can_be_asked(name):
     items = read_items(name)
     assert len({item.id for item in items}) == len(items)
     assert all(item.prompt.strip() and item.image for item in items)
-    judge_prompt = tasks.load(name).judge_prompt
+    benchmark = tasks.load(name)
+    assert GenerationSettings(**benchmark.generation).temperature == 0
+    if benchmark.draw_image is not None:
+        assert benchmark.draw_image(items[1]).tobytes() != benchmark.draw_image(items[0]).tobytes()
+    judge_prompt, reads = benchmark.judge_prompt, benchmark.reads
+    assert judge_prompt is not None or not benchmark.needs_judge
+    assert (judge_prompt is None) == (reads is None)
     if judge_prompt is not None:
+        assert not reads("I would rather not say.")
+        replies = [json.loads(line)["reply"] for line in (HAND_MADE / name / "replies.jsonl").open()]
+        assert any(reads(reply) for reply in replies if isinstance(reply, str))
         assert all(item.prompt in judge_prompt(item, "An answer.") for item in items)
         assert "An answer." in judge_prompt(items[0], "An answer.")
 

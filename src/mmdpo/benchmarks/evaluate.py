@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
+from mmdpo.benchmarks.asking import ask_judge
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.stats import (
@@ -122,6 +123,7 @@ def evaluate_answers(
         raise EvaluationError(
             f"{answers}: {'; '.join(incomplete)}. Answer them, or score the rest as partial (--partial)"
         )
+    ask_judge(benchmark, folder, tools, ((item, found.by_id[item.id].text) for item in items if item.id in found.by_id))
     score = benchmark.make_scorer(folder, tools)
     scores = {item.id: score(item, found.by_id[item.id].text) for item in items if item.id in found.by_id}
     return _summarise(benchmark, items, found, scores, tools, resamples, seed)

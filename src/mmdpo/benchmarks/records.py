@@ -6,10 +6,10 @@ metric is computed from their sums, and a bootstrap resample is the same functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,15 @@ class Judge(Protocol):
 
     def reply(self, item: Item, answer: str) -> str | None:
         """Returns the raw reply for an answer, or None where there is none to be had: the item is then unscored."""
+        ...
+
+
+@runtime_checkable
+class AskingJudge(Judge, Protocol):
+    """A judge whose replies have to be waited for: it is told beforehand what it will be asked."""
+
+    def ask_all(self, asked: Sequence[tuple[Item, str]]) -> None:
+        """Gets the replies to these answers, many at once, so that `reply` finds them; then `name` is final."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Recorded replies of a judge: read from a file instead of being asked for.
 
-ours      {"id": …, "reply": …} on each line; with "answer", the reply is used for that answer alone
+ours      {"id": …, "reply": …} on each line; with "answer", the reply is used for that answer alone; with "attempt", it
+          is one of several to the same answer, of which "readable" says which counts: the first such, else the last
 official  an array of chat completions, `choices[0].message.content`, in the order of the items
 """
 
@@ -22,8 +23,8 @@ _REPLY_FIELDS = ("reply", "judge_reply")
 class RecordedReplies:
     """A judge that only repeats what was recorded; an item without a record has no reply."""
 
-    def __init__(self, rows: Mapping[str, Row], name: str) -> None:
-        """Takes rows by item id, and which judge wrote them."""
+    def __init__(self, rows: Mapping[str, Sequence[Row]], name: str) -> None:
+        """Takes the rows of each item, and which judge wrote them."""
         self.name = name
         self._rows = rows
 
@@ -34,31 +35,42 @@ class RecordedReplies:
         Raises EvaluationError with file and line for a row that is no reply, an id that is no item's, or two replies to
         one item.
         """
-        known, rows = frozenset(item_ids), dict[str, Row]()
+        known, rows = frozenset(item_ids), dict[str, list[Row]]()
         models = set()
         for row in read_rows(Path(path)):
             item_id = _find_id(row, item_ids)
             if item_id not in known:
                 raise EvaluationError(f"{row.place}: id {item_id!r} is none of the {len(item_ids)} items")
-            if item_id in rows:
-                raise EvaluationError(
-                    f"{row.place}: a second reply to item {item_id}; the first is at {rows[item_id].place}"
-                )
+            others = rows.setdefault(item_id, [])
+            same = next((other for other in others if _is_same_try(row, other)), None)
+            if same is not None:
+                raise EvaluationError(f"{row.place}: a second reply to item {item_id}; the first is at {same.place}")
             _find_reply(row)
-            rows[item_id] = row
+            others.append(row)
             models.add(str(row.values.get("model", "unnamed")))
         return cls(rows, f"recorded replies of {', '.join(sorted(models)) or 'nobody'} ({Path(path).name})")
 
     def reply(self, item: Item, answer: str) -> str | None:
         """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
-        row = self._rows.get(item.id)
-        if row is None:
-            return None
-        if row.values.get("answer", answer) != answer:
+        rows = self._rows.get(item.id, ())
+        fitting = sorted(
+            (row for row in rows if row.values.get("answer", answer) == answer),
+            key=lambda row: int(row.values.get("attempt", 0)),
+        )
+        if rows and not fitting:
             raise EvaluationError(
-                f"{row.place}: this reply is about another answer to item {item.id} than the one scored"
+                f"{rows[0].place}: this reply is about another answer to item {item.id} than the one scored"
             )
-        return _find_reply(row)
+        if not fitting:
+            return None
+        return _find_reply(next((row for row in fitting if row.values.get("readable")), fitting[-1]))
+
+
+def _is_same_try(row: Row, other: Row) -> bool:
+    """Returns whether two replies to an item are both said to be the one to the same answer."""
+    answers = [each.values.get("answer") for each in (row, other)]
+    attempts = [each.values.get("attempt") for each in (row, other)]
+    return (None in answers or answers[0] == answers[1]) and attempts[0] == attempts[1]
 
 
 def _find_id(row: Row, item_ids: Sequence[str]) -> str:

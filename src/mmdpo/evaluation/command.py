@@ -1,4 +1,4 @@
-"""`mmdpo eval BENCHMARK --answers FILE`: scores answers that exist already.
+"""`mmdpo eval BENCHMARK`: scores answers that exist already (`--answers`), or those of a model (`--model`).
 
 The command line calls `add_eval_verb`. Nothing heavy is imported before a benchmark is run.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdpo.benchmarks.tasks import names
+from mmdpo.evaluation.answer_options import add_answer_options
+from mmdpo.evaluation.judge_options import add_judge_options, choose_judge, has_judge
+from mmdpo.evaluation.verbs import add_verbs
 
 if TYPE_CHECKING:
     from mmdpo.benchmarks.evaluate import Evaluation, MetricValue
@@ -24,19 +28,25 @@ def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds `eval` with one verb per benchmark; each sets `verb`, a function of the options that returns the status."""
     parser = verbs.add_parser("eval", help="score answers to a benchmark of hallucination by its official rule")
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    add_verbs(benchmarks)
+    suite = benchmarks.add_parser("suite", help="all of them, beside the paper's Table 1")
+    suite.add_argument("--benchmarks", nargs="+", metavar="NAME", help="default: all but world")
+    _add_options(suite)
+    suite.set_defaults(verb=_run_suite)
     for name in names():
         benchmark = benchmarks.add_parser(name, help=f"score answers to {name}")
-        _add_options(benchmark, name)
+        _add_options(benchmark)
         benchmark.set_defaults(verb=partial(_run, name))
 
 
-def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument(
-        "--answers", required=True, metavar="FILE", help="answers in our format or the official one, or a folder"
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--answers", metavar="FILE", help="answers in our format or the official one, or a folder")
+    source.add_argument("--model", metavar="M", help="ask this one: a hub name, a folder, a run of mmdpo train, world")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where answers, scores and result.json go")
-    parser.add_argument("--data_dir", default=".", required=name != "world", metavar="FOLDER")
-    parser.add_argument("--judge_replies", metavar="FILE", help="recorded replies of a judge (mmhal, object_halbench)")
+    parser.add_argument("--data_dir", metavar="FOLDER", help="default: what `mmdpo eval download` fetched")
+    add_answer_options(parser)
+    add_judge_options(parser)
     parser.add_argument("--linguistics", choices=("nltk", "table"), default="nltk", help="nltk is the official one")
     parser.add_argument("--nltk_data", metavar="FOLDER", help="else data_dir/nltk_data, else NLTK's own places")
     parser.add_argument(
@@ -50,19 +60,52 @@ def _add_options(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _run(name: str, options: argparse.Namespace) -> int:
     from mmdpo.benchmarks.evaluate import write_evaluation
+    from mmdpo.evaluation.download import choose_data_dir
 
+    if options.resamples < 100:
+        raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
+    options.data_dir = choose_data_dir(name, options.data_dir)
+    if options.model is not None and not _answer(name, options):
+        return 0
     evaluation = evaluate(name, options)
     result = write_evaluation(evaluation, options.out)
     _print(evaluation, result)
     return 0
 
 
+def _run_suite(options: argparse.Namespace) -> int:
+    from mmdpo.evaluation.suite import run_suite
+
+    return run_suite(options, _run)
+
+
+def _answer(name: str, options: argparse.Namespace) -> bool:
+    """Asks the model, and lets the options name its answers; returns whether they are to be scored here and now."""
+    from mmdpo.benchmarks.evaluate import find_data
+    from mmdpo.benchmarks.tasks import load
+    from mmdpo.evaluation.answer_options import answer_benchmark
+
+    benchmark = load(name)
+    outcome = answer_benchmark(benchmark, find_data(name, options.data_dir), options, _make_language_tools(options))
+    if not outcome.is_main:
+        return False
+    options.answers, options.partial = outcome.path, options.partial or outcome.is_partial
+    print(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}")
+    if outcome.stopped:
+        print(f"{outcome.stopped}; the same command goes on from there")
+    if benchmark.needs_judge and not has_judge(options):
+        print(
+            f"{name} needs a judge: mmdpo eval {name} --answers {outcome.path} with --judge_model M (and --judge_url "
+            "for an endpoint), or with --judge_replies FILE"
+        )
+        return False
+    return outcome.answered > 0 and not options.answers_only
+
+
 def evaluate(name: str, options: argparse.Namespace) -> Evaluation:
     """Scores what the options name; raises what `evaluate_answers` raises."""
     from mmdpo.benchmarks.evaluate import evaluate_answers
 
-    if options.resamples < 100:
-        raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
     return evaluate_answers(
         name,
         options.answers,
@@ -77,19 +120,16 @@ def evaluate(name: str, options: argparse.Namespace) -> Evaluation:
 def make_tools(name: str, options: argparse.Namespace) -> Tools:
     """Returns the tools that the options choose; those that a benchmark does not use are never loaded."""
     from mmdpo.benchmarks.evaluate import find_data
-    from mmdpo.benchmarks.records import Tools
-    from mmdpo.benchmarks.replies import RecordedReplies
     from mmdpo.benchmarks.tasks import load
 
-    benchmark = load(name)
-    tools = Tools(_choose_linguistics(options), _choose_similarity(options))
-    if options.judge_replies is None:
-        return tools
-    if benchmark.judge_prompt is None:
-        raise ValueError(f"--judge_replies: {name} has no judge")
-    items = benchmark.read_items(find_data(name, options.data_dir), tools)
-    judge = RecordedReplies.read(options.judge_replies, [item.id for item in items])
-    return Tools(tools.make_linguistics, tools.make_similarity, judge)
+    benchmark, tools = load(name), _make_language_tools(options)
+    return replace(tools, judge=choose_judge(benchmark, find_data(name, options.data_dir), tools, options), used={})
+
+
+def _make_language_tools(options: argparse.Namespace) -> Tools:
+    from mmdpo.benchmarks.records import Tools
+
+    return Tools(_choose_linguistics(options), _choose_similarity(options))
 
 
 def _choose_linguistics(options: argparse.Namespace) -> Callable[[], Linguistics]:

@@ -8,7 +8,7 @@ Objects stand in canonical order, so that a partner follows its anchor: the plac
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,6 +20,8 @@ Style: TypeAlias = Literal["terse", "polite"]
 
 PROMPT = "describe"
 """The one instruction of this world."""
+MAX_WORDS = 48
+"""Room for any caption: a polite one of all eighteen objects has 45 words."""
 PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE)
 ROLES = ("user", "assistant")
@@ -73,6 +75,40 @@ def write_caption(objects: Collection[str], setting: str, style: Style) -> str:
     if style == "terse":
         return listing
     return f"sure ! this {setting} shows {listing} hope this helps !"
+
+
+@dataclass(frozen=True)
+class CaptionDetail:
+    """One caption held against its scene. A word that a caption repeats counts once."""
+
+    caption: str
+    correct: tuple[str, ...]
+    """Objects that are there and are named, in the order of the caption."""
+    hallucinated: tuple[str, ...]
+    """Objects that are named and are not there, in the order of the caption."""
+    cognitive: tuple[str, ...]
+    """Those of `hallucinated` whose anchor is there: what habit, not sight, put into the caption."""
+    missed: tuple[str, ...]
+    """Objects that are there and are not named, in canonical order."""
+
+    @property
+    def mentioned(self) -> tuple[str, ...]:
+        """All objects that the caption names, in its order."""
+        return mentioned_objects(self.caption)
+
+
+def compare_names(present: Sequence[str], caption: str) -> CaptionDetail:
+    """Sorts the objects of a caption, and those that are present, into correct, hallucinated and missed."""
+    mentioned = mentioned_objects(caption)
+    suggested = {PARTNERS[name] for name in present if name in PARTNERS}
+    hallucinated = tuple(name for name in mentioned if name not in present)
+    return CaptionDetail(
+        caption=caption,
+        correct=tuple(name for name in mentioned if name in present),
+        hallucinated=hallucinated,
+        cognitive=tuple(name for name in hallucinated if name in suggested),
+        missed=tuple(name for name in present if name not in mentioned),
+    )
 
 
 def mentioned_objects(text: str) -> tuple[str, ...]:

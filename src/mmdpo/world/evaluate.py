@@ -8,23 +8,8 @@ from typing import Any
 
 import torch
 
-from mmdpo.world.captions import PROMPT, mentioned_objects
-from mmdpo.world.scenes import PARTNERS, Scene, render
-
-
-@dataclass(frozen=True)
-class CaptionDetail:
-    """One caption held against its scene. A word that a caption repeats counts once."""
-
-    caption: str
-    correct: tuple[str, ...]
-    """Objects that are there and are named, in the order of the caption."""
-    hallucinated: tuple[str, ...]
-    """Objects that are named and are not there, in the order of the caption."""
-    cognitive: tuple[str, ...]
-    """Those of `hallucinated` whose anchor is there: what habit, not sight, put into the caption."""
-    missed: tuple[str, ...]
-    """Objects that are there and are not named, in canonical order."""
+from mmdpo.world.captions import PROMPT, CaptionDetail, compare_names
+from mmdpo.world.scenes import Scene, render
 
 
 @dataclass(frozen=True)
@@ -72,16 +57,7 @@ def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do
 
 def compare_caption(scene: Scene, caption: str) -> CaptionDetail:
     """Sorts the objects of a caption and of its scene into correct, hallucinated and missed."""
-    present, mentioned = scene.names, mentioned_objects(caption)
-    suggested = {PARTNERS[name] for name in present if name in PARTNERS}
-    hallucinated = tuple(name for name in mentioned if name not in present)
-    return CaptionDetail(
-        caption=caption,
-        correct=tuple(name for name in mentioned if name in present),
-        hallucinated=hallucinated,
-        cognitive=tuple(name for name in hallucinated if name in suggested),
-        missed=tuple(name for name in present if name not in mentioned),
-    )
+    return compare_names(scene.names, caption)
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:

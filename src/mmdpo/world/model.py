@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmdpo.world.captions import BOS, EOS, IMAGE, PAD, UNKNOWN, VOCABULARY
+from mmdpo.world.captions import BOS, EOS, IMAGE, MAX_WORDS, PAD, UNKNOWN, VOCABULARY
 from mmdpo.world.scenes import IMAGE_SIZE
 
 CHECKPOINT: Path = Path(__file__).parent / "assets" / "small"
@@ -31,8 +31,6 @@ PATCH_SIZE = 12
 HIDDEN_SIZE = 128
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 """Tokens that one picture takes up in a prompt: 16."""
-MAX_NEW_TOKENS = 48
-"""A polite caption of all eighteen objects has 45 words."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -84,7 +82,7 @@ def build_model(seed: int) -> Any:
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(_build_config())
     ids = _token_ids()
-    model.generation_config = GenerationConfig(**ids, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    model.generation_config = GenerationConfig(**ids, max_new_tokens=MAX_WORDS, do_sample=False)
     return model.eval()
 
 

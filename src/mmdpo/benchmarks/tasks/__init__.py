@@ -5,6 +5,8 @@ A benchmark is a module with a docstring, whose first line says what it measures
     LICENCE     whose data it is, and under which licence
     METRICS     tuple of Metric, named `benchmark/…`
     TRAPS       trap → what it means, for every key of `ItemScore.traps`
+    GENERATION  how answers are generated unless somebody says otherwise: fields of
+                `mmdpo.generation.records.GenerationSettings` that differ from its defaults, which are greedy
     read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]
                 the items in their official order; raises EvaluationError for a file that is not the benchmark's. What
                 it says about the data it read goes to `tools.used`
@@ -14,6 +16,11 @@ A benchmark is a module with a docstring, whose first line says what it measures
                 how one answer is scored, by the official rule
     judge_prompt(item: Item, answer: str) -> str
                 only where a judge reads the answers: what it is asked, our own wording
+    reads(reply: str) -> bool
+                only there: whether a judge's reply can be scored; one that cannot is asked for again
+    NEEDS_JUDGE only there: True where nothing can be scored without a judge
+    draw_image(item: Item) -> PIL.Image.Image
+                only where the pictures are no files
 
 `data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
 """
@@ -29,6 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmdpo.benchmarks.answers import FindId
     from mmdpo.benchmarks.records import Item, ItemScore, Metric, Tools
 
@@ -43,10 +52,14 @@ class Benchmark:
     licence: str
     metrics: tuple[Metric, ...]
     traps: Mapping[str, str]
+    generation: Mapping[str, Any]
     read_items: Callable[[Path, Tools], tuple[Item, ...]]
     find_id: FindId
     make_scorer: Callable[[Path, Tools], Callable[[Item, str], ItemScore]]
     judge_prompt: Callable[[Item, str], str] | None
+    reads: Callable[[str], bool] | None
+    needs_judge: bool
+    draw_image: Callable[[Item], Image] | None
 
 
 def names() -> tuple[str, ...]:
@@ -67,8 +80,12 @@ def load(name: str) -> Benchmark:
         licence=module.LICENCE,
         metrics=tuple(module.METRICS),
         traps=module.TRAPS,
+        generation=module.GENERATION,
         read_items=module.read_items,
         find_id=module.find_id,
         make_scorer=module.make_scorer,
         judge_prompt=getattr(module, "judge_prompt", None),
+        reads=getattr(module, "reads", None),
+        needs_judge=getattr(module, "NEEDS_JUDGE", False),
+        draw_image=getattr(module, "draw_image", None),
     )

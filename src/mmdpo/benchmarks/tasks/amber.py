@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values
 
 LICENCE = "AMBER: Apache-2.0"
+GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
 GENERATIVE: Final = "generative"
 _PARTS: Final = {
     "generative": GENERATIVE,

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.reading import EvaluationError, read_json
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
+GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
+NEEDS_JUDGE = True
 TYPES: Final = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 TRAPS = {
     "reply_read_as_zero": "replies in which the official parser finds no rating, or several, and scores 0 in silence",
@@ -115,10 +117,18 @@ def judge_prompt(item: Item, answer: str) -> str:
     )
 
 
+def reads(reply: str) -> bool:
+    """Returns whether the tolerant parser finds a rating in a judge's reply."""
+    return tolerant_rating(reply) is not None
+
+
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
     """Returns the rule that scores an answer by the judge's reply; raises EvaluationError if there is no judge."""
     if tools.judge is None:
-        raise EvaluationError("MMHal-Bench needs a judge: give its recorded replies (--judge_replies FILE)")
+        raise EvaluationError(
+            "MMHal-Bench needs a judge: name a model (--judge_model, with --judge_url for an endpoint), or give "
+            "recorded replies (--judge_replies FILE)"
+        )
     judge = tools.judge
     tools.used["judge"] = judge.name
 

@@ -18,6 +18,7 @@ from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
+GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
 MODES: Final = ("word", "llm")
 TRAPS = {
     "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
@@ -131,6 +132,11 @@ def judge_prompt(item: Item, answer: str) -> str:
         "- Reply with one JSON list of strings on one line and nothing else; with [] if there is none.\n\n"
         f"Question: {item.prompt}\nAnswer: {answer}\n"
     )
+
+
+def reads(reply: str) -> bool:
+    """Returns whether a reply of the language model is a list of objects."""
+    return read_objects(reply) is not None
 
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:

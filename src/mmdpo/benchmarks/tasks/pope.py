@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from mmdpo.benchmarks.reading import EvaluationError, read_text
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
+GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
+"""The first sentence alone is read."""
 SPLITS: Final = ("random", "popular", "adversarial")
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',

@@ -7,18 +7,21 @@ word that a caption repeats counts once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values
-from mmdpo.world.captions import PROMPT, mentioned_objects
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, PARTNERS, Scene, sample_scenes
+from mmdpo.world.captions import MAX_WORDS, PROMPT, compare_names
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render, sample_scenes
 
 LICENCE = "made by this project"
+GENERATION: Mapping[str, Any] = {"max_new_tokens": MAX_WORDS}
 SCENES: Final = 400
 SEED: Final = 0
 TRAPS: Mapping[str, str] = {"no_mention": "captions that name no object"}
@@ -41,9 +44,15 @@ METRICS = (
 )
 
 
-def draw_scenes() -> list[Scene]:
+@cache
+def draw_scenes() -> tuple[Scene, ...]:
     """Draws the scenes of this benchmark, in order."""
-    return sample_scenes(SCENES, SEED, BALANCED_CO_OCCURRENCE, "test")
+    return tuple(sample_scenes(SCENES, SEED, BALANCED_CO_OCCURRENCE, "test"))
+
+
+def draw_image(item: Item) -> Image.Image:
+    """Paints the scene of an item."""
+    return render(draw_scenes()[int(item.id.rpartition("-")[2])])
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
@@ -68,20 +77,19 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
 
 
 def _score(item: Item, answer: str) -> ItemScore:
-    present, mentioned = item.truth["objects"], mentioned_objects(answer)
-    expected = {PARTNERS[name] for name in present if name in PARTNERS}
-    flagged = [name for name in mentioned if name not in present]
+    present = item.truth["objects"]
+    found = compare_names(present, answer)
     counts = {
         "n": 1,
-        "mentions": len(mentioned),
-        "hallucinated": len(flagged),
-        "hallucinating": len(flagged) > 0,
-        "cognitive": sum(1 for name in flagged if name in expected),
-        "correct": len(mentioned) - len(flagged),
+        "mentions": len(found.mentioned),
+        "hallucinated": len(found.hallucinated),
+        "hallucinating": len(found.hallucinated) > 0,
+        "cognitive": len(found.cognitive),
+        "correct": len(found.correct),
         "present": len(present),
     }
     return ItemScore(
         counts={name: float(count) for name, count in counts.items()},
-        reason={"kept": list(mentioned), "flagged": flagged},
-        traps={} if mentioned else {"no_mention": 1},
+        reason={"kept": list(found.mentioned), "flagged": list(found.hallucinated)},
+        traps={} if found.mentioned else {"no_mention": 1},
     )

@@ -1,0 +1,264 @@
+"""Two or more runs on the same items: every metric of each, the difference to the first, and how sure it is.
+
+A run is a folder that `mmdpo eval` wrote, or a folder of such folders as `mmdpo eval suite` writes. Differences are
+taken over the items that both runs have scored, by a paired bootstrap (`mmdpo.benchmarks.stats`).
+
+compare.json, compare.csv   every row, unrounded
+compare.md, compare.png, compare.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdpo.benchmarks.reading import EvaluationError, write_whole
+from mmdpo.benchmarks.records import Metric
+from mmdpo.benchmarks.stats import (
+    LEVEL,
+    RESAMPLES,
+    CountTable,
+    Difference,
+    Interval,
+    exists,
+    items_needed,
+    paired_differences,
+)
+from mmdpo.benchmarks.tasks import load, names
+from mmdpo.evaluation.runs import Run, label_folders, read_runs
+
+COMPARISON = "compare.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of a run beside the first run's. None stands for what is not known."""
+
+    benchmark: str
+    metric: str
+    unit: str
+    better: str
+    run: str
+    first_value: float | None
+    value: float | None
+    difference: float | None
+    """Not rounded: value minus first_value over the items that both have scored."""
+    low: float | None
+    high: float | None
+    standard_error: float | None
+    excludes_zero: bool | None
+    items: int | None
+    """Items that both have scored."""
+    items_needed: int | None
+    """How many would show a true difference of this size four times out of five."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other."""
+
+    runs: tuple[str, ...]
+    """Their labels, the one that differences are taken to first."""
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """What a reader of the differences should know: other judges, other items, partial results."""
+    missing: tuple[str, ...]
+    """Pieces that could not be read."""
+    statistics: Mapping[str, Any]
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Compares, writes and prints what the options name; returns 1 if pieces are missing, else 0."""
+    from rich.console import Console
+
+    from mmdpo.report.comparison import print_comparison
+
+    if options.resamples < 100:
+        raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
+    comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
+    out = options.out or options.runs[0].resolve().parent / "compare"
+    picture = write_comparison(comparison, out)
+    console = Console()
+    print_comparison(_as_content(comparison), console)
+    console.print(f"Tables and picture: {picture.parent}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if comparison.missing else 0
+
+
+def compare_runs(
+    folders: Sequence[Path], *, labels: Sequence[str] | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Compares every run with the first, benchmark by benchmark; the runs are called by `labels`, else by their names.
+
+    Raises:
+        EvaluationError: fewer than two folders, one that does not exist, or no benchmark that the first run and another
+            have both been scored on.
+    """
+    if len(folders) < 2:
+        raise EvaluationError("a comparison needs two runs at least")
+    labels = label_folders(folders) if labels is None else list(labels)
+    runs = [read_runs(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    kinds = [name for name in names() if any(name in found for found in runs)]
+    rows: list[Row] = []
+    notes: list[str] = []
+    missing = [run.problem for found in runs for run in found.values() if run.problem]
+    for kind in kinds:
+        missing += [
+            f"{label}: no result of {kind}" for label, found in zip(labels, runs, strict=True) if kind not in found
+        ]
+        notes += [f"{run.label}, {kind}: partial: {'; '.join(run.partial)}" for run in _of(runs, kind) if run.partial]
+        for label, found in zip(labels[1:], runs[1:], strict=True):
+            rows += _compare(kind, label, runs[0].get(kind), found.get(kind), notes, resamples, seed)
+    if not any(row.difference is not None for row in rows):
+        held = "; ".join(f"{label}: {', '.join(found) or 'none'}" for label, found in zip(labels, runs, strict=True))
+        why = f". {'. '.join(missing)}" if missing else ""
+        raise EvaluationError(f"no metric that {labels[0]} and another run both have (benchmarks of {held}){why}")
+    statistics = {"level": LEVEL, "resamples": resamples, "seed": seed, "resampled": "image"}
+    return Comparison(tuple(labels), tuple(rows), tuple(dict.fromkeys(notes)), tuple(missing), statistics)
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Writes compare.json, .csv, .md, .png and .svg into a folder; returns the path of the PNG."""
+    from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
+
+    out.mkdir(parents=True, exist_ok=True)
+    content = _as_content(comparison)
+    write_whole(out / COMPARISON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / "compare.csv", csv_comparison(content))
+    write_whole(out / "compare.md", markdown_comparison(content))
+    return draw_comparison(content, out / "compare.png")
+
+
+def _as_content(comparison: Comparison) -> dict[str, Any]:
+    return asdict(comparison)
+
+
+def _of(runs: Sequence[Mapping[str, Run]], kind: str) -> Iterator[Run]:
+    return (found[kind] for found in runs if kind in found)
+
+
+def _compare(
+    kind: str, label: str, first: Run | None, run: Run | None, notes: list[str], resamples: int, seed: int
+) -> Iterator[Row]:
+    """Yields the rows of one run beside the first, in the benchmark's order; a missing side leaves its values out."""
+    differences: dict[str, Difference] = {}
+    if first is not None and run is not None:
+        notes += _explain_tools(first, run)
+        if first.table is not None and run.table is not None:
+            differences = _differ(kind, first, run, notes, resamples, seed)
+    for metric in load(kind).metrics:
+        values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
+        difference = differences.get(metric.name)
+        if difference is not None:
+            yield _row(metric, kind, label, _show(metric, difference, first, run), difference)
+        elif any(value is not None for value in values):
+            yield _row(metric, kind, label, values, None)
+
+
+def _differ(kind: str, first: Run, run: Run, notes: list[str], resamples: int, seed: int) -> dict[str, Difference]:
+    """Returns the differences over the items that both runs have scored, metric by metric."""
+    assert first.table is not None
+    assert run.table is not None
+    common = frozenset(first.table.ids) & frozenset(run.table.ids)
+    if not common:
+        notes.append(f"{kind}: {first.label} and {run.label} share no item, so they are not compared")
+        return {}
+    if len(common) < max(len(first.table.ids), len(run.table.ids)):
+        notes.append(
+            f"{kind}: {run.label} and {first.label} are compared, and their values shown, on the {len(common):,} items "
+            f"that both have scored ({len(first.table.ids):,} in {first.label}, {len(run.table.ids):,} in {run.label})"
+        )
+    tables = [table.keep(common) for table in (first.table, run.table)]
+    differences: dict[str, Difference] = {}
+    for metrics, kept in _by_items(load(kind).metrics, tables):
+        both = [table.keep(kept) for table in tables]
+        if len(kept) < len(common):
+            notes.append(
+                f"{', '.join(metric.name for metric in metrics)}: {len(common) - len(kept):,} items are left out, "
+                f"unscored in {first.label} or {run.label}"
+            )
+        found = paired_differences(both[0], both[1], metrics, resamples=resamples, seed=seed)
+        differences |= {difference.name: difference for difference in found}
+    return differences
+
+
+def _by_items(metrics: Sequence[Metric], tables: Sequence[CountTable]) -> list[tuple[list[Metric], frozenset[str]]]:
+    """Groups the metrics by the items that no run alone has left unscored: a pair needs both."""
+    groups: dict[frozenset[str], list[Metric]] = {}
+    ids = frozenset(tables[0].ids)
+    for metric in metrics:
+        if all(exists(metric, table.sums()) for table in tables):
+            scored = [_scored(metric, table) for table in tables]
+            groups.setdefault(ids - (scored[0] ^ scored[1]), []).append(metric)
+    return [(members, kept) for kept, members in groups.items() if kept]
+
+
+def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
+    columns = [table.names.index(name) for name in metric.over if name in table.names]
+    counted = table.values[:, columns].sum(axis=1) > 0
+    return frozenset(item_id for item_id, is_counted in zip(table.ids, counted, strict=True) if is_counted)
+
+
+def _show(metric: Metric, difference: Difference, first: Run | None, run: Run | None) -> list[float | None]:
+    """Returns both values: as printed where they stand on the same items, else over the common ones."""
+    shown: list[float | None] = []
+    for side, exact in ((first, difference.first), (run, difference.second)):
+        assert side is not None
+        assert side.table is not None
+        sums = side.table.sums()
+        whole = math.isclose(float(metric.compute(sums)[0]), exact, rel_tol=1e-9, abs_tol=1e-12)
+        tidy = _tidy(exact, metric.digits)
+        shown.append(side.values.get(metric.name, tidy) if whole else tidy)
+    return shown
+
+
+def _tidy(value: float, digits: int | None) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
+
+
+def _row(metric: Metric, kind: str, label: str, values: Sequence[float | None], difference: Difference | None) -> Row:
+    known = None if difference is None or not math.isfinite(difference.difference) else difference
+    interval = known.interval if known is not None else None
+    return Row(
+        benchmark=kind,
+        metric=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        run=label,
+        first_value=values[0],
+        value=values[1],
+        difference=None if known is None else known.difference,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        standard_error=None if interval is None else interval.standard_error,
+        excludes_zero=None if known is None or interval is None else _is_clear(known, metric.digits),
+        items=None if known is None else known.n,
+        items_needed=None if known is None or interval is None else _needed(known, interval),
+    )
+
+
+def _is_clear(difference: Difference, digits: int | None) -> bool:
+    """Returns whether the interval leaves out 0, and the difference is one in the digits that are printed at all."""
+    return difference.excludes_zero and (digits is None or round(difference.difference, digits) != 0)
+
+
+def _needed(difference: Difference, interval: Interval) -> int | None:
+    if not difference.difference or not interval.standard_error:
+        return None
+    return items_needed(difference.difference, interval.standard_error, difference.n)
+
+
+def _explain_tools(first: Run, run: Run) -> Iterator[str]:
+    for tool in sorted({*first.made_by, *run.made_by}):
+        used = [side.made_by.get(tool, "none") for side in (first, run)]
+        if used[0] != used[1]:
+            yield (
+                f"{run.benchmark}: not the same {tool}: {used[0]} in {first.label}, {used[1]} in {run.label}; the "
+                "differences mix that with what the models do"
+            )

@@ -1,0 +1,227 @@
+"""`mmdpo eval download`: a benchmark's data and images from their public places into a folder, checked.
+
+    <data_dir>/<benchmark>/…             what `mmdpo eval` reads
+                          /images/…      its images
+                          /checksums.json
+
+checksums.json holds the SHA-256 of everything. Where the project knows none (`pinned` is false) the first download
+decides, and a later one that differs is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
+from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
+
+CHECKSUMS = "checksums.json"
+_AT_ONCE = 8
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+
+Say = Callable[[str], None]
+
+
+def run_download(options: argparse.Namespace) -> int:
+    """Fetches what the options name; raises ValueError for a name that is none, and what `download` raises."""
+    unknown = set(options.names) - {*SOURCES, "all"}
+    if unknown:
+        raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}, all")
+    folder = options.data_dir or default_folder()
+    failed = []
+    for name in SOURCES if "all" in options.names else dict.fromkeys(options.names):
+        try:
+            download(name, folder / name, images=not options.no_images, say=print)
+        except EvaluationError as error:  # the others may well come
+            failed.append(f"{name}: {error}")
+    if failed:
+        raise EvaluationError("; ".join(failed))
+    return 0
+
+
+def default_folder() -> Path:
+    """Returns the cache of benchmarks: a folder of HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "mmdpo" / "benchmarks"
+
+
+def choose_data_dir(name: str, given: str | None) -> str:
+    """Returns the folder that holds a benchmark's data: the given one, else the cache.
+
+    Raises EvaluationError if none is given and the benchmark's data was not downloaded.
+    """
+    if given is not None or name not in SOURCES:
+        return given or "."
+    folder = default_folder()
+    if not (folder / name).is_dir():
+        raise EvaluationError(
+            f"no data of {name} in {folder}: fetch it by `mmdpo eval download {name}`, or name the folder that has it "
+            "(--data_dir)"
+        )
+    return str(folder)
+
+
+def download(name: str, folder: Path, *, images: bool = True, say: Say, sources: Mapping[str, Data] = SOURCES) -> None:
+    """Fetches what is missing of a benchmark into its folder and checks what is there.
+
+    Raises:
+        FetchError: a file that no place gives, or that has a wrong checksum. What came before is kept.
+        EvaluationError: the disk takes no more.
+    """
+    data = sources[name]
+    say(f"{name} → {folder}")
+    for licence in data.licences:
+        say(f"licence: {licence}")
+    record = _Record.read(folder / CHECKSUMS)
+    try:
+        for file in data.files:
+            _get(folder, file.path, file.addresses, file.sha256, record)
+        for archive in data.archives:
+            if images or not archive.only_images:
+                _get_archive(folder, archive, record, say)
+        if images and data.image_names is not None and data.image_address is not None:
+            names = data.image_names(folder)
+            addresses = {f"{IMAGES}/{image}": data.image_address(image) for image in names}
+            _get_images(folder, addresses, record)
+    except OSError as error:
+        raise EvaluationError(
+            f"{folder}: cannot be written ({error.strerror}); what came before is kept, and the same command goes on"
+        ) from error
+    finally:
+        record.write()
+    unpinned = [path for path, entry in record.files.items() if not entry["pinned"]]
+    say(f"{len(record.files):,} files are there and have their checksums")
+    if unpinned:
+        say(
+            f"NOT PINNED BY THE PROJECT: {len(unpinned):,} of them ({unpinned[0]}, …). No checksum was known, so the "
+            f"first download decided; {folder / CHECKSUMS} holds it, and a later one that differs is an error"
+        )
+
+
+@dataclass
+class _Record:
+    """checksums.json."""
+
+    path: Path
+    files: dict[str, dict[str, Any]]
+    archives: dict[str, dict[str, Any]]
+    read_as: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Record:
+        content = read_json(path) if path.exists() else {}
+        return cls(path, content.get("files", {}), content.get("archives", {}), json.dumps(content, sort_keys=True))
+
+    def write(self) -> None:
+        content = {"files": dict(sorted(self.files.items())), "archives": self.archives}
+        if self.files and json.dumps(content, sort_keys=True) != self.read_as:  # the folder may be write-protected
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(content, indent=1) + "\n")
+
+    def expect(self, kind: Mapping[str, Mapping[str, Any]], key: str, pinned: str | None) -> tuple[str | None, str]:
+        """Returns the checksum that something must have, and where that is written down."""
+        if pinned is not None:
+            return pinned, " (pinned by the project)"
+        known = kind.get(key, {}).get("sha256")
+        return known, f" (of the first download; if the file was changed on purpose, remove its entry in {self.path})"
+
+
+def _get(
+    folder: Path,
+    path: str,
+    addresses: tuple[str, ...],
+    pinned: str | None,
+    record: _Record,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Fetches one file, unless it is there; one that is there and has a wrong checksum is set aside first."""
+    target = folder / path
+    expected, whence = record.expect(record.files, path, pinned)
+    if target.exists():
+        got = hash_file(target)
+        if expected in (None, got):
+            whose = record.files.get(path, {}).get("from", "found there")
+            record.files[path] = {"sha256": got, "from": whose, "pinned": pinned is not None}
+            return
+        target.replace(target.with_name(f"{target.name}.wrong"))
+    fetched = fetch(addresses, target, sha256=expected, whence=whence, check=check)
+    record.files[path] = {"sha256": fetched.sha256, "from": fetched.address, "pinned": pinned is not None}
+
+
+def _get_images(folder: Path, addresses: Mapping[str, str], record: _Record) -> None:
+    with (
+        ThreadPoolExecutor(_AT_ONCE) as threads,
+        tqdm(total=len(addresses), desc=IMAGES, unit="image", disable=None) as bar,
+    ):
+        asked = [
+            threads.submit(_get, folder, path, (address,), None, record, _check_picture)
+            for path, address in addresses.items()
+        ]
+        try:
+            for future in asked:
+                future.result()
+                bar.update()
+        finally:
+            for future in asked:
+                future.cancel()
+
+
+def _check_picture(path: Path) -> None:
+    with path.open("rb") as file:
+        if not file.read(8).startswith(_PICTURES):
+            raise EvaluationError("what came is neither JPEG nor PNG")
+
+
+def _get_archive(folder: Path, archive: Archive, record: _Record, say: Say) -> None:
+    """Fetches an archive and unpacks it, unless everything that was in it is there."""
+    known = record.archives.get(archive.name, {})
+    if known and _are_whole(folder, known["unpacked"], record):
+        return
+    say(f"fetching {archive.name} ({archive.size})")
+    target = folder / f".{archive.name.replace(' ', '_')}"
+    expected, whence = record.expect(record.archives, archive.name, archive.sha256)
+    unpacked: list[str] = []
+
+    def unpack(path: Path) -> None:
+        unpacked[:] = [_put(folder, archive, inside, content, record) for inside, content in archive.unpack(path)]
+        if not unpacked:
+            raise EvaluationError("there is nothing in it that was expected")
+
+    fetched = fetch(archive.addresses, target, sha256=expected, whence=whence, check=unpack, show=True)
+    target.unlink()
+    entry = {"sha256": fetched.sha256, "from": fetched.address, "pinned": archive.sha256 is not None}
+    record.archives[archive.name] = entry | {"unpacked": unpacked}
+
+
+def _put(folder: Path, archive: Archive, inside: str, content: bytes, record: _Record) -> str:
+    target = folder / inside
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    part.write_bytes(content)
+    got, pinned = hash_file(part), (archive.contents or {}).get(inside)
+    if pinned is not None and got != pinned:
+        wrong = part.replace(target.with_name(f"{target.name}.wrong"))
+        raise FetchError(
+            f"{inside} has a wrong checksum: expected SHA-256 {pinned} (pinned by the project), got {got}; what came "
+            f"lies in {wrong}"
+        )
+    part.replace(target)
+    record.files[inside] = {"sha256": got, "from": archive.name, "pinned": (pinned or archive.sha256) is not None}
+    return inside
+
+
+def _are_whole(folder: Path, paths: Iterable[str], record: _Record) -> bool:
+    return all(
+        (folder / path).exists() and hash_file(folder / path) == record.files.get(path, {}).get("sha256")
+        for path in paths
+    )

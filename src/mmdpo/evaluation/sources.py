@@ -1,0 +1,238 @@
+"""Where the benchmarks' data and images come from, and the checksums that they must have.
+
+Checksums are SHA-256. Where none stands here, that of the first download is written down beside the data, and every
+later one has to agree: see `mmdpo.evaluation.download`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from mmdpo.benchmarks.reading import EvaluationError
+
+IMAGES = "images"
+"""Folder of a benchmark's images, inside the folder of its data."""
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+_AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
+_RLHF_V = "https://raw.githubusercontent.com/RLHF-V/RLHF-V/3d35a91568b237fcc9d884463d9279fd7ae10350/eval/data"
+_POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
+_COCO = "http://images.cocodataset.org"
+_COCO_LICENCE = "COCO images: their photographers', under Flickr's terms, see cocodataset.org; annotations CC BY 4.0"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that is kept as it is fetched."""
+
+    path: str
+    """Inside the benchmark's folder."""
+    addresses: tuple[str, ...]
+    """Public places that hold it, tried in this order."""
+    sha256: str | None = None
+
+
+Unpacked: TypeAlias = Iterator[tuple[str, bytes]]
+"""Path inside the benchmark's folder, content."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file that is fetched for what is in it, and not kept."""
+
+    name: str
+    addresses: tuple[str, ...]
+    unpack: Callable[[Path], Unpacked]
+    """Raises EvaluationError for a file that is no such archive: an error page, for instance."""
+    size: str
+    """For whoever waits."""
+    sha256: str | None = None
+    only_images: bool = False
+    """Whether answers can be scored without it."""
+    contents: Mapping[str, str] | None = None
+    """Path of an unpacked file → its checksum, where it is known."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a benchmark is made of."""
+
+    licences: tuple[str, ...]
+    files: tuple[RemoteFile, ...] = ()
+    archives: tuple[Archive, ...] = ()
+    image_address: Callable[[str], str] | None = None
+    """Image file name → where it is, for images that are fetched one by one."""
+    image_names: Callable[[Path], list[str]] | None = None
+    """Folder of the data → the images that it asks about."""
+
+
+def _coco_image(name: str) -> str:
+    return f"{_COCO}/val2014/{name}"
+
+
+def _pope_images(folder: Path) -> list[str]:
+    names = [
+        json.loads(line)["image"]
+        for file in sorted(folder.glob("coco_pope_*.json"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    return list(dict.fromkeys(names))
+
+
+def unpack_pictures(archive: Path) -> Unpacked:
+    """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError for another file."""
+    with _open_zip(archive) as files:
+        for member in files.infolist():
+            name = PurePosixPath(member.filename).name
+            if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith("."):
+                yield f"{IMAGES}/{name}", files.read(member)
+
+
+def unpack_annotations(archive: Path) -> Unpacked:
+    """Yields COCO's instances and captions of val2014; raises EvaluationError for another file."""
+    wanted = ("instances_val2014.json", "captions_val2014.json")
+    with _open_zip(archive) as files:
+        for member in files.infolist():
+            name = PurePosixPath(member.filename).name
+            if name in wanted:
+                yield name, files.read(member)
+
+
+def unpack_questions(rows: Path) -> Unpacked:
+    """Yields the questions of Object HalBench, and the images that its official file holds beside them.
+
+    Raises EvaluationError for another file.
+    """
+    questions = []
+    try:
+        with rows.open(encoding="utf-8") as lines:
+            for line in filter(str.strip, lines):
+                row = json.loads(line)
+                questions.append(json.dumps({name: row[name] for name in ("org_idx", "image_id", "question")}))
+                name = f"COCO_val2014_{int(row['image_id']):012d}.jpg"
+                yield f"{IMAGES}/{name}", base64.b64decode(row["image"], validate=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"no questions of Object HalBench with their images ({error!r})") from error
+    yield "obj_halbench_300_questions.jsonl", "".join(f"{question}\n" for question in questions).encode()
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise EvaluationError(
+            "what came is no zip archive; the place may want a browser (fetch it by hand, and put the images into the "
+            f"folder {IMAGES!r})"
+        ) from error
+
+
+SOURCES: Mapping[str, Data] = {
+    "amber": Data(
+        licences=("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
+        files=(
+            RemoteFile(
+                "data/annotations.json",
+                (f"{_AMBER}/data/annotations.json",),
+                "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
+            ),
+            RemoteFile(
+                "data/query/query_all.json",
+                (f"{_AMBER}/data/query/query_all.json",),
+                "127680ae61f7d4a92d2f7f07a8deaec07f0689b194d2c7c0f41ead7bd2c5bcf5",
+            ),
+            RemoteFile(
+                "data/relation.json",
+                (f"{_AMBER}/data/relation.json",),
+                "c4c1491e9bbc3209abc1888c12a1bf8413bdbab8a0d8be04b990a2e7680cf23e",
+            ),
+            RemoteFile(
+                "data/safe_words.txt",
+                (f"{_AMBER}/data/safe_words.txt",),
+                "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
+            ),
+        ),
+        archives=(
+            Archive(
+                "AMBER's images",
+                (
+                    "https://drive.usercontent.google.com/download?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl"
+                    "&export=download&confirm=t",
+                ),
+                unpack_pictures,
+                "1,004 images",
+                only_images=True,
+            ),
+        ),
+    ),
+    "mmhal": Data(
+        licences=("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
+        files=(
+            RemoteFile(
+                "mmhal-bench_answer_template.json",
+                (f"{_RLHF_V}/mmhal-bench_answer_template.json",),
+                "28ed24e19ffef292597c35f1dad37760b2e0a088b3b40ca3b50f105fc1b951bb",
+            ),
+        ),
+        archives=(
+            Archive(
+                "MMHal-Bench's images",
+                ("hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip",),
+                unpack_pictures,
+                "174 MB",
+                only_images=True,
+            ),
+        ),
+    ),
+    "object_halbench": Data(
+        licences=("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
+        files=(
+            RemoteFile(
+                "synonyms_refine.txt",
+                (f"{_RLHF_V}/synonyms_refine.txt",),
+                "681041d2958d7871ed6fa69c3108f34aa6a0a354eb53ed4c5a425e65f86bc72a",
+            ),
+        ),
+        archives=(
+            Archive(
+                "questions and images",
+                (
+                    "https://raw.githubusercontent.com/RLHF-V/RLHF-V/main/eval/data/obj_halbench_300_with_image.jsonl",
+                    "https://raw.githubusercontent.com/RLHF-V/RLAIF-V/main/eval/data/obj_halbench_300_with_image.jsonl",
+                ),
+                unpack_questions,
+                "300 images",
+                contents={
+                    "obj_halbench_300_questions.jsonl": (
+                        "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"
+                    )
+                },
+            ),
+            Archive(
+                "COCO's annotations",
+                (f"{_COCO}/annotations/annotations_trainval2014.zip",),
+                unpack_annotations,
+                "241 MB",
+            ),
+        ),
+    ),
+    "pope": Data(
+        licences=("POPE: MIT", _COCO_LICENCE),
+        files=tuple(
+            RemoteFile(f"coco_pope_{split}.json", (f"{_POPE}/coco_pope_{split}.json",), sha256)
+            for split, sha256 in (
+                ("random", "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994"),
+                ("popular", "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753"),
+                ("adversarial", "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8"),
+            )
+        ),
+        image_address=_coco_image,
+        image_names=_pope_images,
+    ),
+}
+"""What `mmdpo eval download` fetches, by benchmark; the embedded world needs nothing."""

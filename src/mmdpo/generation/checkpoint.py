@@ -1,0 +1,114 @@
+"""The model that answers: a hub name, a folder, or a run of `mmdpo train`, opened as training opens it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from xxhash import xxh3_128
+
+from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
+from mmdpo.data.tokenise import Renderer
+from mmdpo.families import find_family
+from mmdpo.training.adapters import Start, find_start, unwrap_adapter
+from mmdpo.training.build import load_config, load_model, load_processor
+from mmdpo.training.config import MDPOConfig
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SAMPLES, _SAMPLE_SIZE = 64, 65_536
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, perhaps with an adapter on it, and how it is opened. Nothing is loaded before it is asked for."""
+
+    model: str
+    """A hub name, a folder, `world`, or a run that trained an adapter, which names its base."""
+    adapter: str | None = None
+    """A run that trained an adapter, for a `model` that is its base."""
+    dtype: str = "float32"
+    """`bfloat16`, `float16` or `float32`."""
+    revision: str = "main"
+    chat_template: str | None = None
+    """A Jinja file, or `vicuna`; the processor's own unless given."""
+    pad_to_square: bool = False
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @cached_property
+    def options(self) -> MDPOConfig:
+        """How it is opened, as the options of training that loading reads."""
+        return MDPOConfig(
+            output_dir="unused",
+            report_to="none",
+            use_cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
+            model_init_kwargs={"dtype": self.dtype, "revision": self.revision},
+            adapter_name_or_path=self.adapter,
+            chat_template=self.chat_template,
+            pad_to_square=self.pad_to_square,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @cached_property
+    def start(self) -> Start:
+        """Where base, adapter and processor lie.
+
+        Raises FileNotFoundError for a folder that holds no model, CheckpointError for an adapter that does not belong
+        to the model.
+        """
+        folder = Path(self.model).expanduser()
+        if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
+            raise FileNotFoundError(f"{folder}: there is no such folder to load a model from")
+        if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+            inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+            hint = f"; name one of its checkpoints: {', '.join(inside)}" if inside else ""
+            raise FileNotFoundError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}{hint}")
+        return find_start(self.model, self.options)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what answers depend on: names, digests of local weights or the hub's commit, precision, template.
+
+        Raises what `start` raises, OSError for a model that cannot be found, ValueError for one that is no
+        vision-language model.
+        """
+        start, adapter = self.start, self.start.adapter
+        config = load_config(self.model, self.options)
+        base = Path(start.base)
+        return {
+            "model": self.model,
+            "weights": _digest_weights(base) if base.is_dir() else getattr(config, "_commit_hash", None),
+            "adapter": self.adapter,
+            "adapter_weights": None if adapter is None else _digest_weights(adapter),
+            "dtype": self.dtype,
+            "chat_template": self.chat_template,
+            "pad_to_square": self.pad_to_square,
+        }
+
+    def load_renderer(self) -> Renderer:
+        """Returns the processor with what its family adds to it; raises what `describe` raises."""
+        processor = load_processor(self.model, self.options)
+        return Renderer(processor, find_family(load_config(self.model, self.options)))
+
+    def load(self) -> Any:
+        """Returns the model for generating, its adapter in place; raises what loading for training raises."""
+        return unwrap_adapter(load_model(self.model, self.options)).eval()
+
+
+def _digest_weights(folder: Path) -> str:
+    """Returns a digest of the weight files of a folder: sizes, and blocks all over them.
+
+    Reading them whole would take as long as loading the model does, and training changes weights throughout.
+    """
+    digest = xxh3_128()
+    for path in sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\x1f{size}\x1f".encode())
+        with path.open("rb") as file:
+            for place in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLE_SIZE) * place // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_SIZE))
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""Answers from a model in memory: questions of one length together, padded on the left, pictures read ahead."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import release_memory
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import BatchFeature, GenerationConfig
+
+from mmdpo.data.tokenise import Renderer
+from mmdpo.examples import RowError, derive_seed
+from mmdpo.generation.checkpoint import Checkpoint
+from mmdpo.generation.prompts import load_image, render_prompt, sort_key
+from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+_MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """Makes what a model reads of several questions: a pure function, so that workers may run it."""
+
+    renderer: Renderer
+    settings: GenerationSettings
+
+    def __call__(self, questions: Sequence[Question]) -> BatchFeature:
+        """Returns the inputs, padded on the left; raises RowError, naming the question, for a picture it cannot read.
+
+        The beginning-of-sequence token stands where training puts it: see `Renderer.opening_ids`.
+        """
+        prompts = [render_prompt(question, self.settings, self.renderer) for question in questions]
+        inputs = self.renderer.processor(
+            text=prompts,
+            images=[[self._load(question)] for question in questions],
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        inputs.pop("labels", None)  # PaliGemma's, for another use
+        for opening in reversed(self.renderer.opening_ids(prompts[0])):
+            _put_in_front(inputs, opening)
+        return inputs
+
+    def _load(self, question: Question) -> Any:
+        try:
+            return load_image(question.image)
+        except RowError as error:
+            raise RowError(error.problem, source=f"item {question.id}") from error
+
+
+class TransformersAnswerer:
+    """Generates with transformers, in one process or in those that `accelerate launch` started."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int = BATCH_SIZE,
+        workers: int | None = None,
+    ) -> None:
+        """Loads nothing yet.
+
+        `batch_size` is how many questions each process answers at once, halved where memory runs out; `workers` are
+        processes that read pictures ahead, none on a CPU, which has other things to do, unless given.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+        self.checkpoint, self.batch_size = checkpoint, batch_size
+        state = PartialState(cpu=not torch.accelerator.is_available())
+        self.device = state.device
+        self.processes = Processes(state.process_index, state.num_processes, state.wait_for_everyone)
+        self._workers = self._count_workers() if workers is None else workers
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns the model, its precision and versions; the batch size changes no more than rounding."""
+        versions = list_versions("mmdpo", "torch", "transformers", "peft")
+        return {"backend": "transformers", **self.checkpoint.describe(), "versions": versions}
+
+    def answer(self, questions: Sequence[Question], settings: GenerationSettings) -> Iterator[GeneratedAnswer]:
+        """Yields the answers batch by batch, the longest questions first, so that memory runs out early or never.
+
+        Raises:
+            RowError: a picture cannot be read, or the processor has no chat template.
+            ValueError: one question alone does not fit into memory.
+        """
+        ordered = sorted(questions, key=sort_key, reverse=True)
+        batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+        reader = PromptReader(self.checkpoint.load_renderer(), settings)
+        tokenizer = reader.renderer.tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        loader = DataLoader(
+            _Batches(batches, reader),
+            batch_size=None,
+            num_workers=self._workers,
+            generator=torch.Generator(),  # else a seed for workers is drawn from everybody's random state
+            pin_memory=self.device.type == "cuda",
+        )
+        read_ahead = iter(loader)  # reads pictures while the model is loaded
+        generator = _Generator(self.checkpoint.load().to(self.device), reader)
+        for batch, inputs in zip(batches, read_ahead, strict=True):
+            if isinstance(inputs, RowError):
+                raise inputs
+            yield from generator(batch, inputs)
+
+    def _count_workers(self) -> int:
+        if self.device.type == "cpu":
+            return 0
+        return min(_MOST_WORKERS, (os.cpu_count() or 1) // self.processes.count)
+
+
+class _Batches(Dataset[Any]):
+    """The inputs of every batch. An error of a worker travels as a value, since torch would bury what it says."""
+
+    def __init__(self, batches: Sequence[Sequence[Question]], reader: PromptReader) -> None:
+        self.batches, self.reader = batches, reader
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, place: int) -> BatchFeature | RowError:
+        try:
+            return self.reader(self.batches[place])
+        except RowError as error:
+            return error
+
+
+class _Generator:
+    """A loaded model that answers batches."""
+
+    def __init__(self, model: Any, reader: PromptReader) -> None:
+        self.model, self.reader = model, reader
+        self.tokenizer = reader.renderer.tokenizer
+        self.config = make_generation_config(model, self.tokenizer, reader.settings)
+        self.largest: int | None = None
+        """Most questions that fit into memory at once, once that is known."""
+
+    def __call__(self, batch: Sequence[Question], inputs: BatchFeature | None) -> Iterator[GeneratedAnswer]:
+        if self.largest is None or len(batch) <= self.largest:
+            answers = self._try(batch, self.reader(batch) if inputs is None else inputs)
+            if answers is not None:
+                yield from answers
+                return
+            release_memory()
+            self.largest = len(batch) // 2
+            logger.warning("out of memory with %d questions at once: going on with %d", len(batch), self.largest)
+        middle = len(batch) // 2
+        for part in (batch[:middle], batch[middle:]):
+            yield from self(part, None)
+
+    def _try(self, batch: Sequence[Question], inputs: BatchFeature) -> list[GeneratedAnswer] | None:
+        """Returns the answers, None where memory ran out; the error is let go of, since its frames hold tensors."""
+        try:
+            return self._generate(batch, inputs)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if len(batch) == 1:
+                raise ValueError(
+                    f"item {batch[0].id} alone does not fit into memory ({str(error)[:120]}): lower max_new_tokens or "
+                    "num_beams, or take a smaller dtype"
+                ) from None
+            return None
+
+    @torch.inference_mode()
+    def _generate(self, batch: Sequence[Question], inputs: BatchFeature) -> list[GeneratedAnswer]:
+        placed = inputs.to(self.model.device, self.model.dtype)
+        with torch.random.fork_rng(enabled=self.config.do_sample):
+            if self.config.do_sample:
+                torch.manual_seed(derive_seed(self.reader.settings.seed, batch[0].id, "generation"))
+            tokens = self.model.generate(**placed, generation_config=self.config)
+        new = tokens[:, placed["input_ids"].shape[1] :].cpu()
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        ended = torch.isin(new, torch.tensor(self.config.eos_token_id)).any(dim=1).tolist()
+        return [
+            GeneratedAnswer(question.id, text.strip(), {"finish_reason": "stop" if end else "length"})
+            for question, text, end in zip(batch, texts, ended, strict=True)
+        ]
+
+
+def make_generation_config(model: Any, tokenizer: Any, settings: GenerationSettings) -> GenerationConfig:
+    """Returns the settings as transformers takes them.
+
+    Of the model's own generation config only what belongs to its tokens holds (where an answer ends, which tokens are
+    suppressed): a checkpoint's taste in sampling or repetition would make answers of two models incomparable.
+    """
+    own = model.generation_config
+    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+    sampled = dict(top_p=settings.top_p, temperature=settings.temperature, top_k=0) if settings.temperature > 0 else {}
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=settings.temperature > 0,
+        **{"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, **sampled},
+        eos_token_id=list(ends) if isinstance(ends, list | tuple) else [ends],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _put_in_front(inputs: BatchFeature, token: int) -> None:
+    """Puts a token before the first of every left-padded row."""
+    padding = (inputs["attention_mask"] == 0).sum(dim=1)
+    rows = torch.arange(len(padding))
+    shape = inputs["input_ids"].shape
+    for name, values in inputs.items():
+        if not isinstance(values, Tensor) or values.shape != shape:
+            continue
+        longer = torch.cat([values[:, :1], values], dim=1)
+        # The first column is padding's, or is replaced below; types of text are 0, as everywhere.
+        longer[rows, padding] = {"input_ids": token, "attention_mask": 1}.get(name, 0)
+        inputs[name] = longer

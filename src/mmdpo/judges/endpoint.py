@@ -1,0 +1,64 @@
+"""A model behind an OpenAI-compatible endpoint: requests at once, each with retries; the key is `OPENAI_API_KEY`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
+from mmdpo.generation.records import GenerationSettings
+from mmdpo.judges import RETRY_TEMPERATURE, Fail, Failure, JudgeOptions, Keep, Request
+
+
+def make_source(options: JudgeOptions) -> EndpointSource:
+    """Returns the judge; raises ValueError without an address, ImportError without the `openai` package."""
+    if options.url is None:
+        raise ValueError("a judge behind an endpoint needs its address: --judge_url http://localhost:8000/v1")
+    endpoint = ChatEndpoint(options.url, options.model, timeout=options.timeout, retries=options.tries - 1)
+    return EndpointSource(endpoint, options)
+
+
+class EndpointSource:
+    """Asks over HTTP."""
+
+    def __init__(self, endpoint: ChatEndpoint, options: JudgeOptions) -> None:
+        """Takes the endpoint and how to ask it; nothing is sent."""
+        self.endpoint, self.options = endpoint, options
+        self.model = options.model
+
+    def settings(self, attempt: int) -> Mapping[str, Any]:
+        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
+        first = {"temperature": self.options.temperature, "max_new_tokens": self.options.max_new_tokens}
+        if attempt == 0:
+            return first
+        return first | {"temperature": max(RETRY_TEMPERATURE, self.options.temperature), "seed": attempt}
+
+    def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
+        """Asks all, `concurrency` at once; what is on its way when `fail` raises is still waited for and kept."""
+
+        def ask(request: Request) -> None:
+            settings = GenerationSettings(**self.settings(request.attempt))
+            keep(request, self.endpoint.complete([{"role": "user", "content": request.prompt}], settings))
+
+        with ThreadPoolExecutor(self.options.concurrency) as threads:
+            asked = {threads.submit(ask, request): request for request in requests}
+            try:
+                for future in as_completed(asked):
+                    error = future.exception()
+                    if isinstance(error, EndpointError):
+                        fail(asked[future], _explain(error))
+                    elif error is not None:
+                        raise error
+            except KeyboardInterrupt:
+                self.endpoint.close()  # else the waits between tries would hold up the end for a minute
+                raise
+            finally:
+                for future in asked:
+                    future.cancel()
+
+
+def _explain(error: EndpointError) -> Failure:
+    if isinstance(error, RefusedError):
+        return Failure(str(error), "refused")
+    return Failure(str(error), "stopped" if isinstance(error, BudgetSpentError) else "failed")

@@ -1,0 +1,83 @@
+"""A text model on this machine, through its chat template: greedy, in batches of prompts of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from mmdpo.generation.endpoint import Reply
+from mmdpo.generation.records import GenerationSettings
+from mmdpo.judges import RETRY_TEMPERATURE, Fail, JudgeOptions, Keep, Request
+
+
+def make_source(options: JudgeOptions) -> LocalSource:
+    """Returns the judge; its model is loaded with the first request, since all replies may be kept already."""
+    return LocalSource(options)
+
+
+class LocalSource:
+    """Asks a model in memory, on an accelerator if there is one."""
+
+    def __init__(self, options: JudgeOptions) -> None:
+        """Takes the model and how to ask it; nothing is loaded."""
+        self.options = options
+        self.model = options.model
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The model and its tokenizer; raises OSError for no such model, ValueError for one without chat template."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+        if tokenizer.chat_template is None:
+            raise ValueError(f"{self.model}: its tokenizer has no chat template; a judge has to be a chat model")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto")
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return model.to(device or "cpu").eval(), tokenizer
+
+    def settings(self, attempt: int) -> Mapping[str, Any]:
+        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
+        first = {"temperature": self.options.temperature, "max_new_tokens": self.options.max_new_tokens}
+        if attempt == 0:
+            return first
+        return first | {"temperature": max(RETRY_TEMPERATURE, self.options.temperature), "seed": attempt}
+
+    def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
+        """Asks all, `batch_size` at once, the longest first; replies are handed over after each batch."""
+        ordered = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        for start in range(0, len(ordered), self.options.batch_size):
+            batch = ordered[start : start + self.options.batch_size]
+            for request, reply in zip(batch, self._generate(batch), strict=True):
+                keep(request, reply)
+
+    def _generate(self, batch: Sequence[Request]) -> list[Reply]:
+        import torch
+
+        from mmdpo.generation.transformers import make_generation_config
+
+        model, tokenizer = self._loaded
+        settings = GenerationSettings(**self.settings(batch[0].attempt))
+        config = make_generation_config(model, tokenizer, settings)
+        inputs = tokenizer.apply_chat_template(
+            [[{"role": "user", "content": request.prompt}] for request in batch],
+            add_generation_prompt=True,
+            tokenize=True,
+            padding=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            generated = model.generate(**inputs, generation_config=config)
+        new = generated[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._read(tokens, config.eos_token_id) for tokens in new]
+
+    def _read(self, tokens: list[int], ends: Sequence[int]) -> Reply:
+        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        said = tokens if end is None else tokens[:end]
+        text = str(self._loaded[1].decode(said, skip_special_tokens=True)).strip()
+        return Reply(text, self.model, "length" if end is None else "stop", {"completion_tokens": len(said)})

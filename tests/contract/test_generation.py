@@ -1,0 +1,142 @@
+"""What generation promises of every model family: prompts as in training, and answers that no neighbour changes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from cases import picture, prepare
+from tiny_models import MODELS, TinyModel
+
+from mmdpo.data.tokenise import Renderer
+from mmdpo.examples import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample, RowError
+from mmdpo.families import find_family
+from mmdpo.generation.prompts import chat_turns
+from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
+
+WITH_TEMPLATE = [name for name in MODELS if name != "paligemma"]
+SHORT = GenerationSettings(max_new_tokens=7)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A checkpoint whose model is here already."""
+
+    tiny: TinyModel
+
+    def load_renderer(self) -> Renderer:
+        return Renderer(self.tiny.processor, find_family(self.tiny.model.config))
+
+    def load(self) -> Any:
+        return self.tiny.model
+
+
+def questions() -> list[Question]:
+    """Prompts and pictures of different lengths and shapes."""
+    asked = [
+        ("What?", picture(1, 40, 20)),
+        ("Is there a red cup in the picture, or is it a dog that stands in the street?", picture(2, 18, 33)),
+        ("Describe the scene.", picture(3, 30, 18)),
+        ("What is in the picture?", picture(4, 20, 20)),
+        ("Is the sky blue?", picture(5, 40, 20)),
+    ]
+    return [Question(str(number), text, image) for number, (text, image) in enumerate(asked)]
+
+
+def answer(tiny: TinyModel, settings: GenerationSettings, batch_size: int) -> dict[str, str]:
+    answerer = TransformersAnswerer(InMemory(tiny), batch_size=batch_size)  # type: ignore[arg-type]
+    return {found.id: found.text for found in answerer.answer(questions(), settings)}
+
+
+@pytest.mark.parametrize("name", WITH_TEMPLATE)
+def test_a_neighbour_changes_no_answer(name):
+    tiny = MODELS[name]()
+    alone, together = answer(tiny, SHORT, 1), answer(tiny, SHORT, 4)
+    assert together == alone
+    assert len(set(alone.values())) > 1  # else nothing would show that pictures and words are read
+
+
+@pytest.mark.parametrize("name", WITH_TEMPLATE)
+def test_a_prompt_is_that_of_training(name):
+    tiny = MODELS[name]()
+    reader = PromptReader(InMemory(tiny).load_renderer(), SHORT)
+    inputs = reader(questions())
+    for place, question in enumerate(questions()):
+        example = PreferenceExample(
+            question.id, chat_turns(question, SHORT), {CHOSEN: "A cup.", REJECTED: "A dog."}, (question.image,)
+        )
+        _, batch = prepare(tiny, [example], (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED)))
+        real = inputs["attention_mask"][place].bool()
+        trained = batch["prompt_ids"][0][batch["prompt_mask"][0]]
+        # Behind it there may be a mark that generation alone begins with.
+        assert inputs["input_ids"][place][real][: len(trained)].tolist() == trained.tolist()
+        assert real.int().diff().min() >= 0  # padding stands in front of all, and nowhere else
+        for kind, types in batch["token_types"].items():
+            if kind in inputs:
+                assert inputs[kind][place][real][: len(trained)].tolist() == types[0][: len(trained)].tolist(), kind
+
+
+def test_beams_and_samples_need_no_neighbour_either():
+    tiny = MODELS["llava_1_5"]()
+    beams = GenerationSettings(max_new_tokens=7, num_beams=3)
+    assert answer(tiny, beams, 1) == answer(tiny, beams, 4) != answer(tiny, SHORT, 1)
+    sampled = GenerationSettings(max_new_tokens=7, temperature=3.0, seed=1)
+    before = torch.random.get_rng_state()
+    assert answer(tiny, sampled, 4) == answer(tiny, sampled, 4) != answer(tiny, SHORT, 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert answer(tiny, GenerationSettings(max_new_tokens=7, temperature=3.0, seed=2), 4) != answer(tiny, sampled, 4)
+
+
+def test_pictures_can_be_read_by_workers():
+    tiny = MODELS["llava_1_5"]()
+    answerer = TransformersAnswerer(InMemory(tiny), batch_size=2, workers=2)  # type: ignore[arg-type]
+    assert {found.id: found.text for found in answerer.answer(questions(), SHORT)} == answer(tiny, SHORT, 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named_behind_the_answers_before_it(workers, tmp_path):
+    picture(1, 8, 8).save(tmp_path / "whole.png")
+    picture(1, 80, 80).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:100])
+    asked = [Question("good", "What is it, then?", tmp_path / "whole.png"), Question("bad", "?", tmp_path / "cut.png")]
+    answerer = TransformersAnswerer(InMemory(MODELS["llava_1_5"]()), batch_size=1, workers=workers)  # type: ignore[arg-type]
+    answers = answerer.answer(asked, SHORT)
+    assert next(answers).id == "good"
+    with pytest.raises(RowError, match=r"^item bad: image file .*cut\.png cannot be read"):
+        next(answers)
+
+
+def test_a_processor_without_a_template_is_an_error():
+    with pytest.raises(RowError, match=r"no chat template.*--chat_template"):
+        answer(MODELS["paligemma"](), SHORT, 2)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(monkeypatch):
+    tiny, sizes = MODELS["llava_1_5"](), []
+    expected = answer(tiny, SHORT, 4)
+    generate = type(tiny.model).generate
+
+    def scarce(model, **inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(model, **inputs)
+
+    monkeypatch.setattr(type(tiny.model), "generate", scarce)
+    assert answer(tiny, SHORT, 5) == expected
+    assert sizes == [5, 2, 1, 2]  # the second half has three, which is known to be too many
+
+    def broken(model, **inputs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(type(tiny.model), "generate", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        answer(tiny, SHORT, 5)
+
+    def full(model, **inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(tiny.model), "generate", full)
+    with pytest.raises(ValueError, match="item 1 alone does not fit into memory"):
+        answer(tiny, SHORT, 5)

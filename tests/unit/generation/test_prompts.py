@@ -1,0 +1,82 @@
+"""One question, three ways to ask it: the same turns, the same picture."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdpo.examples import RowError
+from mmdpo.generation.prompts import chat_request, chat_turns, load_image, sort_key, write_data_url
+from mmdpo.generation.records import GenerationSettings, Question
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
+POLITE = GenerationSettings(system_prompt="Be brief.")
+
+
+def decode(url):
+    kind, _, content = url.removeprefix("data:").partition(";base64,")
+    return kind, base64.b64decode(content)
+
+
+def pixels(url):
+    return np.asarray(Image.open(io.BytesIO(decode(url)[1])).convert("RGB"))
+
+
+def test_a_request_is_the_turns_with_the_picture_inside():
+    question = Question("1", "What is it?", PICTURE)
+    turns, request = chat_turns(question, POLITE), chat_request(question, POLITE)
+    url = request[1]["content"][0].pop("image_url")["url"]
+    assert request[1]["content"][0].pop("type") == "image_url"
+    turns[1]["content"][0].pop("type")
+    assert request == list(turns)
+    assert (pixels(url) == np.asarray(PICTURE)).all()
+    assert [turn["role"] for turn in chat_turns(question, GenerationSettings())] == ["user"]
+
+
+def test_a_plain_photograph_is_sent_as_it_is_and_any_other_as_it_is_seen(tmp_path):
+    PICTURE.save(tmp_path / "plain.jpg")
+    assert decode(write_data_url(tmp_path / "plain.jpg")) == ("image/jpeg", (tmp_path / "plain.jpg").read_bytes())
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    PICTURE.save(tmp_path / "lying.jpg", exif=lying)
+    PICTURE.convert("RGBA").save(tmp_path / "clear.png")
+    PICTURE.save(tmp_path / "old.bmp")
+    PICTURE.convert("P").save(tmp_path / "palette.png")
+    for name in ("lying.jpg", "clear.png", "old.bmp", "palette.png"):
+        url = write_data_url(tmp_path / name)
+        assert decode(url)[0] == "image/png"
+        assert (pixels(url) == np.asarray(load_image(tmp_path / name))).all(), name
+    assert (pixels(write_data_url(lambda: PICTURE)) == np.asarray(PICTURE)).all()  # one that is drawn when it is needed
+
+
+def test_a_picture_that_is_cut_off_is_not_sent(tmp_path):
+    PICTURE.resize((300, 200)).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-200])
+    with pytest.raises(RowError, match=r"cut\.jpg cannot be read"):
+        write_data_url(tmp_path / "cut.jpg")
+
+
+def test_questions_are_sorted_by_words_then_by_pixels(tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    assert sort_key(Question("1", "four", tmp_path / "a.png")) == (4, 54)
+    assert sort_key(Question("1", "four", lambda: PICTURE)) == (4, 0)
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG")
+    assert sort_key(Question("1", "four", tmp_path / "damaged.png")) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(max_new_tokens=0), "max_new_tokens must be 1 or more"),
+        (dict(temperature=-1.0), "0 .greedy. or above"),
+        (dict(num_beams=3, temperature=0.5), "searched, not sampled"),
+        (dict(top_p=0.5), "takes part in sampling alone"),
+        (dict(top_p=0.0, temperature=1.0), "share of probability"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationSettings(**wrong)
