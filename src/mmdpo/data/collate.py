@@ -38,6 +38,8 @@ class Batch(TypedDict):
     """Per-example weights that terms name."""
     index: Int[Tensor, "B"]
     """Place of each example in its dataset, from 0."""
+    counts: Bool[Tensor, "B"]
+    """False for fillers, which have no part in losses and metrics."""
     ref_logprobs: Float[Tensor, "B C"] | None
     """Cached reference log-probabilities, one column per cached cell."""
 
@@ -94,6 +96,7 @@ class Collator:
             answer_mask=answer_mask,
             weights={name: self._weights(items, name) for name in self.weight_columns},
             index=torch.tensor([item.index for item in items]),
+            counts=torch.tensor([item.counts for item in items]),
             ref_logprobs=_stack_references(items),
         )
 

@@ -12,6 +12,10 @@ from torch.utils.data import Dataset
 from mmdpo.examples import PreferenceExample, RowError, derive_generator
 
 
+class Filler(int):
+    """The place of a row that only fills up a batch, so that every process has one; its pair counts for nothing."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One example on its way to the collator."""
@@ -25,6 +29,8 @@ class Item:
     """The example whose images `random_image` takes."""
     ref_logprobs: Float[Tensor, "C"] | None = None
     """Precomputed reference log-probabilities of those reference cells that stay the same in every epoch, in nats."""
+    counts: bool = True
+    """False for a filler."""
 
 
 class Items(Dataset[Item]):
@@ -66,6 +72,7 @@ class Items(Dataset[Item]):
             epoch=self.epoch,
             other=self._draw_other(example, index) if self.draw_others else None,
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
+            counts=not isinstance(index, Filler),
         )
 
     def _draw_other(self, example: PreferenceExample, index: int) -> PreferenceExample:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmdpo.objective import Objective, ObjectiveLosses, Rank, Scores, name_cell
@@ -45,12 +45,21 @@ class MetricSums:
     def __init__(self) -> None:
         self._sums: dict[str, list[Any]] = defaultdict(lambda: [0.0, 0])
 
-    def add(self, metrics: Mapping[str, Float[Tensor, "B"]]) -> None:
-        """Adds the examples of a batch."""
+    def add(self, metrics: Mapping[str, Float[Tensor, "B"]], counts: Bool[Tensor, "B"] | None = None) -> None:
+        """Adds the examples of a batch, without those that do not count."""
         for name, values in metrics.items():
             entry = self._sums[name]
-            entry[0] = entry[0] + values.sum()
-            entry[1] += len(values)
+            entry[0] = entry[0] + (values.sum() if counts is None else (values * counts).sum())
+            entry[1] = entry[1] + (len(values) if counts is None else counts.sum())
+
+    def state(self) -> dict[str, list[Any]]:
+        """Returns the sums and counts of this process, for a checkpoint."""
+        return {name: list(entry) for name, entry in self._sums.items()}
+
+    def restore(self, state: Mapping[str, list[Any]]) -> None:
+        """Goes on from the sums and counts of a checkpoint."""
+        self._sums.clear()
+        self._sums.update({name: list(entry) for name, entry in state.items()})
 
     def flush(self, accelerator: Any) -> dict[str, float]:
         """Returns the means over all processes and forgets the sums. Every process must call it."""
@@ -58,7 +67,7 @@ class MetricSums:
             return {}
         names = list(self._sums)
         table = torch.stack(
-            [torch.as_tensor([float(total), count], dtype=torch.float64) for total, count in self._sums.values()]
+            [torch.tensor([float(total), float(count)], dtype=torch.float64) for total, count in self._sums.values()]
         ).to(accelerator.device)
         self._sums.clear()
         if accelerator.num_processes > 1:

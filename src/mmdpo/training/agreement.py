@@ -1,0 +1,101 @@
+"""Whether all processes were given the same data and the same options, asked before the first of them waits in vain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate.utils import gather_object
+from PIL import Image
+from xxhash import xxh3_64, xxh3_128
+
+from mmdpo.data.items import Items
+from mmdpo.examples import ImageSource, PreferenceExample
+from mmdpo.training.config import MDPOConfig
+
+OWN = (
+    "local_rank", "output_dir", "logging_dir", "run_name", "ref_cache_dir", "image_root", "resume_from_checkpoint",
+    "use_cpu", "dataloader_num_workers", "dataset_num_proc",
+)  # fmt: skip
+"""Options that may differ: paths of a machine, and how much a machine can do."""
+
+SAME_DATA = (
+    "Give every process the same files in the same order: one shared folder, one revision of a hub dataset; and let "
+    "nothing hang on the order of a directory or of a set"
+)
+
+
+class DisagreementError(ValueError):
+    """Processes of one run that were given different data or options."""
+
+
+def check_agreement(accelerator: Any, args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
+    """Raises DisagreementError, on every process, unless all have the same options and the same datasets.
+
+    Rows are compared by id, text, weights, and the names and sizes of their images: no image is opened. Every process
+    must call it. A dataset without rows to look at, such as a stream, is compared by its name alone.
+    """
+    if accelerator.num_processes == 1:
+        return
+    options = {key: _write(value) for key, value in args.to_dict().items() if key not in OWN}
+    rows = {name: _digest_rows(items) for name, items in datasets.items() if items is not None}
+    summary = {name: (len(digests), xxh3_128(b"".join(digests)).hexdigest()) for name, digests in rows.items()}
+    everyone = gather_object([(options, summary)])
+    first_options, first_summary = everyone[0]
+    for rank, (other_options, other_summary) in enumerate(everyone):
+        for key in first_options:
+            if first_options[key] != other_options.get(key):
+                raise DisagreementError(
+                    f"the processes were given different options: {key} is {first_options[key]} on process 0 and "
+                    f"{other_options.get(key)} on process {rank}. Start all of them with the same recipe and flags"
+                )
+        if list(first_summary) != list(other_summary):
+            raise DisagreementError(
+                f"the processes were given different datasets: {', '.join(first_summary)} on process 0 and "
+                f"{', '.join(other_summary)} on process {rank}. {SAME_DATA}"
+            )
+    for name in first_summary:
+        others = [rank for rank, (_, summary) in enumerate(everyone) if summary[name] != first_summary[name]]
+        if others:  # seen by all, so that all take part in the next exchange
+            raise DisagreementError(_explain(name, datasets[name], gather_object([rows[name]]), others[0]))
+
+
+def _explain(name: str, items: Any, rows: list[list[bytes]], rank: int) -> str:
+    ours, theirs = rows[0], rows[rank]
+    place = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    source = items.examples[place].source if place < len(items) else ""
+    where = f"row {place + 1}" + (f" ({source} on this process)" if source else "")
+    return (
+        f"the processes were given different data: {name} has {len(ours)} rows on process 0 and {len(theirs)} on "
+        f"process {rank}, and the first that differs is {where}. {SAME_DATA}"
+    )
+
+
+def _digest_rows(items: Any) -> list[bytes]:
+    return [_digest_row(items.examples[k]) for k in range(len(items))] if isinstance(items, Items) else []
+
+
+def _digest_row(example: PreferenceExample) -> bytes:
+    content = [
+        example.id,
+        example.prompt,
+        dict(example.responses),
+        dict(example.weights),
+        [_describe_image(image) for image in example.images],
+        [_describe_image(image) for image in example.rejected_images],
+    ]
+    return xxh3_64(_write(content).encode()).digest()
+
+
+def _write(value: Any) -> str:
+    # An object that JSON does not know may show its address, which is another one in each process.
+    return json.dumps(value, sort_keys=True, default=lambda unknown: type(unknown).__name__)
+
+
+def _describe_image(image: ImageSource) -> Any:
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, Image.Image):
+        return image.size
+    return str(image).replace("\\", "/").rpartition("/")[2]  # the folder may be another one on another machine
