@@ -5,14 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmdpo.benchmarks.tasks.world import draw_scenes
+from mmdpo.benchmarks.records import Tools
+from mmdpo.benchmarks.tasks.world import draw_image, draw_scenes, read_items
 from mmdpo.cli import main
+from mmdpo.generation.checkpoint import Checkpoint
+from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.world.evaluate import caption_scenes, score_captions
 from mmdpo.world.model import CHECKPOINT
 
@@ -86,3 +91,15 @@ def test_two_processes_answer_what_one_does(evaluated, tmp_path):
     expected = [row["answer"] for row in read_answers(evaluated)][:60]
     assert [row["answer"] for row in read_answers(run)] == expected
     assert sorted(path.name for path in run.iterdir()) == ["answers.jsonl", "result.json", "scores.jsonl"]
+
+
+def test_a_model_that_answers_twice_is_loaded_once(monkeypatch):
+    loaded = []
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda self: loaded.append(self) or load(self))
+    answerer = TransformersAnswerer(Checkpoint("world"))
+    items = read_items(Path(), Tools(None, None))[:2]
+    questions = [Question(item.id, item.prompt, partial(draw_image, item)) for item in items]
+    first, second = ([a.text for a in answerer.answer(questions, GenerationSettings())] for _ in range(2))
+    assert first == second
+    assert len(loaded) == 1

@@ -73,14 +73,16 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
     remote.add_argument("--max_tokens_total", type=int, help="stop after so many tokens, as the server counts them")
 
 
-def answer_benchmark(benchmark: Benchmark, data_dir: Path, options: argparse.Namespace, tools: Tools) -> Outcome:
-    """Asks the model that the options name. `data_dir` is the benchmark's own folder.
+def answer_benchmark(
+    benchmark: Benchmark, data_dir: Path, options: argparse.Namespace, tools: Tools, answerer: Answerer
+) -> Outcome:
+    """Asks a model as the options say. `data_dir` is the benchmark's own folder.
 
     Without `--answers_only` the scoring is tried out first with `tools`, which have no judge.
     """
     from mmdpo.evaluation.answer import answer_items, check_scoring, choose_items, make_image_finder
 
-    settings, answerer = make_settings(benchmark, options), make_answerer(options)
+    settings = make_settings(benchmark, options)
     items = benchmark.read_items(data_dir, tools)
     if not options.answers_only and not benchmark.needs_judge:
         check_scoring(benchmark, items, data_dir, tools)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdpo.benchmarks.tasks import names
+from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.answer_options import add_answer_options
-from mmdpo.evaluation.judge_options import add_judge_options, choose_judge, has_judge
+from mmdpo.evaluation.judge_options import add_judge_options, check_judge, choose_judge, has_judge
 from mmdpo.evaluation.verbs import add_verbs
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmdpo.benchmarks.linguistics import Linguistics
     from mmdpo.benchmarks.records import Tools
     from mmdpo.benchmarks.similarity import Similarity
+    from mmdpo.generation.records import Answerer
 
 
 def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
@@ -58,14 +59,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 
 
-def _run(name: str, options: argparse.Namespace) -> int:
+def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Answerer] | None = None) -> int:
+    """Runs one benchmark; `make_answerer` gives the model that several of them share."""
     from mmdpo.benchmarks.evaluate import write_evaluation
     from mmdpo.evaluation.download import choose_data_dir
 
     if options.resamples < 100:
         raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
+    check_judge(load(name), options)
     options.data_dir = choose_data_dir(name, options.data_dir)
-    if options.model is not None and not _answer(name, options):
+    if options.model is not None and not _answer(name, options, make_answerer or partial(_make_answerer, options)):
         return 0
     evaluation = evaluate(name, options)
     result = write_evaluation(evaluation, options.out)
@@ -76,17 +79,23 @@ def _run(name: str, options: argparse.Namespace) -> int:
 def _run_suite(options: argparse.Namespace) -> int:
     from mmdpo.evaluation.suite import run_suite
 
-    return run_suite(options, _run)
+    return run_suite(options, partial(_run, make_answerer=cache(partial(_make_answerer, options))))
 
 
-def _answer(name: str, options: argparse.Namespace) -> bool:
+def _make_answerer(options: argparse.Namespace) -> Answerer:
+    from mmdpo.evaluation.answer_options import make_answerer
+
+    return make_answerer(options)
+
+
+def _answer(name: str, options: argparse.Namespace, make_answerer: Callable[[], Answerer]) -> bool:
     """Asks the model, and lets the options name its answers; returns whether they are to be scored here and now."""
     from mmdpo.benchmarks.evaluate import find_data
-    from mmdpo.benchmarks.tasks import load
     from mmdpo.evaluation.answer_options import answer_benchmark
 
     benchmark = load(name)
-    outcome = answer_benchmark(benchmark, find_data(name, options.data_dir), options, _make_language_tools(options))
+    folder, tools = find_data(name, options.data_dir), _make_language_tools(options)
+    outcome = answer_benchmark(benchmark, folder, options, tools, make_answerer())
     if not outcome.is_main:
         return False
     options.answers, options.partial = outcome.path, options.partial or outcome.is_partial
@@ -120,7 +129,6 @@ def evaluate(name: str, options: argparse.Namespace) -> Evaluation:
 def make_tools(name: str, options: argparse.Namespace) -> Tools:
     """Returns the tools that the options choose; those that a benchmark does not use are never loaded."""
     from mmdpo.benchmarks.evaluate import find_data
-    from mmdpo.benchmarks.tasks import load
 
     benchmark, tools = load(name), _make_language_tools(options)
     return replace(tools, judge=choose_judge(benchmark, find_data(name, options.data_dir), tools, options), used={})

@@ -37,22 +37,30 @@ def has_judge(options: argparse.Namespace) -> bool:
     return options.judge_replies is not None or options.judge_model is not None
 
 
-def choose_judge(benchmark: Benchmark, folder: Path, tools: Tools, options: argparse.Namespace) -> Judge | None:
-    """Returns the judge that the options name, None if they name none.
-
-    `folder` holds the benchmark's data. Raises ValueError for options that do not fit together or the benchmark.
-    """
+def check_judge(benchmark: Benchmark, options: argparse.Namespace) -> None:
+    """Raises ValueError for options of a judge that do not fit together or the benchmark: before hours of answers."""
     if options.judge_model is None and (options.judge_url is not None or options.judge is not None):
         raise ValueError("--judge_url and --judge need the model's name too: --judge_model")
-    if not has_judge(options):
-        return None
-    if benchmark.judge_prompt is None:
+    if has_judge(options) and benchmark.judge_prompt is None:
         given = "--judge_replies" if options.judge_replies is not None else "--judge_model"
         raise ValueError(f"{given}: {benchmark.name} has no judge")
+    if options.judge_replies is not None and options.judge_model is not None:
+        raise ValueError("--judge_replies stands instead of a model: leave --judge_model out")
+    for name in ("judge_max_new_tokens", "judge_concurrency", "judge_batch_size", "judge_tries"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; it is 1 or more")
+
+
+def choose_judge(benchmark: Benchmark, folder: Path, tools: Tools, options: argparse.Namespace) -> Judge | None:
+    """Returns the judge that the options name, None if they name none; `folder` holds the benchmark's data.
+
+    Raises what `check_judge` raises, EvaluationError for recorded replies that cannot be used.
+    """
+    check_judge(benchmark, options)
+    if not has_judge(options):
+        return None
     if options.judge_replies is None:
         return _make_judge(benchmark, options)
-    if options.judge_model is not None:
-        raise ValueError("--judge_replies stands instead of a model: leave --judge_model out")
     from mmdpo.benchmarks.replies import RecordedReplies
 
     items = benchmark.read_items(folder, tools)
@@ -62,9 +70,6 @@ def choose_judge(benchmark: Benchmark, folder: Path, tools: Tools, options: argp
 def _make_judge(benchmark: Benchmark, options: argparse.Namespace) -> Judge:
     from mmdpo.evaluation.judging import KeepingJudge
 
-    for name in ("judge_max_new_tokens", "judge_concurrency", "judge_batch_size", "judge_tries"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} is {getattr(options, name)}; it is 1 or more")
     judge_options = JudgeOptions(
         model=options.judge_model,
         url=options.judge_url,

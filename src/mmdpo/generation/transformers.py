@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -110,11 +111,16 @@ class TransformersAnswerer:
             pin_memory=self.device.type == "cuda",
         )
         read_ahead = iter(loader)  # reads pictures while the model is loaded
-        generator = _Generator(self.checkpoint.load().to(self.device), reader)
+        generator = _Generator(self._model, reader)
         for batch, inputs in zip(batches, read_ahead, strict=True):
             if isinstance(inputs, RowError):
                 raise inputs
             yield from generator(batch, inputs)
+
+    @cached_property
+    def _model(self) -> Any:
+        """Loaded once, for all benchmarks that are answered one after the other."""
+        return self.checkpoint.load().to(self.device)
 
     def _count_workers(self) -> int:
         if self.device.type == "cpu":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,30 @@ class VllmAnswerer:
             from vllm.lora.request import LoRARequest
         except ImportError as error:
             raise ImportError('--backend vllm needs vLLM: pip install "mmdpo[vllm]"') from error
+        adapter = self.checkpoint.start.adapter
+        request = None if adapter is None else LoRARequest("adapter", 1, str(adapter.resolve()))
+        sampled = {"top_p": settings.top_p, "seed": settings.seed} if settings.temperature > 0 else {}
+        how = vllm.SamplingParams(max_tokens=settings.max_new_tokens, temperature=settings.temperature, **sampled)
+        for lot, prompts in self._read_ahead(sorted(questions, key=sort_key), settings):
+            outputs = self._model.generate(prompts, how, lora_request=request, use_tqdm=False)
+            for question, output in zip(lot, outputs, strict=True):
+                said = output.outputs[0]
+                yield GeneratedAnswer(question.id, said.text.strip(), {"finish_reason": said.finish_reason})
+
+    @cached_property
+    def _model(self) -> Any:
+        """Loaded once, for all benchmarks that are answered one after the other."""
+        import vllm
+
         start, adapter = self.checkpoint.start, self.checkpoint.start.adapter
-        model = vllm.LLM(
+        return vllm.LLM(
             model=start.base,
             revision=start.revision,
             dtype=self.checkpoint.dtype,
             trust_remote_code=self.checkpoint.trust_remote_code,
             limit_mm_per_prompt={"image": 1},
-            seed=settings.seed,
             **({} if adapter is None else {"enable_lora": True, "max_lora_rank": _find_rank(adapter)}),
         )
-        request = None if adapter is None else LoRARequest("adapter", 1, str(adapter.resolve()))
-        sampled = {"top_p": settings.top_p, "seed": settings.seed} if settings.temperature > 0 else {}
-        how = vllm.SamplingParams(max_tokens=settings.max_new_tokens, temperature=settings.temperature, **sampled)
-        for lot, prompts in self._read_ahead(sorted(questions, key=sort_key), settings):
-            outputs = model.generate(prompts, how, lora_request=request, use_tqdm=False)
-            for question, output in zip(lot, outputs, strict=True):
-                said = output.outputs[0]
-                yield GeneratedAnswer(question.id, said.text.strip(), {"finish_reason": said.finish_reason})
 
     def _read_ahead(
         self, questions: Sequence[Question], settings: GenerationSettings

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from benchmark_data import HAND_MADE
-from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.evaluation.command import add_eval_verb
 
 AMBER = ["--data_dir", str(HAND_MADE), "--answers", str(HAND_MADE / "amber" / "answers.json"), "--linguistics", "table"]
 

@@ -55,7 +55,7 @@ def test_every_kind_of_failure_is_survived_and_no_reply_is_asked_for_twice(serve
     first = judge("mmhal", server, tmp_path / "run", "--judge_timeout", "0.3")
     assert first["metrics"]["mmhal/score"]["value"] == 3.5  # 2, 3, 4 and 5
     assert first["partial"] is False
-    assert first["made_by"]["judge"] == "judge (replies by judge-2024-01-01)"
+    assert first["made_by"]["judge"] == "judge (replies by model-of-2024)"
     assert len(server.requests) == 9  # four that were replied to, five that were not
     replies = kept(tmp_path / "run" / "judge_replies.jsonl")
     assert {row["reply"] for row in replies} == {f"Fine. Rating: {rating}" for rating in (2, 3, 4, 5)}
