@@ -123,7 +123,7 @@ class TestTrain:
             (["--objective", "mdop"], "Did you mean 'mdpo'"),
             (["--corruption", "crop_0_2"], "did you mean 'crop_0_20'"),
             (["--beta", "-1"], "beta must be positive"),
-            (["--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+            (["--resume_from_checkpoint", "runs/nowhere"], "runs/nowhere is no folder"),
             (["--eval_strategy", "epoch"], "test_split_size"),
             (["--dataset_name", "nowhere.jsonl"], "no such file"),
             (["--model_name_or_path", "nobody/nothing"], "nobody/nothing"),

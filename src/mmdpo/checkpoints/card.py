@@ -17,13 +17,13 @@ from typing import Any
 import yaml
 from huggingface_hub import try_to_load_from_cache
 
+from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
 from mmdpo.checkpoints.weights import CheckpointError, read_json
 from mmdpo.objective import build_objective
 from mmdpo.report.curves import curve_panels
 from mmdpo.report.figures import draw_panels
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
-ADAPTER_CONFIG = "adapter_config.json"
 TRAINER_STATE = "trainer_state.json"
 
 HYPERPARAMETERS = (

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
+from mmdpo.checkpoints.adapter import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
 from mmdpo.checkpoints.bunny import ORIGINAL
-from mmdpo.checkpoints.card import ADAPTER_CONFIG, find_base, write_card
+from mmdpo.checkpoints.card import find_base, write_card
 from mmdpo.checkpoints.fetch import find_folder
-from mmdpo.checkpoints.weights import CheckpointError, check_names, read_json, read_weights, written_aside
-
-ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
+from mmdpo.checkpoints.load import load_whole_model
+from mmdpo.checkpoints.weights import CheckpointError, read_json, read_weights, written_aside
 
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 """What is copied of a run that trained the whole model; the processor is saved anew."""
@@ -85,26 +84,14 @@ def _check_whole_model(run: Path) -> None:
 def _merge_adapter(
     run: Path, base: str | None, dtype: torch.dtype | None, allow_pickle: bool, trust_remote_code: bool
 ) -> tuple[Any, str]:
-    from peft import PeftConfig, get_peft_model
-    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-
-    tensors = _read_adapter(run, allow_pickle)
+    tensors = read_adapter(run, allow_pickle=allow_pickle)
     settings = read_json(run / ADAPTER_CONFIG)
-    name = base or settings.get("base_model_name_or_path")
+    name = base or read_base_name(run)
     if not name:
         raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
     source = find_folder(str(name), revision=settings.get("revision"), allow_pickle=allow_pickle)
     model = _load_model(str(source), dtype or "auto", allow_pickle, trust_remote_code)
-    where = f"the adapter in {run} is for another base than {name}"
-    try:
-        adapter = PeftConfig.from_pretrained(str(run))
-        adapter.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
-        adapted = get_peft_model(model, adapter)
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(adapted).items()}
-    check_names(expected, {key: tuple(value.shape) for key, value in tensors.items()}, where)
-    set_peft_model_state_dict(adapted, tensors)
+    adapted = attach_adapter(model, run, tensors, base=name)
     return _merge_in_float32(adapted), str(source)
 
 
@@ -131,29 +118,12 @@ def _without_merge_warnings() -> Iterator[None]:
         yield
 
 
-def _read_adapter(run: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    if (run / ADAPTER).is_file():
-        try:
-            return dict(load_file(run / ADAPTER))
-        except Exception as error:  # safetensors' own error and OSError alike
-            raise CheckpointError(f"{run / ADAPTER} is cut short or damaged ({error})") from error
-    if not (run / PICKLED_ADAPTER).is_file():
-        raise CheckpointError(f"{run} holds {ADAPTER_CONFIG} and no {ADAPTER}")
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{run} holds a pickled adapter ({PICKLED_ADAPTER}), and a pickle can run code when it is opened: allow it "
-            "with --allow_pickle if you trust it"
-        )
-    loaded: dict[str, torch.Tensor] = torch.load(run / PICKLED_ADAPTER, map_location="cpu", weights_only=True)
-    return loaded
-
-
 def _load_model(name: str, dtype: Any, allow_pickle: bool, trust_remote_code: bool) -> Any:
     options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, **options
-        )
+        model = load_whole_model(name, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the model {name} cannot be loaded ({error})") from error
     return model

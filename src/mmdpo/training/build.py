@@ -17,38 +17,50 @@ from transformers import (
     ProcessorMixin,
 )
 
+from mmdpo.checkpoints.load import load_whole_model
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
 from mmdpo.scoring.forward import Scorer
+from mmdpo.training.adapters import (
+    WORLD,
+    check_quantised,
+    continue_adapter,
+    count_bits,
+    find_start,
+    resolve_model,
+    unwrap_adapter,
+)
 from mmdpo.training.config import MDPOConfig
 
-logger = logging.getLogger(__name__)
+__all__ = ["WORLD", "resolve_model", "unwrap_adapter"]
 
-WORLD = "world"
-"""Model and dataset name of the embedded world."""
+logger = logging.getLogger(__name__)
 
 PARTS = ("language_model", "projector", "vision_tower")
 
 
-def load_model(name: str, args: MDPOConfig) -> PreTrainedModel:
+def load_model(name: str, args: MDPOConfig) -> Any:
     """Returns the vision-language model of a hub name, a local folder, or the embedded world (`world`).
 
+    Where `name` is an adapter, or `adapter_name_or_path` names one, it is a PeftModel with that adapter.
     Weights are loaded in float32 unless `model_init_kwargs` names a dtype, as TRL does, and from safetensors alone
-    unless `allow_pickle` is set. Raises ValueError for a model that is no vision-language model, OSError for weights
-    that are missing or pickled.
+    unless `allow_pickle` is set. Raises ValueError for a model that is no vision-language model, for weights that do
+    not fit its configuration, and an adapter that does not fit the model; OSError for weights that are missing or
+    pickled.
     """
+    start = find_start(name, args)
     kwargs: dict[str, Any] = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     kwargs.setdefault("dtype", "float32")
-    kwargs["trust_remote_code"] = args.trust_remote_code
+    kwargs |= dict(trust_remote_code=args.trust_remote_code, revision=start.revision or "main")
     if not args.allow_pickle:
         kwargs["use_safetensors"] = True
     if args.distributed_state is not None and args.distributed_state.num_processes > 1:
         kwargs["device_map"] = None
     try:
-        return AutoModelForImageTextToText.from_pretrained(resolve_model(name), **kwargs)
+        model = load_whole_model(start.base, **kwargs)
     except OSError as error:
         if args.allow_pickle or "model.safetensors" not in str(error):
             raise
@@ -56,6 +68,22 @@ def load_model(name: str, args: MDPOConfig) -> PreTrainedModel:
             f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
             "code: take a checkpoint in safetensors, or set allow_pickle: true"
         ) from error
+    return model if start.adapter is None else continue_adapter(model, start, args, trained_parts(args))
+
+
+def build_empty_model(config: Any, args: MDPOConfig) -> PreTrainedModel:
+    """Returns a model of this configuration, in the options' precision, whose weights are shapes without memory."""
+    kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    dtype = kwargs.get("dtype") or "float32"
+    options = {"attn_implementation": kwargs["attn_implementation"]} if kwargs.get("attn_implementation") else {}
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
+            config,
+            dtype=(config.dtype or "float32") if dtype == "auto" else dtype,
+            trust_remote_code=args.trust_remote_code,
+            **options,
+        )
+    return model
 
 
 def load_config(name: str, args: MDPOConfig) -> Any:
@@ -63,11 +91,12 @@ def load_config(name: str, args: MDPOConfig) -> Any:
 
     Raises ValueError for a model that is no vision-language model, OSError for one that cannot be found.
     """
+    start = find_start(name, args)
     kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     try:
         config = AutoConfig.from_pretrained(
-            resolve_model(name),
-            revision=kwargs.get("revision", "main"),
+            start.base,
+            revision=start.revision or "main",
             token=kwargs.get("token"),
             trust_remote_code=args.trust_remote_code,
         )
@@ -82,14 +111,21 @@ def load_config(name: str, args: MDPOConfig) -> Any:
 
 
 def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
-    """Returns the processor that belongs to a model. Raises ValueError where it reads no images."""
+    """Returns the processor that belongs to a model.
+
+    Raises ValueError where it reads no images, OSError for one that cannot be found.
+    """
+    start = find_start(name, args)
     kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
-    processor = AutoProcessor.from_pretrained(
-        resolve_model(name),
-        revision=kwargs.get("revision", "main"),
-        token=kwargs.get("token"),
-        trust_remote_code=args.trust_remote_code,
-    )
+    try:
+        processor = AutoProcessor.from_pretrained(
+            start.processor,
+            revision=start.revision or "main",
+            token=kwargs.get("token"),
+            trust_remote_code=args.trust_remote_code,
+        )
+    except OSError as error:
+        raise OSError(f"cannot load the processor of {name!r}: {error}") from error
     check_processor(processor)
     if args.chat_template is not None:
         processor.chat_template = read_template(args.chat_template)
@@ -104,15 +140,6 @@ def read_template(name: str) -> str:
     if not path.is_file():
         raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
     return path.read_text(encoding="utf-8")
-
-
-def resolve_model(name: str) -> str:
-    """Returns what `from_pretrained` takes: the name itself, or the folder of the embedded world's checkpoint."""
-    if name == WORLD:
-        from mmdpo.world.model import CHECKPOINT
-
-        return str(CHECKPOINT)
-    return name
 
 
 def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
@@ -205,10 +232,16 @@ def trained_parts(args: MDPOConfig) -> tuple[str, ...]:
 
 
 def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfig) -> Any:
-    """Returns the model as it is trained: adapter added or parts frozen, dropout off."""
+    """Returns the model as it is trained: adapter added or parts frozen, dropout off.
+
+    An adapter that a user's own PeftModel brings is left as it is. Raises ValueError where both the model and the
+    options bring an adapter, and for quantised weights without one.
+    """
+    has_adapter = peft_config is not None or unwrap_adapter(model) is not model
+    check_quantised(count_bits(unwrap_adapter(model)), args, has_adapter=has_adapter)
     if peft_config is not None:
         model = add_adapter(model, family, peft_config, args)
-    elif unwrap_adapter(model) is model:
+    elif not has_adapter:
         freeze_parts(model, family, args)
     if args.bf16 or args.fp16:
         # Autocast brings both to 16 bits anyway; casting activations up to the adapters' float32 first is lost work.
@@ -218,11 +251,6 @@ def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfi
     if args.disable_dropout and (changed := disable_dropout(model)):
         logger.info("dropout is off in policy and reference (%d values set to 0)", changed)
     return model
-
-
-def unwrap_adapter(model: Any) -> Any:
-    """Returns the model inside a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def freeze_parts(model: nn.Module, family: Family, args: MDPOConfig) -> None:
@@ -241,7 +269,10 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: 
     from peft import get_peft_model
 
     if unwrap_adapter(model) is not model:
-        raise ValueError("model is a PeftModel already; give either an adapter in the model or peft_config, not both")
+        raise ValueError(
+            "model is a PeftModel already, or names an adapter: give either an adapter in the model or peft_config "
+            "(use_peft: true), not both"
+        )
     parts = trained_parts(args)
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
         peft_config.target_modules = family.lora_targets(model, parts)
@@ -267,10 +298,3 @@ def disable_dropout(model: nn.Module) -> int:
                 setattr(module, name, 0.0)
                 changed += 1
     return changed
-
-
-def is_fresh_adapter(model: nn.Module) -> bool:
-    """Says whether the adapter still changes nothing: every LoRA B (or its counterpart) is zero."""
-    return all(
-        not bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name
-    )

@@ -1,4 +1,4 @@
-"""What happens beside the steps: the epoch of the corruptions, a progress bar of a larger job."""
+"""What happens beside the steps: the epoch of the corruptions, when to save, a progress bar of a larger job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.progress import Progress
 from transformers import TrainerCallback
 
 from mmdpo.data.items import Items
+from mmdpo.training.stopping import StopRequest
 
 
 class SetEpoch(TrainerCallback):
@@ -23,6 +24,42 @@ class SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Moves on, before the first batch of the epoch is fetched."""
         self.items.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class WhenToSave(TrainerCallback):
+    """Saves behind all that a step or an epoch still does, and as soon as the processes are asked to stop.
+
+    Trainer saves the last step of an epoch before it logs and evaluates the epoch. A run that was killed in between
+    would go on with the next epoch, and that log and evaluation would never be made.
+    """
+
+    def __init__(self, stop: StopRequest, accelerator: Any) -> None:
+        self.stop = stop
+        self.accelerator = accelerator
+        self._is_postponed = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Lets the intervals be those of the options; a resumed run would go on with the checkpoint's."""
+        state.compute_steps(args, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Asks whether to stop, and leaves the checkpoint of an epoch's last step to the end of the epoch."""
+        if self.stop.agree(self.accelerator):
+            control.should_save = control.should_training_stop = True
+        if _ends_epoch(state):
+            self._is_postponed, control.should_save = control.should_save, False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Saves what was left, or does nothing where the epoch was broken off: a resumed run will come to its end."""
+        if not _ends_epoch(state) and self.stop.is_agreed:
+            control.should_log = control.should_evaluate = control.should_save = False
+        elif self._is_postponed:
+            control.should_save = True
+        self._is_postponed = False
+
+
+def _ends_epoch(state: Any) -> bool:
+    return bool(state.global_step >= state.max_steps or state.epoch == int(state.epoch))
 
 
 class ProgressCallback(TrainerCallback):

@@ -66,7 +66,7 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
     if not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
-            "PreferenceDataset (an IterableDataset cannot be checked before training)"
+            "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
 

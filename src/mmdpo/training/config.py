@@ -76,6 +76,9 @@ class MDPOConfig(TrainingArguments):
 
     # The model
     model_init_kwargs: dict[str, Any] | str | None = _option(None, "Keyword arguments of from_pretrained.")
+    adapter_name_or_path: str | None = _option(
+        None, "A trained adapter on model_name_or_path to go on with; the reference is its start."
+    )
     trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
     chat_template: str | None = _option(
         None, "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny."
@@ -99,6 +102,9 @@ class MDPOConfig(TrainingArguments):
     max_length: int | None = _option(2048, "Longest row in tokens, image tokens included; longer answers are cut.")
     dataset_num_proc: int | None = _option(None, "Threads that check the dataset before training.")
     dataset_format: str = _option("auto", "Format of the rows; auto decides by the columns of the first row.")
+    shuffle_buffer_size: int | None = _option(
+        None, "Of a stream: rows that a dataloader worker holds and shuffles among each other. Unset: 1000."
+    )
     image_root: str | None = _option(None, "Folder that relative image paths start from.")
     eval_dataset_name: str | None = _option(None, "Dataset to evaluate on, named as dataset_name is.")
     test_split_size: float | None = _option(None, "Share of the training rows that is kept for evaluation instead.")
@@ -119,6 +125,12 @@ class MDPOConfig(TrainingArguments):
         None, "Folder that keeps what that pass has scored; mmdpo/references in the Hugging Face home if unset."
     )
 
+    # What is shown on the way
+    sample_answers_steps: int | None = _option(
+        None, "Every so many steps, answer a few prompts and log it with their images. Unset or 0: off."
+    )
+    sample_answers: int = _option(4, "How many: the first examples of the evaluation dataset, else of training.")
+
     def __post_init__(self) -> None:
         self.loss_type = _single_loss(self.loss_type)
         if not torch.accelerator.is_available():
@@ -130,6 +142,7 @@ class MDPOConfig(TrainingArguments):
         self._resolve_checkpointing()
         super().__post_init__()
         self._check_trust()
+        self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)
         if self.precompute_ref_log_probs is None:
             self.precompute_ref_log_probs = not _is_sharded(self)
         self.build_objective()
@@ -147,12 +160,21 @@ class MDPOConfig(TrainingArguments):
             )
         if self.max_tokens_per_row is not None and self.max_tokens_per_row < 1:
             raise ValueError(f"max_tokens_per_row must be positive; got {self.max_tokens_per_row}")
+        if self.shuffle_buffer_size is not None and self.shuffle_buffer_size < 1:
+            raise ValueError(f"shuffle_buffer_size must be positive; got {self.shuffle_buffer_size}")
+        if (self.sample_answers_steps or 0) < 0 or self.sample_answers < 1:
+            raise ValueError(
+                "sample_answers_steps is a number of steps, 0 for none, and sample_answers at least 1; got "
+                f"{self.sample_answers_steps} and {self.sample_answers}"
+            )
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length must leave room for a prompt and an answer; got {self.max_length}")
         if not 0 < self.beta < math.inf:
             raise ValueError(f"beta must be positive; got {self.beta}")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
+        if self.enable_jit_checkpoint:
+            raise ValueError("enable_jit_checkpoint saves in the middle of a step; leave it out: SIGTERM is seen to")
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"

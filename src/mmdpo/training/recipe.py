@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 from transformers import TrainingArguments
-from trl import ModelConfig, ScriptArguments, TrlParser
+from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from mmdpo.corruption import names as corruption_names
 from mmdpo.data.formats import names as format_names
 from mmdpo.objective import preset_names, term_names
 from mmdpo.training.config import SECRETS, MDPOConfig
 
-HIDDEN = ("ignore_bias_buffers", "dataset_streaming")
+HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
 
 
@@ -36,6 +36,13 @@ class Recipe:
     training: MDPOConfig
     model: Any
     """TRL's ModelConfig: which model, adapter and quantisation."""
+
+    def model_options(self, *, quantised: bool = True) -> dict[str, Any]:
+        """Returns the options of `from_pretrained`, with or without the quantisation that is asked for."""
+        model, given = self.model, dict(self.training.model_init_kwargs or {})  # type: ignore[arg-type]
+        options = dict(revision=model.model_revision, attn_implementation=model.attn_implementation, dtype=model.dtype)
+        quantisation = get_quantization_config(model) if quantised else None
+        return {**options, **({} if quantisation is None else {"quantization_config": quantisation}), **given}
 
     def resolved(self) -> dict[str, Any]:
         """Returns every key with the value that the run uses, secrets left out; a recipe that repeats the run."""
@@ -81,10 +88,11 @@ def describe_keys() -> str:
     """Returns what `mmdpo train --help` prints: every key that is ours, and where the others come from."""
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     lines = [
-        "usage: mmdpo train --config recipe.yaml [--key value …]",
+        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
         "",
         "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed;",
-        "`world` means the embedded world for both.",
+        "`world` means the embedded world for both. --dry_run tries every row, and prints what the run would train, on",
+        "how many tokens and in how much memory; it reads no weights and writes no file.",
         "",
     ]
     for title, kind in (

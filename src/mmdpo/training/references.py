@@ -28,6 +28,7 @@ from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy
 from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
 from mmdpo.training import build
+from mmdpo.training.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,11 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
             build.disable_dropout(ref_model)
         frozen = build.build_scorer(ref_model.requires_grad_(False).eval(), policy.family, policy.collated, args)
         return FrozenModel(frozen, share_images=False)
-    base = build.unwrap_adapter(policy.model)
+    base = unwrap_adapter(policy.model)
     located = policy.family.locate_parts(base)
     moving = {located.part_of(name) for name, parameter in base.named_parameters() if parameter.requires_grad}
     share_images = moving <= {"language_model"}
-    if policy.model is not base and build.is_fresh_adapter(policy.model):
+    if policy.model is not base and is_undone_by_switching_off(policy.model):
         return AdapterOff(policy, share_images)
     if is_live:
         return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
@@ -203,7 +204,7 @@ class ReferencePass:
 def fingerprint_reference(reference: LiveReference, collator: Collator, accelerator: Any) -> Fingerprint:
     """Returns what every value of a run depends on, beside its row."""
     model: Any = reference.scorer.model
-    base = build.unwrap_adapter(model)
+    base = unwrap_adapter(model)
     if isinstance(reference, AdapterOff):
         adapters, weights = None, digest_weights(base, adapter_prefix=getattr(model.base_model, "prefix", None))
     else:

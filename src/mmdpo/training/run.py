@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config
 
 from mmdpo.checkpoints.card import write_card
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.read import read_dataset
+from mmdpo.data.read import read_dataset, read_stream
+from mmdpo.data.stream import PreferenceStream
+from mmdpo.data.stream_items import StreamItems
 from mmdpo.examples import derive_generator
 from mmdpo.training import build
+from mmdpo.training.checkpoint_folder import MODEL_MARKS, UNFINISHED, find_last_whole, list_checkpoints, read_record
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
-from mmdpo.training.trainer import MDPOTrainer
+from mmdpo.training.trainer import SKIPPED_ROWS, MDPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +44,13 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     """Trains what a recipe and flags describe, saves the model into the run folder, and returns the trainer.
 
     A run that ends with an error before its first checkpoint leaves no folder behind. Raises RecipeError,
-    RunFolderError, RowError and what else is wrong with model or data, before the folder exists where it can be known.
+    RunFolderError, RowError and what else is wrong with model or data, before the folder exists where it can be known;
+    TrainingStopped where SIGTERM has ended it.
     """
     recipe = parse_recipe(arguments)
-    resume = find_checkpoint(recipe.training)
     folder = Path(recipe.training.output_dir)
-    if resume is None:
+    resume = find_checkpoint(recipe.training)
+    if not recipe.training.resume_from_checkpoint:
         check_run_folder(folder, "choose another output_dir, go on with --resume_from_checkpoint true, or remove it")
     with removed_on_failure(folder):
         trainer = build_trainer(recipe)
@@ -54,7 +58,7 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
-        trainer.save_metrics("train", {**result.metrics, "train_samples": len(trainer.train_dataset)})
+        trainer.save_metrics("train", {**result.metrics, "train_samples": _count_pairs(trainer)})
         if trainer.eval_dataset is not None:
             trainer.save_metrics("eval", trainer.evaluate())
         trainer.create_model_card()
@@ -63,15 +67,18 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     return trainer
 
 
+def _count_pairs(trainer: MDPOTrainer) -> int:
+    """Returns the pairs of the training data; of a stream, those that were read from it, repeated ones too."""
+    if isinstance(trainer.train_dataset, StreamItems):
+        return int(trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args))
+    return len(trainer.train_dataset)
+
+
 def build_trainer(recipe: Recipe) -> MDPOTrainer:
     """Returns the trainer of a recipe: data read and checked, model loaded, adapter added."""
     args, model = recipe.training, recipe.model
-    train_dataset, eval_dataset = read_data(recipe)
-    kwargs = dict(revision=model.model_revision, attn_implementation=model.attn_implementation, dtype=model.dtype)
-    quantization = get_quantization_config(model)
-    if quantization is not None:
-        kwargs["quantization_config"] = quantization
-    args.model_init_kwargs = {**kwargs, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    train_dataset, eval_dataset = open_stream(recipe) if recipe.script.dataset_streaming else read_data(recipe)
+    args.model_init_kwargs = recipe.model_options()
     return _RunTrainer(
         model=model.model_name_or_path,
         args=args,
@@ -88,6 +95,8 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
     `dataset_test_split`.
     """
     script, args, test_split = recipe.script, recipe.training, recipe.script.dataset_test_split
+    if script.dataset_streaming:
+        raise RecipeError("dataset_streaming is for training alone: all rows are needed here")
     examples = read_examples(script.dataset_name, script.dataset_train_split, args, config=script.dataset_config)
     if args.test_split_size is not None:
         if args.eval_dataset_name is not None:
@@ -103,6 +112,29 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
             "set test_split_size (a share of its rows) or eval_dataset_name"
         )
     return examples, read_examples(script.dataset_name, test_split, args, config=script.dataset_config)
+
+
+def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | None]:
+    """Returns the stream to train on and, where the recipe evaluates, the evaluation examples, which are read whole."""
+    script, args, name = recipe.script, recipe.training, str(recipe.script.dataset_name)
+    is_evaluated = args.eval_strategy != "no" or args.eval_dataset_name is not None
+    if args.test_split_size is not None:
+        raise RecipeError("test_split_size needs to know all rows, and a stream does not: use eval_dataset_name")
+    if name == build.WORLD:
+        raise RecipeError("the embedded world is made in memory: leave dataset_streaming out")
+    if is_evaluated and args.eval_dataset_name is None and (Path(name).is_file() or has_magic(name)):
+        raise RecipeError(f"eval_strategy: {args.eval_strategy.value} and {name} has no splits: set eval_dataset_name")
+    stream = read_stream(
+        name,
+        split=script.dataset_train_split,
+        config=script.dataset_config,
+        format=args.dataset_format,
+        image_root=args.image_root,
+    )
+    if not is_evaluated:
+        return stream, None
+    held_out = args.eval_dataset_name or name
+    return stream, read_examples(held_out, script.dataset_test_split, args, config=script.dataset_config)
 
 
 def read_examples(name: str, split: str, args: MDPOConfig, *, config: str | None = None) -> PreferenceDataset:
@@ -141,22 +173,37 @@ def prepare_run_folder(folder: str | Path, remedy: str) -> Path:
 
 
 def find_checkpoint(args: MDPOConfig) -> str | None:
-    """Returns the checkpoint that `resume_from_checkpoint` means: a folder, or with `true` the run's last one.
+    """Returns the checkpoint that `resume_from_checkpoint` means: a folder, or with `true` the last one that is whole.
 
-    Raises RunFolderError where there is none.
+    With `true` a run that has no checkpoint yet starts from the beginning, so that a job that is queued again may
+    always pass it. Raises CheckpointError for a checkpoint that is not whole, and RunFolderError where the folder holds
+    something else than a run's beginning.
     """
-    wanted = args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() in ("false", "no"):
+    wanted = str(args.resume_from_checkpoint or "false")
+    args.resume_from_checkpoint = None if wanted.lower() in ("false", "no") else wanted
+    if args.resume_from_checkpoint is None:
         return None
-    if str(wanted).lower() not in ("true", "yes"):
-        if not Path(wanted).is_dir():
-            raise RunFolderError(f"resume_from_checkpoint: {wanted} is no folder")
-        return str(wanted)
+    if wanted.lower() not in ("true", "yes"):
+        read_record(Path(wanted))
+        return wanted
     folder = Path(args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if last is None:
-        raise RunFolderError(f"resume_from_checkpoint: {folder} holds no checkpoint to resume from")
-    return str(last)
+    last = find_last_whole(folder)
+    if last is not None:
+        return str(last)
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if is_beginning(held):
+        logger.info("%s holds no checkpoint yet: training starts from the beginning", folder)
+        return None
+    raise RunFolderError(
+        f"{folder} holds no checkpoint to resume from, and is no run's beginning either (it holds "
+        f"{', '.join(sorted(held)[:8])}): choose another output_dir, or remove it"
+    )
+
+
+def is_beginning(names: Collection[str]) -> bool:
+    """Says whether the files of a folder are what a run leaves that was killed before its first checkpoint."""
+    is_finished = any(name in MODEL_MARKS or name.endswith(".safetensors") for name in names)
+    return not is_finished and (RESOLVED_RECIPE in names or set(names) <= {SKIPPED_ROWS, UNFINISHED})
 
 
 @contextmanager
@@ -166,7 +213,7 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if folder.is_dir() and get_last_checkpoint(str(folder)) is None:
+        if folder.is_dir() and not list_checkpoints(folder):
             for entry in set(folder.iterdir()) - (before or set()):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             if before is None:

@@ -8,23 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
+from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
+from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import write_faults
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
 from mmdpo.training import build
+from mmdpo.training.agreement import check_agreement
 from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data
+from mmdpo.training.checkpointing import CrashSafeTrainer
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.engines import check_engine
+from mmdpo.training.fillers import build_sampler_by_length, fill_last_batch
 from mmdpo.training.metrics import MetricSums, describe_batch
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
+from mmdpo.training.run_identity import describe_run
+from mmdpo.training.samples import SampleAnswers
+from mmdpo.training.streaming import SkippedRows, StreamLoader, StreamSteps, is_stream, make_stream_items
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +43,7 @@ BY_LENGTH = ("group_by_length", "batch_rebalance")
 """Values of `train_sampling_strategy` that need the length of every example."""
 
 
-class MDPOTrainer(Trainer):
+class MDPOTrainer(CrashSafeTrainer):
     """Trains a vision-language model on preference pairs with an objective over (image, response) cells.
 
     The arguments are those of TRL's `DPOTrainer`. `model` is a name, a model or a `PeftModel`; `train_dataset` and
@@ -88,7 +95,12 @@ class MDPOTrainer(Trainer):
         self.objective = args.build_objective()
         collator = build.build_collator(processor, config, args)
         self._collator, self._skipped = collator, CheckedData.empty()
-        train_items = self._make_items(train_dataset, "train", args)
+        if is_stream(train_dataset):
+            train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
+        elif args.shuffle_buffer_size is not None:
+            raise ValueError("shuffle_buffer_size is for streams, and train_dataset is read whole: leave it out")
+        else:
+            train_items = self._make_items(train_dataset, "train", args)
         eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, args))
 
         policy = build.load_model(model, args) if isinstance(model, str) else model
@@ -116,8 +128,12 @@ class MDPOTrainer(Trainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
+        check_agreement(self.accelerator, args, {"train": train_items, **_by_name(eval_items)})
+        check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
         self.model_accepts_loss_kwargs = False
-        self.add_callback(SetEpoch(train_items))
+        self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
+        if args.sample_answers_steps:
+            self.add_callback(SampleAnswers(self, collator))
         if isinstance(reference, FrozenModel):
             self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
         self._live_reference = reference
@@ -153,19 +169,20 @@ class MDPOTrainer(Trainer):
         """Returns the mean of the objective over pairs, and with `return_outputs` the scores too.
 
         `num_items_in_batch` is the number of pairs of the whole optimizer step, on all processes: the loss is then
-        scaled so that the step's gradient is the mean over those pairs however they were split.
+        scaled so that the step's gradient is the mean over those pairs however they were split. Fillers do not count.
         """
         scores = self.score(model, inputs)
         losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"])
         self._check_finite(losses.total, inputs)
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode].add(describe_batch(self.objective, scores, losses, self.args.beta))
+        counts = inputs["counts"]
+        self._metrics[mode].add(describe_batch(self.objective, scores, losses, self.args.beta), counts)
         if num_items_in_batch is None:
-            loss = losses.total.mean()
+            loss = (losses.total * counts).sum() / counts.sum().clamp(min=1)
         else:
             # Trainer divides by the micro-batches of the step, the data-parallel engine by the processes.
             parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
-            loss = losses.total.sum() * parts / num_items_in_batch
+            loss = (losses.total * counts).sum() * parts / num_items_in_batch
         return (loss, scores) if return_outputs else loss
 
     def get_batch_samples(
@@ -175,7 +192,7 @@ class MDPOTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        count = torch.tensor(sum(len(batch["index"]) for batch in batches), device=device)
+        count = torch.stack([batch["counts"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.reduce(count, reduction="sum")
 
     def prediction_step(
@@ -200,9 +217,11 @@ class MDPOTrainer(Trainer):
             return
         rows = batch["index"][~finite].tolist()
         items = self.train_dataset if self.model.training else None
-        sources = (
-            [items.examples[row].source for row in rows] if isinstance(items, Items) else [f"row {r + 1}" for r in rows]
-        )
+        sources = [f"row {row + 1}" for row in rows]
+        if isinstance(items, StreamItems):
+            sources = [items.source_of(row) for row in rows]
+        elif isinstance(items, Items):
+            sources = [items.examples[row].source for row in rows]
         raise FloatingPointError(
             f"the loss is not finite at step {self.state.global_step + 1} for {', '.join(sources[:5])}. Lower the "
             "learning rate, use bf16 or float32 instead of fp16, or look at these rows"
@@ -234,43 +253,62 @@ class MDPOTrainer(Trainer):
 
     # -- data and reference -------------------------------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet.
+
+        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
+        """
+        checkpoint = self.open_run_folder(resume_from_checkpoint)
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
-        if self._skipped.faults and self.is_world_process_zero():
+        if isinstance(self.train_dataset, StreamItems):
+            SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS).add(self._skipped.faults)
+        elif self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
-        return super().train(*args, **kwargs)
+        return super().train(checkpoint, *args, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Loads whole models by `from_pretrained`.
-
-        Trainer would load the state dict as it lies on disk, where `save_pretrained` writes the older names of
-        vision-language models: nothing would match, and the run would silently go on from the start's weights.
-        """
-        policy = self.model if model is None else model
-        if not isinstance(policy, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
-        policy.load_state_dict(saved.state_dict())
-
-    def _load_best_model(self) -> None:
-        """Loads the best checkpoint, whole models as `_load_from_checkpoint` does."""
-        if isinstance(self.model, PreTrainedModel) and self.state.best_model_checkpoint:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
+    def describe_run(self) -> dict[str, Any]:
+        """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""
+        engine = "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "none"
+        policy, processor = self._scorer.model, self.processing_class
+        return describe_run(self.args, policy, self._live_reference, self.train_dataset, processor, engine=engine)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates a dataset in any format that training takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
+            check_agreement(self.accelerator, self.args, _by_name(eval_dataset))
         self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
+
+    def get_train_dataloader(self) -> Any:
+        """Returns Trainer's dataloader; of a stream, one that reads this process's part alone."""
+        if not isinstance(self.train_dataset, StreamItems):
+            return super().get_train_dataloader()
+        self._stream = StreamLoader(
+            self.train_dataset,
+            self.data_collator,
+            self.args,
+            self._train_batch_size,
+            SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS),
+        )
+        self._stream.check_agreement()
+        return self._stream
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Saves what each process has of its own: its random state, and its position in a stream."""
+        super()._save_rng_state(output_dir)
+        if isinstance(self.train_dataset, StreamItems):
+            self._stream.save(Path(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Loads what `_save_rng_state` has saved, before the first batch is asked for."""
+        super()._load_rng_state(checkpoint)
+        if isinstance(self.train_dataset, StreamItems) and checkpoint is not None:
+            self._stream.load(Path(checkpoint))
 
     def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
         if isinstance(dataset, Items):
@@ -287,11 +325,20 @@ class MDPOTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Returns Trainer's sampler; those that go by length are given what the check of the data counted."""
+        """Returns Trainer's sampler, or one of ours that goes by the lengths which the check of the data counted."""
         if self.args.train_sampling_strategy not in BY_LENGTH:
             return super()._get_train_sampler(train_dataset)
-        # Trainer reads lengths from a column of a `datasets.Dataset` alone.
-        return super()._get_train_sampler(Dataset.from_dict({self.args.length_column_name: self.train_dataset.lengths}))
+        return build_sampler_by_length(self.args, self.train_dataset.lengths)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Returns none: rows are evaluated in their order, whatever the strategy of training is."""
+        return None
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns Trainer's dataloader, which on several processes ends with fillers instead of repeated rows."""
+        dataloader = super()._get_dataloader(*args, **kwargs)
+        fill_last_batch(dataloader)
+        return dataloader
 
     def _precompute(self, *datasets: Any) -> None:
         """Scores datasets with the reference, each once: one, several under names, or None.
@@ -299,9 +346,11 @@ class MDPOTrainer(Trainer):
         Where the reference is the policy itself and has moved, it is too late; `StartOfPolicy` will say so.
         """
         live, waiting = self._live_reference, list[Items]()
+        if not self._cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
+            return
         for dataset in datasets:
             _map_datasets(dataset, lambda _, items: waiting.append(items) if items.ref_logprobs is None else None)
-        if not waiting or not self._cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
+        if not waiting:
             return
         ReferencePass(
             reference=live,
@@ -320,6 +369,10 @@ def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:
     if isinstance(dataset, Mapping):
         return {name: function(name, data) for name, data in dataset.items()}
     return function("eval", dataset)
+
+
+def _by_name(dataset: Any) -> dict[str, Any]:
+    return dict(dataset) if isinstance(dataset, Mapping) else {"eval": dataset}
 
 
 def _stack_rewards(scores: Scores, cells: tuple[Any, ...], beta: float, batch: Batch) -> Float[Tensor, "B C"]:

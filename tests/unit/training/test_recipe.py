@@ -88,7 +88,7 @@ class TestErrors:
         [
             ("learning_rte: 1e-5", r"recipe\.yaml: unknown key 'learning_rte'; did you mean 'learning_rate'\?"),
             ("objectiv: dpo", r"unknown key 'objectiv'; did you mean 'objective'\?"),
-            ("dataset_streaming: true", "unknown key 'dataset_streaming'"),
+            ("ignore_bias_buffers: true", "unknown key 'ignore_bias_buffers'"),
             ("config: other.yaml", "unknown key 'config'"),
             ("7: 8", "unknown key 7"),
             ("beta: 0.1\nseed: 1\nbeta: 0.2", r"recipe\.yaml: 'beta' is given twice, in lines 6 and 8"),
@@ -198,5 +198,5 @@ def test_help_names_every_option_and_every_choice():
     text = describe_keys()
     for name in ("crop_space", "lora_r", "dataset_name", "mfpo", "rank", "patch_mask", "llama_factory"):
         assert name in text
-    assert "dataset_streaming" not in text
+    assert "ignore_bias_buffers" not in text
     assert MDPOConfig.__dataclass_fields__["beta"].metadata["help"] in text

@@ -1,0 +1,293 @@
+"""`mmdpo train --dry_run`: what a run would train, on how many tokens, and in how much memory, without its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Plain
+from trl import get_peft_config
+
+from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.prepare import PreparedExample
+from mmdpo.families import Family, find_family
+from mmdpo.scoring.plan import grow_trees
+from mmdpo.training import build
+from mmdpo.training.adapters import Start, check_quantised, find_start, freeze_others, is_added, unwrap_adapter
+from mmdpo.training.check import check_data
+from mmdpo.training.config import MDPOConfig
+from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
+from mmdpo.training.recipe import Recipe, parse_recipe
+from mmdpo.training.references import cacheable_cells
+from mmdpo.training.run import check_run_folder, find_checkpoint, open_stream, read_data
+
+ADAPTER_PART = "adapter"
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """What one pair costs: tokens in all its trees, of its longest tree, and of the answers in them."""
+
+    tokens: int
+    longest: int
+    answers: int
+    trees: int
+
+
+@dataclass(frozen=True)
+class PartCount:
+    """Parameters of a part of the model."""
+
+    part: str
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a recipe comes to."""
+
+    model_class: str
+    family: str
+    decoder: str
+    parts: tuple[PartCount, ...]
+    adapter: str
+    rows: str
+    """Whether cells share rows, and if not, why."""
+    reference: str
+    pairs: int
+    skipped: int
+    eval_pairs: int | None
+    pairs_per_step: int
+    how_pairs: str
+    steps_per_epoch: int | None
+    """None for a stream, which has no length; its first rows were tried alone."""
+    steps: int
+    tokens: tuple[PairTokens, ...]
+    batch: MicroBatch
+    memory: tuple[MemoryLine, ...]
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean over the data, without padding."""
+        return self.pairs_per_step * sum(pair.tokens for pair in self.tokens) / len(self.tokens)
+
+
+def dry_run(arguments: Sequence[str], console: Console) -> None:
+    """Prints what `mmdpo train` with these arguments would do, having tried every row of the data as training would.
+
+    Neither weights are read nor files written. Raises what training would raise before it loads the weights:
+    RecipeError, RunFolderError, RowError, OSError for a model, processor or dataset that cannot be found.
+    """
+    recipe = parse_recipe(arguments)
+    if find_checkpoint(recipe.training) is None:
+        check_run_folder(Path(recipe.training.output_dir), "choose another output_dir, or remove it")
+    plan = plan_run(recipe)
+    if recipe.training.process_index == 0:
+        print_plan(plan, console)
+
+
+def plan_run(recipe: Recipe) -> RunPlan:
+    """Returns what a recipe comes to; its model lies on the `meta` device, without memory."""
+    args, name = recipe.training, recipe.model.model_name_or_path
+    args.model_init_kwargs = recipe.model_options(quantised=False)
+    is_stream = recipe.script.dataset_streaming
+    train_dataset, eval_dataset = _open_stream(recipe) if is_stream else read_data(recipe)
+    start, config = find_start(name, args), build.load_config(name, args)
+    processor = build.load_processor(name, args)
+    family = find_family(config)
+    policy = _build_empty_policy(config, family, start, recipe)
+    objective = args.build_objective()
+    scorer = build.build_scorer(policy, family, objective.cells, args)
+
+    args.check_data = "full"  # tokens cannot be counted otherwise
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    counting = _CountingCollator.of(build.build_collator(processor, config, args), share=scorer.shares_prefix)
+    checked = check_data(train_dataset, "train", counting, args)
+    tokens = tuple(counting.pairs)
+    held_out = None if eval_dataset is None else check_data(eval_dataset, "eval", counting, args)
+    batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
+    steps_per_epoch = count_steps_per_epoch(len(checked.examples), args)
+    reference = _choose_reference(args, is_fresh=start.adapter is None and recipe.model.use_peft)
+    memory = estimate_memory(policy, family, args, batch, bits=_read_bits(recipe), reference=reference)
+    return RunPlan(
+        model_class=type(unwrap_adapter(policy)).__name__,
+        family=type(family).__name__,
+        decoder=unwrap_adapter(policy).get_decoder().config.model_type,
+        parts=count_parts(policy, family),
+        adapter=_describe_adapter(policy, start),
+        rows=_describe_rows(scorer, family, args),
+        reference=next(line.basis for line in memory if line.name == "reference"),
+        pairs=len(checked.examples),
+        skipped=len(checked.faults),
+        eval_pairs=None if held_out is None else len(held_out.examples),
+        pairs_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        how_pairs=f"{args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
+        + ("process" if args.world_size == 1 else "processes"),
+        steps_per_epoch=None if is_stream else steps_per_epoch,
+        steps=args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch),
+        tokens=tokens,
+        batch=batch,
+        memory=memory,
+    )
+
+
+def count_steps_per_epoch(pairs: int, args: MDPOConfig) -> int:
+    """Returns the optimizer steps of an epoch, as Trainer and accelerate come to them."""
+    size, processes = int(args.train_batch_size), int(args.world_size)
+    batches = pairs // size if args.dataloader_drop_last else math.ceil(pairs / size)
+    return max(math.ceil(math.ceil(batches / processes) / int(args.gradient_accumulation_steps)), 1)
+
+
+def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
+    """Returns the parameters by part; what an adapter adds counts as a part of its own."""
+    base = unwrap_adapter(policy)
+    located = family.locate_parts(base)
+    counts = {part: [0, 0] for part in (*build.PARTS, ADAPTER_PART)}
+    for name, parameter in base.named_parameters():
+        entry = counts[ADAPTER_PART if is_added(name) else located.part_of(name)]
+        entry[0] += parameter.numel()
+        entry[1] += parameter.numel() * parameter.requires_grad
+    return tuple(PartCount(part, total, moved) for part, (total, moved) in counts.items() if total)
+
+
+@dataclass(frozen=True)
+class _CountingCollator(Collator):
+    """Notes what each row costs while the check of the data makes a batch of it."""
+
+    share: bool = False
+    pairs: list[PairTokens] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, collator: Collator, *, share: bool) -> _CountingCollator:
+        return cls(**{part.name: getattr(collator, part.name) for part in fields(collator)}, share=share)
+
+    def collate(self, examples: Sequence[PreparedExample]) -> Batch:
+        """Returns the batch of one example."""
+        batch = super().collate(examples)
+        trees = grow_trees(batch, self.prepare.cells, self.prepare.cells, share=self.share)
+        self.pairs.append(
+            PairTokens(
+                tokens=sum(tree.length for tree in trees),
+                longest=max(tree.length for tree in trees),
+                answers=sum(branch.length for tree in trees for branch in tree.branches),
+                trees=len(trees),
+            )
+        )
+        return batch
+
+
+def _open_stream(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
+    """Returns the first rows of a stream, and the evaluation examples; options become those that a stream has."""
+    if recipe.training.max_steps <= 0:
+        raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
+    stream, held_out = open_stream(recipe)
+    recipe.training.precompute_ref_log_probs = False
+    return stream.head, held_out
+
+
+def _build_empty_policy(config: Any, family: Family, start: Start, recipe: Recipe) -> Any:
+    """Returns the policy as training would build it, on the meta device."""
+    args, peft_config = recipe.training, get_peft_config(recipe.model)
+    model = build.build_empty_model(config, args)
+    check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
+    with torch.device("meta"):
+        if start.adapter is not None:
+            from peft import PeftConfig, get_peft_model
+
+            settings = PeftConfig.from_pretrained(str(start.adapter))
+            settings.inference_mode = False
+            model = get_peft_model(model, settings)
+            freeze_others(model, build.trained_parts(args))
+        return build.prepare_policy(model, family, peft_config, args)
+
+
+def _read_bits(recipe: Recipe) -> int | None:
+    return 4 if recipe.model.load_in_4bit else 8 if recipe.model.load_in_8bit else None
+
+
+def _choose_reference(args: MDPOConfig, *, is_fresh: bool) -> str:
+    """Returns which reference `choose_reference` will take: this model has no weights that could be looked at."""
+    if not set(args.build_objective().reference_cells).difference(cacheable_cells(args)):
+        return "none"
+    return "adapter off" if is_fresh else "copy"
+
+
+def _find_largest_batch(pairs: Sequence[PairTokens], size: int, *, share: bool) -> MicroBatch:
+    """Returns the most that a micro-batch of `size` pairs can hold: the longest of them together."""
+    answers = sum(sorted((pair.answers for pair in pairs), reverse=True)[:size])
+    if share:
+        return MicroBatch(sum(sorted((pair.tokens for pair in pairs), reverse=True)[:size]), answers)
+    rows = sum(sorted((pair.trees for pair in pairs), reverse=True)[:size])
+    return MicroBatch(rows * max(pair.longest for pair in pairs), answers)
+
+
+def _describe_adapter(policy: Any, start: Start) -> str:
+    settings = getattr(policy, "peft_config", {}).get("default")
+    if settings is None:
+        return "none: whole weights are trained"
+    kind = "DoRA" if getattr(settings, "use_dora", False) else "LoRA"
+    kind += ", scaled as rsLoRA," if getattr(settings, "use_rslora", False) else ""
+    layers = sum(hasattr(module, "lora_A") for module in policy.modules())
+    told = f"{kind} of rank {getattr(settings, 'r', '?')} on {layers} layers"
+    return told if start.adapter is None else f"{told}, going on from {start.adapter}"
+
+
+def _describe_rows(scorer: Any, family: Family, args: MDPOConfig) -> str:
+    if scorer.shares_prefix:
+        limit = "" if args.max_tokens_per_row is None else f", in rows of up to {args.max_tokens_per_row} tokens"
+        return f"shared: cells under one image have one prompt, and the pairs of a micro-batch are packed{limit}"
+    why = family.why_separate(scorer.model) if args.attention == "auto" else "attention: separate asks for it"
+    return f"separate, one for each cell: {why}"
+
+
+def print_plan(plan: RunPlan, console: Console) -> None:
+    """Prints the plan as three tables: what is trained, on what, and in how much memory."""
+    model = Table(show_header=False, title_justify="left")
+    for name, value in (
+        ("model", f"{plan.model_class}, family {plan.family}, decoder {plan.decoder}"),
+        ("adapter", plan.adapter),
+        ("rows", plan.rows),
+        ("reference", plan.reference),
+    ):
+        model.add_row(name, Plain(value))
+    counts = Table("part", "parameters", "trained")
+    total = PartCount("total", *(sum(getattr(part, n) for part in plan.parts) for n in ("parameters", "trained")))
+    for part in (*plan.parts, total):
+        counts.add_row(part.part, f"{part.parameters:,}", f"{part.trained:,}")
+    data = Table(show_header=False)
+    for name, value in _describe_data(plan):
+        data.add_row(name, Plain(value))
+    memory = Table("memory of one process", "", "assumed")
+    for line in plan.memory:
+        memory.add_row(line.name, format_bytes(line.bytes), Plain(line.basis))
+    memory.add_row(
+        "total",
+        format_bytes(sum(line.bytes for line in plan.memory)),
+        "without CUDA's own (about 1 GB), fragments, and what FSDP or DeepSpeed spread over processes",
+    )
+    for table in (model, counts, data, memory):
+        console.print(table)
+    console.print("Nothing was trained, written or loaded.")
+
+
+def _describe_data(plan: RunPlan) -> list[tuple[str, str]]:
+    lengths, is_stream = [pair.tokens for pair in plan.tokens], plan.steps_per_epoch is None
+    skipped = f", {plan.skipped} faulty ones skipped" if plan.skipped else ""
+    evaluated = "" if plan.eval_pairs is None else f"; {plan.eval_pairs:,} for evaluation"
+    return [
+        ("pairs", f"{'a stream, tried on ' if is_stream else ''}{plan.pairs:,}{skipped}{evaluated}"),
+        ("pairs per step", f"{plan.pairs_per_step} = {plan.how_pairs}"),
+        ("steps", f"{plan.steps:,}" if is_stream else f"{plan.steps_per_epoch:,} per epoch, {plan.steps:,} in all"),
+        ("tokens per pair", f"{sum(lengths) / len(lengths):,.1f} on average, {max(lengths):,} at most, all its rows"),
+        ("tokens per step", f"{plan.tokens_per_step:,.0f} on average"),
+        ("largest micro-batch", f"{plan.batch.tokens:,} tokens, {plan.batch.answer_tokens:,} of them in answers"),
+    ]

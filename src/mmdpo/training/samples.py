@@ -1,0 +1,285 @@
+"""Sample answers while training: what the model says to the same few prompts at the start and every so many steps.
+
+sample_answers.jsonl   one line per step and example: prompt, pictures, chosen answer, the model's answer
+sample_answers/        the pictures, originals and corrupted ones
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import release_memory, send_to_device
+from PIL.Image import Image
+from torch import nn
+from transformers import GenerationConfig, TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.items import Items
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
+from mmdpo.data.stream_items import StreamItems
+from mmdpo.examples import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
+
+if TYPE_CHECKING:
+    from mmdpo.training.trainer import MDPOTrainer
+
+logger = logging.getLogger(__name__)
+
+SAMPLES, PICTURES = "sample_answers.jsonl", "sample_answers"
+MAX_NEW_TOKENS = 128
+LONGEST_SIDE = 512
+"""Pixels of a picture that is shown."""
+COLUMNS = ("step", "id", "image", "corrupted", "prompt", "chosen", "answer")
+"""Of the table that W&B and Trackio show."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example whose prompt is answered again and again."""
+
+    id: str
+    prompt: str
+    chosen: str
+    images: tuple[Image, ...]
+    """Small copies, as the next."""
+    corrupted: tuple[Image, ...]
+    """As training sees them; none where the objective has no corrupted image or it is made behind the processor."""
+    inputs: Batch
+    """The prompt under the original images, alone, so that nothing is padded."""
+
+
+class SampleAnswers(TrainerCallback):
+    """Lets the model answer fixed prompts greedily, and shows that to TensorBoard, W&B, Trackio and a file.
+
+    The examples are the first of the evaluation dataset, else of the training dataset. Training goes on as if nothing
+    had been asked: random states and the modes of all modules are put back.
+    """
+
+    def __init__(self, trainer: MDPOTrainer, collator: Collator) -> None:
+        """Raises ValueError where the engine keeps the model in pieces: one process alone could not answer."""
+        plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+        if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+            raise ValueError(
+                "sample_answers_steps: FSDP and ZeRO-3 keep the model in pieces, and sample answers come from one "
+                "process: leave it out, or train with DDP or ZeRO-2"
+            )
+        self.trainer = trainer
+        self.collator = collator
+        self.every, self.count = trainer.args.sample_answers_steps, trainer.args.sample_answers
+        self.samples: tuple[Sample, ...] = ()
+        self._pictures_shown = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Chooses the examples, saves their pictures and asks the start; a resumed run goes on with the file."""
+        if not state.is_world_process_zero:
+            return
+        self.samples = choose_samples(_find_items(self.trainer), self.collator, self.count)
+        _save_pictures(self.samples, Path(args.output_dir))
+        if _cut_rows(Path(args.output_dir) / SAMPLES, state.global_step) < state.global_step or not state.global_step:
+            self._ask(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Asks every so many steps, and behind the last one."""
+        is_due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        if state.is_world_process_zero and is_due:
+            self._ask(state.global_step)
+
+    def _ask(self, step: int) -> None:
+        trainer = self.trainer
+        try:
+            with undisturbed(trainer.model), trainer.compute_loss_context_manager():
+                answers = [answer(trainer.model, sample, self.collator) for sample in self.samples]
+        except torch.OutOfMemoryError:
+            release_memory()
+            logger.warning("no sample answers at step %d: they do not fit into memory beside the training", step)
+            return
+        rows = [_describe(sample, number, step, said) for number, (sample, said) in enumerate(self._pair(answers), 1)]
+        with (Path(trainer.args.output_dir) / SAMPLES).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                _show_in_tensorboard(callback.tb_writer, self.samples, rows, with_pictures=not self._pictures_shown)
+            elif isinstance(callback, WandbCallback):
+                import wandb
+
+                wandb.log({"sample_answers": _table(wandb, self.samples, rows), "train/global_step": step})
+            elif isinstance(callback, TrackioCallback):
+                import trackio
+
+                trackio.log({"sample_answers": _table(trackio, self.samples, rows), "train/global_step": step})
+        self._pictures_shown = True
+
+    def _pair(self, answers: Sequence[str]) -> Iterator[tuple[Sample, str]]:
+        return zip(self.samples, answers, strict=True)
+
+
+def choose_samples(items: Items, collator: Collator, count: int) -> tuple[Sample, ...]:
+    """Returns the first `count` examples, opened and tokenised; rows that cannot be prepared are passed over."""
+    prepare = replace(collator.prepare, cells=(Cell(ORIGINAL, CHOSEN),))
+    ask = replace(collator, prepare=prepare, weight_columns=())
+    # What is cropped behind the processor is no picture.
+    versions = (ORIGINAL, CORRUPTED if collator.prepare.crop_space == "image" else "")
+
+    def prepared() -> Iterator[Sample]:
+        for place in range(len(items)):
+            try:
+                item = items[place]
+                contexts = collator.prepare(item).contexts | prepare(item).contexts
+                inputs = ask([item])
+            except RowError:
+                continue
+            images, corrupted = ([_shrink(i) for i in contexts[v].images] if v in contexts else [] for v in versions)
+            prompt = plain_text(item.example.prompt).replace(IMAGE_PLACEHOLDER, "").strip()
+            chosen = plain_text(item.example.responses[CHOSEN])
+            yield Sample(item.example.id, prompt, chosen, tuple(images), tuple(corrupted), inputs)
+
+    return tuple(islice(prepared(), count))
+
+
+@torch.no_grad()  # not inference_mode: a model may keep what it computes, for the next step's backward pass
+def answer(model: Any, sample: Sample, collator: Collator) -> str:
+    """Returns the model's greedy answer to a sample, without special tokens."""
+    batch: Any = send_to_device(sample.inputs, next(model.parameters()).device)
+    length = batch["prompt_ids"].shape[1]
+    images = {
+        name: value.to(model.dtype) if value.is_floating_point() else value
+        for name, value in batch["image_inputs"].items()
+    }
+    tokenizer = collator.prepare.renderer.tokenizer
+    room = MAX_NEW_TOKENS if collator.context_length is None else min(MAX_NEW_TOKENS, collator.context_length - length)
+    tokens = model.generate(
+        input_ids=batch["prompt_ids"],
+        attention_mask=batch["prompt_mask"].long(),
+        **batch["token_types"],
+        **images,
+        generation_config=_greedy(model, tokenizer, room),
+    )
+    text: str = tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
+    return text.strip()
+
+
+def _greedy(model: Any, tokenizer: Any, room: int) -> GenerationConfig:
+    """Returns plain greedy decoding; of the model's own configuration only its tokens hold."""
+    own = model.generation_config.eos_token_id
+    return GenerationConfig(
+        max_new_tokens=room,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=tokenizer.eos_token_id if own is None else own,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode, and afterwards puts back the mode of each module and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    device = next(model.parameters()).device
+    devices = [] if device.type == "cpu" else [device]
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices, device_type="cuda" if device.type == "cpu" else device.type):
+            yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _find_items(trainer: MDPOTrainer) -> Items:
+    """Returns the evaluation examples, of several datasets the first, else those of training; of a stream its head."""
+    found: Any = trainer.eval_dataset
+    if isinstance(found, Mapping):
+        found = next(iter(found.values()), None)
+    if found is None:
+        found = trainer.train_dataset
+    if isinstance(found, StreamItems):
+        return Items(found.stream.head, seed=found.seed, draw_others=found.draw_others, per_epoch=found.per_epoch)
+    return found  # type: ignore[no-any-return]
+
+
+def _save_pictures(samples: Sequence[Sample], folder: Path) -> None:
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(samples, start=1):
+        for paths, images in zip(_name_pictures(sample, number), (sample.images, sample.corrupted), strict=True):
+            for path, image in zip(paths, images, strict=True):
+                image.save(folder / path)
+
+
+def _shrink(image: Image) -> Image:
+    small = image.convert("RGB")
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return small
+
+
+def _name_pictures(sample: Sample, number: int) -> tuple[list[str], list[str]]:
+    """Returns the paths of the original and the corrupted pictures, from the run folder."""
+    originals = [f"{PICTURES}/{number}_{place}.png" for place in range(len(sample.images))]
+    return originals, [f"{PICTURES}/{number}_{place}_corrupted.png" for place in range(len(sample.corrupted))]
+
+
+def _cut_rows(path: Path, step: int) -> int:
+    """Removes what an interrupted run wrote behind the step it goes on from; returns the last step that is left."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut in the middle
+            continue
+        if row["step"] <= step:
+            rows.append(row)
+    if path.is_file():
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return max((row["step"] for row in rows), default=-1)
+
+
+def _describe(sample: Sample, number: int, step: int, said: str) -> dict[str, Any]:
+    pictures, corrupted = _name_pictures(sample, number)
+    return {
+        "step": step,
+        "id": sample.id,
+        "prompt": sample.prompt,
+        "pictures": pictures,
+        "corrupted_pictures": corrupted,
+        "chosen": sample.chosen,
+        "answer": said,
+    }
+
+
+def _show_in_tensorboard(
+    writer: Any, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]], *, with_pictures: bool
+) -> None:
+    """Writes the answers, and the pictures the first time, for these stay the same."""
+    for number, (sample, row) in enumerate(zip(samples, rows, strict=True), start=1):
+        for kind, images in (("image", sample.images), ("corrupted", sample.corrupted)) if with_pictures else ():
+            for place, image in enumerate(images):
+                name = f"sample_answers/{number}/{kind}" + (f"_{place}" if place else "")
+                writer.add_image(name, np.asarray(image), row["step"], dataformats="HWC")
+        table = "\n\n".join(f"**{name}**: {row[name]}" for name in ("prompt", "chosen", "answer"))
+        writer.add_text(f"sample_answers/{number}/answer", table, row["step"])
+
+
+def _table(library: Any, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Returns a table of W&B or of Trackio, which have the same classes; of several images it shows the first."""
+    data = []
+    for sample, row in zip(samples, rows, strict=True):
+        shown = [library.Image(images[0]) if images else None for images in (sample.images, sample.corrupted)]
+        data.append([row["step"], row["id"], *shown, row["prompt"], row["chosen"], row["answer"]])
+    return library.Table(columns=list(COLUMNS), data=data)

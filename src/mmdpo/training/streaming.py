@@ -1,0 +1,329 @@
+"""Training on a stream: batches made by each process's own workers, faulty rows on the way, and the exact position."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import fsspec  # type: ignore[import-untyped]
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import TrainerCallback
+
+from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.items import Item
+from mmdpo.data.stream import PreferenceStream
+from mmdpo.data.stream_items import Position, StreamItems
+from mmdpo.data.validate import Fault
+from mmdpo.examples import RowError
+from mmdpo.training.agreement import SAME_DATA, DisagreementError
+from mmdpo.training.check import check_data
+from mmdpo.training.config import MDPOConfig
+from mmdpo.training.stopping import outlive_sigterm
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 1000
+"""Rows that a reader shuffles among each other unless `shuffle_buffer_size` says how many."""
+_MOST_FAULTS = 1000
+"""Faulty rows one after the other at which even `on_bad_row: skip` gives up."""
+
+
+class StreamPositionError(ValueError):
+    """A checkpoint that does not say where this run's stream has to go on."""
+
+
+def is_stream(dataset: Any) -> bool:
+    """Says whether a dataset is read while it is trained on."""
+    return isinstance(dataset, PreferenceStream | datasets.IterableDataset)
+
+
+def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> StreamItems:
+    """Returns the items of a stream whose first rows have been tried as training would.
+
+    Turns the reference pass off, unless it was asked for. Raises ValueError for options that a stream cannot follow,
+    and RowError for a faulty row among the first.
+    """
+    draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
+    _check_options(args, draw_others)
+    args.precompute_ref_log_probs = False
+    args.ignore_data_skip = True  # Trainer would make the batches to skip them; `StreamLoader.load` goes to the place
+    stream = dataset
+    if not isinstance(dataset, PreferenceStream):
+        stream = PreferenceStream.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
+    check_data(stream.head, f"the first {len(stream.head)} rows of {name}", collator, args)
+    logger.info("%s: the first %d rows were checked, the others are as they are met", name, len(stream.head))
+    return StreamItems(
+        stream,
+        seed=args.seed,
+        order_seed=args.seed if args.data_seed is None else args.data_seed,
+        block_size=args.shuffle_buffer_size or BLOCK_SIZE,
+        draw_others=draw_others,
+        per_epoch=args.corruption_per_epoch,
+    )
+
+
+def _check_options(args: MDPOConfig, draw_others: bool) -> None:
+    if args.max_steps <= 0:
+        raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
+    if args.asked_for_reference_pass:
+        raise ValueError(
+            "precompute_ref_log_probs: true scores all rows before training, and a stream is not read before: leave it "
+            "out, and references are scored live"
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy: {args.train_sampling_strategy} needs to know all rows, and a stream is shuffled "
+            "by shards and in blocks of shuffle_buffer_size rows: leave it at random"
+        )
+    if draw_others and args.shuffle_buffer_size == 1:
+        raise ValueError(
+            "random_image takes another example's image from the shuffle buffer: shuffle_buffer_size must be at least 2"
+        )
+    loading = args.accelerator_config
+    for key, is_set in (
+        ("dataloader_in_order: false", not args.dataloader_in_order),
+        ("split_batches", bool(loading.split_batches)),
+        ("dispatch_batches", bool(loading.dispatch_batches)),
+    ):
+        if is_set:
+            raise ValueError(
+                f"{key} does not go with a stream, of which every process reads its own part: leave it out"
+            )
+
+
+class SkippedRows:
+    """The file that lists faulty rows as they are met, each once, also over resumed runs and several processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._listed: set[str] | None = None
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        """Adds the rows that are not listed yet."""
+        if not faults:
+            return
+        if self._listed is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            self._listed = {json.loads(line)["source"] for line in lines}
+        for fault in faults:
+            if fault.source not in self._listed:
+                self._listed.add(fault.source)
+                logger.warning("%s is skipped: %s", fault.source, fault.problem)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(fault), ensure_ascii=False) + "\n")
+
+
+class StreamLoader:
+    """The batches of this process, without end, from the position that was loaded or from the start.
+
+    It is no dataloader of accelerate: there the main process would read for all, or every process everything. Trainer
+    moves its batches to the device, as it does with all.
+    """
+
+    def __init__(
+        self,
+        items: StreamItems,
+        collate: Callable[..., Any],
+        args: MDPOConfig,
+        batch_size: int,
+        skipped: SkippedRows,
+    ) -> None:
+        self._items, self._collate, self._args, self._skipped = items, collate, args, skipped
+        self._batch_size = batch_size
+        self._workers = max(1, args.dataloader_num_workers)
+        self._done = 0
+        """Batches that were given since the run began."""
+        self._positions = [Position()] * self._workers
+        readers = self._workers * args.world_size
+        if items.stream.num_shards < readers and args.process_index == 0:
+            logger.warning(
+                "%s has %d shards for %d readers (processes × dataloader workers): shards are read by several of them, "
+                "which share out the rows; more files, or fewer workers, read less",
+                items.stream.name, items.stream.num_shards, readers,
+            )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        args = self._args
+        portions = _Portions(
+            self._items,
+            self._collate,
+            self._batch_size,
+            skips=args.on_bad_row == "skip",
+            first_reader=args.process_index * self._workers,
+            readers=args.world_size * self._workers,
+            positions=tuple(self._positions),
+            done=self._done,
+        )
+        loader = DataLoader(
+            portions,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            worker_init_fn=outlive_sigterm(None),
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
+        )
+        for portion in loader:
+            if portion.failure is not None:
+                raise portion.failure
+            self._skipped.add(portion.faults)
+            self._positions[self._done % self._workers] = portion.position
+            self._done += 1
+            yield portion.batch
+
+    def save(self, folder: Path) -> None:
+        """Writes the position of this process into a checkpoint."""
+        state = {
+            **self._identify(),
+            "batches": self._done,
+            "positions": [asdict(position) for position in self._positions],
+        }
+        self._file(folder).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Goes to the position that a checkpoint holds for this process.
+
+        Raises StreamPositionError where there is none, or it is one of other data or of another division of them.
+        """
+        file = self._file(folder)
+        if not file.is_file():
+            raise StreamPositionError(
+                f"{folder} holds no {file.name}, the position of the stream for this process: it was saved by a run on "
+                "fewer processes, or on another kind of dataset; start anew, or resume as that run was started"
+            )
+        state = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in self._identify().items():
+            if state[key] != value:
+                raise StreamPositionError(
+                    f"{file} was saved with {key}: {state[key]} and this run has {value}: a stream goes on exactly "
+                    "where it stopped only with the same; set it back, or start anew"
+                )
+        self._done = state["batches"]
+        self._positions = [Position(**position) for position in state["positions"]]
+
+    def check_agreement(self) -> None:
+        """Raises DisagreementError, on every process, unless all see the same stream and have as many workers."""
+        everyone = gather_object([self._identify()])
+        for rank, other in enumerate(everyone):
+            for key, value in everyone[0].items():
+                if other[key] != value:
+                    raise DisagreementError(
+                        f"the processes were given different streams: {key} is {value} on process 0 and {other[key]} "
+                        f"on process {rank}. {SAME_DATA}; leave dividing and shuffling the stream to the trainer"
+                    )
+
+    def _identify(self) -> dict[str, Any]:
+        """Returns what the positions depend on, by the names that a user knows."""
+        return {
+            "number of processes": self._args.world_size,
+            "dataloader_num_workers": self._args.dataloader_num_workers,
+            "shuffle_buffer_size": self._items.block_size,
+            "seed": self._items.order_seed,
+            "shards and first rows": self._items.stream.fingerprint,
+        }
+
+    def _file(self, folder: Path) -> Path:
+        return Path(folder) / f"stream_position_{self._args.process_index}.json"
+
+
+class StreamSteps(TrainerCallback):
+    """Keeps count where Trainer, which is told not to skip batches of a stream, begins to count anew."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Counts as epoch the share of the run that is done, as Trainer does for a run that was not interrupted."""
+        state.epoch = state.global_step / state.max_steps
+
+
+class _Portion(NamedTuple):
+    """What a worker hands over: a tuple, in which pinning of memory finds the batch."""
+
+    batch: Batch | None
+    position: Position
+    """Of the reader, behind the rows of the batch."""
+    faults: Sequence[Fault] = ()
+    failure: RowError | None = None
+    """Ends the run: passed on as it is, since PyTorch would wrap its message in a traceback."""
+
+
+@dataclass
+class _Portions(IterableDataset[_Portion]):
+    """What the workers of a process read, of whom batches are taken in turn."""
+
+    items: StreamItems
+    collate: Callable[[Sequence[Item]], Batch]
+    batch_size: int
+    skips: bool
+    first_reader: int
+    readers: int
+    positions: Sequence[Position]
+    """Of each of this process's readers."""
+    done: int
+    """Batches given so far."""
+
+    def __iter__(self) -> Iterator[_Portion]:
+        worker = get_worker_info()
+        if worker is not None:
+            # In a fork of a process that has read from the network, its lock would be waited for without end.
+            fsspec.asyn.reset_lock()
+        # The next batch is of the reader whose turn it is, and PyTorch takes it from the first worker.
+        turn = (self.done + (0 if worker is None else worker.id)) % len(self.positions)
+        try:
+            yield from self._make_portions(turn)
+        except RowError as error:
+            yield _Portion(None, self.positions[turn], failure=error)
+
+    def _make_portions(self, turn: int) -> Iterator[_Portion]:
+        items: list[Item] = []
+        faults: list[Fault] = []
+        for item, position in self.items.read(self.first_reader + turn, self.readers, self.positions[turn]):
+            if isinstance(item, Item):
+                items.append(item)
+            else:
+                faults.append(item)
+            batch = None
+            if len(items) == self.batch_size:
+                batch, bad = self._collate_good(items)
+                faults += bad
+                items = [item for item in items if item.example.source not in {fault.source for fault in bad}]
+            if faults and not self.skips:
+                raise RowError(faults[0].problem, source=faults[0].source)
+            if len(faults) >= _MOST_FAULTS:
+                raise RowError(
+                    f"{len(faults)} faulty rows were met while one batch was made. The last one: {faults[-1].problem}",
+                    source=faults[-1].source,
+                )
+            if batch is not None:
+                yield _Portion(batch, position, tuple(faults))
+                items, faults = [], []
+
+    def _collate_good(self, items: Sequence[Item]) -> tuple[Batch | None, list[Fault]]:
+        """Returns the batch of the items, or those among them that cannot be trained on."""
+        try:
+            return self.collate(items), []
+        # Odd rows raise nearly anything, and one of them must not end a run that skips them.
+        except Exception as error:
+            found = [fault for item in items if (fault := self._try_alone(item)) is not None]
+            if not found:
+                raise error
+            return None, found
+
+    def _try_alone(self, item: Item) -> Fault | None:
+        try:
+            self.collate([item])
+        except RowError as error:
+            return self.items.blame(item, error.problem)
+        except Exception as error:
+            return self.items.blame(item, f"{type(error).__name__}: {error}")
+        return None
+
+
+def _as_it_is(portion: Any) -> Any:
+    return portion

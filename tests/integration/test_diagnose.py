@@ -1,0 +1,131 @@
+"""`mmdpo diagnose`: what it says of models and data whose dependence on the image is known."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mmdpo.cli import main
+from mmdpo.study.variants import make_world_pairs, train_variant, training_options
+from mmdpo.training import build
+from mmdpo.world.pairs import make_pairs
+
+NEEDS_THE_IMAGE = '[{"rank": [["original", "chosen"], ["random_image", "chosen"]]}, {"anchor": ["original", "chosen"]}]'
+
+
+def write_pairs(folder, count, seed=11, **changes):
+    """Writes pairs of the world as a JSON Lines file; `changes` are laid over the rows with these numbers."""
+    lines = []
+    for number, row in enumerate(make_pairs(count, seed=seed)):
+        row["images"][0].save(folder / f"{number}.png")
+        lines.append(json.dumps({**row, "images": [f"{number}.png"], **changes.get(f"row_{number}", {})}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return str(folder / "pairs.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "depends"), [("dpo", False), (NEEDS_THE_IMAGE, True)], ids=["dpo", "image"])
+def test_a_trained_model_is_told_from_one_that_ignores_the_image(tmp_path, objective, depends):
+    args = training_options(objective, tmp_path / "run", seed=0, epochs=1)
+    trainer = train_variant(build.WORLD, args, make_world_pairs(512, 0))
+    trainer.save_model()
+    out = tmp_path / "out"
+    command = ["diagnose", "--model", str(tmp_path / "run"), "--reference", "world", "--dataset", "world"]
+    assert main([*command, "--out", str(out), "--pairs", "128", "--batch_size", "32"]) == 0
+    found = json.loads((out / "diagnosis.json").read_text())
+    lost = found["measures"]["lost_other"]
+    assert found["measures"]["accuracy_real"]["value"] > 85
+    assert (lost["value"] > 15) == depends
+    assert abs(lost["value"]) <= 5 or depends
+    assert found["verdict"]["depends"] is depends
+
+
+class TestFiles:
+    @pytest.fixture(scope="class")
+    def diagnosis(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("diagnosis")
+        data = write_pairs(folder, 14, row_3={"images": [], "prompt": [{"role": "user", "content": "describe"}]})
+        out = folder / "out"
+        assert main(["diagnose", "--model", "world", "--dataset", data, "--out", str(out)]) == 0
+        return out
+
+    def test_a_pair_without_an_image_is_left_out_by_name_and_the_rest_is_measured(self, diagnosis):
+        found = json.loads((diagnosis / "diagnosis.json").read_text())
+        assert found["pairs"] == 13
+        assert "row 4: it has no image" in found["left_out"][0]
+        assert found["measures"]["accuracy_real"]["low"] is not None
+        assert found["measures"]["gain_chosen"]["value"] > 5, "the supervised model looks at the image"
+        assert "there is no reference" in found["notes"][0]
+        assert found["measures"]["margin_real"]["unit"] == "nats"
+
+    def test_examples_are_sorted_and_carry_their_pictures(self, diagnosis):
+        rows = [json.loads(line) for line in (diagnosis / "examples.jsonl").read_text().splitlines()]
+        reliance = [row["reliance"] for row in rows]
+        assert reliance == sorted(reliance, reverse=True)
+        assert all(Image.open(row["images"][0]).size == (48, 48) for row in rows)
+        assert (diagnosis / rows[0]["picture"]).is_file()
+        assert (diagnosis / rows[-1]["corrupted_picture"]).is_file()
+        first = rows[0]
+        assert first["reliance"] == pytest.approx(first["margins"]["real"] - first["margins"]["none"])
+
+    def test_the_page_needs_no_other_file(self, diagnosis):
+        page = (diagnosis / "diagnosis.html").read_text()
+        assert page.count("data:image/png;base64,") == 24
+        assert "http" not in page.replace("http-equiv", "")
+        assert "prefers-color-scheme: dark" in page
+        assert "pair accuracy, another example" in page
+        assert "| pair accuracy, no image (%) |" in (diagnosis / "diagnosis.md").read_text()
+
+
+def test_an_adapter_is_compared_with_the_model_without_it(tmp_path):
+    data = write_pairs(tmp_path, 4)
+    options = dict(objective="dpo", learning_rate="1e-3", lora_r="2", num_train_epochs="2", logging_steps="1")
+    flags = [f"--{key}={value}" for key, value in options.items()]
+    flags += ["--use_peft", "--use_cpu", "--report_to=none", "--save_strategy=no", "--gradient_checkpointing=false"]
+    train = ["train", "--model_name_or_path", "world", "--dataset_name", data, "--output_dir", str(tmp_path / "run")]
+    assert main([*train, *flags]) == 0
+    out = tmp_path / "out"
+    named = ["--model", "world", "--adapter", str(tmp_path / "run"), "--dataset", data]
+    assert main(["diagnose", *named, "--out", str(out)]) == 0
+    found = json.loads((out / "diagnosis.json").read_text())
+    assert "adapter switched off" in found["notes"][0]
+    assert found["measures"]["margin_real"]["unit"] == "reward"
+    assert found["measures"]["margin_real"]["value"] != 0
+    assert any("too few for intervals" in note for note in found["notes"])
+
+
+def test_pairs_of_one_image_have_no_other_image_and_the_rest_is_reported(tmp_path):
+    data = write_pairs(tmp_path, 3, row_1={"images": ["0.png"]}, row_2={"images": ["0.png"]})
+    out = tmp_path / "out"
+    assert main(["diagnose", "--model", "world", "--dataset", data, "--out", str(out)]) == 0
+    found = json.loads((out / "diagnosis.json").read_text())
+    assert "accuracy_other" not in found["measures"]
+    assert "accuracy_none" in found["measures"]
+    assert any("another example's image is not measured" in note for note in found["notes"])
+
+
+def test_the_planted_shortcut_of_the_world_is_found_in_the_data_alone(tmp_path):
+    out = tmp_path / "out"
+    assert main(["diagnose", "--data_only", "--dataset", "world", "--pairs", "200", "--out", str(out)]) == 0
+    found = json.loads((out / "diagnosis.json").read_text())
+    assert 88 < found["rules"]["text"]["accuracy"] <= 100
+    assert found["grouped_by"] == "prompt and image"
+    assert "“sure”" in {name for feature in found["features"] for name in feature["names"]}
+    assert len((out / "examples.jsonl").read_text().splitlines()) == 200
+    assert "the first 3 words alone" in (out / "diagnosis.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--model is missing"),
+        (["--data_only", "--model", "world"], "leave out --model"),
+        (["--model", "world", "--adapter", "a", "--reference", "b"], "not both"),
+        (["--model", "world", "--batch_size", "0"], "--batch_size is 0"),
+        (["--model", "world", "--corruption", "blurr"], "did you mean 'blur'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(tmp_path, flags, said, capsys):
+    assert main(["diagnose", "--dataset", "world", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,77 @@
+"""`mmdpo report` as a command: a run of training with its evaluation and sample answers, beside others."""
+
+import json
+import re
+
+import pytest
+
+from mmdpo.cli import main
+from mmdpo.evaluation.report_command import find_picture
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of two steps, each evaluated on the same answers but for one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("mdpo", "dpo"):
+        arguments = dict(
+            model_name_or_path="world",
+            dataset_name="world",
+            output_dir=folder / name,
+            objective=name,
+            per_device_train_batch_size=4,
+            max_steps=2,
+            logging_steps=1,
+            report_to="none",
+            use_cpu="true",
+            disable_tqdm="true",
+            check_data="text",
+            precompute_ref_log_probs="false",
+            sample_answers_steps=1,
+            sample_answers=2,
+        )
+        assert main(["train", *(f"--{key}={value}" for key, value in arguments.items())]) == 0
+        answers = folder / f"{name}.jsonl"
+        scenes = sample_scenes(400, 0, BALANCED_CO_OCCURRENCE, "test")
+        said = [" , ".join(scene.names) for scene in scenes]
+        absent = next(name for name in ("cup", "car", "bed") if name not in scenes[0].names)
+        said[0] += f" , {absent}" if name == "dpo" else ""
+        rows = [{"id": f"test-0-{place}", "answer": text} for place, text in enumerate(said)]
+        answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        out = folder / name / "eval" / "world"
+        assert main(["eval", "world", f"--answers={answers}", f"--out={out}", "--resamples=200"]) == 0
+    return folder
+
+
+def test_the_page_of_two_runs_tells_what_they_did_and_where_they_differ(runs, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", str(runs / "mdpo"), str(runs / "dpo"), "--out", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert str(page) in capsys.readouterr().out
+    assert not re.search(r'(src|href)="(?!data:|#)', html), "the page needs no other file"
+    assert "What is missing" not in html
+    for title in ("Training", "Evaluation: world", "Sample answers during training", "Settings"):
+        assert f">{title}</h2>" in html
+    assert ">objective</th><td>mdpo</td><td>dpo</td>" in html
+    assert len(re.findall(r"<mark>(?:cup|car|bed)</mark>", html)) == 1, "one word of one answer is wrong"
+    assert "<h3>Differences to mdpo</h3>" in html
+    assert html.count("<figcaption>corrupted</figcaption>") == 6 + 2, "of six items, and of the samples of mDPO"
+    assert html.count('class="strip"') == 4, "two prompts of two runs"
+    beside = {path.name for path in (tmp_path / "page_files").iterdir()}
+    assert {"curves.png", "curves.svg", "eval-world.csv", "eval-world.md", "training.csv", "samples.csv"} <= beside
+    assert {f"eval-world_differences.{ending}" for ending in ("png", "svg", "md", "csv")} <= beside
+
+
+def test_a_folder_of_no_kind_is_an_error_that_names_what_was_looked_for(runs, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["report", str(runs / "mdpo"), str(tmp_path), "--out", str(page)]) == 2
+    said = capsys.readouterr().err
+    assert all(name in said for name in (str(tmp_path), "recipe.yaml", "result.json", "study.yaml", "diagnosis.json"))
+    assert not page.exists()
+
+
+def test_scenes_are_painted_by_the_seed_and_number_of_their_id(tmp_path):
+    (scene,) = sample_scenes(4, 7, BALANCED_CO_OCCURRENCE, "test")[3:]
+    assert find_picture(None, "world", "test-7-3", "test-7-3.png").tobytes() == render(scene).tobytes()
+    assert find_picture(tmp_path, "pope", "random/1", "absent.jpg") is None

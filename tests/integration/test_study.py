@@ -1,0 +1,117 @@
+"""`mmdpo study` at a fraction of its size: what it leaves, what it repeats, and what a trial that dies does."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+import yaml
+
+from mmdpo.benchmarks.evaluate import read_table
+from mmdpo.benchmarks.tasks.world import METRICS
+from mmdpo.cli import main
+from mmdpo.study.design import Evaluation, Variant
+from mmdpo.study.pool import Progress, run_trials
+from mmdpo.study.trial import Trial
+
+TINY = {
+    "name": "tiny",
+    "recipe": "world",
+    "options": {"pairs": 32, "num_train_epochs": 1, "fraction": 0.5, "per_device_train_batch_size": 8},
+    "seeds": [0, 1],
+    "evaluation": {"scenes": 8, "pairs": 8},
+    "variants": [
+        {"name": "dpo", "objective": "dpo"},
+        {"name": "mdpo", "objective": "mdpo"},
+        {"name": "broken", "objective": "dpo", "learning_rate": 1e20, "num_train_epochs": 3},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study of two variants and one that cannot finish, run once, two trials at a time."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    status = main(["study", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "out"), "--jobs", "2"])
+    return folder, folder / "out", status
+
+
+def test_every_trial_leaves_its_files_and_the_table_says_what_failed(study):
+    _, out, status = study
+    assert status == 1, "something is missing"
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["values"]) == ["start", "dpo", "mdpo", "broken"]
+    for name in ("dpo", "mdpo"):
+        trial = out / "trials" / name / "seed-1"
+        stored = json.loads((trial / "trial.json").read_text())
+        assert stored["pairs"] == 16, "half of 32"
+        assert json.loads((trial / "trainer_state.json").read_text())["log_history"]
+        assert results["values"][name]["world/cover"]["by_seed"]["1"] == stored["metrics"]["world/cover"]
+        assert yaml.safe_load((trial / "recipe.yaml").read_text())["objective"] == name
+    assert {entry["variant"] for entry in results["missing"]} == {"broken"}
+    assert all("not finite" in entry["error"] for entry in results["missing"])
+    page = (out / "table.md").read_text()
+    assert "| broken | – |" in page
+    assert "missing: broken, seed 0" in page
+    assert (out / "table.csv").read_text().startswith("variant,measure,unit")
+
+
+def test_counts_of_every_scene_add_up_to_the_measures(study):
+    _, out, _ = study
+    trial = out / "trials" / "mdpo" / "seed-0"
+    sums = read_table(trial / "world").sums()
+    stored = json.loads((trial / "trial.json").read_text())["metrics"]
+    for metric in METRICS:
+        assert float(metric.compute(sums)[0]) == pytest.approx(stored[metric.name])
+
+
+def test_a_second_run_repeats_only_what_is_missing_and_gives_the_same_numbers(study, tmp_path):
+    folder, first, _ = study
+    out = tmp_path / "out"
+    shutil.copytree(first, out)
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    config["variants"] = config["variants"][:2]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    before = json.loads((out / "trials/mdpo/seed-1/trial.json").read_text())["metrics"]
+    shutil.rmtree(out / "trials/mdpo/seed-1")
+    kept = (out / "trials/dpo/seed-1/trial.json").stat().st_mtime_ns
+    assert main(["study", "--config", str(tmp_path / "tiny.yaml"), "--out", str(out)]) == 0
+    after = json.loads((out / "trials/mdpo/seed-1/trial.json").read_text())["metrics"]
+    assert {k: v for k, v in after.items() if k != "time/train"} == {
+        k: v for k, v in before.items() if k != "time/train"
+    }, "one trial at a time gives what two at a time gave"
+    assert (out / "trials/dpo/seed-1/trial.json").stat().st_mtime_ns == kept
+
+
+def test_folders_of_something_else_are_refused(study, tmp_path, capsys):
+    folder, out, _ = study
+    other = {**TINY, "name": "other"}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    assert main(["study", "--config", str(tmp_path / "other.yaml"), "--out", str(out)]) == 2
+    assert "holds another study" in capsys.readouterr().err
+    assert main(["study", "--config", str(folder / "tiny.yaml"), "--out", str(folder)]) == 2
+    assert "no study" in capsys.readouterr().err
+
+
+def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_path):
+    variant = Variant("start", "", {"model_name_or_path": "world", "dataset_name": "world"})
+    trials = [
+        Trial(variant, seed, Evaluation(scenes=2), tmp_path / f"seed-{seed}", f"digest {seed}", None) for seed in (0, 1)
+    ]
+    said = []
+
+    def watch(trial, message):
+        if isinstance(message, Progress) and trial.seed == 0:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGKILL)
+        elif not isinstance(message, Progress):
+            said.append((trial.seed, message))
+
+    run_trials(trials, 1, watch)
+    assert said[0][0] == 0
+    assert "killed by signal 9" in said[0][1]
+    assert said[1] == (1, None)
+    assert json.loads((tmp_path / "seed-0/failure.json").read_text())["error"] == said[0][1]

@@ -1,0 +1,197 @@
+"""Checkpoints and adapters that do not fit: transformers and PEFT would warn, and train on made-up weights."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from mmdpo.checkpoints.weights import CheckpointError, TensorInfo, write_weights
+from mmdpo.cli import main
+from mmdpo.families import find_family
+from mmdpo.training import build
+from mmdpo.training.config import MDPOConfig
+from mmdpo.world.model import CHECKPOINT
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
+from tiny_models import MODELS
+
+WEIGHTS = "model.safetensors"
+HEAD, NORM = "lm_head.weight", "language_model.model.norm.weight"
+"""Names as they lie on disk."""
+
+
+def config(tmp_path, **options):
+    return MDPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", **options)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A copy of the world's checkpoint, which a test may spoil."""
+    folder = tmp_path / "model"
+    shutil.copytree(CHECKPOINT, folder)
+    return folder
+
+
+@pytest.fixture
+def spoil(checkpoint):
+    def change(function):
+        tensors = load_file(checkpoint / WEIGHTS)
+        assert NORM in tensors
+        save_file(function(tensors), checkpoint / WEIGHTS, metadata={"format": "pt"})
+        return str(checkpoint)
+
+    return change
+
+
+class TestWeights:
+    def test_that_are_missing(self, spoil, tmp_path):
+        name = spoil(lambda held: {key: value for key, value in held.items() if key != NORM})
+        with pytest.raises(
+            CheckpointError, match=r"weights of .*LlavaFor.*: 1 missing: model\.language_model\.norm\.w"
+        ):
+            build.load_model(name, config(tmp_path))
+
+    def test_that_nobody_asked_for(self, spoil, tmp_path):
+        name = spoil(lambda held: held | {"extra.weight": torch.ones(2)})
+        with pytest.raises(CheckpointError, match=r"1 unknown: extra\.weight$"):
+            build.load_model(name, config(tmp_path))
+
+    def test_of_another_shape(self, spoil, tmp_path):
+        name = spoil(lambda held: held | {NORM: torch.ones(7)})
+        with pytest.raises(CheckpointError, match=r"1 of another shape: .*norm\.weight is \[7\] instead of \[128\]"):
+            build.load_model(name, config(tmp_path))
+
+    def test_of_another_architecture(self, checkpoint, tmp_path):
+        MODELS["idefics3"]().model.config.save_pretrained(checkpoint)
+        with pytest.raises(
+            CheckpointError, match=r"describes a Idefics3ForCond.* are those of another architecture.*missing.*unknown"
+        ):
+            build.load_model(str(checkpoint), config(tmp_path))
+
+    def test_that_are_cut_short_are_named_by_file(self, checkpoint, tmp_path):
+        tensors = load_file(checkpoint / WEIGHTS)
+        (checkpoint / WEIGHTS).unlink()
+        infos = {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in tensors.items()}
+        write_weights(checkpoint, infos, tensors.__getitem__, shard_bytes=1_000_000)
+        first, second, *_ = sorted(checkpoint.glob("*.safetensors"))
+        assert len(build.load_model(str(checkpoint), config(tmp_path)).state_dict()) == len(tensors)
+        content = second.read_bytes()
+        for cut in (content[:-1], content[:100], b""):
+            second.write_bytes(cut)
+            with pytest.raises(CheckpointError, match=rf"{second.name} is cut short or damaged") as raised:
+                build.load_model(str(checkpoint), config(tmp_path))
+            assert first.name not in str(raised.value)
+        second.unlink()
+        with pytest.raises(OSError, match=second.name):
+            build.load_model(str(checkpoint), config(tmp_path))
+
+    def test_that_are_known_to_be_left_out_are_not_missed(self, spoil, tmp_path):
+        name = spoil(lambda held: held | {"vision_tower.vision_model.embeddings.position_ids": torch.arange(17)})
+        assert build.load_model(name, config(tmp_path)).lm_head.weight.any()
+        MODELS["qwen2_5_vl"]().model.save_pretrained(tmp_path / "qwen")  # which has no such buffer at all
+        held = load_file(tmp_path / "qwen" / WEIGHTS) | {"visual.position_ids": torch.arange(17)}
+        save_file(held, tmp_path / "qwen" / WEIGHTS, metadata={"format": "pt"})
+        assert build.load_model(str(tmp_path / "qwen"), config(tmp_path))
+
+    @pytest.mark.parametrize("holds_head", [False, True], ids=["once", "twice"])
+    def test_that_are_tied(self, tmp_path, holds_head):
+        """A head that is the embedding lies on disk once, in older checkpoints twice."""
+        tiny = MODELS["llava_1_5"]().model
+        settings = tiny.config.to_dict()
+        settings["tie_word_embeddings"] = settings["text_config"]["tie_word_embeddings"] = True
+        tied = type(tiny)(type(tiny.config).from_dict(settings))
+        assert tied.lm_head.weight is tied.get_input_embeddings().weight
+        tied.save_pretrained(tmp_path / "tied")
+        held = load_file(tmp_path / "tied" / WEIGHTS)
+        assert not [key for key in held if key.endswith(HEAD)]
+        if holds_head:
+            embedding = next(key for key in held if key.endswith("embed_tokens.weight"))
+            held[embedding.replace("model.embed_tokens", "lm_head")] = held[embedding].clone()
+            save_file(held, tmp_path / "tied" / WEIGHTS, metadata={"format": "pt"})
+        loaded = build.load_model(str(tmp_path / "tied"), config(tmp_path))
+        assert torch.equal(loaded.lm_head.weight, tied.lm_head.weight)
+
+    def test_whole_checkpoints_of_every_family_pass(self, tmp_path):
+        for name, make in MODELS.items():
+            make().model.save_pretrained(tmp_path / name)
+            build.load_model(str(tmp_path / name), config(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A LoRA on the world's model, as a folder."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = build.load_model("world", MDPOConfig(output_dir=str(folder), use_cpu=True, report_to="none"))
+    targets = find_family(model.config).lora_targets(model)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+class TestAdapters:
+    def refuse(self, folder, tmp_path, *, base="world", **options):
+        with pytest.raises(CheckpointError) as raised:
+            build.load_model(base, config(tmp_path, adapter_name_or_path=str(folder), **options))
+        return str(raised.value)
+
+    def test_for_a_base_of_another_name(self, adapter, checkpoint, tmp_path):
+        told = self.refuse(adapter, tmp_path, base=str(checkpoint))
+        assert str(adapter) in told
+        assert str(CHECKPOINT) in told
+        assert str(checkpoint) in told
+        assert "base_model_name_or_path" in told, "the way out"
+
+    def test_for_a_base_that_was_moved(self, copied, checkpoint, tmp_path):
+        moved = checkpoint.rename(tmp_path / CHECKPOINT.name)
+        model = build.load_model(str(moved), config(tmp_path, adapter_name_or_path=str(copied)))
+        assert model.peft_config["default"].base_model_name_or_path == str(moved)
+
+    def test_whose_layers_the_base_lacks(self, copied, tmp_path):
+        settings = json.loads((copied / "adapter_config.json").read_text())
+        (copied / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": r"nothing\.like\.it"}))
+        told = self.refuse(copied, tmp_path)
+        assert f"the adapter in {copied} is for another base than {CHECKPOINT}" in told
+
+    def test_with_missing_and_extra_weights(self, copied, tmp_path):
+        held = load_file(copied / "adapter_model.safetensors")
+        first = min(held)
+        del held[first]
+        save_file(held | {"base_model.model.x": torch.ones(2)}, copied / "adapter_model.safetensors")
+        told = self.refuse(copied, tmp_path)
+        assert f"1 missing: {first}; 1 unknown: base_model.model.x" in told
+
+    def test_cut_short_or_gone(self, copied, tmp_path):
+        path = copied / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-5])
+        assert "adapter_model.safetensors is cut short or damaged" in self.refuse(copied, tmp_path)
+        assert "gone/gone is no folder" in self.refuse("gone/gone", tmp_path)
+
+    def test_on_an_adapter(self, adapter, tmp_path):
+        assert "one of them has to be the base" in self.refuse(adapter, tmp_path, base=str(adapter))
+
+    def test_that_names_no_base(self, copied, tmp_path):
+        settings = json.loads((copied / "adapter_config.json").read_text())
+        (copied / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+        with pytest.raises(CheckpointError, match="names no base model: give it as model_name_or_path"):
+            build.load_config(str(copied), config(tmp_path))
+        assert build.load_model("world", config(tmp_path, adapter_name_or_path=str(copied)))
+
+
+def test_the_command_says_it_in_one_line(spoil, tmp_path, capsys):
+    name = spoil(lambda held: held | {NORM: torch.ones(7)})
+    files = ["--dataset_name", "world", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert main(["train", "--model_name_or_path", name, *files, "--check_data", "text", "--report_to", "none"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("mmdpo: the weights of")
+    assert not (tmp_path / "run").exists()
