@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup quickstart check test test-unit perf format wheel clean
+.PHONY: setup engines quickstart check test test-unit perf format wheel clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Lets the tests of 4-bit weights and of DeepSpeed run too.
+engines: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --group engines
 
 # Everything, the minutes-long trainings included.
 test: setup

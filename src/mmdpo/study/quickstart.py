@@ -13,28 +13,34 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import AutoProcessor, PrinterCallback
+from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
-from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.report.figures import draw_curves, draw_scenes
 from mmdpo.report.page import write_page
 from mmdpo.report.terminal import print_results
-from mmdpo.study.reliance import PairLogprobs, measure_reliance, score_pairs
+from mmdpo.study.variants import (
+    CORRUPTION,
+    Answers,
+    HeldOut,
+    ask,
+    make_world_pairs,
+    make_world_scenes,
+    measure_world,
+    train_variant,
+    training_options,
+)
 from mmdpo.training import build
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import prepare_run_folder
-from mmdpo.training.trainer import MDPOTrainer
-from mmdpo.world.evaluate import caption_scenes, compare_caption, score_captions
+from mmdpo.world.evaluate import compare_caption
 from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.pairs import make_pairs, sample_scenes
 from mmdpo.world.scenes import PARTNERS, Scene, render
 
 START = "start"
 VARIANTS = ("dpo", "mdpo", "sft_chosen")
 """Objectives that are trained, each from the start."""
-CORRUPTION = "crop_0_20"
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,6 @@ class QuickstartPlan:
     epochs: float = 2
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """The held-out material that every variant is measured on."""
-
-    scenes: Sequence[Scene]
-    pairs: PreferenceDataset
-    processor: Any
-    seed: int
-
-
 def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]:
     """Trains and measures the variants, writes results.json, pictures and report.html, and returns the results.
 
@@ -67,30 +63,26 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
     began = time.perf_counter()
     folder = prepare_run_folder(output_dir, "give another one (make quickstart RUN=runs/again), or remove it")
     with console.status("making preference pairs and test scenes"):
-        pairs = PreferenceDataset.from_rows(make_pairs(plan.pairs, plan.seed), name="world")
-        held_out = PreferenceDataset.from_rows(
-            make_pairs(plan.held_out_pairs, plan.seed, purpose="held-out"), name="world, held out"
+        pairs = make_world_pairs(plan.pairs, plan.seed)
+        held_out = HeldOut(
+            scenes=make_world_scenes(plan.scenes, plan.seed),
+            pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
+            processor=AutoProcessor.from_pretrained(CHECKPOINT),
+            seed=plan.seed,
         )
-    evaluation = _Evaluation(
-        scenes=sample_scenes(plan.scenes, plan.seed),
-        pairs=held_out,
-        processor=AutoProcessor.from_pretrained(CHECKPOINT),
-        seed=plan.seed,
-    )
-    captions: dict[str, list[str]] = {}
-    variants: dict[str, dict[str, float | None]] = {}
+    answers: dict[str, Answers] = {}
     with _show_progress(console) as progress:
-        start = build.load_model(build.WORLD, MDPOConfig(output_dir=str(folder)))
-        reference = score_pairs(start, evaluation.processor, held_out, seed=plan.seed)
-        captions[START] = caption_scenes(start, evaluation.processor, evaluation.scenes, batch_size=100)
-        variants[START] = _measure(start, captions[START], reference, reference, evaluation)
-        variants[START] |= dict.fromkeys(("accuracy_real", "accuracy_other"))  # no reward yet, so no preference
+        answers[START] = ask(build.load_model(build.WORLD, MDPOConfig(output_dir=str(folder))), held_out)
         for name in VARIANTS:
-            model = _train(name, pairs, folder / name, plan, progress)
-            captions[name] = caption_scenes(model, evaluation.processor, evaluation.scenes, batch_size=100)
-            policy = score_pairs(model, evaluation.processor, held_out, seed=plan.seed)
-            variants[name] = _measure(model, captions[name], policy, reference, evaluation)
-    _write_examples(folder, captions, evaluation.scenes, plan)
+            args = training_options(name, folder / name, seed=plan.seed, epochs=plan.epochs)
+            bar = ProgressCallback(progress, f"training {name}")
+            trainer = train_variant(build.WORLD, args, pairs, callbacks=[bar])
+            trainer.save_model()
+            answers[name] = ask(trainer.model, held_out)
+    variants = {name: measure_world(said, answers[START], held_out) for name, said in answers.items()}
+    variants[START] |= dict.fromkeys(("accuracy_real", "accuracy_other"))  # no reward yet, so no preference
+    captions = {name: said.captions for name, said in answers.items()}
+    _write_examples(folder, captions, held_out.scenes, plan)
     results = dict(
         variants=variants,
         seconds=round(time.perf_counter() - began, 1),
@@ -107,28 +99,6 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
     return results
 
 
-def training_options(objective: str, output_dir: str | Path, *, seed: int, epochs: float) -> MDPOConfig:
-    """Returns the options that the world's variants are trained with; they differ in the objective alone."""
-    return MDPOConfig(
-        output_dir=str(output_dir),
-        objective=objective,
-        corruption=CORRUPTION,
-        freeze_projector=False,
-        learning_rate=3e-4,
-        per_device_train_batch_size=32,
-        num_train_epochs=epochs,
-        precompute_ref_log_probs=True,
-        precompute_ref_batch_size=64,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=4,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-    )
-
-
 def _show_progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:>20}"),
@@ -137,27 +107,6 @@ def _show_progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
-
-
-def _train(name: str, pairs: PreferenceDataset, folder: Path, plan: QuickstartPlan, progress: Progress) -> Any:
-    trainer = MDPOTrainer(
-        build.WORLD,
-        args=training_options(name, folder, seed=plan.seed, epochs=plan.epochs),
-        train_dataset=pairs,
-        callbacks=[ProgressCallback(progress, f"training {name}")],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    trainer.save_model()
-    trainer.save_state()
-    return trainer.model
-
-
-def _measure(
-    model: Any, captions: list[str], policy: PairLogprobs, reference: PairLogprobs, evaluation: _Evaluation
-) -> dict[str, float | None]:
-    scores = score_captions(evaluation.scenes, captions)
-    return {**asdict(scores), **asdict(measure_reliance(policy, reference))}
 
 
 def _write_examples(

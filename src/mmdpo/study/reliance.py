@@ -1,38 +1,49 @@
-"""Does a preference depend on the image? Rewards and log-probabilities under the right and under another image."""
+"""Does a preference depend on the image? Log-probabilities of pairs under the right image, others, and none."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmdpo.corruption import load
+from mmdpo.corruption import Corruption, load
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample
+from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.families import find_family
 from mmdpo.scoring.forward import Scorer
+from mmdpo.training import build
 
 OTHER = "random_image"
-CELLS = tuple(Cell(image, response) for image in (ORIGINAL, OTHER) for response in (CHOSEN, REJECTED))
-"""Chosen and rejected under the example's own image, then under another example's."""
+"""Image version: another example's."""
+WITH_ANOTHER = (ORIGINAL, OTHER)
+"""The image versions that `measure_reliance` compares."""
 
 
 @dataclass(frozen=True)
-class PairLogprobs:
-    """What one model says of every pair, in nats; rows are examples."""
+class PairScores:
+    """What one model says of pairs: sums over answer tokens, in nats, by cell; entries are examples."""
 
-    chosen: Float[Tensor, "N"]
-    rejected: Float[Tensor, "N"]
-    chosen_other: Float[Tensor, "N"]
-    rejected_other: Float[Tensor, "N"]
+    by_cell: Mapping[Cell, Float[Tensor, "N"]]
+
+    def of(self, image: str, response: str) -> Float[Tensor, "N"]:
+        """Returns log π(response | image) of every pair."""
+        return self.by_cell[Cell(image, response)]
+
+    def minus(self, reference: PairScores) -> PairScores:
+        """Returns the log-ratios of policy and reference, the reference under the same image as the policy."""
+        return PairScores({cell: values - reference.by_cell[cell] for cell, values in self.by_cell.items()})
+
+    def margins(self, image: str) -> Float[Tensor, "N"]:
+        """Returns chosen − rejected under an image; of log-ratios it is the reward margin divided by β."""
+        return self.of(image, CHOSEN) - self.of(image, REJECTED)
 
 
 @dataclass(frozen=True)
@@ -49,38 +60,82 @@ class Reliance:
     """Mean log π(chosen | image) − log π(chosen | another example's image), in nats."""
 
 
+def pair_cells(images: Sequence[str]) -> tuple[Cell, ...]:
+    """Returns the chosen and the rejected answer under each of the image versions."""
+    return tuple(Cell(image, response) for image in images for response in (CHOSEN, REJECTED))
+
+
+def make_collator(
+    processor: Any,
+    config: Any,
+    images: Sequence[str],
+    *,
+    seed: int,
+    corruption: Corruption | None = None,
+    max_length: int | None = None,
+) -> Collator:
+    """Returns what makes batches of pairs under these image versions; `corruption` makes the version `corrupted`."""
+    named = {image: load(image) for image in images if image not in (ORIGINAL, NO_IMAGE, CORRUPTED)}
+    if CORRUPTED in images:
+        named[CORRUPTED] = load("crop_0_20") if corruption is None else corruption
+    prepare = Preparer(Renderer(processor, find_family(config)), pair_cells(images), named, seed)
+    return Collator(prepare, max_length, (), build.find_context_length(config))
+
+
 def score_pairs(
-    model: nn.Module, processor: Any, examples: Sequence[PreferenceExample], *, seed: int, batch_size: int = 64
-) -> PairLogprobs:
-    """Scores chosen and rejected answers under the right and under another example's image, without gradient."""
-    family = find_family(model.config)
-    collator = Collator(Preparer(Renderer(processor, family), CELLS, {OTHER: load(OTHER)}, seed))
-    items = Items(examples, seed=seed, draw_others=True)
-    scorer = Scorer(model, family, CELLS, shares_prefix=family.why_separate(model) is None)
+    model: nn.Module,
+    processor: Any,
+    examples: Sequence[PreferenceExample],
+    *,
+    seed: int,
+    batch_size: int = 64,
+    images: Sequence[str] = WITH_ANOTHER,
+    corruption: Corruption | None = None,
+    max_length: int | None = None,
+) -> PairScores:
+    """Scores chosen and rejected answers under every image version, each batch in one forward without gradient.
+
+    Raises RowError, naming the row, for an example that has no image where a version needs one.
+    """
+    config: Any = model.config
+    collator = make_collator(processor, config, images, seed=seed, corruption=corruption, max_length=max_length)
+    return score_batches(model, collator, examples, seed=seed, batch_size=batch_size)
+
+
+def score_batches(
+    model: nn.Module, collator: Collator, examples: Sequence[PreferenceExample], *, seed: int, batch_size: int
+) -> PairScores:
+    """Scores the cells that a collator makes batches for; see `score_pairs`."""
+    family, cells = collator.prepare.renderer.family, collator.prepare.cells
+    items = Items(
+        examples, seed=seed, draw_others=any(c.needs_other_image for c in collator.prepare.corruptions.values())
+    )
+    build.mask_suppressed_tokens(model)
+    scorer = Scorer(model, family, cells, shares_prefix=family.why_separate(model) is None)
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(items), batch_size):
             batch = collator([items[i] for i in range(start, min(start + batch_size, len(items)))])
-            parts.append(scorer(batch, CELLS).logprobs)
+            parts.append(scorer(send_to_device(batch, device), cells).logprobs.cpu())
     model.train(was_training)
-    return PairLogprobs(*torch.cat(parts, dim=1))
+    return PairScores(dict(zip(cells, torch.cat(parts, dim=1), strict=True)))
 
 
-def measure_reliance(policy: PairLogprobs, reference: PairLogprobs) -> Reliance:
+def measure_reliance(policy: PairScores, reference: PairScores) -> Reliance:
     """Compares a policy with its reference on the same pairs. β only scales rewards, so that it plays no part."""
-    ratio = {
-        field.name: getattr(policy, field.name) - getattr(reference, field.name)
-        for field in dataclasses.fields(PairLogprobs)
-    }
+    ratios = policy.minus(reference)
     return Reliance(
-        delta_logp_chosen=float(ratio["chosen"].mean()),
-        accuracy_real=_per_cent(ratio["chosen"] > ratio["rejected"]),
-        accuracy_other=_per_cent(ratio["chosen_other"] > ratio["rejected_other"]),
-        image_gain=float((policy.chosen - policy.chosen_other).mean()),
+        delta_logp_chosen=float(ratios.of(ORIGINAL, CHOSEN).mean()),
+        accuracy_real=measure_accuracy(ratios, ORIGINAL),
+        accuracy_other=measure_accuracy(ratios, OTHER),
+        image_gain=float((policy.of(ORIGINAL, CHOSEN) - policy.of(OTHER, CHOSEN)).mean()),
     )
 
 
-def _per_cent(right: Bool[Tensor, "N"]) -> float:
+def measure_accuracy(ratios: PairScores, image: str) -> float:
+    """Returns the per cent of pairs whose chosen answer has the higher reward under an image."""
+    right: Bool[Tensor, "N"] = ratios.of(image, CHOSEN) > ratios.of(image, REJECTED)
     return 100 * float(right.float().mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -214,10 +214,15 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
         yield
     except Exception:
         if folder.is_dir() and not list_checkpoints(folder):
+            # Other processes may be at it too, and none of them should die of what another one has removed.
             for entry in set(folder.iterdir()) - (before or set()):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
             if before is None:
-                folder.rmdir()
+                with suppress(OSError):
+                    folder.rmdir()
         raise
 
 

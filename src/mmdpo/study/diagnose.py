@@ -1,0 +1,300 @@
+"""`mmdpo diagnose`: does this model's preference depend on the image?
+
+diagnosis.json    measures with intervals, what they say, what was left out and why
+examples.jsonl    every pair, from the most to the least image-reliant
+diagnosis.md, diagnosis.html, pictures/
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import release_memory
+from rich.console import Console
+
+from mmdpo.corruption import Corruption, corrupt_image, load
+from mmdpo.data.collate import Collator
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import open_image
+from mmdpo.data.items import Items
+from mmdpo.data.messages import plain_text
+from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
+from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
+from mmdpo.study.pictures import find_paths, name_images, save_small
+from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
+from mmdpo.study.shortcut import TextPair, measure_shortcut
+from mmdpo.training import build
+from mmdpo.training.check import inspect_fully
+from mmdpo.training.config import MDPOConfig
+from mmdpo.training.run import read_examples
+
+RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
+WITHOUT_REFERENCE = (
+    "there is no reference (--reference, or an adapter): margins are of log-probabilities, which prefer short answers, "
+    "not of rewards"
+)
+_NAMED = 20
+"""How many rows that were left out are named."""
+
+
+@dataclass(frozen=True)
+class DiagnosisPlan:
+    """What is diagnosed, and how."""
+
+    model: str
+    dataset: str
+    adapter: str | None = None
+    """The policy is the model with it, the reference the model without it."""
+    reference: str | None = None
+    split: str | None = None
+    """`train` unless given; of the embedded world `test`."""
+    pairs: int | None = None
+    """How many, drawn by the seed; all if None."""
+    corruption: str = "crop_0_20"
+    beta: float = 0.1
+    seed: int = 0
+    batch_size: int = 8
+    dtype: str | None = None
+    """bfloat16 on a GPU and float32 on a CPU unless given."""
+    max_length: int | None = 2048
+    dataset_format: str = "auto"
+    dataset_config: str | None = None
+    image_root: str | None = None
+    trust_remote_code: bool = False
+    resamples: int = 2000
+    shown: int = 6
+    """Pairs on the page from each end of the order."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The pairs that are measured, and what is to be said of the others."""
+
+    pairs: PreferenceDataset
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]:
+    """Scores every pair under every image version, writes the files into `out`, and returns diagnosis.json's content.
+
+    Raises ValueError where no pair has an image, and what is wrong with model or data.
+    """
+    args, reference_args = _options(plan, plan.adapter), _options(plan, None)
+    corruption = load(plan.corruption)
+    processor, config = build.load_processor(plan.model, args), build.load_config(plan.model, args)
+    with console.status("trying every pair"):
+        chosen = _choose_pairs(plan, args, processor, config, corruption)
+        collator, note = _find_conditions(plan, chosen.pairs, processor, config, corruption)
+    with console.status(f"scoring {len(chosen.pairs)} pairs"):
+        policy, reference, compared = _score(plan, args, reference_args, collator, chosen.pairs)
+    values = compare_images(policy, reference, plan.beta)
+    examples = list(chosen.pairs)
+    found = summarise_pairs(
+        values, [example.id for example in examples], [name_images(e) for e in examples], resamples=plan.resamples
+    )
+    found["notes"] = [compared, *chosen.notes, *([note] if note else []), *found["notes"]]
+    result = {
+        "kind": "model",
+        "pairs": len(examples),
+        **found,
+        "left_out": list(chosen.left_out),
+        "options": asdict(plan),
+        "versions": versions(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _write_examples(out, plan, examples, values, corruption)
+    (out / RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result
+
+
+def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]:
+    """Measures how well the text alone tells chosen from rejected, and writes the files without a model.
+
+    examples.jsonl is sorted from the pairs that need the image to those that the text gives away.
+    Raises ImportError without scikit-learn, ValueError where no pair can be read.
+    """
+    pairs = read_pairs(plan, _options(plan, None))
+    checked = find_faults(pairs, _inspect_text, num_workers=1, progress=False)
+    left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
+    if not checked.good:
+        raise ValueError(f"{plan.dataset}: none of its {len(pairs)} pairs can be read; the first: {left_out[0]}")
+    texts = [_as_text(example) for example in pairs.select(checked.good)]
+    with console.status(f"reading {len(texts)} pairs"):
+        found = measure_shortcut(texts, resamples=plan.resamples, seed=plan.seed)
+    scores = found.pop("scores")
+    if left_out:
+        found["notes"].append(f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}")
+    result = {
+        "kind": "data",
+        "pairs": len(texts),
+        **found,
+        "left_out": left_out[:_NAMED],
+        "options": asdict(plan),
+        "versions": versions(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if scores:
+        scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
+        rows = ({"score": score, **asdict(text)} for score, text in scored)
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (out / EXAMPLES).write_text("".join(lines), encoding="utf-8")
+    (out / RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
+
+
+def read_pairs(plan: DiagnosisPlan, args: MDPOConfig) -> PreferenceDataset:
+    """Returns the pairs that a plan names, or as many of them as it asks for, drawn by its seed."""
+    split = plan.split or ("test" if plan.dataset == build.WORLD else "train")
+    pairs = read_examples(plan.dataset, split, args, config=plan.dataset_config)
+    if plan.pairs is None or plan.pairs >= len(pairs):
+        return pairs
+    drawn = derive_generator(plan.seed, "", "diagnosis").permutation(len(pairs))[: plan.pairs]
+    return pairs.select(sorted(drawn.tolist()))
+
+
+def _inspect_text(example: PreferenceExample) -> ExampleFacts:
+    validate_example(example)
+    return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
+
+
+def _as_text(example: PreferenceExample) -> TextPair:
+    chosen, rejected = (plain_text(example.responses[name]) for name in (CHOSEN, REJECTED))
+    return TextPair(example.id, plain_text(example.prompt), name_images(example), chosen, rejected)
+
+
+def _options(plan: DiagnosisPlan, adapter: str | None) -> MDPOConfig:
+    dtype = plan.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    return MDPOConfig(
+        output_dir="unused",
+        adapter_name_or_path=adapter,
+        model_init_kwargs={"dtype": dtype},
+        max_length=plan.max_length,
+        dataset_format=plan.dataset_format,
+        image_root=plan.image_root,
+        trust_remote_code=plan.trust_remote_code,
+        report_to="none",
+        seed=plan.seed,
+    )
+
+
+def _choose_pairs(plan: DiagnosisPlan, args: MDPOConfig, processor: Any, config: Any, corruption: Corruption) -> Chosen:
+    """Leaves out pairs without an image, and those that training would refuse."""
+    pairs = read_pairs(plan, args)
+    versions = tuple(CONDITIONS)
+    made = make_collator(processor, config, versions, seed=plan.seed, corruption=corruption, max_length=plan.max_length)
+    inspect = inspect_fully(made)
+
+    def inspect_pair(example: PreferenceExample) -> Any:
+        if not example.images:
+            raise RowError("it has no image, so that nothing can depend on one")
+        return inspect(example)
+
+    result = find_faults(pairs, inspect_pair, num_workers=1, progress=False)
+    left_out = [f"{fault.source}: {fault.problem}" for fault in result.faults]
+    if not result.good:
+        raise ValueError(f"{plan.dataset}: none of its {len(pairs)} pairs can be measured; the first: {left_out[0]}")
+    notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
+    return Chosen(pairs.select(result.good), tuple(notes), tuple(left_out[:_NAMED]))
+
+
+def _find_conditions(
+    plan: DiagnosisPlan, pairs: PreferenceDataset, processor: Any, config: Any, corruption: Corruption
+) -> tuple[Collator, str]:
+    """Returns the collator of all image versions, or, with a note, of those that these pairs have."""
+    images, note = tuple(CONDITIONS), ""
+    try:
+        items = Items(pairs, seed=plan.seed, draw_others=True)
+        for place in range(len(items)):
+            items[place]
+    except ValueError as error:
+        images = tuple(image for image in images if image != OTHER)
+        note = f"another example's image is not measured: {error}"
+    made = make_collator(processor, config, images, seed=plan.seed, corruption=corruption, max_length=plan.max_length)
+    return made, note
+
+
+def _score(
+    plan: DiagnosisPlan, args: MDPOConfig, reference_args: MDPOConfig, collator: Collator, pairs: PreferenceDataset
+) -> tuple[PairScores, PairScores | None, str]:
+    """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
+
+    def score(model: Any) -> PairScores:
+        return score_batches(model, collator, pairs, seed=plan.seed, batch_size=plan.batch_size)
+
+    model = _load(plan.model, args)
+    policy = score(model)
+    if plan.reference is None and hasattr(model, "disable_adapter"):
+        with model.disable_adapter():
+            return policy, score(model), "rewards are taken against the model with its adapter switched off"
+    release_memory(model)
+    del model
+    if plan.reference is None:
+        return policy, None, WITHOUT_REFERENCE
+    reference = score(_load(plan.reference, reference_args))
+    return policy, reference, f"rewards are taken against {plan.reference}"
+
+
+def _load(name: str, args: MDPOConfig) -> Any:
+    model = build.load_model(name, args)
+    build.disable_dropout(model)
+    return model.to(args.device)
+
+
+def _write_examples(
+    out: Path, plan: DiagnosisPlan, examples: Sequence[PreferenceExample], values: PairValues, corruption: Corruption
+) -> None:
+    """Writes the pairs, sorted, and small pictures of those from both ends."""
+    order = values.reliance.argsort(descending=True, stable=True).tolist()
+    ends = {*order[: plan.shown], *order[len(order) - plan.shown :]} if len(order) > plan.shown else set(order)
+    with (out / EXAMPLES).open("w", encoding="utf-8") as file:
+        for rank, place in enumerate(order, start=1):
+            row = _describe_pair(examples[place], place, values, rank)
+            if place in ends:
+                row |= _save_pictures(out, examples[place], rank, plan.seed, corruption)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _describe_pair(example: PreferenceExample, place: int, values: PairValues, rank: int) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "id": example.id,
+        "source": example.source,
+        "images": find_paths(example.images),
+        "prompt": plain_text(example.prompt),
+        **{name: plain_text(example.responses[name]) for name in (CHOSEN, REJECTED)},
+        "reliance": float(values.reliance[place]),
+        "margins": {name: float(margins[place]) for name, margins in values.margins.items()},
+        "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
+    }
+
+
+def _save_pictures(
+    out: Path, example: PreferenceExample, rank: int, seed: int, corruption: Corruption
+) -> Mapping[str, str]:
+    """Saves the first image of a pair, and the corrupted image that it was compared with."""
+    original = open_image(example.images[0])
+    save_small(original, out / "pictures" / f"{rank}.png")
+    saved = {"picture": f"pictures/{rank}.png"}
+    if example.rejected_images or not corruption.needs_other_image:
+        corrupted = (
+            open_image(example.rejected_images[0])
+            if example.rejected_images
+            else corrupt_image(corruption, original, run_seed=seed, example_id=example.id, image_index=0)
+        )
+        save_small(corrupted, out / "pictures" / f"{rank}_corrupted.png")
+        saved["corrupted_picture"] = f"pictures/{rank}_corrupted.png"
+    return saved

@@ -1,0 +1,138 @@
+"""`mmdpo study`: runs what is not finished yet, then writes the table.
+
+results.json  every measure of every variant: mean, spread, interval, by seed; paired differences; what is missing
+table.md, table.csv
+study.yaml    the study as it was read
+trials/VARIANT/seed-N/   see `mmdpo.study.trial`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from mmdpo.report.study import print_study, write_tables
+from mmdpo.study import pool
+from mmdpo.study.design import Study, StudyError
+from mmdpo.study.digest import digest_trial
+from mmdpo.study.summary import summarise
+from mmdpo.study.trial import Trial, write_json
+
+RESULTS, STUDY = "results.json", "study.yaml"
+
+
+def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dict[str, Any]:
+    """Runs the trials of a study that are not finished, writes results and tables, and returns the results.
+
+    A trial that fails is missing in the table; the others go on. Raises StudyError for a folder that holds another
+    study or that another process is working in.
+    """
+    if jobs < 1:
+        raise StudyError(f"--jobs is {jobs}; it takes at least one")
+    folder = Path(out)
+    with _claim(folder, study):
+        pool.prepare_server()
+        began = time.perf_counter()
+        trials = plan_trials(study, folder)
+        starts, others = ([t for t in trials if (t.start is None) is is_start] for is_start in (True, False))
+        with _Screen(trials, console) as screen:
+            pool.run_trials(_unfinished(starts), jobs, screen.watch)
+            begun = {trial.seed for trial in starts if trial.is_finished()}
+            for trial in others:
+                if trial.seed not in begun:
+                    screen.watch(trial, "not run, since the start could not be measured with this seed")
+                    pool.record_failure(trial, "not run, since the start could not be measured with this seed")
+            pool.run_trials(_unfinished([t for t in others if t.seed in begun]), jobs, screen.watch)
+        results = summarise(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
+        write_json(folder / RESULTS, results)
+    paths = write_tables(folder)
+    print_study(results, console)
+    console.print(f"\nResults: {', '.join(str(path) for path in (folder / RESULTS, *paths))}", highlight=False)
+    return results
+
+
+def plan_trials(study: Study, folder: Path) -> list[Trial]:
+    """Returns the trials of a study, seed by seed, so that one that is cut short has whole seeds."""
+    trials = []
+    for seed in study.seeds:
+        start: Path | None = None
+        for variant in study.variants:
+            digest = digest_trial(variant, seed, study.evaluation, keeps_model=study.keep_models)
+            place = folder / "trials" / variant.name / f"seed-{seed}"
+            trials.append(Trial(variant, seed, study.evaluation, place, digest, start, study.keep_models))
+            start = start or place
+    return trials
+
+
+def _unfinished(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if not trial.is_finished()]
+
+
+@contextmanager
+def _claim(folder: Path, study: Study) -> Iterator[None]:
+    """Holds the folder for this process; the system lets go of it however the process ends."""
+    recipe = folder / STUDY
+    if folder.exists() and any(folder.iterdir()) and not recipe.exists():
+        raise StudyError(f"{folder} holds something that is no study: choose another --out")
+    if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
+        raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StudyError(f"another process is running a study in {folder}: wait for it") from error
+        recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield
+
+
+@dataclass
+class _Screen:
+    """The bars of a running study: one for all of it, one for each running trial."""
+
+    trials: Sequence[Trial]
+    console: Console
+    _bars: dict[str, TaskID] = field(default_factory=dict)
+
+    def __enter__(self) -> _Screen:
+        self._progress = Progress(
+            TextColumn("{task.description:>28}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        done = len(self.trials) - len(_unfinished(self.trials))
+        self._all = self._progress.add_task("trials", total=len(self.trials), completed=done, note="")
+        if done:
+            self.console.print(f"{done} of {len(self.trials)} trials are finished already", highlight=False)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def watch(self, trial: Trial, said: pool.Progress | str | None) -> None:
+        """Shows what a trial says of itself, and that it has ended."""
+        if isinstance(said, pool.Progress):
+            if trial.label not in self._bars:
+                self._bars[trial.label] = self._progress.add_task(trial.label, total=1, note="")
+            bar = self._bars[trial.label]
+            if said.total:
+                self._progress.update(bar, total=said.total, completed=said.done)
+            self._progress.update(bar, note=said.note)
+            return
+        if trial.label in self._bars:
+            self._progress.remove_task(self._bars.pop(trial.label))
+        self._progress.advance(self._all)
+        if said is not None:
+            self.console.print(f"{trial.label} failed: {said}", style="red", highlight=False, markup=False)

@@ -1,0 +1,116 @@
+"""From trials to the content of results.json: means over seeds with intervals, and differences paired by seed.
+
+Seeds are what is repeated: each has its own pairs, scenes and order of training, so that the spread over seeds holds
+all of these. Intervals are Student's, over seeds: the mean ± t · s / √n, of the values or of their paired differences.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from mmdpo.study.design import START, Study
+from mmdpo.study.digest import digest_code, library_versions
+from mmdpo.study.trial import FAILURE, RESULT, Trial, read_json
+
+LEAST_SEEDS = 3
+"""Fewer seeds than these say too little of their spread for an interval."""
+METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"
+_T975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
+
+
+def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Returns what the trials have measured so far, ready for JSON; what is missing is listed with its reason."""
+    results = {(t.variant.name, t.seed): read_json(t.folder / RESULT) for t in trials if t.is_finished()}
+    values = {variant.name: _collect(variant.name, study.seeds, results) for variant in study.variants}
+    baseline = study.variants[1].name
+    measures: dict[str, Any] = {}
+    for result in results.values():
+        measures |= result["measures"]
+    return {
+        "study": study.name,
+        "about": study.about,
+        "command": f"mmdpo study {study.file}",
+        "seeds": list(study.seeds),
+        "baseline": baseline,
+        "variants": {variant.name: variant.about for variant in study.variants},
+        "measures": measures,
+        "values": {name: {m: describe(v) for m, v in of.items()} for name, of in values.items()},
+        "differences": {
+            name: {m: _compare(v, values[baseline].get(m, {})) for m, v in of.items()}
+            for name, of in values.items()
+            if name != baseline
+        },
+        "missing": [_explain(trial) for trial in trials if not trial.is_finished()],
+        "statistics": METHOD,
+        "notes": _note(study, values),
+        "trial_seconds": sum(sum(result["seconds"].values()) for result in results.values()),
+        "versions": {"python": platform.python_version(), "mmdpo": version("mmdpo"), **library_versions()},
+        "code": digest_code(),
+    }
+
+
+def describe(by_seed: Mapping[str, float]) -> dict[str, Any]:
+    """Returns mean, standard deviation and 95 % interval of the mean; None where there are too few values."""
+    values = list(by_seed.values())
+    mean = statistics.fmean(values) if values else None
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    low = high = None
+    if mean is not None and spread is not None and len(values) >= LEAST_SEEDS:
+        reach = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
+        low, high = mean - reach, mean + reach
+    return {"mean": mean, "std": spread, "low": low, "high": high, "n": len(values), "by_seed": dict(by_seed)}
+
+
+def t_quantile(freedom: int) -> float:
+    """Returns the 97.5 % quantile of Student's t; beyond the table by its expansion about the normal quantile."""
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _collect(
+    name: str, seeds: Sequence[int], results: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Returns the values of a variant, by measure and seed; those that are undefined are left out."""
+    found: dict[str, dict[str, float]] = {}
+    for seed in seeds:
+        for measure, value in results.get((name, seed), {}).get("metrics", {}).items():
+            if value is not None:
+                found.setdefault(measure, {})[str(seed)] = value
+    return found
+
+
+def _compare(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, Any]:
+    return describe({seed: value - baseline[seed] for seed, value in values.items() if seed in baseline})
+
+
+def _explain(trial: Trial) -> dict[str, Any]:
+    failure = read_json(trial.folder / FAILURE)
+    error = failure["error"] if failure.get("digest") == trial.digest else "not run yet"
+    return {"variant": trial.variant.name, "seed": trial.seed, "error": error}
+
+
+def _note(study: Study, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    notes = []
+    if len(study.seeds) < LEAST_SEEDS:
+        notes.append(
+            f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}: too few for intervals, which need {LEAST_SEEDS}"
+        )
+    for name, of in values.items():
+        count = max((len(by_seed) for by_seed in of.values()), default=0)
+        if count < len(study.seeds):
+            notes.append(f"{name}: {count} of {len(study.seeds)} seeds are finished")
+    if study.seeds and values.get(START):
+        notes.append(f"{START} is what every variant begins as; rewards are taken against it")
+    return notes

@@ -1,0 +1,97 @@
+"""Study files: those that ship can be run, and what is wrong with one is said with file and key."""
+
+import pytest
+import yaml
+
+from mmdpo.study.design import START, StudyError
+from mmdpo.study.study_file import read_study, shipped_names
+
+GOOD = {
+    "name": "mine",
+    "recipe": "world",
+    "options": {"beta": 0.2, "pairs": 32},
+    "seeds": [0, 1],
+    "evaluation": {"scenes": 4},
+    "variants": [{"name": "dpo", "objective": "dpo"}, {"name": "mdpo", "objective": "mdpo", "beta": 0.3}],
+}
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    return str(path)
+
+
+def test_variants_are_laid_over_shared_options_and_those_over_the_recipe(tmp_path):
+    study = read_study(write(tmp_path))
+    start, dpo, mdpo = study.variants
+    assert start.name == START
+    assert [variant.options["beta"] for variant in (start, dpo, mdpo)] == [0.2, 0.2, 0.3]
+    assert dpo.pairs == 32
+    recipe = mdpo.recipe(tmp_path / "trial", seed=7)
+    assert (recipe.training.seed, recipe.training.beta, recipe.training.objective) == (7, 0.3, "mdpo")
+    assert recipe.training.learning_rate == 3e-4, "the world's own"
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
+    study = read_study(name)
+    assert len(study.seeds) >= 5
+    assert study.name == name
+    assert any(variant.options["objective"] == "sft_chosen" for variant in study.variants[1:])
+    assert {"comparative", "ablation", "corruption", "anchors", "scale", "learning_rate"} <= set(shipped_names())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"variants": [{"name": "a", "objektive": "dpo"}]}, "variant 'a': unknown key 'objektive'; did you mean 'obje"),
+        ({"variants": [{"name": "a", "objective": "mpdo"}]}, "variant 'a': .*Did you mean 'mdpo'"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "no. 2: the name 'a' is given twice"),
+        ({"variants": [{"name": "start"}]}, "'start' stands for"),
+        ({"variants": [{"name": "a/b"}]}, "letters, digits"),
+        ({"variants": []}, "at least one variant"),
+        ({"variants": [{"name": "a", "model_name_or_path": "other"}]}, "all begin at one start"),
+        ({"variants": [{"name": "a", "fraction": 2}]}, r"fraction is a share .* got 2"),
+        ({"options": {"seed": 3}}, "seed is the study's to set: list `seeds:`"),
+        ({"options": {"decided_by": "chance"}}, "decided_by is style or prior; got 'chance'"),
+        ({"seeds": []}, "at least one whole number"),
+        ({"seeds": [1, 1]}, "given twice"),
+        ({"seeds": [True]}, "whole numbers"),
+        ({"evaluation": {}}, "what models are measured on"),
+        ({"evaluation": {"scene": 4}}, "evaluation: unknown key 'scene'; did you mean 'scenes'"),
+        ({"evaluation": {"benchmarks": [{"name": "popo"}]}}, "no 'popo'; did you mean 'pope'"),
+        ({"evaluation": {"scenes": 4, "benchmarks": [{"name": "world"}]}}, "measure the same"),
+        ({"recipe": "nowhere.yaml"}, "there is no file"),
+        ({"varients": []}, "unknown key 'varients'; did you mean 'variants'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_mistakes_are_named_with_file_and_key(tmp_path, changes, said):
+    path = write(tmp_path, **changes)
+    with pytest.raises(StudyError, match=said) as caught:
+        read_study(path)
+    assert path in str(caught.value)
+
+
+def test_a_key_that_is_written_twice_is_refused(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(GOOD) + "seeds: [5]\n")
+    with pytest.raises(StudyError, match="'seeds' is given twice"):
+        read_study(str(path))
+
+
+def test_an_unknown_study_names_the_nearest():
+    with pytest.raises(StudyError, match="did you mean 'ablation'"):
+        read_study("ablations")
+
+
+def test_a_recipe_file_is_the_base_and_its_own_seed_and_folder_are_left_out(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "model_name_or_path: some/model\ndataset_name: pairs.jsonl\nseed: 4\noutput_dir: runs/x\nbeta: 0.5\n"
+    )
+    path = write(tmp_path, recipe="base.yaml", options={}, evaluation={"dataset_name": "held_out.jsonl", "pairs": 10})
+    study = read_study(path)
+    assert study.variants[1].options["beta"] == 0.5
+    assert study.variants[1].options["save_strategy"] == "no"
+    assert study.evaluation.dataset_name == "held_out.jsonl"

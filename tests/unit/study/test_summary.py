@@ -1,0 +1,86 @@
+"""From trials to a table: intervals, paired differences, and what is missing."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from mmdpo.report.study import study_csv, study_markdown
+from mmdpo.study.design import Evaluation, Study, Variant
+from mmdpo.study.digest import digest_trial
+from mmdpo.study.summary import describe, summarise, t_quantile
+from mmdpo.study.trial import Trial
+
+
+def test_quantiles_are_student_s():
+    for freedom in (1, 2, 4, 17, 30, 31, 60, 1000):
+        assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=6e-4)
+
+
+def test_an_interval_by_hand():
+    found = describe({"0": 1.0, "1": 2.0, "2": 6.0})
+    # mean 3, s = √7, 4.303 · √(7/3)
+    assert (found["mean"], found["std"]) == (3.0, pytest.approx(7**0.5))
+    assert found["high"] - 3 == pytest.approx(4.303 * (7 / 3) ** 0.5)
+    assert describe({"0": 1.0, "1": 2.0})["low"] is None
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two variants of three seeds; the second has failed with seed 2."""
+    variants = tuple(Variant(name, f"about {name}", {}) for name in ("start", "a", "b"))
+    study = Study("file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
+    values = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 9.0, ("b", 0): 2.0, ("b", 1): 4.0}
+    trials = []
+    for variant in variants:
+        for seed in study.seeds:
+            folder = Path(tmp_path) / variant.name / str(seed)
+            folder.mkdir(parents=True)
+            trials.append(Trial(variant, seed, study.evaluation, folder, f"{variant.name}{seed}", None))
+            value = values.get((variant.name, seed))
+            measure = {"m": {"label": "M", "unit": "%", "better": "lower", "digits": 1}}
+            content = dict(digest=f"{variant.name}{seed}", metrics={"m": value}, measures=measure, seconds={"t": 1})
+            if (variant.name, seed) == ("b", 2):
+                (folder / "failure.json").write_text(json.dumps(dict(digest="b2", error="ValueError: why")))
+            else:
+                (folder / "trial.json").write_text(json.dumps(content))
+    return summarise(study, trials)
+
+
+def test_differences_are_paired_and_what_is_missing_is_named(results):
+    assert results["values"]["a"]["m"]["mean"] == 4.0
+    assert results["differences"]["b"]["m"]["by_seed"] == {"0": 1.0, "1": 2.0}, "seed 2 has no partner"
+    assert results["differences"]["b"]["m"]["low"] is None, "two pairs are too few for an interval"
+    assert results["missing"] == [{"variant": "b", "seed": 2, "error": "ValueError: why"}]
+    assert "b: 2 of 3 seeds are finished" in results["notes"]
+    assert "m" not in results["values"]["start"], "undefined there"
+
+
+def test_the_tables_show_what_is_missing_as_missing(results):
+    page = study_markdown(results)
+    assert "| a | 4.0 ± 4.4 |" in page
+    assert "| start | – |" in page
+    assert "| b | +1.5 |" in page
+    assert "missing: b, seed 2: ValueError: why" in page
+    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(study_csv(results)))}
+    assert rows["b"]["difference_mean"] == "1.5"
+    assert rows["b"]["difference_low"] == ""
+
+
+def test_a_digest_changes_with_what_decides_and_with_nothing_else(tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("1")
+
+    def digest(name="a", about="x", seed=0, scenes=1, fraction=1.0, **options):
+        variant = Variant(name, about, {"dataset_name": str(data), **options}, fraction=fraction)
+        return digest_trial(variant, seed, Evaluation(scenes=scenes), keeps_model=False)
+
+    first = digest()
+    assert digest(name="b", about="y") == first
+    others = [digest(seed=1), digest(scenes=2), digest(fraction=0.5), digest(beta=0.2)]
+    data.write_text("2")
+    others.append(digest())
+    assert len({first, *others}) == 6
