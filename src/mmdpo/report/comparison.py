@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmdpo.report.curves import VARIANT_COLOURS
+from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA
 from mmdpo.report.tables import MISSING
 
@@ -33,6 +33,8 @@ ROW_HEIGHT = 0.21
 PANEL_EXTRA = 0.72
 PICTURE_WIDTH = 8.2
 NOTE_CHARACTERS = 118
+BESIDE_TITLE = 4
+"""Entries of the legend that have room beside the title."""
 
 
 def print_comparison(content: Content, console: Console) -> None:
@@ -117,7 +119,7 @@ def _draw_panel(
         for row in rows:
             run = runs.index(row["run"])
             height = place + (run - (len(runs) - 1) / 2) * 0.7 / max(1, len(runs))
-            colour = VARIANT_COLOURS[run % len(VARIANT_COLOURS)]
+            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
             axes.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.6)
             face = colour if row["excludes_zero"] else "white"
             axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
@@ -136,13 +138,15 @@ def _add_legend(figure: Any, runs: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=VARIANT_COLOURS[place % len(VARIANT_COLOURS)], linewidth=2, label=run)
+        Line2D([], [], color=RUN_COLOURS[place % len(RUN_COLOURS)], linewidth=2, label=run)
         for place, run in enumerate(runs)
     ]
     for face, meaning in ((GREY, "interval excludes 0"), ("white", "it does not")):
         marker: dict[str, Any] = dict(color=GREY, marker="o", linestyle="none", markersize=5, markerfacecolor=face)
         handles.append(Line2D([], [], label=meaning, **marker))
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=8, frameon=False)
+    is_few = len(handles) <= BESIDE_TITLE
+    where = "outside upper right" if is_few else "outside lower left"
+    figure.legend(handles=handles, loc=where, ncols=min(len(handles), BESIDE_TITLE), fontsize=8, frameon=False)
 
 
 def _headers(first: str, run: str) -> list[str]:

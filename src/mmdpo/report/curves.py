@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from mmdpo.report.wording import variant_label
@@ -16,6 +17,10 @@ VARIANT_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#7f7f7f")
 """From the palette of Okabe and Ito. Like the next, each stands out by 3 : 1 from a white page and from a dark one."""
 PART_COLOURS = ("#7f7f7f", "#a6761d", "#7570b3", "#e7298a", "#1b9e77")
 """For the terms and the cells inside one variant: other hues, so that none is taken for a variant."""
+RUN_COLOURS = (
+    *("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#a6761d", "#7570b3", "#0e8fa8", "#c2255c", "#6b8e23", "#7f7f7f"),
+)
+"""For runs that are laid over each other."""
 DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
 """So that colour is not the only cue."""
 
@@ -26,7 +31,23 @@ COMPARED = {
     "grad_norm": ("Gradient norm", "before clipping"),
 }
 """Metrics of which one panel shows all variants: title and unit."""
+OVERLAID = {
+    "loss": ("Loss", "mean over pairs"),
+    "rewards/chosen": ("Reward of chosen", "reward"),
+    "rewards/rejected": ("Reward of rejected", "reward"),
+    "rewards/corrupted": ("Reward under the corrupted image", "reward"),
+    **COMPARED,
+    "rewards/accuracies": ("Response accuracy", "share of pairs"),
+    "rewards/image_accuracies": ("Image accuracy", "share of pairs"),
+    "eval_loss": ("Held-out loss", "mean over pairs"),
+    "eval_rewards/margins": ("Held-out response margin", "reward"),
+}
+"""Metrics of which one panel shows all runs; terms of the loss stand behind the loss."""
 CELL_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/corrupted")
+
+
+MOST_POINTS = 240
+"""A line of more points is drawn as means over equal numbers of them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,11 @@ class Line:
     values: tuple[float, ...]
     colour: str
     dashes: Any
+    place: int | None = None
+    """Where it stands in the legend that all panels share; None if each panel has its own."""
+    low: tuple[float, ...] = ()
+    """Ends of a band around the values, none if empty."""
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,53 @@ def curve_panels(histories: Mapping[str, History]) -> list[Panel]:
     return [panel for panel in (*compared, *losses, *_same_limits(rewards)) if panel.lines]
 
 
+def overlay_panels(histories: Mapping[str, Sequence[History]]) -> list[Panel]:
+    """Sorts the logs of runs into one panel per metric, with one line for each run.
+
+    A run of several logs (repetitions with other seeds) is drawn as their mean, in a band from the least to the
+    greatest. Long logs are drawn as means over stretches of steps.
+    """
+    keys = {key for logs in histories.values() for log in logs for record in log for key in record}
+    terms = {key: (f"Loss term {key[5:]}", "before its weight") for key in sorted(keys) if key.startswith("loss/")}
+    others = sorted(key for key in keys if key.startswith("rewards/") and key not in OVERLAID)
+    known = {"loss": OVERLAID["loss"], **terms, **OVERLAID, **{key: (key, "") for key in others}}
+    if len(terms) == 1:
+        del known["loss"]  # it is that term
+    panels = {key: _overlay(histories, key, title, unit) for key, (title, unit) in known.items()}
+    for key, panel in zip(CELL_REWARDS, _same_limits([panels[key] for key in CELL_REWARDS]), strict=True):
+        panels[key] = panel
+    return [panel for panel in panels.values() if panel.lines]
+
+
+def _overlay(histories: Mapping[str, Sequence[History]], key: str, title: str, unit: str) -> Panel:
+    lines = []
+    for place, (name, logs) in enumerate(histories.items()):
+        found = [line for log in logs if (line := _line(log, key, name, place, RUN_COLOURS)).steps]
+        if found:
+            dashes = DASHES[(place + place // len(RUN_COLOURS)) % len(DASHES)]
+            lines.append(replace(_average(found), place=place, dashes=dashes))
+    return Panel(title, unit, tuple(lines))
+
+
+def _average(lines: Sequence[Line]) -> Line:
+    """Returns the mean of repetitions at each step that any of them has logged, and the band that they lie in."""
+    if len(lines) == 1:
+        return lines[0]
+    by_step: dict[float, list[float]] = {}
+    for line in lines:
+        for step, value in zip(line.steps, line.values, strict=True):
+            by_step.setdefault(step, []).append(value)
+    steps = sorted(by_step)
+    values = [by_step[step] for step in steps]
+    return replace(
+        lines[0],
+        steps=tuple(steps),
+        values=tuple(fmean(v) for v in values),
+        low=tuple(map(min, values)),
+        high=tuple(map(max, values)),
+    )
+
+
 def _compare(histories: Mapping[str, History], key: str, title: str, unit: str) -> Panel:
     lines = (
         _line(log, key, variant_label(name), place, VARIANT_COLOURS)
@@ -88,11 +161,19 @@ def _loss_keys(log: History) -> list[str]:
 
 
 def _line(log: History, key: str, label: str, place: int, colours: Sequence[str]) -> Line:
-    records = [record for record in log if key in record and "step" in record]
+    points = [
+        (float(record["step"]), float(record[key]))
+        for record in log
+        if isinstance(record.get(key), int | float) and isinstance(record.get("step"), int | float)
+    ]
+    stretch = -(-len(points) // MOST_POINTS) or 1
+    if stretch > 1:
+        parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+        points = [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in parts]
     return Line(
         label,
-        tuple(float(record["step"]) for record in records),
-        tuple(float(record[key]) for record in records),
+        tuple(step for step, _ in points),
+        tuple(value for _, value in points),
         colours[place % len(colours)],
         DASHES[place % len(DASHES)],
     )
@@ -104,4 +185,4 @@ def _same_limits(panels: Sequence[Panel]) -> list[Panel]:
         return list(panels)
     low, high = min(values), max(values)
     pad = 0.05 * (high - low) or 0.1
-    return [Panel(panel.title, panel.unit, panel.lines, (low - pad, high + pad)) for panel in panels]
+    return [replace(panel, limits=(low - pad, high + pad)) for panel in panels]

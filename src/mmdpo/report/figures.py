@@ -27,12 +27,20 @@ GREY = "#57606a"
 INK = "#123456"
 """Stands for the text colour of the page while Matplotlib draws; no line has this colour."""
 DRAWING = {"svg.hashsalt": "mmdpo", "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+INLINE = {
+    "svg.fonttype": "none",
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
+    **{f"axes.{part}color": INK for part in ("edge", "label")},
+}
+"""Settings under which a figure is drawn that `inline_svg` is to put into a page."""
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Leaves the metadata block out of SVG files, so that equal runs give equal files."""
 DOTS_PER_INCH = 144
 
 PANEL_SIZE = (3.7, 2.7)
 """Inches, width and height; the lengths below are inches too."""
+PANEL_AXES = (0.19, 0.165, 0.765, 0.745)
+"""Left, bottom, width and height of the axes of a panel that stands alone, as shares of it."""
 SCENE_WIDTH = 10.0
 IMAGE_SIDE = 4 / 3
 MARGIN = 0.25
@@ -85,6 +93,12 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         for place, panel in enumerate(panels, start=1):
             _draw_panel(figure.add_subplot(rows, columns, place), panel)
+        shared = {line.place: axes for panel, axes in zip(panels, figure.axes, strict=True) for line in panel.lines}
+        handles = {
+            line.get_label(): line for axes in shared.values() for line in axes.lines if axes.get_legend() is None
+        }
+        if handles:
+            figure.legend(handles=list(handles.values()), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
         return _save(figure, path)
 
 
@@ -94,17 +108,26 @@ def panel_svg(panel: Panel, prefix: str) -> str:
     It is transparent, takes text colour and font from the page, refers to nothing outside itself, and its ids begin
     with `prefix`, so that several panels on one page do not share any.
     """
-    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    with matplotlib.rc_context({**DRAWING, **dict.fromkeys(ink, INK), "svg.fonttype": "none"}):
-        figure = Figure(figsize=PANEL_SIZE, layout="constrained")
-        _draw_panel(figure.add_subplot(), panel)
+    with matplotlib.rc_context({**DRAWING, **INLINE}):
+        figure = Figure(figsize=PANEL_SIZE)
+        _draw_panel(figure.add_axes(PANEL_AXES), panel)  # a layout that measures every text takes three times as long
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata=NO_METADATA)
-    inside = drawn.getvalue().partition("<svg")[2].partition(">")[2]
-    inside = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", inside.replace(INK, "currentColor"))
-    box = " ".join(f"{72 * side:g}" for side in PANEL_SIZE)
-    label = escape(panel.describe(), quote=True)
-    return f'<svg role="img" aria-label="{label}" viewBox="0 0 {box}">{inside}'
+    return inline_svg(drawn.getvalue(), prefix, panel.describe())
+
+
+def inline_svg(drawn: str, prefix: str, description: str) -> str:
+    """Returns what Matplotlib wrote as an `<svg>` element to stand inside a page, in the page's own colours.
+
+    `INK` becomes the colour of text; white and grey become the page's paper and its colour of soft text.
+    """
+    head, _, inside = drawn.partition("<svg")[2].partition(">")
+    box = re.search(r'viewBox="([^"]*)"', head)
+    for written, own in ((INK, "currentColor"), ("#ffffff", "var(--paper)"), (GREY, "var(--soft)")):
+        inside = inside.replace(written, own)
+    inside = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", inside)
+    label = escape(description, quote=True)
+    return f'<svg role="img" aria-label="{label}" viewBox="{box.group(1) if box else ""}">{inside}'
 
 
 @dataclass(frozen=True)
@@ -178,21 +201,31 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
             color=line.colour,
             linestyle=line.dashes,
             linewidth=1.6,
-            marker="o" if few else None,
+            marker="o" if few and line.place is None else None,
             markersize=3,
+            gid=None if line.place is None else f"series{line.place}",
         )
+        if line.low:
+            band: dict[str, Any] = dict(color=line.colour, alpha=0.15, linewidth=0, gid=f"band-series{line.place}")
+            axes.fill_between(line.steps, line.low, line.high, **band)
     axes.set_title(panel.title, loc="left", size=10)
     axes.set_xlabel("step", size=9)
     axes.set_ylabel(panel.unit, size=9)
     axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # so that numbers have room
     axes.grid(alpha=0.2, linewidth=0.6)
     axes.margins(x=0.02)
     if panel.limits is not None:
         axes.set_ylim(*panel.limits)
-    axes.legend(fontsize=8, frameon=False, handlelength=2.6)
+    if all(line.place is None for line in panel.lines):
+        axes.legend(fontsize=8, frameon=False, handlelength=2.6)
 
 
 def _save(figure: Any, path: Path) -> Path:
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not twice for each file
     figure.savefig(path, dpi=DOTS_PER_INCH)
     figure.savefig(path.with_suffix(".svg"), metadata=NO_METADATA)
     return path

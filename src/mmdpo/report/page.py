@@ -1,130 +1,132 @@
-"""The page of a run: one HTML file that needs neither network nor any other file."""
+"""Pages: the quickstart's own, and the report on any mix of folders. One HTML file needs neither network nor others."""
 
 from __future__ import annotations
 
-import base64
-import mimetypes
-from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
-from string import Template
-from typing import Any
 
-from mmdpo.report.curves import Panel, curve_panels
-from mmdpo.report.figures import panel_svg
-from mmdpo.report.runs import Answer, Run, ShownScene, read_run
-from mmdpo.report.tables import COLUMNS, Scores
-from mmdpo.report.wording import VARIANTS, WORLD_CAVEATS, fill, variant_label
+from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
+from mmdpo.report.folders import Found, Place, find_folders
+from mmdpo.report.layout import Section, bullets, identify, page_html
+from mmdpo.report.runs import RunFolderError, read_run
+from mmdpo.report.sections.diagnosis import diagnosis_section
+from mmdpo.report.sections.evaluation import Compare, Pictures, evaluation_section
+from mmdpo.report.sections.quickstart import quickstart_sections, summarise_quickstart
+from mmdpo.report.sections.samples import samples_section
+from mmdpo.report.sections.study import read_study, study_section
+from mmdpo.report.sections.training import settings_section, training_section
+from mmdpo.report.trained import TrainedRun, read_trained
 
 TITLE = "mmdpo quickstart"
-CURVES_NOTE = "As the trainers logged it. Rewards are drawn on one scale for all variants; losses are not comparable."
-NO_CURVES = "No variant left a log of its training."
+REPORT_TITLE = "mmdpo report"
 
 
 def write_page(run_dir: str | Path) -> Path:
-    """Writes report.html into a run folder and returns its path.
+    """Writes report.html into the folder of a quickstart and returns its path.
 
     Raises:
         RunFolderError: as `read_run` does.
     """
     run = read_run(run_dir)
-    results = run.results
-    panels = curve_panels(run.histories)
-    template = Template((files("mmdpo.report") / "page.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=escape(TITLE),
-        summary=escape(_summary(results)),
-        variants=_definitions({v.label: v.meaning for name, v in VARIANTS.items() if name in results["variants"]}),
-        caveats=_caveats_html(results),
-        table=_table_html(results["variants"]),
-        columns=_definitions({column.header: column.meaning for column in COLUMNS}),
-        scenes="\n".join(_scene_html(number, scene) for number, scene in enumerate(run.scenes, start=1)),
-        curves_note=escape(CURVES_NOTE if panels else NO_CURVES),
-        curves=_curves_html(panels),
-        config=_config_html(run),
-    )
     path = run.folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page_html(TITLE, summarise_quickstart(run.results), quickstart_sections(run)), encoding="utf-8")
     return path
 
 
-def _summary(results: Mapping[str, Any]) -> str:
-    said = [f"{results['scenes']} test scenes", f"seed {results['seed']}"]
-    if "pairs" in results:
-        said.insert(0, f"{results['pairs']} preference pairs")
-    if "seconds" in results:
-        said.append(f"{results['seconds']:.0f} seconds in all")
-    return " · ".join(said)
+def write_report(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    compare: Compare | None = None,
+    pictures: Pictures = Pictures(),  # noqa: B008 - it is frozen
+) -> Path:
+    """Writes one page about the folders, and its figures and tables into a folder beside it; returns the page's path.
+
+    `compare` takes paired differences and `pictures` finds the images of benchmarks: what knows the benchmarks hands
+    them in. What is damaged or missing in a folder is said on the page.
+
+    Raises:
+        RunFolderError: a folder does not exist or is none of those that this package writes.
+    """
+    found = find_folders(folders)
+    missing: list[str] = []
+    sections = _make_sections(found, missing, compare, pictures)
+    if missing:
+        sections.insert(0, Section("missing", "What is missing", bullets(missing)))
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page_html(REPORT_TITLE, _summarise(found), sections), encoding="utf-8")
+    _write_files(sections, path.with_name(f"{path.stem}_files"))
+    return path
 
 
-def _definitions(meanings: Mapping[str, str]) -> str:
-    return "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in meanings.items())
+def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: Pictures) -> list[Section]:
+    runs = [read_trained(place) for place in found.runs]
+    evaluated = [read_evaluated(place) for place in found.evaluations]
+    missing += [line for run in runs for line in run.missing] + [line for run in evaluated for line in run.missing]
+    sections = [training_section(runs)] if runs else []
+    for benchmark in dict.fromkeys(run.benchmark for run in evaluated):
+        of_benchmark = [run for run in evaluated if run.benchmark == benchmark]
+        missing += _name_absent(benchmark, of_benchmark, evaluated)
+        sections.append(evaluation_section(benchmark, of_benchmark, compare=compare, pictures=pictures))
+    if any(run.samples for run in runs):
+        sections.append(samples_section([run for run in runs if run.samples]))
+    for place in found.studies:
+        study = read_study(place)
+        missing += study.missing
+        sections.append(study_section(study, pictures))
+    sections += [diagnosis_section(place, missing) for place in found.diagnoses]
+    for place in found.quickstarts:
+        sections += _quickstart(place, missing)
+    if runs:
+        sections.append(settings_section(_with_versions(runs, evaluated)))
+    return sections
 
 
-def _caveats_html(results: Mapping[str, Any]) -> str:
-    parts = (f"<h3>{escape(c.title)}</h3>\n<p>{escape(fill(c.full, results))}</p>" for c in WORLD_CAVEATS)
-    return "\n".join(parts)
+def _name_absent(benchmark: str, present: Sequence[EvaluatedRun], evaluated: Sequence[EvaluatedRun]) -> list[str]:
+    """Says which of the evaluated runs have no result of a benchmark."""
+    labels = dict.fromkeys(run.label for run in evaluated)
+    return [f"{label}: no result of {benchmark}" for label in labels if label not in {run.label for run in present}]
 
 
-def _table_html(variants: Mapping[str, Scores]) -> str:
-    heads = "".join(f'<th scope="col">{escape(column.header)}</th>' for column in COLUMNS)
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(variant_label(name))}</th>'
-        + "".join(f"<td>{escape(column.show(scores))}</td>" for column in COLUMNS)
-        + "</tr>"
-        for name, scores in variants.items()
-    )
-    return f'<table>\n<thead><tr><th scope="col">Variant</th>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+def _with_versions(runs: Sequence[TrainedRun], evaluated: Sequence[EvaluatedRun]) -> list[TrainedRun]:
+    """Adds runs that were evaluated only, for the versions that generated their answers."""
+    known = {run.label for run in runs}
+    others = {run.label: run for run in evaluated if run.versions and run.label not in known}
+    return [*runs, *(TrainedRun(o.label, o.folder, {}, (), o.versions, (), ()) for o in others.values())]
 
 
-def _scene_html(number: int, scene: ShownScene) -> str:
-    truth = ", ".join(scene.truth)
-    pictures = _picture_html(scene.image, "scene", f"Scene {number}, a {scene.setting} with {truth}")
-    if scene.corrupted_image is not None:
-        pictures += _picture_html(scene.corrupted_image, "corrupted", f"Scene {number}, corrupted")
-    answers = "\n".join(
-        f"<dt>{escape(variant_label(name))}</dt><dd>{_answer_html(answer)}</dd>"
-        for name, answer in scene.answers.items()
-    )
-    return (
-        f'<article class="scene">\n<h3>{number}. {escape(scene.setting)}: {escape(truth)}</h3>\n'
-        f'<div class="sides">\n<div class="pictures">{pictures}</div>\n<dl class="pairs">\n{answers}\n</dl>\n</div>\n'
-        "</article>"
-    )
+def _quickstart(place: Place, missing: list[str]) -> list[Section]:
+    try:
+        run = read_run(place.path)
+        return quickstart_sections(run, f"{identify(place.label)}-", place.label)
+    except (RunFolderError, KeyError, TypeError) as error:
+        missing.append(f"{place.label}: the quickstart cannot be read ({error})")
+        return []
 
 
-def _picture_html(path: Path, caption: str, description: str) -> str:
-    return (
-        f'<figure><img src="{_data_uri(path)}" alt="{escape(description, quote=True)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+def _summarise(found: Found) -> str:
+    kinds = {
+        "training run": found.runs,
+        "result": found.evaluations,
+        "study": found.studies,
+        "diagnosis": found.diagnoses,
+        "quickstart": found.quickstarts,
+    }
+    plural = {"study": "studies", "diagnosis": "diagnoses"}
+    said = [f"{len(of)} {kind if len(of) == 1 else plural.get(kind, f'{kind}s')}" for kind, of in kinds.items() if of]
+    labels = dict.fromkeys(place.label for of in kinds.values() for place in of)
+    return f"{', '.join(said)}: {', '.join(labels)}"
 
 
-def _data_uri(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-
-
-def _answer_html(answer: Answer) -> str:
-    text = "".join(
-        f"<mark>{escape(span.text)}</mark>" if span.hallucinated else escape(span.text) for span in answer.spans()
-    )
-    return f'{text}<br><span class="soft">{escape(answer.note())}</span>'
-
-
-def _curves_html(panels: Sequence[Panel]) -> str:
-    return "\n".join(f"<div>{panel_svg(panel, f'panel{number}')}</div>" for number, panel in enumerate(panels, start=1))
-
-
-def _config_html(run: Run) -> str:
-    """Lists all of results.json but the scores, so that nothing the run recorded about itself is left out."""
-    lines: dict[str, str] = {}
-    for key, value in run.results.items():
-        if key == "variants":
-            continue
-        if isinstance(value, Mapping):
-            lines |= {f"{key}: {name}": str(inner) for name, inner in value.items()}
-        else:
-            lines[key] = str(value)
-    return "\n".join(f"<dt>{escape(key)}</dt><dd><code>{escape(value)}</code></dd>" for key, value in lines.items())
+def _write_files(sections: Sequence[Section], folder: Path) -> None:
+    """Writes each table as Markdown and CSV and each figure as PNG and SVG."""
+    folder.mkdir(exist_ok=True)
+    for section in sections:
+        texts = dict(section.texts)
+        for name, grid in section.tables.items():
+            texts |= {f"{name}.md": grid.markdown(), f"{name}.csv": grid.csv()}
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, draw in section.figures.items():
+            draw(folder / f"{name}.png")

@@ -35,6 +35,8 @@ class Answer:
     """Objects named that are not in the scene."""
     missed: tuple[str, ...] = ()
     """Objects of the scene that were not named."""
+    remark: str | None = None
+    """What else there is to be said; None where both lists are known to be whole."""
 
     def spans(self) -> list[Span]:
         """Splits the text at the hallucinated words, whole words only; the spans joined give the text again."""
@@ -50,6 +52,8 @@ class Answer:
         """Says in words what the marks show, for readers who do not see them."""
         found = (("hallucinated", self.hallucinated), ("missed", self.missed))
         said = [f"{kind}: {', '.join(words)}" for kind, words in found if words]
+        if self.remark is not None:
+            return " · ".join((*said, *([self.remark] if self.remark else [])))
         return " · ".join(said) or "nothing hallucinated, nothing missed"
 
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,14 +110,9 @@ class SampleAnswers(TrainerCallback):
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 _show_in_tensorboard(callback.tb_writer, self.samples, rows, with_pictures=not self._pictures_shown)
-            elif isinstance(callback, WandbCallback):
-                import wandb
-
-                wandb.log({"sample_answers": _table(wandb, self.samples, rows), "train/global_step": step})
-            elif isinstance(callback, TrackioCallback):
-                import trackio
-
-                trackio.log({"sample_answers": _table(trackio, self.samples, rows), "train/global_step": step})
+            elif isinstance(callback, WandbCallback | TrackioCallback):
+                library = import_module("wandb" if isinstance(callback, WandbCallback) else "trackio")
+                library.log({"sample_answers": _table(library, self.samples, rows), "train/global_step": step})
         self._pictures_shown = True
 
     def _pair(self, answers: Sequence[str]) -> Iterator[tuple[Sample, str]]:

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from mmdpo.report.curves import PART_COLOURS, VARIANT_COLOURS, curve_panels
+from mmdpo.report.curves import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels
 from mmdpo.report.figures import RED, draw_curves, draw_scenes, panel_svg
 from mmdpo.report.runs import RunFolderError, read_histories
 
@@ -75,7 +75,7 @@ def test_inline_svg_takes_the_text_colour_of_the_page_and_shares_no_id():
     assert targets <= ids
 
 
-@pytest.mark.parametrize("colour", sorted({*VARIANT_COLOURS, *PART_COLOURS}))
+@pytest.mark.parametrize("colour", sorted({*VARIANT_COLOURS, *PART_COLOURS, *RUN_COLOURS}))
 @pytest.mark.parametrize("paper", ["#ffffff", "#14171a"])
 def test_lines_stand_out_from_light_and_dark_paper(colour, paper):
     darker, lighter = sorted((_luminance(colour), _luminance(paper)))

@@ -8,7 +8,7 @@ import pytest
 from mmdpo.report.page import write_page
 from mmdpo.report.wording import WORLD_CAVEATS, fill
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -100,7 +100,7 @@ def test_page_without_logs_corrupted_images_or_timings(run_dir):
     (run_dir / "examples.json").write_text(json.dumps(examples))
     page = read_page(run_dir)
     assert "No variant left a log" in page.all_text
-    assert len(page.links) == 6
+    assert sum(link.startswith("data:") for link in page.links) == 6
 
 
 @pytest.mark.parametrize("module", ["page", "terminal"])

@@ -1,0 +1,378 @@
+"""The report on any mix of folders: what it finds, what it says of what is missing, and what it refuses to compare."""
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+from mmdpo.report.curves import DASHES, MOST_POINTS, overlay_panels
+from mmdpo.report.figures import draw_panels
+from mmdpo.report.folders import Place, distinct_labels, find_folders
+from mmdpo.report.grid import Grid, show_interval, show_number
+from mmdpo.report.layout import curves_html, curves_rules, picture_html
+from mmdpo.report.page import write_report
+from mmdpo.report.runs import RunFolderError
+from mmdpo.report.sections.evaluation import Pictures
+from mmdpo.report.sections.samples import SHOWN_STEPS, thin
+from mmdpo.report.trained import read_trained
+from tests.unit.report.test_page import Page
+
+
+def write_log(steps, **values):
+    return [
+        {"step": step, "loss": 2.0 - step / 100, "loss/rank_image": 0.5, "grad_norm": 1.0, **values} for step in steps
+    ]
+
+
+def write_trained(folder, *, steps=range(1, 5), **recipe):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump({"objective": "mdpo", "dataset_name": "pairs.json", "output_dir": str(folder), **recipe})
+    )
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": write_log(steps)}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def write_evaluated(folder, *, benchmark="pope", image="{}.jpg", flagged=(), answer="a cup", **result):
+    folder.mkdir(parents=True, exist_ok=True)
+    metric = {"value": 12.5, "low": 10.0, "high": 15.0, "n": 3, "unit": "%", "better": "lower"}
+    content = {"benchmark": benchmark, "metrics": {f"{benchmark}/chair": metric}, "made_by": {}, **result}
+    (folder / "result.json").write_text(json.dumps(content))
+    scores = [
+        {"id": f"q{n}", "image": image.format(n), "counts": {}, "reason": {"word": {"flagged": list(flagged)}}}
+        for n in range(3)
+    ]
+    answers = [{"id": f"q{n}", "prompt": "what is there?", "answer": answer} for n in range(3)]
+    for name, rows in (("scores", scores), ("answers", answers)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def read_report(folders, tmp_path, **changes):
+    out = write_report(folders, tmp_path / "out" / "page.html", **changes)
+    page = Page(out.read_text(encoding="utf-8"))
+    assert page.unbalanced == []
+    return page
+
+
+class Compared:
+    """Stands for the paired differences; remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, folders, labels):
+        self.asked.append(list(labels))
+        row = {"benchmark": "pope", "metric": "pope/chair", "unit": "%", "better": "lower", "run": labels[1]}
+        row |= {"first_value": 12.5, "value": 10.5, "difference": -2.0, "low": -3.0, "high": -1.0}
+        row |= {"standard_error": 0.5, "excludes_zero": True, "items": 3, "items_needed": 9}
+        statistics = {"level": 0.95, "resamples": 2000, "seed": 0, "resampled": "image"}
+        return {"runs": labels, "rows": [row], "notes": [], "missing": [], "statistics": statistics}
+
+
+class TestFolders:
+    def test_each_kind_is_known_and_results_inside_a_run_bear_its_name(self, tmp_path, run_dir):
+        run = write_trained(tmp_path / "mdpo")
+        write_evaluated(run / "eval" / "pope")
+        write_evaluated(run / "eval" / "amber", benchmark="amber")
+        (tmp_path / "study" / "trials").mkdir(parents=True)
+        (tmp_path / "diagnosis").mkdir()
+        (tmp_path / "diagnosis" / "diagnosis.json").write_text("{}")
+        found = find_folders([run, run_dir, tmp_path / "study", tmp_path / "diagnosis", run])
+        assert found.runs == (Place(run, "mdpo"),)
+        assert {(place.path.name, place.label) for place in found.evaluations} == {("pope", "mdpo"), ("amber", "mdpo")}
+        others = found.quickstarts + found.studies + found.diagnoses
+        assert [place.label for place in others] == ["run", "study", "diagnosis"]
+
+    def test_two_results_of_one_benchmark_are_told_apart(self, tmp_path):
+        run = write_trained(tmp_path / "mdpo")
+        for part in ("first", "second"):
+            write_evaluated(run / part / "pope")
+        assert [place.label for place in find_folders([run]).evaluations] == ["mdpo/first", "mdpo/second"]
+
+    def test_labels_are_as_short_as_they_can_be(self, tmp_path):
+        paths = [tmp_path / name for name in ("a/run", "b/run", "c/other")]
+        assert distinct_labels(paths) == ["a/run", "b/run", "c/other"]
+        assert distinct_labels(paths[1:]) == ["run", "other"]
+
+    def test_a_folder_of_no_kind_names_what_was_looked_for(self, tmp_path):
+        with pytest.raises(RunFolderError, match=r"recipe.yaml or trainer_state.json .*result.json .*diagnosis.json"):
+            find_folders([tmp_path])
+        with pytest.raises(RunFolderError, match="absent: no such folder"):
+            find_folders([tmp_path / "absent"])
+
+
+class TestMissing:
+    def test_a_run_that_died_is_reported_as_far_as_it_came(self, tmp_path):
+        died = write_trained(tmp_path / "died")
+        (died / "model.safetensors").unlink()
+        (died / "trainer_state.json").write_text('{"log_history": [{"st')
+        for step in (20, 100):
+            (died / f"checkpoint-{step}").mkdir()
+            log = {"log_history": write_log(range(10, step + 1, 10))}
+            (died / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(log))
+        (died / "checkpoint-100" / "checkpoint.json").write_text(json.dumps({"versions": {"torch": "2.13.0"}}))
+        run = read_trained(Place(died, "died"))
+        assert [record["step"] for record in run.history] == list(range(10, 101, 10)), "100 comes behind 20"
+        assert run.versions == {"torch": "2.13.0"}
+        page = read_report([died, write_trained(tmp_path / "whole")], tmp_path)
+        for said in (
+            "What is missing",
+            "died: trainer_state.json is cut short or damaged",
+            "died: the curves end at step 100, with checkpoint-100",
+            "died: no model was saved",
+        ):
+            assert said in page.all_text
+        assert "whole: " not in page.all_text
+        assert "Gradient norm" in page.all_text
+
+    def test_damaged_files_leave_the_rest_on_the_page(self, tmp_path, run_dir):
+        run = write_trained(tmp_path / "mdpo")
+        (run / "recipe.yaml").write_text("objective: [")
+        broken = write_evaluated(run / "eval" / "pope")
+        (broken / "result.json").write_text('{"benchmark": "po')
+        with (broken / "scores.jsonl").open("a") as file:
+            file.write('{"id": "q9", "ima')
+        (run_dir / "results.json").write_text("{")
+        study = tmp_path / "study"
+        (study / "trials" / "dpo" / "seed-0").mkdir(parents=True)
+        (study / "trials" / "dpo" / "seed-0" / "trial.json").write_text(
+            json.dumps({"metrics": {"world/chair_i": 4.25}})
+        )
+        (study / "results.json").write_text("{")
+        diagnosis = tmp_path / "diagnosis"
+        diagnosis.mkdir()
+        (diagnosis / "diagnosis.json").write_text("{")
+        page = read_report([run, run_dir, study, diagnosis], tmp_path)
+        for said in (
+            "mdpo: recipe.yaml cannot be read",
+            "result.json is cut short or damaged",
+            "1 lines of scores.jsonl are damaged",
+            "run: the quickstart cannot be read",
+            "study: the study has no results.json that can be read",
+            "diagnosis: the diagnosis cannot be read",
+            "4.25",
+            "a cup",
+        ):
+            assert said in page.all_text
+
+    def test_a_run_without_a_result_that_others_have_is_named(self, tmp_path):
+        first, second = (write_trained(tmp_path / name) for name in ("first", "second"))
+        write_evaluated(first / "pope")
+        write_evaluated(first / "amber", benchmark="amber")
+        write_evaluated(second / "pope")
+        assert "second: no result of amber" in read_report([first, second], tmp_path).all_text
+
+
+class TestDifferences:
+    def test_they_are_taken_within_a_benchmark_on_the_same_data_alone(self, tmp_path):
+        folders = {
+            "first": {},
+            "same": {},
+            "moved": {"image": "other-{}.jpg"},
+            "truth": {"made_by": {"ground_truth": "another"}},
+        }
+        for name, changes in folders.items():
+            write_evaluated(tmp_path / name, **changes)
+        write_evaluated(tmp_path / "amber", benchmark="amber")
+        compare = Compared()
+        page = read_report([tmp_path / name for name in (*folders, "amber")], tmp_path, compare=compare)
+        assert compare.asked == [["first", "same"]]
+        assert page.all_text.count("not the same data, so there is no difference between these runs") == 2
+        assert "item q0 has another image in first than in moved" in page.all_text
+        assert "the ground truth is not named in first and another in truth" in page.all_text
+        assert "−2.00 [−3.00, −1.00] *" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
+        assert {"eval-pope_differences.png", "eval-pope_differences.svg", "eval-pope_differences.md"} <= beside
+
+    def test_what_cannot_be_compared_is_a_note(self, tmp_path):
+        def compare(folders, labels):
+            raise ValueError("no metric that both have")
+
+        folders = [write_evaluated(tmp_path / name) for name in ("first", "second")]
+        assert "no differences: no metric that both have" in read_report(folders, tmp_path, compare=compare).all_text
+
+    def test_runs_trained_on_other_data_are_named(self, tmp_path):
+        folders = [write_trained(tmp_path / "a"), write_trained(tmp_path / "b", dataset_name="others.json")]
+        said = read_report(folders, tmp_path).all_text
+        assert "a and b were not trained on the same data (dataset_name pairs.json and others.json)" in said
+        assert "were not trained" not in read_report([folders[0], write_trained(tmp_path / "c")], tmp_path).all_text
+
+
+class TestExamples:
+    def test_wrong_words_are_marked_and_the_corrupted_image_stands_beside_the_original(self, tmp_path):
+        write_evaluated(tmp_path / "right")
+        write_evaluated(tmp_path / "wrong", flagged=["fork"], answer="a cup, a fork")
+        grey, black = (Image.new("RGB", (400, 300), colour) for colour in ("grey", "black"))
+        pictures = Pictures(lambda *item: grey, lambda picture, item_id: black)
+        page = read_report([tmp_path / "right", tmp_path / "wrong"], tmp_path, pictures=pictures)
+        assert page.text["mark"] == ["marked", "fork", "fork", "fork"]
+        assert len({link for link in page.links if link.startswith("data:image/jpeg")}) == 2
+        assert page.text["figcaption"] == ["image", "corrupted"] * 3
+        assert "the picture is missing" in read_report([tmp_path / "right"], tmp_path).all_text
+
+    def test_text_of_a_run_stays_text_and_pictures_outside_it_stay_there(self, tmp_path):
+        hostile = "<script>alert('$x')</script>\""
+        Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+        run = write_trained(tmp_path / "mdpo", note=hostile)
+        row = {"step": 0, "id": hostile, "prompt": hostile, "chosen": hostile, "answer": hostile}
+        (run / "sample_answers.jsonl").write_text(json.dumps(row | {"pictures": ["../secret.png"]}) + "\n")
+        write_evaluated(run / "eval", answer=hostile, partial_because=[hostile])
+        out = write_report([run], tmp_path / "page.html")
+        html = out.read_text(encoding="utf-8")
+        assert "<script" not in html
+        assert "data:image" not in html
+        page = Page(html)
+        assert page.unbalanced == []
+        assert page.all_text.count(hostile) >= 8
+
+    def test_of_many_steps_the_first_the_last_and_some_between_are_shown(self):
+        rows = [{"step": step} for step in range(0, 1010, 10)]
+        shown = [row["step"] for row in thin(rows)]
+        assert len(shown) == SHOWN_STEPS
+        assert (shown[0], shown[-1]) == (0, 1000)
+        assert thin(rows[:3]) == rows[:3]
+
+
+class TestStudiesAndDiagnoses:
+    def test_a_study_shows_means_differences_curves_by_variant_and_what_is_missing(self, tmp_path):
+        def value(mean, **changes):
+            return {"mean": mean, "std": 1.25, "low": mean - 1, "high": mean + 1, "n": 2, "by_seed": {}, **changes}
+
+        folder = tmp_path / "study"
+        for variant in ("dpo", "mdpo"):
+            for seed in (0, 1):
+                trial = write_trained(folder / "trials" / variant / f"seed-{seed}", steps=range(1, 4 + seed))
+                (trial / "trial.json").write_text("{}")
+                write_evaluated(trial / "world", benchmark="world", flagged=["cup"] if variant == "dpo" else [])
+                (trial / "world" / "result.json").unlink()
+        measure = {"label": "CHAIR_i", "unit": "%", "better": "lower", "digits": 1}
+        results = dict(
+            study="mine",
+            about="what it asks",
+            command="mmdpo study mine",
+            seeds=[0, 1],
+            baseline="dpo",
+            variants={"dpo": "", "mdpo": "the method"},
+            measures={"world/chair_i": measure},
+            values={"dpo": {"world/chair_i": value(8.0)}, "mdpo": {"world/chair_i": value(5.0, std=None)}},
+            differences={"mdpo": {"world/chair_i": value(-3.0)}},
+            missing=[{"variant": "mdpo", "seed": 7, "error": "it blew up"}],
+            statistics="by seed",
+            notes=["a note"],
+            trial_seconds=3.0,
+            versions={"torch": "2.13.0"},
+        )
+        (folder / "results.json").write_text(json.dumps(results))
+        page = read_report([folder], tmp_path)
+        for said in (
+            "what it asks", "8.0 ± 1.2", "study: mdpo, seed 7: it blew up", "a note", "the method",
+            "torch 2.13.0", "Differences to dpo: by seed.", "CHAIR_i (%) ↓",
+        ):  # fmt: skip
+            assert said in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "−3.0 [−4.0, −2.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert page.text["mark"] == ["marked", "cup", "cup", "cup"], "once for each item, though there are two seeds"
+        html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+        assert "band-series0" in html, "seeds are a band"
+        beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
+        assert {"study-study_curves.svg", "study-study.csv", "study-study_means.md"} <= beside
+
+    def test_a_diagnosis_shows_its_verdict_measures_and_pairs_of_both_ends(self, tmp_path):
+        folder = tmp_path / "diagnosis"
+        (folder / "pictures").mkdir(parents=True)
+        measure = {"label": "pair accuracy", "unit": "%", "value": 90.0, "low": 80.0, "high": 95.5, "n": 20}
+        result = {
+            "kind": "model",
+            "pairs": 20,
+            "measures": {"accuracy_real": measure},
+            "verdict": {"depends": True, "text": "It depends on the image."},
+            "notes": ["few"],
+            "left_out": [],
+            "options": {"model": "m", "adapter": None, "reference": None, "dataset": "d"},
+            "versions": {"torch": "2.13.0"},
+        }
+        (folder / "diagnosis.json").write_text(json.dumps(result))
+        with (folder / "examples.jsonl").open("w") as file:
+            for rank in range(1, 21):
+                pair = {"rank": rank, "id": f"pair-{rank}", "prompt": "p", "chosen": "c", "rejected": "r"}
+                pair |= {"margins": {"real": 1.5}, "gains": {"chosen": -0.25}}
+                if rank in (1, 20):
+                    Image.new("RGB", (8, 8)).save(folder / "pictures" / f"{rank}.png")
+                    pair |= {"picture": f"pictures/{rank}.png", "corrupted_picture": "pictures/gone.png"}
+                file.write(json.dumps(pair) + "\n")
+        page = read_report([folder], tmp_path)
+        for said in ("It depends on the image.", "1. pair-1", "20. pair-20", "real +1.50", "chosen −0.25", "few"):
+            assert said in page.all_text
+        assert "90.00 [80.00, 95.50]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "pair-2 " not in page.all_text
+        assert page.all_text.count("corrupted: the picture is missing") == 2
+
+
+class TestCurves:
+    def test_ten_runs_share_a_legend_and_no_two_look_alike(self, tmp_path):
+        runs = {f"run {n}": [write_log(range(1, 40), **{"rewards/chosen": n})] for n in range(10)}
+        panels = overlay_panels(runs)
+        titles = [panel.title for panel in panels]
+        assert titles == ["Loss term rank_image", "Reward of chosen", "Gradient norm"]
+        looks = {(line.colour, str(line.dashes)) for line in panels[0].lines}
+        assert len(looks) == 10
+        assert len({str(line.dashes) for line in panels[0].lines}) == len(DASHES)
+        html, rules = curves_html(panels, "mine"), curves_rules(panels, "mine")
+        for place in range(10):
+            assert html.count(f'-series{place}"') == len(panels), "one line in each panel"
+            assert f'#mine:has(#mine-pick{place}:not(:checked)) [id$="-series{place}"]' in rules
+        path = draw_panels(panels, tmp_path / "curves.png")
+        assert path.with_suffix(".svg").read_text().count("run 7") == 1, "the legend of the sheet"
+
+    def test_a_long_log_is_drawn_as_means_over_stretches(self):
+        log = [{"step": step, "grad_norm": float(step % 2)} for step in range(5000)]
+        ((line,),) = [panel.lines for panel in overlay_panels({"long": [log]})]
+        assert len(line.steps) <= MOST_POINTS
+        assert all(value == pytest.approx(0.5, abs=0.05) for value in line.values)
+        assert line.steps[0] == 10
+
+    def test_repetitions_are_a_mean_in_a_band(self):
+        logs = [[{"step": 1, "loss": value}, {"step": 2, "loss": 4.0}] for value in (1.0, 2.0, 6.0)]
+        (panel,) = overlay_panels({"mdpo": logs, "dpo": logs[:1]})
+        assert (panel.lines[0].values, panel.lines[0].low, panel.lines[0].high) == ((3.0, 4.0), (1.0, 4.0), (6.0, 4.0))
+        assert panel.lines[1].low == ()
+
+    def test_what_is_no_number_is_left_out(self):
+        (panel,) = overlay_panels(
+            {"a": [[{"step": 1, "loss": None}, {"step": 2, "loss": "x"}, {"step": 3, "loss": 1}]]}
+        )
+        assert panel.lines[0].steps == (3,)
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (show_number(15000.0), "15,000"),
+        (show_number(-0.00001, 2, signed=True), "0.00"),
+        (show_number(0.123456), "0.1235"),
+        (show_number(None), "–"),
+        (show_number(float("nan")), "nan"),
+        (show_interval(-1.5, -2.0, None, 1), "−1.5"),
+        (show_interval(1.5, -2.0, 3.0, 1, signed=True), "+1.5 [−2.0,\N{NO-BREAK SPACE}+3.0]"),
+    ],
+)
+def test_numbers_are_shown_with_true_signs(shown, text):
+    assert shown == text
+
+
+def test_a_table_keeps_what_is_missing_missing():
+    grid = Grid("Title", ("run", "x|y"), (("a", "–"),), ({"run": "a", "x": None}, {"run": "b", "y": 0.1}))
+    assert grid.markdown() == "**Title**\n\n| run | x\\|y |\n| --- | ---: |\n| a | – |\n"
+    assert grid.csv() == "run,x,y\na,,\nb,,0.1\n"
+
+
+def test_large_pictures_are_made_small_and_small_ones_keep_their_pixels(tmp_path):
+    Image.effect_noise((3000, 2000), 80).convert("RGB").save(tmp_path / "large.png")
+    Image.new("RGB", (48, 48), "red").save(tmp_path / "small.png")
+    large, small = (picture_html(tmp_path / f"{name}.png", "image", "") for name in ("large", "small"))
+    assert "data:image/jpeg" in large
+    assert len(large) < 120_000
+    assert 'class="small" src="data:image/png' in small
+    assert "the picture is missing" in picture_html(tmp_path / "gone.png", "image", "")
