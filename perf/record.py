@@ -62,10 +62,10 @@ def _git(*arguments: str) -> str | None:
     return run.stdout.strip()
 
 
-def write_result(result: dict[str, Any], folder: Path) -> Path:
+def write_result(result: dict[str, Any], folder: Path, prefix: str = "") -> Path:
     """Writes a result under its machine and date, whole or not at all; an earlier one of that day is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['machine']}-{result['date']}.json"
+    path = folder / f"{prefix}{result['machine']}-{result['date']}.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.replace(path)

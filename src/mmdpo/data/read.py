@@ -1,7 +1,8 @@
-"""Reads a preference dataset from a file, a folder or the hub."""
+"""Reads a preference dataset from a file, a folder or the hub: all of it, or as a stream."""
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import datasets
 
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.stream import PreferenceStream
 from mmdpo.examples import RowError
 
 _SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
+_STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
 
 
 def read_dataset(
@@ -53,6 +56,53 @@ def read_dataset(
         rows = _load(name, lambda: datasets.load_dataset(name, config, split=split))
         name = f"{name}[{split}]"
     return PreferenceDataset.from_rows(rows, name=name, format=format, image_root=image_root or root)
+
+
+def read_stream(
+    path_or_name: str | Path,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    format: str = "auto",
+    image_root: str | Path | None = None,
+) -> PreferenceStream:
+    """Opens a preference dataset that is larger than memory or disk; its rows are read while it is trained on.
+
+    `path_or_name` is a `.parquet` or `.tar` (WebDataset) file, a pattern such as `pairs-*.tar` that names several, a
+    folder that `load_dataset` understands, or the name of a dataset on the hub. Files that are named have no splits:
+    `split` is not looked at. Relative image paths are joined to `image_root`, else to the files' folder.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or no file fits the pattern.
+        RowError: the first shard cannot be read.
+        ValueError: the files cannot be streamed, the split does not exist, or the columns are in no known format.
+    """
+    name = str(path_or_name)
+    path = Path(path_or_name).expanduser()
+    files = [str(path)] if path.is_file() else sorted(glob.glob(str(path))) if glob.has_magic(name) else []  # noqa: PTH207
+    kinds = {Path(file).suffix.lower() for file in files}
+    root: Path | None = None
+    if files:
+        root, split = Path(files[0]).parent, "train"
+        if len(kinds) > 1 or not kinds <= _STREAMED.keys():
+            raise ValueError(
+                f"{name}: files ending in {', '.join(sorted(kinds))} are not streamed: give .parquet or .tar"
+            )
+        builder = _load(name, lambda: datasets.load_dataset_builder(_STREAMED[kinds.pop()], data_files=files))
+    elif not path.is_dir() and (path.suffix in _STREAMED or name.startswith((".", "/", "~"))):
+        raise FileNotFoundError(f"{name}: there is no such file or folder, and no file that fits the pattern")
+    else:
+        root = path if path.is_dir() else None
+        builder = _load(name, lambda: datasets.load_dataset_builder(str(path) if root else name, config))
+    rows = _load(name, lambda: builder.as_streaming_dataset(split=split))
+    shards = (builder.config.data_files or {}).get(split)
+    return PreferenceStream.from_rows(
+        rows,
+        name=name if files else f"{name}[{split}]",
+        format=format,
+        image_root=image_root or root,
+        shard_names=shards,
+    )
 
 
 def _read_file(path: Path, name: str) -> Any:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
-import fsspec  # type: ignore[import-untyped]
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from mmdpo.data.collate import Batch, Collator
-from mmdpo.data.items import Item
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.data.validate import Fault
-from mmdpo.examples import RowError
 from mmdpo.training.agreement import SAME_DATA, DisagreementError
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.portions import Portions
 from mmdpo.training.stopping import outlive_sigterm
 
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 1000
 """Rows that a reader shuffles among each other unless `shuffle_buffer_size` says how many."""
-_MOST_FAULTS = 1000
-"""Faulty rows one after the other at which even `on_bad_row: skip` gives up."""
 
 
 class StreamPositionError(ValueError):
@@ -151,7 +147,7 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         args = self._args
-        portions = _Portions(
+        portions = Portions(
             self._items,
             self._collate,
             self._batch_size,
@@ -240,89 +236,6 @@ class StreamSteps(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Counts as epoch the share of the run that is done, as Trainer does for a run that was not interrupted."""
         state.epoch = state.global_step / state.max_steps
-
-
-class _Portion(NamedTuple):
-    """What a worker hands over: a tuple, in which pinning of memory finds the batch."""
-
-    batch: Batch | None
-    position: Position
-    """Of the reader, behind the rows of the batch."""
-    faults: Sequence[Fault] = ()
-    failure: RowError | None = None
-    """Ends the run: passed on as it is, since PyTorch would wrap its message in a traceback."""
-
-
-@dataclass
-class _Portions(IterableDataset[_Portion]):
-    """What the workers of a process read, of whom batches are taken in turn."""
-
-    items: StreamItems
-    collate: Callable[[Sequence[Item]], Batch]
-    batch_size: int
-    skips: bool
-    first_reader: int
-    readers: int
-    positions: Sequence[Position]
-    """Of each of this process's readers."""
-    done: int
-    """Batches given so far."""
-
-    def __iter__(self) -> Iterator[_Portion]:
-        worker = get_worker_info()
-        if worker is not None:
-            # In a fork of a process that has read from the network, its lock would be waited for without end.
-            fsspec.asyn.reset_lock()
-        # The next batch is of the reader whose turn it is, and PyTorch takes it from the first worker.
-        turn = (self.done + (0 if worker is None else worker.id)) % len(self.positions)
-        try:
-            yield from self._make_portions(turn)
-        except RowError as error:
-            yield _Portion(None, self.positions[turn], failure=error)
-
-    def _make_portions(self, turn: int) -> Iterator[_Portion]:
-        items: list[Item] = []
-        faults: list[Fault] = []
-        for item, position in self.items.read(self.first_reader + turn, self.readers, self.positions[turn]):
-            if isinstance(item, Item):
-                items.append(item)
-            else:
-                faults.append(item)
-            batch = None
-            if len(items) == self.batch_size:
-                batch, bad = self._collate_good(items)
-                faults += bad
-                items = [item for item in items if item.example.source not in {fault.source for fault in bad}]
-            if faults and not self.skips:
-                raise RowError(faults[0].problem, source=faults[0].source)
-            if len(faults) >= _MOST_FAULTS:
-                raise RowError(
-                    f"{len(faults)} faulty rows were met while one batch was made. The last one: {faults[-1].problem}",
-                    source=faults[-1].source,
-                )
-            if batch is not None:
-                yield _Portion(batch, position, tuple(faults))
-                items, faults = [], []
-
-    def _collate_good(self, items: Sequence[Item]) -> tuple[Batch | None, list[Fault]]:
-        """Returns the batch of the items, or those among them that cannot be trained on."""
-        try:
-            return self.collate(items), []
-        # Odd rows raise nearly anything, and one of them must not end a run that skips them.
-        except Exception as error:
-            found = [fault for item in items if (fault := self._try_alone(item)) is not None]
-            if not found:
-                raise error
-            return None, found
-
-    def _try_alone(self, item: Item) -> Fault | None:
-        try:
-            self.collate([item])
-        except RowError as error:
-            return self.items.blame(item, error.problem)
-        except Exception as error:
-            return self.items.blame(item, f"{type(error).__name__}: {error}")
-        return None
 
 
 def _as_it_is(portion: Any) -> Any:

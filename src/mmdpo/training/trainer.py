@@ -263,7 +263,8 @@ class MDPOTrainer(CrashSafeTrainer):
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
         if isinstance(self.train_dataset, StreamItems):
-            SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS).add(self._skipped.faults)
+            if self.is_world_process_zero():
+                SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS).add(self._skipped.faults)
         elif self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)

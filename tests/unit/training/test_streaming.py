@@ -227,7 +227,7 @@ class TestFaults:
         def refuse(items):
             raise ZeroDivisionError("odd")
 
-        monkeypatch.setattr("mmdpo.training.streaming._MOST_FAULTS", 30)
+        monkeypatch.setattr("mmdpo.training.portions._MOST_FAULTS", 30)
         trainer = build_trainer(tmp_path, shards, on_bad_row="skip", dataloader_num_workers=1)
         trainer.data_collator = refuse
         with pytest.raises(RowError, match=r"pairs-\d\.parquet, row \d: 30 faulty rows .* ZeroDivisionError: odd"):

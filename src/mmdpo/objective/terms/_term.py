@@ -64,6 +64,8 @@ class Term:
     """A numeric column of the dataset that multiplies the term, example by example (s in MMedPO)."""
     beta: float | None = None
     """β of this term; None takes the run's."""
+    per_token: bool = False
+    """Whether the term reads means over each answer's tokens instead of sums."""
     label: str = ""
     """Name in the logs (`loss/<label>`); derived from the cells unless given."""
 
@@ -89,8 +91,14 @@ class Term:
             _check_symbol(field, getattr(self, field.name), self.label)
 
     def reward(self, scores: Scores, cell: Cell, beta: float) -> Float[Tensor, "B"]:
-        """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q))."""
-        return (beta if self.beta is None else self.beta) * scores[cell].logratio
+        """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q)), divided by |y|, the number of answer tokens, if `per_token`.
+
+        Sources: DPO (arXiv 2305.18290); per token: the length-normalised DPO of Tülu 3 (2411.15124), after SimPO
+        (2405.14734), which has no reference. As a reward then is as much smaller as answers are long, β must be larger.
+        """
+        score = scores[cell]
+        logratio = score.logratio / score.tokens.clamp(min=1) if self.per_token else score.logratio
+        return (beta if self.beta is None else self.beta) * logratio
 
 
 def _check_symbol(field: dataclasses.Field[Any], value: object, label: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -23,7 +23,7 @@ class NLL(Term):
     """
 
     cell: Cell
-    per_token: bool = True
+    per_token: bool = field(default=True, kw_only=True)
 
     needs_reference: ClassVar[bool] = False
 

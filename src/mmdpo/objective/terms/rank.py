@@ -26,16 +26,28 @@ class Rank(Term):
         hinge   max(0, 1 − (r_a − r_b))
         ipo     (h_a − h_b − 1/(2β))²,   h = logratio per answer token, as in TRL
 
-    Sources: DPO (arXiv 2305.18290), mDPO (2406.11839), IPO (2310.12036), SLiC (2305.10425), LPOI for K > 2.
+    With a rival cell c, the loss of a pair is weighted by the example:
+
+        w · R(a > b),    w = 2 σ(r_b − r_c), a constant to the gradient
+
+    For mDPO's conditional term, b the chosen answer under the corrupted image and c the rejected answer under the real
+    one, r_b − r_c is the margin between the responses less the margin between the images. So w is 1 at the start and
+    where the two margins agree; it nears 2 where an answer is preferred whatever the picture shows, and 0 where the
+    picture already decides. Its half is the share of b in the gradient of −log softmax of a against both b and c.
+
+    Sources: DPO (arXiv 2305.18290), mDPO (2406.11839), IPO (2310.12036), SLiC (2305.10425), LPOI for K > 2. The rival
+    is of no paper.
     """
 
     order: tuple[Cell, ...]
     label_smoothing: float = 0.0
     loss_type: str = "sigmoid"
+    rival: Cell | None = None
 
     def __post_init__(self) -> None:
         order = tuple(to_cell(cell) for cell in self.order)
-        self.normalise(order=order, label=self.label or _derive_label(order))
+        rival = None if self.rival is None else to_cell(self.rival)
+        self.normalise(order=order, rival=rival, label=self.label or _derive_label(order))
         if len(order) < 2 or len(set(order)) < len(order):
             raise ValueError(f"rank needs two or more different cells, best first; got {[str(cell) for cell in order]}")
         if not 0 <= self.label_smoothing < 0.5:
@@ -44,11 +56,18 @@ class Rank(Term):
             raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}; got {self.loss_type!r}")
         if self.loss_type != "sigmoid" and (len(order) > 2 or self.label_smoothing):
             raise ValueError(f"loss_type {self.loss_type} ranks two cells, without label smoothing")
+        if self.loss_type == "ipo" and self.per_token:
+            raise ValueError("loss_type ipo is per token already; leave per_token out")
+        if rival and (len(order) > 2 or rival in order or self.loss_type != "sigmoid"):
+            raise ValueError(
+                f"rival is a third cell beside two that are ranked by loss_type sigmoid; got the rival {rival}, the "
+                f"order {[str(cell) for cell in order]} and loss_type {self.loss_type}"
+            )
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The ranked cells, best first."""
-        return self.order
+        """The ranked cells, best first, then the rival."""
+        return self.order if self.rival is None else (*self.order, self.rival)
 
     def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
         """Returns the loss per example, in nats for `sigmoid`."""
@@ -60,7 +79,14 @@ class Rank(Term):
             return torch.relu(1 - (rewards[0] - rewards[1]))
         smoothing = self.label_smoothing
         loss = _plackett_luce(rewards)
-        return (1 - smoothing) * loss + smoothing * _plackett_luce(rewards.flip(0)) if smoothing else loss
+        if smoothing:
+            loss = (1 - smoothing) * loss + smoothing * _plackett_luce(rewards.flip(0))
+        return loss if self.rival is None else self._rival_weight(rewards[1], scores, beta) * loss
+
+    def _rival_weight(self, loser: Float[Tensor, "B"], scores: Scores, beta: float) -> Float[Tensor, "B"]:
+        assert self.rival is not None
+        # Detached: a weight that learns would fall by raising the rival, which is an answer that nobody prefers.
+        return 2 * torch.sigmoid(loser - self.reward(scores, self.rival, beta)).detach()
 
 
 def _plackett_luce(rewards: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
