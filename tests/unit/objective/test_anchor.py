@@ -30,6 +30,16 @@ def test_delta_is_in_reward_units_and_the_terms_beta_wins(make_scores):
     assert loss.item() == pytest.approx(math.log1p(math.exp(-1)))
 
 
+def test_per_token_the_reward_is_a_mean_and_delta_stays_in_reward_units(make_scores):
+    # Log-ratios of 4 over 4 tokens and −3 over 2: rewards of ½ · 1 and ½ · −1.5, both 0.25 too high.
+    scores = make_scores({CELL: ([-10, -13], [-14, -10], [4, 2])}, requires_grad=True)
+    losses = Anchor(CELL, delta=0.25, per_token=True).losses(scores, 0.5)
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(-0.25)), math.log1p(math.exp(1))])
+    losses.sum().backward()
+    slopes = [-0.5 / 4 / (1 + math.exp(0.25)), -0.5 / 2 / (1 + math.exp(-1))]
+    assert scores[CELL].logprob.grad.tolist() == pytest.approx(slopes)
+
+
 @given(st.floats(-100, 100), st.floats(-5, 5))
 def test_the_two_sides_are_the_two_outcomes_of_one_coin(make_scores, logratio, delta):
     scores = make_scores({CELL: (logratio, 0)})

@@ -71,6 +71,65 @@ class TestPairs:
         assert difference == pytest.approx(margin, abs=1e-9)
 
 
+class TestPerToken:
+    def test_each_answer_is_divided_by_its_own_length(self, make_scores):
+        # 4 nats over 4 tokens, −2 nats over 8: with β = 2 the rewards are 2 and −½.
+        scores = make_scores(CELLS, requires_grad=True)
+        value = Rank(PAIR, per_token=True).losses(scores, 2.0)
+        assert value.item() == pytest.approx(softplus(-2.5))
+        value.sum().backward()
+        push = 2 / (1 + math.exp(2.5))
+        gradients = {tuple(cell): score.logprob.grad for cell, score in scores.items()}
+        assert gradients == {WIN: pytest.approx(-push / 4), LOSE: pytest.approx(push / 8), BLIND: None}
+
+    @given(nats=st.lists(NATS, min_size=4, max_size=4), length=st.integers(1, 50))
+    def test_with_one_length_it_is_a_smaller_beta(self, make_scores, nats, length):
+        scores = make_scores({WIN: (*nats[:2], length), LOSE: (*nats[2:], length)})
+        assert loss(Rank(PAIR, per_token=True), scores, 0.1 * length) == pytest.approx(loss(Rank(PAIR), scores, 0.1))
+
+    @given(copies=st.integers(2, 5))
+    def test_saying_it_all_again_changes_nothing(self, make_scores, copies):
+        again = {cell: tuple(copies * value for value in CELLS[cell]) for cell in PAIR}
+        per_token = Rank(PAIR, per_token=True)
+        assert loss(per_token, make_scores(again)) == pytest.approx(loss(per_token, make_scores(CELLS)))
+
+    def test_an_answer_without_tokens_is_no_division_by_zero(self, make_scores):
+        assert loss(Rank(PAIR, per_token=True), make_scores({WIN: (0, 0, 0), LOSE: (0, 0, 5)})) == softplus(0)
+
+
+class TestRival:
+    """The conditional term of mDPO with the rejected answer as the rival."""
+
+    TERM = Rank((WIN, BLIND), rival=LOSE)
+
+    def test_value(self, make_scores):
+        # Rewards 2, ½ and −1: the response margin 3 is 1½ ahead of the image margin 1½.
+        expected = 2 / (1 + math.exp(-1.5)) * softplus(-1.5)
+        assert loss(self.TERM, make_scores(CELLS)) == pytest.approx(expected)
+        assert self.TERM.cells == (WIN, BLIND, LOSE)
+
+    def test_it_counts_once_where_the_margins_agree_twice_without_an_image_and_not_where_the_image_decides(
+        self, make_scores
+    ):
+        plain = Rank((WIN, BLIND))
+        for blind, lose, weight in ((-9, -9, 1), (3, -200, 2), (-200, 3, 0)):
+            scores = make_scores({WIN: (3, 0), BLIND: (blind, 0), LOSE: (lose, 0)})
+            assert loss(self.TERM, scores) == pytest.approx(weight * loss(plain, scores), abs=1e-12)
+
+    def test_the_weight_carries_no_gradient(self, make_scores):
+        scores = make_scores(CELLS, requires_grad=True)
+        self.TERM.losses(scores, 0.5).sum().backward()
+        gradients = {tuple(cell): score.logprob.grad for cell, score in scores.items()}
+        slope = 2 / (1 + math.exp(-1.5)) * 0.5 / (1 + math.exp(1.5))
+        assert gradients == {WIN: pytest.approx(-slope), BLIND: pytest.approx(slope), LOSE: None}
+
+    def test_the_terms_beta_and_length_hold_for_the_weight_too(self, make_scores):
+        # Log-ratios per token 1, 1/5 and −1/4, with β = 2.
+        term = dataclasses.replace(self.TERM, beta=2, per_token=True)
+        expected = 2 / (1 + math.exp(-0.9)) * softplus(-1.6)
+        assert loss(term, make_scores(CELLS), beta=9.0) == pytest.approx(expected)
+
+
 class TestOrders:
     def test_plackett_luce_of_three(self, make_scores):
         best_of_three = math.log(math.exp(2) + math.exp(0.5) + math.exp(-1)) - 2
@@ -101,8 +160,15 @@ class TestOrders:
 
 @pytest.mark.parametrize(
     "term",
-    [Rank(PAIR), Rank(PAIR, loss_type="ipo"), Rank(PAIR, loss_type="hinge"), Rank((WIN, BLIND, LOSE))],
-    ids=["sigmoid", "ipo", "hinge", "three"],
+    [
+        Rank(PAIR),
+        Rank(PAIR, loss_type="ipo"),
+        Rank(PAIR, loss_type="hinge"),
+        Rank((WIN, BLIND, LOSE)),
+        Rank(PAIR, per_token=True),
+        Rank((WIN, BLIND), rival=LOSE),
+    ],
+    ids=["sigmoid", "ipo", "hinge", "three", "per_token", "rival"],
 )
 class TestAnyLoss:
     @given(shift=st.lists(NATS, min_size=3, max_size=3))
@@ -126,7 +192,7 @@ class TestAnyLoss:
         references = [score.ref_logprob.requires_grad_() for score in scores.values()]
         term.losses(scores, 0.5).sum().backward()
         assert [reference.grad for reference in references] == [None] * 3
-        assert all(scores[cell].logprob.grad != 0 for cell in term.cells)
+        assert all(scores[cell].logprob.grad != 0 for cell in term.order)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +210,12 @@ class TestAnyLoss:
         (PAIR, {"weight": "1e-2"}, "weight of the term rank_response must be a number, such as 0.01; got '1e-2'"),
         (PAIR, {"weight": math.nan}, "must be a number"),
         (PAIR, {"label_smoothing": "0.1"}, "label_smoothing of the term rank_response must be a number"),
+        (PAIR, {"loss_type": "ipo", "per_token": True}, "ipo is per token already; leave per_token out"),
+        (PAIR, {"per_token": 1}, "per_token of the term rank_response must be true or false; got 1"),
+        (PAIR, {"rival": WIN}, r"rival is a third cell .*; got the rival \[original, chosen\], the order"),
+        (PAIR, {"rival": "rejected"}, "a cell is a pair"),
+        (PAIR, {"rival": BLIND, "loss_type": "hinge"}, "two that are ranked by loss_type sigmoid; .* loss_type hinge"),
+        ((WIN, LOSE, BLIND), {"rival": ("none", "chosen")}, "rival is a third cell"),
         (PAIR, {"beta": 0}, "beta of the term rank_response must be positive; got 0"),
         (PAIR, {"beta": True}, "beta of the term rank_response must be a number"),
     ],

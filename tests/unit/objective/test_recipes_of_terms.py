@@ -52,12 +52,16 @@ def test_the_symbols_of_a_term_stand_beside_its_cells():
         {"anchor": ["original", "rejected"], "delta": -1, "side": "below", "weight_column": "severity"},
         {"nll": ["original", "chosen"], "per_token": False},
         {"rank": [["original", "chosen"], ["original", "rejected"]], "loss_type": "ipo"},
+        {"rank": [["original", "chosen"], ["corrupted", "chosen"]], "rival": ["original", "rejected"]},
+        {"anchor": ["original", "chosen"], "per_token": True, "beta": 1.2},
     ]
     assert build_objective(spec).terms == (
         Rank((WIN, Cell("blank", "chosen")), weight=0.5, beta=0.2, label="blind"),
         Anchor(LOSE, delta=-1, side="below", weight_column="severity"),
         NLL(WIN, per_token=False),
         Rank((WIN, LOSE), loss_type="ipo"),
+        Rank((WIN, BLIND), rival=LOSE),
+        Anchor(WIN, per_token=True, beta=1.2),
     )
 
 
@@ -136,6 +140,10 @@ class TestResponseLoss:
         for name in PRESETS:
             objective = build_objective(name)
             assert objective.with_response_loss("sigmoid") is objective
+
+    def test_a_loss_that_a_term_cannot_take_is_refused(self):
+        with pytest.raises(ValueError, match="ipo is per token already"):
+            Objective((Rank((WIN, LOSE), per_token=True),)).with_response_loss("ipo")
 
     @pytest.mark.parametrize("name", ["image_dpo", "svco", "mmedpo", "sft_chosen"])
     def test_an_objective_without_such_a_term_refuses_it(self, name):
