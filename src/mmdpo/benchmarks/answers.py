@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item
+from mmdpo.benchmarks.records import Item, Items
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
@@ -56,7 +56,7 @@ class Answers:
     """Where a file ends in the middle of a row, which was left out."""
 
 
-FindId: TypeAlias = Callable[[Row, Mapping[str, Item]], str]
+FindId: TypeAlias = Callable[[Row, Items], str]
 """Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
 
 
@@ -79,7 +79,7 @@ def read_answers(
         FileNotFoundError: there is no such file.
     """
     files = _list_files(path)
-    reading = _Reading()
+    items, reading = Items.build(items.values()), _Reading()
     for file in files:
         for row in _read_rows(file, reading.cut, allow_cut):
             _add(reading.answers, row, benchmark, items, find_id)
@@ -121,7 +121,7 @@ def _list_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _add(answers: dict[str, Answer], row: Row, benchmark: str, items: Mapping[str, Item], find_id: FindId) -> None:
+def _add(answers: dict[str, Answer], row: Row, benchmark: str, items: Items, find_id: FindId) -> None:
     if row.values.get("benchmark", benchmark) != benchmark:
         raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
     try:

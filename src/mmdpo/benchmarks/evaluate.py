@@ -19,7 +19,7 @@ from typing import Any
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
 from mmdpo.benchmarks.asking import ask_judge
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
@@ -116,9 +116,9 @@ def evaluate_answers(
     """
     benchmark, folder = load(name), find_data(name, data_dir)
     items = benchmark.read_items(folder, tools)
-    by_id = {item.id: item for item in items}
+    by_id = Items.build(items)
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
-    incomplete = [] if allow_partial else _find_missing(items, found)
+    incomplete = [] if allow_partial else _find_missing(by_id, found)
     if incomplete:
         raise EvaluationError(
             f"{answers}: {'; '.join(incomplete)}. Answer them, or score the rest as partial (--partial)"
@@ -166,14 +166,11 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     return result
 
 
-def _find_missing(items: Iterable[Item], answers: Answers) -> list[str]:
+def _find_missing(items: Items, answers: Answers) -> list[str]:
     """Says for each part that has an answer which of its items have none."""
-    ids: dict[str, list[str]] = {}
-    for item in items:
-        ids.setdefault(item.part, []).append(item.id)
     problems = []
-    for part, members in ids.items():
-        missing = [item_id for item_id in members if item_id not in answers.by_id]
+    for part, members in items.parts.items():
+        missing = [item.id for item in members if item.id not in answers.by_id]
         if missing and len(missing) < len(members):
             shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
             problems.append(f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown})")
@@ -194,7 +191,7 @@ def _summarise(
     metrics = [metric for metric in benchmark.metrics if exists(metric, sums)]
     intervals = bootstrap(table, metrics, resamples=resamples, seed=seed)
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
-    partial = _find_missing(items, answers) + [f"{place}: the file breaks off" for place in answers.cut]
+    partial = _find_missing(Items.build(items), answers) + [f"{place}: the file breaks off" for place in answers.cut]
     if unscored:
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
     return Evaluation(
@@ -272,7 +269,7 @@ def _answer_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
 def _score_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
     for item in evaluation.items:
         if item.id in evaluation.scores:
-            yield {"id": item.id, "part": item.part, "image": item.image} | asdict(evaluation.scores[item.id])
+            yield {"id": item.id, "part": item.part, "image": item.image} | vars(evaluation.scores[item.id])
 
 
 def _as_result(evaluation: Evaluation) -> dict[str, Any]:

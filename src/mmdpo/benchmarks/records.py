@@ -6,7 +6,7 @@ metric is computed from their sums, and a bootstrap resample is the same functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -35,6 +35,23 @@ class Item:
     """File name of its image. Items of one image are resampled together."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What its answer is held against."""
+
+
+class Items(dict[str, Item]):
+    """A benchmark's items by id, in the official order."""
+
+    @classmethod
+    def build(cls, items: Iterable[Item]) -> Items:
+        """Puts items under their ids."""
+        return cls((item.id, item) for item in items)
+
+    @cached_property
+    def parts(self) -> Mapping[str, Sequence[Item]]:
+        """The items of each part, in order."""
+        found: dict[str, list[Item]] = {}
+        for item in self.values():
+            found.setdefault(item.part, []).append(item)
+        return found
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item, Tools
+from mmdpo.benchmarks.records import Item, Items, Tools
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.answer_log import AnswerLog
 from mmdpo.generation.endpoint import BudgetSpentError
@@ -104,10 +104,7 @@ def choose_items(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
         return tuple(items)
     if limit < 1:
         raise ValueError(f"--limit is {limit}; give 1 or more")
-    parts: dict[str, list[Item]] = {}
-    for item in items:
-        parts.setdefault(item.part, []).append(item)
-    kept = {item.id for members in parts.values() for item in members[:limit]}
+    kept = {item.id for members in Items.build(items).parts.values() for item in members[:limit]}
     return tuple(item for item in items if item.id in kept)
 
 

@@ -8,13 +8,21 @@ from benchmark_data import official_data, official_tools, plain_tools
 from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
 
 
+def write_rows(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def score(name, rows, tmp_path, tools):
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return score_file(name, write_rows(tmp_path / "answers.jsonl", rows), len(rows), tmp_path, tools)
+
+
+def score_file(name, answers, number, tmp_path, tools):
     start = time.process_time()  # what one core needs, whatever else runs
     evaluation = evaluate_answers(name, answers, official_data(), tools)
     write_evaluation(evaluation, tmp_path / "run")
-    assert len(evaluation.scores) == len(rows)
+    assert len(evaluation.scores) == number
     return time.process_time() - start
 
 
@@ -35,3 +43,11 @@ def test_pope_takes_less_than_two_seconds(tmp_path):
         for number in range(1, 3001)
     ]
     assert score("pope", rows, tmp_path, plain_tools()) < 2
+
+
+def test_pope_joined_by_order_takes_no_longer(tmp_path):
+    for split in ("random", "popular", "adversarial"):
+        questions = (official_data() / "pope" / f"coco_pope_{split}.json").read_text().splitlines()
+        rows = [{"question": json.loads(question)["text"], "answer": "No."} for question in questions]
+        write_rows(tmp_path / "answers" / f"{split}.jsonl", rows)
+    assert score_file("pope", tmp_path / "answers", 9_000, tmp_path, plain_tools()) < 2

@@ -10,7 +10,7 @@ A benchmark is a module with a docstring, whose first line says what it measures
     read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]
                 the items in their official order; raises EvaluationError for a file that is not the benchmark's. What
                 it says about the data it read goes to `tools.used`
-    find_id(row: Row, items: Mapping[str, Item]) -> str
+    find_id(row: Row, items: Items) -> str
                 the item that a row of an official answers file is about; raises EvaluationError, bare problem
     make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]
                 how one answer is scored, by the official rule

@@ -18,7 +18,7 @@ import numpy as np
 from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
 
 LICENCE = "AMBER: Apache-2.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
@@ -170,7 +170,7 @@ def _data_folder(data_dir: Path) -> Path:
     return data_dir / "data" if (data_dir / "data").is_dir() else data_dir
 
 
-def find_id(row: Row, items: Mapping[str, Item]) -> str:
+def find_id(row: Row, items: Items) -> str:
     """Returns the `id` of an official row `{"id", "response"}`; raises EvaluationError if it has none."""
     if "id" not in row.values:
         raise EvaluationError(f"no id; it has {', '.join(row.values)}, and AMBER's rows are {{id, response}}")

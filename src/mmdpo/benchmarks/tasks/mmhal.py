@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.reading import EvaluationError, read_json
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
@@ -88,14 +88,14 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
         raise EvaluationError(f"{file}: no answer template of MMHal-Bench ({error!r})") from error
 
 
-def find_id(row: Row, items: Mapping[str, Item]) -> str:
+def find_id(row: Row, items: Items) -> str:
     """Returns the `image_id` of a row of the filled-in template, else the item at its place.
 
     Raises EvaluationError for a row without an image id whose question is not that of its place.
     """
     if "image_id" in row.values:
         return str(row.values["image_id"])
-    return find_by_order(row, list(items.values()))
+    return find_by_order(row, items.parts["all"])
 
 
 def judge_prompt(item: Item, answer: str) -> str:

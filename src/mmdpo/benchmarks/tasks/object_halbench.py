@@ -15,7 +15,7 @@ from typing import Any, Final
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
 from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
@@ -112,14 +112,14 @@ def _read_synonyms(data_dir: Path) -> CocoObjects:
     return CocoObjects.build(read_text(data_dir / "synonyms_refine.txt").splitlines())
 
 
-def find_id(row: Row, items: Mapping[str, Item]) -> str:
+def find_id(row: Row, items: Items) -> str:
     """Returns the `image_id` of a row, else the item at its place.
 
     Raises EvaluationError for a row without an image id whose question is not that of its place.
     """
     if "image_id" in row.values:
         return str(row.values["image_id"])
-    return find_by_order(row, list(items.values()))
+    return find_by_order(row, items.parts["all"])
 
 
 def judge_prompt(item: Item, answer: str) -> str:

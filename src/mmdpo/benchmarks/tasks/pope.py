@@ -17,7 +17,7 @@ import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.reading import EvaluationError, read_text
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
@@ -101,7 +101,7 @@ def _read_split(file: Path, split: str) -> list[Item]:
     return items
 
 
-def find_id(row: Row, items: Mapping[str, Item]) -> str:
+def find_id(row: Row, items: Items) -> str:
     """Returns `split/question_id`; the split is a field (split, category) or stands in the file's name.
 
     A row without a question id, as the official code writes them, is joined by order if its question is the item's.
@@ -116,7 +116,7 @@ def find_id(row: Row, items: Mapping[str, Item]) -> str:
         )
     if "question_id" in row.values:
         return f"{splits[0]}/{row.values['question_id']}"
-    return find_by_order(row, [item for item in items.values() if item.part == splits[0]])
+    return find_by_order(row, items.parts.get(splits[0], ()))
 
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item, ItemScore, Metric, Sums, Tools, Values
+from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.world.captions import MAX_WORDS, PROMPT, compare_names
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render, sample_scenes
 
@@ -64,7 +64,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     )
 
 
-def find_id(row: Row, items: Mapping[str, Item]) -> str:
+def find_id(row: Row, items: Items) -> str:
     """Returns the row's `id`; raises EvaluationError if it has none."""
     if "id" not in row.values:
         raise EvaluationError(f"no id; it has {', '.join(row.values)}, and ids look like test-{SEED}-17")
