@@ -1,7 +1,7 @@
 """`mmdpo study`: runs what is not finished yet, then writes the table.
 
 results.json  every measure of every variant: mean, spread, interval, by seed; paired differences; what is missing
-table.md, table.csv
+table.md, table.csv, picture.png, picture.svg
 study.yaml    the study as it was read
 trials/VARIANT/seed-N/   see `mmdpo.study.trial`
 """
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mmdpo.report.study import print_study, write_tables
+from mmdpo.report.study_picture import draw_study
 from mmdpo.study import pool
 from mmdpo.study.design import Study, StudyError
 from mmdpo.study.digest import digest_trial
@@ -54,7 +55,7 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
             pool.run_trials(_unfinished([t for t in others if t.seed in begun]), jobs, screen.watch)
         results = summarise(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
         write_json(folder / RESULTS, results)
-    paths = write_tables(folder)
+    paths = (*write_tables(folder), draw_study(folder))
     print_study(results, console)
     console.print(f"\nResults: {', '.join(str(path) for path in (folder / RESULTS, *paths))}", highlight=False)
     return results

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from mmdpo.report.study import study_csv, study_markdown
+from mmdpo.report.study_picture import draw_study
 from mmdpo.study.design import Evaluation, Study, Variant
 from mmdpo.study.digest import digest_trial
 from mmdpo.study.summary import describe, summarise, t_quantile
@@ -68,6 +69,18 @@ def test_the_tables_show_what_is_missing_as_missing(results):
     rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(study_csv(results)))}
     assert rows["b"]["difference_mean"] == "1.5"
     assert rows["b"]["difference_low"] == ""
+
+
+def test_the_picture_has_a_dot_for_every_seed_and_a_bar_where_there_is_an_interval(results, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    path = draw_study(tmp_path)
+    assert path.stat().st_size > 10_000
+    svg = path.with_suffix(".svg").read_text()
+    # Matplotlib draws a marker as <use>: five seeds, two means, and the ticks of both axes.
+    without = {**results, "values": {**results["values"], "b": {}}}
+    (tmp_path / "results.json").write_text(json.dumps(without))
+    fewer = draw_study(tmp_path).with_suffix(".svg").read_text()
+    assert svg.count("<use ") - fewer.count("<use ") == 2 + 1
 
 
 def test_a_digest_changes_with_what_decides_and_with_nothing_else(tmp_path):
