@@ -44,7 +44,7 @@ def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "baseline": baseline,
         "variants": {variant.name: variant.about for variant in study.variants},
         "measures": measures,
-        "values": {name: {m: describe(v) for m, v in of.items()} for name, of in values.items()},
+        "values": {name: {m: _within(describe(v), measures[m]) for m, v in of.items()} for name, of in values.items()},
         "differences": {
             name: {m: _compare(v, values[baseline].get(m, {})) for m, v in of.items()}
             for name, of in values.items()
@@ -69,6 +69,13 @@ def describe(by_seed: Mapping[str, float]) -> dict[str, Any]:
         reach = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
         low, high = mean - reach, mean + reach
     return {"mean": mean, "std": spread, "low": low, "high": high, "n": len(values), "by_seed": dict(by_seed)}
+
+
+def _within(value: dict[str, Any], measure: Mapping[str, Any]) -> dict[str, Any]:
+    """Cuts the interval of a percentage to what a percentage can be, since Student's t knows no bounds."""
+    if measure["unit"] == "%" and value["low"] is not None:
+        value |= {"low": max(value["low"], 0.0), "high": min(value["high"], 100.0)}
+    return value
 
 
 def t_quantile(freedom: int) -> float:

@@ -58,6 +58,9 @@ def test_differences_are_paired_and_what_is_missing_is_named(results):
     assert results["missing"] == [{"variant": "b", "seed": 2, "error": "ValueError: why"}]
     assert "b: 2 of 3 seeds are finished" in results["notes"]
     assert "m" not in results["values"]["start"], "undefined there"
+    # 4 ± 4.303 · √19 / √3, and a percentage is not negative.
+    assert results["values"]["a"]["m"]["low"] == 0.0
+    assert results["values"]["a"]["m"]["high"] == pytest.approx(4 + 4.303 * (19 / 3) ** 0.5)
 
 
 def test_the_tables_show_what_is_missing_as_missing(results):
