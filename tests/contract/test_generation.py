@@ -1,19 +1,25 @@
 """What generation promises of every model family: prompts as in training, and answers that no neighbour changes."""
 
+import base64
+import io
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from cases import picture, prepare
+from PIL import Image
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample, RowError
 from mmdpo.families import find_family
-from mmdpo.generation.prompts import chat_turns
+from mmdpo.generation.prompts import chat_request, chat_turns
 from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
+from mmdpo.generation.vllm import VllmAnswerer
 
 WITH_TEMPLATE = [name for name in MODELS if name != "paligemma"]
 SHORT = GenerationSettings(max_new_tokens=7)
@@ -30,6 +36,24 @@ class InMemory:
 
     def load(self) -> Any:
         return self.tiny.model
+
+
+class ForVllm(InMemory):
+    """The same, as vLLM is told of it."""
+
+    pad_to_square, dtype, trust_remote_code = False, "float32", False
+    start = SimpleNamespace(base="", revision="main", adapter=None)
+
+
+def vllm_that_notes(given: list[dict[str, Any]]) -> Any:
+    """Stands in for vLLM, and keeps what it is given: tokens and picture of each prompt."""
+
+    def generate(prompts: list[dict[str, Any]], *_: Any, **__: Any) -> list[Any]:
+        given.extend({"tokens": prompt["prompt_token_ids"], **prompt["multi_modal_data"]} for prompt in prompts)
+        return [SimpleNamespace(outputs=[SimpleNamespace(text="", finish_reason="stop")]) for _ in prompts]
+
+    model = SimpleNamespace(generate=generate)
+    return SimpleNamespace(LLM=lambda **_: model, SamplingParams=lambda **_: None)
 
 
 def questions() -> list[Question]:
@@ -75,6 +99,34 @@ def test_a_prompt_is_that_of_training(name):
         for kind, types in batch["token_types"].items():
             if kind in inputs:
                 assert inputs[kind][place][real][: len(trained)].tolist() == types[0][: len(trained)].tolist(), kind
+
+
+@pytest.mark.parametrize("name", WITH_TEMPLATE)
+def test_three_ways_of_asking_give_one_prompt(name, monkeypatch):
+    """What the three hand over differs (tensors, tokens, turns); the tokens of text that a model then reads do not."""
+    tiny, asked = MODELS[name](), questions()[:2]
+    renderer = InMemory(tiny).load_renderer()
+    given: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "vllm", vllm_that_notes(given))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=None))
+    list(VllmAnswerer(ForVllm(tiny)).answer(asked, SHORT))  # type: ignore[arg-type]
+    by_vllm = {picture.tobytes(): prompt for prompt, picture in map(dict.values, given)}
+    for question in asked:
+        read = PromptReader(renderer, SHORT)([question])["input_ids"][0].tolist()
+        request = chat_request(question, SHORT)
+        url = request[-1]["content"][0].pop("image_url")["url"]
+        request[-1]["content"][0]["type"] = "image"  # a server puts the picture there and applies the model's template
+        served = tiny.processor.apply_chat_template(request, add_generation_prompt=True, tokenize=False)
+        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+        tokens = by_vllm[picture.tobytes()]
+        assert picture.tobytes() == question.image.tobytes()
+        assert tokens == renderer.prompt_ids(served)
+        # Processors write many tokens, and marks around them, in the place of one: before and behind it all is alike.
+        mark = renderer.tokenizer(tiny.placeholder, add_special_tokens=False)["input_ids"]
+        place = next(k for k in range(len(tokens)) if tokens[k : k + len(mark)] == mark)
+        before, behind = tokens[:place], tokens[place + len(mark) :]
+        assert (read[: len(before)], read[-len(behind) :]) == (before, behind)
+        assert question.prompt in renderer.tokenizer.decode(behind)
 
 
 def test_beams_and_samples_need_no_neighbour_either():

@@ -69,7 +69,7 @@ class _Reading:
 def read_answers(
     path: Path, benchmark: str, items: Mapping[str, Item], find_id: FindId, *, allow_cut: bool = False
 ) -> Answers:
-    """Reads a file of answers, or every `.json` and `.jsonl` file of a folder.
+    """Reads a file of answers, or those of a folder (`list_files`).
 
     `allow_cut` leaves out a last row that the file breaks off in.
 
@@ -78,7 +78,7 @@ def read_answers(
             answer in a row.
         FileNotFoundError: there is no such file.
     """
-    files = _list_files(path)
+    files = list_files(path)
     items, reading = Items.build(items.values()), _Reading()
     for file in files:
         for row in _read_rows(file, reading.cut, allow_cut):
@@ -110,11 +110,17 @@ def find_by_order(row: Row, items: Sequence[Item]) -> str:
     return item.id
 
 
-def _list_files(path: Path) -> tuple[Path, ...]:
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Returns a file, the answers of a run's folder, or the `.json` and `.jsonl` files of another folder.
+
+    Raises FileNotFoundError if there is none.
+    """
     if not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file of answers")
         return (path,)
+    if (path / "answers.jsonl").is_file():
+        return (path / "answers.jsonl",)
     files = tuple(sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl")))
     if not files:
         raise FileNotFoundError(f"{path}: a folder without any .json or .jsonl file")
@@ -201,6 +207,8 @@ def _skip(text: str, at: int, more: str = "") -> int:
 def _is_cut(text: str, at: int, error: json.JSONDecodeError) -> bool:
     """Returns whether a row that cannot be read is one that the file ends in, rather than one that is damaged."""
     rest = text[at:].rstrip()
+    if not rest.startswith("{"):
+        return False
     unfinished = "\n" not in rest and not rest.endswith("}")
     return unfinished or error.pos >= at + len(rest) or error.msg.startswith("Unterminated string")
 

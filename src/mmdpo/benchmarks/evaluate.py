@@ -18,8 +18,9 @@ from typing import Any
 
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
 from mmdpo.benchmarks.asking import ask_judge
-from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, write_whole
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
+from mmdpo.benchmarks.run_folder import ANSWERS, RESULT, check_folder
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
@@ -151,16 +152,14 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     """Writes answers.jsonl, scores.jsonl and result.json into the folder `out`; returns the path of the last.
 
     Raises:
-        EvaluationError: the folder holds the result of another benchmark.
+        EvaluationError: the folder holds something else (`check_folder`), or the disk takes no more.
     """
     folder = Path(out)
+    check_folder(folder, evaluation.benchmark, evaluation.answers.files)
     folder.mkdir(parents=True, exist_ok=True)
-    result = folder / "result.json"
-    other = read_json(result).get("benchmark") if result.exists() else evaluation.benchmark
-    if other != evaluation.benchmark:
-        raise EvaluationError(f"{result}: holds a result of {other}; choose another folder for {evaluation.benchmark}")
-    if (folder / "answers.jsonl").resolve() not in [file.resolve() for file in evaluation.answers.files]:
-        write_whole(folder / "answers.jsonl", _as_lines(_answer_rows(evaluation)))
+    result = folder / RESULT
+    if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
+        write_whole(folder / ANSWERS, _as_lines(_answer_rows(evaluation)))
     write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
     write_whole(result, json.dumps(_as_result(evaluation), indent=2, ensure_ascii=False) + "\n")
     return result
@@ -274,6 +273,8 @@ def _score_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
 
 def _as_result(evaluation: Evaluation) -> dict[str, Any]:
     files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in evaluation.answers.files}
+    known = [answer.row.values.get("generation") for answer in evaluation.answers.by_id.values()]
+    generation = {json.dumps(settings, sort_keys=True): settings for settings in known if settings}
     return {
         "benchmark": evaluation.benchmark,
         "partial": bool(evaluation.partial),
@@ -283,7 +284,7 @@ def _as_result(evaluation: Evaluation) -> dict[str, Any]:
         "notes": {trap: asdict(note) for trap, note in evaluation.notes.items()},
         "made_by": evaluation.made_by,
         "statistics": evaluation.statistics,
-        "answers": {"sha256": files},
+        "answers": {"sha256": files, "generation": list(generation.values())},
     }
 
 

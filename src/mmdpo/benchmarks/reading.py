@@ -29,11 +29,16 @@ def read_json(path: Path) -> Any:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it."""
+    """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
+
+    Raises EvaluationError where the disk takes no more; what was there before is kept.
+    """
     beside = path.with_name(f".{path.name}.partly")
     try:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)  # noqa: PTH105 - pathlib's rename says less about what it overwrites
-    except OSError:
+    except OSError as error:
         beside.unlink(missing_ok=True)
-        raise
+        raise EvaluationError(
+            f"{path}: cannot be written ({error.strerror}); make room there, then run the same command again"
+        ) from error

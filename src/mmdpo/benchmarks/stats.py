@@ -95,6 +95,14 @@ class Difference:
         return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
 
 
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Raises ValueError for options that no bootstrap can be made by."""
+    if resamples < 100:
+        raise ValueError(f"--resamples is {resamples}; an interval needs 100 at least")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it is 0 or more")
+
+
 def bootstrap(
     table: CountTable, metrics: Sequence[Metric], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> dict[str, Interval]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.answers import Row, read_rows
-from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, write_whole
 from mmdpo.benchmarks.records import Item
+from mmdpo.benchmarks.run_folder import ANSWERS, check_folder
 from mmdpo.evaluation.lines import LineFile, mend_last_line
 from mmdpo.generation.records import GeneratedAnswer, Processes
 
-ANSWERS = "answers.jsonl"
 _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
@@ -44,8 +44,8 @@ class AnswerLog:
         self._generation: dict[str, Any] = json.loads(json.dumps(dict(generation)))
         self._processes = processes
         if processes.rank == 0:
+            check_folder(folder, benchmark)
             folder.mkdir(parents=True, exist_ok=True)
-            self._check_result()
             for path in self._files():
                 mend_last_line(path)
         processes.wait()
@@ -97,12 +97,6 @@ class AnswerLog:
     def _files(self) -> list[Path]:
         main = [self.path] if self.path.exists() else []
         return main + sorted(self.folder.glob(_PART.format("*")))
-
-    def _check_result(self) -> None:
-        result = self.folder / "result.json"
-        other = read_json(result).get("benchmark") if result.exists() else self.benchmark
-        if other != self.benchmark:
-            raise EvaluationError(f"{result}: holds a result of {other}; choose another --out for {self.benchmark}")
 
     def _read(self, path: Path) -> Iterator[Row]:
         for row in read_rows(path):

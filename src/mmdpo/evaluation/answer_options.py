@@ -73,6 +73,16 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
     remote.add_argument("--max_tokens_total", type=int, help="stop after so many tokens, as the server counts them")
 
 
+def check_unused(options: argparse.Namespace) -> None:
+    """Raises ValueError for an option of answers from a model where none is asked."""
+    names = {"image_dir", "limit", "answers_only", "backend", *_SETTINGS}.union(*_OF_BACKENDS.values())
+    for name in sorted(names):
+        if getattr(options, name) is not None and getattr(options, name) is not False:
+            raise ValueError(
+                f"--{name} goes with --model; answers that exist already (--answers) are scored as they are"
+            )
+
+
 def answer_benchmark(
     benchmark: Benchmark, data_dir: Path, options: argparse.Namespace, tools: Tools, answerer: Answerer
 ) -> Outcome:

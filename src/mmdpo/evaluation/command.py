@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.evaluation.answer_options import add_answer_options
+from mmdpo.evaluation.answer_options import add_answer_options, check_unused
 from mmdpo.evaluation.judge_options import add_judge_options, check_judge, choose_judge, has_judge
 from mmdpo.evaluation.verbs import add_verbs
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds `eval` with one verb per benchmark; each sets `verb`, a function of the options that returns the status."""
-    parser = verbs.add_parser("eval", help="score answers to a benchmark of hallucination by its official rule")
+    parser = verbs.add_parser("eval", help="ask a model, or score answers, by the official rule")
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     add_verbs(benchmarks)
     suite = benchmarks.add_parser("suite", help="all of them, beside the paper's Table 1")
@@ -35,7 +35,7 @@ def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     _add_options(suite)
     suite.set_defaults(verb=_run_suite)
     for name in names():
-        benchmark = benchmarks.add_parser(name, help=f"score answers to {name}")
+        benchmark = benchmarks.add_parser(name, help=f"ask a model about {name}, or score answers")
         _add_options(benchmark)
         benchmark.set_defaults(verb=partial(_run, name))
 
@@ -61,14 +61,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Answerer] | None = None) -> int:
     """Runs one benchmark; `make_answerer` gives the model that several of them share."""
+    from mmdpo.benchmarks.answers import list_files
     from mmdpo.benchmarks.evaluate import write_evaluation
+    from mmdpo.benchmarks.run_folder import check_folder
+    from mmdpo.benchmarks.stats import check_bootstrap
     from mmdpo.evaluation.download import choose_data_dir
 
-    if options.resamples < 100:
-        raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
+    check_bootstrap(options.resamples, options.seed)
     check_judge(load(name), options)
     options.data_dir = choose_data_dir(name, options.data_dir)
-    if options.model is not None and not _answer(name, options, make_answerer or partial(_make_answerer, options)):
+    if options.model is None:
+        check_unused(options)
+        check_folder(Path(options.out), name, list_files(Path(options.answers)))
+    elif not _answer(name, options, make_answerer or partial(_make_answerer, options)):
         return 0
     evaluation = evaluate(name, options)
     result = write_evaluation(evaluation, options.out)
@@ -79,6 +84,8 @@ def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Ans
 def _run_suite(options: argparse.Namespace) -> int:
     from mmdpo.evaluation.suite import run_suite
 
+    if options.model is None:
+        check_unused(options)
     return run_suite(options, partial(_run, make_answerer=cache(partial(_make_answerer, options))))
 
 

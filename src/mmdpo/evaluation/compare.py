@@ -25,6 +25,7 @@ from mmdpo.benchmarks.stats import (
     CountTable,
     Difference,
     Interval,
+    check_bootstrap,
     exists,
     items_needed,
     paired_differences,
@@ -78,8 +79,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
     from mmdpo.report.comparison import print_comparison
 
-    if options.resamples < 100:
-        raise ValueError(f"--resamples is {options.resamples}; an interval needs 100 at least")
+    check_bootstrap(options.resamples, options.seed)
     comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
     out = options.out or options.runs[0].resolve().parent / "compare"
     picture = write_comparison(comparison, out)

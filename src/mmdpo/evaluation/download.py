@@ -58,8 +58,10 @@ def default_folder() -> Path:
 def choose_data_dir(name: str, given: str | None) -> str:
     """Returns the folder that holds a benchmark's data: the given one, else the cache.
 
-    Raises EvaluationError if none is given and the benchmark's data was not downloaded.
+    Raises EvaluationError if that is no folder, or none is given and the benchmark's data was not downloaded.
     """
+    if given is not None and not Path(given).is_dir():
+        raise EvaluationError(f"--data_dir {given}: no such folder")
     if given is not None or name not in SOURCES:
         return given or "."
     folder = default_folder()

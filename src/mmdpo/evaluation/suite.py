@@ -101,6 +101,8 @@ def _run_one(name: str, options: argparse.Namespace, run_benchmark: RunBenchmark
     part.out = str(Path(options.out) / name)
     if options.answers is not None:
         part.answers = str(find_file(Path(options.answers), name, "answers"))
+    if options.image_dir is not None:
+        part.image_dir = _find_images(Path(options.image_dir), name)
     if load(name).judge_prompt is None:
         for option in _OF_JUDGE:
             setattr(part, option, None)
@@ -115,6 +117,13 @@ def _run_one(name: str, options: argparse.Namespace, run_benchmark: RunBenchmark
         raise EvaluationError("it was answered and not scored, for the reason above")
     content: Mapping[str, Any] = read_json(result)
     return content
+
+
+def _find_images(folder: Path, name: str) -> str | None:
+    """Returns a benchmark's own folder of pictures where there is one; None for pictures that are drawn."""
+    if load(name).draw_image is not None:
+        return None
+    return str(folder / name if (folder / name).is_dir() else folder)
 
 
 def find_file(folder: Path, name: str, stem: str) -> Path:

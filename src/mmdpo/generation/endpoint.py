@@ -101,10 +101,12 @@ class ChatEndpoint:
 
         `timeout` is in seconds, for one try; `retries` is how many more tries a request gets after a timeout, a lost
         connection, a reply that is cut off or no JSON, and the states 408, 409, 425, 429 and 5xx. Raises ImportError
-        without the `openai` package, ValueError for an address that is none.
+        without the `openai` package, ValueError for an address that is none or a timeout of no time.
         """
         if urlsplit(base_url).scheme not in ("http", "https"):
             raise ValueError(f"{base_url!r} is no address of an endpoint; give one such as http://localhost:8000/v1")
+        if timeout <= 0:
+            raise ValueError(f"a timeout of {timeout:g} s lets nothing reply; give one above 0")
         self.base_url, self.model = base_url, model
         self.retries, self.budget = retries, budget or Budget()
         self._client = _make_client(base_url, timeout)

@@ -45,6 +45,13 @@ class JudgeOptions:
     tries: int = 7
     """Of one request, before the judge counts as having failed."""
 
+    def settings(self, attempt: int) -> dict[str, Any]:
+        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
+        first = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        if attempt == 0:
+            return first
+        return first | {"temperature": max(RETRY_TEMPERATURE, self.temperature), "seed": attempt}
+
 
 @dataclass(frozen=True)
 class Request:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
 from mmdpo.generation.records import GenerationSettings
-from mmdpo.judges import RETRY_TEMPERATURE, Fail, Failure, JudgeOptions, Keep, Request
+from mmdpo.judges import Fail, Failure, JudgeOptions, Keep, Request
 
 
 def make_source(options: JudgeOptions) -> EndpointSource:
@@ -28,11 +28,8 @@ class EndpointSource:
         self.model = options.model
 
     def settings(self, attempt: int) -> Mapping[str, Any]:
-        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
-        first = {"temperature": self.options.temperature, "max_new_tokens": self.options.max_new_tokens}
-        if attempt == 0:
-            return first
-        return first | {"temperature": max(RETRY_TEMPERATURE, self.options.temperature), "seed": attempt}
+        """Returns `JudgeOptions.settings`."""
+        return self.options.settings(attempt)
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all, `concurrency` at once; what is on its way when `fail` raises is still waited for and kept."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdpo.generation.endpoint import Reply
 from mmdpo.generation.records import GenerationSettings
-from mmdpo.judges import RETRY_TEMPERATURE, Fail, JudgeOptions, Keep, Request
+from mmdpo.judges import Fail, JudgeOptions, Keep, Request
 
 
 def make_source(options: JudgeOptions) -> LocalSource:
@@ -30,7 +30,13 @@ class LocalSource:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+        except OSError as error:
+            raise OSError(
+                f"--judge_model {self.model}: no chat model of that name can be loaded ({error}); for one behind an "
+                "endpoint give --judge_url too"
+            ) from error
         if tokenizer.chat_template is None:
             raise ValueError(f"{self.model}: its tokenizer has no chat template; a judge has to be a chat model")
         if tokenizer.pad_token is None:
@@ -40,11 +46,8 @@ class LocalSource:
         return model.to(device or "cpu").eval(), tokenizer
 
     def settings(self, attempt: int) -> Mapping[str, Any]:
-        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
-        first = {"temperature": self.options.temperature, "max_new_tokens": self.options.max_new_tokens}
-        if attempt == 0:
-            return first
-        return first | {"temperature": max(RETRY_TEMPERATURE, self.options.temperature), "seed": attempt}
+        """Returns `JudgeOptions.settings`."""
+        return self.options.settings(attempt)
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all, `batch_size` at once, the longest first; replies are handed over after each batch."""

@@ -52,6 +52,7 @@ def test_rows_know_their_lines(tmp_path):
     [
         (LINES + '{"id": 1, "response": "again"}', r"a\.json, line 6: a second answer to item 1; .*line 1"),
         (LINES + '\n{"id": 7, "response": "x"}', r"a\.json, line 7: id '7' is none of the 5 items of amber \(1 … 5\)"),
+        ("hello", r"line 1: no JSON"),
         ('{"id": 1}', r"line 1: no answer; it has id"),
         ('{"response": "x"}', r"line 1: no id"),
         ('{"id": 1, "response": null}', r"line 1: 'response' should be text, and is null"),

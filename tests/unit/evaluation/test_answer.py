@@ -11,13 +11,13 @@ from PIL import Image
 
 from benchmark_data import HAND_MADE, plain_tools
 from chat_server import Act, serve
+from eval_verb import run
 from mmdpo.benchmarks.evaluate import find_data
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.answer import answer_items, choose_items, make_image_finder
 from mmdpo.evaluation.answer_log import AnswerLog
 from mmdpo.evaluation.answer_options import add_answer_options, make_answerer, make_settings
-from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes
 
 SETTINGS = GenerationSettings(max_new_tokens=9)
@@ -226,13 +226,6 @@ def test_options_of_another_way_of_asking_are_refused():
 
 
 # -- the verb, over HTTP ----------------------------------------------------------------------------------------------
-
-
-def run(*arguments):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    options = parser.parse_args(["eval", *map(str, arguments)])
-    return options.verb(options)
 
 
 @pytest.fixture

@@ -1,22 +1,14 @@
 """`mmdpo eval`, as the command line calls it."""
 
-import argparse
 import json
 
 import pytest
 
 from benchmark_data import HAND_MADE
+from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.evaluation.command import add_eval_verb
 
 AMBER = ["--data_dir", str(HAND_MADE), "--answers", str(HAND_MADE / "amber" / "answers.json"), "--linguistics", "table"]
-
-
-def run(*arguments):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    options = parser.parse_args(["eval", *map(str, arguments)])
-    return options.verb(options)
 
 
 def test_a_result_is_written_and_shown(tmp_path, capsys):
@@ -65,13 +57,40 @@ def test_wrong_uses_are_named(tmp_path):
         run(*pope, "--judge_replies", "replies.jsonl")
     with pytest.raises(ValueError, match="--resamples is 1"):
         run(*pope, "--resamples", "1")
+    with pytest.raises(ValueError, match="--seed is -1"):
+        run(*pope, "--seed", "-1")
     with pytest.raises(EvaluationError, match=r"holds none of coco_pope_random\.json"):
         run("pope", "--data_dir", tmp_path, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--out", tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file of answers"):
         run("pope", "--data_dir", HAND_MADE, "--answers", tmp_path / "none", "--out", tmp_path)
     run(*pope)
-    with pytest.raises(EvaluationError, match="holds a result of pope; choose another folder for amber"):
+    with pytest.raises(EvaluationError, match="holds a result of pope; choose another --out for amber"):
         run("amber", *AMBER, "--out", tmp_path, "--similarity", "exact")
+
+
+def test_folders_that_cannot_be_meant_are_named_before_anything_is_done(tmp_path):
+    pope = ["pope", "--answers", HAND_MADE / "pope" / "answers.jsonl"]
+    with pytest.raises(EvaluationError, match=r"--data_dir .*none: no such folder"):
+        run(*pope, "--data_dir", tmp_path / "none", "--out", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvaluationError, match="file: is a file; --out names a folder"):
+        run(*pope, "--data_dir", HAND_MADE, "--out", tmp_path / "file")
+    with pytest.raises(ValueError, match="--limit goes with --model"):
+        run(*pope, "--data_dir", HAND_MADE, "--out", tmp_path, "--limit", "1")
+
+
+def test_answers_of_a_model_are_not_overwritten_by_others(tmp_path):
+    given, out = HAND_MADE / "pope" / "answers.jsonl", tmp_path / "run"
+    arguments = ["pope", "--data_dir", HAND_MADE, "--out", out]
+    run(*arguments, "--answers", given)
+    run(*arguments, "--answers", given)  # a result of answers from elsewhere may be made anew
+    rows = [json.loads(line) | {"details": {}, "generation": {"model": "m"}} for line in (out / "answers.jsonl").open()]
+    (out / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(EvaluationError, match=r"answers\.jsonl: holds the answers that a model gave here"):
+        run(*arguments, "--answers", given)
+    run(*arguments, "--answers", out)  # a run's folder stands for its answers
+    assert json.loads((out / "result.json").read_text())["answers"]["generation"] == [{"model": "m"}]
+    assert all("details" in json.loads(line) for line in (out / "answers.jsonl").open())
 
 
 def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
@@ -83,6 +102,6 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mmdpo.benchmarks.reading.os.replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(EvaluationError, match=r"answers\.jsonl: cannot be written \(No space left on device\)"):
         run("pope", "--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--out", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before

@@ -1,6 +1,5 @@
 """`mmdpo eval compare`: runs of the embedded world, whose data needs no file, beside each other."""
 
-import argparse
 import json
 import re
 
@@ -8,18 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks.world import SEED, draw_scenes
-from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.compare import compare_runs
 from mmdpo.world.captions import Captioner, write_caption
-
-
-def run(*arguments):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    options = parser.parse_args(["eval", *map(str, arguments)])
-    return options.verb(options)
 
 
 def score(folder, captioner, seed=0, scenes=400, fewer=0, **result):

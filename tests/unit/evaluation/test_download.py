@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmark_data import HAND_MADE, official_data
+from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.evaluation import download as download_room
 from mmdpo.evaluation.download import choose_data_dir, default_folder, download
@@ -270,15 +271,4 @@ def test_what_is_downloaded_is_found_without_a_folder_being_named(server, tmp_pa
     assert "licence: POPE: MIT" in capsys.readouterr().out
     assert choose_data_dir("pope", None) == str(default_folder())
     assert run(*answers, "--resamples", "100") == 0
-    assert choose_data_dir("pope", "/given") == "/given"
-
-
-def run(*arguments):
-    import argparse
-
-    from mmdpo.evaluation.command import add_eval_verb
-
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    options = parser.parse_args(["eval", *map(str, arguments)])
-    return options.verb(options)
+    assert choose_data_dir("pope", str(tmp_path)) == str(tmp_path)

@@ -8,17 +8,10 @@ import shutil
 import pytest
 
 from benchmark_data import HAND_MADE
+from eval_verb import parse, run
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.suite import WORLD, _choose, run_suite
 from mmdpo.evaluation.table1 import COLUMNS, PAPER
-
-
-def run(*arguments):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    options = parser.parse_args(["eval", *map(str, arguments)])
-    return options.verb(options)
 
 
 @pytest.fixture
@@ -94,10 +87,24 @@ def test_one_that_fails_is_missing_with_its_reason_and_the_others_go_on(answers,
     assert "missing: pope: " in capsys.readouterr().out
 
 
+def test_every_benchmark_may_have_its_own_pictures(tmp_path):
+    (tmp_path / "pope").mkdir()
+    found = {}
+
+    def note(name, options):
+        found[name] = options.image_dir
+        return 0
+
+    options = parse("suite", "--model", "m", "--out", tmp_path / "out", "--answers_only")
+    options.image_dir, options.benchmarks = str(tmp_path), ["pope", "amber", "world"]
+    run_suite(options, note)
+    assert found == {"pope": str(tmp_path / "pope"), "amber": str(tmp_path), "world": None}
+
+
 def test_what_was_answered_and_not_scored_is_missing(tmp_path):
     (tmp_path / "pope").mkdir()
     (tmp_path / "pope" / "result.json").write_text("{}")  # of an earlier time
-    names = dict(model=None, answers=None, adapter=None, answers_only=False, judge_replies=None)
+    names = dict.fromkeys(["model", "answers", "adapter", "answers_only", "judge_replies", "image_dir"])
     options = argparse.Namespace(out=tmp_path, benchmarks=["pope"], **names)
     assert run_suite(options, lambda name, part: 0) == 1
     assert "not scored" in json.loads((tmp_path / "suite.json").read_text())["missing"]["pope"]

@@ -113,6 +113,8 @@ def test_a_local_server_needs_no_key_and_an_address_is_shown_without_one(monkeyp
     assert ChatEndpoint("http://me:password@localhost:1/v1?key=1", "m").address == "http://localhost:1/v1"
     with pytest.raises(ValueError, match="'localhost' is no address"):
         ChatEndpoint("localhost", "m")
+    with pytest.raises(ValueError, match="a timeout of 0 s lets nothing reply"):
+        ChatEndpoint("http://localhost:1/v1", "m", timeout=0)
     with pytest.raises(ValueError, match="searches no beams"):
         ChatEndpoint("http://localhost:1/v1", "m").complete(ASKED, GenerationSettings(num_beams=3))
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mmdpo.examples import RowError
-from mmdpo.generation.prompts import chat_request, chat_turns, load_image, sort_key, write_data_url
+from mmdpo.generation.checkpoint import Checkpoint
+from mmdpo.generation.prompts import chat_request, chat_turns, load_image, render_prompt, sort_key, write_data_url
 from mmdpo.generation.records import GenerationSettings, Question
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
@@ -33,6 +34,26 @@ def test_a_request_is_the_turns_with_the_picture_inside():
     assert request == list(turns)
     assert (pixels(url) == np.asarray(PICTURE)).all()
     assert [turn["role"] for turn in chat_turns(question, GenerationSettings())] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{{ raise_exception('no system turns') }}",
+            r"cannot render this question \(no system turns\); leave --system",
+        ),
+        ("{{ messages[0]['content'] + '!' }}", r"cannot render this question \(can only concatenate"),
+        ("{{ messages[1]['content'][1]['text'] }}", r"leaves the system prompt out; leave --system_prompt out"),
+        ("{% for turn in messages %}", r"cannot render this question \(Unexpected end of template"),
+    ],
+    ids=["refuses", "wants text", "passes over", "broken"],
+)
+def test_a_template_that_cannot_show_the_turns_is_an_error(template, message):
+    renderer = Checkpoint("world").load_renderer()
+    renderer.processor.chat_template = template
+    with pytest.raises(RowError, match=rf"^1: the model's chat template {message}"):
+        render_prompt(Question("1", "describe", PICTURE), POLITE, renderer)
 
 
 def test_a_plain_photograph_is_sent_as_it_is_and_any_other_as_it_is_seen(tmp_path):

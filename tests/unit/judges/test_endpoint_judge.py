@@ -1,6 +1,5 @@
 """A judge behind an endpoint, from the command line, against a real server that fails in every way a server can."""
 
-import argparse
 import json
 import socket
 from contextlib import nullcontext
@@ -8,9 +7,9 @@ from contextlib import nullcontext
 import pytest
 
 from benchmark_data import HAND_MADE
+from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks import load
-from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.judging import REMINDER, KeepingJudge
 from mmdpo.judges import Failure
 
@@ -21,13 +20,10 @@ def judge(benchmark, server, out, *more):
     """Scores the hand-made answers; returns the result."""
     folder = HAND_MADE / benchmark
     answers = next(folder.glob("answers.*"))
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
     url = server if isinstance(server, str) else server.url
-    arguments = ["eval", benchmark, "--data_dir", folder, "--answers", answers, "--out", out, "--linguistics", "table"]
+    arguments = [benchmark, "--data_dir", folder, "--answers", answers, "--out", out, "--linguistics", "table"]
     arguments += ["--judge_url", url, "--judge_model", "judge", "--resamples", "100", *more]
-    options = parser.parse_args(list(map(str, arguments)))
-    options.verb(options)
+    run(*arguments)
     return json.loads((out / "result.json").read_text())
 
 
@@ -105,13 +101,10 @@ def test_an_unreadable_reply_is_asked_for_again_and_differently_then_unscored(se
 def test_kept_replies_can_be_replayed(serve, tmp_path):
     server = serve(lambda prompt, number: "Hm." if REMINDER not in prompt and which(prompt) < 2 else "**Rating:** 4")
     first = judge("mmhal", server, tmp_path / "run")
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
     folder = HAND_MADE / "mmhal"
-    replay = ["eval", "mmhal", "--data_dir", folder, "--answers", folder / "answers.json", "--out", tmp_path / "replay"]
+    replay = ["mmhal", "--data_dir", folder, "--answers", folder / "answers.json", "--out", tmp_path / "replay"]
     replay += ["--judge_replies", tmp_path / "run" / "judge_replies.jsonl", "--resamples", "100"]
-    options = parser.parse_args(list(map(str, replay)))
-    options.verb(options)
+    run(*replay)
     assert json.loads((tmp_path / "replay" / "result.json").read_text())["metrics"] == first["metrics"]
 
 

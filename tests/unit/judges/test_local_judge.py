@@ -69,6 +69,8 @@ def test_a_model_that_cannot_chat_is_named(chat_model, tmp_path):
         (tmp_path / file).write_bytes((chat_model / file).read_bytes())
     with pytest.raises(ValueError, match="no chat template"):
         ask(tmp_path)
+    with pytest.raises(OSError, match=r"^--judge_model .*none: no chat model .* give --judge_url too$"):
+        ask(tmp_path / "none")
 
 
 def test_judges_are_found_by_the_name_of_their_file():
