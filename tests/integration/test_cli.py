@@ -82,6 +82,13 @@ class TestTrain:
         assert main(["train", "--config", str(recipe), *resume]) == 0
         assert (run / "adapter_model.safetensors").read_bytes() != before
 
+    def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(self, recipe, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        for place, told in (("file", "is a file"), ("file/run", "cannot be made (Not a directory)")):
+            flags = ["--output_dir", str(tmp_path / place), "--model_name_or_path", "nobody/nothing"]
+            assert main(["train", "--config", str(recipe), *flags]) == 2
+            assert f"{tmp_path / place} {told}: choose another output_dir" in capsys.readouterr().err
+
     def test_the_resolved_recipe_repeats_the_run(self, recipe, tmp_path):
         assert main(["train", "--config", str(recipe), "--beta", "0.2", "--objective", "dpo"]) == 0
         resolved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())

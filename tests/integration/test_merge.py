@@ -1,6 +1,7 @@
 """`mmdpo merge`: one model out of a run, with the logits of adapter and base, or an error that says why not."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -158,7 +159,9 @@ class TestRefusals:
         settings = json.loads((copy / "adapter_config.json").read_text())
         gone = settings | {"base_model_name_or_path": "gone/gone"}
         (copy / "adapter_config.json").write_text(json.dumps(gone))
-        assert "gone/gone is no folder" in merge_error(capsys, copy, tmp_path / "out")
+        error = merge_error(capsys, copy, tmp_path / "out")
+        assert "gone/gone is no folder" in error
+        assert "--base names it where it lies elsewhere now" in error
         path = copy / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-5])
         assert "cut short or damaged" in merge_error(capsys, copy, tmp_path / "out")
@@ -193,12 +196,14 @@ def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
             "[corrupted, chosen]",
             "| beta | 0.1 |",
             "| lora_r | 4 |",
+            "| disable_dropout | True |",
         ):
             assert part in card, part
         history = json.loads((run / "trainer_state.json").read_text())["log_history"]
         last = [record for record in history if "loss" in record][-1]
         assert f"| `rewards/margins` | {last['rewards/margins']:.4g} |" in card
         assert "![Curves" in card
+        assert re.search(r"\| mmdpo's commit \| [0-9a-f]{40}(, with changes)? \|", card)
     assert "PeftModel.from_pretrained" in cards["run"]
     assert "PeftModel" not in cards["merged"]
     assert cards["merged"].split("---\n")[2].startswith("\n# merged\n")
@@ -222,3 +227,11 @@ def test_pushing_uploads_the_merged_folder(run, tmp_path, monkeypatch, capsys):
     assert calls[1][0] == "me/it"
     assert {"model.safetensors", "README.md"} <= set(calls[1][1])
     assert "https://hub/me/it" in capsys.readouterr().out
+
+
+def test_what_cannot_be_uploaded_is_kept_and_said_how_to_upload_later(run, tmp_path, capsys):
+    """The suite is offline."""
+    error = merge_error(capsys, run, tmp_path / "merged", "--push_to_hub", "me/it")
+    assert f"{tmp_path / 'merged'} is whole, and could not be uploaded" in error
+    assert f"`hf upload me/it {tmp_path / 'merged'}`" in error
+    assert (tmp_path / "merged" / "model.safetensors").is_file()

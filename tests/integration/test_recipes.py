@@ -9,6 +9,7 @@ import yaml
 from datasets import Dataset
 from PIL import Image
 
+from mmdpo.checkpoints import load
 from mmdpo.cli import main
 from mmdpo.data.formats import names as format_names
 from mmdpo.training import adapters, build, dry_run
@@ -100,7 +101,7 @@ def tiny_hub(monkeypatch):
         def from_pretrained(name, **options):
             return find(name).processor
 
-    monkeypatch.setattr(build, "AutoConfig", Configs)
+    monkeypatch.setattr(load, "AutoConfig", Configs)
     monkeypatch.setattr(build, "AutoProcessor", Processors)
     monkeypatch.setattr(adapters, "find_adapter_config_file", lambda name, **options: None)
 

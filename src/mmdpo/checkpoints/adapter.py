@@ -21,6 +21,18 @@ def read_base_name(folder: Path) -> str | None:
     return str(name) if name else None
 
 
+def read_settings(folder: Path, *, is_trained: bool) -> Any:
+    """Returns PEFT's configuration of an adapter. Raises CheckpointError for a kind that PEFT does not know."""
+    from peft import PeftConfig, PeftType
+
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind not in {known.value for known in PeftType}:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} is for no adapter that PEFT knows: peft_type is {kind!r}")
+    settings = PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode = not is_trained
+    return settings
+
+
 def attach_adapter(
     model: Any, folder: Path, tensors: Mapping[str, torch.Tensor], *, base: str, is_trained: bool = False
 ) -> Any:
@@ -29,14 +41,13 @@ def attach_adapter(
     `tensors` are the adapter's weights, and `base` names the model in messages. Raises CheckpointError for an adapter
     whose layers, names or shapes do not fit the model.
     """
-    from peft import PeftConfig, get_peft_model
+    from peft import get_peft_model
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
     where = f"the adapter in {folder} is for another base than {base}"
+    settings = read_settings(folder, is_trained=is_trained)
+    settings.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
     try:
-        settings = PeftConfig.from_pretrained(str(folder))
-        settings.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
-        settings.inference_mode = not is_trained
         adapted = get_peft_model(model, settings)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{where}: {error}") from error

@@ -85,8 +85,11 @@ TEXT_KEYS = (
 )  # fmt: skip
 """Keys that Phi's configuration has under the same name."""
 
+MODEL_TYPE = "bunny-phi"
+"""What config.json of the original says it is."""
+
 DEMANDED = {
-    "model_type": "bunny-phi",
+    "model_type": MODEL_TYPE,
     "mm_projector_type": "mlp2x_gelu",
     "image_aspect_ratio": "pad",
     "tie_word_embeddings": False,

@@ -9,8 +9,9 @@ import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,17 @@ HYPERPARAMETERS = (
     "beta", "loss_type", "label_smoothing", "corruption", "corruption_options", "corruption_per_epoch", "crop_space",
     "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "adam_beta2", "max_grad_norm",
-    "max_length", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "load_in_4bit",
-    "load_in_8bit", "freeze_projector", "freeze_vision_tower", "dtype", "bf16", "fp16", "seed",
+    "max_length", "disable_dropout", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora",
+    "load_in_4bit", "load_in_8bit", "freeze_projector", "freeze_vision_tower", "dtype", "bf16", "fp16", "seed",
 )  # fmt: skip
 """Keys of a recipe that decide what was learnt, in the card's order."""
 
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
 
 PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
+
+SOURCE = Path(__file__).parents[3]
+"""Where `.git` lies if mmdpo is run from a checkout."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -234,7 +238,25 @@ def _versions() -> list[tuple[str, str]]:
             rows.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return rows
+    commit = _find_commit()
+    return [*rows, *([] if commit is None else [("mmdpo's commit", commit)])]
+
+
+def _find_commit() -> str | None:
+    """Returns the commit that mmdpo was installed or is run from; None where it came as a package."""
+    try:
+        installed = json.loads(distribution("mmdpo").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        installed = {}
+    if "vcs_info" in installed:
+        return str(installed["vcs_info"]["commit_id"])
+    if not (SOURCE / ".git").exists():
+        return None
+    command = ["git", "-C", str(SOURCE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=, with changes"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or not its folder
+        return None
 
 
 def _read_results(run: Path, part: str) -> dict[str, Any]:

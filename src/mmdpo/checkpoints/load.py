@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from mmdpo.checkpoints.weights import CheckpointError, check_names
+from mmdpo.checkpoints.bunny import MODEL_TYPE
+from mmdpo.checkpoints.weights import CheckpointError, check_names, read_weights
 
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Names of buffers that older checkpoints hold, and models now make themselves or do without."""
@@ -20,13 +25,14 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
     """Returns the vision-language model of a folder or hub name; `options` are those of `from_pretrained`.
 
     Raises CheckpointError for weights that are missing, unknown or of another shape than config.json says, and for a
-    file that is cut short, naming it; what `from_pretrained` says of anything else stays as it is.
+    file that is cut short, or an index that is none, naming it; what `from_pretrained` says of anything else stays.
     """
     try:
-        model, found = AutoModelForImageTextToText.from_pretrained(
-            name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
-        )
-    except SafetensorError as error:
+        with _without_report():
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
+            )
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(_describe_damage(name, options, error)) from error
     except RuntimeError as error:
         if "automatic conversion" not in str(error):
@@ -36,6 +42,58 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
         ) from error
     _account(model, found, name)
     return model
+
+
+def load_configuration(name: str, *, trust_remote_code: bool, **where: Any) -> Any:
+    """Returns a model's configuration; `where` are options of `from_pretrained` that say where it is found.
+
+    Raises CheckpointError for a checkpoint that has to be converted, and ValueError and OSError as transformers does.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **where)
+    except ValueError:
+        # Where a checkpoint brings its own code, transformers asks to run it.
+        check_layout(name, PreTrainedConfig.get_config_dict(name, **where)[0].get("model_type"))
+        raise
+    check_layout(name, config.model_type)
+    return config
+
+
+def check_layout(name: str, model_type: str | None) -> None:
+    """Raises CheckpointError for a checkpoint that has to be converted."""
+    if model_type == MODEL_TYPE:
+        raise CheckpointError(
+            f"{name} is a Bunny checkpoint in its own layout, which runs on code of its own: "
+            f"`mmdpo convert bunny {name} FOLDER` writes one that needs none; train on that FOLDER"
+        )
+
+
+@contextmanager
+def explained(what: str, name: str) -> Iterator[None]:
+    """Lets the errors of transformers say what was being loaded, and of which checkpoint."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot load the {what} {name!r}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"cannot load the {what} {name!r}: {error}") from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keeps transformers from telling of missing weights that were made up: they are an error here."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
 
 
 def _account(model: PreTrainedModel, found: dict[str, Any], name: str) -> None:
@@ -56,13 +114,11 @@ def _account(model: PreTrainedModel, found: dict[str, Any], name: str) -> None:
 
 
 def _describe_damage(name: str, options: dict[str, Any], error: Exception) -> str:
-    """Says which file is cut short; the error of safetensors names none."""
+    """Says which file is at fault; the errors of safetensors and of reading an index name none."""
     where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
     config = cached_file(name, "config.json", local_files_only=True, **where)
-    for path in sorted(Path(config or name).parent.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as damage:
-            return f"{path} is cut short or damaged ({damage}): fetch it again"
+    try:
+        read_weights(Path(config or name).parent)
+    except CheckpointError as damage:
+        return str(damage)
     return f"a weight file of {name} is cut short or damaged ({error}): fetch it again"

@@ -62,12 +62,20 @@ def merge_run(
 
 
 def push_folder(folder: Path, repository: str) -> str:
-    """Uploads a folder to a model repository of the hub, which is made if need be; returns its address."""
+    """Uploads a folder to a model repository of the hub, which is made if need be; returns its address.
+
+    Raises CheckpointError where that fails; the folder stays.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
-    name = api.create_repo(repository, exist_ok=True).repo_id
-    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with mmdpo merge"))
+    try:
+        name = api.create_repo(repository, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with mmdpo merge"))
+    except (OSError, ValueError) as error:  # those of the hub are among them
+        raise CheckpointError(
+            f"{folder} is whole, and could not be uploaded ({error}): `hf upload {repository} {folder}` does it later"
+        ) from error
 
 
 def _check_whole_model(run: Path) -> None:
@@ -89,7 +97,10 @@ def _merge_adapter(
     name = base or read_base_name(run)
     if not name:
         raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
-    source = find_folder(str(name), revision=settings.get("revision"), allow_pickle=allow_pickle)
+    try:
+        source = find_folder(str(name), revision=settings.get("revision"), allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
     model = _load_model(str(source), dtype or "auto", allow_pickle, trust_remote_code)
     adapted = attach_adapter(model, run, tensors, base=name)
     return _merge_in_float32(adapted), str(source)

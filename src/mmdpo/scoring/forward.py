@@ -83,8 +83,8 @@ class Scorer:
         per_token = output.logits[0, :, 0] if is_last else pick_logprobs(output.logits[0], rows.targets)
         shape = (len(cells), len(batch["index"]))
         sums = sum_by_cell(per_token, rows.cell_of, math.prod(shape)).view(shape)
-        tokens = torch.bincount(rows.cell_of, minlength=math.prod(shape)).view(shape)
-        return CellLogprobs(cells, sums, tokens, per_token, rows.cell_of)
+        tokens = rows.cell_of.new_zeros(math.prod(shape)).index_add(0, rows.cell_of, torch.ones_like(rows.cell_of))
+        return CellLogprobs(cells, sums, tokens.view(shape), per_token, rows.cell_of)
 
     def plan(self, batch: Batch, cells: tuple[Cell, ...]) -> Rows:
         """Returns the rows that a forward over the cells has."""

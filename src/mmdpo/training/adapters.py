@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from mmdpo.checkpoints.adapter import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
-from mmdpo.checkpoints.fetch import find_folder
+from mmdpo.checkpoints.fetch import check_name, find_folder
 from mmdpo.checkpoints.weights import CheckpointError, read_json
 from mmdpo.families import find_family
 from mmdpo.training.config import MDPOConfig
@@ -51,6 +51,7 @@ def find_start(name: str, args: MDPOConfig) -> Start:
     """
     name, options = resolve_model(name), dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
+    check_name(name)
     found = find_adapter_config_file(name, **where)
     if args.adapter_name_or_path is None:
         if found is None:
@@ -62,6 +63,13 @@ def find_start(name: str, args: MDPOConfig) -> Start:
                 f"{folder / ADAPTER_CONFIG} names no base model: give it as model_name_or_path, and {name} as "
                 "adapter_name_or_path"
             )
+        try:
+            check_name(resolve_model(base))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the base that {folder / ADAPTER_CONFIG} names: {error}. Where it lies elsewhere now, give it as "
+                f"model_name_or_path, and {name} as adapter_name_or_path"
+            ) from error
         return Start(resolve_model(base), read_json(folder / ADAPTER_CONFIG).get("revision"), folder)
     if found is not None:
         raise CheckpointError(f"{name} is an adapter, and so is adapter_name_or_path: one of them has to be the base")

@@ -73,10 +73,11 @@ def _explain(name: str, items: Any, rows: list[list[bytes]], rank: int) -> str:
 
 
 def _digest_rows(items: Any) -> list[bytes]:
-    return [_digest_row(items.examples[k]) for k in range(len(items))] if isinstance(items, Items) else []
+    return [digest_row(items.examples[k]) for k in range(len(items))] if isinstance(items, Items) else []
 
 
-def _digest_row(example: PreferenceExample) -> bytes:
+def digest_row(example: PreferenceExample) -> bytes:
+    """Returns the digest of a row's id, texts, weights, and the names and sizes of its images; none is opened."""
     content = [
         example.id,
         example.prompt,

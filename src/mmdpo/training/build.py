@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
 )
 
-from mmdpo.checkpoints.load import load_whole_model
+from mmdpo.checkpoints.load import explained, load_configuration, load_whole_model
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
@@ -26,6 +25,7 @@ from mmdpo.families import VICUNA, Family, find_family
 from mmdpo.scoring.forward import Scorer
 from mmdpo.training.adapters import (
     WORLD,
+    Start,
     check_quantised,
     continue_adapter,
     count_bits,
@@ -89,19 +89,12 @@ def build_empty_model(config: Any, args: MDPOConfig) -> PreTrainedModel:
 def load_config(name: str, args: MDPOConfig) -> Any:
     """Returns a model's configuration.
 
-    Raises ValueError for a model that is no vision-language model, OSError for one that cannot be found.
+    Raises ValueError for a model that is no vision-language model or has to be converted, OSError for one that cannot
+    be found.
     """
     start = find_start(name, args)
-    kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
-    try:
-        config = AutoConfig.from_pretrained(
-            start.base,
-            revision=start.revision or "main",
-            token=kwargs.get("token"),
-            trust_remote_code=args.trust_remote_code,
-        )
-    except OSError as error:
-        raise OSError(f"cannot load the model {name!r}: {error}") from error
+    with explained("model", name):
+        config = load_configuration(start.base, trust_remote_code=args.trust_remote_code, **_where(start, args))
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not args.trust_remote_code:
         raise ValueError(
             f"{name} is a {config.model_type} model, which transformers does not load as an image-text-to-text model; "
@@ -116,22 +109,21 @@ def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
     Raises ValueError where it reads no images, OSError for one that cannot be found.
     """
     start = find_start(name, args)
-    kwargs = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
-    try:
+    with explained("processor of", name):
         processor = AutoProcessor.from_pretrained(
-            start.processor,
-            revision=start.revision or "main",
-            token=kwargs.get("token"),
-            trust_remote_code=args.trust_remote_code,
+            start.processor, trust_remote_code=args.trust_remote_code, **_where(start, args)
         )
-    except OSError as error:
-        raise OSError(f"cannot load the processor of {name!r}: {error}") from error
     check_processor(processor)
     if args.chat_template is not None:
         processor.chat_template = read_template(args.chat_template)
     if args.pad_to_square:
         find_family(load_config(name, args)).pad_to_square(processor)
     return processor
+
+
+def _where(start: Start, args: MDPOConfig) -> dict[str, Any]:
+    options = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    return {"revision": start.revision or "main", "token": options.get("token")}
 
 
 def read_template(name: str) -> str:

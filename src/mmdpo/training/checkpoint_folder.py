@@ -28,6 +28,9 @@ UNFINISHED = "_unfinished"
 RECORD = "checkpoint.json"
 """File in a checkpoint that says which run it belongs to, and which files make it whole."""
 
+KEYS = ("run", "versions", "save_only_model", "files")
+"""What the record has to say."""
+
 REPLACED = "replaced-"
 """Prefix, in the folder aside, of a checkpoint that makes way for a new one of the same step."""
 
@@ -63,6 +66,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
         raise CheckpointError(f"{folder} is no checkpoint that was written to its end by mmdpo: {RECORD} is missing")
     record: dict[str, Any] = read_json(folder / RECORD)
+    if not isinstance(record, dict) or not record.keys() >= set(KEYS):
+        raise CheckpointError(f"{folder / RECORD} is damaged: take another checkpoint, or copy this one anew")
     for name, expected in record["files"].items():
         path = folder / name
         if not path.is_file():

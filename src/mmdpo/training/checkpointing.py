@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -22,6 +21,7 @@ from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.training import checkpoint_folder
 from mmdpo.training.callbacks import WhenToSave
 from mmdpo.training.checkpoint_folder import UNFINISHED, SaveError
+from mmdpo.training.main_process import on_main_process
 from mmdpo.training.metrics import MetricSums
 from mmdpo.training.run_identity import check_same_run
 from mmdpo.training.stopping import StopRequest, TrainingStopped, outlive_sigterm
@@ -32,8 +32,6 @@ PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate")
 
 UNLOGGED = "since_last_log_{rank}.pt"
 """File of a checkpoint: what a process has summed up of the steps since the last log."""
-
-Outcome = TypeVar("Outcome")
 
 
 class CrashSafeTrainer(Trainer):
@@ -67,7 +65,9 @@ class CrashSafeTrainer(Trainer):
         `True` means the last one that is whole. Raises CheckpointError for one that is not whole, or of another run.
         """
         _ = self._run  # asked for now: the first step moves the model
-        checkpoint = self._on_main(lambda: self._open_run_folder(resume_from_checkpoint))
+        checkpoint = on_main_process(
+            lambda: self._open_run_folder(resume_from_checkpoint), is_main=self.is_world_process_zero()
+        )
         if checkpoint is not None:
             self.args.eval_on_start = False  # the start was evaluated by the run that is gone on with
         return checkpoint
@@ -113,19 +113,6 @@ class CrashSafeTrainer(Trainer):
         is_whole = isinstance(self.model, PreTrainedModel)
         saved = sum(value.nbytes for value in self.model.parameters()) if is_whole else trained
         return int(saved if self.args.save_only_model else saved + 2 * trained)
-
-    def _on_main(self, function: Callable[[], Outcome]) -> Outcome:
-        """Returns what a function gives on the main process; its error is everybody's."""
-        outcome: list[Any] = [None]
-        if self.is_world_process_zero():
-            try:
-                outcome = [function()]
-            except (OSError, ValueError) as error:
-                outcome = [error]
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]  # type: ignore[no-any-return]
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Ends training; a run that was asked to stop has no result yet, and no best model to load."""

@@ -6,10 +6,12 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
@@ -53,6 +55,7 @@ class MDPOConfig(TrainingArguments):
         None, "Recompute activations in the backward pass to save memory. Unset: on."
     )
     bf16: bool | None = _option(None, "bfloat16 mixed precision. Unset: on where a GPU supports it.")
+    logging_nan_inf_filter: bool = _option(False, "Leave losses that are not finite out of logs; here they are errors.")
     label_names: list[str] | None = _option(None, "Names of labels; preference batches have none.")
     remove_unused_columns: bool = _option(False, "Ignored: rows are read by dataset format, not by column.")
 
@@ -140,7 +143,10 @@ class MDPOConfig(TrainingArguments):
         if self.label_names is None:
             self.label_names = []
         self._resolve_checkpointing()
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise ImportError("deepspeed is set, and DeepSpeed is not installed: pip install deepspeed")
         super().__post_init__()
+        self._check_loggers()
         self._check_trust()
         self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)
         if self.precompute_ref_log_probs is None:
@@ -196,6 +202,17 @@ class MDPOConfig(TrainingArguments):
                 "trust_remote_code: Python files that come with the checkpoint are run in this process, with your "
                 "rights and your tokens; read them first, and pin model_revision"
             )
+
+    def _check_loggers(self) -> None:
+        """Raises ValueError for a logger that is not there; transformers says so behind all that is loaded."""
+        found = get_available_reporting_integrations()
+        for name in self.report_to:
+            # Of `flyte` transformers does not say whether it is there.
+            if name not in found and name != "flyte":
+                raise ValueError(
+                    f"report_to: {name} is not installed here, or no name of a logger (here are {', '.join(found)}): "
+                    "install it, or choose another one; none for none"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options as loggers write them down, without tokens."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text as Plain
 from trl import get_peft_config
 
+from mmdpo.checkpoints.adapter import read_settings
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.prepare import PreparedExample
@@ -201,11 +202,9 @@ def _build_empty_policy(config: Any, family: Family, start: Start, recipe: Recip
     check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
     with torch.device("meta"):
         if start.adapter is not None:
-            from peft import PeftConfig, get_peft_model
+            from peft import get_peft_model
 
-            settings = PeftConfig.from_pretrained(str(start.adapter))
-            settings.inference_mode = False
-            model = get_peft_model(model, settings)
+            model = get_peft_model(model, read_settings(start.adapter, is_trained=True))
             freeze_others(model, build.trained_parts(args))
         return build.prepare_policy(model, family, peft_config, args)
 

@@ -66,10 +66,10 @@ class MetricSums:
         if not self._sums:
             return {}
         names = list(self._sums)
-        table = torch.stack(
-            [torch.tensor([float(total), float(count)], dtype=torch.float64) for total, count in self._sums.values()]
-        ).to(accelerator.device)
+        # One transfer for all: each of them waits until the device has done what it was asked for.
+        entries = [torch.as_tensor(entry, device=accelerator.device) for pair in self._sums.values() for entry in pair]
+        table = torch.stack([entry.float() for entry in entries]).cpu().double().view(-1, 2)
         self._sums.clear()
         if accelerator.num_processes > 1:
-            table = accelerator.reduce(table, reduction="sum")
+            table = accelerator.reduce(table.to(accelerator.device), reduction="sum")
         return {name: float(total / count) for name, (total, count) in zip(names, table.tolist(), strict=True)}

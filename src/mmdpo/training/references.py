@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 import transformers
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from huggingface_hub import constants
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, 
 from mmdpo.training import build
 from mmdpo.training.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.main_process import Outcome, on_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ LiveReference: TypeAlias = AdapterOff | FrozenModel | StartOfPolicy
 
 FORMAT = 1
 """Part of every fingerprint: raised when the same inputs would be scored differently."""
-
-Found = TypeVar("Found")
 
 
 def cacheable_cells(args: MDPOConfig) -> tuple[Cell, ...]:
@@ -183,18 +182,8 @@ class ReferencePass:
         finally:
             self.policy.train(was_training)
 
-    def _on_main(self, function: Callable[[], Found]) -> Found:
-        """Returns what a function gives on the main process, which alone touches the disk; its error is everybody's."""
-        outcome: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                outcome = [function()]
-            except (OSError, ValueError) as error:
-                outcome = [error]
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]  # type: ignore[no-any-return]
+    def _on_main(self, function: Callable[[], Outcome]) -> Outcome:
+        return on_main_process(function, is_main=self.accelerator.is_main_process)
 
     @property
     def _hides_bars(self) -> bool:

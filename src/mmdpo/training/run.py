@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -160,7 +161,9 @@ def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tupl
 
 def check_run_folder(folder: Path, remedy: str) -> None:
     """Raises RunFolderError, which says how to mend it, for a folder that holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file: choose another output_dir")
+    if folder.is_dir() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} holds a run already: {remedy}")
 
 
@@ -211,6 +214,7 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
     """Removes what came into being in a folder when an error ends the run before a checkpoint was saved."""
     before = set(folder.iterdir()) if folder.is_dir() else None
     try:
+        _make_writable(folder)  # asked for now: a reference pass may take hours
         yield
     except Exception:
         if folder.is_dir() and not list_checkpoints(folder):
@@ -224,6 +228,15 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
                 with suppress(OSError):
                     folder.rmdir()
         raise
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be made ({error.strerror}): choose another output_dir") from error
+    if not os.access(folder, os.W_OK):
+        raise RunFolderError(f"{folder} must not be written into: choose another output_dir, or change its rights")
 
 
 class _RunTrainer(MDPOTrainer):

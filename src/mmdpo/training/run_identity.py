@@ -12,10 +12,10 @@ from xxhash import xxh3_128
 
 from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.data.items import Items
-from mmdpo.examples import PreferenceExample
 from mmdpo.scoring.reference import AdapterOff
 from mmdpo.scoring.reference_keys import describe_model, digest_processor
 from mmdpo.training.adapters import ADDED, unwrap_adapter
+from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.references import LiveReference
 
@@ -114,20 +114,13 @@ def digest_values(model: nn.Module, skipped: Sequence[str] = ()) -> str:
 
 
 def _describe_data(dataset: Any) -> dict[str, Any]:
-    """Returns how many rows there are and what they say; images are known by their number alone."""
+    """Returns how many rows there are and what they say; images are known by their names or sizes."""
     if not isinstance(dataset, Items):
         return {}
     count = len(dataset)
     places = range(0, count, -(-count // ROWS_LOOKED_AT))
-    return {"rows": count, "texts of the rows": _digest_texts([dataset.examples[place] for place in places])}
-
-
-def _digest_texts(examples: Sequence[PreferenceExample]) -> str:
-    digest = xxh3_128()
-    for example in examples:
-        content = [example.id, example.prompt, example.responses, example.weights, len(example.images)]
-        digest.update(json.dumps(content, sort_keys=True, default=_to_plain).encode())
-    return digest.hexdigest()
+    digest = xxh3_128(b"".join(digest_row(dataset.examples[place]) for place in places))
+    return {"rows": count, "contents of the rows": digest.hexdigest()}
 
 
 def _describe_adapters(policy: nn.Module) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmdpo.training import build
 from mmdpo.training.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.training.dry_run import plan_run
 from mmdpo.training.recipe import parse_recipe
-from mmdpo.training.run import train
+from mmdpo.training.run import build_trainer, train
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
@@ -57,11 +57,11 @@ def pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(pairs, tmp_path_factory):
-    """Trains two steps of a kind; `ADAPTER` stands for the run that is gone on with."""
+def flags(pairs, tmp_path_factory):
+    """Gives the flags of two steps of a kind; `ADAPTER` stands for the run that is gone on with."""
     made = {}
 
-    def start(kind, **changes):
+    def write(kind, **changes):
         folder = tmp_path_factory.mktemp(kind) / "run"
         values = {
             "model_name_or_path": "world", "dataset_name": pairs, "output_dir": folder, "max_steps": 2,
@@ -72,11 +72,23 @@ def run(pairs, tmp_path_factory):
         }  # fmt: skip
         if "ADAPTER" in values.values():
             if not made:
-                made["folder"] = start("lora").args.output_dir
+                made["folder"] = train(write("lora")).args.output_dir
             values = {key: made["folder"] if value == "ADAPTER" else value for key, value in values.items()}
-        return train([f"--{key}={value}" for key, value in values.items()])
+        return [f"--{key}={value}" for key, value in values.items()]
 
-    return start
+    return write
+
+
+@pytest.fixture(scope="module")
+def run(flags):
+    """Trains a kind."""
+    return lambda kind, **changes: train(flags(kind, **changes))
+
+
+@pytest.fixture(scope="module")
+def make(flags):
+    """Builds the trainer of a kind, without a step."""
+    return lambda kind, **changes: build_trainer(parse_recipe(flags(kind, **changes)))
 
 
 def history(trainer):
@@ -127,13 +139,12 @@ class TestReference:
         [("lora", AdapterOff, AdapterOff), ("dora", AdapterOff, AdapterOff), ("full", FrozenModel, StartOfPolicy),
          ("continued", FrozenModel, StartOfPolicy)],
     )  # fmt: skip
-    def test_is_the_cheapest_that_is_right(self, run, kind, live, cached):
-        options = dict(max_steps=1, precompute_ref_log_probs=False)
-        assert type(run(kind, **options)._live_reference) is live
-        assert type(run(kind, **options | {"precompute_ref_log_probs": True})._live_reference) is cached
+    def test_is_the_cheapest_that_is_right(self, make, kind, live, cached):
+        assert type(make(kind, precompute_ref_log_probs=False)._live_reference) is live
+        assert type(make(kind, precompute_ref_log_probs=True)._live_reference) is cached
 
-    def test_of_a_continued_adapter_costs_one_more_adapter(self, run):
-        trainer = run("continued", max_steps=1)
+    def test_of_a_continued_adapter_costs_one_more_adapter(self, make):
+        trainer = make("continued")
         own = {id(p) for p in trainer.model.parameters()}
         copied = [n for n, p in trainer._live_reference.scorer.model.named_parameters() if id(p) not in own]
         assert copied
@@ -162,9 +173,9 @@ class TestReference:
 
 
 class TestContinued:
-    def test_starts_where_the_first_run_ended(self, run):
+    def test_starts_where_the_first_run_ended(self, run, make):
         first = run("lora")
-        again = run("continued", model_name_or_path=first.args.output_dir, max_steps=1, learning_rate=0.0)
+        again = make("continued", model_name_or_path=first.args.output_dir)
         ended = {name: p for name, p in first.model.named_parameters() if "lora_" in name}
         started = {name: p for name, p in again.model.named_parameters() if "lora_" in name}
         assert ended.keys() == started.keys()
@@ -200,8 +211,8 @@ class TestContinued:
 
 @quantised
 class TestQuantised:
-    def test_weights_are_in_four_bits(self, run):
-        trainer = run("qlora", max_steps=1)
+    def test_weights_are_in_four_bits(self, make):
+        trainer = make("qlora")
         kinds = {
             type(layer.base_layer).__name__ for n, layer in trainer.model.named_modules() if hasattr(layer, "lora_A")
         }
@@ -209,11 +220,11 @@ class TestQuantised:
         lora = [p for name, p in trainer.model.named_parameters() if "lora_" in name]
         assert {p.dtype for p in lora} == {torch.float32}
 
-    def test_their_estimate_is_exact(self, run, pairs, tmp_path):
+    def test_their_estimate_is_exact(self, make, pairs, tmp_path):
         options = {"dataset_name": pairs, "output_dir": tmp_path, "model_name_or_path": "world", "use_cpu": True}
         flags = [f"--{key}={value}" for key, value in {**options, **KINDS["qlora"], "report_to": "none"}.items()]
         said = {line.name: line.bytes for line in plan_run(parse_recipe(flags)).memory}
-        base = [(n, p) for n, p in run("qlora", max_steps=1).model.named_parameters() if "lora_" not in n]
+        base = [(n, p) for n, p in make("qlora").model.named_parameters() if "lora_" not in n]
         scales = [p.quant_state.absmax for _, p in base if hasattr(p, "quant_state")]
         assert said["weights"] == sum(t.numel() * t.itemsize for t in [*(p for _, p in base), *scales])
 

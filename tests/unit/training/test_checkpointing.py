@@ -153,7 +153,7 @@ class TestRefusals:
 
     def test_rows_adapter_and_model_are_compared_by_what_they_hold(self, run, rows):
         assert "rows: 12 there, 11 now" in self.refuse(run, rows[:-1])
-        assert "texts of the rows" in self.refuse(run, [*rows[1:], rows[0]])
+        assert "contents of the rows" in self.refuse(run, [*rows[1:], rows[0]])
         assert "engine" not in self.refuse(run, [*rows[1:], rows[0]])
         assert "adapter's peft_type" not in self.refuse(run, rows, with_adapter=False, beta=0.2)
 
@@ -197,6 +197,12 @@ class TestRefusals:
             read_record(copy)
         (copy / "optimizer.pt").unlink()
         with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing"):
+            read_record(copy)
+
+    def test_a_record_that_says_nothing_is_none(self, run, tmp_path):
+        copy = shutil.copytree(run / "checkpoint-3", tmp_path / "checkpoint-3")
+        (copy / RECORD).write_text("{}")
+        with pytest.raises(CheckpointError, match=rf"{RECORD} is damaged"):
             read_record(copy)
 
     def test_a_checkpoint_without_the_optimizer_is_refused(self, tmp_path, rows):
@@ -258,9 +264,9 @@ class TestFullDisk:
 
 
 class TestSigterm:
-    @pytest.mark.parametrize("step", [2, 3, 6], ids=["amid an epoch", "at its end", "at the end of all"])
-    def test_the_step_is_finished_saved_and_gone_on_from(self, tmp_path, rows, step):
-        options = dict(
+    @pytest.fixture(scope="class")
+    def options(self, rows):
+        return dict(
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             save_strategy="epoch",
@@ -268,7 +274,13 @@ class TestSigterm:
             eval_strategy="epoch",
             logging_steps=2,
         )
-        whole = train(tmp_path / "whole", rows, **options)
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory, rows, options):
+        return train(tmp_path_factory.mktemp("whole") / "run", rows, **options)
+
+    @pytest.mark.parametrize("step", [2, 3, 6], ids=["amid an epoch", "at its end", "at the end of all"])
+    def test_the_step_is_finished_saved_and_gone_on_from(self, tmp_path, rows, options, whole, step):
         before = signal.getsignal(signal.SIGTERM)
         stopped = build_trainer(tmp_path / "run", rows, Send(step, sigterm), **options)
         with pytest.raises(TrainingStopped, match=f"step {step}, which .*checkpoint-{step} holds.*resume"):

@@ -3,6 +3,7 @@
 import pytest
 
 from mmdpo.examples import Cell
+from mmdpo.training import config
 from mmdpo.training.config import MDPOConfig
 
 
@@ -70,6 +71,21 @@ def test_the_defaults_are_the_papers(configure):
 def test_what_cannot_work_together_is_refused(configure, options, message):
     with pytest.raises(ValueError, match=message):
         configure(**options)
+
+
+@pytest.mark.parametrize("name", ["wandb", "nonsense"])
+def test_a_logger_that_is_not_there_is_named_before_anything_is_loaded(configure, monkeypatch, name):
+    monkeypatch.setattr(config, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    with pytest.raises(ValueError, match=f"report_to: {name} is not installed .*tensorboard"):
+        configure(report_to=["tensorboard", name])
+    assert configure(report_to="tensorboard").report_to == ["tensorboard"]
+    assert configure(report_to="none").report_to == []
+
+
+def test_deepspeed_that_is_not_installed_is_said_with_the_remedy(configure, monkeypatch):
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install deepspeed"):
+        configure(deepspeed="deepspeed.json")
 
 
 def test_what_can_work_together_is_not(configure):

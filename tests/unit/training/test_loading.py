@@ -1,6 +1,7 @@
 """Checkpoints and adapters that do not fit: transformers and PEFT would warn, and train on made-up weights."""
 
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -49,12 +50,16 @@ def spoil(checkpoint):
 
 
 class TestWeights:
-    def test_that_are_missing(self, spoil, tmp_path):
+    def test_that_are_missing(self, spoil, tmp_path, caplog, monkeypatch):
+        said = logging.getLogger("transformers.modeling_utils")
+        monkeypatch.setattr(said, "handlers", [caplog.handler])
+        monkeypatch.setattr(said, "level", logging.WARNING)
         name = spoil(lambda held: {key: value for key, value in held.items() if key != NORM})
         with pytest.raises(
             CheckpointError, match=r"weights of .*LlavaFor.*: 1 missing: model\.language_model\.norm\.w"
         ):
             build.load_model(name, config(tmp_path))
+        assert "newly initialized" not in caplog.text, "transformers says the opposite"
 
     def test_that_nobody_asked_for(self, spoil, tmp_path):
         name = spoil(lambda held: held | {"extra.weight": torch.ones(2)})
@@ -90,6 +95,17 @@ class TestWeights:
         with pytest.raises(OSError, match=second.name):
             build.load_model(str(checkpoint), config(tmp_path))
 
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [("{", "is not valid JSON"), ("{}", "the key 'weight_map' is missing")],
+        ids=["text", "empty"],
+    )
+    def test_behind_an_index_that_is_none(self, checkpoint, tmp_path, content, told):
+        (checkpoint / WEIGHTS).rename(checkpoint / "model-00001-of-00001.safetensors")
+        (checkpoint / f"{WEIGHTS}.index.json").write_text(content)
+        with pytest.raises(CheckpointError, match=rf"model\.safetensors\.index\.json.*{told}"):
+            build.load_model(str(checkpoint), config(tmp_path))
+
     def test_that_are_known_to_be_left_out_are_not_missed(self, spoil, tmp_path):
         name = spoil(lambda held: held | {"vision_tower.vision_model.embeddings.position_ids": torch.arange(17)})
         assert build.load_model(name, config(tmp_path)).lm_head.weight.any()
@@ -120,6 +136,24 @@ class TestWeights:
         for name, make in MODELS.items():
             make().model.save_pretrained(tmp_path / name)
             build.load_model(str(tmp_path / name), config(tmp_path))
+
+
+class TestFolders:
+    def test_in_bunny_s_own_layout_are_to_be_converted(self, checkpoint, tmp_path):
+        """transformers would ask to trust its code, which would not make it trainable either."""
+        (checkpoint / "config.json").write_text(json.dumps({"model_type": "bunny-phi"}))
+        with pytest.raises(CheckpointError, match=rf"`mmdpo convert bunny {checkpoint} FOLDER`"):
+            build.load_config(str(checkpoint), config(tmp_path))
+
+    def test_that_are_not_there(self, tmp_path):
+        with pytest.raises(CheckpointError, match="there is no folder /nowhere/model, and the hub has no names like"):
+            build.load_config("/nowhere/model", config(tmp_path))
+
+    def test_without_a_tokenizer_are_named(self, checkpoint, tmp_path):
+        for path in checkpoint.glob("*token*"):
+            path.unlink()
+        with pytest.raises(CheckpointError, match=f"cannot load the processor of '{checkpoint}'"):
+            build.load_processor(str(checkpoint), config(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +192,7 @@ class TestAdapters:
         assert model.peft_config["default"].base_model_name_or_path == str(moved)
 
     def test_whose_layers_the_base_lacks(self, copied, tmp_path):
-        settings = json.loads((copied / "adapter_config.json").read_text())
-        (copied / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": r"nothing\.like\.it"}))
+        self.change(copied, target_modules=r"nothing\.like\.it")
         told = self.refuse(copied, tmp_path)
         assert f"the adapter in {copied} is for another base than {CHECKPOINT}" in told
 
@@ -176,13 +209,29 @@ class TestAdapters:
         path.write_bytes(path.read_bytes()[:-5])
         assert "adapter_model.safetensors is cut short or damaged" in self.refuse(copied, tmp_path)
         assert "gone/gone is no folder" in self.refuse("gone/gone", tmp_path)
+        assert "no folder /gone/gone" in self.refuse("/gone/gone", tmp_path)
 
     def test_on_an_adapter(self, adapter, tmp_path):
         assert "one of them has to be the base" in self.refuse(adapter, tmp_path, base=str(adapter))
 
+    def change(self, folder, **changes):
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(settings | changes))
+
+    @pytest.mark.parametrize("kind", [None, "NONSENSE"])
+    def test_of_no_kind_that_is_known(self, copied, tmp_path, kind):
+        self.change(copied, peft_type=kind)
+        assert f"adapter_config.json is for no adapter that PEFT knows: peft_type is {kind!r}" in self.refuse(
+            copied, tmp_path
+        )
+
+    def test_whose_base_is_gone(self, copied, tmp_path):
+        self.change(copied, base_model_name_or_path="/gone/base")
+        with pytest.raises(CheckpointError, match=r"/gone/base.*as model_name_or_path, and .*as adapter_name_or_path"):
+            build.load_config(str(copied), config(tmp_path))
+
     def test_that_names_no_base(self, copied, tmp_path):
-        settings = json.loads((copied / "adapter_config.json").read_text())
-        (copied / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+        self.change(copied, base_model_name_or_path=None)
         with pytest.raises(CheckpointError, match="names no base model: give it as model_name_or_path"):
             build.load_config(str(copied), config(tmp_path))
         assert build.load_model("world", config(tmp_path, adapter_name_or_path=str(copied)))

@@ -8,6 +8,7 @@ import torch
 from mmdpo.examples import Cell
 from mmdpo.objective import CellScore, build_objective
 from mmdpo.training.metrics import MetricSums, describe_batch
+from waits import CountWaits
 
 ONE_PROCESS = SimpleNamespace(num_processes=1, device="cpu")
 
@@ -102,6 +103,13 @@ class TestMeans:
         assert sums.flush(ONE_PROCESS) == {}
         sums.add({"a": torch.tensor([5.0])})
         assert sums.flush(ONE_PROCESS) == {"a": 5.0}
+
+    def test_the_device_is_not_waited_for_once_per_metric(self):
+        with CountWaits() as waits:
+            sums = MetricSums()
+            sums.add({"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}, torch.tensor([True]))
+            assert sums.flush(ONE_PROCESS) == {"a": 1.0, "b": 2.0}
+        assert waits.count == 0, "the one that is left is a transfer of all"
 
     def test_processes_count_by_their_examples(self):
         """Another process saw three examples of a with the sum 30, and the same number of b."""

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.examples import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
+from waits import CountWaits
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,24 @@ def loss_of(trainer, model, batch):
 
 def first_batch(trainer, count=4, start=0):
     return trainer.data_collator([trainer.train_dataset[i] for i in range(start, start + count)])
+
+
+def test_a_step_waits_for_the_device_no_oftener_than_it_has_to(tmp_path, rows):
+    """Twice in LLaVA's own forward; for whether rows have images, and for whether the loss is finite."""
+    waits = CountWaits()
+
+    class SecondStep(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                waits.__enter__()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                waits.__exit__(None, None, None)
+
+    options = dict(per_device_train_batch_size=2, max_steps=3, logging_steps=3)
+    build_trainer(tmp_path, rows, callbacks=[SecondStep()], **options).train()
+    assert waits.count == 4
 
 
 class TestStart:
