@@ -69,7 +69,8 @@ def _diagnose(options: argparse.Namespace) -> int:
     from rich.console import Console
     from transformers.utils import logging
 
-    from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
+    from mmdpo.report.diagnosis import print_diagnosis
+    from mmdpo.report.sections.diagnosis import write_diagnosis
     from mmdpo.study.diagnose import DiagnosisPlan, diagnose, diagnose_data
     from mmdpo.training.run import check_run_folder
 

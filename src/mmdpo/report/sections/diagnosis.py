@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdpo.report.diagnosis import diagnosis_markdown, read_diagnosis
+from mmdpo.report.diagnosis import TITLES, diagnosis_markdown, read_diagnosis, say, summarise
 from mmdpo.report.folders import Place
 from mmdpo.report.grid import Grid, show_interval, show_number
-from mmdpo.report.layout import Section, article, bullets, definitions, identify, paragraph, picture_html, table_html
+from mmdpo.report.layout import (
+    Section,
+    article,
+    bullets,
+    definitions,
+    identify,
+    page_html,
+    paragraph,
+    picture_html,
+    table_html,
+)
 from mmdpo.report.runs import RunFolderError
 
-SHOWN_PAIRS = 6
+SHOWN_PAIRS, SHOWN_ALONE = 6, 12
+"""Pairs in a section among others, and on a page of its own."""
 ORDER = {
     "model": "Pairs from both ends of the order, from the most to the least image-reliant.",
     "data": "Pairs from both ends of the order, from those that the text gets wrong to those that it gives away.",
@@ -21,17 +32,33 @@ LONGEST_TEXT = 600
 """Characters of an answer."""
 
 
-def diagnosis_section(place: Place, missing: list[str]) -> Section:
+def write_diagnosis(folder: str | Path) -> Path:
+    """Writes diagnosis.md and diagnosis.html beside a diagnosis and returns the path of the page.
+
+    Raises RunFolderError for a folder without one.
+    """
+    folder = Path(folder)
+    result, _ = read_diagnosis(folder)
+    (folder / "diagnosis.md").write_text(diagnosis_markdown(result), encoding="utf-8")
+    missing: list[str] = []
+    section = diagnosis_section(Place(folder, folder.name), missing, SHOWN_ALONE)
+    if missing:
+        raise RunFolderError("; ".join(missing))
+    page = folder / "diagnosis.html"
+    page.write_text(page_html(TITLES[result["kind"]], summarise(result), [section]), encoding="utf-8")
+    return page
+
+
+def diagnosis_section(place: Place, missing: list[str], shown: int = SHOWN_PAIRS) -> Section:
     """Returns the section of a diagnosis; what cannot be read is added to `missing`."""
     name, title = f"diagnosis-{identify(place.label)}", f"Diagnosis: {place.label}"
     try:
         result, pairs = read_diagnosis(place.path)
         grids = _grids(result)
-        said = result.get("verdict", {}).get("text", "")
-        html = [paragraph(said), bullets((*result.get("notes", ()), *result.get("left_out", ())))]
+        html = [paragraph(say(result)), bullets((*result.get("notes", ()), *result.get("left_out", ())))]
         html += [table_html(grid) for grid in grids]
         html.append(paragraph(ORDER.get(str(result.get("kind")), "")))
-        html += [_pair_html(pair, place.path) for pair in _choose(pairs)]
+        html += [_pair_html(pair, place.path) for pair in _choose(pairs, shown)]
         settings = {**result.get("options", {}), **result.get("versions", {})}
         html.append(definitions({key: str(value) for key, value in settings.items()}, code=True))
         texts = {f"{name}.md": diagnosis_markdown(result)}
@@ -71,11 +98,11 @@ def _counts(feature: Mapping[str, Any]) -> tuple[str, str]:
     return str(feature["more_in_chosen"]), str(feature["more_in_rejected"])
 
 
-def _choose(pairs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns pairs of both ends of the order: those with pictures, where any have."""
+def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Returns `count` pairs of both ends of the order: those with pictures, where any have."""
     shown = [pair for pair in pairs if "picture" in pair] or list(pairs)
-    half = SHOWN_PAIRS // 2
-    return shown if len(shown) <= SHOWN_PAIRS else [*shown[:half], *shown[-half:]]
+    half = count // 2
+    return shown if len(shown) <= count else [*shown[:half], *shown[-half:]]
 
 
 def _pair_html(pair: Mapping[str, Any], folder: Path) -> str:
