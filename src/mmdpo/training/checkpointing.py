@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -34,7 +35,7 @@ UNLOGGED = "since_last_log_{rank}.pt"
 """File of a checkpoint: what a process has summed up of the steps since the last log."""
 
 
-class CrashSafeTrainer(Trainer):
+class CrashSafeTrainer(Trainer, ABC):
     """Trainer whose checkpoints survive a kill at any moment, a full disk, and SIGTERM.
 
     A subclass keeps the sums of its metrics in `_metrics["train"]`, says in `describe_run` what decides its losses, and
@@ -49,9 +50,9 @@ class CrashSafeTrainer(Trainer):
         self._is_checkpointing = False
         self.add_callback(WhenToSave(self._stop, self.accelerator))
 
+    @abstractmethod
     def describe_run(self) -> Mapping[str, Any]:
         """Returns what decides the losses, by name, while the model is at its start."""
-        raise NotImplementedError
 
     @cached_property
     def _run(self) -> Mapping[str, Any]:

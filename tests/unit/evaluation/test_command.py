@@ -105,3 +105,14 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
     with pytest.raises(EvaluationError, match=r"answers\.jsonl: cannot be written \(No space left on device\)"):
         run("pope", "--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--out", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_judge_that_cannot_be_is_refused_before_a_model_answers(tmp_path, monkeypatch):
+    answered = []
+    monkeypatch.setattr("mmdpo.evaluation.answer_options.answer_benchmark", lambda *given: answered.append(given))
+    world = ["world", "--model", "world", "--out", tmp_path]
+    with pytest.raises(ValueError, match="need the model's name too: --judge_model"):
+        run(*world, "--judge_url", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="--judge_model: world has no judge"):
+        run(*world, "--judge_model", "any")
+    assert answered == []
