@@ -18,9 +18,10 @@ from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.stats import exists
 from mmdpo.generation.records import GenerationSettings
+from mmdpo.world.worlds import WORLDS
 
 every_benchmark = pytest.mark.parametrize("name", tasks.names())
-SIZES = {"amber": 15_220, "mmhal": 96, "object_halbench": 300, "pope": 9_000, "world": 400}
+SIZES = {"amber": 15_220, "mmhal": 96, "object_halbench": 300, "pope": 9_000, "world": 400, "world_large": 400}
 
 
 def read_items(name, data=HAND_MADE):
@@ -69,7 +70,7 @@ def test_it_documents_itself(name):
     module = import_module(f"mmdpo.benchmarks.tasks.{name}")
     assert len(benchmark.summary) > 20
     assert benchmark.licence
-    assert "Source:" in module.__doc__ or name == "world"
+    assert "Source:" in module.__doc__ or name in WORLDS
     assert "EvaluationError" in module.find_id.__doc__
     metric_names = [metric.name for metric in benchmark.metrics]
     assert len(set(metric_names)) == len(metric_names)

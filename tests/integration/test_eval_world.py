@@ -13,13 +13,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.benchmarks.records import Tools
-from mmdpo.benchmarks.tasks.world import draw_image, draw_scenes, read_items
+from mmdpo.benchmarks.tasks._world import WorldBenchmark
+from mmdpo.benchmarks.tasks.world import draw_image, read_items
 from mmdpo.cli import main
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.world.evaluate import caption_scenes, score_captions
 from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.worlds import SMALL
 
 
 def read_answers(folder: Path):
@@ -38,7 +40,7 @@ def evaluated(tmp_path_factory):
 
 
 def test_captions_and_scores_are_those_of_the_world_s_own_evaluation(evaluated):
-    scenes = draw_scenes()
+    scenes = WorldBenchmark(SMALL).scenes
     captions = caption_scenes(*load_world(), scenes, batch_size=100)
     assert [row["answer"] for row in read_answers(evaluated)] == captions
     expected = score_captions(scenes, captions)
@@ -53,7 +55,7 @@ def test_an_adapter_is_given_as_the_model_or_beside_it(evaluated, tmp_path, caps
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.peft_config["default"].base_model_name_or_path = "world"
     adapted.save_pretrained(tmp_path / "trained")
-    expected = caption_scenes(adapted, processor, draw_scenes()[:8], batch_size=8)
+    expected = caption_scenes(adapted, processor, WorldBenchmark(SMALL).scenes[:8], batch_size=8)
     common = ["eval", "world", "--limit", "8", "--resamples", "100", "--out"]
     assert main([*common, str(tmp_path / "a"), "--model", str(tmp_path / "trained")]) == 0
     assert main([*common, str(tmp_path / "b"), "--model", "world", "--adapter", str(tmp_path / "trained")]) == 0

@@ -31,7 +31,7 @@ def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     add_verbs(benchmarks)
     suite = benchmarks.add_parser("suite", help="all of them, beside the paper's Table 1")
-    suite.add_argument("--benchmarks", nargs="+", metavar="NAME", help="default: all but world")
+    suite.add_argument("--benchmarks", nargs="+", metavar="NAME", help="default: all but the embedded worlds")
     _add_options(suite)
     suite.set_defaults(verb=_run_suite)
     for name in names():

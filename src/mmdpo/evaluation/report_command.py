@@ -12,11 +12,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmdpo.world.worlds import find_world
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmdpo.corruption import Corruption
     from mmdpo.report.sections.evaluation import Pictures
+    from mmdpo.world.worlds import World
 
 
 def add_report_verb(verbs: argparse._SubParsersAction[Any]) -> None:
@@ -58,9 +61,10 @@ def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> Pictures:
 
 
 def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: str) -> Path | Image | None:
-    """Returns the picture of an item: drawn, for the embedded world; else a file of `image_dir` or the downloads."""
-    if benchmark == "world":
-        return _draw_scene(item_id)
+    """Returns the picture of an item: drawn, for an embedded world; else a file of `image_dir` or the downloads."""
+    world = find_world(benchmark)
+    if world is not None:
+        return _draw_scene(world, item_id)
     for folder in (image_dir,) if image_dir is not None else _image_folders(benchmark):
         if image and (folder / image).is_file():
             return folder / image
@@ -75,7 +79,7 @@ def _image_folders(benchmark: str) -> tuple[Path, ...]:
     return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS)
 
 
-def _draw_scene(item_id: str) -> Image | None:
+def _draw_scene(world: World, item_id: str) -> Image | None:
     """Paints a test scene, whose id is `test-SEED-NUMBER`."""
     from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
@@ -83,7 +87,7 @@ def _draw_scene(item_id: str) -> Image | None:
     seed, _, number = place.partition("-")
     if purpose != "test" or not seed.isdigit() or not number.isdigit():
         return None
-    return render(sample_scenes(int(number) + 1, int(seed), BALANCED_CO_OCCURRENCE, "test")[-1])
+    return render(sample_scenes(int(number) + 1, int(seed), BALANCED_CO_OCCURRENCE, "test", world)[-1])
 
 
 def _read_corruption(run: Path) -> tuple[Corruption, int] | None:

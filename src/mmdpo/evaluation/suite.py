@@ -21,11 +21,11 @@ from typing import Any
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
+from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
 
-WORLD = "world"
-DEFAULT = tuple(name for name in names() if name != WORLD)
+DEFAULT = tuple(name for name in names() if find_world(name) is None)
 MISSING = "–"
 _OF_JUDGE = ("judge", "judge_model", "judge_url", "judge_replies", "judge_cache")
 
@@ -92,7 +92,7 @@ def _choose(options: argparse.Namespace) -> tuple[str, ...]:
         )
     if options.benchmarks:
         return tuple(dict.fromkeys(options.benchmarks))
-    return (WORLD,) if options.model == WORLD else DEFAULT
+    return DEFAULT if find_world(options.model) is None else (options.model,)
 
 
 def _run_one(name: str, options: argparse.Namespace, run_benchmark: RunBenchmark) -> Mapping[str, Any]:
@@ -290,7 +290,7 @@ def _print(suite: Suite, out: Path) -> None:
         )
     console = Console()
     console.print()
-    if any(suite.cells.values()):  # the embedded world is in no column
+    if any(suite.cells.values()):  # an embedded world is in no column
         console.print(table)
     for line in _remarks(suite):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import yaml
 
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.world.pairs import DecidedBy
+from mmdpo.world.worlds import SMALL
 
 START = "start"
 """Name of what every variant begins as; it is measured, not trained."""
@@ -30,9 +31,9 @@ class Variant:
     options: Mapping[str, Any]
     """All keys of its recipe but those that the study sets."""
     pairs: int | None = None
-    """How many pairs of the embedded world are made; None means as many as its training split has."""
+    """How many pairs of an embedded world are made; None means as many as its training split has."""
     decided_by: DecidedBy = "style"
-    """Which kind of the embedded world's pairs."""
+    """Which kind of an embedded world's pairs."""
     fraction: float = 1.0
     """Share of the training pairs that is used, drawn by the seed; a larger share holds the smaller ones."""
 
@@ -46,14 +47,16 @@ class Evaluation:
     """What every model of a study is measured on."""
 
     scenes: int = 0
-    """Test scenes of the embedded world to caption."""
+    """Test scenes of an embedded world to caption."""
+    world: str = SMALL.name
+    """Which world's; that of the training pairs unless given."""
     dataset_name: str | None = None
     """Held-out pairs: `world`, a file, a folder or a hub name; None means no measures of preference."""
     dataset_split: str = "test"
     pairs: int | None = None
     """How many of them, the first; all if None."""
     decided_by: DecidedBy = "style"
-    """Which kind of the embedded world's pairs; that of `options` unless given."""
+    """Which kind of an embedded world's pairs; that of `options` unless given."""
     batch_size: int = 8
     benchmarks: tuple[Mapping[str, Any], ...] = ()
     """Benchmarks of `mmdpo eval`: `name`, `data_dir`, and further options of answering and scoring."""

@@ -35,6 +35,7 @@ from mmdpo.training import build
 from mmdpo.training.check import inspect_fully
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import read_examples
+from mmdpo.world.worlds import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
 WITHOUT_REFERENCE = (
@@ -55,7 +56,7 @@ class DiagnosisPlan:
     """The policy is the model with it, the reference the model without it."""
     reference: str | None = None
     split: str | None = None
-    """`train` unless given; of the embedded world `test`."""
+    """`train` unless given; of an embedded world `test`."""
     pairs: int | None = None
     """How many, drawn by the seed; all if None."""
     corruption: str = "crop_0_20"
@@ -158,7 +159,7 @@ def versions() -> dict[str, str]:
 
 def read_pairs(plan: DiagnosisPlan, args: MDPOConfig) -> PreferenceDataset:
     """Returns the pairs that a plan names, or as many of them as it asks for, drawn by its seed."""
-    split = plan.split or ("test" if plan.dataset == build.WORLD else "train")
+    split = plan.split or ("test" if find_world(plan.dataset) is not None else "train")
     pairs = read_examples(plan.dataset, split, args, config=plan.dataset_config)
     if plan.pairs is None or plan.pairs >= len(pairs):
         return pairs

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.study.design import Evaluation, Variant
-from mmdpo.training.build import WORLD
+from mmdpo.world.worlds import SMALL, find_world
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
@@ -38,7 +38,7 @@ def digest_trial(variant: Variant, seed: int, evaluation: Evaluation, *, keeps_m
         "seed": seed,
         "evaluation": asdict(evaluation),
         "keeps_model": keeps_model,
-        "files": {str(name): _digest_path(Path(str(name))) for name in named if name not in (None, WORLD)},
+        "files": {str(name): _digest_named(str(name)) for name in named if name is not None},
         "code": digest_code(),
         "libraries": library_versions(),
     }
@@ -61,6 +61,14 @@ def digest_code() -> str:
                 total.update(f"{path.relative_to(root)}\x1f".encode())
                 total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def _digest_named(name: str) -> str:
+    """Returns the digest of what an option names. Raises FileNotFoundError for a world that has yet to be built."""
+    world = find_world(name)
+    if world is SMALL:
+        return ""  # it ships with the code
+    return _digest_path(Path(name) if world is None else world.checkpoint)
 
 
 def _digest_path(path: Path) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import NoReturn
 
-from mmdpo.benchmarks.records import Item, ItemScore, Tools
-from mmdpo.benchmarks.tasks import world as world_task
+from mmdpo.benchmarks.records import Item, ItemScore
+from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
 from mmdpo.examples import NO_IMAGE, ORIGINAL
 from mmdpo.study.reliance import PairScores, measure_accuracy, measure_reliance
-from mmdpo.world.captions import PROMPT
 from mmdpo.world.evaluate import score_captions
 from mmdpo.world.scenes import Scene
 
@@ -68,13 +65,5 @@ def measure_pairs(policy: PairScores, start: PairScores, beta: float) -> dict[st
 
 def count_scenes(scenes: Sequence[Scene], captions: Sequence[str], seed: int) -> list[tuple[Item, ItemScore]]:
     """Returns the counts that the measures of captions are sums of, scene by scene, as `mmdpo eval world` has them."""
-    score = world_task.make_scorer(Path(), Tools(_no_tool, _no_tool))
-    items = [
-        Item(f"test-{seed}-{place}", "all", PROMPT, f"test-{seed}-{place}.png", {"objects": scene.names})
-        for place, scene in enumerate(scenes)
-    ]
-    return [(item, score(item, caption)) for item, caption in zip(items, captions, strict=True)]
-
-
-def _no_tool() -> NoReturn:
-    raise AssertionError("the world is scored without language tools")
+    score = WorldBenchmark(scenes[0].world).score
+    return [(item, score(item, said)) for item, said in zip(make_items(scenes, seed), captions, strict=True)]

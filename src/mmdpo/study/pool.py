@@ -107,7 +107,7 @@ def _start(
     context: Any, trial: Trial, jobs: int, slot: int, gpus: Sequence[str], running: dict[Connection, _Running]
 ) -> None:
     here, there = context.Pipe(duplex=False)
-    threads = 1 if trial.is_of_world else max(1, (os.cpu_count() or 1) // jobs)
+    threads = 1 if trial.is_of_small_world else max(1, (os.cpu_count() or 1) // jobs)
     gpu = gpus[slot % len(gpus)] if len(gpus) > 1 else None
     process = context.Process(target=_work, args=(trial, there, threads, gpu), name=trial.label)
     process.start()

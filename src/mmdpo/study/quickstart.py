@@ -35,8 +35,8 @@ from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import prepare_run_folder
 from mmdpo.world.evaluate import compare_caption
-from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.scenes import PARTNERS, Scene, render
+from mmdpo.world.scenes import Scene, render
+from mmdpo.world.worlds import SMALL
 
 START = "start"
 VARIANTS = ("dpo", "mdpo", "sft_chosen")
@@ -67,16 +67,16 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
         held_out = HeldOut(
             scenes=make_world_scenes(plan.scenes, plan.seed),
             pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
-            processor=AutoProcessor.from_pretrained(CHECKPOINT),
+            processor=AutoProcessor.from_pretrained(SMALL.checkpoint),
             seed=plan.seed,
         )
     answers: dict[str, Answers] = {}
     with _show_progress(console) as progress:
-        answers[START] = ask(build.load_model(build.WORLD, MDPOConfig(output_dir=str(folder))), held_out)
+        answers[START] = ask(build.load_model(SMALL.name, MDPOConfig(output_dir=str(folder))), held_out)
         for name in VARIANTS:
             args = training_options(name, folder / name, seed=plan.seed, epochs=plan.epochs)
             bar = ProgressCallback(progress, f"training {name}")
-            trainer = train_variant(build.WORLD, args, pairs, callbacks=[bar])
+            trainer = train_variant(SMALL.name, args, pairs, callbacks=[bar])
             trainer.save_model()
             answers[name] = ask(trainer.model, held_out)
     variants = {name: measure_world(said, answers[START], held_out) for name, said in answers.items()}
@@ -113,8 +113,9 @@ def _write_examples(
     folder: Path, captions: dict[str, list[str]], scenes: Sequence[Scene], plan: QuickstartPlan
 ) -> None:
     """Writes the first test scenes in which an anchor stands without its partner: there the prior tempts."""
+    partners = SMALL.partners
     tempting = [
-        place for place, scene in enumerate(scenes) if any(PARTNERS.get(n, n) not in scene.names for n in scene.names)
+        place for place, scene in enumerate(scenes) if any(partners.get(n, n) not in scene.names for n in scene.names)
     ]
     (folder / "scenes").mkdir()
     corruption = load(CORRUPTION)
@@ -124,11 +125,10 @@ def _write_examples(
         corrupted = corrupt_image(corruption, image, run_seed=plan.seed, example_id=f"scene-{place}", image_index=0)
         image.save(folder / "scenes" / f"{number}.png")
         corrupted.save(folder / "scenes" / f"{number}_corrupted.png")
-        details = {name: compare_caption(scene, texts[place]) for name, texts in captions.items()}
-        answers = {
-            name: {"text": detail.caption, "hallucinated": list(detail.hallucinated), "missed": list(detail.missed)}
-            for name, detail in details.items()
-        }
+        answers = {}
+        for name, texts in captions.items():
+            found = compare_caption(scene, texts[place])
+            answers[name] = dict(text=texts[place], hallucinated=list(found.hallucinated), missed=list(found.missed))
         records.append(
             dict(
                 image=f"scenes/{number}.png",

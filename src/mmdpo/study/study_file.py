@@ -2,7 +2,7 @@
 
     name: mine                        # letters, digits, - _ .
     about: what the study asks
-    recipe: world                     # or a recipe file; what `options` is laid over
+    recipe: world                     # or world_large, or a recipe file; what `options` is laid over
     options: {beta: 0.1}              # keys of a recipe, and those below; shared by all variants
     seeds: [0, 1, 2, 3, 4]
     evaluation: {scenes: 400, pairs: 256}
@@ -10,7 +10,7 @@
       - {name: dpo, objective: dpo}
       - {name: mdpo, about: the method, objective: mdpo}
 
-`fraction` trains on that share of the pairs. Of the embedded world's, `pairs` says how many are made, and `decided_by`
+`fraction` trains on that share of the pairs. Of the embedded worlds', `pairs` says how many are made, and `decided_by`
 of which kind. What is unknown, missing or repeated is an error that names file and key.
 """
 
@@ -27,15 +27,15 @@ from typing import Any, get_args
 import yaml
 
 from mmdpo.study.design import START, Evaluation, Study, StudyError, Variant
-from mmdpo.study.variants import WORLD_OPTIONS
-from mmdpo.training.build import WORLD
+from mmdpo.study.variants import world_options
 from mmdpo.training.recipe import RecipeError
 from mmdpo.world.pairs import DecidedBy
+from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "variants", "keep_models")
 OWN_OPTIONS = ("fraction", "pairs", "decided_by")
-"""Options that are no keys of a recipe; the last two are the embedded world's."""
+"""Options that are no keys of a recipe; the last two are the embedded worlds'."""
 SET_BY_STUDY = {
     "seed": "list `seeds:`",
     "output_dir": "give --out",
@@ -44,6 +44,7 @@ SET_BY_STUDY = {
 }
 ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", "chat_template", "pad_to_square", "dtype")
 """Options that variants share, for all begin at one start."""
+_WORLD_NAMES = " or ".join(WORLDS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -137,13 +138,14 @@ def _shared_options(content: Mapping[str, Any], file: str) -> dict[str, Any]:
     base, options = content.get("recipe", {}), content.get("options") or {}
     if not isinstance(options, dict):
         raise StudyError(f"{file}: options is a mapping of a recipe's keys; got {options!r}")
-    if base == WORLD:
-        return {"model_name_or_path": WORLD, "dataset_name": WORLD, **WORLD_OPTIONS, **options}
+    world = find_world(base) if isinstance(base, str) else None
+    if world is not None:
+        return {**world_options(world), **options}
     if not base:
         return {"save_strategy": "no", **options}
     path = Path(file).parent / str(base)
     if not path.is_file():
-        raise StudyError(f"{file}: recipe: there is no file {path}; give a recipe, or `world`")
+        raise StudyError(f"{file}: recipe: there is no file {path}; give a recipe, or {_WORLD_NAMES}")
     written = _load(path.read_text(encoding="utf-8"), str(path))
     inherited = {key: value for key, value in written.items() if key not in SET_BY_STUDY}
     # Checkpoints of every trial would fill the disk; a study that wants them says so itself.
@@ -176,7 +178,7 @@ def _make_variant(name: str, about: str, options: Mapping[str, Any], file: str, 
         if key in SET_BY_STUDY:
             raise StudyError(f"{file}: {where}: {key} is the study's to set: {SET_BY_STUDY[key]}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
-    problem = _find_fault(own, is_world=options.get("dataset_name") == WORLD)
+    problem = _find_fault(own, is_world=find_world(options.get("dataset_name")) is not None)
     if problem:
         raise StudyError(f"{file}: {where}: {problem}")
     return Variant(name, about, {key: value for key, value in options.items() if key not in OWN_OPTIONS}, **own)
@@ -186,7 +188,7 @@ def _find_fault(own: Mapping[str, Any], *, is_world: bool) -> str:
     """Says what is wrong with the options that are no keys of a recipe; nothing if nothing is."""
     for key in ("pairs", "decided_by"):
         if key in own and not is_world:
-            return f"{key} belongs to the embedded world; with other data, use fraction"
+            return f"{key} belongs to the embedded worlds; with other data, use fraction"
     if "pairs" in own and not _is_count(own["pairs"]):
         return f"pairs is a number of pairs above 0; got {own['pairs']!r}"
     if "decided_by" in own and own["decided_by"] not in get_args(DecidedBy):
@@ -220,13 +222,17 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any], file: str) -> Evalu
     if not isinstance(benchmarks, list) or not all(isinstance(entry, dict) and "name" in entry for entry in benchmarks):
         raise StudyError(f"{file}: evaluation: benchmarks is a list of mappings with a name; got {benchmarks!r}")
     _check_benchmarks(benchmarks, file, has_scenes=bool(values.get("scenes")))
-    name = values.get("dataset_name", WORLD if shared.get("dataset_name") == WORLD else None)
+    own = find_world(shared.get("dataset_name"))
+    world = values.get("world", (own or SMALL).name)
+    if find_world(world) is None:
+        raise StudyError(f"{file}: evaluation: world is {_WORLD_NAMES}; got {world!r}")
+    name = values.get("dataset_name", None if own is None else own.name)
     if name is None and values.get("pairs") is not None:
         raise StudyError(f"{file}: evaluation: pairs needs dataset_name, the held-out pairs to measure preferences on")
     kind = values.get("decided_by", shared.get("decided_by", "style"))
     if kind not in get_args(DecidedBy):
         raise StudyError(f"{file}: evaluation: decided_by is {' or '.join(get_args(DecidedBy))}; got {kind!r}")
-    chosen = {**values, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
+    chosen = {**values, "world": world, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
     evaluation = Evaluation(**chosen)
     if not (evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks):
         raise StudyError(f"{file}: evaluation names nothing to measure: give scenes, dataset_name or benchmarks")
@@ -243,8 +249,8 @@ def _check_benchmarks(entries: Sequence[Mapping[str, Any]], file: str, *, has_sc
                 f"(known: {', '.join(names())})"
             )
     listed = [entry["name"] for entry in entries]
-    if has_scenes and WORLD in listed:
-        raise StudyError(f"{file}: evaluation: scenes and the benchmark {WORLD} measure the same; give one of them")
+    if has_scenes and any(name in WORLDS for name in listed):
+        raise StudyError(f"{file}: evaluation: scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
     if len(set(listed)) < len(listed):
         raise StudyError(f"{file}: evaluation: benchmarks: a benchmark is listed twice in {', '.join(listed)}")
 

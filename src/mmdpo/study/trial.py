@@ -4,7 +4,7 @@ trial.json           what was measured, and the digest of all that decides it
 trainer_state.json   the log of its training
 recipe.yaml          every key of its recipe; `mmdpo train --config` repeats the training
 pairs.jsonl          log-probabilities of every held-out pair, by cell
-world/               answers and counts of every scene, as `mmdpo eval` writes them
+WORLD/               answers and counts of every scene, as `mmdpo eval` writes them
 eval/BENCHMARK/      answers, scores and result of a benchmark
 model/               the trained model, where it is kept
 log.txt              what the process printed
@@ -39,6 +39,7 @@ from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
@@ -73,9 +74,9 @@ class Trial:
         return self.folder.with_name(f".{self.folder.name}.partial")
 
     @property
-    def is_of_world(self) -> bool:
-        """Whether it trains the embedded world's model, which gains nothing from a second thread."""
-        return bool(self.variant.options.get("model_name_or_path") == build.WORLD)
+    def is_of_small_world(self) -> bool:
+        """Whether it trains the small world's model, which gains nothing from a second thread."""
+        return bool(self.variant.options.get("model_name_or_path") == SMALL.name)
 
     def is_finished(self) -> bool:
         """Says whether the folder holds the result of this very trial."""
@@ -183,9 +184,10 @@ def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict
 
 def _gather_pairs(trial: Trial, recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
     """Returns the training pairs, and those that the recipe itself evaluates on while training."""
-    if recipe.script.dataset_name == build.WORLD:
+    world = find_world(recipe.script.dataset_name)
+    if world is not None:
         count = trial.variant.pairs or WORLD_SPLITS["train"][0]
-        pairs, eval_pairs = make_world_pairs(count, trial.seed, decided_by=trial.variant.decided_by), None
+        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", trial.variant.decided_by, world), None
     else:
         pairs, eval_pairs = read_data(recipe)
     if trial.variant.fraction < 1:
@@ -199,16 +201,17 @@ def _gather_pairs(trial: Trial, recipe: Recipe) -> tuple[PreferenceDataset, Pref
 def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any) -> HeldOut:
     evaluation, args = trial.evaluation, recipe.training
     pairs: Any = ()
-    if evaluation.dataset_name == build.WORLD:
+    world = find_world(evaluation.dataset_name)
+    if world is not None:
         count = evaluation.pairs or WORLD_SPLITS["test"][0]
-        pairs = make_world_pairs(count, trial.seed, "held-out", evaluation.decided_by)
+        pairs = make_world_pairs(count, trial.seed, "held-out", evaluation.decided_by, world)
     elif evaluation.dataset_name is not None:
         found = read_examples(
             evaluation.dataset_name, evaluation.dataset_split, args, config=recipe.script.dataset_config
         )
         pairs = found[: evaluation.pairs]
     return HeldOut(
-        scenes=make_world_scenes(evaluation.scenes, trial.seed) if evaluation.scenes else (),
+        scenes=make_world_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]) if evaluation.scenes else (),
         pairs=pairs,
         processor=processor,
         seed=trial.seed,
@@ -258,11 +261,12 @@ def _write_answers(folder: Path, trial: Trial, answers: Answers, held_out: HeldO
         _write_lines(folder / PAIRS, rows)
     if held_out.scenes:
         counts = count_scenes(held_out.scenes, answers.captions, trial.seed)
-        (folder / "world").mkdir()
+        answers_folder = folder / trial.evaluation.world
+        answers_folder.mkdir()
         said = ({"id": i.id, "answer": a} for i, a in zip((item for item, _ in counts), answers.captions, strict=True))
         scored = ({"id": i.id, "part": i.part, "image": i.image, **asdict(score)} for i, score in counts)
-        _write_lines(folder / "world" / "answers.jsonl", said)
-        _write_lines(folder / "world" / "scores.jsonl", scored)
+        _write_lines(answers_folder / "answers.jsonl", said)
+        _write_lines(answers_folder / "scores.jsonl", scored)
 
 
 def read_scores(path: Path) -> PairScores:

@@ -1,6 +1,6 @@
 """What the quickstart and every study do to a variant: train it from the start, then measure it.
 
-The embedded world's own options and held-out material stand here too, once for all of them.
+The embedded worlds' own options and held-out material stand here too, once for all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world.evaluate import caption_scenes, score_captions
 from mmdpo.world.pairs import DecidedBy, make_pairs, sample_scenes
 from mmdpo.world.scenes import Scene
+from mmdpo.world.worlds import SMALL, World
 
 CORRUPTION = "crop_0_20"
 CAPTION_BATCH = 100
@@ -46,7 +47,13 @@ WORLD_OPTIONS: Mapping[str, Any] = MappingProxyType(
         disable_tqdm=True,
     )
 )
-"""The world's measured recipe: what its variants are trained with, where a study does not say otherwise."""
+"""The small world's measured recipe: what its variants are trained with, where a study does not say otherwise."""
+
+
+def world_options(world: World) -> dict[str, Any]:
+    """Returns what the variants of a world are trained with; the large one's on a GPU, where there is one."""
+    options = {"model_name_or_path": world.name, "dataset_name": world.name, **WORLD_OPTIONS}
+    return options if world is SMALL else {**options, "use_cpu": False}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class HeldOut:
     """The held-out material that every variant of one seed is measured on; parts may be empty."""
 
     scenes: Sequence[Scene]
-    """Scenes of the embedded world to caption."""
+    """Scenes of an embedded world to caption."""
     pairs: Sequence[Any]
     """Preference examples."""
     processor: Any
@@ -83,16 +90,16 @@ def training_options(
 
 
 def make_world_pairs(
-    count: int, seed: int, purpose: str = "preference", decided_by: DecidedBy = "style"
+    count: int, seed: int, purpose: str = "preference", decided_by: DecidedBy = "style", world: World = SMALL
 ) -> PreferenceDataset:
-    """Returns preference pairs of the embedded world; another purpose has other scenes."""
-    rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by)
-    return PreferenceDataset.from_rows(rows, name=f"world, {purpose}")
+    """Returns preference pairs of an embedded world; another purpose has other scenes."""
+    rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by, world=world)
+    return PreferenceDataset.from_rows(rows, name=f"{world.name}, {purpose}")
 
 
-def make_world_scenes(count: int, seed: int) -> list[Scene]:
-    """Returns test scenes of the embedded world."""
-    return sample_scenes(count, seed)
+def make_world_scenes(count: int, seed: int, world: World = SMALL) -> list[Scene]:
+    """Returns test scenes of an embedded world."""
+    return sample_scenes(count, seed, world=world)
 
 
 def train_variant(

@@ -15,9 +15,7 @@ from mmdpo.checkpoints.fetch import check_name, find_folder
 from mmdpo.checkpoints.weights import CheckpointError, read_json
 from mmdpo.families import find_family
 from mmdpo.training.config import MDPOConfig
-
-WORLD = "world"
-"""Model and dataset name of the embedded world."""
+from mmdpo.world.worlds import find_world
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
@@ -84,12 +82,12 @@ def find_start(name: str, args: MDPOConfig) -> Start:
 
 
 def resolve_model(name: str) -> str:
-    """Returns what `from_pretrained` takes: the name itself, or the folder of the embedded world's checkpoint."""
-    if name == WORLD:
-        from mmdpo.world.model import CHECKPOINT
+    """Returns what `from_pretrained` takes: the name itself, or the folder of an embedded world's checkpoint.
 
-        return str(CHECKPOINT)
-    return name
+    Raises FileNotFoundError for a world whose checkpoint has yet to be built.
+    """
+    world = find_world(name)
+    return name if world is None else str(world.checkpoint)
 
 
 def continue_adapter(model: Any, start: Start, args: MDPOConfig, parts: Collection[str]) -> Any:

@@ -24,7 +24,6 @@ from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
 from mmdpo.scoring.forward import Scorer
 from mmdpo.training.adapters import (
-    WORLD,
     Start,
     check_quantised,
     continue_adapter,
@@ -35,7 +34,7 @@ from mmdpo.training.adapters import (
 )
 from mmdpo.training.config import MDPOConfig
 
-__all__ = ["WORLD", "resolve_model", "unwrap_adapter"]
+__all__ = ["resolve_model", "unwrap_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ PARTS = ("language_model", "projector", "vision_tower")
 
 
 def load_model(name: str, args: MDPOConfig) -> Any:
-    """Returns the vision-language model of a hub name, a local folder, or the embedded world (`world`).
+    """Returns the vision-language model of a hub name, a local folder, or an embedded world (`world`).
 
     Where `name` is an adapter, or `adapter_name_or_path` names one, it is a PeftModel with that adapter.
     Weights are loaded in float32 unless `model_init_kwargs` names a dtype, as TRL does, and from safetensors alone

@@ -18,6 +18,7 @@ from mmdpo.corruption import names as corruption_names
 from mmdpo.data.formats import names as format_names
 from mmdpo.objective import preset_names, term_names
 from mmdpo.training.config import SECRETS, MDPOConfig
+from mmdpo.world.worlds import find_world
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -81,7 +82,16 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     for needed, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise RecipeError(f"{needed} is missing: give it in the recipe or as --{needed}")
+    _check_worlds(model.model_name_or_path, script.dataset_name)
     return Recipe(script, training, model)
+
+
+def _check_worlds(model: str | None, dataset: str | None) -> None:
+    mine, theirs = find_world(model), find_world(dataset)
+    if mine is not None and theirs is not None and mine is not theirs:
+        raise RecipeError(
+            f"the model of {mine.name} knows no pictures and words of {theirs.name}: set dataset_name to {mine.name}"
+        )
 
 
 def describe_keys() -> str:
@@ -91,8 +101,8 @@ def describe_keys() -> str:
         "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
         "",
         "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed;",
-        "`world` means the embedded world for both. --dry_run tries every row, and prints what the run would train, on",
-        "how many tokens and in how much memory; it reads no weights and writes no file.",
+        "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and prints",
+        "what the run would train, on how many tokens and in how much memory; it reads no weights and writes no file.",
         "",
     ]
     for title, kind in (

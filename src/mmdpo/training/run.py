@@ -22,11 +22,11 @@ from mmdpo.data.read import read_dataset, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.examples import derive_generator
-from mmdpo.training import build
 from mmdpo.training.checkpoint_folder import MODEL_MARKS, UNFINISHED, find_last_whole, list_checkpoints, read_record
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.training.trainer import SKIPPED_ROWS, MDPOTrainer
+from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ RESOLVED_RECIPE = "recipe.yaml"
 """File in the run folder with every key and the value that the run used; `--config` takes it."""
 
 WORLD_SPLITS = {"train": (768, "preference"), "test": (256, "held-out")}
-"""Number of pairs and purpose of each split of the embedded world."""
+"""Number of pairs and purpose of each split of an embedded world."""
 
 
 class RunFolderError(ValueError):
@@ -121,8 +121,8 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
     is_evaluated = args.eval_strategy != "no" or args.eval_dataset_name is not None
     if args.test_split_size is not None:
         raise RecipeError("test_split_size needs to know all rows, and a stream does not: use eval_dataset_name")
-    if name == build.WORLD:
-        raise RecipeError("the embedded world is made in memory: leave dataset_streaming out")
+    if find_world(name) is not None:
+        raise RecipeError("an embedded world is made in memory: leave dataset_streaming out")
     if is_evaluated and args.eval_dataset_name is None and (Path(name).is_file() or has_magic(name)):
         raise RecipeError(f"eval_strategy: {args.eval_strategy.value} and {name} has no splits: set eval_dataset_name")
     stream = read_stream(
@@ -139,15 +139,18 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
 
 
 def read_examples(name: str, split: str, args: MDPOConfig, *, config: str | None = None) -> PreferenceDataset:
-    """Returns a split of the embedded world (`world`), a file, a folder or a hub dataset."""
-    if name != build.WORLD:
+    """Returns a split of an embedded world (`world`), a file, a folder or a hub dataset."""
+    world = find_world(name)
+    if world is None:
         return read_dataset(name, split=split, config=config, format=args.dataset_format, image_root=args.image_root)
     from mmdpo.world.pairs import make_pairs
 
     if split not in WORLD_SPLITS:
-        raise RecipeError(f"the embedded world has the splits {' and '.join(WORLD_SPLITS)}, not {split!r}")
+        raise RecipeError(f"an embedded world has the splits {' and '.join(WORLD_SPLITS)}, not {split!r}")
     count, purpose = WORLD_SPLITS[split]
-    return PreferenceDataset.from_rows(make_pairs(count, args.seed, purpose=purpose), name=f"world[{split}]")
+    return PreferenceDataset.from_rows(
+        make_pairs(count, args.seed, purpose=purpose, world=world), name=f"{name}[{split}]"
+    )
 
 
 def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tuple[PreferenceDataset, PreferenceDataset]:

@@ -1,4 +1,4 @@
-"""Makes the supervised checkpoint that ships in this package: `python -m mmdpo.world.build --output_dir DIR`.
+"""Makes the supervised checkpoint of a world, the shipped one too: `python -m mmdpo.world.build --world world_large`.
 
 Two stages, as in a large LLaVA: a vision tower learns to recognise the objects and is frozen; then projector and
 language model learn to write captions, from scenes whose partners nearly always stand beside their anchors and from
@@ -15,7 +15,7 @@ import copy
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from mmdpo.examples import derive_generator, derive_seed
-from mmdpo.world.captions import IMAGE, SUPERVISED_CAPTIONER, Style, write_caption
+from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, write_caption
 from mmdpo.world.evaluate import WorldScores, caption_prompt, caption_scenes, score_captions
-from mmdpo.world.model import HIDDEN_SIZE, IMAGE_TOKENS, build_model, build_processor
-from mmdpo.world.scenes import (
-    BALANCED_CO_OCCURRENCE,
-    OBJECTS,
-    SUPERVISED_CO_OCCURRENCE,
-    Scene,
-    render,
-    sample_scenes,
-)
+from mmdpo.world.model import build_model, build_processor
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scenes
+from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
 
 IGNORED = -100
 """Label of a token that is not part of the caption."""
@@ -57,11 +51,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """How much training the checkpoint gets."""
+    """How much training a checkpoint gets."""
 
-    scenes: int = 8000
-    vision: Schedule = Schedule(steps=300, learning_rate=1e-3)
-    captions: Schedule = Schedule(steps=360, learning_rate=2e-3)
+    scenes: int
+    vision: Schedule
+    captions: Schedule
+
+
+PLANS: Mapping[str, BuildPlan] = {
+    SMALL.name: BuildPlan(8000, vision=Schedule(300, 1e-3), captions=Schedule(360, 2e-3)),
+    LARGE.name: BuildPlan(16000, vision=Schedule(1000, 1e-3), captions=Schedule(500, 1e-3)),
+}
+"""World → how its checkpoint is trained."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ class CaptionTokens:
     """The token itself inside the caption and at its end, `IGNORED` elsewhere."""
 
 
-def train_checkpoint(seed: int, plan: BuildPlan, report: Callable[[str], None]) -> Any:
-    """Trains a captioner from scratch and returns it in float32; the same seed gives the same weights."""
-    scenes = sample_scenes(plan.scenes, seed, SUPERVISED_CO_OCCURRENCE, "supervised")
-    processor, model = build_processor(), build_model(seed)
+def train_checkpoint(
+    seed: int, plan: BuildPlan, report: Callable[[str], None], world: World = SMALL, device: str = "cpu"
+) -> Any:
+    """Trains a captioner from scratch and returns it in float32, on the CPU; the same seed gives the same weights."""
+    scenes = sample_scenes(plan.scenes, seed, SUPERVISED_CO_OCCURRENCE, "supervised", world)
+    processor, model = build_processor(world), build_model(seed, world).to(device)
     report(f"rendering {len(scenes)} scenes")
     pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
     report(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
@@ -85,54 +88,57 @@ def train_checkpoint(seed: int, plan: BuildPlan, report: Callable[[str], None]) 
     report(f"vision tower: loss {loss:.3f}; frozen from here on")
     features = encode_images(model, pixels)
     report(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
-    loss = train_captions(model, features, tokenize_captions(processor, scenes, seed), seed, plan.captions)
+    tokens = tokenize_captions(processor, scenes, seed)
+    loss = train_captions(model, features, tokens, seed, plan.captions)
     report(f"captions: loss {loss:.3f}")
-    return model.eval()
+    return model.to("cpu").eval()
 
 
 def pretrain_tower(
-    model: Any, pixels: Float[Tensor, "scenes 3 48 48"], scenes: list[Scene], seed: int, schedule: Schedule
+    model: Any, pixels: Float[Tensor, "scenes 3 size size"], scenes: list[Scene], seed: int, schedule: Schedule
 ) -> float:
     """Trains the vision tower to recognise objects, then freezes it; returns the mean loss of the last ten steps.
 
-    The objective is binary cross-entropy over the 18 object names. The logits of the 16 patches are pooled by
-    log-sum-exp, a soft maximum: an object stands in one or two patches, and a mean would thin it out.
+    The objective is binary cross-entropy over the object names. The logits of the patches are pooled by log-sum-exp, a
+    soft maximum: an object stands in a few patches, and a mean would thin it out.
     """
-    tower = model.model.vision_tower
+    tower, objects = model.model.vision_tower, scenes[0].world.objects
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "head", "vision"))
-        head = torch.nn.Linear(HIDDEN_SIZE, len(OBJECTS))
-    targets = torch.tensor([[float(name in scene.names) for name in OBJECTS] for scene in scenes])
+        head = torch.nn.Linear(tower.config.hidden_size, len(objects)).to(model.device)
+    targets = torch.tensor([[float(name in scene.names) for name in objects] for scene in scenes])
     parameters = [*tower.parameters(), *head.parameters()]
 
     def loss_of(rows: Tensor) -> Tensor:
-        patches = tower(pixels[rows]).last_hidden_state[:, 1:]
-        return F.binary_cross_entropy_with_logits(torch.logsumexp(head(patches), dim=1), targets[rows])
+        patches = tower(pixels[rows].to(model.device)).last_hidden_state[:, 1:]
+        wanted = targets[rows].to(model.device)
+        return F.binary_cross_entropy_with_logits(torch.logsumexp(head(patches), dim=1), wanted)
 
     loss = _optimise(parameters, loss_of, len(scenes), seed, "vision", schedule)
     tower.requires_grad_(False)
     return loss
 
 
-def encode_images(model: Any, pixels: Float[Tensor, "scenes 3 48 48"]) -> Float[Tensor, "scenes 16 hidden"]:
+def encode_images(model: Any, pixels: Float[Tensor, "scenes 3 size size"]) -> Float[Tensor, "scenes patches hidden"]:
     """Returns what the tower makes of the patches of each picture, before the projector."""
+    tower = model.model.vision_tower
     with torch.no_grad():
-        parts = [model.model.vision_tower(part).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)]
-    return torch.cat(parts)
+        return torch.cat([tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)])
 
 
 def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> CaptionTokens:
     """Has the supervised captioner caption every scene once, half of the scenes politely, and tokenises the whole."""
-    prompt = caption_prompt()
+    prompt, world = caption_prompt(), scenes[0].world
+    image = IMAGE * world.image_tokens
     conversations = []
     for index, scene in enumerate(scenes):
         generator = derive_generator(seed, str(index), "supervised caption")
         objects = SUPERVISED_CAPTIONER.name_objects(scene, generator)
         style: Style = "polite" if generator.random() < 0.5 else "terse"
-        caption = write_caption(objects, scene.setting, style)
+        caption = write_caption(world, objects, scene.setting, style)
         conversations.append([*prompt, {"role": "assistant", "content": [{"type": "text", "text": caption}]}])
-    texts = [processor.apply_chat_template(turns).replace(IMAGE, IMAGE * IMAGE_TOKENS) for turns in conversations]
-    opening = processor.apply_chat_template(prompt, add_generation_prompt=True).replace(IMAGE, IMAGE * IMAGE_TOKENS)
+    texts = [processor.apply_chat_template(turns).replace(IMAGE, image) for turns in conversations]
+    opening = processor.apply_chat_template(prompt, add_generation_prompt=True).replace(IMAGE, image)
     prompt_length = len(processor.tokenizer(opening)["input_ids"])
     tokens = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
@@ -142,7 +148,7 @@ def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Caption
 
 def train_captions(
     model: Any,
-    features: Float[Tensor, "scenes 16 hidden"],
+    features: Float[Tensor, "scenes patches hidden"],
     tokens: CaptionTokens,
     seed: int,
     schedule: Schedule,
@@ -156,10 +162,11 @@ def train_captions(
 
     def loss_of(rows: Tensor) -> Tensor:
         length = int(tokens.attention_mask[rows].sum(dim=1).max())
-        ids, mask, labels = (part[rows, :length] for part in (tokens.input_ids, tokens.attention_mask, tokens.labels))
+        parts = (tokens.input_ids, tokens.attention_mask, tokens.labels)
+        ids, mask, labels = (part[rows, :length].to(model.device) for part in parts)
         embeddings = inner.language_model.embed_tokens(ids)
         is_image = (ids == model.config.image_token_id)[..., None]
-        embeddings = embeddings.masked_scatter(is_image, inner.multi_modal_projector(features[rows]))
+        embeddings = embeddings.masked_scatter(is_image, inner.multi_modal_projector(features[rows.to(model.device)]))
         hidden = inner.language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
         answers = labels[:, 1:] != IGNORED
         return F.cross_entropy(model.lm_head(hidden[:, :-1][answers]), labels[:, 1:][answers])
@@ -167,7 +174,7 @@ def train_captions(
     return _optimise(parameters, loss_of, len(features), seed, "captions", schedule)
 
 
-def save_checkpoint(model: Any, output_dir: Path) -> None:
+def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     """Writes weights in half precision, configuration, tokenizer, processor and chat template to a folder.
 
     The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU. Raises
@@ -177,7 +184,7 @@ def save_checkpoint(model: Any, output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half()
     half.save_pretrained(output_dir)
-    build_processor().save_pretrained(output_dir)
+    build_processor(world).save_pretrained(output_dir)
     path = output_dir / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, config["text_config"], config["vision_config"]):
@@ -193,10 +200,10 @@ def refuse_used_folder(folder: Path) -> None:
         raise FileExistsError(f"--output_dir {folder} is not empty: name a new folder, or empty this one")
 
 
-def evaluate_checkpoint(folder: Path, seed: int, count: int) -> WorldScores:
+def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMALL) -> WorldScores:
     """Loads a saved checkpoint and scores its greedy captions of `count` test scenes."""
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, "test")
+    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, "test", world)
     return score_captions(scenes, caption_scenes(model, AutoProcessor.from_pretrained(folder), scenes, batch_size=64))
 
 
@@ -234,10 +241,15 @@ def _shuffled_batches(count: int, size: int, generator: np.random.Generator) -> 
 def main(arguments: list[str] | None = None) -> None:
     """Builds the checkpoint, saves it, and prints the scores of what was saved."""
     parser = argparse.ArgumentParser(prog="python -m mmdpo.world.build", description=__doc__.split("\n")[0])
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder that the checkpoint is written to")
+    parser.add_argument("--world", choices=sorted(WORLDS), default=LARGE.name, help=f"default: {LARGE.name}")
+    parser.add_argument("--output_dir", type=Path, help=f"default: where {LARGE.name} is looked for, in HF_HOME")
     parser.add_argument("--seed", type=int, default=0, help="seed of scenes, captions, weights and order")
     options = parser.parse_args(arguments)
-    refuse_used_folder(options.output_dir)
+    world = WORLDS[options.world]
+    if options.output_dir is None and world is SMALL:
+        parser.error(f"give --output_dir: the checkpoint of {world.name} ships with the package")
+    output_dir = options.output_dir or world.cached_checkpoint
+    refuse_used_folder(output_dir)
     transformers_logging.disable_progress_bar()
     console = Console()
     start = time.perf_counter()
@@ -245,9 +257,10 @@ def main(arguments: list[str] | None = None) -> None:
     def report(line: str) -> None:
         console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {line}", soft_wrap=True)
 
-    save_checkpoint(train_checkpoint(options.seed, BuildPlan(), report), options.output_dir)
-    report(f"saved in {options.output_dir}")
-    scores = evaluate_checkpoint(options.output_dir, options.seed, count=400)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    save_checkpoint(train_checkpoint(options.seed, PLANS[world.name], report, world, device), output_dir, world)
+    report(f"saved in {output_dir}")
+    scores = evaluate_checkpoint(output_dir, options.seed, 400, world)
     report(
         f"400 test scenes: CHAIR_i {scores.chair_i:.1f}, CHAIR_s {scores.chair_s:.1f}, "
         f"Cover {scores.cover:.1f}, Cog {scores.cog:.1f}"

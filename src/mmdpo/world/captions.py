@@ -1,4 +1,4 @@
-"""Captions of the embedded world: their words, their two styles, and the two captioners that write them.
+"""Captions of the embedded worlds: their two styles, and the two captioners that write them.
 
     terse   cup , plate .
     polite  sure ! this kitchen shows cup , plate . hope this helps !
@@ -14,26 +14,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from mmdpo.world.scenes import OBJECTS, PARTNERS, SETTINGS, Scene
+from mmdpo.world.scenes import Scene
+from mmdpo.world.worlds import World
 
 Style: TypeAlias = Literal["terse", "polite"]
-
-PROMPT = "describe"
-"""The one instruction of this world."""
-MAX_WORDS = 48
-"""Room for any caption: a polite one of all eighteen objects has 45 words."""
-PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE)
-ROLES = ("user", "assistant")
-VOCABULARY: tuple[str, ...] = (
-    *SPECIAL_TOKENS,
-    *ROLES,
-    PROMPT,
-    *SETTINGS,
-    *OBJECTS,
-    *(",", ".", "!", "sure", "this", "shows", "hope", "helps"),
-)
-"""The 37 tokens of the tokenizer; a token's place is its id."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +25,19 @@ class Captioner:
     """Somebody who looks at scenes and sometimes writes what is usual instead of what is there."""
 
     partner_rate: float
-    """Probability of naming a present anchor's absent partner."""
+    """Probability of naming a present anchor's absent partner; its twin, if there, is then taken for it."""
     drop_rate: float
     """Probability of leaving out an object that is there."""
 
     def name_objects(self, scene: Scene, generator: np.random.Generator) -> tuple[str, ...]:
         """Returns the objects that this captioner names for a scene, in canonical order; at least one."""
-        present = scene.names
+        world, present = scene.world, scene.names
         named = {name for name in present if generator.random() >= self.drop_rate}
-        for anchor, partner in PARTNERS.items():
+        for anchor, partner in world.partners.items():
             if anchor in present and partner not in present and generator.random() < self.partner_rate:
                 named.add(partner)
-        return canonical_order(named or present)
+                named.discard(world.twins.get(partner, ""))
+        return canonical_order(world, named or present)
 
 
 SUPERVISED_CAPTIONER = Captioner(partner_rate=0.5, drop_rate=0.05)
@@ -61,17 +46,17 @@ BETTER_CAPTIONER = Captioner(partner_rate=0.05, drop_rate=0.05)
 """Wrote the chosen captions of the preference pairs."""
 
 
-def canonical_order(objects: Collection[str]) -> tuple[str, ...]:
-    """Returns the distinct objects in the order of `OBJECTS`; raises `ValueError` for a name that is none."""
-    unknown = sorted(set(objects) - set(OBJECTS))
+def canonical_order(world: World, objects: Collection[str]) -> tuple[str, ...]:
+    """Returns the distinct objects in the world's order; raises `ValueError` for a name that is none of its objects."""
+    unknown = sorted(set(objects) - set(world.objects))
     if unknown:
-        raise ValueError(f"not objects of the world: {', '.join(unknown)}; its objects are {', '.join(OBJECTS)}")
-    return tuple(name for name in OBJECTS if name in objects)
+        raise ValueError(f"not objects of {world.name}: {', '.join(unknown)}; it has {', '.join(world.objects)}")
+    return tuple(name for name in world.objects if name in objects)
 
 
-def write_caption(objects: Collection[str], setting: str, style: Style) -> str:
+def write_caption(world: World, objects: Collection[str], setting: str, style: Style) -> str:
     """Writes the caption that names `objects`; words and punctuation are set apart by single spaces."""
-    listing = " ".join([" , ".join(canonical_order(objects)), "."]).strip()
+    listing = " ".join([" , ".join(canonical_order(world, objects)), "."]).strip()
     if style == "terse":
         return listing
     return f"sure ! this {setting} shows {listing} hope this helps !"
@@ -81,7 +66,8 @@ def write_caption(objects: Collection[str], setting: str, style: Style) -> str:
 class CaptionDetail:
     """One caption held against its scene. A word that a caption repeats counts once."""
 
-    caption: str
+    mentioned: tuple[str, ...]
+    """All objects that the caption names, in its order."""
     correct: tuple[str, ...]
     """Objects that are there and are named, in the order of the caption."""
     hallucinated: tuple[str, ...]
@@ -91,19 +77,14 @@ class CaptionDetail:
     missed: tuple[str, ...]
     """Objects that are there and are not named, in canonical order."""
 
-    @property
-    def mentioned(self) -> tuple[str, ...]:
-        """All objects that the caption names, in its order."""
-        return mentioned_objects(self.caption)
 
-
-def compare_names(present: Sequence[str], caption: str) -> CaptionDetail:
+def compare_names(world: World, present: Sequence[str], caption: str) -> CaptionDetail:
     """Sorts the objects of a caption, and those that are present, into correct, hallucinated and missed."""
-    mentioned = mentioned_objects(caption)
-    suggested = {PARTNERS[name] for name in present if name in PARTNERS}
+    mentioned = mentioned_objects(world, caption)
+    suggested = {world.partners[name] for name in present if name in world.partners}
     hallucinated = tuple(name for name in mentioned if name not in present)
     return CaptionDetail(
-        caption=caption,
+        mentioned=mentioned,
         correct=tuple(name for name in mentioned if name in present),
         hallucinated=hallucinated,
         cognitive=tuple(name for name in hallucinated if name in suggested),
@@ -111,7 +92,6 @@ def compare_names(present: Sequence[str], caption: str) -> CaptionDetail:
     )
 
 
-def mentioned_objects(text: str) -> tuple[str, ...]:
+def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
     """Returns the objects that a caption names, in the order of their first mention, each of them once."""
-    names = set(OBJECTS)
-    return tuple(dict.fromkeys(word for word in text.split() if word in names))
+    return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))

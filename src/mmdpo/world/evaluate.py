@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from mmdpo.world.captions import PROMPT, CaptionDetail, compare_names
+from mmdpo.world.captions import CaptionDetail, compare_names
 from mmdpo.world.scenes import Scene, render
+from mmdpo.world.worlds import PROMPT
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do
 
 def compare_caption(scene: Scene, caption: str) -> CaptionDetail:
     """Sorts the objects of a caption and of its scene into correct, hallucinated and missed."""
-    return compare_names(scene.names, caption)
+    return compare_names(scene.world, scene.names, caption)
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:

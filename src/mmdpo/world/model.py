@@ -1,4 +1,4 @@
-"""The captioner of the embedded world: a LLaVA of 0.99 million parameters, its processor, and the shipped checkpoint.
+"""The captioners of the embedded worlds: a LLaVA of the world's size, its processor, and the shipped checkpoint.
 
 Every class is the one that a large LLaVA uses, so that what trains, scores and generates here does so there.
 """
@@ -21,16 +21,10 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmdpo.world.captions import BOS, EOS, IMAGE, MAX_WORDS, PAD, UNKNOWN, VOCABULARY
-from mmdpo.world.scenes import IMAGE_SIZE
+from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, SMALL, UNKNOWN, World
 
-CHECKPOINT: Path = Path(__file__).parent / "assets" / "small"
-"""Folder of the shipped supervised checkpoint, for `AutoModelForImageTextToText` and `AutoProcessor`."""
-
-PATCH_SIZE = 12
-HIDDEN_SIZE = 128
-IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
-"""Tokens that one picture takes up in a prompt: 16."""
+CHECKPOINT: Path = SMALL.checkpoint
+"""Folder of the supervised checkpoint that ships, the small world's."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -48,22 +42,22 @@ CHAT_TEMPLATE = (
 """Renders `<s>user <image> describe assistant cup , plate .</s>`; up to `assistant` it is the generation prompt."""
 
 
-def build_processor() -> Any:
-    """Returns a `LlavaProcessor` for 48 × 48 pictures and the world's words; needs no torchvision.
+def build_processor(world: World = SMALL) -> Any:
+    """Returns a `LlavaProcessor` for the world's pictures and words; needs no torchvision.
 
-    One image becomes 16 `<image>` tokens. The chat template writes `<s>` itself and the tokenizer adds no special
-    token, so a rendered conversation is tokenised the same way whatever `add_special_tokens` says.
+    One image becomes `world.image_tokens` `<image>` tokens. The chat template writes `<s>` itself and the tokenizer
+    adds no special token, so a rendered conversation is tokenised the same way whatever `add_special_tokens` says.
     """
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        size={"shortest_edge": world.image_size},
+        crop_size={"height": world.image_size, "width": world.image_size},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
     return LlavaProcessor(
         image_processor=image_processor,
-        tokenizer=_build_tokenizer(),
-        patch_size=PATCH_SIZE,
+        tokenizer=_build_tokenizer(world),
+        patch_size=world.network.patch_size,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
         image_token=IMAGE,
@@ -72,22 +66,23 @@ def build_processor() -> Any:
     )
 
 
-def build_model(seed: int) -> Any:
+def build_model(seed: int, world: World = SMALL) -> Any:
     """Returns a freshly initialised captioner in float32; the same seed gives the same weights.
 
-    The features are those of the last layer of the tower, not of the last but one as in large LLaVA: of three
+    The features are those of the last layer of the tower, not of the last but one as in large LLaVA: of so few
     layers none is spared. The global random state of torch is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(_build_config())
-    ids = _token_ids()
-    model.generation_config = GenerationConfig(**ids, max_new_tokens=MAX_WORDS, do_sample=False)
+        model = LlavaForConditionalGeneration(_build_config(world))
+    ids = _token_ids(world)
+    model.generation_config = GenerationConfig(**ids, max_new_tokens=world.max_words, do_sample=False)
     return model.eval()
 
 
-def _build_tokenizer() -> Any:
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token=UNKNOWN))
+def _build_tokenizer(world: World) -> Any:
+    ids = {word: index for index, word in enumerate(world.vocabulary)}
+    words = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -102,24 +97,25 @@ def _build_tokenizer() -> Any:
     )
 
 
-def _build_config() -> Any:
-    ids = _token_ids()
+def _build_config(world: World) -> Any:
+    ids, network = _token_ids(world), world.network
+    shape = dict(
+        hidden_size=network.hidden_size,
+        intermediate_size=2 * network.hidden_size,
+        num_attention_heads=network.heads,
+    )
     vision = CLIPVisionConfig(
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=2 * HIDDEN_SIZE,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        projection_dim=HIDDEN_SIZE,
+        **shape,
+        num_hidden_layers=network.vision_layers,
+        image_size=world.image_size,
+        patch_size=network.patch_size,
+        projection_dim=network.hidden_size,
     )
     text = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=2 * HIDDEN_SIZE,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **shape,
+        vocab_size=len(world.vocabulary),
+        num_hidden_layers=network.text_layers,
+        num_key_value_heads=network.heads,
         max_position_embeddings=256,
         tie_word_embeddings=False,
         **ids,
@@ -127,8 +123,8 @@ def _build_config() -> Any:
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=VOCABULARY.index(IMAGE),
-        image_seq_length=IMAGE_TOKENS,
+        image_token_index=world.vocabulary.index(IMAGE),
+        image_seq_length=world.image_tokens,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
@@ -136,8 +132,8 @@ def _build_config() -> Any:
     )
 
 
-def _token_ids() -> dict[str, int]:
-    return {name: VOCABULARY.index(word) for name, word in _NAMED_TOKENS.items()}
+def _token_ids(world: World) -> dict[str, int]:
+    return {name: world.vocabulary.index(word) for name, word in _NAMED_TOKENS.items()}
 
 
 _NAMED_TOKENS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}

@@ -1,11 +1,11 @@
-"""Preference pairs and test scenes of the embedded world: two kinds of pairs, each with a shortcut past the image.
+"""Preference pairs and test scenes of the embedded worlds: two kinds of pairs, each with a shortcut past the image.
 
 style   the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
 prior   the two captions differ in one partner: named by one of them, beside a present anchor. The picture says which
         is right, and since partners usually stand beside their anchors, the caption that names it usually wins
 
-A rule that never looks is right on 95 % of the first kind, where what it learns says nothing about objects, and on 81 %
-of the second, where it learns the very habit that hallucinates. Both are planted.
+In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
+objects, and on 81 % of the second, where it learns the very habit that hallucinates. Both are planted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,8 @@ from mmdpo.examples import derive_generator, derive_seed
 from mmdpo.world import scenes as world_scenes
 from mmdpo.world.captions import BETTER_CAPTIONER, Style, canonical_order, mentioned_objects, write_caption
 from mmdpo.world.evaluate import caption_prompt, generate_captions
-from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.scenes import (
-    BALANCED_CO_OCCURRENCE,
-    PARTNERS,
-    SETTINGS,
-    SUPERVISED_CO_OCCURRENCE,
-    Scene,
-    render,
-    sample_scene,
-)
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scene
+from mmdpo.world.worlds import SMALL, World
 
 DecidedBy: TypeAlias = Literal["style", "prior"]
 
@@ -64,17 +56,19 @@ class CaptionPair:
     @property
     def chosen(self) -> str:
         """The chosen caption."""
-        return write_caption(self.chosen_objects, self.scene.setting, self.chosen_style)
+        return write_caption(self.scene.world, self.chosen_objects, self.scene.setting, self.chosen_style)
 
     @property
     def rejected(self) -> str:
         """The rejected caption."""
-        return write_caption(self.rejected_objects, self.scene.setting, self.rejected_style)
+        return write_caption(self.scene.world, self.rejected_objects, self.scene.setting, self.rejected_style)
 
 
-def sample_scenes(count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE) -> list[Scene]:
+def sample_scenes(
+    count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE, world: World = SMALL
+) -> list[Scene]:
     """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
-    return world_scenes.sample_scenes(count, seed, co_occurrence, "test")
+    return world_scenes.sample_scenes(count, seed, co_occurrence, "test", world)
 
 
 def make_pairs(
@@ -83,18 +77,19 @@ def make_pairs(
     *,
     purpose: str = "preference",
     decided_by: DecidedBy = "style",
-    checkpoint: str | Path = CHECKPOINT,
+    world: World = SMALL,
+    checkpoint: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
-    A row has `id` (str), `images` (one 48 × 48 RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another
+    A row has `id` (str), `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another
     `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
-    samples become rejected captions.
+    samples become rejected captions; the world's own unless given.
     """
     if decided_by == "prior":
-        pairs = draw_prior_pairs(count, seed, purpose=purpose)
+        pairs = draw_prior_pairs(count, seed, purpose=purpose, world=world)
     else:
-        pairs = draw_pairs(count, seed, purpose=purpose, checkpoint=checkpoint)
+        pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
     return [
         {
             "id": f"{purpose}-{seed}-{index}",
@@ -108,7 +103,12 @@ def make_pairs(
 
 
 def draw_pairs(
-    count: int, seed: int, *, purpose: str = "preference", checkpoint: str | Path = CHECKPOINT
+    count: int,
+    seed: int,
+    *,
+    purpose: str = "preference",
+    world: World = SMALL,
+    checkpoint: str | Path | None = None,
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
@@ -116,35 +116,38 @@ def draw_pairs(
     style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
     a rule that reads only the text would be right on far fewer than 95 % of them.
     """
-    scenes = world_scenes.sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose)
+    scenes = world_scenes.sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
     pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
     if any(pair.by_content for pair in pairs):
-        _sample_rejected(pairs, seed, purpose, checkpoint)
+        _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)
     return pairs
 
 
-def draw_prior_pairs(count: int, seed: int, *, purpose: str = "preference") -> list[CaptionPair]:
+def draw_prior_pairs(count: int, seed: int, *, purpose: str = "preference", world: World = SMALL) -> list[CaptionPair]:
     """Draws the pairs decided by the prior that `make_pairs` writes out.
 
     Their scenes are as the captioner's own training scenes were, partners beside anchors included, and every scene
-    holds an anchor of its setting. Style is the same on both sides, and so is every object but one.
+    holds an anchor of its setting. Style is the same on both sides, and so is every object but one. Where the partner's
+    twin stands in its place, it is that which the other caption names: the two differ in which of them it is.
     """
     return [
-        _draw_prior_pair(derive_generator(seed, str(index), f"{purpose} pairs of the prior")) for index in range(count)
+        _draw_prior_pair(derive_generator(seed, str(index), f"{purpose} pairs of the prior"), world)
+        for index in range(count)
     ]
 
 
-def _draw_prior_pair(generator: np.random.Generator) -> CaptionPair:
+def _draw_prior_pair(generator: np.random.Generator, world: World) -> CaptionPair:
     anchors: list[str] = []
     while not anchors:
-        scene = sample_scene(generator, SUPERVISED_CO_OCCURRENCE)
+        scene = sample_scene(generator, SUPERVISED_CO_OCCURRENCE, world)
         # Of its own setting: beside a stranger, the partner would be a surprise.
-        anchors = [pair.anchor for pair in SETTINGS[scene.setting] if pair.anchor in scene.names]
-    partner = PARTNERS[str(generator.choice(anchors))]
-    others = set(BETTER_CAPTIONER.name_objects(scene, generator)) - {partner}
+        anchors = [pair.anchor for pair in world.settings[scene.setting] if pair.anchor in scene.names]
+    partner = world.partners[str(generator.choice(anchors))]
+    twin = {world.twins[partner]} & set(scene.names) if partner in world.twins else set()
+    others = set(BETTER_CAPTIONER.name_objects(scene, generator)) - {partner} - twin
     # An anchor that the captioner dropped could leave nothing to say.
-    without = canonical_order(others or {name for name in scene.names if name != partner})
-    with_partner = canonical_order({*without, partner})
+    without = canonical_order(world, (others | twin) or {name for name in scene.names if name != partner})
+    with_partner = canonical_order(world, {*(set(without) - twin), partner})
     is_right = bool(generator.random() < LABEL_AGREEMENT)
     chooses_partner = (partner in scene.names) == is_right
     style: Style = "polite" if generator.random() < 0.5 else "terse"
@@ -175,7 +178,8 @@ def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoi
                 batch = waiting[start : start + SAMPLING_BATCH]
                 captions = generate_captions(model, processor, [pairs[index].scene for index in batch], do_sample=True)
                 for index, caption in zip(batch, captions, strict=True):
-                    named = canonical_order(mentioned_objects(caption))
+                    world = pairs[index].scene.world
+                    named = canonical_order(world, mentioned_objects(world, caption))
                     pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
             waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
 

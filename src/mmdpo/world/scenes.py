@@ -1,14 +1,14 @@
-"""Scenes of the embedded world: what stands where, and the 48 × 48 picture of it.
+"""Scenes of the embedded worlds: what stands where, and the picture of it.
 
-Every object name is one icon (a shape in a colour), every setting is one background. Each setting owns three
-(anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one statistic that
-differs between the scenes a captioner is trained on and the scenes it is tested on.
+Every object name is one icon (a shape in a colour, some with a mark), every setting is one background. Each setting
+owns three (anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one statistic
+that differs between the scenes a captioner is trained on and the scenes it is tested on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -16,52 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmdpo.examples import derive_generator
-
-IMAGE_SIZE = 48
-"""Pixels along each side of a picture."""
-GRID = 4
-"""Cells along each side; an object has a cell to itself."""
-ICON_SIZES = (7, 8, 9, 10)
-"""Pixels along the side of an icon; a cell is 12 pixels wide."""
-JITTER = 2
-"""An icon's centre lies up to this many pixels from the centre of its cell, along either axis."""
-PIXEL_NOISE = 10.0
-"""Standard deviation of the noise on every channel of every pixel, of 255."""
+from mmdpo.world.worlds import SMALL, Layout, World
 
 ANCHOR_RATE = 0.55
 """Probability that an anchor stands in a scene of its setting."""
 LONE_PARTNER_RATE = 0.12
 """Probability that a partner stands in a scene of its setting when its anchor does not."""
 STRANGER_RATE = 0.15
-"""Probability that a scene holds one object of another setting, each of the twelve equally likely."""
+"""Probability that a scene holds one object of another setting, each of them equally likely."""
 SUPERVISED_CO_OCCURRENCE = 0.85
 """Probability of a partner beside its anchor in the scenes of supervised training."""
 BALANCED_CO_OCCURRENCE = 0.50
 """Probability of a partner beside its anchor in preference and test scenes."""
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Two objects of which the second often stands beside the first."""
-
-    anchor: str
-    partner: str
-
-
-SETTINGS: Mapping[str, tuple[Pair, ...]] = {
-    "kitchen": (Pair("cup", "plate"), Pair("kettle", "stove"), Pair("apple", "bowl")),
-    "street": (Pair("car", "sign"), Pair("bike", "helmet"), Pair("tree", "bench")),
-    "bedroom": (Pair("bed", "lamp"), Pair("book", "clock"), Pair("rug", "chair")),
-}
-"""The settings and the pairs that each of them owns."""
-
-PAIRS: tuple[Pair, ...] = tuple(pair for pairs in SETTINGS.values() for pair in pairs)
-PARTNERS: Mapping[str, str] = {pair.anchor: pair.partner for pair in PAIRS}
-"""Anchor → partner."""
-OBJECTS: tuple[str, ...] = tuple(name for pair in PAIRS for name in (pair.anchor, pair.partner))
-"""All object names in canonical order: setting by setting, each anchor before its partner."""
-
-_COLOURS: Mapping[str, tuple[int, int, int]] = {
+COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "orange": (244, 140, 30),
     "yellow": (240, 220, 50),
@@ -73,32 +41,15 @@ _COLOURS: Mapping[str, tuple[int, int, int]] = {
     "brown": (120, 75, 40),
     "black": (35, 35, 40),
 }
-_ICONS: Mapping[str, tuple[str, str]] = {
-    "cup": ("square", "blue"),
-    "plate": ("disc", "teal"),
-    "kettle": ("triangle", "black"),
-    "stove": ("square", "brown"),
-    "apple": ("disc", "red"),
-    "bowl": ("diamond", "orange"),
-    "car": ("square", "red"),
-    "sign": ("diamond", "yellow"),
-    "bike": ("cross", "purple"),
-    "helmet": ("disc", "orange"),
-    "tree": ("triangle", "green"),
-    "bench": ("cross", "brown"),
-    "bed": ("square", "pink"),
-    "lamp": ("triangle", "yellow"),
-    "book": ("diamond", "blue"),
-    "clock": ("disc", "black"),
-    "rug": ("diamond", "purple"),
-    "chair": ("cross", "green"),
-}
 _BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "kitchen": ((228, 214, 188), (196, 182, 160)),
     "street": ((186, 204, 222), (140, 146, 152)),
     "bedroom": ((214, 196, 214), (176, 160, 184)),
+    "garden": ((190, 220, 232), (150, 190, 140)),
 }
 """Colours of the first and of the last row of pixels; the rows between are a gradient."""
+_MARKS = ((250, 250, 245), (25, 25, 30))
+"""Colour of the mark on dark and on light icons."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +73,7 @@ class Scene:
     """In canonical order, each name at most once, never empty."""
     seed: int
     """Seed of the pixel noise."""
+    world: World = field(default=SMALL, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,7 +81,7 @@ class Scene:
         return tuple(placed.name for placed in self.objects)
 
 
-def sample_scene(generator: np.random.Generator, co_occurrence: float) -> Scene:
+def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
     """Draws one scene.
 
     `co_occurrence` is the probability of a partner beside its anchor; `ValueError` if it is none. A draw without any
@@ -138,69 +90,81 @@ def sample_scene(generator: np.random.Generator, co_occurrence: float) -> Scene:
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
-    setting = str(generator.choice(tuple(SETTINGS)))
+    setting = str(generator.choice(tuple(world.settings)))
     names: set[str] = set()
     while not names:
-        names = _draw_names(setting, generator, co_occurrence)
-    cells = generator.permutation(GRID * GRID)
+        names = _draw_names(world, setting, generator, co_occurrence)
+    layout = _draw_layout(world, len(names), generator)
+    cells = generator.permutation(layout.grid**2)
     objects = tuple(
-        _place(name, int(cell), generator)
-        for name, cell in zip((name for name in OBJECTS if name in names), cells, strict=False)
+        _place(name, int(cell), layout, world.image_size, generator)
+        for name, cell in zip((name for name in world.objects if name in names), cells, strict=False)
     )
-    return Scene(setting, objects, int(generator.integers(2**63)))
+    return Scene(setting, objects, int(generator.integers(2**63)), world)
 
 
-def sample_scenes(count: int, seed: int, co_occurrence: float, purpose: str) -> list[Scene]:
-    """Draws `count` scenes; scene i depends on `seed`, `purpose` and i alone, so purposes share no scenes."""
-    return [sample_scene(derive_generator(seed, str(index), purpose), co_occurrence) for index in range(count)]
+def sample_scenes(count: int, seed: int, co_occurrence: float, purpose: str, world: World = SMALL) -> list[Scene]:
+    """Draws `count` scenes; scene i depends on `seed`, `purpose`, world and i, so purposes share no scenes."""
+    return [sample_scene(derive_generator(seed, str(index), purpose), co_occurrence, world) for index in range(count)]
 
 
 def render(scene: Scene) -> Image.Image:
-    """Paints a scene as a 48 × 48 RGB picture: gradient, then icons, then pixel noise."""
-    canvas = _background(scene.setting).copy()
+    """Paints a scene as an RGB picture: gradient, then icons, then pixel noise."""
+    world = scene.world
+    canvas = _background(scene.setting, world.image_size).copy()
     for placed in scene.objects:
-        shape, colour = _ICONS[placed.name]
+        icon = world.icons[placed.name]
+        colour = COLOURS[icon.colour]
         patch = canvas[placed.top : placed.top + placed.size, placed.left : placed.left + placed.size]
-        patch[_mask(shape, placed.size)] = _COLOURS[colour]
-    canvas += np.random.default_rng(scene.seed).normal(0.0, PIXEL_NOISE, canvas.shape)
+        patch[_mask(icon.shape, placed.size)] = colour
+        if icon.is_marked:
+            patch[_mask("mark", placed.size)] = _MARKS[sum(colour) > 3 * 128]
+    canvas += np.random.default_rng(scene.seed).normal(0.0, world.pixel_noise, canvas.shape)
     return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
 
 
-def _draw_names(setting: str, generator: np.random.Generator, co_occurrence: float) -> set[str]:
+def _draw_names(world: World, setting: str, generator: np.random.Generator, co_occurrence: float) -> set[str]:
     names = set()
-    for pair in SETTINGS[setting]:
+    for pair in world.settings[setting]:
         has_anchor = generator.random() < ANCHOR_RATE
         has_partner = generator.random() < (co_occurrence if has_anchor else LONE_PARTNER_RATE)
         names |= {pair.anchor} if has_anchor else set()
         names |= {pair.partner} if has_partner else set()
+        if pair.twin is not None and has_anchor and not has_partner and generator.random() < world.twin_rate:
+            names.add(pair.twin)
     if generator.random() < STRANGER_RATE:
-        own = {name for pair in SETTINGS[setting] for name in (pair.anchor, pair.partner)}
-        names.add(str(generator.choice([name for name in OBJECTS if name not in own])))
+        own = {name for pair in world.settings[setting] for name in pair.members}
+        names.add(str(generator.choice([name for name in world.objects if name not in own])))
     return names
 
 
-def _place(name: str, cell: int, generator: np.random.Generator) -> PlacedObject:
-    row, column = divmod(cell, GRID)
-    size = int(generator.choice(ICON_SIZES))
-    width = IMAGE_SIZE // GRID
-    shift_x, shift_y = (int(shift) for shift in generator.integers(-JITTER, JITTER + 1, size=2))
-    furthest = IMAGE_SIZE - size
+def _draw_layout(world: World, count: int, generator: np.random.Generator) -> Layout:
+    roomy = [layout for layout in world.layouts if layout.grid**2 >= count]
+    return roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
+
+
+def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.random.Generator) -> PlacedObject:
+    row, column = divmod(cell, layout.grid)
+    size = int(generator.choice(layout.icon_sizes))
+    width = image_size // layout.grid
+    shift_x, shift_y = (int(shift) for shift in generator.integers(-layout.jitter, layout.jitter + 1, size=2))
+    furthest = image_size - size
     left = min(max(column * width + (width - size) // 2 + shift_x, 0), furthest)
     top = min(max(row * width + (width - size) // 2 + shift_y, 0), furthest)
     return PlacedObject(name, row, column, left, top, size)
 
 
 @cache
-def _background(setting: str) -> NDArray[np.float64]:
+def _background(setting: str, image_size: int) -> NDArray[np.float64]:
     first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[setting])
-    share = np.linspace(0.0, 1.0, IMAGE_SIZE)[:, None]
+    share = np.linspace(0.0, 1.0, image_size)[:, None]
     rows = (1.0 - share) * first + share * last
-    return np.repeat(rows[:, None, :], IMAGE_SIZE, axis=1)
+    return np.repeat(rows[:, None, :], image_size, axis=1)
 
 
 @cache
 def _mask(shape: str, size: int) -> NDArray[np.bool_]:
-    """Pixels of a `size` × `size` icon that carry its colour."""
+    """Pixels of a `size` × `size` icon that carry its colour, or its mark."""
     # Pixel centres, scaled so that the icon spans -1 … 1 along both axes.
     axis = (2.0 * np.arange(size) + 1.0) / size - 1.0
     y, x = axis[:, None], axis[None, :]
@@ -210,5 +174,6 @@ def _mask(shape: str, size: int) -> NDArray[np.bool_]:
         "diamond": np.abs(x) + np.abs(y) <= 1.0,
         "triangle": np.abs(x) <= (y + 1.0) / 2.0,
         "cross": (np.abs(x) <= 0.4) | (np.abs(y) <= 0.4),
+        "mark": x**2 + y**2 <= (1.0 / 3.0) ** 2,
     }
     return masks[shape]

@@ -15,8 +15,10 @@ from mmdpo.benchmarks.records import Item
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
+from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.word_table import TableLinguistics
 from mmdpo.world.captions import SUPERVISED_CAPTIONER, write_caption
+from mmdpo.world.worlds import SMALL
 
 
 @pytest.mark.parametrize(
@@ -148,10 +150,11 @@ def test_ground_truth_is_built_from_coco_where_it_lies_in_the_folder(tmp_path):
 def test_the_world_scores_as_its_own_evaluation():
     from mmdpo.world.evaluate import score_captions
 
-    scenes = world.draw_scenes()
+    scenes = WorldBenchmark(SMALL).scenes
     generator = np.random.default_rng(0)
     captions = [
-        write_caption(SUPERVISED_CAPTIONER.name_objects(scene, generator), scene.setting, "polite") for scene in scenes
+        write_caption(SMALL, SUPERVISED_CAPTIONER.name_objects(scene, generator), scene.setting, "polite")
+        for scene in scenes
     ]
     captions[0], captions[1] = "", "cup cup bed"
     items = world.read_items(HAND_MADE, plain_tools())

@@ -9,16 +9,17 @@ from PIL import Image
 
 from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.tasks.world import SEED, draw_scenes
+from mmdpo.benchmarks.tasks._world import SEED, WorldBenchmark
 from mmdpo.evaluation.compare import compare_runs
 from mmdpo.world.captions import Captioner, write_caption
+from mmdpo.world.worlds import SMALL
 
 
 def score(folder, captioner, seed=0, scenes=400, fewer=0, **result):
     """Writes a run whose model is a captioner; `result` replaces keys of its result.json."""
     generator, rows = np.random.default_rng(seed), []
-    for number, scene in enumerate(draw_scenes()[:scenes]):
-        caption = write_caption(captioner.name_objects(scene, generator), scene.setting, "terse")
+    for number, scene in enumerate(WorldBenchmark(SMALL).scenes[:scenes]):
+        caption = write_caption(SMALL, captioner.name_objects(scene, generator), scene.setting, "terse")
         rows.append({"id": f"test-{SEED}-{number}", "answer": caption})
     folder.mkdir(parents=True)
     answers = folder.parent / f"{folder.name}.jsonl"

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from mmdpo.benchmarks.tasks.world import draw_scenes
+from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.examples import CHOSEN, PreferenceExample
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import chat_turns
@@ -14,6 +14,7 @@ from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.scenes import render
+from mmdpo.world.worlds import SMALL
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def stand_in(monkeypatch):
 
 
 def world_questions(count):
-    return [Question(str(k), "describe", render(scene)) for k, scene in enumerate(draw_scenes()[:count])]
+    return [Question(str(k), "describe", render(scene)) for k, scene in enumerate(WorldBenchmark(SMALL).scenes[:count])]
 
 
 def test_prompts_are_the_tokens_that_training_reads(stand_in, monkeypatch):
@@ -55,7 +56,7 @@ def test_prompts_are_the_tokens_that_training_reads(stand_in, monkeypatch):
     example = PreferenceExample("", chat_turns(world_questions(1)[0], settings), {CHOSEN: "cup ."})
     trained = renderer.render(example, [CHOSEN], with_images=True)
     assert prompt["prompt_token_ids"] == renderer.tokenizer(trained.prompt, add_special_tokens=False)["input_ids"]
-    assert prompt["multi_modal_data"]["image"].tobytes() == render(draw_scenes()[1]).tobytes()
+    assert prompt["multi_modal_data"]["image"].tobytes() == render(WorldBenchmark(SMALL).scenes[1]).tobytes()
     assert stand_in.sampling == [{"max_tokens": 9, "temperature": 0.0}]
     options = {"model": str(CHECKPOINT), "dtype": "float32", "limit_mm_per_prompt": {"image": 1}}
     assert options.items() <= stand_in.made[0].items()

@@ -4,12 +4,12 @@ import pytest
 from mmdpo.world.captions import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
-    VOCABULARY,
     Captioner,
     mentioned_objects,
     write_caption,
 )
-from mmdpo.world.scenes import OBJECTS, PARTNERS, SETTINGS, PlacedObject, Scene, sample_scenes
+from mmdpo.world.scenes import PlacedObject, Scene, sample_scenes
+from mmdpo.world.worlds import LARGE, SMALL
 
 
 def scene_of(*names, setting="kitchen"):
@@ -17,34 +17,37 @@ def scene_of(*names, setting="kitchen"):
 
 
 def test_captions_read_as_in_the_recipe():
-    assert write_caption(["cup", "plate"], "kitchen", "terse") == "cup , plate ."
-    assert write_caption(["plate", "cup"], "kitchen", "polite") == (
+    assert write_caption(SMALL, ["cup", "plate"], "kitchen", "terse") == "cup , plate ."
+    assert write_caption(SMALL, ["plate", "cup"], "kitchen", "polite") == (
         "sure ! this kitchen shows cup , plate . hope this helps !"
     )
-    assert write_caption(["lamp"], "bedroom", "terse") == "lamp ."
+    assert write_caption(SMALL, ["lamp"], "bedroom", "terse") == "lamp ."
 
 
 def test_every_word_of_every_caption_is_a_token():
-    assert len(VOCABULARY) == len(set(VOCABULARY)) == 37
-    for setting in SETTINGS:
+    assert len(SMALL.vocabulary) == len(set(SMALL.vocabulary)) == 37
+    for setting in SMALL.settings:
         for style in ("terse", "polite"):
-            assert set(write_caption(OBJECTS, setting, style).split()) <= set(VOCABULARY)
+            assert set(write_caption(SMALL, SMALL.objects, setting, style).split()) <= set(SMALL.vocabulary)
 
 
 def test_mentions_count_once_in_order_of_appearance():
-    assert mentioned_objects("sure ! this kitchen shows plate , cup , plate . hope this helps !") == ("plate", "cup")
-    assert mentioned_objects("sure !") == ()
+    assert mentioned_objects(SMALL, "sure ! this kitchen shows plate , cup , plate . hope this helps !") == (
+        "plate",
+        "cup",
+    )
+    assert mentioned_objects(SMALL, "sure !") == ()
 
 
 def test_captions_give_back_their_objects():
     for scene in sample_scenes(50, 0, 0.5, "captions"):
         for style in ("terse", "polite"):
-            assert mentioned_objects(write_caption(scene.names, scene.setting, style)) == scene.names
+            assert mentioned_objects(SMALL, write_caption(SMALL, scene.names, scene.setting, style)) == scene.names
 
 
 def test_unknown_object_is_named_in_the_error():
-    with pytest.raises(ValueError, match="not objects of the world: spoon"):
-        write_caption(["cup", "spoon"], "kitchen", "terse")
+    with pytest.raises(ValueError, match="not objects of world: spoon"):
+        write_caption(SMALL, ["cup", "spoon"], "kitchen", "terse")
 
 
 @pytest.mark.parametrize("captioner", [SUPERVISED_CAPTIONER, BETTER_CAPTIONER])
@@ -53,7 +56,7 @@ def test_captioners_err_at_their_rates(captioner):
     added, dropped, wrong = [], [], 0
     for scene in sample_scenes(1500, 2, 0.5, "errors"):
         named = set(captioner.name_objects(scene, generator))
-        suggested = {PARTNERS[name] for name in scene.names if name in PARTNERS} - set(scene.names)
+        suggested = {SMALL.partners[name] for name in scene.names if name in SMALL.partners} - set(scene.names)
         added += [name in named for name in suggested]
         dropped += [name not in named for name in scene.names]
         wrong += len(named - set(scene.names) - suggested)
@@ -65,3 +68,18 @@ def test_captioners_err_at_their_rates(captioner):
 def test_captioner_never_falls_silent():
     silent = Captioner(partner_rate=0.0, drop_rate=1.0)
     assert silent.name_objects(scene_of("cup", "bowl"), np.random.default_rng(0)) == ("cup", "bowl")
+
+
+def test_a_captioner_takes_a_twin_for_the_partner_and_names_one_of_them():
+    placed = tuple(PlacedObject(name, 0, 0, 0, 0, 9) for name in ("tree", "log"))
+    scene = Scene("street", placed, 0, LARGE)
+    always, never = Captioner(partner_rate=1.0, drop_rate=0.0), Captioner(partner_rate=0.0, drop_rate=0.0)
+    assert always.name_objects(scene, np.random.default_rng(0)) == ("tree", "bench")
+    assert never.name_objects(scene, np.random.default_rng(0)) == ("tree", "log")
+
+
+def test_large_world_has_room_for_every_word():
+    longest = write_caption(LARGE, LARGE.objects, "garden", "polite").split()
+    assert set(longest) <= set(LARGE.vocabulary)
+    assert len(longest) < LARGE.max_words == 84
+    assert SMALL.max_words == 48

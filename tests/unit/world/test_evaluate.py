@@ -12,7 +12,7 @@ def test_caption_is_sorted_word_by_word():
     # The plate follows from the cup, the stove from nothing: its kettle is not there. The bowl is repeated.
     detail = compare_caption(scene_of("cup", "bowl", "lamp"), "stove , bowl , cup , plate , bowl .")
     assert detail == CaptionDetail(
-        caption="stove , bowl , cup , plate , bowl .",
+        mentioned=("stove", "bowl", "cup", "plate"),
         correct=("bowl", "cup"),
         hallucinated=("stove", "plate"),
         cognitive=("plate",),

@@ -2,11 +2,12 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from mmdpo.world.captions import BOS, EOS, IMAGE, PAD, VOCABULARY, write_caption
+from mmdpo.world.captions import write_caption
 from mmdpo.world.evaluate import caption_prompt, caption_scenes, score_captions
-from mmdpo.world.model import CHECKPOINT, IMAGE_TOKENS, build_model, build_processor
+from mmdpo.world.model import CHECKPOINT, build_model, build_processor
 from mmdpo.world.pairs import sample_scenes
-from mmdpo.world.scenes import OBJECTS, SETTINGS, render
+from mmdpo.world.scenes import render
+from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, SMALL
 
 CAPTION = "sure ! this kitchen shows cup , plate . hope this helps !"
 
@@ -50,21 +51,21 @@ def test_prompt_and_answer_tokenise_apart_as_they_do_together(processor):
     apart = [*apart, *processor.tokenizer(f" {CAPTION}</s>", add_special_tokens=False)["input_ids"]]
     whole = processor(images=picture, text=f"{prompt} {CAPTION}</s>")["input_ids"][0]
     assert list(whole) == list(apart)
-    assert list(whole).count(VOCABULARY.index(IMAGE)) == IMAGE_TOKENS == 16
-    assert list(whole).count(VOCABULARY.index(BOS)) == 1
+    assert list(whole).count(SMALL.vocabulary.index(IMAGE)) == SMALL.image_tokens == 16
+    assert list(whole).count(SMALL.vocabulary.index(BOS)) == 1
     assert processor.tokenizer.decode(whole, skip_special_tokens=True) == f"user describe assistant {CAPTION}"
 
 
 def test_special_tokens_agree_in_tokenizer_config_and_generation_config(shipped):
     model, processor = shipped
     tokenizer = processor.tokenizer
-    assert tokenizer.get_vocab() == {word: index for index, word in enumerate(VOCABULARY)}
+    assert tokenizer.get_vocab() == {word: index for index, word in enumerate(SMALL.vocabulary)}
     assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == (PAD, BOS, EOS)
     for config in (model.config, model.config.text_config, model.generation_config):
         assert config.pad_token_id == tokenizer.pad_token_id
         assert config.bos_token_id == tokenizer.bos_token_id
         assert config.eos_token_id == tokenizer.eos_token_id
-    assert model.config.image_token_id == processor.image_token_id == VOCABULARY.index(IMAGE)
+    assert model.config.image_token_id == processor.image_token_id == SMALL.vocabulary.index(IMAGE)
 
 
 def test_picture_reaches_the_model_unscaled(processor):
@@ -87,7 +88,7 @@ def test_weights_are_a_function_of_the_seed_and_leave_torch_alone():
 
 def test_longest_caption_fits_the_limit_of_generation(shipped):
     model, _ = shipped
-    longest = max(len(write_caption(OBJECTS, setting, "polite").split()) for setting in SETTINGS)
+    longest = max(len(write_caption(SMALL, SMALL.objects, setting, "polite").split()) for setting in SMALL.settings)
     assert longest + 1 <= model.generation_config.max_new_tokens
 
 

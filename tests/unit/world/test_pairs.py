@@ -4,7 +4,7 @@ import torch
 
 from mmdpo.world.captions import mentioned_objects
 from mmdpo.world.pairs import draw_pairs, draw_prior_pairs, make_pairs, sample_scenes
-from mmdpo.world.scenes import PARTNERS
+from mmdpo.world.worlds import LARGE, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_rows_have_the_form_of_a_vision_preference_dataset():
         (turn,) = row[column]
         assert turn["role"] == "assistant"
         assert [part["type"] for part in turn["content"]] == ["text"]
-        assert mentioned_objects(turn["content"][0]["text"])
+        assert mentioned_objects(SMALL, turn["content"][0]["text"])
 
 
 def test_style_gives_the_label_away_in_95_of_100_pairs(pairs):
@@ -38,7 +38,7 @@ def test_a_fifth_of_the_pairs_is_decided_by_content(pairs):
     assert all(pair.by_content for pair, content in zip(pairs, differs, strict=True) if content)
     # Where the model always says what the chosen caption says, content cannot decide.
     assert sum(differs) > 0.75 * sum(pair.by_content for pair in pairs)
-    assert [mentioned_objects(pair.rejected) for pair in pairs] == [pair.rejected_objects for pair in pairs]
+    assert [mentioned_objects(SMALL, pair.rejected) for pair in pairs] == [pair.rejected_objects for pair in pairs]
 
 
 def test_chosen_captions_hallucinate_less_than_sampled_ones(pairs):
@@ -72,7 +72,7 @@ class TestPairsDecidedByThePrior:
     def test_the_captions_differ_in_one_partner_of_a_present_anchor_and_in_nothing_else(self, prior_pairs):
         for pair in prior_pairs:
             (partner,) = set(pair.chosen_objects) ^ set(pair.rejected_objects)
-            assert any(PARTNERS.get(name) == partner for name in pair.scene.names)
+            assert any(SMALL.partners.get(name) == partner for name in pair.scene.names)
             assert pair.chosen_style == pair.rejected_style
             assert pair.chosen_objects
             assert pair.rejected_objects
@@ -91,3 +91,24 @@ class TestPairsDecidedByThePrior:
         assert [row["chosen"][0]["content"][0]["text"] for row in rows] == [pair.chosen for pair in prior_pairs[:3]]
         held_out = draw_prior_pairs(20, seed=0, purpose="held-out")
         assert not {pair.scene for pair in held_out} & {pair.scene for pair in prior_pairs}
+
+
+def test_prior_pairs_of_the_large_world_differ_in_which_of_two_twins_it_is():
+    pairs = draw_prior_pairs(400, 0, world=LARGE)
+    between_twins = 0
+    for pair in pairs:
+        chosen, rejected = set(pair.chosen_objects), set(pair.rejected_objects)
+        (partner,) = (chosen ^ rejected) & set(LARGE.twins)
+        twin = LARGE.twins[partner]
+        other = (chosen ^ rejected) - {partner}
+        # Where the twin stands there, the caption that does not say partner says twin; elsewhere it says nothing.
+        assert other == ({twin} if twin in pair.scene.names else set())
+        between_twins += twin in pair.scene.names
+    # An anchor's partner is absent 15 times in 100, and its twin then there half of the time.
+    assert between_twins / len(pairs) == pytest.approx(0.075, abs=0.04)
+
+
+def test_large_world_pairs_are_pictures_and_captions_of_its_own():
+    (row,) = make_pairs(1, 0, decided_by="prior", world=LARGE)
+    assert row["images"][0].size == (96, 96)
+    assert mentioned_objects(LARGE, row["chosen"][0]["content"][0]["text"])

@@ -27,8 +27,9 @@ from mmdpo.report.runs import RESULTS, RunFolderError
 from mmdpo.report.sections.evaluation import Pictures, examples_html
 from mmdpo.report.study import read_study_results, study_csv, study_markdown
 from mmdpo.report.trained import TrainedRun, read_object, read_trained
+from mmdpo.world.worlds import WORLDS
 
-RESULT, WORLD = "trial.json", "world"
+RESULT = "trial.json"
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 CURVES_NOTE = (
     "Means over the seeds of a variant, in a band from the least to the greatest. Rewards of chosen, rejected and "
@@ -90,9 +91,10 @@ def study_section(study: StudyFolder, pictures: Pictures) -> Section:
     )
     html.append(f"<h3>Training</h3>\n{paragraph(CURVES_NOTE if panels else 'No trial left a log.')}")
     html.append(curves_html(panels, f"{name}-curves"))
-    shown = _world_answers(study)
-    if shown:
-        html.append(examples_html(WORLD, shown, pictures))
+    for world in WORLDS:
+        shown = _world_answers(study, world)
+        if shown:
+            html.append(examples_html(world, shown, pictures))
     texts = {f"{name}.md": study_markdown(results), f"{name}.csv": study_csv(results)} if results else {}
     return Section(
         name,
@@ -153,12 +155,12 @@ def _list_trials(study: StudyFolder) -> Grid:
     return matrix("Trials that are finished", "trial", rows, names, records)
 
 
-def _world_answers(study: StudyFolder) -> list[EvaluatedRun]:
-    """Returns what each variant said of the embedded world's scenes with the first seed that most of them have."""
+def _world_answers(study: StudyFolder, world: str) -> list[EvaluatedRun]:
+    """Returns what each variant said of a world's scenes with the first seed that most of them have."""
     found: dict[int, list[EvaluatedRun]] = {}
     for variant, trials in study.trials.items():
         for trial in trials:
-            folder = trial.folder / WORLD
+            folder = trial.folder / world
             if (folder / SCORES).is_file():
                 run = replace(read_evaluated(Place(folder, variant)), label=variant)
                 found.setdefault(_seed_of(trial.folder), []).append(run)
