@@ -25,12 +25,12 @@ def outcomes(tmp_path_factory):
     held_out = PreferenceDataset.from_rows(make_pairs(PLAN.held_out_pairs, PLAN.seed, purpose="held-out"))
     scenes = sample_scenes(PLAN.scenes, PLAN.seed)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    start = build.load_model(build.WORLD, training_options("dpo", folder, seed=0, epochs=1))
+    start = build.load_model("world", training_options("dpo", folder, seed=0, epochs=1))
     reference = score_pairs(start, processor, held_out, seed=PLAN.seed)
     found = {}
     for objective in ("dpo", "mdpo", "dpo_conditional"):
         args = training_options(objective, folder / objective, seed=PLAN.seed, epochs=PLAN.epochs)
-        trainer = MDPOTrainer(build.WORLD, args=args, train_dataset=pairs)
+        trainer = MDPOTrainer("world", args=args, train_dataset=pairs)
         trainer.train()
         policy = score_pairs(trainer.model, processor, held_out, seed=PLAN.seed)
         captions = caption_scenes(trainer.model, processor, scenes, batch_size=100)

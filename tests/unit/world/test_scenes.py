@@ -130,8 +130,8 @@ def test_large_scenes_have_a_cell_for_every_object_and_icons_of_all_sizes():
         assert all(max(placed.left, placed.top) + placed.size <= LARGE.image_size for placed in scene.objects)
     sizes = {placed.size for scene in scenes for placed in scene.objects}
     assert sizes == {size for layout in LARGE.layouts for size in layout.icon_sizes}
-    # A crop of 0 to 20 % of the area enlarges by at least 1 / √0.2 = 2.2: small things of one scene then look as large as
-    # large things of another.
+    # A crop of 0 to 20 % of the area enlarges by at least 1 / √0.2 = 2.2: small things then look as large as
+    # large things of another scene.
     assert max(sizes) > 2.2 * min(sizes) * 1.5
 
 
