@@ -15,6 +15,10 @@ def add_study_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--out", metavar="DIR", help="runs/NAME unless given; an interrupted study there goes on")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials that run at a time")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="instead of those of the study")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="VARIANT", help="these, and the one that others are compared to"
+    )
+    parser.add_argument("--world", metavar="WORLD", help="in this embedded world: world, world_large")
     parser.add_argument("--print", action="store_true", help="print the study file and exit, to make one's own of it")
     parser.set_defaults(verb=_study)
 
@@ -35,7 +39,7 @@ def _study(options: argparse.Namespace) -> int:
     from mmdpo.study.run import run_study
 
     prepare_server()
-    study = read_study(named[0], seeds=options.seeds)
+    study = read_study(named[0], seeds=options.seeds, variants=options.variants, world=options.world)
     results = run_study(study, options.out or Path("runs") / study.name, options.jobs, Console())
     return 1 if results["missing"] else 0
 

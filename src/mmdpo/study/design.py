@@ -67,6 +67,8 @@ class Study:
     """A study, checked."""
 
     file: str
+    command: str
+    """What runs it again."""
     name: str
     about: str
     variants: tuple[Variant, ...]

@@ -70,26 +70,62 @@ def read_text(name_or_path: str) -> str:
     return str((_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8"))
 
 
-def read_study(name_or_path: str, *, seeds: Sequence[int] | None = None) -> Study:
-    """Reads a study from its file, or a shipped one by name; `seeds` replaces those of the file.
+def read_study(
+    name_or_path: str,
+    *,
+    seeds: Sequence[int] | None = None,
+    variants: Sequence[str] | None = None,
+    world: str | None = None,
+) -> Study:
+    """Reads a study from its file, or a shipped one by name.
 
-    Every variant's recipe is tried. Raises StudyError.
+    `seeds` replaces those of the file, `variants` names those that are run (the first of the file always is, since
+    differences are taken to it), and `world` lays a study of one embedded world in another, under the name
+    STUDY-WORLD. Every variant's recipe is tried. Raises StudyError.
     """
     content = _load(read_text(name_or_path), name_or_path)
     file = name_or_path
+    command = f"mmdpo study {file}"
+    if world is not None:
+        content = _move(content, world, file)
+        command += f" --world {world}"
     _check_keys(content, KEYS, file, "")
     name = _check_name(content.get("name"), f"{file}: name")
     shared = _shared_options(content, file)
     evaluation = _read_evaluation(content.get("evaluation"), shared, file)
-    variants = _read_variants(content.get("variants"), shared, file)
+    listed = _read_variants(content.get("variants"), shared, file)
+    if variants is not None:
+        listed = _choose(listed, variants, file)
+        command += f" --variants {' '.join(variant.name for variant in listed[1:])}"
+    if seeds is not None:
+        command += f" --seeds {' '.join(map(str, seeds))}"
     keep = content.get("keep_models", False)
     if not isinstance(keep, bool):
         raise StudyError(f"{file}: keep_models is true or false; got {keep!r}")
     found = _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds), file)
-    study = Study(file, name, str(content.get("about", "")).strip(), variants, found, evaluation, keep, content)
-    for variant in variants:
+    about = str(content.get("about", "")).strip()
+    study = Study(file, command, name, about, listed, found, evaluation, keep, content)
+    for variant in listed:
         _try_recipe(variant, found[0], file)
     return study
+
+
+def _move(content: dict[str, Any], world: str, file: str) -> dict[str, Any]:
+    """Returns the content of a study of one embedded world as one of another."""
+    if find_world(world) is None:
+        raise StudyError(f"--world is {_WORLD_NAMES}; got {world!r}")
+    if str(content.get("recipe")) not in WORLDS:
+        raise StudyError(f"{file}: --world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none")
+    name = content.get("name") if content["recipe"] == world else f"{content.get('name')}-{world}"
+    return {**content, "recipe": world, "name": name}
+
+
+def _choose(listed: tuple[Variant, ...], names: Sequence[str], file: str) -> tuple[Variant, ...]:
+    known = [variant.name for variant in listed]
+    for name in names:
+        if name not in known:
+            raise StudyError(f"{file}: there is no variant {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+    return tuple(v for place, v in enumerate(listed) if place < 2 or v.name in names)
 
 
 def _shipped() -> Any:

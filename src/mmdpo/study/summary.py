@@ -39,7 +39,7 @@ def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "study": study.name,
         "about": study.about,
-        "command": f"mmdpo study {study.file}",
+        "command": study.command,
         "seeds": list(study.seeds),
         "baseline": baseline,
         "variants": {variant.name: variant.about for variant in study.variants},

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from mmdpo.study.design import START, StudyError
+from mmdpo.study.run import plan_trials
 from mmdpo.study.study_file import read_study, shipped_names
 
 GOOD = {
@@ -72,6 +73,53 @@ def test_mistakes_are_named_with_file_and_key(tmp_path, changes, said):
     with pytest.raises(StudyError, match=said) as caught:
         read_study(path)
     assert path in str(caught.value)
+
+
+def test_a_study_of_one_world_is_laid_in_another():
+    study = read_study("beyond_prior", world="world_large", variants=["adaptive", "sft_chosen"], seeds=[7])
+    assert study.name == "beyond_prior-world_large"
+    assert [variant.name for variant in study.variants] == [START, "mdpo", "adaptive", "sft_chosen"]
+    for variant in study.variants:
+        assert variant.options["model_name_or_path"] == variant.options["dataset_name"] == "world_large"
+        assert not variant.options["use_cpu"], "a GPU is used where there is one"
+        assert variant.decided_by == "prior"
+    assert (study.evaluation.world, study.evaluation.dataset_name) == ("world_large", "world_large")
+    assert study.command == (
+        "mmdpo study beyond_prior --world world_large --variants mdpo adaptive sft_chosen --seeds 7"
+    )
+    assert study.content["recipe"] == "world_large", "what is written is what was run"
+    assert read_study("beyond", world="world").name == "beyond"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"world": "wolrd"}, "--world is world or world_large; got 'wolrd'"),
+        ({"variants": ["sft_chosn"]}, "no variant 'sft_chosn'; did you mean 'sft_chosen'"),
+    ],
+    ids=["world", "variant"],
+)
+def test_what_a_study_does_not_have_cannot_be_chosen(options, said):
+    with pytest.raises(StudyError, match=said):
+        read_study("beyond", **options)
+
+
+def test_only_studies_of_a_world_move_to_another(tmp_path):
+    (tmp_path / "base.yaml").write_text("model_name_or_path: some/model\ndataset_name: pairs.jsonl\n")
+    path = write(tmp_path, recipe="base.yaml", options={}, evaluation={"dataset_name": "held_out.jsonl"})
+    with pytest.raises(StudyError, match="--world is for studies of an embedded world"):
+        read_study(path, world="world_large")
+
+
+def test_a_model_of_one_world_on_data_of_another_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="knows no pictures and words of world: set dataset_name to world_large"):
+        read_study(write(tmp_path, options={"model_name_or_path": "world_large"}))
+
+
+def test_a_world_that_was_not_built_says_how(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"make it once, by `python -m mmdpo.world.build --world world_large`"):
+        plan_trials(read_study("beyond", world="world_large"), tmp_path)
 
 
 def test_a_key_that_is_written_twice_is_refused(tmp_path):

@@ -33,7 +33,7 @@ def test_an_interval_by_hand():
 def results(tmp_path):
     """Two variants of three seeds; the second has failed with seed 2."""
     variants = tuple(Variant(name, f"about {name}", {}) for name in ("start", "a", "b"))
-    study = Study("file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
+    study = Study("file.yaml", "mmdpo study file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
     values = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 9.0, ("b", 0): 2.0, ("b", 1): 4.0}
     trials = []
     for variant in variants:
