@@ -1,18 +1,24 @@
-"""Preference pairs and test scenes of the embedded worlds: two kinds of pairs, each with a shortcut past the image.
+"""Preference pairs and test scenes of the embedded worlds: three kinds of pairs, by what decides them.
 
-style   the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
-prior   the two captions differ in one partner: named by one of them, beside a present anchor. The picture says which
-        is right, and since partners usually stand beside their anchors, the caption that names it usually wins
+style       the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
+prior       the two captions differ in one partner: named by one of them, beside a present anchor. The picture says
+            which is right, and since partners usually stand beside their anchors, the caption that names it usually
+            wins. What else they name is nearly always right
+correction  the two differ in one partner again, which is there as often as not, so that only the picture tells. What
+            else they name, both of them, is what the supervised captioner names: its mistakes are in the chosen one too
 
 In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
-objects, and on 81 % of the second, where it learns the very habit that hallucinates. Both are planted.
+objects, on 81 % of the second, where it learns the very habit that hallucinates, and on half of the third. Chosen
+captions of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like
+answers of the model itself of which somebody has mended one mistake. All of it is planted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,12 +26,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.examples import derive_generator, derive_seed
 from mmdpo.world import scenes as world_scenes
-from mmdpo.world.captions import BETTER_CAPTIONER, Style, canonical_order, mentioned_objects, write_caption
+from mmdpo.world.captions import (
+    BETTER_CAPTIONER,
+    SUPERVISED_CAPTIONER,
+    Captioner,
+    Style,
+    canonical_order,
+    mentioned_objects,
+    write_caption,
+)
 from mmdpo.world.evaluate import caption_prompt, generate_captions
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scene
 from mmdpo.world.worlds import SMALL, World
 
-DecidedBy: TypeAlias = Literal["style", "prior"]
+DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
 """As they usually are, of the chosen and of the rejected caption."""
@@ -38,7 +52,22 @@ SAMPLING_ROUNDS = 4
 """How often the model is asked again where its sample named just what the chosen caption names."""
 SAMPLING_BATCH = 128
 LABEL_AGREEMENT = 0.95
-"""Of the pairs decided by the prior: probability that the chosen caption is the one that the picture bears out."""
+"""Of pairs that differ in one partner: probability that the chosen caption is the one that the picture bears out."""
+
+
+class _Habit(NamedTuple):
+    """Where pairs that differ in one partner come from."""
+
+    co_occurrence: float
+    """Of their scenes."""
+    captioner: Captioner
+    """Who says what both captions name besides."""
+
+
+_HABITS: Mapping[DecidedBy, _Habit] = {
+    "prior": _Habit(SUPERVISED_CO_OCCURRENCE, BETTER_CAPTIONER),
+    "correction": _Habit(BALANCED_CO_OCCURRENCE, SUPERVISED_CAPTIONER),
+}
 
 
 @dataclass(frozen=True)
@@ -86,10 +115,10 @@ def make_pairs(
     `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
     samples become rejected captions; the world's own unless given.
     """
-    if decided_by == "prior":
-        pairs = draw_prior_pairs(count, seed, purpose=purpose, world=world)
-    else:
+    if decided_by == "style":
         pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
+    else:
+        pairs = draw_partner_pairs(count, seed, decided_by, purpose=purpose, world=world)
     return [
         {
             "id": f"{purpose}-{seed}-{index}",
@@ -123,28 +152,32 @@ def draw_pairs(
     return pairs
 
 
-def draw_prior_pairs(count: int, seed: int, *, purpose: str = "preference", world: World = SMALL) -> list[CaptionPair]:
-    """Draws the pairs decided by the prior that `make_pairs` writes out.
+def draw_partner_pairs(
+    count: int, seed: int, decided_by: DecidedBy = "prior", *, purpose: str = "preference", world: World = SMALL
+) -> list[CaptionPair]:
+    """Draws the pairs decided by the prior, or by a correction, that `make_pairs` writes out.
 
-    Their scenes are as the captioner's own training scenes were, partners beside anchors included, and every scene
-    holds an anchor of its setting. Style is the same on both sides, and so is every object but one. Where the partner's
-    twin stands in its place, it is that which the other caption names: the two differ in which of them it is.
+    Every scene holds an anchor of its setting. Those of the prior are as the captioner's own training scenes were,
+    partners beside anchors included; those of corrections are as test scenes are. Style is the same on both sides, and
+    so is every object but one. Where the partner's twin stands in its place, it is that which the other caption names:
+    the two differ in which of them it is.
     """
+    purpose = f"{purpose} pairs of the {decided_by}"
     return [
-        _draw_prior_pair(derive_generator(seed, str(index), f"{purpose} pairs of the prior"), world)
+        _draw_partner_pair(derive_generator(seed, str(index), purpose), _HABITS[decided_by], world)
         for index in range(count)
     ]
 
 
-def _draw_prior_pair(generator: np.random.Generator, world: World) -> CaptionPair:
+def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: World) -> CaptionPair:
     anchors: list[str] = []
     while not anchors:
-        scene = sample_scene(generator, SUPERVISED_CO_OCCURRENCE, world)
+        scene = sample_scene(generator, habit.co_occurrence, world)
         # Of its own setting: beside a stranger, the partner would be a surprise.
         anchors = [pair.anchor for pair in world.settings[scene.setting] if pair.anchor in scene.names]
     partner = world.partners[str(generator.choice(anchors))]
     twin = {world.twins[partner]} & set(scene.names) if partner in world.twins else set()
-    others = set(BETTER_CAPTIONER.name_objects(scene, generator)) - {partner} - twin
+    others = set(habit.captioner.name_objects(scene, generator)) - {partner} - twin
     # An anchor that the captioner dropped could leave nothing to say.
     without = canonical_order(world, (others | twin) or {name for name in scene.names if name != partner})
     with_partner = canonical_order(world, {*(set(without) - twin), partner})

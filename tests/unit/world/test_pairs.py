@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmdpo.world.captions import mentioned_objects
-from mmdpo.world.pairs import draw_pairs, draw_prior_pairs, make_pairs, sample_scenes
+from mmdpo.world.pairs import draw_pairs, draw_partner_pairs, make_pairs, sample_scenes
 from mmdpo.world.worlds import LARGE, SMALL
 
 
@@ -67,7 +67,7 @@ def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
 class TestPairsDecidedByThePrior:
     @pytest.fixture(scope="class")
     def prior_pairs(self):
-        return draw_prior_pairs(2000, seed=0)
+        return draw_partner_pairs(2000, seed=0)
 
     def test_the_captions_differ_in_one_partner_of_a_present_anchor_and_in_nothing_else(self, prior_pairs):
         for pair in prior_pairs:
@@ -89,12 +89,12 @@ class TestPairsDecidedByThePrior:
     def test_they_are_rows_like_the_others_with_scenes_of_their_own(self, prior_pairs):
         rows = make_pairs(3, seed=0, decided_by="prior")
         assert [row["chosen"][0]["content"][0]["text"] for row in rows] == [pair.chosen for pair in prior_pairs[:3]]
-        held_out = draw_prior_pairs(20, seed=0, purpose="held-out")
+        held_out = draw_partner_pairs(20, seed=0, purpose="held-out")
         assert not {pair.scene for pair in held_out} & {pair.scene for pair in prior_pairs}
 
 
 def test_prior_pairs_of_the_large_world_differ_in_which_of_two_twins_it_is():
-    pairs = draw_prior_pairs(400, 0, world=LARGE)
+    pairs = draw_partner_pairs(400, 0, world=LARGE)
     between_twins = 0
     for pair in pairs:
         chosen, rejected = set(pair.chosen_objects), set(pair.rejected_objects)
@@ -112,3 +112,32 @@ def test_large_world_pairs_are_pictures_and_captions_of_its_own():
     (row,) = make_pairs(1, 0, decided_by="prior", world=LARGE)
     assert row["images"][0].size == (96, 96)
     assert mentioned_objects(LARGE, row["chosen"][0]["content"][0]["text"])
+
+
+class TestCorrections:
+    @pytest.fixture(scope="class")
+    def corrections(self):
+        return draw_partner_pairs(2000, 0, "correction")
+
+    def test_only_the_picture_tells_which_is_chosen(self, corrections):
+        names_partner, is_right = [], []
+        for pair in corrections:
+            (partner,) = set(pair.chosen_objects) ^ set(pair.rejected_objects)
+            names_partner.append(partner in pair.chosen_objects)
+            is_right.append(names_partner[-1] == (partner in pair.scene.names))
+        assert np.mean(names_partner) == pytest.approx(0.5, abs=0.04)
+        assert np.mean(is_right) == pytest.approx(0.95, abs=0.02)
+
+    def test_chosen_captions_make_the_mistakes_of_the_supervised_captioner(self, corrections):
+        tempted, mistaken = 0, 0
+        for pair in corrections:
+            (decisive,) = set(pair.chosen_objects) ^ set(pair.rejected_objects)
+            for anchor, partner in SMALL.partners.items():
+                if anchor in pair.scene.names and partner not in pair.scene.names and partner != decisive:
+                    tempted += 1
+                    mistaken += partner in pair.chosen_objects
+        assert mistaken / tempted == pytest.approx(0.5, abs=0.05)
+
+    def test_they_are_not_the_pairs_of_the_prior(self, corrections):
+        assert not {pair.scene for pair in corrections} & {pair.scene for pair in draw_partner_pairs(50, 0)}
+        assert make_pairs(1, 0, decided_by="correction")[0]["chosen"][0]["content"][0]["text"] == corrections[0].chosen
