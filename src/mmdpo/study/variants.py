@@ -51,9 +51,14 @@ WORLD_OPTIONS: Mapping[str, Any] = MappingProxyType(
 
 
 def world_options(world: World) -> dict[str, Any]:
-    """Returns what the variants of a world are trained with; the large one's on a GPU, where there is one."""
+    """Returns what the variants of a world are trained with; the large one's on a GPU, where there is one.
+
+    The learning rate is inverse to the width of the model, as Adam's is under maximal-update parametrisation
+    (arXiv 2203.03466): twice the width, half the rate.
+    """
     options = {"model_name_or_path": world.name, "dataset_name": world.name, **WORLD_OPTIONS}
-    return options if world is SMALL else {**options, "use_cpu": False}
+    rate = WORLD_OPTIONS["learning_rate"] * SMALL.network.hidden_size / world.network.hidden_size
+    return options if world is SMALL else {**options, "use_cpu": False, "learning_rate": rate}
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def test_a_study_of_one_world_is_laid_in_another():
         assert variant.options["model_name_or_path"] == variant.options["dataset_name"] == "world_large"
         assert not variant.options["use_cpu"], "a GPU is used where there is one"
         assert variant.decided_by == "prior"
+        assert variant.options["learning_rate"] == 1.5e-4, "half of the small world's, for twice the width"
     assert (study.evaluation.world, study.evaluation.dataset_name) == ("world_large", "world_large")
     assert study.command == (
         "mmdpo study beyond_prior --world world_large --variants mdpo adaptive sft_chosen --seeds 7"
