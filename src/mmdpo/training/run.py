@@ -25,7 +25,8 @@ from mmdpo.examples import derive_generator
 from mmdpo.training.checkpoint_folder import MODEL_MARKS, UNFINISHED, find_last_whole, list_checkpoints, read_record
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
-from mmdpo.training.trainer import SKIPPED_ROWS, MDPOTrainer
+from mmdpo.training.row_order import SKIPPED_ROWS
+from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
