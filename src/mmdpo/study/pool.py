@@ -107,7 +107,8 @@ def _start(
     context: Any, trial: Trial, jobs: int, slot: int, gpus: Sequence[str], running: dict[Connection, _Running]
 ) -> None:
     here, there = context.Pipe(duplex=False)
-    threads = 1 if trial.is_of_small_world else max(1, (os.cpu_count() or 1) // jobs)
+    # Of what torch would take here, by OMP_NUM_THREADS or the cores that this process may use.
+    threads = 1 if trial.is_of_small_world else max(1, torch.get_num_threads() // jobs)
     gpu = gpus[slot % len(gpus)] if len(gpus) > 1 else None
     process = context.Process(target=_work, args=(trial, there, threads, gpu), name=trial.label)
     process.start()
