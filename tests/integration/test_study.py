@@ -5,6 +5,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
@@ -115,3 +120,36 @@ def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_pa
     assert "killed by signal 9" in said[0][1]
     assert said[1] == (1, None)
     assert json.loads((tmp_path / "seed-0/failure.json").read_text())["error"] == said[0][1]
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
+def test_a_trial_does_not_outlive_its_study(tmp_path, signal_sent):
+    endless = {**TINY, "options": {"num_train_epochs": 200}, "seeds": [0], "variants": TINY["variants"][:1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(endless))
+    command = [sys.executable, "-m", "mmdpo", "study", "--config", "study.yaml", "--out", "out"]
+    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "out/trials/dpo/.seed-0.partial/log.txt"
+    try:
+        wait_until(lambda: users_of(log), seconds=120)
+    finally:
+        study.send_signal(signal_sent)
+        study.wait()
+    wait_until(lambda: not users_of(log), seconds=20)
+    assert log.exists(), "by now the place may be that of the same study, begun again"
+
+
+def wait_until(is_true, seconds):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def users_of(path):
+    """Returns the processes that have a file open; Linux alone says so."""
+    users = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == path:
+                users.add(link.parts[2])
+    return users

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -116,8 +117,20 @@ def _start(
     running[here] = _Running(trial, process, slot)
 
 
+def _end_with_parent() -> None:
+    """Ends this process when its study's does, however that ended.
+
+    A trial that went on alone would meet the one that the same command, given again, writes in the same place.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 def _work(trial: Trial, connection: Connection, threads: int, gpu: str | None) -> None:
     """Runs one trial in this process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
@@ -129,8 +142,6 @@ def _work(trial: Trial, connection: Connection, threads: int, gpu: str | None) -
     try:
         run_trial(trial, trial.aside, lambda *said: connection.send(Progress(*said)))
         _replace(trial)
-    except BrokenPipeError:
-        shutil.rmtree(trial.aside, ignore_errors=True)  # nobody is waiting for it any more
     except Exception as error:
         traceback.print_exc()
         record_failure(trial, f"{type(error).__name__}: {error}", traceback.format_exc())
