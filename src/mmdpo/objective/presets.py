@@ -1,4 +1,4 @@
-"""Published objectives as lists of terms. A new one is one entry here and nothing else.
+"""Published objectives as lists of terms, and four of our own. A new one is one entry here and nothing else.
 
 Notation of the comments: w, l are the chosen and the rejected answer, or the original and the corrupted image; ∅ is no
 image. R ranks, A₊ anchors above 0, NLL is supervised; see `terms/`. Every R without a factor has weight 1.
@@ -21,8 +21,14 @@ ALTERNATIVE = "alternative"
 WA = Cell(ORIGINAL, ALTERNATIVE)
 LA = Cell(CORRUPTED, ALTERNATIVE)
 
+OW = Cell("random_image", CHOSEN)
+"""Under another example's image, whatever the run's corruption."""
+
 WEIGHT = "weight"
 """Numeric column that MMedPO reads: the clinical weight s of the pair."""
+
+OTHER_IMAGE = "rank_image_other"
+"""Name in the logs of a second conditional term."""
 
 PRESETS: dict[str, tuple[Term, ...]] = {
     # mDPO (arXiv 2406.11839): R([w,w] > [w,l]) + R([w,w] > [l,w]) + A₊([w,w])
@@ -57,6 +63,26 @@ PRESETS: dict[str, tuple[Term, ...]] = {
     "mmedpo": (Rank((WW, LL), weight_column=WEIGHT),),
     # HA-DPO (2311.16839): R([w,w] > [w,l]) + 0.5 NLL([w,w])
     "hadpo": (Rank((WW, WL)), NLL(WW, weight=0.5)),
+    # Ours, found on the embedded world and confirmed on seeds that chose nothing; the evidence: docs/studies/log.md.
+    # mDPO with another example's image, o, as the corrupted one: R([w,w] > [w,l]) + R([w,w] > [o,w]) + A₊([w,w])
+    "mdpo_other_image": (Rank((WW, WL)), Rank((WW, OW)), Anchor(WW)),
+    # mDPO with two: R([w,w] > [w,l]) + ½ R([w,w] > [l,w]) + ½ R([w,w] > [o,w]) + A₊([w,w])
+    "mdpo_two_images": (
+        Rank((WW, WL)),
+        Rank((WW, LW), weight=0.5),
+        Rank((WW, OW), weight=0.5, label=OTHER_IMAGE),
+        Anchor(WW),
+    ),
+    # mDPO whose conditional term weighs 2σ(r[l,w] − r[w,l]), more where the answer is preferred whatever the image
+    "mdpo_adaptive": (Rank((WW, WL)), Rank((WW, LW), rival=WL), Anchor(WW)),
+    # Both of these, and a little supervised training: + 0.1 NLL([w,w])
+    "mdpo_combined": (
+        Rank((WW, WL)),
+        Rank((WW, LW), weight=0.5, rival=WL),
+        Rank((WW, OW), weight=0.5, rival=WL, label=OTHER_IMAGE),
+        Anchor(WW),
+        NLL(WW, weight=0.1),
+    ),
     # Supervised training on the chosen answers: the control that every comparison needs
     "sft_chosen": (NLL(WW),),
 }

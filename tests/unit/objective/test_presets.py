@@ -24,6 +24,7 @@ CELLS = {
     ("none", "rejected"): ([-8, -35], [-14, -35]),  # 3
     ("original", "alternative"): ([-12, -36], [-11, -36]),  # −0.5
     ("corrupted", "alternative"): ([-7, -37], [-14, -37]),  # 3.5
+    ("random_image", "chosen"): ([-13, -38], [-15, -38]),  # 1
 }
 WEIGHTS = {"weight": torch.tensor([3.0, 2.0])}
 
@@ -31,6 +32,11 @@ WEIGHTS = {"weight": torch.tensor([3.0, 2.0])}
 def logistic(margin):
     """−log σ of a margin or of an anchored reward."""
     return math.log1p(math.exp(-margin))
+
+
+def adapted(ahead):
+    """2 σ of how far the rewards are ahead of a rival."""
+    return 2 / (1 + math.exp(-ahead))
 
 
 MDPO = logistic(2 - -1) + logistic(2 - -1.5) + logistic(2)
@@ -54,6 +60,21 @@ BY_HAND = {
     ],
     "mmedpo": [3 * logistic(2 - 0.5), 2 * LN_2],
     "hadpo": [logistic(2 - -1) + 0.5 * 10 / 5, LN_2 + 0.5 * 30 / 10],
+    "mdpo_other_image": [logistic(2 - -1) + logistic(2 - 1) + logistic(2), 3 * LN_2],
+    "mdpo_two_images": [
+        logistic(2 - -1) + 0.5 * logistic(2 - -1.5) + 0.5 * logistic(2 - 1) + logistic(2),
+        3 * LN_2,
+    ],
+    # A rival at −1: the corrupted image's weight is 2σ(−1.5 + 1), another image's 2σ(1 + 1).
+    "mdpo_adaptive": [logistic(2 - -1) + adapted(-0.5) * logistic(2 - -1.5) + logistic(2), 3 * LN_2],
+    "mdpo_combined": [
+        logistic(2 - -1)
+        + 0.5 * adapted(-0.5) * logistic(2 - -1.5)
+        + 0.5 * adapted(2) * logistic(2 - 1)
+        + logistic(2)
+        + 0.1 * 10 / 5,
+        3 * LN_2 + 0.1 * 30 / 10,
+    ],
     "sft_chosen": [10 / 5, 30 / 10],
 }
 
