@@ -158,6 +158,17 @@ class TestMissing:
         ):
             assert said in page.all_text
 
+    def test_an_unfinished_study_lists_its_trials_in_the_order_of_its_file(self, tmp_path):
+        study = tmp_path / "study"
+        for name in ("alpha", "start", "zeta"):
+            (study / "trials" / name / "seed-0").mkdir(parents=True)
+            (study / "trials" / name / "seed-0" / "trial.json").write_text(json.dumps({"metrics": {"m": 1}}))
+        (study / "study.yaml").write_text("variants: [{name: zeta}, {name: unbegun}, {name: alpha}]")
+        text = read_report([study], tmp_path).all_text
+        places = [text.index(f"{name}, seed 0") for name in ("start", "zeta", "alpha")]
+        assert places == sorted(places)
+        assert "unbegun, seed" not in text
+
     def test_a_run_without_a_result_that_others_have_is_named(self, tmp_path):
         first, second = (write_trained(tmp_path / name) for name in ("first", "second"))
         write_evaluated(first / "pope")

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmdpo.report.curves import overlay_panels
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
 from mmdpo.report.figures import draw_panels
-from mmdpo.report.folders import SCORES, TRIALS, Place
+from mmdpo.report.folders import SCORES, STUDY, TRIALS, Place
 from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval, show_number
 from mmdpo.report.layout import (
     Section,
@@ -59,7 +61,9 @@ def read_study(place: Place) -> StudyFolder:
         results = {}
     missing += [f"{place.label}: {e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
     folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=_seed_of)
-    names = dict.fromkeys((*results.get("variants", ()), *(folder.parent.name for folder in folders)))
+    found = {folder.parent.name: None for folder in folders}
+    planned = results.get("variants") or [name for name in _planned_variants(place) if name in found]
+    names = dict.fromkeys((*planned, *found))
     trials = {
         name: [
             replace(read_trained(Place(folder, name), needs_model=False), label=f"{name}, seed {_seed_of(folder)}")
@@ -69,6 +73,15 @@ def read_study(place: Place) -> StudyFolder:
         for name in names
     }
     return StudyFolder(place, results, trials, tuple(missing))
+
+
+def _planned_variants(place: Place) -> list[str]:
+    """Returns the variants in the order of the study's file, the start first; none where it cannot be read."""
+    try:
+        content = yaml.safe_load((place.path / STUDY).read_text(encoding="utf-8"))
+        return ["start", *(str(variant["name"]) for variant in content["variants"])]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return []
 
 
 def study_section(study: StudyFolder, pictures: Pictures) -> Section:
