@@ -12,8 +12,9 @@ from mmdpo.world.build import (
     tokenize_captions,
     train_checkpoint,
 )
-from mmdpo.world.model import CHECKPOINT, build_processor
+from mmdpo.world.model import CHECKPOINT, build_model, build_processor
 from mmdpo.world.scenes import sample_scenes
+from mmdpo.world.worlds import LARGE
 
 TINY = BuildPlan(scenes=24, vision=Schedule(2, 1e-3, batch_size=8), captions=Schedule(2, 1e-3, batch_size=8))
 
@@ -66,3 +67,17 @@ def test_script_reproduces_the_quality_of_the_shipped_checkpoint(tmp_path):
     assert made.chair_i == pytest.approx(shipped.chair_i, abs=6)
     assert made.cog == pytest.approx(shipped.cog, abs=6)
     assert made.cover == pytest.approx(shipped.cover, abs=2.5)
+
+
+def test_the_shipped_world_is_not_built_over_by_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["--world", "world"])
+    assert "give --output_dir: the checkpoint of world ships with the package" in capsys.readouterr().err
+
+
+def test_the_large_captioner_is_of_the_size_that_the_world_says():
+    model, network = build_model(0, LARGE), LARGE.network
+    assert 5e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
+    assert len(model.model.language_model.layers) == network.text_layers
+    assert model.config.image_seq_length == LARGE.image_tokens == 36
+    assert model.generation_config.max_new_tokens == LARGE.max_words
