@@ -1,7 +1,7 @@
 """The two embedded worlds: what stands in them, how their pictures are made, and how large their captioner is.
 
 world         48 × 48 pixels, 18 objects, a captioner of 0.99 million parameters that ships with the package
-world_large   96 × 96 pixels, 36 objects, a captioner of 5.6 million that `python -m mmdpo.world.build` makes
+world_large   96 × 96 pixels, 36 objects, a captioner of 5.8 million that `python -m mmdpo.world.build` makes
 
 The large one is harder in two ways, both meant to be fairer to methods that corrupt images. Every partner has a twin,
 another object that looks like it but for a mark of a few pixels and that often stands in its place: a small detail

@@ -61,12 +61,7 @@ BY_HAND = {
     "mmedpo": [3 * logistic(2 - 0.5), 2 * LN_2],
     "hadpo": [logistic(2 - -1) + 0.5 * 10 / 5, LN_2 + 0.5 * 30 / 10],
     "mdpo_other_image": [logistic(2 - -1) + logistic(2 - 1) + logistic(2), 3 * LN_2],
-    "mdpo_two_images": [
-        logistic(2 - -1) + 0.5 * logistic(2 - -1.5) + 0.5 * logistic(2 - 1) + logistic(2),
-        3 * LN_2,
-    ],
     # A rival at −1: the corrupted image's weight is 2σ(−1.5 + 1), another image's 2σ(1 + 1).
-    "mdpo_adaptive": [logistic(2 - -1) + adapted(-0.5) * logistic(2 - -1.5) + logistic(2), 3 * LN_2],
     "mdpo_combined": [
         logistic(2 - -1)
         + 0.5 * adapted(-0.5) * logistic(2 - -1.5)
