@@ -260,9 +260,12 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any], file: str) -> Evalu
     _check_benchmarks(benchmarks, file, has_scenes=bool(values.get("scenes")))
     own = find_world(shared.get("dataset_name"))
     world = values.get("world", (own or SMALL).name)
-    if find_world(world) is None:
+    if not isinstance(world, str) or find_world(world) is None:
         raise StudyError(f"{file}: evaluation: world is {_WORLD_NAMES}; got {world!r}")
     name = values.get("dataset_name", None if own is None else own.name)
+    for key, named in (("world", world), ("dataset_name", name)):
+        if own is not None and named in WORLDS and named != own.name:
+            raise StudyError(f"{file}: evaluation: {key} is {named}, and the study trains on {own.name}: leave it out")
     if name is None and values.get("pairs") is not None:
         raise StudyError(f"{file}: evaluation: pairs needs dataset_name, the held-out pairs to measure preferences on")
     kind = values.get("decided_by", shared.get("decided_by", "style"))

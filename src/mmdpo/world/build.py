@@ -14,6 +14,7 @@ import argparse
 import copy
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -181,17 +182,21 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     `FileExistsError` if the folder holds anything.
     """
     refuse_used_folder(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    # Written aside and renamed: what lies under its name is whole, however the build ended.
+    aside = output_dir.with_name(f".{output_dir.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     half = copy.deepcopy(model).half()
-    half.save_pretrained(output_dir)
-    build_processor(world).save_pretrained(output_dir)
-    path = output_dir / "config.json"
+    half.save_pretrained(aside)
+    build_processor(world).save_pretrained(aside)
+    path = aside / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     # safetensors lets nobody but the owner read what it writes; a packaged file is everybody's.
-    (output_dir / "model.safetensors").chmod(0o644)
+    (aside / "model.safetensors").chmod(0o644)
+    aside.replace(output_dir)
 
 
 def refuse_used_folder(folder: Path) -> None:

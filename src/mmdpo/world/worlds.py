@@ -150,7 +150,7 @@ class World:
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"the checkpoint of {self.name} is not in {folder}: make it once, by `python -m mmdpo.world.build "
-                f"--world {self.name}`, which takes about twenty minutes on two cores and a few on a GPU"
+                f"--world {self.name}`, which took twenty minutes of one CPU core"
             )
         return folder
 

@@ -63,6 +63,12 @@ def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
         ({"evaluation": {"scene": 4}}, "evaluation: unknown key 'scene'; did you mean 'scenes'"),
         ({"evaluation": {"benchmarks": [{"name": "popo"}]}}, "no 'popo'; did you mean 'pope'"),
         ({"evaluation": {"scenes": 4, "benchmarks": [{"name": "world"}]}}, "measure the same"),
+        (
+            {"evaluation": {"scenes": 4, "world": ["world"]}},
+            r"world is world or world_large; got \['world'\]",
+        ),
+        ({"evaluation": {"scenes": 4, "world": "world_large"}}, "world is world_large, and the study trains on world"),
+        ({"evaluation": {"dataset_name": "world_large"}}, "dataset_name is world_large, and the study trains on world"),
         ({"recipe": "nowhere.yaml"}, "there is no file"),
         ({"varients": []}, "unknown key 'varients'; did you mean 'variants'"),
     ],

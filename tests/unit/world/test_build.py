@@ -81,3 +81,18 @@ def test_the_large_captioner_is_of_the_size_that_the_world_says():
     assert len(model.model.language_model.layers) == network.text_layers
     assert model.config.image_seq_length == LARGE.image_tokens == 36
     assert model.generation_config.max_new_tokens == LARGE.max_words
+
+
+def test_a_build_that_is_cut_short_leaves_nothing_under_its_name(tmp_path, monkeypatch):
+    model = train_checkpoint(0, TINY, lambda line: None)
+
+    def fail(world):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmdpo.world.build.build_processor", fail)
+        with pytest.raises(OSError, match="no space left"):
+            save_checkpoint(model, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    save_checkpoint(model, tmp_path / "made")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["made"]
