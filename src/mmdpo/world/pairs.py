@@ -177,7 +177,7 @@ def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: Wor
         anchors = [pair.anchor for pair in world.settings[scene.setting] if pair.anchor in scene.names]
     partner = world.partners[str(generator.choice(anchors))]
     twin = {world.twins[partner]} & set(scene.names) if partner in world.twins else set()
-    others = set(habit.captioner.name_objects(scene, generator)) - {partner} - twin
+    others = set(habit.captioner.name_objects(scene, generator)) - {partner}
     # An anchor that the captioner dropped could leave nothing to say.
     without = canonical_order(world, (others | twin) or {name for name in scene.names if name != partner})
     with_partner = canonical_order(world, {*(set(without) - twin), partner})
