@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +46,9 @@ CHANGES_OF_LOGITS = (
 
 UNREAD = ("hidden_states", "attentions")
 """What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
+
+PIXELS, FEATURES = "pixel_values", "mm_encoder_outputs"
+"""Arguments of a model's forward: pictures, and what its encoder made of them (transformers 5.18 and newer)."""
 
 
 @dataclass(frozen=True)
@@ -172,58 +174,61 @@ class Family:
 
         `tokens` counts the image placeholder tokens of each context; `image_inputs` is what the processor gave for the
         contexts, in order. `memo` keeps the encoder's output: a second model with the same frozen tower and projector
-        that is given the same memo encodes nothing. The model's own forward still calls its `get_image_features`, so
-        that data-parallel wrappers see one ordinary forward.
+        that is given the same memo encodes nothing. The images are encoded inside the forward of the module that reads
+        them, and given to it as `mm_encoder_outputs`, an argument of transformers' own: data-parallel wrappers see one
+        ordinary forward.
         """
-        owner, original = _find_image_encoder(model)
-        names = list(inspect.signature(original).parameters)
+        owner = find_image_reader(model)
+        own = {name: image_inputs[name] for name in _parameters_of(owner.get_image_features) if name in image_inputs}
         part_of = self.locate_parts(model).part_of
         moves = any(p.requires_grad and part_of(name) != "language_model" for name, p in model.named_parameters())
 
-        def encode(*args: Any, **kwargs: Any) -> Any:
+        def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             if "features" not in memo:
-                # Some models pass by position, some by name; decorators of theirs insist on the same.
-                own = [image_inputs.get(name, value) for name, value in zip(names, args, strict=False)]
-                named = {name: image_inputs.get(name, kwargs[name]) for name in kwargs}
                 # Frozen weights alone do not keep a tower out of the graph: PEFT lets embeddings require gradients.
                 with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
-                    output = original(*own, **named)
-                memo["features"] = {name: value for name, value in vars(output).items() if name not in UNREAD}
-            features = dict(memo["features"])
-            features["pooler_output"] = _repeat(features["pooler_output"], tokens, contexts)
+                    output = owner.get_image_features(**own, return_dict=True)
+                memo["features"] = type(output)(**{name: value for name, value in output.items() if name not in UNREAD})
+            features = memo["features"]
+            repeated = {"pooler_output": _repeat(features.pooler_output, tokens, contexts)}
             if features.get("deepstack_features") is not None:
-                features["deepstack_features"] = [
-                    _repeat(layer, tokens, contexts) for layer in features["deepstack_features"]
+                repeated["deepstack_features"] = [
+                    _repeat(layer, tokens, contexts) for layer in features.deepstack_features
                 ]
-            return SimpleNamespace(**features)
+            kwargs = {**kwargs, PIXELS: None, FEATURES: {"image": type(features)(**{**features, **repeated})}}
+            return args, kwargs
 
-        # An attribute of the instance hides the method of the class, and deleting it brings the method back.
-        owner.__dict__["get_image_features"] = encode
+        handle = owner.register_forward_pre_hook(hand_over, with_kwargs=True)
         try:
             yield
         finally:
-            del owner.__dict__["get_image_features"]
+            handle.remove()
 
 
-def _find_image_encoder(model: nn.Module) -> tuple[nn.Module, Callable[..., Any]]:
-    """Returns the innermost module around the text decoder with `get_image_features`, and that method.
+def find_image_reader(model: nn.Module) -> Any:
+    """Returns the innermost module around the text decoder that encodes images and puts them among the text.
 
-    The forward of every family calls it there. What lies further out (PEFT, the class with the head) forwards to it;
-    beside the decoder, a vision tower may have a method of that name for itself.
+    What lies further out (PEFT, the class with the head) passes its arguments on to it; beside the decoder, a vision
+    tower may have a `get_image_features` for itself. Raises ValueError for a model that has no such module.
     """
     decoder = model.get_decoder()  # type: ignore[operator]
     found = [
         module
         for module in model.modules()
         if callable(getattr(type(module), "get_image_features", None))
+        and FEATURES in _parameters_of(type(module).forward)
         and any(inner is decoder for inner in module.modules())
     ]
     if not found:
         raise ValueError(
-            f"{type(model).__name__} has no get_image_features: models that read images through cross-attention are "
-            "not supported"
+            f"{type(model).__name__} does not put image features among the text (get_image_features, and a forward "
+            f"that takes {FEATURES}): models that read images through cross-attention are not supported"
         )
-    return found[-1], found[-1].get_image_features  # type: ignore[return-value]
+    return found[-1]
+
+
+def _parameters_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
