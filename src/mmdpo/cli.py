@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training that SIGTERM has stopped, checkpoint saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["train"] and not {"-h", "--help"} & set(arguments):
+    if arguments[:1] == ["train"]:
         return _run(lambda: _train(arguments[1:]))  # its flags are every key of a recipe: TRL's parser reads them
     options = _build_parser().parse_args(arguments)
     return _run(lambda: options.verb(options))
@@ -49,9 +49,7 @@ def _build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0)
     quickstart.set_defaults(verb=_quickstart)
 
-    train = verbs.add_parser("train", help="train a model: --config recipe.yaml [--key value …]", add_help=False)
-    train.add_argument("-h", "--help", action="store_true")
-    train.set_defaults(verb=lambda _: _train_help())
+    verbs.add_parser("train", help="train a model: --config recipe.yaml [--key value …]")  # `main` has taken it
 
     convert = verbs.add_parser("convert", help="turn a checkpoint of another layout into one that transformers loads")
     kinds = convert.add_subparsers(title="checkpoints", metavar="KIND", required=True)
@@ -137,6 +135,15 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from mmdpo.training.keys import check_flags, describe_keys
+
+    if {"-h", "--help", "--help_all"} & set(arguments):
+        return _print(describe_keys(every="--help_all" in arguments))
+    is_dry = "--dry_run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry_run"]
+    # A misspelt flag is said at once, before seconds of imports.
+    check_flags([argument for argument in arguments if argument.partition("=")[0] != "--config"])
+
     import logging
 
     from rich.console import Console
@@ -148,11 +155,11 @@ def _train(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     # Of the processes that a launcher starts, the first alone tells how the run goes.
     logging.getLogger("mmdpo").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if "--dry_run" in arguments:
+    if is_dry:
         from mmdpo.training.dry_run import dry_run
 
         _quiet_libraries()
-        dry_run([argument for argument in arguments if argument != "--dry_run"], Console())
+        dry_run(arguments, Console())
         return 0
     try:
         trainer = train(arguments)
@@ -163,12 +170,6 @@ def _train(arguments: Sequence[str]) -> int:
     if trainer.is_world_process_zero():
         Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}")
     return 0
-
-
-def _train_help() -> int:
-    from mmdpo.training.recipe import describe_keys
-
-    return _print(describe_keys())
 
 
 def _convert_bunny(options: argparse.Namespace) -> int:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
-from mmdpo.corruption import names as corruption_names
-from mmdpo.data.formats import names as format_names
-from mmdpo.objective import preset_names, term_names
 from mmdpo.training.config import SECRETS, MDPOConfig
+from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, known_keys, name_nearest
 from mmdpo.world.worlds import find_world
 
-HIDDEN = ("ignore_bias_buffers",)
-"""Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
-
-
-class RecipeError(ValueError):
-    """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
+__all__ = ["Recipe", "RecipeError", "parse_recipe"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +57,10 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     valid one), and for values that do not fit.
     """
     parser = _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
-    known = {action.dest for action in parser._actions if action.dest != "help"} - set(HIDDEN)
     arguments = list(arguments)
     config = _pop_config(arguments)
-    _check_flags(arguments, known)
-    values = _read_yaml(config, known) if config is not None else {}
+    check_flags(arguments)
+    values = _read_yaml(config) if config is not None else {}
     parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
     # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
     arguments = [*_to_flags(values), *arguments]
@@ -92,40 +82,6 @@ def _check_worlds(model: str | None, dataset: str | None) -> None:
         raise RecipeError(
             f"the model of {mine.name} knows no pictures and words of {theirs.name}: set dataset_name to {mine.name}"
         )
-
-
-def describe_keys() -> str:
-    """Returns what `mmdpo train --help` prints: every key that is ours, and where the others come from."""
-    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
-    lines = [
-        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
-        "",
-        "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed;",
-        "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and prints",
-        "what the run would train, on how many tokens and in how much memory; it reads no weights and writes no file.",
-        "",
-    ]
-    for title, kind in (
-        ("mmdpo", MDPOConfig),
-        ("model and adapter (TRL)", ModelConfig),
-        ("dataset (TRL)", ScriptArguments),
-    ):
-        lines.append(f"{title}:")
-        for field in dataclasses.fields(kind):
-            if field.name in inherited or field.name in HIDDEN:
-                continue
-            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
-            lines.append(f"  {field.name:<28} {field.metadata.get('help', '')}{default}")
-        lines.append("")
-    lines += [
-        "and every field of transformers.TrainingArguments (learning_rate, per_device_train_batch_size, report_to, …).",
-        "",
-        f"objectives:   {', '.join(preset_names())}",
-        f"terms:        {', '.join(term_names())}",
-        f"corruptions:  {', '.join(corruption_names())}",
-        f"formats:      {', '.join(format_names())}",
-    ]
-    return "\n".join(lines)
 
 
 class _Parser(TrlParser):
@@ -165,7 +121,7 @@ def _pop_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             values = yaml.load(file, Loader=_StrictLoader)
@@ -176,8 +132,8 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a flat mapping of keys to values")
     for key in values:
-        if key not in known:
-            raise RecipeError(f"{path}: unknown key {key!r}{_nearest(str(key), known)}")
+        if key not in known_keys():
+            raise RecipeError(f"{path}: unknown key {key!r}{name_nearest(str(key), known_keys())}")
     return values
 
 
@@ -189,24 +145,6 @@ def _to_flags(values: dict[str, Any]) -> Iterator[str]:
             yield from (f"--{key}", *map(str, value))
         elif value not in (None, []):
             yield f"--{key}={value}"
-
-
-def _check_flags(arguments: Sequence[str], known: set[str]) -> None:
-    seen = set()
-    for argument in arguments:
-        if not argument.startswith("--"):
-            continue
-        key = argument[2:].partition("=")[0].replace("-", "_")
-        if key not in known:
-            raise RecipeError(f"unknown flag --{key}{_nearest(key, known)}")
-        if key in seen:
-            raise RecipeError(f"the flag --{key} is given twice")
-        seen.add(key)
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _to_plain(value: Any) -> Any:
