@@ -90,7 +90,7 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("--objective", default="mdpo", help="the objective whose cells are tried, with a model")
     check.add_argument("--max_length", type=int, default=2048)
     check.add_argument("--max_image_pixels", type=int, default=100_000_000)
-    check.add_argument("--num_proc", type=int, default=4, help="threads")
+    check.add_argument("--num_proc", type=int, default=min(4, os.cpu_count() or 1), help="processes")
     check.add_argument("--faults", default=None, metavar="FILE", help="write the faulty rows to this JSONL file")
     check.add_argument("--trust_remote_code", action="store_true")
     check.set_defaults(verb=_data_check)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
@@ -99,28 +99,41 @@ def inspect_example(example: PreferenceExample) -> ExampleFacts:
 
 
 def find_faults(
-    dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 4, progress: bool = True
+    dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 1, progress: bool = True
 ) -> CheckResult:
-    """Runs `inspect` over every row in `num_workers` threads, with a progress bar on standard error if asked for.
+    """Runs `inspect` over every row, as `try_rows` does."""
+    return summarise(try_rows(dataset, range(len(dataset)), inspect, num_workers=num_workers, progress=progress))
 
-    A row that raises is a fault, whatever it raises; the check goes on. The order of the result is that of the dataset,
-    whatever the number of threads.
+
+def try_rows(
+    dataset: PreferenceDataset, positions: Sequence[int], inspect: Inspect, *, num_workers: int, progress: bool
+) -> list[Outcome]:
+    """Runs `inspect` over the rows at these positions and returns what came of each, in their order.
+
+    A row that raises is a fault, whatever it raises; the check goes on. With `num_workers` above 1 so many processes
+    share the rows, and `inspect` has to be picklable where processes are spawned; otherwise they are tried in this
+    process. A progress bar is shown on standard error if asked for. Raises OSError where a worker was killed.
     """
-    starts = range(0, len(dataset), _ROWS_PER_TASK)
-
-    def look_at(start: int) -> list[_Outcome]:
-        return [_inspect_row(dataset, i, inspect) for i in range(start, min(start + _ROWS_PER_TASK, len(dataset)))]
-
-    outcomes: list[_Outcome] = []
-    with _show_progress(len(dataset), enabled=progress) as advance:
-        pool = ThreadPoolExecutor(max_workers=max(1, num_workers))
+    # A worker that gets one batch or none costs more than it saves.
+    workers = min(num_workers, len(positions) // _ROWS_PER_TASK)
+    rows = _Rows(dataset, positions, inspect)
+    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, collate_fn=list)
+    outcomes: list[Outcome] = []
+    with _show_progress(len(positions), enabled=progress) as advance:
         try:
-            for part in pool.map(look_at, starts):
+            for part in loader:
                 outcomes += part
                 advance(len(part))
-        finally:
-            # After Ctrl-C the rows that wait must not be looked at first.
-            pool.shutdown(cancel_futures=True)
+        except RuntimeError as error:  # what a row raises is an outcome: this is about a worker itself
+            raise OSError(
+                f"a process that checks rows ended after row {len(outcomes)} or later ({error}). Where memory ran out, "
+                "use fewer of them (dataset_num_proc, or --num_proc)"
+            ) from error
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome]) -> CheckResult:
+    """Returns what was found in a dataset, of which every row was tried."""
     good = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, _Good)]
     return CheckResult(
         good=tuple(index for index, _ in good),
@@ -143,10 +156,24 @@ class _Good:
     """Digest of prompt and images."""
 
 
-_Outcome: TypeAlias = "_Good | Fault"
+Outcome: TypeAlias = "_Good | Fault"
+"""What came of one row."""
 
 
-def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> _Outcome:
+class _Rows(Dataset[Outcome]):
+    """The outcomes of rows, for the workers of a DataLoader."""
+
+    def __init__(self, dataset: PreferenceDataset, positions: Sequence[int], inspect: Inspect) -> None:
+        self.dataset, self.positions, self.inspect = dataset, positions, inspect
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Outcome:
+        return _inspect_row(self.dataset, self.positions[index], self.inspect)
+
+
+def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> Outcome:
     source = dataset.source_of(index)
     try:
         example = dataset[index]

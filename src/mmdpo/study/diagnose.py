@@ -32,7 +32,7 @@ from mmdpo.study.pictures import find_paths, name_images, save_small
 from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
 from mmdpo.study.shortcut import TextPair, measure_shortcut
 from mmdpo.training import build
-from mmdpo.training.check import inspect_fully
+from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import read_examples
 from mmdpo.world.worlds import find_world
@@ -197,7 +197,7 @@ def _choose_pairs(plan: DiagnosisPlan, args: MDPOConfig, processor: Any, config:
     pairs = read_pairs(plan, args)
     versions = tuple(CONDITIONS)
     made = make_collator(processor, config, versions, seed=plan.seed, corruption=corruption, max_length=plan.max_length)
-    inspect = inspect_fully(made)
+    inspect = FullCheck(made)
 
     def inspect_pair(example: PreferenceExample) -> Any:
         if not example.images:

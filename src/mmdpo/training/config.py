@@ -103,7 +103,9 @@ class MDPOConfig(TrainingArguments):
 
     # The data
     max_length: int | None = _option(2048, "Longest row in tokens, image tokens included; longer answers are cut.")
-    dataset_num_proc: int | None = _option(None, "Threads that check the dataset before training.")
+    dataset_num_proc: int | None = _option(
+        None, "Processes that check the dataset before training, in each process of the run. Unset: 1."
+    )
     dataset_format: str = _option("auto", "Format of the rows; auto decides by the columns of the first row.")
     shuffle_buffer_size: int | None = _option(
         None, "Of a stream: rows that a dataloader worker holds and shuffles among each other. Unset: 1000."

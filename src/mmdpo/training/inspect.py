@@ -9,7 +9,7 @@ from rich.console import Console
 from mmdpo.data.summary import print_summary
 from mmdpo.data.validate import Inspect, find_faults, inspect_example, write_faults
 from mmdpo.training import build
-from mmdpo.training.check import inspect_fully
+from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import read_examples
 
@@ -36,7 +36,7 @@ def check_dataset(options: Namespace, console: Console) -> int:
     if options.model_name_or_path:
         name = options.model_name_or_path
         collator = build.build_collator(build.load_processor(name, args), build.load_config(name, args), args)
-        inspect = inspect_fully(collator)
+        inspect = FullCheck(collator)
     result = find_faults(examples, inspect, num_workers=options.num_proc, progress=console.is_terminal)
     print_summary(result, examples, console)
     if options.faults:

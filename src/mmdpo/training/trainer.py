@@ -22,7 +22,7 @@ from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOf
 from mmdpo.training import build
 from mmdpo.training.agreement import check_agreement
 from mmdpo.training.callbacks import SetEpoch
-from mmdpo.training.check import CheckedData, check_data
+from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.metrics import MetricSums, describe_batch
@@ -84,6 +84,9 @@ class MDPOTrainer(RowOrderTrainer):
         if processor.tokenizer.pad_token is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
+        train_dataset = _read_rows("train", train_dataset, args)
+        eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
+        check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
         self.objective = args.build_objective()
         collator = build.build_collator(processor, config, args)
         self._collator, self._skipped = collator, CheckedData.empty()
@@ -120,7 +123,6 @@ class MDPOTrainer(RowOrderTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
-        check_agreement(self.accelerator, args, {"train": train_items, **_by_name(eval_items)})
         check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
         self.model_accepts_loss_kwargs = False
         self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
@@ -271,8 +273,9 @@ class MDPOTrainer(RowOrderTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates a dataset in any format that training takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, self.args))
+            check_agreement(self.args, _by_name(eval_dataset))
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
-            check_agreement(self.accelerator, self.args, _by_name(eval_dataset))
         self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
@@ -311,6 +314,11 @@ class MDPOTrainer(RowOrderTrainer):
             collate=self.data_collator,
             args=self.args,
         ).score(waiting)
+
+
+def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:
+    """Returns rows in any format as a PreferenceDataset; streams, and what was read before, as they are."""
+    return dataset if is_stream(dataset) or isinstance(dataset, Items) else to_preferences(dataset, name, args)
 
 
 def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:
