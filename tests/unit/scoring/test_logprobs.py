@@ -117,7 +117,8 @@ def test_only_hidden_states_are_kept_for_the_backward_pass(trained):
     kept = []
 
     def keep(tensor):
-        if tensor.is_floating_point() and tensor.data_ptr() != head.weight.data_ptr():
+        # torch 2.11 keeps an empty tensor too.
+        if tensor.is_floating_point() and tensor.numel() and tensor.data_ptr() != head.weight.data_ptr():
             kept.append(tensor.numel())
         return tensor
 
