@@ -7,17 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmdpo.report import files
+
 
 class EvaluationError(ValueError):
     """Something given to an evaluation that cannot be used: says which file and line, what, and how to mend it."""
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of one of a benchmark's files; raises EvaluationError if it is missing."""
+    """Returns the text of one of a benchmark's files; raises EvaluationError if it is missing, or no regular file."""
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: this file of the benchmark's data is missing; check --data_dir") from error
+    except files.UnusableFileError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
 
 
 def read_json(path: Path) -> Any:
