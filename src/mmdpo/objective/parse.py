@@ -16,7 +16,9 @@ from mmdpo.objective.presets import PRESETS
 from mmdpo.objective.terms import Term
 
 
-def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) -> Objective:
+def build_objective(
+    spec: str | Sequence[Mapping[str, Any] | Term] | Objective, *, runs_others: bool = True
+) -> Objective:
     """Returns the objective that a recipe's `objective:` describes.
 
     `spec` is a preset's name, `package.module:NAME` for a list of terms elsewhere, JSON, or a list of terms. A term is
@@ -27,18 +29,20 @@ def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) 
         - anchor: [original, chosen]
           delta: 0.0
 
-    Raises ValueError that names the nearest valid name for an unknown preset, term or symbol.
+    With `runs_others` off nothing is imported that the spec names: for recipes of somebody else's, which are read alone.
+    Raises ValueError that names the nearest valid name for an unknown preset, term or symbol, and for a
+    `package.module:NAME` that is not to be imported.
     """
     if isinstance(spec, Objective):
         return spec
     if isinstance(spec, str):
         text = spec.strip()
         if text.startswith(("[", "{")):
-            return build_objective(_read_json(text))
-        return Objective(tuple(_load_preset(text)))
+            return build_objective(_read_json(text), runs_others=runs_others)
+        return Objective(tuple(_load_preset(text, runs_others)))
     if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
-    return Objective(tuple(term if isinstance(term, Term) else _build_term(term) for term in spec))
+    return Objective(tuple(term if isinstance(term, Term) else _build_term(term, runs_others) for term in spec))
 
 
 def preset_names() -> tuple[str, ...]:
@@ -51,15 +55,17 @@ def term_names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(term_files.__path__) if not module.name.startswith("_"))
 
 
-def _load_preset(name: str) -> Iterable[Term]:
+def _load_preset(name: str, runs_others: bool) -> Iterable[Term]:
     if ":" in name:
-        return build_objective(_load_attribute(name)).terms
+        return build_objective(_load_attribute(name, runs_others)).terms
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}.{_nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
-def _load_attribute(name: str) -> Any:
+def _load_attribute(name: str, runs_others: bool) -> Any:
+    if not runs_others:
+        raise ValueError(f"{name!r} is code outside mmdpo, which is not run here")
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)
@@ -70,13 +76,13 @@ def _load_attribute(name: str) -> Any:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the objective is not valid JSON: {error}") from error
 
 
-def _load_term(name: str) -> type[Term]:
+def _load_term(name: str, runs_others: bool) -> type[Term]:
     if ":" in name:
-        found = _load_attribute(name)
+        found = _load_attribute(name, runs_others)
     elif name in term_names():
         members = vars(import_module(f"{term_files.__name__}.{name}")).values()
         found = next(m for m in members if isinstance(m, type) and issubclass(m, Term) and m.__module__.endswith(name))
@@ -87,14 +93,14 @@ def _load_term(name: str) -> type[Term]:
     return found
 
 
-def _build_term(spec: Mapping[str, Any]) -> Term:
+def _build_term(spec: Mapping[str, Any], runs_others: bool) -> Term:
     if not isinstance(spec, Mapping):
         raise ValueError(f"a term is a mapping such as {{rank: [[original, chosen], …]}}; got {spec!r}")
     heads = [key for key in spec if ":" in str(key) or key in term_names()]
     if len(heads) != 1:
         hint = "" if heads else next(filter(None, (_nearest(str(key), term_names()) for key in spec)), "")
         raise ValueError(f"a term names exactly one of {', '.join(term_names())}; got keys {list(spec)}.{hint}")
-    kind = _load_term(heads[0])
+    kind = _load_term(str(heads[0]), runs_others)
     cells, *symbols = [field.name for field in dataclasses.fields(kind) if field.name in _own_fields(kind)]
     symbols += [field.name for field in dataclasses.fields(Term)]
     for key in spec:

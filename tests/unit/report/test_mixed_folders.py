@@ -314,7 +314,15 @@ class TestStudiesAndDiagnoses:
                     pair |= {"picture": f"pictures/{rank}.png", "corrupted_picture": "pictures/gone.png"}
                 file.write(json.dumps(pair) + "\n")
         page = read_report([folder], tmp_path)
-        for said in ("It depends on the image.", "pair pair-1: p", "1 of 20", "20 of 20", "real +1.50", "chosen −0.25", "few"):
+        for said in (
+            "It depends on the image.",
+            "pair pair-1: p",
+            "1 of 20",
+            "20 of 20",
+            "real +1.50",
+            "chosen −0.25",
+            "few",
+        ):
             assert said in page.all_text
         assert "90.0 [80.0, 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
