@@ -29,7 +29,7 @@ def build_objective(
         - anchor: [original, chosen]
           delta: 0.0
 
-    With `runs_others` off nothing is imported that the spec names: for recipes of somebody else's, which are read alone.
+    With `runs_others` off nothing is imported that the spec names: for recipes of others, which are read alone.
     Raises ValueError that names the nearest valid name for an unknown preset, term or symbol, and for a
     `package.module:NAME` that is not to be imported.
     """
