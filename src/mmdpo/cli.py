@@ -168,7 +168,7 @@ def _train(arguments: Sequence[str]) -> int:
             print(f"mmdpo: {stopped}", file=sys.stderr)
         return EXIT_STATUS
     if trainer.is_world_process_zero():
-        Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}")
+        Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}", markup=False)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -61,6 +62,34 @@ def test_the_page_of_two_runs_tells_what_they_did_and_where_they_differ(runs, tm
     beside = {path.name for path in (tmp_path / "page_files").iterdir()}
     assert {"curves.png", "curves.svg", "eval-world.csv", "eval-world.md", "training.csv", "samples.csv"} <= beside
     assert {f"eval-world_differences.{ending}" for ending in ("png", "svg", "md", "csv")} <= beside
+
+
+def test_the_command_says_what_it_found_and_what_it_left_out(runs, tmp_path, capsys):
+    (runs / "odd\x1b[2J").mkdir(exist_ok=True)
+    assert main(["report", str(runs), "--out", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^Found: 2 results: ", said)
+    for name in ("mdpo", "dpo"):
+        assert f"/{name}: a run of mmdpo train inside" in said
+    assert said.count("Left out: ") == 2
+    assert "\x1b" not in said
+
+
+def test_a_page_that_cannot_be_written_is_said_in_a_line(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(runs / "mdpo"), "--out", str(tmp_path / "file" / "page.html")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be made" in said
+
+
+def test_comparing_folders_whose_names_are_markup_prints_the_names(runs, tmp_path, capsys):
+    odd = tmp_path / "[" / "bold]x"
+    shutil.copytree(runs / "mdpo" / "eval" / "world", odd)
+    shutil.copytree(runs / "dpo" / "eval" / "world", tmp_path / "other" / "bold]x")
+    out = str(tmp_path / "out")
+    assert main(["eval", "compare", str(odd), str(tmp_path / "other" / "bold]x"), "--out", out]) == 0
+    assert "[/bold]x" in (tmp_path / "out" / "compare.md").read_text()
 
 
 def test_a_folder_of_no_kind_is_an_error_that_names_what_was_looked_for(runs, tmp_path, capsys):

@@ -32,6 +32,7 @@ from mmdpo.benchmarks.stats import (
 )
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.runs import Run, label_folders, read_runs
+from mmdpo.printable import printable
 from mmdpo.report.files import clean
 
 COMPARISON = "compare.json"
@@ -86,7 +87,7 @@ def run_compare(options: argparse.Namespace) -> int:
     picture = write_comparison(comparison, out)
     console = Console()
     print_comparison(_as_content(comparison), console)
-    console.print(f"Tables and picture: {picture.parent}", highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(f"Tables and picture: {picture.parent}"), highlight=False, markup=False, soft_wrap=True)
     return 1 if comparison.missing else 0
 
 

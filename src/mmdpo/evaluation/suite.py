@@ -19,6 +19,7 @@ from typing import Any
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
+from mmdpo.printable import printable
 from mmdpo.report.spreadsheet import csv_text
 from mmdpo.world.worlds import find_world
 
@@ -271,6 +272,7 @@ def _print(suite: Suite, out: Path) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", min_width=13, overflow="fold")
@@ -281,7 +283,7 @@ def _print(suite: Suite, out: Path) -> None:
         trained = label.partition(" + ")[2] if label in PAPER else ""
         is_last_of_paper = place == len(rows) - 2
         table.add_row(
-            f"  + {trained}" if trained else label,
+            Text(printable(f"  + {trained}" if trained else label)),
             *(cell.replace("–", "–\n") if "\n" in cell else cell for cell in cells),
             end_section=is_last_of_paper,
         )
@@ -290,5 +292,5 @@ def _print(suite: Suite, out: Path) -> None:
     if any(suite.cells.values()):  # an embedded world is in no column
         console.print(table)
     for line in _remarks(suite):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Suite: {out / 'suite.json'}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(f"Suite: {out / 'suite.json'}"), highlight=False, markup=False, soft_wrap=True)
