@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
@@ -117,7 +118,9 @@ def try_rows(
     # A worker that gets one batch or none costs more than it saves.
     workers = min(num_workers, len(positions) // _ROWS_PER_TASK)
     rows = _Rows(dataset, positions, inspect)
-    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, collate_fn=list)
+    # A generator of its own: a loader without one draws from the generator that initialises adapters.
+    options: dict[str, Any] = dict(collate_fn=list, generator=torch.Generator())
+    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, **options)
     outcomes: list[Outcome] = []
     with _show_progress(len(positions), enabled=progress) as advance:
         try:

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -140,6 +141,15 @@ def test_several_processes_share_the_rows_and_their_order_stays():
     assert len({fact.prompt_tokens for fact in facts[2]} - {os.getpid()}) == 2
     for of_rows in facts.values():
         assert [fact.chosen_tokens for fact in of_rows] == list(range(1, 71))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_drawn_from_the_generator_of_the_run(workers):
+    dataset = PreferenceDataset.from_rows([pair() for _ in range(40)])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    find_faults(dataset, num_workers=workers, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_faults_of_workers_are_those_of_one_process(mixed):
