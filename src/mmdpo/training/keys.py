@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import pkgutil
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from mmdpo.registry import Registry, name_nearest
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -91,12 +91,6 @@ def check_flags(arguments: Sequence[str]) -> None:
         seen.add(key)
 
 
-def name_nearest(key: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message that names the key that was probably meant, if any comes near."""
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
 def describe_keys(*, every: bool = False) -> str:
     """Returns what `mmdpo train --help` prints, or with `every` what `--help_all` prints."""
     width = min(shutil.get_terminal_size().columns, 120)
@@ -126,9 +120,9 @@ def describe_keys(*, every: bool = False) -> str:
         lines.append("")
     lists = {
         "objectives": _keys_of_mapping("mmdpo.objective.presets", "PRESETS"),
-        "terms": _names_of_files("mmdpo.objective.terms"),
-        "corruptions": _names_of_files("mmdpo.corruption"),
-        "formats": _names_of_files("mmdpo.data.formats"),
+        "terms": Registry("objective.terms", "").names(),
+        "corruptions": Registry("corruption", "").names(),
+        "formats": Registry("data.formats", "").names(),
     }
     for title, names in lists.items():
         lines += textwrap.wrap(f"{title + ':':<13} {', '.join(names)}", width, subsequent_indent=" " * 14)
@@ -223,9 +217,3 @@ def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Dict)
     )
     return tuple(str(key.value) for key in mapping.keys if isinstance(key, ast.Constant))
-
-
-def _names_of_files(package: str) -> tuple[str, ...]:
-    """Returns the public modules of a package, which are what it is named after, sorted."""
-    folder = str(_find_source(package).parent)
-    return tuple(sorted(found.name for found in pkgutil.iter_modules([folder]) if not found.name.startswith("_")))

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
+from mmdpo.registry import name_nearest
 from mmdpo.training.config import SECRETS, MDPOConfig
-from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, known_keys, name_nearest
+from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, known_keys
 from mmdpo.world.worlds import find_world
 
 __all__ = ["Recipe", "RecipeError", "parse_recipe"]
