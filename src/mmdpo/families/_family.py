@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -146,20 +146,35 @@ class Family:
     def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
         """Returns a regular expression that matches the full path of every linear layer of the named parts.
 
-        The output head is left out. PEFT matches it against whole module paths, so that a `q_proj` of the vision tower
-        is never meant by the `q_proj` of the language model.
+        It matches no other module, and not the output head. PEFT matches it against whole module paths, so that a
+        `q_proj` of the vision tower is never meant by the `q_proj` of the language model.
         """
+        paths = self._linear_paths(model, parts)
+        if not paths:
+            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
+        others = sorted({name for name, _ in model.named_modules()}.difference(paths))
+        return _match_paths(paths, others)
+
+    def lora_exclusion(self, model: nn.Module, parts: tuple[str, ...], names: str | Collection[str]) -> str | None:
+        """Returns a regular expression of what LoRA must leave alone in the named parts, None where there is nothing.
+
+        It matches their linear layers, and what else of them `names`, PEFT's `target_modules`, would reach
+        (convolutions, embeddings).
+        """
+        part_of = self.locate_parts(model).part_of
+        modules = [name for name, _ in model.named_modules() if name]
+        linear = set(self._linear_paths(model, parts))
+        others = [name for name in modules if part_of(name) not in parts]
+        paths = [name for name in modules if part_of(name) in parts and (name in linear or _is_named(name, names))]
+        return _match_paths(paths, others) or None
+
+    def _linear_paths(self, model: nn.Module, parts: tuple[str, ...]) -> list[str]:
         located = self.locate_parts(model)
-        paths = [
+        return [
             name
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and name != located.head and located.part_of(name) in parts
         ]
-        if not paths:
-            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
-        # Numbers of layers are folded, so that the pattern stays readable in adapter_config.json.
-        patterns = dict.fromkeys(re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(path)) for path in paths)
-        return "|".join(patterns)
 
     @contextmanager
     def share_image_features(
@@ -225,6 +240,34 @@ def find_image_reader(model: nn.Module) -> Any:
             f"that takes {FEATURES}): models that read images through cross-attention are not supported"
         )
     return found[-1]
+
+
+def _is_named(path: str, names: str | Collection[str]) -> bool:
+    """Says whether PEFT takes a module for one of its `target_modules`: a pattern of paths, or their last parts."""
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _match_paths(paths: Collection[str], others: Sequence[str]) -> str:
+    """Returns a regular expression that matches the paths and none of the others.
+
+    Numbers of layers are folded where that holds, the first ones first, so that the pattern stays readable in
+    adapter_config.json.
+    """
+    patterns: dict[str, None] = {}
+    for path in paths:
+        parts = path.split(".")
+        numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+        candidates = (
+            r"\.".join(r"\d+" if place in numbers[:folded] else re.escape(part) for place, part in enumerate(parts))
+            for folded in range(len(numbers), -1, -1)
+        )
+        for pattern in candidates:
+            if pattern in patterns or not any(re.fullmatch(pattern, other) for other in others):
+                patterns[pattern] = None
+                break
+    return "|".join(patterns)
 
 
 def _parameters_of(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -264,14 +267,25 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: 
             "model is a PeftModel already, or names an adapter: give either an adapter in the model or peft_config "
             "(use_peft: true), not both"
         )
-    parts = trained_parts(args)
+    parts, peft_config = trained_parts(args), copy.deepcopy(peft_config)  # the caller may use it again
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
         peft_config.target_modules = family.lora_targets(model, parts)
-    elif not getattr(peft_config, "exclude_modules", None):
+    else:
         others = tuple(part for part in PARTS if part not in parts)
-        peft_config.exclude_modules = family.lora_targets(model, others) if others else None
+        peft_config.exclude_modules = _join_exclusions(
+            getattr(peft_config, "exclude_modules", None),
+            family.lora_exclusion(model, others, peft_config.target_modules),
+        )
     adapted: nn.Module = get_peft_model(model, peft_config)
     return adapted
+
+
+def _join_exclusions(given: str | Collection[str] | None, frozen: str | None) -> str | Collection[str] | None:
+    """Returns what PEFT leaves alone: what the user's `exclude_modules` names, and what lies in frozen parts."""
+    if not given or frozen is None:
+        return given or frozen
+    names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
+    return "|".join([*names, frozen])
 
 
 def disable_dropout(model: nn.Module) -> int:

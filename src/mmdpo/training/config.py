@@ -224,6 +224,12 @@ class MDPOConfig(TrainingArguments):
 
     __repr__ = __str__  # a dataclass would print every field, tokens too
 
+    def __copy__(self) -> MDPOConfig:
+        """Returns a copy with the tokens, which pickles lack; dictionaries among the options are its own, too."""
+        copied = object.__new__(type(self))
+        copied.__dict__ |= {key: dict(value) if type(value) is dict else value for key, value in vars(self).items()}
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves tokens out of pickles: Trainer saves its arguments as training_args.bin beside the model."""
         return {key: None if key in SECRETS else without_secrets(value) for key, value in vars(self).items()}

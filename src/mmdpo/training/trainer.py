@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -71,6 +72,7 @@ class MDPOTrainer(RowOrderTrainer):
             raise ValueError("train_dataset is required")
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
+        args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
         set_seed(args.seed)  # an adapter is initialised at random
         config = build.load_config(model, args) if isinstance(model, str) else model.config
         name = model if isinstance(model, str) else config._name_or_path
@@ -82,6 +84,7 @@ class MDPOTrainer(RowOrderTrainer):
             )
         build.check_processor(processor)
         if processor.tokenizer.pad_token is None:
+            processor = copy.deepcopy(processor)  # it may be the caller's
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
         self.objective = args.build_objective()
