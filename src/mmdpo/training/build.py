@@ -36,8 +36,9 @@ from mmdpo.training.adapters import (
     unwrap_adapter,
 )
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.modes import disable_dropout
 
-__all__ = ["resolve_model", "unwrap_adapter"]
+__all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -286,20 +287,3 @@ def _join_exclusions(given: str | Collection[str] | None, frozen: str | None) ->
         return given or frozen
     names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
     return "|".join([*names, frozen])
-
-
-def disable_dropout(model: nn.Module) -> int:
-    """Sets every dropout to zero, modules and the attention probabilities that functions read; returns how many.
-
-    Dropout of 0.05 moves a sequence's log-probability by a large part of a nat, which rewards mistake for learning.
-    """
-    changed = 0
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and module.p:
-            module.p = 0.0
-            changed += 1
-        for name, value in vars(module).items():
-            if isinstance(value, float) and value and ("dropout" in name or name in ("layerdrop", "drop_path_rate")):
-                setattr(module, name, 0.0)
-                changed += 1
-    return changed

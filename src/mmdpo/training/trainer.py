@@ -27,6 +27,7 @@ from mmdpo.training.check import CheckedData, check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.modes import rest_frozen_modules
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
@@ -141,6 +142,8 @@ class MDPOTrainer(RowOrderTrainer):
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """Returns what policy and reference say of every cell of a batch that lies on the model's device."""
+        if self._scorer.model.training:  # Trainer puts the whole model into training mode, at every step
+            rest_frozen_modules(self._scorer.model, self._scorer.family)
         cells, reference_cells = self.objective.cells, self.objective.reference_cells
         memo: dict[str, Any] = {}
         reference = (
