@@ -24,6 +24,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.examples import Cell, image_versions
 from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
 from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
@@ -202,6 +203,7 @@ def fingerprint_reference(reference: LiveReference, collator: Collator, accelera
     with accelerator.autocast():  # asked where it counts: accelerate's own setting is shared by all trainers
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     tf32 = device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    suppressed = find_suppressed(getattr(base, "generation_config", None))
     rows = "shared" if reference.scorer.shares_prefix else "separate"
     return Fingerprint(
         {
@@ -213,6 +215,7 @@ def fingerprint_reference(reference: LiveReference, collator: Collator, accelera
             "tf32": "on" if tf32 else "off",
             "attention": f"{rows}, {base.get_decoder().config._attn_implementation}",
             "max_length": str(collator.max_length),
+            **({"suppressed": str(suppressed)} if suppressed else {}),
             "libraries": f"torch {torch.__version__}, transformers {transformers.__version__}",
             "format": str(FORMAT),
         }

@@ -89,7 +89,12 @@ class MDPOTrainer(RowOrderTrainer):
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
         self.objective = args.build_objective()
-        collator = build.build_collator(processor, config, args)
+        generation_config = (
+            build.load_generation_config(model, args)
+            if isinstance(model, str)
+            else getattr(model, "generation_config", None)
+        )
+        collator = build.build_collator(processor, config, args, generation_config)
         self._collator, self._skipped = collator, CheckedData.empty()
         if is_stream(train_dataset):
             train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
