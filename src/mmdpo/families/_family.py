@@ -78,19 +78,27 @@ class Family:
     shares_prefix: ClassVar[bool] = False
     """Whether the contract test has proven that answers behind one prompt in one row score as they do alone."""
 
+    def cannot_share(self, model: nn.Module) -> str | None:
+        """Returns why cells of this model can never share a row with their prompt, None where they might."""
+        decoder = model.get_decoder()  # type: ignore[operator]
+        kinds = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if kinds:
+            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
+        if attention_of(decoder) == "eager":
+            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
+        return None
+
     def why_separate(self, model: nn.Module) -> str | None:
-        """Returns why cells of this model cannot share a row with their prompt, None where they can."""
+        """Returns why cells of this model are not known to score alike in shared rows, None where they are.
+
+        It is the record of what the contract test has scored; a probe may find more.
+        """
         decoder = model.get_decoder().config  # type: ignore[operator]
-        kinds = set(getattr(decoder, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if not self.shares_prefix:
             return f"{type(model).__name__} is not among the model families proven to share prefixes"
         if decoder.model_type not in PROVEN_DECODERS:
             return f"its text decoder, {decoder.model_type}, is not among those proven to share prefixes"
-        if kinds:
-            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
-        if decoder._attn_implementation == "eager":
-            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
-        return None
+        return self.cannot_share(model)
 
     def head_is_last(self, model: nn.Module) -> bool:
         """Says whether the model gives out what its output head returns, unchanged."""
@@ -99,8 +107,21 @@ class Family:
         return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
 
     def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
-        """Returns the rotary positions of a batch's contexts, None where they count tokens."""
-        return None
+        """Returns the rotary positions of a batch's contexts, None where they count tokens.
+
+        Where they have three rows (time, height, width; M-RoPE) they are those that the model gives to the contexts,
+        each alone.
+        """
+        owner = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
+        if owner is None or "mm_token_type_ids" not in batch["token_types"]:
+            return None  # it counts tokens, or no context of the batch has an image
+        positions: Tensor = owner.get_rope_index(  # type: ignore[operator]
+            batch["prompt_ids"],
+            mm_token_type_ids=batch["token_types"]["mm_token_type_ids"],
+            image_grid_thw=batch["image_inputs"].get("image_grid_thw"),
+            attention_mask=batch["prompt_mask"].long(),
+        )[0]
+        return positions
 
     def image_placeholder(self, processor: Any) -> str:
         """Returns what stands for one image in a plain-text prompt given to the model's processor.
@@ -218,6 +239,14 @@ class Family:
             yield
         finally:
             handle.remove()
+
+
+def attention_of(module: nn.Module) -> str:
+    """Returns the attention implementation of a model or its text decoder: `sdpa`, `eager`, or one registered here.
+
+    transformers keeps it in the configuration, and has `set_attn_implementation` for it and no public name to read.
+    """
+    return str(module.config._attn_implementation)  # type: ignore[union-attr]
 
 
 def find_image_reader(model: nn.Module) -> Any:

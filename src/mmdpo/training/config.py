@@ -95,6 +95,11 @@ class MDPOConfig(TrainingArguments):
         "where the model is proven to score alike.",
         choices=["auto", "shared", "separate"],
     )
+    probe: bool = _option(
+        True,
+        "Before training, score two rows as the run will and by plain forwards, and stop where they differ; decides "
+        "whether rows are shared.",
+    )
     max_tokens_per_row: int | None = _option(
         None, "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch."
     )

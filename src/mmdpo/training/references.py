@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.examples import Cell, image_versions
+from mmdpo.families import attention_of
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
@@ -62,7 +63,8 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
         build.check_model(ref_model)
         if args.disable_dropout:
             build.disable_dropout(ref_model)
-        frozen = build.build_scorer(ref_model.requires_grad_(False).eval(), policy.family, policy.collated, args)
+        shares = policy.shares_prefix and policy.family.cannot_share(ref_model) is None
+        frozen = replace(policy, model=ref_model.requires_grad_(False).eval(), shares_prefix=shares)
         return FrozenModel(frozen, share_images=False)
     base = unwrap_adapter(policy.model)
     located = policy.family.locate_parts(base)
@@ -213,7 +215,7 @@ def fingerprint_reference(reference: LiveReference, collator: Collator, accelera
             "precision": str(precision or base.dtype).removeprefix("torch."),
             "device": device,
             "tf32": "on" if tf32 else "off",
-            "attention": f"{rows}, {base.get_decoder().config._attn_implementation}",
+            "attention": f"{rows}, {attention_of(base.get_decoder())}",
             "max_length": str(collator.max_length),
             **({"suppressed": str(suppressed)} if suppressed else {}),
             "libraries": f"torch {torch.__version__}, transformers {transformers.__version__}",
