@@ -110,7 +110,6 @@ def score_batches(
     items = Items(
         examples, seed=seed, draw_others=any(c.needs_other_image for c in collator.prepare.corruptions.values())
     )
-    build.mask_suppressed_tokens(model)
     scorer = Scorer(model, family, cells, shares_prefix=family.why_separate(model) is None)
     device = next(model.parameters()).device
     was_training = model.training

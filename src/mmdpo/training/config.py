@@ -95,6 +95,11 @@ class MDPOConfig(TrainingArguments):
         "where the model is proven to score alike.",
         choices=["auto", "shared", "separate"],
     )
+    probe: bool = _option(
+        True,
+        "Before training, score two rows as the run will and by plain forwards, and stop where they differ; decides "
+        "whether rows are shared.",
+    )
     max_tokens_per_row: int | None = _option(
         None, "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch."
     )
@@ -225,6 +230,12 @@ class MDPOConfig(TrainingArguments):
         return f"{type(self).__name__}({options})"
 
     __repr__ = __str__  # a dataclass would print every field, tokens too
+
+    def __copy__(self) -> MDPOConfig:
+        """Returns a copy with the tokens, which pickles lack; dictionaries among the options are its own, too."""
+        copied = object.__new__(type(self))
+        copied.__dict__ |= {key: dict(value) if type(value) is dict else value for key, value in vars(self).items()}
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves tokens out of pickles: Trainer saves its arguments as training_args.bin beside the model."""

@@ -35,7 +35,8 @@ def check_dataset(options: Namespace, console: Console) -> int:
     inspect: Inspect = inspect_example
     if options.model_name_or_path:
         name = options.model_name_or_path
-        collator = build.build_collator(build.load_processor(name, args), build.load_config(name, args), args)
+        processor, config = build.load_processor(name, args), build.load_config(name, args)
+        collator = build.build_collator(processor, config, args, build.load_generation_config(name, args))
         inspect = FullCheck(collator)
     result = find_faults(examples, inspect, num_workers=options.num_proc, progress=console.is_terminal)
     print_summary(result, examples, console)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.modes import rest_frozen_modules
+from mmdpo.training.probing import PROBE, settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
@@ -71,6 +75,7 @@ class MDPOTrainer(RowOrderTrainer):
             raise ValueError("train_dataset is required")
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
+        args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
         set_seed(args.seed)  # an adapter is initialised at random
         config = build.load_config(model, args) if isinstance(model, str) else model.config
         name = model if isinstance(model, str) else config._name_or_path
@@ -82,13 +87,19 @@ class MDPOTrainer(RowOrderTrainer):
             )
         build.check_processor(processor)
         if processor.tokenizer.pad_token is None:
+            processor = copy.deepcopy(processor)  # it may be the caller's
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
         self.objective = args.build_objective()
-        collator = build.build_collator(processor, config, args)
+        generation_config = (
+            build.load_generation_config(model, args)
+            if isinstance(model, str)
+            else getattr(model, "generation_config", None)
+        )
+        collator = build.build_collator(processor, config, args, generation_config)
         self._collator, self._skipped = collator, CheckedData.empty()
         if is_stream(train_dataset):
             train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
@@ -102,10 +113,6 @@ class MDPOTrainer(RowOrderTrainer):
         build.check_model(policy)
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
-        self._scorer = build.build_scorer(policy, family, self.objective.cells, args)
-        self._cached_cells = cacheable_cells(args)
-        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
-        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
 
         super().__init__(
             model=policy,
@@ -123,6 +130,11 @@ class MDPOTrainer(RowOrderTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
+        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
+        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
+        self._cached_cells = cacheable_cells(args)
+        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
+        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
         check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
         self.model_accepts_loss_kwargs = False
         self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
@@ -131,6 +143,8 @@ class MDPOTrainer(RowOrderTrainer):
         if isinstance(reference, FrozenModel):
             self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
         self._live_reference = reference
+        self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
+        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
         self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         if hasattr(policy, "add_model_tags"):
@@ -140,6 +154,8 @@ class MDPOTrainer(RowOrderTrainer):
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """Returns what policy and reference say of every cell of a batch that lies on the model's device."""
+        if self._scorer.model.training:  # Trainer puts the whole model into training mode, at every step
+            rest_frozen_modules(self._scorer.model, self._scorer.family)
         cells, reference_cells = self.objective.cells, self.objective.reference_cells
         memo: dict[str, Any] = {}
         reference = (
@@ -253,6 +269,9 @@ class MDPOTrainer(RowOrderTrainer):
         SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
         """
         checkpoint = self.open_run_folder(resume_from_checkpoint)
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
@@ -293,6 +312,10 @@ class MDPOTrainer(RowOrderTrainer):
             per_epoch=args.corruption_per_epoch,
             lengths=checked.lengths,
         )
+
+    def _make_head_items(self, items: StreamItems) -> Items:
+        """Returns the first rows of a stream as items."""
+        return Items(items.stream.head, seed=items.seed, draw_others=items.draw_others, per_epoch=items.per_epoch)
 
     def _precompute(self, *datasets: Any) -> None:
         """Scores datasets with the reference, each once: one, several under names, or None.
