@@ -70,7 +70,7 @@ def _load_attribute(name: str) -> Any:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the objective is not valid JSON: {error}") from error
 
 
