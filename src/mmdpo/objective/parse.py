@@ -61,7 +61,7 @@ def _load_preset(name: str) -> Iterable[Term]:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the objective is not valid JSON: {error}") from error
 
 

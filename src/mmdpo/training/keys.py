@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.registry import Registry, name_nearest
+from mmdpo.training.absent import ABSENT
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -77,18 +78,27 @@ def known_keys() -> frozenset[str]:
     return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
 
 
-def check_flags(arguments: Sequence[str]) -> None:
-    """Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice."""
-    seen = set()
+def check_flags(arguments: Sequence[str]) -> dict[str, None]:
+    """Returns the names of the flags in their order.
+
+    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
+    """
+    seen: dict[str, None] = {}
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         key = argument[2:].partition("=")[0].replace("-", "_")
         if key not in known_keys():
-            raise RecipeError(f"unknown flag --{key}{name_nearest(key, {*known_keys(), *SWITCHES})}")
+            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
         if key in seen:
             raise RecipeError(f"the flag --{key} is given twice")
-        seen.add(key)
+        seen[key] = None
+    return seen
+
+
+def explain_unknown(key: str, known: Iterable[str]) -> str:
+    """Returns how a message about an unknown key goes on: what stands for an option of TRL, or the nearest key."""
+    return f": {ABSENT[key]}" if key in ABSENT else name_nearest(key, known)
 
 
 def describe_keys(*, every: bool = False) -> str:

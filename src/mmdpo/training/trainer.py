@@ -27,7 +27,7 @@ from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
-from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.modes import rest_frozen_modules
 from mmdpo.training.probing import PROBE, settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
@@ -76,6 +76,10 @@ class MDPOTrainer(RowOrderTrainer):
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
         args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
+        self.objective = args.build_objective()
+        if compute_metrics is None and eval_dataset is not None:
+            several = eval_dataset if isinstance(eval_dataset, Mapping) else ()
+            check_best_metric(args.metric_for_best_model, self.objective, several)
         set_seed(args.seed)  # an adapter is initialised at random
         config = build.load_config(model, args) if isinstance(model, str) else model.config
         name = model if isinstance(model, str) else config._name_or_path
@@ -93,7 +97,6 @@ class MDPOTrainer(RowOrderTrainer):
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
-        self.objective = args.build_objective()
         generation_config = (
             build.load_generation_config(model, args)
             if isinstance(model, str)
@@ -268,6 +271,7 @@ class MDPOTrainer(RowOrderTrainer):
 
         SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
         """
+        self._check_batches()
         checkpoint = self.open_run_folder(resume_from_checkpoint)
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -282,6 +286,16 @@ class MDPOTrainer(RowOrderTrainer):
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
         return super().train(checkpoint, *args, **kwargs)
+
+    def _check_batches(self) -> None:
+        """Raises ValueError where no batch would be made of the data, before its references are scored."""
+        items, args = self.train_dataset, self.args
+        needed = args.train_batch_size * args.world_size
+        if isinstance(items, Items) and args.dataloader_drop_last and len(items) < needed:
+            raise ValueError(
+                f"dataloader_drop_last leaves nothing of {len(items)} rows, since a batch of all processes has "
+                f"{needed}: leave it out, or lower per_device_train_batch_size"
+            )
 
     def describe_run(self) -> dict[str, Any]:
         """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""
