@@ -89,6 +89,8 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset_format", default="auto")
     check.add_argument("--image_root", default=None, help="folder that relative image paths start from")
     check.add_argument("--model_name_or_path", default=None, help="measure in this model's tokens, exactly as training")
+    check.add_argument("--chat_template", default=None, metavar="FILE", help="instead of the processor's own")
+    check.add_argument("--chat_template_kwargs", default=None, metavar="JSON", help="variables of the chat template")
     check.add_argument("--objective", default="mdpo", help="the objective whose cells are tried, with a model")
     check.add_argument("--max_length", type=int, default=2048)
     check.add_argument("--max_image_pixels", type=int, default=100_000_000)

@@ -175,6 +175,11 @@ def _check_response(response: Text | None, name: str) -> None:
         raise RowError(
             f"`{name}` begins with a turn of the {response[0]['role']}: keep only the answer, the rest is `prompt`"
         )
+    if not isinstance(response, str) and len(response) > 1:
+        raise RowError(
+            f"`{name}` has {len(response)} turns, and every word of an answer is trained on: keep one turn of the "
+            "assistant, and put what comes before it into `prompt`"
+        )
 
 
 def _check_difference(example: PreferenceExample, responses: Collection[str]) -> None:

@@ -27,6 +27,8 @@ def check_dataset(options: Namespace, console: Console) -> int:
         max_image_pixels=options.max_image_pixels,
         dataset_format=options.dataset_format,
         image_root=options.image_root,
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs,
         trust_remote_code=options.trust_remote_code,
         use_cpu=True,
         report_to="none",

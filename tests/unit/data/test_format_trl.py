@@ -152,3 +152,16 @@ def test_what_cannot_be_read_is_a_row_error(row, message):
     with pytest.raises(RowError, match=message) as caught:
         read(**{"prompt": "What?", "chosen": CUP, "rejected": CAR} | row)
     assert caught.value.source == "pairs.json, row 1"
+
+
+@pytest.mark.parametrize("said", ["What is it?", "<image>\nWhat is  it?", None, ""])
+def test_a_prompt_in_text_may_repeat_the_question_of_whole_conversations(said):
+    asked = {"role": "user", "content": "What is it?"}
+    row = {
+        "prompt": said,
+        "chosen": [asked, {"role": "assistant", "content": "A cup."}],
+        "rejected": [asked, {"role": "assistant", "content": "A dog."}],
+    }
+    assert read(**row).prompt == ({"role": "user", "content": [{"type": "text", "text": "What is it?"}]},)
+    with pytest.raises(RowError, match=r"`prompt` is 'Describe the dog.', and the turns .* do not say it"):
+        read(**row | {"prompt": "Describe the dog."})

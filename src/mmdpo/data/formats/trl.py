@@ -18,8 +18,15 @@ from typing import Any
 
 from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers
 from mmdpo.data.images import image_sources
-from mmdpo.data.messages import is_messages, read_prompt, split_shared_turns
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, Text
+from mmdpo.data.messages import (
+    IMAGE_PLACEHOLDER,
+    is_messages,
+    plain_text,
+    read_answer,
+    read_prompt,
+    split_shared_turns,
+)
+from mmdpo.examples import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
 
 EXAMPLES = (
     {"prompt": "<image>\nWhat is this?", "chosen": "A cup.", "rejected": "A car.", "images": ["cup.jpg"]},
@@ -59,7 +66,8 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
     prompt, chosen, rejected = row.get("prompt"), row.get(CHOSEN), row.get(REJECTED)
     images = image_sources(one_of(row, *_IMAGE_COLUMNS), image_root)
     if (prompt is None or isinstance(prompt, str)) and is_messages(chosen) and is_messages(rejected):
-        prompt, chosen, rejected = split_shared_turns(chosen, rejected)
+        said, (prompt, chosen, rejected) = prompt, split_shared_turns(chosen, rejected)
+        _check_same_prompt(said, prompt)
     conversational = prompt is not None and not isinstance(prompt, str)
     text: Text = prompt or ""
     if conversational:
@@ -75,3 +83,16 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         weights=numeric_weights(row, _USED),
         source=source,
     )
+
+
+def _check_same_prompt(said: str | None, turns: list[Message]) -> None:
+    """Raises RowError where a prompt in plain text is given beside conversations that do not have it."""
+    if said is not None and _words(said) not in _words(plain_text(read_answer(turns, column="prompt"))):
+        raise RowError(
+            f"`prompt` is {said!r:.120}, and the turns that `chosen` and `rejected` begin with do not say it: leave "
+            "`prompt` out, or make it the same question"
+        )
+
+
+def _words(text: str) -> str:
+    return " ".join(text.replace(IMAGE_PLACEHOLDER, " ").split())
