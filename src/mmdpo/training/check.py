@@ -76,7 +76,7 @@ def inspect_fully(collator: Collator) -> Callable[[PreferenceExample], ExampleFa
     tokenising = threading.Lock()  # fast tokenizers are not safe to share between threads
 
     def inspect(example: PreferenceExample) -> ExampleFacts:
-        item = Item(example, 0, other=example)
+        item = Item(example, 0, other_images=example.images)
         with tokenising:
             prepared = collator.prepare(item)
             batch = collator.collate([prepared])

@@ -165,3 +165,26 @@ def test_a_prompt_in_text_may_repeat_the_question_of_whole_conversations(said):
     assert read(**row).prompt == ({"role": "user", "content": [{"type": "text", "text": "What is it?"}]},)
     with pytest.raises(RowError, match=r"`prompt` is 'Describe the dog.', and the turns .* do not say it"):
         read(**row | {"prompt": "Describe the dog."})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "a.jpg"}},
+        {"type": "image_url", "image_url": "a.jpg"},
+        {"type": "input_image", "image_url": "a.jpg"},
+        {"type": "image", "image": {"url": "a.jpg"}},
+        {"type": "image", "image": None, "url": "a.jpg"},
+    ],
+)
+def test_parts_of_other_libraries_carry_their_image(part):
+    example = converse([turn("user", [part, text("What?")])], images=[None])
+    assert example.prompt == (turn("user", [IMAGE, text("What?")]),)
+    assert [str(image) for image in example.images] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("part", [{"type": "video", "video": "A" * 5000}, {"image": b"\x89PNG" * 900}, 7])
+def test_a_part_that_is_not_read_is_named_and_not_printed(part):
+    with pytest.raises(RowError, match="a content part in `prompt` is") as caught:
+        converse([turn("user", [part, text("What?")])])
+    assert len(caught.value.problem) < 300
