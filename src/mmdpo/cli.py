@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.report_command import add_report_verb
+from mmdpo.printable import printable
 from mmdpo.study.command import add_diagnose_verb, add_study_verb
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -102,12 +104,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run(verb: object) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
     try:
         return verb()  # type: ignore[operator, no-any-return]
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
-        print(f"mmdpo: {error}", file=sys.stderr)
+        print(f"mmdpo: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)

@@ -203,6 +203,8 @@ def _take_images(turns: list[Message], images: Sequence[ImageSource], image_root
             elif waiting:
                 gathered.append(waiting.pop(0))
             turn["content"][position] = {"type": "image"}
+    if waiting == gathered:
+        waiting = []  # the parts and the column carry the same images
     # Images without a place stay at the end: validation then finds more images than placeholders.
     return Conversation(turns=tuple(turns), images=(*gathered, *waiting))
 

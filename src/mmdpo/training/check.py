@@ -6,13 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
-from mmdpo.data.validate import ExampleFacts, Fault, find_faults, validate_example
-from mmdpo.examples import CHOSEN, PreferenceExample, RowError, response_names
+from mmdpo.data.validate import ExampleFacts, Fault, find_faults, require_images, validate_example
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, response_names
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,15 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     Raises RowError with every faulty row unless `on_bad_row` is `skip`; raises ValueError where no row is left.
     """
     examples = to_preferences(dataset, name, args)
+    require_images(examples)
     inspect = inspect_fully(collator) if args.check_data == "full" else _inspect_text
     result = find_faults(examples, inspect, num_workers=args.dataset_num_proc or 1, progress=not args.disable_tqdm)
     is_counted = args.check_data == "full"
-    lengths = tuple(f.prompt_tokens + f.chosen_tokens + f.rejected_tokens for f in result.facts) if is_counted else None
+    lengths = (
+        tuple(f.prompt_tokens + (f.chosen_tokens or 0) + (f.rejected_tokens or 0) for f in result.facts)
+        if is_counted
+        else None
+    )
     if not result.faults:
         return CheckedData(examples, lengths=lengths)
     if args.on_bad_row == "error":
@@ -63,7 +69,7 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
     """Returns rows in any format as a PreferenceDataset."""
     if isinstance(dataset, PreferenceDataset):
         return dataset
-    if not hasattr(dataset, "__len__"):
+    if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
@@ -84,8 +90,8 @@ def inspect_fully(collator: Collator) -> Callable[[PreferenceExample], ExampleFa
         images = next(context.images for context in prepared.contexts.values())
         return ExampleFacts(
             prompt_tokens=int(batch["prompt_mask"].sum(1).max()),
-            chosen_tokens=answers.get(CHOSEN, 0),
-            rejected_tokens=answers.get("rejected", 0),
+            chosen_tokens=answers.get(CHOSEN),
+            rejected_tokens=answers.get(REJECTED),
             image_sizes=tuple(image.size for image in images),
             unit="tokens",
         )
@@ -98,7 +104,8 @@ def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
     lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
     if len(faults) > most:
         lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
-    head = f"{len(faults)} of {rows} rows cannot be trained on (on_bad_row: skip leaves them out):"
+    hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
+    head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
     return "\n".join([head, *lines])
 
 

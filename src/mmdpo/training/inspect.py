@@ -7,7 +7,7 @@ from argparse import Namespace
 from rich.console import Console
 
 from mmdpo.data.summary import print_summary
-from mmdpo.data.validate import Inspect, find_faults, inspect_example, write_faults
+from mmdpo.data.validate import Inspect, find_faults, inspect_example, require_images, write_faults
 from mmdpo.training import build
 from mmdpo.training.check import inspect_fully
 from mmdpo.training.config import MDPOConfig
@@ -34,6 +34,7 @@ def check_dataset(options: Namespace, console: Console) -> int:
         report_to="none",
     )
     examples = read_examples(options.path, options.split, args, config=options.dataset_config)
+    require_images(examples)
     inspect: Inspect = inspect_example
     if options.model_name_or_path:
         name = options.model_name_or_path

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.formats import trl
 from mmdpo.examples import RowError
 
 IMAGE, CUP, CAR = {"type": "image"}, "A cup.", "A car."
@@ -188,3 +189,13 @@ def test_a_part_that_is_not_read_is_named_and_not_printed(part):
     with pytest.raises(RowError, match="a content part in `prompt` is") as caught:
         converse([turn("user", [part, text("What?")])])
     assert len(caught.value.problem) < 300
+
+
+def test_images_of_a_plain_prompt_that_marks_no_place_go_in_front_and_this_is_said_once(caplog):
+    trl._say_images_in_front.cache_clear()
+    for _ in range(3):
+        example = read(prompt="What?", chosen="cup", rejected="car", images=["a.jpg", "b.jpg"])
+        assert example.prompt == "<image>\n<image>\nWhat?"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert read(prompt="What?", chosen="cup", rejected="car", images=[]).prompt == "What?"
+    assert read(prompt="Here: <image>", chosen="cup", rejected="car", image="a.jpg").prompt == "Here: <image>"

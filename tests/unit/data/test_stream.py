@@ -210,7 +210,7 @@ class TestErrors:
         for name in ("none.parquet", "./none-*.tar", str(tmp_path / "none")):
             with pytest.raises(FileNotFoundError, match="there is no such file"):
                 read_stream(name)
-        with pytest.raises(ValueError, match=r"files ending in \.json are not streamed: give \.parquet or \.tar"):
+        with pytest.raises(ValueError, match=r"files ending in \.json are not read as shards: give \.parquet or \.tar"):
             read_stream(tmp_path / "rows.json")
         with pytest.raises(ValueError, match="cannot be read as a dataset"):
             read_stream(write_parquet(tmp_path / "folder"), split="nowhere")

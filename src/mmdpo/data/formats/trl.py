@@ -2,7 +2,8 @@
 
 Conversational (lists of turns, content as text or as parts) or plain text with `<image>` in the prompt. The prompt may
 be implicit: without a conversational `prompt`, the turns that both `chosen` and `rejected` begin with are the prompt.
-Where no turn of the prompt marks a place for an image, the images go in front of the text of the first user turn.
+Where no turn of the prompt marks a place for an image, the images go in front of the text of the first user turn; where
+a plain prompt does not, in front of it, a line each.
 Beyond TRL, `<image>` inside a turn's text is such a mark, and `rejected_images` (or `rejected_image`) is read.
 
 Any further column of text or turns is a response, and any further number a weight, that an objective may name.
@@ -12,7 +13,9 @@ Source: https://huggingface.co/docs/trl/dataset_formats (preference, vision).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from mmdpo.data.messages import (
     split_shared_turns,
 )
 from mmdpo.examples import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = (
     {"prompt": "<image>\nWhat is this?", "chosen": "A cup.", "rejected": "A car.", "images": ["cup.jpg"]},
@@ -70,6 +75,9 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         _check_same_prompt(said, prompt)
     conversational = prompt is not None and not isinstance(prompt, str)
     text: Text = prompt or ""
+    if isinstance(text, str) and text.strip() and images and IMAGE_PLACEHOLDER not in text:
+        text = f"{IMAGE_PLACEHOLDER}\n" * len(images) + text
+        _say_images_in_front()
     if conversational:
         conversation = read_prompt(prompt, images, image_root=image_root, column="prompt")
         text, images = conversation.turns, conversation.images
@@ -82,6 +90,14 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         rejected_images=image_sources(one_of(row, "rejected_images", "rejected_image"), image_root),
         weights=numeric_weights(row, _USED),
         source=source,
+    )
+
+
+@cache
+def _say_images_in_front() -> None:
+    logger.warning(
+        f"prompts in plain text have no {IMAGE_PLACEHOLDER} in them: the images go in front; write "
+        f"{IMAGE_PLACEHOLDER} where else they belong (said once)"
     )
 
 
