@@ -123,7 +123,6 @@ class Preparer:
         )
 
     def _other_image(self, item: Item, place: int) -> Image:
-        sources = item.other.images if item.other is not None else ()
-        if not sources:
+        if not item.other_images:
             raise RowError("the corruption shows another example's image, and no other example has one")
-        return self._open((sources[place % len(sources)],))[0]
+        return self._open((item.other_images[place],))[0]

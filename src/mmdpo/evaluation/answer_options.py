@@ -20,6 +20,7 @@ _OF_CHECKPOINTS: Mapping[str, Any] = {
     "dtype": None,
     "revision": "main",
     "chat_template": None,
+    "chat_template_kwargs": None,
     "pad_to_square": False,
     "trust_remote_code": False,
     "allow_pickle": False,
@@ -59,6 +60,7 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
     local.add_argument("--num_workers", type=int, help="transformers: processes that read pictures ahead")
     local.add_argument("--revision", help="branch, tag or commit of a hub name")
     local.add_argument("--chat_template", metavar="FILE", help="instead of the processor's own; vicuna is LLaVA-1.5's")
+    local.add_argument("--chat_template_kwargs", metavar="JSON", help="variables of the chat template, by name")
     local.add_argument("--pad_to_square", action="store_true", default=None, help="as in training; LLaVA-1.5 alone")
     local.add_argument(
         "--trust_remote_code", action="store_true", default=None, help="run the checkpoint's Python code"

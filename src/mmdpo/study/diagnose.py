@@ -69,6 +69,9 @@ class DiagnosisPlan:
     dataset_format: str = "auto"
     dataset_config: str | None = None
     image_root: str | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: str | None = None
+    """Variables of the chat template, as JSON."""
     trust_remote_code: bool = False
     resamples: int = 2000
     shown: int = 6
@@ -186,6 +189,8 @@ def _options(plan: DiagnosisPlan, adapter: str | None) -> MDPOConfig:
         max_length=plan.max_length,
         dataset_format=plan.dataset_format,
         image_root=plan.image_root,
+        chat_template=plan.chat_template,
+        chat_template_kwargs=plan.chat_template_kwargs,
         trust_remote_code=plan.trust_remote_code,
         report_to="none",
         seed=plan.seed,

@@ -42,7 +42,8 @@ SET_BY_STUDY = {
     "resume_from_checkpoint": "the study itself goes on",
     "push_to_hub": "a study uploads nothing",
 }
-ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", "chat_template", "pad_to_square", "dtype")
+PROCESSOR_OPTIONS = ("chat_template", "chat_template_kwargs", "pad_to_square")
+ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", *PROCESSOR_OPTIONS, "dtype")
 """Options that variants share, for all begin at one start."""
 _WORLD_NAMES = " or ".join(WORLDS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

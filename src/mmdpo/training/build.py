@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
 from collections.abc import Collection
@@ -121,6 +122,8 @@ def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
     check_processor(processor)
     if args.chat_template is not None:
         processor.chat_template = read_template(args.chat_template)
+    if args.chat_template_kwargs:
+        set_template_variables(processor, args.chat_template_kwargs)
     if args.pad_to_square:
         find_family(load_config(name, args)).pad_to_square(processor)
     return processor
@@ -137,6 +140,25 @@ def read_template(name: str) -> str:
     if not path.is_file():
         raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
     return path.read_text(encoding="utf-8")
+
+
+def set_template_variables(processor: Any, variables: Any) -> None:
+    """Gives variables of a processor's chat template the values that they have where a caller names none.
+
+    They become part of the template, so that whoever renders with this processor, or with one saved beside a trained
+    model, renders alike. Raises ValueError where there is no template, or it reads no variable of such a name.
+    """
+    template = processor.chat_template
+    if not template:
+        raise ValueError("chat_template_kwargs: the model's processor has no chat template; name one (chat_template)")
+    if isinstance(template, dict):  # several by name, as tools and retrieval have theirs
+        template = template["default"]
+    for name, value in variables.items():
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(f"chat_template_kwargs: the chat template reads no variable {name!r}")
+        written = "none" if value is None else json.dumps(value)
+        template = f"{{%- if {name} is not defined -%}}{{%- set {name} = {written} -%}}{{%- endif -%}}{template}"
+    processor.chat_template = template
 
 
 def load_generation_config(name: str, args: MDPOConfig) -> GenerationConfig | None:

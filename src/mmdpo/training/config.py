@@ -50,7 +50,12 @@ class MDPOConfig(TrainingArguments):
     Raises ValueError for values that cannot work together, naming the keys.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "corruption_options"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "corruption_options",
+        "chat_template_kwargs",
+    ]
 
     # Defaults of TrainingArguments that differ here
     learning_rate: float = _option(1e-5, "Peak learning rate of AdamW.")
@@ -94,6 +99,9 @@ class MDPOConfig(TrainingArguments):
     trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
     chat_template: str | None = _option(
         None, "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny."
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = _option(
+        None, "Variables that the chat template reads, such as {enable_thinking: false}; kept in the saved template."
     )
     pad_to_square: bool = _option(False, "LLaVA-1.5: pad pictures to a square, as in its training; no cropping.")
     allow_pickle: bool = _option(False, "Open pickled weights where a checkpoint has no safetensors.")

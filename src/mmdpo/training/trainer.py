@@ -90,6 +90,9 @@ class MDPOTrainer(RowOrderTrainer):
                 "set them on that processor and leave the options out"
             )
         build.check_processor(processor)
+        if processing_class is not None and args.chat_template_kwargs:
+            processor = copy.copy(processing_class)  # the caller's own renders as before
+            build.set_template_variables(processor, args.chat_template_kwargs)
         if processor.tokenizer.pad_token is None:
             processor = copy.deepcopy(processor)  # it may be the caller's
             processor.tokenizer.pad_token = processor.tokenizer.eos_token

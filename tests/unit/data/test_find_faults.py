@@ -49,6 +49,15 @@ BAD = {
         pair(prompt=turns("image", "text"), **answers(chosen=turns("text"))),
         "`chosen` begins with a turn of the user: keep only the answer",
     ),
+    "several turns": (
+        pair(
+            prompt=turns("image", "text"),
+            **answers(
+                chosen=[{"role": "assistant", "content": "cup"}, *turns("text"), {"role": "assistant", "content": "x"}]
+            ),
+        ),
+        "`chosen` has 3 turns, and every word of an answer is trained on: keep one turn",
+    ),
     "more images": (pair(images=[png(), png()]), "1 place for 2 images: write <image> where each image belongs"),
     "fewer images": (pair(images=[]), "1 place for 0 images: add the missing images, or remove <image>"),
     "turns without place": (pair(prompt=turns("text"), **answers()), "0 places for 1 image: write <image>"),
