@@ -74,7 +74,7 @@ def test_the_defaults_are_the_papers(configure):
         ({"label_smoothing": 0.1, "objective": "sft_chosen"}, "this objective has none"),
         ({"label_smoothing": 0.1, "loss_type": "ipo"}, "without label smoothing"),
         ({"label_smoothing": 0.5}, r"label_smoothing must be a number in \[0, 0.5\)"),
-        ({"objective": "dpo_anker"}, "Did you mean 'dpo_anchor'"),
+        ({"objective": "dpo_anker"}, "did you mean 'dpo_anchor'"),
         ({"corruption": "crop_0_2"}, "did you mean 'crop_0_20'"),
         ({"corruption_options": {"hihg": 0.1}}, "has no option 'hihg'; did you mean 'high'"),
         ({"corruption_options": {"high": "0.1"}}, "option 'high' of corruption 'crop_0_20' must be float"),
