@@ -328,7 +328,7 @@ class EndpointAnswerer:
                         yield future.result()
                     except RefusedError as error:
                         refused.append(error)
-                    except (EndpointError, ValueError) as error:
+                    except Exception as error:  # a picture that cannot be read, for instance
                         failed = failed or error
         finally:
             if asked:  # nobody wants the rest: waits between tries would hold up the end
