@@ -105,6 +105,8 @@ def test_its_items_can_be_asked(name):
     assert (judge_prompt is None) == (reads is None)
     if judge_prompt is not None:
         assert not reads("I would rather not say.")
+        hostile = ("", "[" * 100_000, '["a", ' + "9" * 10_000 + "]", "rating" + " ." * 100_000, "\ud800", "\0")
+        assert not any(reads(reply) for reply in hostile)  # and it takes no time
         replies = [json.loads(line)["reply"] for line in (HAND_MADE / name / "replies.jsonl").open()]
         assert any(reads(reply) for reply in replies if isinstance(reply, str))
         assert all(item.prompt in judge_prompt(item, "An answer.") for item in items)

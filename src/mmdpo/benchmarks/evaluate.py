@@ -18,7 +18,7 @@ from typing import Any
 
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
 from mmdpo.benchmarks.asking import ask_judge
-from mmdpo.benchmarks.reading import EvaluationError, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.run_folder import ANSWERS, RESULT, check_folder
 from mmdpo.benchmarks.stats import (
@@ -34,6 +34,11 @@ from mmdpo.benchmarks.stats import (
 from mmdpo.benchmarks.tasks import Benchmark, load
 
 EMPTY = "empty_answer"
+REPLACED = "replaced_characters"
+_MEANINGS = {
+    EMPTY: "empty answers, scored as the official rule scores them",
+    REPLACED: "answers with halves of surrogate pairs, which are no characters; U+FFFD was scored in their place",
+}
 _SHOWN = 5
 """How many item ids a note names."""
 
@@ -156,12 +161,12 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     """
     folder = Path(out)
     check_folder(folder, evaluation.benchmark, evaluation.answers.files)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     result = folder / RESULT
     if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
         write_whole(folder / ANSWERS, _as_lines(_answer_rows(evaluation)))
     write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
-    write_whole(result, json.dumps(_as_result(evaluation), indent=2, ensure_ascii=False) + "\n")
+    write_whole(result, to_json(_as_result(evaluation), indent=2) + "\n")
     return result
 
 
@@ -243,10 +248,12 @@ def _cover(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> dict[str, 
 def _note(benchmark: Benchmark, answers: Answers, scores: Mapping[str, ItemScore]) -> dict[str, Note]:
     hits: dict[str, dict[str, int]] = {}
     for item_id, score in scores.items():
-        empty = {} if answers.by_id[item_id].text.strip() else {EMPTY: 1}
-        for trap, count in ({**score.traps, **empty}).items():
-            hits.setdefault(trap, {})[item_id] = count
-    meanings = {EMPTY: "empty answers, scored as the official rule scores them"} | dict(benchmark.traps)
+        answer = answers.by_id[item_id]
+        of_text = {EMPTY: not answer.text.strip(), REPLACED: answer.is_mended}
+        for trap, count in ({**score.traps, **of_text}).items():
+            if count:
+                hits.setdefault(trap, {})[item_id] = int(count)
+    meanings = _MEANINGS | dict(benchmark.traps)
     notes = {}
     for trap, found in sorted(hits.items()):
         places = (
@@ -289,4 +296,4 @@ def _as_result(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(to_json(row) + "\n" for row in rows)

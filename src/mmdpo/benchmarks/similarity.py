@@ -13,6 +13,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmdpo.benchmarks.reading import parse_json
+
 THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
 
@@ -45,7 +47,7 @@ class PairTable:
         Raises `ValueError` if the file is none, or was made for another threshold.
         """
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            table = parse_json(Path(path).read_bytes())
             model, threshold = str(table["model"]), float(table["threshold"])
             pairs = [(str(first), str(second)) for first, second, *_ in table["pairs"]]
         except (ValueError, TypeError, KeyError) as error:

@@ -78,6 +78,7 @@ def answer_items(
 def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, settings: GenerationSettings) -> str:
     """Asks and keeps; returns why it ended early, if a budget ended it."""
     shown = None if answerer.processes.rank == 0 else True  # None: where there is a terminal
+    log.open()
     try:
         with tqdm(total=len(questions), desc=f"{log.benchmark} answers", unit="answer", disable=shown) as bar:
             for answer in answerer.answer(questions, settings):

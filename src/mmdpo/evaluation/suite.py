@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, read_json, to_json, write_whole
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
 from mmdpo.world.worlds import find_world
@@ -218,12 +217,12 @@ def _value(result: Mapping[str, Any], metric: str, form: str) -> str:
 
 def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> Path:
     """Writes suite.json, suite.md and suite.csv; returns the path of the first."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     content = asdict(suite) | {
         "results": {name: str(Path(name) / "result.json") for name in results},
         "paper": {"source": SOURCE, "columns": [column.header for column in COLUMNS], "rows": PAPER},
     }
-    write_whole(out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / "suite.json", to_json(content, indent=2) + "\n")
     write_whole(out / "suite.md", markdown_suite(suite))
     write_whole(out / "suite.csv", csv_suite(suite))
     return out / "suite.json"

@@ -7,7 +7,6 @@ Answers are joined by question id, not by their order.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.reading import EvaluationError, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
@@ -93,7 +92,7 @@ def _read_split(file: Path, split: str) -> list[Item]:
     items = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
             items.append(Item(f"{split}/{row['question_id']}", split, row["text"], row["image"], truth))
         except (ValueError, KeyError, TypeError) as error:
