@@ -51,11 +51,14 @@ def is_elsewhere(name: str) -> bool:
     return ":" in name
 
 
-def load_elsewhere(name: str, kind: str) -> tuple[Any, Any]:
+def load_elsewhere(name: str, kind: str, *, runs_others: bool = True) -> tuple[Any, Any]:
     """Returns the module and the object that `package.module:NAME` means; NAME may be a submodule.
 
-    Raises ValueError where the module cannot be imported, or has no such name.
+    Raises ValueError where the module cannot be imported, or has no such name; and without `runs_others`, for recipes
+    of somebody else that are only read.
     """
+    if not runs_others:
+        raise ValueError(f"{name!r} is code outside mmdpo, which is not run here")
     package, _, attribute = name.partition(":")
     try:
         module = import_module(package)

@@ -1,6 +1,7 @@
 """`mmdpo merge`: one model out of a run, with the logits of adapter and base, or an error that says why not."""
 
 import json
+import os
 import re
 import shutil
 
@@ -257,6 +258,53 @@ def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
     assert "PeftModel.from_pretrained" in cards["run"]
     assert "PeftModel" not in cards["merged"]
     assert cards["merged"].split("---\n")[2].startswith("\n# merged\n")
+
+
+@pytest.mark.parametrize("which", ["run", "merged"])
+def test_the_use_of_a_card_runs_as_it_stands_and_answers_about_a_picture(run, tmp_path, which, monkeypatch, capsys):
+    folder = run
+    if which == "merged":
+        folder = tmp_path / "merged"
+        assert main(["merge", str(run), str(folder)]) == 0
+    card = (folder / "README.md").read_text()
+    code = re.search(r"## Use\n\n```python\n(.*?)```", card, re.DOTALL).group(1)
+    there = tmp_path / "there"
+    shutil.copytree(folder, there)
+    make_pairs(1, seed=3)[0]["images"][0].save(there / "picture.jpg")
+    monkeypatch.chdir(there)
+    capsys.readouterr()
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_project_has_no_address_so_its_name_is_no_link(run):
+    card = (run / "README.md").read_text()
+    assert "[mmdpo](" not in card
+    assert "[mDPO](https://arxiv.org/abs/2406.11839)" in card
+
+
+@pytest.mark.parametrize("objective", ["evil_module:TERMS", [{"evil_module:Term": ["original", "chosen"]}]])
+def test_merging_somebodys_run_imports_nothing_that_its_recipe_names(
+    run, base, tmp_path, monkeypatch, objective, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe |= {"objective": objective, "corruption": "evil_module:corrupt"}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\nTERMS = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["merge", str(copy), str(tmp_path / "merged")]) == 0
+    assert not (tmp_path / "was_run").exists()
+    assert "evil_module" in (tmp_path / "merged" / "README.md").read_text(), "it is shown as text"
+
+
+def test_a_run_whose_files_are_pipes_or_devices_is_refused_in_a_line(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "trainer_state.json").unlink()
+    os.mkfifo(copy / "trainer_state.json")
+    assert "trainer_state.json cannot be read: it is no regular file" in merge_error(capsys, copy, tmp_path / "merged")
 
 
 def test_pushing_uploads_the_merged_folder(run, tmp_path, monkeypatch, capsys):

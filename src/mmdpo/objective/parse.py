@@ -15,7 +15,9 @@ from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 TERMS = Registry("objective.terms", "term", further="or package.module:NAME")
 
 
-def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) -> Objective:
+def build_objective(
+    spec: str | Sequence[Mapping[str, Any] | Term] | Objective, *, runs_others: bool = True
+) -> Objective:
     """Returns the objective that a recipe's `objective:` describes.
 
     `spec` is a preset's name, `package.module:NAME` for a list of terms elsewhere, JSON, or a list of terms. A term is
@@ -26,18 +28,20 @@ def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) 
         - anchor: [original, chosen]
           delta: 0.0
 
-    Raises ValueError that names the nearest valid name for an unknown preset, term or symbol.
+    With `runs_others` off nothing is imported that the spec names: for recipes of somebody else that are only read.
+    Raises ValueError that names the nearest valid name for an unknown preset, term or symbol, and for a
+    `package.module:NAME` that is not to be imported.
     """
     if isinstance(spec, Objective):
         return spec
     if isinstance(spec, str):
         text = spec.strip()
         if text.startswith(("[", "{")):
-            return build_objective(_read_json(text))
-        return Objective(tuple(_load_preset(text)))
+            return build_objective(_read_json(text), runs_others=runs_others)
+        return Objective(tuple(_load_preset(text, runs_others)))
     if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
-    return Objective(tuple(term if isinstance(term, Term) else _build_term(term) for term in spec))
+    return Objective(tuple(term if isinstance(term, Term) else _build_term(term, runs_others) for term in spec))
 
 
 def preset_names() -> tuple[str, ...]:
@@ -50,9 +54,9 @@ def term_names() -> tuple[str, ...]:
     return TERMS.names()
 
 
-def _load_preset(name: str) -> Iterable[Term]:
+def _load_preset(name: str, runs_others: bool) -> Iterable[Term]:
     if is_elsewhere(name):
-        return build_objective(load_elsewhere(name, "objective")[1]).terms
+        return build_objective(load_elsewhere(name, "objective", runs_others=runs_others)[1]).terms
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}{name_nearest(name, PRESETS)} There are {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -65,9 +69,9 @@ def _read_json(text: str) -> Any:
         raise ValueError(f"the objective is not valid JSON: {error}") from error
 
 
-def _load_term(name: str) -> type[Term]:
+def _load_term(name: str, runs_others: bool) -> type[Term]:
     if is_elsewhere(name):
-        found = load_elsewhere(name, TERMS.kind)[1]
+        found = load_elsewhere(name, TERMS.kind, runs_others=runs_others)[1]
     else:
         members = vars(TERMS.load(name)).values()
         found = next(m for m in members if isinstance(m, type) and issubclass(m, Term) and m.__module__.endswith(name))
@@ -76,7 +80,7 @@ def _load_term(name: str) -> type[Term]:
     return found
 
 
-def _build_term(spec: Mapping[str, Any]) -> Term:
+def _build_term(spec: Mapping[str, Any], runs_others: bool) -> Term:
     if not isinstance(spec, Mapping):
         raise ValueError(f"a term is a mapping such as {{rank: [[original, chosen], …]}}; got {spec!r}")
     heads = [key for key in spec if ":" in str(key) or key in term_names()]
@@ -84,7 +88,7 @@ def _build_term(spec: Mapping[str, Any]) -> Term:
         hints = [name_nearest(key, term_names()) for key in spec]
         hint = "." if heads else max(hints, key=len, default=".")
         raise ValueError(f"a term names exactly one of {', '.join(term_names())}; got keys {list(spec)}{hint}")
-    kind = _load_term(heads[0])
+    kind = _load_term(str(heads[0]), runs_others)
     cells, *symbols = [field.name for field in dataclasses.fields(kind) if field.name in _own_fields(kind)]
     symbols += [field.name for field in dataclasses.fields(Term)]
     for key in spec:

@@ -5,8 +5,6 @@ Everything here takes the content of a compare.json.
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +15,12 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA
+from mmdpo.report.files import clean
+from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.tables import MISSING
 
 Content: TypeAlias = Mapping[str, Any]
@@ -40,19 +41,20 @@ BESIDE_TITLE = 4
 def print_comparison(content: Content, console: Console) -> None:
     """Prints a table for each run that is compared with the first and each benchmark, then what a reader should know.
 
-    The tables fit 80 columns, if the runs' names are short.
+    The tables fit 80 columns, if the runs' names are short. Names are text, whatever stands in them.
     """
+    content = clean(content)
     first = content["runs"][0]
     for run in content["runs"][1:]:
         for benchmark in dict.fromkeys(row["benchmark"] for row in _rows_of(content, run)):
             rows = [row for row in _rows_of(content, run) if row["benchmark"] == benchmark]
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-            table.add_column(f"{benchmark}: {run} − {first}", no_wrap=True)
+            table.add_column(Text(f"{benchmark}: {run} − {first}"), no_wrap=True)
             for header in (first, run, "diff.", "low", "high", "≠ 0", "items"):
-                table.add_column(header, justify="right")
+                table.add_column(Text(header), justify="right")
             for row in rows:
                 name, *cells = _cells(row)
-                table.add_row(name.removeprefix(f"{benchmark}/"), *cells[:3], *_ends(row), *cells[4:6])
+                table.add_row(Text(name.removeprefix(f"{benchmark}/")), *cells[:3], *_ends(row), *cells[4:6])
             console.print(table)
             console.print()
     for line in _remarks(content):
@@ -74,12 +76,9 @@ def markdown_comparison(content: Content) -> str:
 
 def csv_comparison(content: Content) -> str:
     """Returns the rows unrounded; what is not known is an empty field."""
-    text = io.StringIO()
     columns = list(content["rows"][0])
-    writer = csv.DictWriter(text, ["first", *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"first": content["runs"][0], **row} for row in content["rows"])
-    return text.getvalue()
+    rows = ([content["runs"][0], *(row[column] for column in columns)] for row in content["rows"])
+    return csv_text(["first", *columns], rows)
 
 
 def draw_comparison(content: Content, path: Path) -> Path:
