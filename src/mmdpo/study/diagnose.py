@@ -70,6 +70,8 @@ class DiagnosisPlan:
     dataset_config: str | None = None
     image_root: str | None = None
     trust_remote_code: bool = False
+    probe: bool = True
+    """Compare how two pairs are scored with plain forwards before all are."""
     resamples: int = 2000
     shown: int = 6
     """Pairs on the page from each end of the order."""
@@ -234,7 +236,7 @@ def _score(
     """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
 
     def score(model: Any) -> PairScores:
-        return score_batches(model, collator, pairs, seed=plan.seed, batch_size=plan.batch_size)
+        return score_batches(model, collator, pairs, seed=plan.seed, batch_size=plan.batch_size, try_first=plan.probe)
 
     model = _load(plan.model, args)
     policy = score(model)

@@ -39,6 +39,7 @@ from mmdpo.training.adapters import (
 )
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.modes import disable_dropout
+from mmdpo.training.movement import describe_unreached
 
 __all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
 
@@ -269,6 +270,8 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: 
             family.lora_exclusion(model, others, peft_config.target_modules),
         )
     adapted: nn.Module = get_peft_model(model, peft_config)
+    if (unreached := describe_unreached(adapted, family, parts)) is not None:
+        logger.warning("%s", unreached)
     return adapted
 
 

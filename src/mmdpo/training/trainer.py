@@ -30,6 +30,7 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.metrics import MetricSums, describe_batch
 from mmdpo.training.modes import rest_frozen_modules
+from mmdpo.training.movement import describe_rounding
 from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
@@ -129,6 +130,9 @@ class MDPOTrainer(RowOrderTrainer):
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
         check_agreement(self.accelerator, args, {"train": train_items, **_by_name(eval_items)})
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
+        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+            logger.warning("%s", rounding)
         tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
         self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
         self._cached_cells = cacheable_cells(args)
