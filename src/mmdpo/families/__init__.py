@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmdpo.families._family import Family, attention_of
+from mmdpo.families._family import Family
+from mmdpo.families._seams import attention_of
 
 __all__ = ["VICUNA", "Family", "attention_of", "family_names", "find_family"]
 
