@@ -1,4 +1,4 @@
-"""What mmdpo reads of transformers without a public name for it: each with its reason, and the test that guards it.
+"""What mmdpo reads of transformers and torch that has no public name: each with its reason and the test that guards it.
 
 What has a public name is taken by it: attention kernels and masks from their registries, image features by the
 argument `mm_encoder_outputs`, a finished mask as a tensor of four dimensions.
@@ -16,6 +16,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 CAUSAL: Callable[..., Any] = causal_mask_function
 """The rule of plain causal layers. It is recognised by identity, since nothing else says that a rule is causal alone;
 one that is not recognised is asked for every pair of places, which is slower and right (test_tree_attention.py)."""
+
+LOAD_REPORT = "LOAD REPORT"
+"""Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
+
+CONVERSION_FAILED = "automatic conversion"
+"""In the RuntimeError for weights that could not be brought into the model's layout, which has no type of its own and
+comes before `output_loading_info` is returned (test_loading.py)."""
+
+NO_SAFETENSORS = "model.safetensors"
+"""In the OSError for a checkpoint without safetensors, which has no type of its own (test_safety.py)."""
+
+WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
+"""In the RuntimeErrors of `torch.save` where a disk is full: it raises no OSError (test_checkpointing.py)."""
 
 
 def attention_of(module: nn.Module) -> str:

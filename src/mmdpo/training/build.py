@@ -26,6 +26,7 @@ from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
+from mmdpo.families._seams import NO_SAFETENSORS
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.training.adapters import (
@@ -68,7 +69,7 @@ def load_model(name: str, args: MDPOConfig) -> Any:
     try:
         model = load_whole_model(start.base, **kwargs)
     except OSError as error:
-        if args.allow_pickle or "model.safetensors" not in str(error):
+        if args.allow_pickle or NO_SAFETENSORS not in str(error):
             raise
         raise OSError(
             f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
