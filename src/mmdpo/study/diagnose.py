@@ -82,6 +82,8 @@ class DiagnosisPlan:
     chat_template_kwargs: str | None = None
     """Variables of the chat template, as JSON."""
     trust_remote_code: bool = False
+    probe: bool = True
+    """Compare how two pairs are scored with plain forwards before all are."""
     resamples: int = 2000
     shown: int = 6
     """Pairs on the page from each end of the order."""
@@ -273,7 +275,7 @@ def _score(
                 log.append(start, scores)
                 progress.update(bar, completed=start + scores.shape[1])
 
-            options = dict(seed=plan.seed, batch_size=plan.batch_size)
+            options: dict[str, Any] = dict(seed=plan.seed, batch_size=plan.batch_size, try_first=plan.probe)
             return score_batches(model, collator, pairs, known=known, keep=keep, **options)
 
     model = _load(plan.model, args)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.families._seams import WRITE_FAILURES
 from mmdpo.training import checkpoint_folder
 from mmdpo.training.callbacks import WhenToSave
 from mmdpo.training.checkpoint_folder import UNFINISHED, SaveError
@@ -325,6 +326,4 @@ def _is_write_failure(error: BaseException) -> bool:
     """Says whether an error is about writing files; those of safetensors and torch are no OSErrors."""
     if isinstance(error, OSError | SafetensorError | CheckpointException):
         return True
-    return isinstance(error, RuntimeError) and any(
-        mark in str(error) for mark in ("PytorchStreamWriter", "inline_container.cc", "iostream error")
-    )
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in WRITE_FAILURES)

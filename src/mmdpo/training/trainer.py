@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
+from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
@@ -29,7 +30,8 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.modes import rest_frozen_modules
-from mmdpo.training.probing import PROBE, settle_rows
+from mmdpo.training.movement import describe_rounding
+from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
@@ -136,6 +138,9 @@ class MDPOTrainer(RowOrderTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
+        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+            logger.warning("%s", rounding)
         tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
         self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
         self._cached_cells = cacheable_cells(args)
@@ -276,9 +281,6 @@ class MDPOTrainer(RowOrderTrainer):
         """
         self._check_batches()
         checkpoint = self.open_run_folder(resume_from_checkpoint)
-        if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
@@ -288,7 +290,11 @@ class MDPOTrainer(RowOrderTrainer):
         elif self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
-        return super().train(checkpoint, *args, **kwargs)
+        result = super().train(checkpoint, *args, **kwargs)
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
+        return result
 
     def _check_batches(self) -> None:
         """Raises ValueError where no batch would be made of the data, before its references are scored."""

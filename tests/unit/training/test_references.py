@@ -295,6 +295,20 @@ class TestFailure:
 
 
 class TestLive:
+    def test_the_trainer_has_its_reference_model_as_an_attribute(self, build_trainer, rows):
+        given = load_model()
+        assert build_trainer(rows, ref_model=given).ref_model is given
+        copied = build_trainer(rows, precompute_ref_log_probs=False)
+        assert copied.ref_model is not copied.model
+        assert not any(parameter.requires_grad for parameter in copied.ref_model.parameters())
+        assert build_trainer(rows, peft_config=LoraConfig(r=2)).ref_model is None
+        assert build_trainer(rows).ref_model is None, "the policy itself, before it moves"
+
+    def test_a_given_reference_is_scored_as_the_policy_is(self, build_trainer, rows):
+        for attention in ("auto", "separate"):
+            trainer = build_trainer(rows, ref_model=load_model(), attention=attention)
+            assert trainer._live_reference.scorer.shares_prefix == trainer._scorer.shares_prefix
+
     def test_cached_and_live_values_are_equal_bit_for_bit(self, build_trainer, rows):
         def reference_of(trainer):
             batch = first_batch(trainer)
