@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmdpo.data.stamps import FileStamp, check_unchanged
 from mmdpo.examples import PreferenceExample, RowError, derive_generator
 
 
@@ -56,6 +57,8 @@ class Items(Dataset[Item]):
         self.epoch = 0
         self.ref_logprobs: Float[Tensor, "N C"] | None = None
         """Set by the pass before training; None for a dataset whose references are scored live."""
+        self.stamps: Mapping[str, FileStamp] = {}
+        """Set by that pass: image files as it has read them."""
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to another epoch's corruptions, where each epoch has its own."""
@@ -66,11 +69,17 @@ class Items(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         example = self.examples[index]
+        other = self._draw_other(example, index) if self.draw_others else None
+        try:
+            shown = (*example.images, *example.rejected_images, *(other.images if other is not None else ()))
+            check_unchanged(shown, self.stamps)
+        except RowError as error:
+            raise RowError(error.problem, source=example.source) from error
         return Item(
             example=example,
             index=index,
             epoch=self.epoch,
-            other=self._draw_other(example, index) if self.draw_others else None,
+            other=other,
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             counts=not isinstance(index, Filler),
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from mmdpo.data.clock import Clock, asks_for_date, default_template
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.examples import Message, PreferenceExample, RowError, Text
 from mmdpo.families import Family
@@ -29,6 +30,8 @@ class Renderer:
 
     processor: Any
     family: Family
+    clock: Clock = field(default_factory=Clock)
+    """What templates are told that ask for the date."""
 
     @property
     def tokenizer(self) -> Any:
@@ -107,8 +110,11 @@ class Renderer:
                 "the prompt is a list of chat turns but the model's processor has no chat template; set "
                 "processor.chat_template, or give prompts as plain text with the template already applied"
             )
+        dated = {}
+        if asks_for_date(self.processor):
+            dated["chat_template"] = self.clock.fix(default_template(self.processor))
         text: str = self.processor.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, **dated
         )
         return text
 

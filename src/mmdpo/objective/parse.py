@@ -12,7 +12,7 @@ from typing import Any
 
 from mmdpo.objective import terms as term_files
 from mmdpo.objective.objective import Objective
-from mmdpo.objective.presets import PRESETS
+from mmdpo.objective.presets import NEED_REJECTED_IMAGES, PRESETS
 from mmdpo.objective.terms import Term
 
 
@@ -35,7 +35,7 @@ def build_objective(spec: str | Sequence[Mapping[str, Any] | Term] | Objective) 
         text = spec.strip()
         if text.startswith(("[", "{")):
             return build_objective(_read_json(text))
-        return Objective(tuple(_load_preset(text)))
+        return _load_preset(text)
     if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
     return Objective(tuple(term if isinstance(term, Term) else _build_term(term) for term in spec))
@@ -51,12 +51,12 @@ def term_names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(term_files.__path__) if not module.name.startswith("_"))
 
 
-def _load_preset(name: str) -> Iterable[Term]:
+def _load_preset(name: str) -> Objective:
     if ":" in name:
-        return build_objective(_load_attribute(name)).terms
+        return build_objective(_load_attribute(name))
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}.{_nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    return Objective(PRESETS[name], needs_rejected_images=name in NEED_REJECTED_IMAGES)
 
 
 def _load_attribute(name: str) -> Any:

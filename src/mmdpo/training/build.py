@@ -144,6 +144,7 @@ def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
         seed=args.seed,
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
+        needs_rejected_images=objective.needs_rejected_images,
     )
     return Collator(prepare, args.max_length, objective.weight_columns, find_context_length(config))
 

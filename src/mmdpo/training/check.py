@@ -43,7 +43,7 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     Raises RowError with every faulty row unless `on_bad_row` is `skip`; raises ValueError where no row is left.
     """
     examples = to_preferences(dataset, name, args)
-    inspect = inspect_fully(collator) if args.check_data == "full" else _inspect_text
+    inspect = inspect_fully(collator) if args.check_data == "full" else inspect_text(collator)
     result = find_faults(examples, inspect, num_workers=args.dataset_num_proc or 1, progress=not args.disable_tqdm)
     is_counted = args.check_data == "full"
     lengths = tuple(f.prompt_tokens + f.chosen_tokens + f.rejected_tokens for f in result.facts) if is_counted else None
@@ -102,6 +102,12 @@ def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
     return "\n".join([head, *lines])
 
 
-def _inspect_text(example: PreferenceExample) -> ExampleFacts:
-    validate_example(example)
-    return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
+def inspect_text(collator: Collator) -> Callable[[PreferenceExample], ExampleFacts]:
+    """Returns a function that looks at what one example has, and opens none of its images."""
+
+    def inspect(example: PreferenceExample) -> ExampleFacts:
+        validate_example(example)
+        collator.prepare.check_images(example)
+        return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
+
+    return inspect
