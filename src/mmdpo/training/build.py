@@ -189,6 +189,7 @@ def build_collator(
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
         suppressed=frozenset(find_suppressed(generation_config)),
+        needs_rejected_images=objective.needs_rejected_images,
     )
     return Collator(prepare, args.max_length, objective.weight_columns, find_context_length(config))
 

@@ -108,7 +108,15 @@ class CrashSafeTrainer(Trainer, ABC):
             logger.warning(
                 "%s was written by %s; losses may differ in their last digits", checkpoint, ", ".join(others)
             )
+        self.recall(record.get("remembered", {}))
         return str(checkpoint)
+
+    def remember(self) -> dict[str, Any]:
+        """Returns what a checkpoint tells the run that goes on from it, as JSON holds it."""
+        return {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Takes over, on the main process, what `remember` has returned when the checkpoint was written."""
 
     def _check_space(self, folder: Path) -> None:
         needed = self._estimate_bytes()
@@ -184,6 +192,7 @@ class CrashSafeTrainer(Trainer, ABC):
             if self.args.should_save:
                 self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
                 whose = {"run": self._run, "versions": _versions(), "save_only_model": self.args.save_only_model}
+                whose["remembered"] = self.remember()
                 checkpoint_folder.seal(aside, whose)
                 checkpoint_folder.publish(aside, target)
         self.accelerator.wait_for_everyone()

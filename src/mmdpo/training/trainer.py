@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
 from mmdpo.checkpoints.card import PROBE
+from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
@@ -28,6 +30,7 @@ from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
+from mmdpo.training.main_process import on_main_process
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.modes import rest_frozen_modules
 from mmdpo.training.movement import describe_rounding
@@ -157,6 +160,7 @@ class MDPOTrainer(RowOrderTrainer):
         self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
         """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
         self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
+        self._agree_on_date()
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         if hasattr(policy, "add_model_tags"):
             policy.add_model_tags(["mmdpo", "dpo"])
@@ -281,6 +285,7 @@ class MDPOTrainer(RowOrderTrainer):
         """
         self._check_batches()
         checkpoint = self.open_run_folder(resume_from_checkpoint)
+        self._agree_on_date()
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
@@ -305,6 +310,21 @@ class MDPOTrainer(RowOrderTrainer):
                 f"dataloader_drop_last leaves nothing of {len(items)} rows, since a batch of all processes has "
                 f"{needed}: leave it out, or lower per_device_train_batch_size"
             )
+
+    def remember(self) -> dict[str, Any]:
+        """Returns the moment that dated prompts are written at, where the chat template writes a date."""
+        clock = self._collator.prepare.renderer.clock
+        return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Goes on with the date of the run's beginning."""
+        if "date" in remembered:
+            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(remembered["date"])
+
+    def _agree_on_date(self) -> None:
+        """Lets all processes write the date of the main one into prompts."""
+        clock = self._collator.prepare.renderer.clock
+        clock.moment = on_main_process(lambda: clock.moment, is_main=self.is_world_process_zero())
 
     def describe_run(self) -> dict[str, Any]:
         """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""
