@@ -207,7 +207,7 @@ class Renderer:
 
     def _close(self, answer: str) -> str:
         """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""
-        if self._special_tokens.closing.search(answer):
+        if self._special_tokens.end(answer):
             return answer
         eos: str = self.tokenizer.eos_token or ""
         return answer.rstrip() + eos

@@ -83,7 +83,7 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
         return dataset
     if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
-            f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
+            f"{name} is a {type(dataset).__name__}, not rows with a length; give a datasets.Dataset, list of rows or "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
