@@ -54,6 +54,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--similarity", choices=("model", "exact"), default="model", help="amber: en_core_web_lg, or equal words alone"
     )
     parser.add_argument("--similar_pairs", metavar="FILE", help="amber: a table of similar words instead of the model")
+    parser.add_argument(
+        "--strip_thoughts", action="store_true", help="take a model's thoughts, <think>…</think>, off before scoring"
+    )
     parser.add_argument("--partial", action="store_true", help="score what is there though answers are missing")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
@@ -128,6 +131,7 @@ def evaluate(name: str, options: argparse.Namespace) -> Evaluation:
         options.data_dir,
         make_tools(name, options),
         allow_partial=options.partial,
+        strip_thoughts=options.strip_thoughts,
         resamples=options.resamples,
         seed=options.seed,
     )
