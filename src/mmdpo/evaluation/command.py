@@ -6,7 +6,7 @@ The command line calls `add_eval_verb`. Nothing heavy is imported before a bench
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.answer_options import add_answer_options, check_unused
 from mmdpo.evaluation.judge_options import add_judge_options, check_judge, choose_judge, has_judge
 from mmdpo.evaluation.verbs import add_verbs
+from mmdpo.printable import printable
 
 if TYPE_CHECKING:
-    from mmdpo.benchmarks.evaluate import Evaluation, MetricValue
+    from mmdpo.benchmarks.evaluate import Evaluation
     from mmdpo.benchmarks.linguistics import Linguistics
     from mmdpo.benchmarks.records import Tools
     from mmdpo.benchmarks.similarity import Similarity
@@ -80,7 +81,7 @@ def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Ans
         return 0
     evaluation = evaluate(name, options)
     result = write_evaluation(evaluation, options.out)
-    _print(evaluation, result)
+    _print(evaluation, result, options)
     return 0
 
 
@@ -104,18 +105,19 @@ def _answer(name: str, options: argparse.Namespace, make_answerer: Callable[[], 
     from mmdpo.evaluation.answer_options import answer_benchmark
 
     benchmark = load(name)
-    folder, tools = find_data(name, options.data_dir), _make_language_tools(options)
+    folder, tools = find_data(name, options.data_dir), _make_language_tools(name, options)
     outcome = answer_benchmark(benchmark, folder, options, tools, make_answerer())
     if not outcome.is_main:
         return False
     options.answers, options.partial = outcome.path, options.partial or outcome.is_partial
-    print(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}")
+    print(printable(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}"))
     if outcome.stopped:
         print(f"{outcome.stopped}; the same command goes on from there")
     if benchmark.needs_judge and not has_judge(options):
+        again = printable(f"mmdpo eval {name} --answers {outcome.path}")
         print(
-            f"{name} needs a judge: mmdpo eval {name} --answers {outcome.path} with --judge_model M (and --judge_url "
-            "for an endpoint), or with --judge_replies FILE"
+            f"{name} needs a judge: {again} with --judge_model M (and --judge_url for an endpoint), or with "
+            "--judge_replies FILE"
         )
         return False
     return outcome.answered > 0 and not options.answers_only
@@ -141,14 +143,14 @@ def make_tools(name: str, options: argparse.Namespace) -> Tools:
     """Returns the tools that the options choose; those that a benchmark does not use are never loaded."""
     from mmdpo.benchmarks.evaluate import find_data
 
-    benchmark, tools = load(name), _make_language_tools(options)
+    benchmark, tools = load(name), _make_language_tools(name, options)
     return replace(tools, judge=choose_judge(benchmark, find_data(name, options.data_dir), tools, options), used={})
 
 
-def _make_language_tools(options: argparse.Namespace) -> Tools:
+def _make_language_tools(name: str, options: argparse.Namespace) -> Tools:
     from mmdpo.benchmarks.records import Tools
 
-    return Tools(_choose_linguistics(options), _choose_similarity(options))
+    return Tools(_choose_linguistics(options), _choose_similarity(name, options))
 
 
 def _choose_linguistics(options: argparse.Namespace) -> Callable[[], Linguistics]:
@@ -161,39 +163,67 @@ def _choose_linguistics(options: argparse.Namespace) -> Callable[[], Linguistics
     return partial(NltkLinguistics, options.nltk_data or (beside if beside.is_dir() else None))
 
 
-def _choose_similarity(options: argparse.Namespace) -> Callable[[], Similarity]:
-    from mmdpo.benchmarks.similarity import PairTable, load_spacy
+def _choose_similarity(name: str, options: argparse.Namespace) -> Callable[[], Similarity]:
+    from mmdpo.benchmarks.evaluate import find_data
+    from mmdpo.benchmarks.similarity import PAIRS, PairTable, load_spacy
 
     if options.similar_pairs is not None:
         return partial(PairTable.read, options.similar_pairs)
     if options.similarity == "exact":
         return partial(PairTable, (), "equal words alone, which is not the official rule")
-    return load_spacy
+    places = [folder / PAIRS for folder in (find_data(name, options.data_dir), Path(options.data_dir))]
+    beside = next((place for place in places if place.is_file()), None)
+
+    def load_model_or_table() -> Similarity:
+        try:
+            return load_spacy()
+        except ImportError:
+            if beside is None:
+                raise
+            return PairTable.read(beside)
+
+    return load_model_or_table
 
 
-def _print(evaluation: Evaluation, result: Path) -> None:
+def _print(evaluation: Evaluation, result: Path, options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mmdpo.evaluation.terminal import print_line
+    from mmdpo.report.tables import ARROWS
+
+    digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
     table = Table(title=evaluation.benchmark + (" (partial)" if evaluation.partial else ""), title_justify="left")
     for column in ("metric", "value", "95 % interval", "n", "unit"):
         table.add_column(column, justify="left" if column in ("metric", "unit") else "right")
     for name, value in evaluation.metrics.items():
-        table.add_row(name, _show(value.value), _show_interval(value), f"{value.n:,}", value.unit)
+        shown = [_show(number, digits[name]) for number in (value.value, value.low, value.high)]
+        interval = "" if value.low is None else f"{shown[1]} – {shown[2]}"
+        table.add_row(name + ARROWS[value.better], shown[0], interval, f"{value.n:,}", value.unit)
     console = Console()
     console.print(table)
+    if any(ARROWS[value.better] for value in evaluation.metrics.values()):
+        print_line(console, "↑ higher is better, ↓ lower is better")
     for part, coverage in evaluation.coverage.items():
-        console.print(f"{part}: {coverage.scored:,} of {coverage.items:,} items scored", highlight=False)
+        print_line(console, f"{part}: {coverage.scored:,} of {coverage.items:,} items scored")
+    for tool, made_by in evaluation.made_by.items():
+        print_line(console, f"{tool}: {made_by}")
+    for line in _list_unofficial(evaluation, options):
+        print_line(console, f"NOT OFFICIAL: {line}")
     for reason in evaluation.partial:
-        console.print(f"partial: {reason}", highlight=False, markup=False)
+        print_line(console, f"partial: {reason}")
     for note in evaluation.notes.values():
-        console.print(f"note: {note.count:,} × {note.meaning}", highlight=False, markup=False)
-    console.print(f"Result: {result}", highlight=False, markup=False)
+        print_line(console, f"note: {note.count:,} × {note.meaning}")
+    print_line(console, f"Result: {result}")
 
 
-def _show(number: float | None) -> str:
-    return "undefined" if number is None else f"{number:.4g}"
+def _list_unofficial(evaluation: Evaluation, options: argparse.Namespace) -> Iterator[str]:
+    """Yields what was used, and is not what the official scorer uses, by a choice of the options."""
+    if options.linguistics == "table" and "linguistics" in evaluation.made_by:
+        yield "words are read by this project's table; the official scorers use NLTK"
+    if options.similarity == "exact" and options.similar_pairs is None and "similarity" in evaluation.made_by:
+        yield "equal words alone count as similar; the official scorer uses the vectors of en_core_web_lg"
 
 
-def _show_interval(value: MetricValue) -> str:
-    return "" if value.low is None else f"{_show(value.low)} – {_show(value.high)}"
+def _show(number: float | None, digits: int) -> str:
+    return "undefined" if number is None else f"{number:.{digits}f}"

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
 from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
+from mmdpo.printable import printable
 
 CHECKSUMS = "checksums.json"
 _AT_ONCE = 8
@@ -40,7 +41,7 @@ def run_download(options: argparse.Namespace) -> int:
     failed = []
     for name in SOURCES if "all" in options.names else dict.fromkeys(options.names):
         try:
-            download(name, folder / name, images=not options.no_images, say=print)
+            download(name, folder / name, images=not options.no_images, say=lambda line: print(printable(line)))
         except EvaluationError as error:  # the others may well come
             failed.append(f"{name}: {error}")
     if failed:
