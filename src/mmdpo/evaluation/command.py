@@ -26,41 +26,104 @@ if TYPE_CHECKING:
     from mmdpo.generation.records import Answerer
 
 
+class _BenchmarkParser(argparse.ArgumentParser):
+    """Takes every option of an evaluation; its help shows those that its benchmark uses."""
+
+    benchmark = ""
+    """Its name; empty for verbs that are no benchmark."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.only_for: dict[str, list[argparse.Action]] = {}
+        """What a benchmark may use (`Benchmark.uses`) → the options that are for nothing else."""
+
+    def format_help(self) -> str:
+        """Returns the help without the options of what the benchmark does not use."""
+        used = load(self.benchmark).uses if self.benchmark else frozenset(self.only_for)
+        for action in (action for use in set(self.only_for) - used for action in self.only_for[use]):
+            action.help = argparse.SUPPRESS
+        return super().format_help()
+
+
 def add_eval_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds `eval` with one verb per benchmark; each sets `verb`, a function of the options that returns the status."""
     parser = verbs.add_parser("eval", help="ask a model, or score answers, by the official rule")
-    benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    benchmarks = parser.add_subparsers(
+        title="benchmarks", metavar="BENCHMARK", required=True, parser_class=_BenchmarkParser
+    )
     add_verbs(benchmarks)
-    suite = benchmarks.add_parser("suite", help="all of them, beside the paper's Table 1")
-    suite.add_argument("--benchmarks", nargs="+", metavar="NAME", help="default: all but the embedded worlds")
+    suite = benchmarks.add_parser("suite", help="run all benchmarks and print them next to the paper's Table 1")
+    suite.add_argument(
+        "--benchmarks", nargs="+", metavar="NAME", help="Run these. The default is all but the embedded worlds."
+    )
     _add_options(suite)
     suite.set_defaults(verb=_run_suite)
     for name in names():
         benchmark = benchmarks.add_parser(name, help=f"ask a model about {name}, or score answers")
+        benchmark.benchmark = name
         _add_options(benchmark)
         benchmark.set_defaults(verb=partial(_run, name))
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: _BenchmarkParser) -> None:
+    parser.usage = "%(prog)s (--answers FILE | --model M) --out FOLDER [options]"  # all would hide an error's line
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--answers", metavar="FILE", help="answers in our format or the official one, or a folder")
-    source.add_argument("--model", metavar="M", help="ask this one: a hub name, a folder, a run of mmdpo train, world")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where answers, scores and result.json go")
-    parser.add_argument("--data_dir", metavar="FOLDER", help="default: what `mmdpo eval download` fetched")
-    add_answer_options(parser)
-    add_judge_options(parser)
-    parser.add_argument("--linguistics", choices=("nltk", "table"), default="nltk", help="nltk is the official one")
-    parser.add_argument("--nltk_data", metavar="FOLDER", help="else data_dir/nltk_data, else NLTK's own places")
-    parser.add_argument(
-        "--similarity", choices=("model", "exact"), default="model", help="amber: en_core_web_lg, or equal words alone"
+    source.add_argument(
+        "--answers", metavar="FILE", help="Score these answers, in our format or the official one; a file or a folder."
     )
-    parser.add_argument("--similar_pairs", metavar="FILE", help="amber: a table of similar words instead of the model")
-    parser.add_argument(
-        "--strip_thoughts", action="store_true", help="take a model's thoughts, <think>…</think>, off before scoring"
+    source.add_argument(
+        "--model", metavar="M", help="Ask this model: a hub name, a folder, a run of mmdpo train, or world."
     )
-    parser.add_argument("--partial", action="store_true", help="score what is there though answers are missing")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="Write answers, scores and result.json into this folder."
+    )
+    data_dir = parser.add_argument(
+        "--data_dir",
+        metavar="FOLDER",
+        help="Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.",
+    )
+    image_dir = add_answer_options(parser)
+    judge = add_judge_options(parser)
+    linguistics = [
+        parser.add_argument(
+            "--linguistics",
+            choices=("nltk", "table"),
+            default="nltk",
+            help="How words are read: by NLTK, as officially, or by a table that needs nothing installed.",
+        ),
+        parser.add_argument(
+            "--nltk_data",
+            metavar="FOLDER",
+            help="Folder of NLTK's data. The default is nltk_data in --data_dir, else NLTK's own places.",
+        ),
+    ]
+    similarity = [
+        parser.add_argument(
+            "--similarity",
+            choices=("model", "exact"),
+            default="model",
+            help="amber: words are similar by en_core_web_lg, as officially, or only if they are equal.",
+        ),
+        parser.add_argument(
+            "--similar_pairs",
+            metavar="FILE",
+            help="amber: table of similar words. similar_pairs.json in --data_dir is taken where the model is missing.",
+        ),
+    ]
+    parser.add_argument(
+        "--strip_thoughts",
+        action="store_true",
+        help="Take a model's thoughts, <think> to </think>, off before scoring.",
+    )
+    parser.add_argument("--partial", action="store_true", help="Score what is there though answers are missing.")
+    parser.add_argument("--resamples", type=int, default=2000, help="Number of resamples of the bootstrap.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the bootstrap.")
+    parser.only_for = {
+        "judge": judge,
+        "files": [data_dir, image_dir],
+        "linguistics": linguistics,
+        "similarity": similarity,
+    }
 
 
 def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Answerer] | None = None) -> int:

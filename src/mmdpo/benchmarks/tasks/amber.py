@@ -25,6 +25,7 @@ from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
 
 LICENCE = "AMBER: Apache-2.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
+LANGUAGE_TOOLS = ("linguistics", "similarity")
 GENERATIVE: Final = "generative"
 _PARTS: Final = {
     "generative": GENERATIVE,
