@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +65,26 @@ def test_every_option_has_a_sentence(verb):
         found = choices.choices[name]
     for action in found._actions[1:]:
         assert re.fullmatch(r"\S.{10,}\.", action.help or ""), action.option_strings
+
+
+def test_every_command_of_the_page_is_one():
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    commands = [line for line in blocks.splitlines() if "mmdpo eval" in line]
+    assert len(commands) >= 12
+    for command in commands:
+        words = shlex.split(re.sub(r"[\[\]]", "", command), comments=True)
+        parse(*words[words.index("eval") + 1 :])
+
+
+def test_the_page_installs_what_its_commands_need_before_they_stand_there():
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
+    needed = [
+        "mmdpo[eval]",
+        "averaged_perceptron_tagger_eng",
+        "en_core_web_lg",
+        "mmdpo eval download",
+        "mmdpo eval amber",
+    ]
+    places = [page.index(word) for word in needed]
+    assert places == sorted(places)
