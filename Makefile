@@ -5,17 +5,21 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
 export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: setup engines quickstart check test test-unit perf format wheel clean
+.PHONY: setup engines quickstart check test test-unit perf format wheel lock oldest newest newest-check clean
 
 setup: $(VENV)/.installed
 
-# The constraint keeps PyTorch at the version that the suite runs on. Groups of pyproject.toml need pip 25.1.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Every version, direct and indirect, is the one in the constraints; nothing is built with tools that pip picks itself.
+# Only the first line works with the pip that Python brings: groups of pyproject.toml need pip 25.1.
+install = $(1)/bin/python -m pip install --quiet --upgrade $(2) pip \
+	&& $(1)/bin/pip install --quiet $(2) --group build \
+	&& $(1)/bin/pip install --quiet $(2) --no-build-isolation --editable $(3) --group dev
+
+$(VENV)/.installed: pyproject.toml requirements/locked.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
+	$(call install,$(VENV),--constraint requirements/locked.txt,.)
 	touch $@
 
 quickstart: setup
@@ -29,7 +33,7 @@ check: setup
 
 # Lets the tests of 4-bit weights and of DeepSpeed run too.
 engines: setup
-	$(BIN)/pip install --quiet --constraint constraints.txt --group engines
+	$(BIN)/pip install --quiet --constraint requirements/locked.txt --no-build-isolation --group engines
 
 # Everything, the minutes-long trainings included.
 test: setup
@@ -43,12 +47,48 @@ perf: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m perf.cpu
 	$(BIN)/python -m perf.render
 
+# -- versions: docs/compatibility.md says what has run ----------------------------------------------------------------
+
+# Works out requirements/locked.txt (the newest versions, PyTorch as constraints.txt has it) and requirements/oldest.txt
+# (the lowest that pyproject.toml promises) anew.
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-annotate --no-header
+lock: setup
+	$(BIN)/pip install --quiet --constraint requirements/locked.txt --group lock
+	$(RESOLVE) --universal --python-version 3.11 --constraint constraints.txt --output-file requirements/locked.txt \
+		--group dev --group build --group engines --group lock
+	$(RESOLVE) --resolution lowest-direct --python-version 3.11 --python-platform linux \
+		--output-file requirements/oldest.txt --extra eval --extra diagnose --extra openai --group dev --group build
+
+# Environments of their own at both ends of the ranges in pyproject.toml, and what has to pass in them.
+try = $(1)/bin/pytest -n 2 --dist worksteal --quiet $(2) && $(1)/bin/mmdpo quickstart --output_dir runs/$(3)
+
+WITH_EXTRAS := .[eval,diagnose,openai]
+oldest:
+	$(PYTHON) -m venv --clear .venv-oldest
+	$(call install,.venv-oldest,--constraint requirements/oldest.txt,'$(WITH_EXTRAS)')
+	$(call try,.venv-oldest,tests/contract tests/unit,oldest)
+	.venv-oldest/bin/python requirements/compatibility.py record oldest "contract tests, unit tests, quickstart"
+
+newest:
+	$(MAKE) newest-check TRIED="tests/contract tests/unit"
+	.venv-newest/bin/pip freeze --exclude-editable > requirements/newest.txt
+	.venv-newest/bin/python requirements/compatibility.py record newest "contract tests, unit tests, quickstart"
+
+# NEWEST="--constraint constraints.txt" keeps PyTorch where it is: a newer one is several GB with the libraries of CUDA.
+TRIED ?= tests/contract
+newest-check:
+	$(PYTHON) -m venv --clear .venv-newest
+	$(call install,.venv-newest,$(NEWEST),.)
+	$(call try,.venv-newest,$(TRIED),newest)
+
+# ---------------------------------------------------------------------------------------------------------------------
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 wheel: setup
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,6 +11,7 @@ from typing import Any
 from perf.gpu_page import render_gpu
 from perf.loader_page import render_loader
 from perf.record import RESULTS, ROOT
+from perf.start_page import render_start
 
 PAGE = ROOT / "docs" / "performance.md"
 TEMPLATE = Path(__file__).parent / "performance.md.in"
@@ -69,13 +70,15 @@ def render(folder: Path) -> str:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     results = sorted((result for result in found if not result["miniature"]), key=lambda result: result["date"])
     loaders = {result["machine"]: result for result in results if result.get("kind") == "loader"}
-    results = [result for result in results if result.get("kind") != "loader"]
+    starts = {result["machine"]: result for result in results if result.get("kind") == "start"}
+    results = [result for result in results if result.get("kind") not in ("loader", "start")]
     on_cpu = [result for result in results if result["device"] == "cpu"]
     if not on_cpu:
         raise ValueError(f"{folder} holds no result of a CPU; run `make perf`")
     on_gpu = {result["machine"]: result for result in results if result["device"] != "cpu"}
     values = fill(on_cpu[-1]) | {"section.gpu": render_gpu(list(on_gpu.values()))}
     values["section.loader"] = render_loader(list(loaders.values()))
+    values["section.start"] = render_start(list(starts.values()))
     return re.sub(r"\{\{(.+?)\}\}", lambda found: values[found[1]], TEMPLATE.read_text())
 
 

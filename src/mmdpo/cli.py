@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.report_command import add_report_verb
+from mmdpo.printable import printable
 from mmdpo.study.command import add_diagnose_verb, add_study_verb
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training that SIGTERM has stopped, checkpoint saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["train"] and not {"-h", "--help"} & set(arguments):
+    if arguments[:1] == ["train"]:
         return _run(lambda: _train(arguments[1:]))  # its flags are every key of a recipe: TRL's parser reads them
     options = _build_parser().parse_args(arguments)
     return _run(lambda: options.verb(options))
@@ -49,9 +51,7 @@ def _build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0)
     quickstart.set_defaults(verb=_quickstart)
 
-    train = verbs.add_parser("train", help="train a model: --config recipe.yaml [--key value …]", add_help=False)
-    train.add_argument("-h", "--help", action="store_true")
-    train.set_defaults(verb=lambda _: _train_help())
+    verbs.add_parser("train", help="train a model: --config recipe.yaml [--key value …]")  # `main` has taken it
 
     convert = verbs.add_parser("convert", help="turn a checkpoint of another layout into one that transformers loads")
     kinds = convert.add_subparsers(title="checkpoints", metavar="KIND", required=True)
@@ -89,10 +89,12 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset_format", default="auto")
     check.add_argument("--image_root", default=None, help="folder that relative image paths start from")
     check.add_argument("--model_name_or_path", default=None, help="measure in this model's tokens, exactly as training")
+    check.add_argument("--chat_template", default=None, metavar="FILE", help="instead of the processor's own")
+    check.add_argument("--chat_template_kwargs", default=None, metavar="JSON", help="variables of the chat template")
     check.add_argument("--objective", default="mdpo", help="the objective whose cells are tried, with a model")
     check.add_argument("--max_length", type=int, default=2048)
     check.add_argument("--max_image_pixels", type=int, default=100_000_000)
-    check.add_argument("--num_proc", type=int, default=4, help="threads")
+    check.add_argument("--num_proc", type=int, default=min(4, os.cpu_count() or 1), help="processes")
     check.add_argument("--faults", default=None, metavar="FILE", help="write the faulty rows to this JSONL file")
     check.add_argument("--trust_remote_code", action="store_true")
     check.set_defaults(verb=_data_check)
@@ -100,12 +102,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run(verb: object) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
     try:
         return verb()  # type: ignore[operator, no-any-return]
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
-        print(f"mmdpo: {error}", file=sys.stderr)
+        print(f"mmdpo: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)
@@ -137,6 +142,15 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from mmdpo.training.keys import check_flags, describe_keys
+
+    if {"-h", "--help", "--help_all"} & set(arguments):
+        return _print(describe_keys(every="--help_all" in arguments))
+    is_dry = "--dry_run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry_run"]
+    # A misspelt flag is said at once, before seconds of imports.
+    check_flags([argument for argument in arguments if argument.partition("=")[0] != "--config"])
+
     import logging
 
     from rich.console import Console
@@ -148,11 +162,11 @@ def _train(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
     # Of the processes that a launcher starts, the first alone tells how the run goes.
     logging.getLogger("mmdpo").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if "--dry_run" in arguments:
+    if is_dry:
         from mmdpo.training.dry_run import dry_run
 
         _quiet_libraries()
-        dry_run([argument for argument in arguments if argument != "--dry_run"], Console())
+        dry_run(arguments, Console())
         return 0
     try:
         trainer = train(arguments)
@@ -163,12 +177,6 @@ def _train(arguments: Sequence[str]) -> int:
     if trainer.is_world_process_zero():
         Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}")
     return 0
-
-
-def _train_help() -> int:
-    from mmdpo.training.recipe import describe_keys
-
-    return _print(describe_keys())
 
 
 def _convert_bunny(options: argparse.Namespace) -> int:

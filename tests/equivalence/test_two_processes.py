@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 CONFIGURATIONS = ("live", "cached", "packed", "grouped", "rebalanced")
 ENGINES = {
-    "ddp": (*CONFIGURATIONS, "disagree"),
+    "ddp": (*CONFIGURATIONS, "disagree", "check"),
     "fsdp2": ("live", "cached", "packed"),
     "zero2": ("live", "cached", "packed"),
     "zero3": ("cached", "packed"),  # a second model, as `live` has, is refused
@@ -65,8 +65,8 @@ def test_two_processes_equal_one(tmp_path, one, engine):
         pytest.skip("DeepSpeed is not installed")
     two = run(tmp_path / "runs", engine, ENGINES[engine])
     for name in ENGINES[engine]:
-        if name == "disagree":
-            check_disagreements(two)
+        if name in CHECKS:
+            CHECKS[name](two)
             continue
         expected, found = read(one, name), read(two, name)
         losses = [entry["loss"] for entry in expected["history"] if "loss" in entry]
@@ -97,6 +97,18 @@ def check_saved(ours: Path, theirs: Path) -> None:
         )
 
 
+def check_shared_rows(folder: Path) -> None:
+    first, second = read(folder, "check-0"), read(folder, "check-1")
+    assert [len(first["tried"]), len(second["tried"])] == [4, 3]
+    assert not set(first["tried"]) & set(second["tried"])
+    for name in ("lengths", "told", "left"):
+        assert first[name] == second[name]
+    assert len(first["lengths"]) == 7
+    assert "row 3" in first["told"]
+    assert "row 6" in first["told"]
+    assert first["left"] == 5
+
+
 def check_disagreements(folder: Path) -> None:
     first, second = read(folder, "disagree-0"), read(folder, "disagree-1")
     assert first.keys() == second.keys() == {"order", "length", "evaluation", "options"}
@@ -106,3 +118,7 @@ def check_disagreements(folder: Path) -> None:
         assert "the first that differs is row 4" in told["length"]
         assert "train, eval on process 0 and train on process 1" in told["evaluation"]
         assert "beta is 0.1 on process 0 and 1.1 on process 1" in told["options"]
+
+
+CHECKS = {"disagree": check_disagreements, "check": check_shared_rows}
+"""What two processes are asked that one has nothing to say about."""

@@ -2,7 +2,8 @@
 
 Arguments: a folder, the engine (`one`, `ddp`, `fsdp2`, `zero2`, `zero3`) and names of configurations. Writes
 `<name>.json`: the history of the run, and which rows each process has scored with the reference before training.
-`disagree` writes what every process is told where the second was given something else.
+`disagree` writes what every process is told where the second was given something else, and `check` which rows each
+process has tried before training, and what each is told of faulty ones.
 """
 
 import json
@@ -18,8 +19,10 @@ from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.examples import RowError
 from mmdpo.scoring.reference import StartOfPolicy
 from mmdpo.training.agreement import DisagreementError
+from mmdpo.training.check import FullCheck
 from mmdpo.world.pairs import make_pairs
 
 GLOBAL_BATCH = 4
@@ -55,6 +58,9 @@ def main():
     for name in names:
         if name == "disagree":
             disagree(folder)
+            continue
+        if name == "check":
+            check(folder)
             continue
         scored.clear()
         trainer = train(folder / name, engine, *pairs, **CONFIGURATIONS[name], accumulate=name in ACCUMULATED)
@@ -165,6 +171,30 @@ def disagree(folder):
         except DisagreementError as error:
             told[name] = str(error)
     (folder / f"disagree-{rank}.json").write_text(json.dumps(told))
+
+
+def check(folder):
+    rank = PartialState().process_index
+    tried, try_row = [], FullCheck.__call__
+
+    def noting(self, example):
+        tried.append(example.id)
+        return try_row(self, example)
+
+    FullCheck.__call__ = noting
+    rows = make_pairs(7, seed=5)
+    args = dict(use_cpu=True, report_to="none", disable_tqdm=True)
+    trainer = MDPOTrainer("world", args=MDPOConfig(output_dir=str(folder / str(rank)), **args), train_dataset=rows)
+    FullCheck.__call__ = try_row
+    faulty = [{**row, "chosen": ""} if k in (2, 5) else row for k, row in enumerate(rows)]
+    told, skipping = "", MDPOConfig(output_dir=str(folder / str(rank)), on_bad_row="skip", **args)
+    try:
+        MDPOTrainer("world", args=MDPOConfig(output_dir=str(folder / str(rank)), **args), train_dataset=faulty)
+    except RowError as error:
+        told = str(error)
+    left = MDPOTrainer("world", args=skipping, train_dataset=faulty).train_dataset
+    found = {"tried": tried, "lengths": trainer.train_dataset.lengths, "told": told, "left": len(left)}
+    (folder / f"check-{rank}.json").write_text(json.dumps(found))
 
 
 def choose_engine(engine):

@@ -129,7 +129,7 @@ class TestTrain:
             (["--learning_rat", "1"], "did you mean 'learning_rate'"),
             (["--objective", "mdop"], "Did you mean 'mdpo'"),
             (["--corruption", "crop_0_2"], "did you mean 'crop_0_20'"),
-            (["--beta", "-1"], "beta must be positive"),
+            (["--beta", "-1"], "beta must be a number above 0"),
             (["--resume_from_checkpoint", "runs/nowhere"], "runs/nowhere is no folder"),
             (["--eval_strategy", "epoch"], "test_split_size"),
             (["--dataset_name", "nowhere.jsonl"], "no such file"),

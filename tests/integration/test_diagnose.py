@@ -69,7 +69,7 @@ class TestFiles:
 
     def test_the_page_needs_no_other_file(self, diagnosis):
         page = (diagnosis / "diagnosis.html").read_text()
-        assert page.count("data:image/png;base64,") == 24
+        assert page.count("data:image/png;base64,") == 36, "the image, the corrupted and the other one of 12 pairs"
         assert "http" not in page.replace("http-equiv", "")
         assert "prefers-color-scheme: dark" in page
         assert "pair accuracy, another example" in page

@@ -1,6 +1,7 @@
 """`mmdpo merge`: one model out of a run, with the logits of adapter and base, or an error that says why not."""
 
 import json
+import os
 import re
 import shutil
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from mmdpo.cli import main
 from mmdpo.world.model import CHECKPOINT
@@ -106,6 +107,56 @@ class TestEqualLogits:
         assert {tensor.dtype for tensor in load_file(tmp_path / "small" / "model.safetensors").values()} == {
             torch.bfloat16
         }
+
+
+@pytest.fixture(scope="module")
+def tied_base(tmp_path_factory):
+    """The world's checkpoint with one weight for embeddings and head."""
+    folder = tmp_path_factory.mktemp("tied") / "model"
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(CHECKPOINT).save_pretrained(folder)
+    loaded = AutoModelForImageTextToText.from_pretrained(folder)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    return folder
+
+
+class TestTiedEmbeddings:
+    @pytest.mark.parametrize(
+        "adapter",
+        [
+            {"lora_target_modules": ["q_proj", "lm_head"]},
+            {"lora_target_modules": ["q_proj", "embed_tokens"]},
+            {"lora_target_modules": ["embed_tokens", "lm_head"]},
+            {"lora_target_modules": ["q_proj", "v_proj"], "lora_modules_to_save": ["lm_head"]},
+            {"lora_target_modules": ["q_proj", "v_proj"]},
+        ],
+        ids=lambda adapter: "-".join(map(str, adapter["lora_target_modules"] + list(adapter)[1:])),
+    )
+    def test_a_merged_model_scores_as_base_and_adapter_do(self, tmp_path, tied_base, adapter):
+        run = train(tmp_path / "run", model_name_or_path=str(tied_base), save_strategy="no", **adapter)
+        assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+        expected = adapted_logits(run, tied_base)
+        torch.testing.assert_close(
+            logits_of(tmp_path / "merged"), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max())
+        )
+        is_tied = json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"]
+        assert is_tied == (list(adapter.values()) == [["q_proj", "v_proj"]])
+
+    def test_a_merge_that_scores_otherwise_is_refused_with_both_numbers(self, run, tmp_path, capsys, monkeypatch):
+        save = PreTrainedModel.save_pretrained
+
+        def lose_a_layer(model, folder, **options):
+            with torch.no_grad():
+                model.get_decoder().layers[0].mlp.down_proj.weight.zero_()
+            save(model, folder, **options)
+
+        monkeypatch.setattr(PreTrainedModel, "save_pretrained", lose_a_layer)
+        message = merge_error(capsys, run, tmp_path / "merged")
+        assert len(re.findall(r"-\d+\.\d{4}", message)) == 2
+        assert not (tmp_path / "merged").exists()
 
 
 def test_weights_keep_the_precision_of_the_base_and_are_added_before_they_are_rounded(run, base, tmp_path):
@@ -207,6 +258,53 @@ def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
     assert "PeftModel.from_pretrained" in cards["run"]
     assert "PeftModel" not in cards["merged"]
     assert cards["merged"].split("---\n")[2].startswith("\n# merged\n")
+
+
+@pytest.mark.parametrize("which", ["run", "merged"])
+def test_the_use_of_a_card_runs_as_it_stands_and_answers_about_a_picture(run, tmp_path, which, monkeypatch, capsys):
+    folder = run
+    if which == "merged":
+        folder = tmp_path / "merged"
+        assert main(["merge", str(run), str(folder)]) == 0
+    card = (folder / "README.md").read_text()
+    code = re.search(r"## Use\n\n```python\n(.*?)```", card, re.DOTALL).group(1)
+    there = tmp_path / "there"
+    shutil.copytree(folder, there)
+    make_pairs(1, seed=3)[0]["images"][0].save(there / "picture.jpg")
+    monkeypatch.chdir(there)
+    capsys.readouterr()
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_project_has_no_address_so_its_name_is_no_link(run):
+    card = (run / "README.md").read_text()
+    assert "[mmdpo](" not in card
+    assert "[mDPO](https://arxiv.org/abs/2406.11839)" in card
+
+
+@pytest.mark.parametrize("objective", ["evil_module:TERMS", [{"evil_module:Term": ["original", "chosen"]}]])
+def test_merging_somebodys_run_imports_nothing_that_its_recipe_names(
+    run, base, tmp_path, monkeypatch, objective, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe |= {"objective": objective, "corruption": "evil_module:corrupt"}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\nTERMS = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["merge", str(copy), str(tmp_path / "merged")]) == 0
+    assert not (tmp_path / "was_run").exists()
+    assert "evil_module" in (tmp_path / "merged" / "README.md").read_text(), "it is shown as text"
+
+
+def test_a_run_whose_files_are_pipes_or_devices_is_refused_in_a_line(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "trainer_state.json").unlink()
+    os.mkfifo(copy / "trainer_state.json")
+    assert "trainer_state.json cannot be read: it is no regular file" in merge_error(capsys, copy, tmp_path / "merged")
 
 
 def test_pushing_uploads_the_merged_folder(run, tmp_path, monkeypatch, capsys):

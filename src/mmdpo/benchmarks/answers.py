@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
 from mmdpo.benchmarks.records import Item, Items
+from mmdpo.report.files import UnusableFileError, check_regular
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
@@ -195,6 +196,10 @@ def _read_rows(path: Path, cut: list[str], allow_cut: bool) -> Iterator[Row]:
 
 
 def _decode(path: Path) -> str:
+    try:
+        check_regular(path)
+    except UnusableFileError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
     content = path.read_bytes()
     try:
         return content.decode("utf-8")

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mmdpo.report import files
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -19,11 +21,13 @@ class EvaluationError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of one of a benchmark's files; raises EvaluationError if it is missing."""
+    """Returns the text of one of a benchmark's files; raises EvaluationError if it is missing, or no regular file."""
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: this file of the benchmark's data is missing; check --data_dir") from error
+    except files.UnusableFileError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
 
 
 def read_json(path: Path) -> Any:

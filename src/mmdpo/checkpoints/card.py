@@ -1,6 +1,7 @@
 """The model card of a run: what its own files say of model, data, objective, hyperparameters and results.
 
-Only the recipe's keys named here are read. A recipe holds no tokens, and neither does what is made of it.
+Only the recipe's keys named here are read. A recipe holds no tokens, and neither does what is made of it. Whoever wrote
+the run, no code that it names is run: an objective from outside mmdpo stands here as it is written.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
-from mmdpo.checkpoints.weights import CheckpointError, read_json
+from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.objective import build_objective
 from mmdpo.report.curves import curve_panels
 from mmdpo.report.figures import draw_panels
+from mmdpo.report.files import check_regular, read_json, read_text, read_yaml, write_text
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
 TRAINER_STATE = "trainer_state.json"
@@ -36,12 +38,28 @@ HYPERPARAMETERS = (
 )  # fmt: skip
 """Keys of a recipe that decide what was learnt, in the card's order."""
 
+MOST_CARD_BYTES = 2**20
+"""A longer card of a base is not read for its licence."""
+
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
 
 PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
 
 SOURCE = Path(__file__).parents[3]
 """Where `.git` lies if mmdpo is run from a checkout."""
+
+PAPER = "https://arxiv.org/abs/2406.11839"
+
+ASK = """\
+image = Image.open("picture.jpg")  # a picture of yours
+content = [{"type": "image", "image": image}, {"type": "text", "text": "Describe this picture."}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+).to(model.device, model.dtype)
+output = model.generate(**inputs, max_new_tokens=128)
+print(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))"""
+"""How the model is asked, with what `_use` has loaded."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -61,7 +79,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
     sections = [
         _front_matter(_metadata(base, recipe, has_adapter)),
         f"# {title or target.resolve().name}\n\n{_introduction(base, name, has_adapter)}",
-        _loading(base, has_adapter),
+        _use(base, has_adapter),
         _data(recipe, run),
         _objective(recipe),
         _table("Hyperparameters", ("key", "value"), _hyperparameters(recipe)),
@@ -71,7 +89,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
         f"The card was written by mmdpo; {RECIPE} in the run folder repeats the run." if recipe else "",
     ]
     path = target / CARD
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(section for section in sections if section) + "\n")
     return path
 
 
@@ -80,7 +98,7 @@ def find_base(run: Path, recipe: Mapping[str, Any] | None = None) -> str | None:
     recipe = _read_recipe(run) if recipe is None else recipe
     named = recipe.get("model_name_or_path")
     if named is None and (run / ADAPTER_CONFIG).is_file():
-        named = read_json(run / ADAPTER_CONFIG).get("base_model_name_or_path")
+        named = _read_object(run / ADAPTER_CONFIG).get("base_model_name_or_path")
     return None if named is None else str(named)
 
 
@@ -90,17 +108,28 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     if path is None or (path.parent != run and not (run / TRAINER_STATE).is_file()):
         return {}
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{path} is not valid YAML: {error}") from error
+        recipe = read_yaml(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     return recipe if isinstance(recipe, dict) else {}
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """Returns what a JSON file of the run holds, {} where there is none; raises CheckpointError for a damaged one."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no object")
+    return content
+
+
 def _read_history(run: Path) -> list[dict[str, Any]]:
-    if not (run / TRAINER_STATE).is_file():
-        return []
-    history: list[dict[str, Any]] = read_json(run / TRAINER_STATE).get("log_history", [])
-    return history
+    history = _read_object(run / TRAINER_STATE).get("log_history")
+    return [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
 
 
 def _metadata(base: str | None, recipe: Mapping[str, Any], has_adapter: bool) -> dict[str, Any]:
@@ -126,16 +155,16 @@ def _license_of(base: str | None) -> str | None:
     """Returns the licence that the base's own card names, if that card is at hand."""
     if base is None:
         return None
-    if Path(base).is_dir():
+    if _exists(base):
         path: Any = Path(base) / CARD
     else:
         path = try_to_load_from_cache(base, CARD) if _is_hub_name(base) else None
-    if not isinstance(path, str | Path) or not Path(path).is_file():
+    if not isinstance(path, str | Path):
         return None
-    parts = Path(path).read_text(encoding="utf-8").split("---\n")
     try:
+        parts = read_text(Path(path), most=MOST_CARD_BYTES).split("---\n")
         values = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
-    except yaml.YAMLError:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None  # a card of somebody else's that cannot be read names no licence
     found = values.get("license") if isinstance(values, dict) else None
     return found if isinstance(found, str) else None
@@ -146,21 +175,24 @@ def _introduction(base: str | None, objective: str, has_adapter: bool) -> str:
     if base is not None and not _is_hub_name(base):
         start = f"`{_short(base)}`"
     what = "An adapter for" if has_adapter else "A model trained from"
-    return f"{what} {start}, trained with {objective} on preference pairs by [mmdpo](https://arxiv.org/abs/2406.11839)."
+    return f"{what} {start}, trained with {objective} on preference pairs by mmdpo, which implements [mDPO]({PAPER})."
 
 
-def _loading(base: str | None, has_adapter: bool) -> str:
-    lines = ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
+def _use(base: str | None, has_adapter: bool) -> str:
+    """Returns code that runs as it stands, in the folder of the card: load, open a picture, ask."""
+    lines = ["from PIL import Image", "from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
+    lines.append('folder = "."  # this folder, or the name that it has on the Hub')
     if has_adapter:
-        lines[:1] = ["from peft import PeftModel", lines[0]]
-        start = _short(base) if base is not None else "the base model"
+        lines.insert(0, "from peft import PeftConfig, PeftModel")
         lines += [
-            f'base = AutoModelForImageTextToText.from_pretrained("{start}", dtype="auto")',
-            'model = PeftModel.from_pretrained(base, "this-folder")',
+            "base = PeftConfig.from_pretrained(folder).base_model_name_or_path"
+            + ("" if base is None or _is_hub_name(base) else f"  # {_short(base)}: if it lies elsewhere now, its path"),
+            'model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")',
+            "model = PeftModel.from_pretrained(model, folder)",
         ]
     else:
-        lines += ['model = AutoModelForImageTextToText.from_pretrained("this-folder", dtype="auto")']
-    lines += ['processor = AutoProcessor.from_pretrained("this-folder")']
+        lines.append('model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")')
+    lines += ["processor = AutoProcessor.from_pretrained(folder)", "", ASK]
     code = "\n".join(lines)
     hint = "\n\n`mmdpo merge` makes one model of base and adapter." if has_adapter else ""
     return f"## Use\n\n```python\n{code}\n```{hint}"
@@ -177,7 +209,9 @@ def _data(recipe: Mapping[str, Any], run: Path) -> str:
         rows.append(("training pairs", results["train_samples"]))
     skipped = run / "skipped_rows.jsonl"
     if skipped.is_file():
-        rows.append(("rows skipped as faulty", sum(1 for line in skipped.open(encoding="utf-8") if line.strip())))
+        check_regular(skipped)
+        with skipped.open("rb") as lines:
+            rows.append(("rows skipped as faulty", sum(1 for line in lines if line.strip())))
     return _table("Data", ("", ""), rows)
 
 
@@ -186,9 +220,9 @@ def _objective(recipe: Mapping[str, Any]) -> str:
     if written is None:
         return ""
     try:
-        objective = build_objective(written if isinstance(written, str) else json.dumps(written))
-    except (ValueError, ImportError):  # somebody's own module, which need not be installed where a run is merged
-        return f"## Objective\n\n`{written}`"
+        objective = build_objective(written if isinstance(written, str) else json.dumps(written), runs_others=False)
+    except (ValueError, TypeError):  # somebody's own module, or what no objective is
+        return f"## Objective\n\n`{' '.join(str(written).replace('`', '').split())}`"
     rows = [
         (
             f"`{term.label}`",
@@ -260,16 +294,15 @@ def _find_commit() -> str | None:
 
 
 def _read_results(run: Path, part: str) -> dict[str, Any]:
-    path = run / f"{part}_results.json"
-    results: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return results
+    return _read_object(run / f"{part}_results.json")
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return ""
     lines = [head, ["---"] * len(head), *rows]
-    text = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    escaped = ([" ".join(str(cell).replace("|", "\\|").split("\n")) for cell in line] for line in lines)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
     return f"## {title}\n\n{text}"
 
 
@@ -284,10 +317,17 @@ def _tag(recipe: Mapping[str, Any]) -> str:
 
 
 def _is_hub_name(name: str) -> bool:
-    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+    return HUB_NAME.fullmatch(name) is not None and not _exists(name)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # no name of a file, since it is too long or holds a null
+        return False
 
 
 def _short(value: str) -> str:
     """Returns the last part of a path of this machine, which says nothing to a reader elsewhere."""
-    is_path = value.startswith((os.sep, ".", "~")) or Path(value).exists()
+    is_path = value.startswith((os.sep, ".", "~")) or _exists(value)
     return Path(value).name if is_path else value

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmdpo.examples import PreferenceExample, RowError, derive_generator
+from mmdpo.data.pictures import Pictures
+from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
 
 
 class Filler(int):
@@ -25,8 +26,8 @@ class Item:
     """Place in the dataset, from 0."""
     epoch: int = 0
     """0 unless a fresh corruption is made for each epoch."""
-    other: PreferenceExample | None = None
-    """The example whose images `random_image` takes."""
+    other_images: tuple[ImageSource, ...] = ()
+    """What `random_image` shows, drawn from the pictures of other examples: one for each image of the example."""
     ref_logprobs: Float[Tensor, "C"] | None = None
     """Precomputed reference log-probabilities of those reference cells that stay the same in every epoch, in nats."""
     counts: bool = True
@@ -34,7 +35,7 @@ class Item:
 
 
 class Items(Dataset[Item]):
-    """Examples as items. Which other example an item names depends on the seed and its id alone."""
+    """Examples as items. Which other pictures an item names depends on the examples, the seed and its id alone."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Items(Dataset[Item]):
         self.examples = examples
         self.seed = seed
         self.draw_others = draw_others
+        self._pictures = Pictures(example.images for example in examples) if draw_others else None
         self.per_epoch = per_epoch
         self.lengths = lengths
         """Tokens of each example, where they were counted."""
@@ -70,22 +72,16 @@ class Items(Dataset[Item]):
             example=example,
             index=index,
             epoch=self.epoch,
-            other=self._draw_other(example, index) if self.draw_others else None,
+            other_images=() if self._pictures is None else self._draw_others(self._pictures, example, index),
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             counts=not isinstance(index, Filler),
         )
 
-    def _draw_other(self, example: PreferenceExample, index: int) -> PreferenceExample:
-        generator = derive_generator(self.seed, example.id, "other example", self.epoch)
-        others = len(self.examples) - 1
-        start = int(generator.integers(others))
-        # From a random place onwards: where one example alone has another picture, it is found.
-        for step in range(others):
-            place = (start + step) % others
-            other = self.examples[place + (place >= index)]
-            if other.images and other.images != example.images:
-                return other
-        raise RowError(
-            "random_image takes another example's image, and no other example has a different one",
-            source=example.source,
-        )
+    def _draw_others(self, pictures: Pictures, example: PreferenceExample, index: int) -> tuple[ImageSource, ...]:
+        drawn = pictures.draw_others(index, derive_generator(self.seed, example.id, "other example", self.epoch))
+        if drawn is None:
+            raise RowError(
+                "random_image takes another example's image, and no other example has a different one",
+                source=example.source,
+            )
+        return tuple(self.examples[row].images[place] for row, place in drawn)

@@ -57,6 +57,8 @@ class Preparer:
     """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, behind the image
     processor."""
     max_image_pixels: int = 100_000_000
+    suppressed: frozenset[int] = frozenset()
+    """Tokens that the model's generation config suppresses: no answer can have them."""
 
     def __call__(self, item: Item) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
@@ -80,6 +82,12 @@ class Preparer:
         for name, ids in answers.items():
             if not ids:
                 raise RowError(f"the answer {name!r} has no tokens")
+            if found := self.suppressed.intersection(ids):
+                token = self.renderer.tokenizer.convert_ids_to_tokens(min(found))
+                raise RowError(
+                    f"the answer {name!r} holds the token {token!r}, which the model's generation_config.json "
+                    "suppresses (suppress_tokens): to the model that answer is impossible; take it out of the text"
+                )
         contexts = {
             version: Context(rendered[version != NO_IMAGE].prompt, self._images(item, originals, version), version)
             for version in versions
@@ -115,7 +123,6 @@ class Preparer:
         )
 
     def _other_image(self, item: Item, place: int) -> Image:
-        sources = item.other.images if item.other is not None else ()
-        if not sources:
+        if not item.other_images:
             raise RowError("the corruption shows another example's image, and no other example has one")
-        return self._open((sources[place % len(sources)],))[0]
+        return self._open((item.other_images[place],))[0]

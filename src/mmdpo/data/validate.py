@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
+from mmdpo.data.turns import spoken_texts
 from mmdpo.examples import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
+from mmdpo.printable import printable
 
 _ROWS_PER_TASK = 16
+_ROWS_SAMPLED = 32
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,18 @@ class ExampleFacts:
     """What was measured on one good row."""
 
     prompt_tokens: int
-    chosen_tokens: int
-    rejected_tokens: int
+    chosen_tokens: int | None
+    rejected_tokens: int | None
+    """None for an answer that the objective does not read."""
     image_sizes: tuple[tuple[int, int], ...]
     """(width, height) in pixels, upright, of each of the example's own images."""
     unit: str = "tokens"
     """What the three lengths count: `tokens` or `words`."""
+
+    @property
+    def length(self) -> int:
+        """Prompt and answers together."""
+        return self.prompt_tokens + (self.chosen_tokens or 0) + (self.rejected_tokens or 0)
 
 
 @dataclass(frozen=True)
@@ -98,29 +109,67 @@ def inspect_example(example: PreferenceExample) -> ExampleFacts:
     )
 
 
-def find_faults(
-    dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 4, progress: bool = True
-) -> CheckResult:
-    """Runs `inspect` over every row in `num_workers` threads, with a progress bar on standard error if asked for.
+def require_images(dataset: PreferenceDataset) -> None:
+    """Raises ValueError where of the images that a sample of the rows names as files not one is found.
 
-    A row that raises is a fault, whatever it raises; the check goes on. The order of the result is that of the dataset,
-    whatever the number of threads.
+    That is a wrong folder rather than a fault of every row.
     """
-    starts = range(0, len(dataset), _ROWS_PER_TASK)
+    rows = range(0, len(dataset), -(-len(dataset) // _ROWS_SAMPLED))
+    paths = {path for row in rows for path in _image_files(dataset, row)}
+    if len(paths) > 1 and not any(map(os.path.exists, paths)):
+        first = printable(str(min(paths)))
+        raise ValueError(
+            f"{printable(dataset.name)}: no image was found under {printable(str(dataset.image_root or Path()))}; "
+            f"the first of {len(paths)} that were looked for is {first:.200}: give the folder that image paths start "
+            "from (image_root)"
+        )
 
-    def look_at(start: int) -> list[_Outcome]:
-        return [_inspect_row(dataset, i, inspect) for i in range(start, min(start + _ROWS_PER_TASK, len(dataset)))]
 
-    outcomes: list[_Outcome] = []
-    with _show_progress(len(dataset), enabled=progress) as advance:
-        pool = ThreadPoolExecutor(max_workers=max(1, num_workers))
+def _image_files(dataset: PreferenceDataset, row: int) -> list[Path]:
+    try:
+        return [Path(image) for image in dataset[row].images if isinstance(image, str | Path)]
+    except Exception:
+        return []  # whatever a row raises is said by `find_faults`
+
+
+def find_faults(
+    dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 1, progress: bool = True
+) -> CheckResult:
+    """Runs `inspect` over every row, as `try_rows` does."""
+    return summarise(try_rows(dataset, range(len(dataset)), inspect, num_workers=num_workers, progress=progress))
+
+
+def try_rows(
+    dataset: PreferenceDataset, positions: Sequence[int], inspect: Inspect, *, num_workers: int, progress: bool
+) -> list[Outcome]:
+    """Runs `inspect` over the rows at these positions and returns what came of each, in their order.
+
+    A row that raises is a fault, whatever it raises; the check goes on. With `num_workers` above 1 so many processes
+    share the rows, and `inspect` has to be picklable where processes are spawned; otherwise they are tried in this
+    process. A progress bar is shown on standard error if asked for. Raises OSError where a worker was killed.
+    """
+    # A worker that gets one batch or none costs more than it saves.
+    workers = min(num_workers, len(positions) // _ROWS_PER_TASK)
+    rows = _Rows(dataset, positions, inspect)
+    # A generator of its own: a loader without one draws from the generator that initialises adapters.
+    options: dict[str, Any] = dict(collate_fn=list, generator=torch.Generator())
+    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, **options)
+    outcomes: list[Outcome] = []
+    with _show_progress(len(positions), enabled=progress) as advance:
         try:
-            for part in pool.map(look_at, starts):
+            for part in loader:
                 outcomes += part
                 advance(len(part))
-        finally:
-            # After Ctrl-C the rows that wait must not be looked at first.
-            pool.shutdown(cancel_futures=True)
+        except RuntimeError as error:  # what a row raises is an outcome: this is about a worker itself
+            raise OSError(
+                f"a process that checks rows ended after row {len(outcomes)} or later ({error}). Where memory ran out, "
+                "use fewer of them (dataset_num_proc, or --num_proc)"
+            ) from error
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome]) -> CheckResult:
+    """Returns what was found in a dataset, of which every row was tried."""
     good = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, _Good)]
     return CheckResult(
         good=tuple(index for index, _ in good),
@@ -133,7 +182,7 @@ def find_faults(
 def write_faults(path: str | Path, faults: Collection[Fault]) -> None:
     """Writes faults as JSON lines with `row` (from 1), `source` and `problem`."""
     lines = (json.dumps({"row": f.row, "source": f.source, "problem": f.problem}, ensure_ascii=False) for f in faults)
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -143,11 +192,25 @@ class _Good:
     """Digest of prompt and images."""
 
 
-_Outcome: TypeAlias = "_Good | Fault"
+Outcome: TypeAlias = "_Good | Fault"
+"""What came of one row."""
 
 
-def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> _Outcome:
-    source = dataset.source_of(index)
+class _Rows(Dataset[Outcome]):
+    """The outcomes of rows, for the workers of a DataLoader."""
+
+    def __init__(self, dataset: PreferenceDataset, positions: Sequence[int], inspect: Inspect) -> None:
+        self.dataset, self.positions, self.inspect = dataset, positions, inspect
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Outcome:
+        return _inspect_row(self.dataset, self.positions[index], self.inspect)
+
+
+def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> Outcome:
+    source = printable(dataset.source_of(index))
     try:
         example = dataset[index]
         return _Good(inspect(example), _digest(example))
@@ -155,11 +218,12 @@ def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> _O
         problem = error.problem
     # One odd row must not hide the faults of the others, so nothing passes.
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = printable(f"{type(error).__name__}: {error}")
     return Fault(dataset.row_of(index), source, problem)
 
 
 def _check_prompt(prompt: Text) -> None:
+    _check_unicode(prompt, "prompt")
     if not plain_text(prompt).replace(IMAGE_PLACEHOLDER, "").strip():
         raise RowError("the prompt is empty: write the question, or remove the row")
 
@@ -167,6 +231,7 @@ def _check_prompt(prompt: Text) -> None:
 def _check_response(response: Text | None, name: str) -> None:
     if response is None:
         raise RowError(f"there is no `{name}`: add the answer, or remove the row")
+    _check_unicode(response, name)
     if not plain_text(response).strip():
         raise RowError(f"`{name}` is empty: write the answer, or remove the row")
     if count_placeholders(response):
@@ -175,6 +240,23 @@ def _check_response(response: Text | None, name: str) -> None:
         raise RowError(
             f"`{name}` begins with a turn of the {response[0]['role']}: keep only the answer, the rest is `prompt`"
         )
+    if not isinstance(response, str) and len(response) > 1:
+        raise RowError(
+            f"`{name}` has {len(response)} turns, and every word of an answer is trained on: keep one turn of the "
+            "assistant, and put what comes before it into `prompt`"
+        )
+
+
+def _check_unicode(text: Text, name: str) -> None:
+    try:
+        for part in [text] if isinstance(text, str) else spoken_texts(text):
+            part.encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise RowError(
+            f"`{name}` is not valid Unicode: half of a surrogate pair stands in {near!r}; write the whole character, "
+            "or remove the row"
+        ) from error
 
 
 def _check_difference(example: PreferenceExample, responses: Collection[str]) -> None:
@@ -226,7 +308,7 @@ def _digest(example: PreferenceExample) -> bytes:
     digest = hashlib.blake2b(json.dumps(example.prompt, sort_keys=True, default=str).encode(), digest_size=16)
     for image in example.images:
         if isinstance(image, str | Path):
-            digest.update(f"\x1f{image}".encode())
+            digest.update(f"\x1f{image}".encode(errors="surrogatepass"))
         else:
             digest.update(b"\x1f" + (image if isinstance(image, bytes) else image.tobytes()))
     return digest.digest()

@@ -20,6 +20,7 @@ _OF_CHECKPOINTS: Mapping[str, Any] = {
     "dtype": None,
     "revision": "main",
     "chat_template": None,
+    "chat_template_kwargs": None,
     "pad_to_square": False,
     "trust_remote_code": False,
     "allow_pickle": False,
@@ -78,6 +79,7 @@ def add_answer_options(parser: argparse.ArgumentParser) -> argparse.Action:
     local.add_argument(
         "--chat_template", metavar="FILE", help="Template instead of the processor's; vicuna is LLaVA-1.5's."
     )
+    local.add_argument("--chat_template_kwargs", metavar="JSON", help="Variables of the chat template, by name.")
     local.add_argument(
         "--pad_to_square", action="store_true", default=None, help="Pad pictures as LLaVA-1.5 was trained to see them."
     )

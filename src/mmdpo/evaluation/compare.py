@@ -32,6 +32,7 @@ from mmdpo.benchmarks.stats import (
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.runs import Run, label_folders, read_runs
 from mmdpo.evaluation.terminal import print_line
+from mmdpo.report.files import clean
 
 COMPARISON = "compare.json"
 
@@ -134,7 +135,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def _as_content(comparison: Comparison) -> dict[str, Any]:
-    return asdict(comparison)
+    return dict(clean(asdict(comparison)))
 
 
 def _of(runs: Sequence[Mapping[str, Run]], kind: str) -> Iterator[Run]:

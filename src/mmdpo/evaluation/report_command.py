@@ -6,18 +6,25 @@ The page is built by `mmdpo.report`, which knows files alone; what knows benchma
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmdpo.printable import printable
 from mmdpo.world.worlds import find_world
+
+SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
+MOST_SCENES = 5_000
+"""Scenes of a seed that are painted: each takes those before it."""
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmdpo.corruption import Corruption
+    from mmdpo.report.layout import Picture
     from mmdpo.report.sections.evaluation import Pictures
     from mmdpo.world.worlds import World
 
@@ -32,15 +39,20 @@ def add_report_verb(verbs: argparse._SubParsersAction[Any]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mmdpo.report.page import write_report
+    from mmdpo.report.folders import find_folders
+    from mmdpo.report.page import summarise, write_report
 
     if options.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {options.out}: name the page, such as report.html")
     if options.image_dir is not None and not options.image_dir.is_dir():
         raise ValueError(f"--image_dir {options.image_dir}: no such folder")
+    found = find_folders(options.runs)
     pictures = make_pictures(options.runs, options.image_dir)
     page = write_report(options.runs, options.out, compare=compare_results, pictures=pictures)
-    print(f"Report: {page}; figures and tables: {page.with_name(f'{page.stem}_files')}")
+    print(printable(f"Found: {summarise(found)}"))
+    for line in found.left_out:
+        print(printable(f"Left out: {line}"))
+    print(printable(f"Report: {page}; figures and tables: {page.with_name(f'{page.stem}_files')}"))
     return 0
 
 
@@ -55,62 +67,91 @@ def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> Pictures:
     """Returns where the pictures of benchmarks come from, and how the first of the runs that says so corrupts them."""
     from mmdpo.report.sections.evaluation import Pictures
 
-    found = next((recipe for run in runs if (recipe := _read_corruption(run)) is not None), None)
-    find = partial(find_picture, image_dir)
-    return Pictures(find) if found is None else Pictures(find, partial(_corrupt, *found))
+    find, notes = partial(find_picture, image_dir), list[str]()
+    for run in runs:
+        try:
+            found = _read_corruption(run)
+        except ValueError as error:
+            notes.append(f"{run}: corrupted images are not shown: {error}")
+            continue
+        if found is not None:
+            return Pictures(find, partial(_corrupt, *found), tuple(notes))
+    return Pictures(find, notes=tuple(notes))
 
 
-def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: str) -> Path | Image | None:
-    """Returns the picture of an item: drawn, for an embedded world; else a file of `image_dir` or the downloads."""
+def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: str) -> Picture | None:
+    """Returns the picture of an item: drawn, for an embedded world; else a file of `image_dir` or the downloads.
+
+    A name that leads out of these folders is refused: it comes from the folder that is reported.
+    """
+    from mmdpo.report.files import Unshown, find_inside
+
     world = find_world(benchmark)
     if world is not None:
         return _draw_scene(world, item_id)
+    found: Picture | None = None
     for folder in (image_dir,) if image_dir is not None else _image_folders(benchmark):
-        if image and (folder / image).is_file():
-            return folder / image
+        found = find_inside(folder, image) if image else None
+        if isinstance(found, Unshown) or (found is not None and found.exists()):
+            return found
     return None
 
 
 @cache
 def _image_folders(benchmark: str) -> tuple[Path, ...]:
+    from mmdpo.benchmarks.tasks import names
     from mmdpo.evaluation.answer import IMAGE_FOLDERS
     from mmdpo.evaluation.download import default_folder
 
-    return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS)
+    return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS) if benchmark in names() else ()
 
 
-def _draw_scene(world: World, item_id: str) -> Image | None:
-    """Paints a test scene, whose id is `test-SEED-NUMBER`."""
+def _draw_scene(world: World, item_id: str) -> Picture | None:
+    """Paints a test scene, whose id is `test-SEED-NUMBER`; scenes are drawn one after the other, up to its number."""
+    from mmdpo.report.files import Unshown
     from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
-    purpose, _, place = item_id.partition("-")
-    seed, _, number = place.partition("-")
-    if purpose != "test" or not seed.isdigit() or not number.isdigit():
+    found = SCENE_ID.fullmatch(item_id)
+    if found is None:
         return None
-    return render(sample_scenes(int(number) + 1, int(seed), BALANCED_CO_OCCURRENCE, "test", world)[-1])
+    seed, number = map(int, found.groups())
+    if number >= MOST_SCENES:
+        return Unshown(f"of a seed's scenes the first {MOST_SCENES:,} are painted")
+    return render(sample_scenes(number + 1, seed, BALANCED_CO_OCCURRENCE, "test", world)[-1])
 
 
 def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
-    """Returns the corruption of a run's recipe and its seed; None for a recipe that cannot be read or has none."""
-    import yaml
+    """Returns the corruption of a run's recipe and its seed; None for a recipe that has none or cannot be read.
 
-    from mmdpo.corruption import load
+    Nothing is imported that the recipe names: whoever wrote the folder is not asked to run code here. Raises ValueError
+    for a corruption that is not one of the package's, or with options that it does not take.
+    """
+    from mmdpo.corruption import load, names
+    from mmdpo.report.files import read_yaml
 
     try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-        corruption = load(recipe["corruption"]).with_options(**(recipe.get("corruption_options") or {}))
-        return None if corruption.needs_other_image else (corruption, int(recipe.get("seed", 0)))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        recipe = read_yaml(run / "recipe.yaml")
+    except (OSError, ValueError):
         return None
+    if not isinstance(recipe, dict) or recipe.get("corruption") is None:
+        return None
+    name, options, seed = recipe["corruption"], recipe.get("corruption_options") or {}, recipe.get("seed", 0)
+    if name not in names():
+        raise ValueError(f"its corruption {name!r} is not one of the package's, and no other code is run for a report")
+    if not isinstance(options, dict) or not isinstance(seed, int):
+        raise ValueError("its corruption_options are no mapping, or its seed is no number")
+    corruption = load(name).with_options(**options)
+    return None if corruption.needs_other_image else (corruption, seed)
 
 
-def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: str) -> Image | None:
+def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: str) -> Picture | None:
     from mmdpo.corruption import corrupt_image
     from mmdpo.data.images import open_image
-    from mmdpo.examples import RowError
+    from mmdpo.report.files import Unshown
+    from mmdpo.report.layout import open_picture
 
     try:
-        opened = open_image(picture)
-    except RowError:
-        return None
-    return corrupt_image(corruption, opened, run_seed=seed, example_id=item_id, image_index=0)
+        opened = open_picture(picture) if isinstance(picture, Path) else picture
+        return corrupt_image(corruption, open_image(opened), run_seed=seed, example_id=item_id, image_index=0)
+    except Exception as error:  # decoders, and a corruption whose options do not fit the picture, raise nearly anything
+        return Unshown(f"it cannot be made: {error}")

@@ -9,8 +9,6 @@ Each benchmark is run by the function that runs it alone; one that fails is show
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
 from mmdpo.evaluation.terminal import as_text, print_line
 from mmdpo.printable import printable
+from mmdpo.report.spreadsheet import csv_text
 from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
@@ -241,18 +240,16 @@ def markdown_suite(suite: Suite) -> str:
 
 def csv_suite(suite: Suite) -> str:
     """Returns the rows with an interval's ends in fields of their own; a missing figure is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", *(f"{column.header[:-2]}{end}" for column in COLUMNS for end in ("", " low", " high"))])
-    for label, figures in PAPER.items():
-        writer.writerow([label, *(field for figure in figures for field in (figure, None, None))])
+    headers = ["row", *(f"{column.header[:-2]}{end}" for column in COLUMNS for end in ("", " low", " high"))]
+    rows = [
+        [label, *(field for figure in figures for field in (figure, None, None))] for label, figures in PAPER.items()
+    ]
     fields = [
         field
         for cell in suite.cells.values()
         for field in ((None, None, None) if cell is None else (cell.value, cell.low, cell.high))
     ]
-    writer.writerow([suite.label, *fields])
-    return text.getvalue()
+    return csv_text(headers, [*rows, [suite.label, *fields]])
 
 
 def _rows(suite: Suite, between: str) -> Iterator[Sequence[str]]:

@@ -5,8 +5,6 @@ Everything here takes the content of a compare.json.
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmdpo.printable import printable
 from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA
+from mmdpo.report.files import clean
+from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.tables import ARROWS, MISSING
 
 Content: TypeAlias = Mapping[str, Any]
@@ -43,22 +42,23 @@ def print_comparison(content: Content, console: Console) -> None:
 
     The tables fit 80 columns: the runs are A and B in them, and named above, by text whatever stands in the names.
     """
+    content = clean(content)
     first = content["runs"][0]
     for run in content["runs"][1:]:
         for benchmark in dict.fromkeys(row["benchmark"] for row in _rows_of(content, run)):
             rows = [row for row in _rows_of(content, run) if row["benchmark"] == benchmark]
-            console.print(Text(printable(f"{benchmark}: A = {first}, B = {run}")), soft_wrap=True)
+            console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
             table.add_column("", no_wrap=True)
             for header in ("A", "B", "B − A", "low", "high", "≠ 0", "items"):
                 table.add_column(header, justify="right")
             for row in rows:
                 name, *cells = _cells(row)
-                table.add_row(name.removeprefix(f"{benchmark}/"), *cells[:3], *_ends(row), *cells[4:6])
+                table.add_row(Text(name.removeprefix(f"{benchmark}/")), *cells[:3], *_ends(row), *cells[4:6])
             console.print(table)
             console.print()
     for line in _remarks(content, explain_needed=False):
-        console.print(Text(printable(line)), soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
 
 
 def markdown_comparison(content: Content) -> str:
@@ -76,12 +76,9 @@ def markdown_comparison(content: Content) -> str:
 
 def csv_comparison(content: Content) -> str:
     """Returns the rows unrounded; what is not known is an empty field."""
-    text = io.StringIO()
     columns = list(content["rows"][0])
-    writer = csv.DictWriter(text, ["first", *columns], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"first": content["runs"][0], **row} for row in content["rows"])
-    return text.getvalue()
+    rows = ([content["runs"][0], *(row[column] for column in columns)] for row in content["rows"])
+    return csv_text(["first", *columns], rows)
 
 
 def draw_comparison(content: Content, path: Path) -> Path:

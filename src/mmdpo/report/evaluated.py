@@ -7,11 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdpo.report.files import clean_text
 from mmdpo.report.folders import ANSWERS, RESULT, SCORES, Place
+from mmdpo.report.shape import fit
 from mmdpo.report.trained import read_lines, read_object
 
+LEAST_FAULTLESS = 3
+"""The ratings of MMHal-Bench that stand for an answer without hallucination begin here."""
 LOOKED_AT = 2000
 """Items that examples are chosen from, and that tell whether runs are of the same data: the first of each run."""
+
+
+_NUMBER = (float, None)
+RESULT_SHAPE = {
+    "benchmark": str,
+    "metrics": ({str: {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "unit": str, "better": str}}, None),
+    "made_by": ({str: str}, None),
+    "partial_because": [str],
+    "notes": ({str: {"count": float, "meaning": str}}, None),
+}
+"""What is read of result.json, and the next two of the lines beside it."""
+SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
+ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
 
 
 @dataclass(frozen=True)
@@ -22,9 +39,15 @@ class ScoredItem:
     flagged: tuple[str, ...]
     """Words for what is not there."""
     is_wrong: bool
-    """Whether something is flagged, or a question of yes or no was answered wrongly."""
-    read_as: str = ""
-    """How an answer to such a question was read, and what it should have been."""
+    """Whether something is flagged, a question of yes or no was answered wrongly, or a judge found a hallucination."""
+    flags_words: bool = False
+    """Whether the benchmark looks for words to flag; only then does no flagged word say anything."""
+    remark: str = ""
+    """How an answer was read and what it should have been, how a judge rated it, or why it was not scored."""
+    reference: str = ""
+    """The answer that a judge compares with."""
+    reasons: str = ""
+    """What a judge wrote."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +72,12 @@ class EvaluatedRun:
 def read_evaluated(place: Place) -> EvaluatedRun:
     """Reads a result. Raises nothing: what cannot be read stands in `missing`."""
     missing: list[str] = []
-    label = f"{place.label}, {place.path.name}" if place.path.name != place.label else place.label
+    name = clean_text(place.path.name)
+    label = f"{place.label}, {name}" if name != place.label else place.label
     result = read_object(place.path / RESULT, label, missing, what="it has no metrics")
-    rows = read_lines(place.path / SCORES, label, missing, most=LOOKED_AT)
+    result = fit(result, RESULT_SHAPE, f"{label}: {RESULT}", missing)
+    lines = list(read_lines(place.path / SCORES, label, missing, most=LOOKED_AT))
+    rows = fit(lines, [SCORE_SHAPE], f"{label}: {SCORES}", missing)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
         missing.append(f"{label}: there is no {SCORES}, so it has no examples and no paired differences")
@@ -59,13 +85,13 @@ def read_evaluated(place: Place) -> EvaluatedRun:
     notes = []
     for note in (result.get("notes") or {}).values():
         notes.append(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}")
-    first = next(iter(read_lines(place.path / ANSWERS, label, [], most=1)), {})
+    first = fit(next(iter(read_lines(place.path / ANSWERS, label, [], most=1)), {}), ANSWER_SHAPE, "", [])
     versions = (first.get("generation") or {}).get("versions") or {}
     return EvaluatedRun(
         place.label,
         place.path,
-        str(result.get("benchmark") or first.get("benchmark") or place.path.name),
-        {name: value for name, value in (result.get("metrics") or {}).items() if isinstance(value, dict)},
+        result.get("benchmark") or first.get("benchmark") or name,
+        result.get("metrics") or {},
         result.get("made_by") or {},
         versions,
         tuple(partial),
@@ -112,12 +138,43 @@ def choose_items(runs: Sequence[EvaluatedRun], count: int) -> list[str]:
 
 def _score(row: Mapping[str, Any]) -> ScoredItem:
     reason = row.get("reason") or {}
-    flagged = tuple(dict.fromkeys(str(word) for word in _find(reason, "flagged") or ()))
+    words = _find(reason, "flagged")
+    flagged = tuple(dict.fromkeys(str(word) for word in words)) if isinstance(words, list) else ()
     read, label = _find(reason, "read_as"), _find(reason, "label")
+    rating, tolerant = _find(reason, "official"), _find(reason, "tolerant")
     is_question = isinstance(read, str) and isinstance(label, str)
-    is_wrong = bool(flagged) or (is_question and read.casefold() != label.casefold())
-    said = f"read as {read}; right is {label}" if is_question else ""
-    return ScoredItem(str(row.get("image", "")), flagged, is_wrong, said)
+    is_rated = isinstance(rating, int | float)
+    said = []
+    if is_question:
+        said.append(f"read as {read}; right is {label}")
+    if is_rated:
+        said.append(f"rated {rating:g} of 6 by the judge" + _say_tolerant(rating, tolerant))
+    if row.get("unscored"):
+        said.append(f"not scored: {row['unscored']}")
+    return ScoredItem(
+        image=row.get("image", ""),
+        flagged=flagged,
+        is_wrong=bool(flagged)
+        or (is_question and read.casefold() != label.casefold())
+        or (is_rated and rating < LEAST_FAULTLESS),
+        flags_words=isinstance(words, list),
+        remark=" · ".join(said),
+        reference=_text(_find(reason, "reference")),
+        reasons=_text(_find(reason, "reply")) if is_rated else "",
+    )
+
+
+def _say_tolerant(rating: float, tolerant: Any) -> str:
+    """Says where the other reading of a judge's reply finds something else than the official one."""
+    if tolerant is None:
+        return ", as the official rule counts a reply in which no rating can be read"
+    if isinstance(tolerant, int | float) and tolerant != rating:
+        return f" as the official rule reads it, {tolerant:g} as it is meant"
+    return ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _find(reason: Any, key: str) -> Any:

@@ -172,6 +172,7 @@ def _draw_scene(figure: Any, scene: ShownScene, lines: Sequence[Sequence[_Word]]
     axes = figure.add_axes(
         (MARGIN / width, (top - IMAGE_SIDE) / height, IMAGE_SIDE / width, IMAGE_SIDE / height), frameon=False
     )
+    assert isinstance(scene.image, Path)  # `read_scenes` raises for others
     with Image.open(scene.image) as image:
         # "nearest" keeps the pixels of a small scene visible as pixels.
         axes.imshow(image.convert("RGB"), interpolation="nearest")

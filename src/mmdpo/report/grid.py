@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mmdpo.report.spreadsheet import csv_text
 
 MISSING = "–"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -31,12 +31,8 @@ class Grid:
 
     def csv(self) -> str:
         """Returns the records; what is missing is an empty field."""
-        text = io.StringIO()
         columns = list(dict.fromkeys(key for record in self.records for key in record))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
-        return text.getvalue()
+        return csv_text(columns, ([record.get(column) for column in columns] for record in self.records))
 
 
 def show_number(value: Any, digits: int | None = None, *, signed: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +19,7 @@ from PIL import Image
 
 from mmdpo.report.curves import Panel
 from mmdpo.report.figures import panel_svg
+from mmdpo.report.files import Unshown, UnusableFileError, check_regular
 from mmdpo.report.grid import Grid
 from mmdpo.report.runs import Answer
 
@@ -26,8 +28,15 @@ LONGEST_SIDE = 360
 SMALL = 128
 """Pictures of up to so many pixels across are embedded as they are, and their pixels shown as pixels."""
 JPEG_QUALITY = 82
+MOST_PIXELS = 80_000_000
+"""A larger picture is not decoded; Pillow warns from 89 million on."""
+MOST_PICTURE_BYTES = 256 * 2**20
+MOST_KEPT_BYTES = 64 * 2**10
+"""A small picture whose file is larger is encoded anew."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
 
-Picture: TypeAlias = "Path | Image.Image"
+Picture: TypeAlias = "Path | Image.Image | Unshown"
 
 
 @dataclass(frozen=True)
@@ -139,17 +148,26 @@ def answer_html(answer: Answer, *, with_note: bool = True) -> str:
     text = "".join(
         f"<mark>{escape(span.text)}</mark>" if span.hallucinated else escape(span.text) for span in answer.spans()
     )
-    return f'{text}<br><span class="soft">{escape(answer.note())}</span>' if with_note else text
+    note = answer.note() if with_note else ""
+    noted = f'{text}<br><span class="soft">{escape(note)}</span>' if note else text
+    return noted + (details("The judge's reasons", paragraph(answer.reasons, soft=True)) if answer.reasons else "")
 
 
 def picture_html(picture: Picture | None, caption: str, description: str) -> str:
-    """Returns a picture; one that is gone or cannot be read is said to be."""
+    """Returns a picture; of one that is gone or cannot be shown it is said why."""
     try:
         if picture is None:
             raise FileNotFoundError
+        if isinstance(picture, Unshown):
+            raise UnusableFileError(picture.reason)
         uri, is_small = _encode_file(picture) if isinstance(picture, Path) else _encode(picture)
-    except (OSError, ValueError):
-        return f'<figure class="gone"><figcaption>{escape(caption)}: the picture is missing</figcaption></figure>'
+    except FileNotFoundError:
+        return _gone(f"{caption}: the picture is missing")
+    except UnusableFileError as error:
+        return _gone(f"{caption} not shown: {error}")
+    # Decoders raise nearly anything on broken bytes: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+    except Exception as error:
+        return _gone(f"{caption} not shown: it is damaged or no picture ({type(error).__name__})")
     look = ' class="small"' if is_small else ""
     return (
         f'<figure><img{look} src="{uri}" alt="{escape(description, quote=True)}">'
@@ -157,10 +175,29 @@ def picture_html(picture: Picture | None, caption: str, description: str) -> str
     )
 
 
+def _gone(text: str) -> str:
+    return f'<figure class="gone"><figcaption>{escape(text)}</figcaption></figure>'
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Opens a picture, not decoded yet; raises UnusableFileError for one of too many pixels, OSError for no picture."""
+    check_regular(path, most=MOST_PICTURE_BYTES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UnusableFileError(f"it is too large: {error}") from error
+    if opened.width * opened.height > MOST_PIXELS:
+        opened.close()
+        raise UnusableFileError(f"it has {opened.width} × {opened.height} pixels, more than {MOST_PIXELS:,}")
+    return opened
+
+
 @cache
 def _encode_file(path: Path) -> tuple[str, bool]:
-    with Image.open(path) as image:
-        if image.format == "PNG" and max(image.size) <= SMALL:
+    with open_picture(path) as image:
+        if image.format == "PNG" and max(image.size) <= SMALL and path.stat().st_size <= MOST_KEPT_BYTES:
             return _as_uri("png", path.read_bytes()), True
         return _encode(image)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mmdpo.report.files import Unshown, find_inside, read_json
+from mmdpo.report.shape import fit
 
 RESULTS = "results.json"
 EXAMPLES = "examples.json"
@@ -37,6 +39,8 @@ class Answer:
     """Objects of the scene that were not named."""
     remark: str | None = None
     """What else there is to be said; None where both lists are known to be whole."""
+    reasons: str = ""
+    """What a judge wrote about the answer."""
 
     def spans(self) -> list[Span]:
         """Splits the text at the hallucinated words, whole words only; the spans joined give the text again."""
@@ -61,11 +65,11 @@ class Answer:
 class ShownScene:
     """A scene of the report, with the answer of each variant."""
 
-    image: Path
+    image: Path | Unshown
     truth: tuple[str, ...]
     setting: str
     answers: Mapping[str, Answer]
-    corrupted_image: Path | None = None
+    corrupted_image: Path | Unshown | None = None
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,42 @@ class Run:
     """For each variant that was trained, its trainer's `log_history`."""
 
 
-def read_run(run_dir: str | Path) -> Run:
+_SCORES = {str: {str: (float, None)}}
+_EXAMPLE = {
+    "image": str,
+    "corrupted_image": (str, None),
+    "truth": [str],
+    "setting": str,
+    "answers": {str: {"text": str, "hallucinated": [str], "missed": [str]}},
+}
+
+
+def read_run(run_dir: str | Path, problems: list[str] | None = None) -> Run:
     """Reads a run folder.
 
+    What cannot be used is left out and named in `problems`, where such a list is given, and is an error where not.
+
     Raises:
-        RunFolderError: results.json or examples.json is missing or incomplete, a picture that examples.json names is
-            missing, or a file is not JSON.
+        RunFolderError: results.json cannot be read or is incomplete; without `problems` also where examples.json or a
+            trainer's log is, or a picture that examples.json names is missing.
     """
     folder = Path(run_dir)
-    results = read_results(folder)
-    return Run(folder, results, read_scenes(folder), read_histories(folder, results["variants"]))
+    results = read_results(folder, problems)
+    try:
+        scenes = read_scenes(folder, problems)
+    except RunFolderError as error:
+        if problems is None:
+            raise
+        problems.append(str(error))
+        scenes = ()
+    return Run(folder, results, scenes, read_histories(folder, results["variants"], problems))
 
 
-def read_results(run_dir: str | Path) -> dict[str, Any]:
+def read_results(run_dir: str | Path, problems: list[str] | None = None) -> dict[str, Any]:
     """Reads results.json and checks that it holds what tables and text need.
 
     Raises:
-        RunFolderError: the file is missing, not JSON, or lacks a key.
+        RunFolderError: the file is missing, not JSON, or lacks a key; without `problems` also a score of a wrong type.
     """
     path = Path(run_dir) / RESULTS
     results = _read_json(path)
@@ -105,65 +128,90 @@ def read_results(run_dir: str | Path) -> dict[str, Any]:
     for key in ("variants", "scenes", "seed"):
         if key not in results:
             raise RunFolderError(f"{path}: the key {key!r} is missing; repeat the run that wrote this file")
-    return results
+    return dict(_fit(results, {"variants": _SCORES}, path, problems))
 
 
-def read_scenes(run_dir: str | Path) -> tuple[ShownScene, ...]:
-    """Reads examples.json; paths of pictures in it are relative to the run folder.
+def read_scenes(run_dir: str | Path, problems: list[str] | None = None) -> tuple[ShownScene, ...]:
+    """Reads examples.json; paths of pictures in it are relative to the run folder, and lie inside it.
 
     Raises:
-        RunFolderError: the file is missing, not JSON, lacks a key, or names a picture that is not there.
+        RunFolderError: the file is missing or not JSON; without `problems` also where it lacks a key, or names a
+            picture that is not there.
     """
     path = Path(run_dir) / EXAMPLES
-    records = _read_json(path)
+    records = _fit(_read_json(path), [_EXAMPLE], path, problems)
     scenes = []
     for number, record in enumerate(records):
         try:
             scene = _scene_from(record, path.parent)
         except KeyError as error:
-            raise RunFolderError(f"{path}, example {number}: the key {error} is missing") from error
-        for image in (scene.image, scene.corrupted_image):
-            if image is not None and not image.is_file():
-                raise RunFolderError(f"{path}, example {number}: there is no picture {image}")
+            _object(f"{path}, example {number}: the key {error} is missing", problems)
+            continue
+        if problems is None:
+            for image in (scene.image, scene.corrupted_image):
+                if isinstance(image, Unshown):
+                    raise RunFolderError(f"{path}, example {number}: {image.reason}")
+                if image is not None and not image.is_file():
+                    raise RunFolderError(f"{path}, example {number}: there is no picture {image}")
         scenes.append(scene)
     return tuple(scenes)
 
 
-def read_histories(run_dir: str | Path, variants: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def read_histories(
+    run_dir: str | Path, variants: Mapping[str, Any], problems: list[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Reads `log_history` of each variant that has a trainer_state.json; one that was not trained has none.
 
     Raises:
-        RunFolderError: a trainer_state.json is not JSON or has no `log_history`.
+        RunFolderError: without `problems`, where a trainer_state.json is not JSON or has no `log_history`.
     """
     histories = {}
     for variant in variants:
-        path = Path(run_dir) / variant / TRAINER_STATE
-        if not path.is_file():
+        path = find_inside(Path(run_dir), f"{variant}/{TRAINER_STATE}")
+        if isinstance(path, Unshown) or not path.is_file():
             continue
-        state = _read_json(path)
-        if "log_history" not in state:
-            raise RunFolderError(f"{path}: the key 'log_history' is missing; is this a trainer's state?")
-        histories[variant] = state["log_history"]
+        try:
+            state = _read_json(path)
+            if not isinstance(state, dict) or "log_history" not in state:
+                raise RunFolderError(f"{path}: the key 'log_history' is missing; is this a trainer's state?")
+            histories[variant] = _fit(state["log_history"], [dict], path, problems)
+        except RunFolderError as error:
+            _object(str(error), problems)
     return histories
+
+
+def _object(said: str, problems: list[str] | None) -> None:
+    """Notes what cannot be used, or raises RunFolderError where nobody takes notes."""
+    if problems is None:
+        raise RunFolderError(said)
+    problems.append(said)
+
+
+def _fit(value: Any, shape: Any, path: Path, problems: list[str] | None) -> Any:
+    found: list[str] = []
+    fitted = fit(value, shape, str(path), found)
+    for said in found:
+        _object(said, problems)
+    return fitted
 
 
 def _scene_from(record: Mapping[str, Any], folder: Path) -> ShownScene:
     corrupted = record.get("corrupted_image")
     return ShownScene(
-        image=folder / record["image"],
+        image=find_inside(folder, record["image"]),
         truth=tuple(record["truth"]),
         setting=record["setting"],
         answers={
             variant: Answer(answer["text"], tuple(answer["hallucinated"]), tuple(answer["missed"]))
             for variant, answer in record["answers"].items()
         },
-        corrupted_image=None if corrupted is None else folder / corrupted,
+        corrupted_image=None if corrupted is None else find_inside(folder, corrupted),
     )
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError as error:
         raise RunFolderError(f"{path}: no such file; give the folder of a finished run") from error
     except ValueError as error:

@@ -43,9 +43,9 @@ def draw_study(folder: str | Path) -> Path:
         )  # fmt: skip
         for place, (name, measure) in enumerate(measures.items()):
             axes = figure.add_subplot(rows, PANELS_ACROSS, place + 1)
-            _draw_measure(axes, measure, [results["values"][variant].get(name) for variant in names])
-            baseline = results["values"][results["baseline"]].get(name)
-            if baseline is not None and baseline["mean"] is not None:
+            _draw_measure(axes, measure, [results["values"].get(variant, {}).get(name) for variant in names])
+            baseline = results["values"].get(results["baseline"], {}).get(name)
+            if baseline is not None and baseline.get("mean") is not None:
                 axes.axvline(baseline["mean"], color=GREY, linewidth=0.8, alpha=0.6, zorder=0)
             labels = names if place % PANELS_ACROSS == 0 else [""] * len(names)
             axes.set_yticks(range(len(names)), labels, size=8)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,9 @@ from typing import TypeAlias
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.wording import variant_label
 
 Scores: TypeAlias = Mapping[str, float | None]
@@ -67,7 +67,7 @@ def rich_table(variants: Mapping[str, Scores]) -> Table:
         # Wrapped here, for rich would cut the longest words of the headers to make the table narrow enough.
         table.add_column(textwrap.fill(column.header, 7, break_long_words=False), justify="right")
     for name, scores in variants.items():
-        table.add_row(variant_label(name), *(column.show(scores) for column in COLUMNS))
+        table.add_row(Text(variant_label(name)), *(column.show(scores) for column in COLUMNS))
     return table
 
 
@@ -84,9 +84,5 @@ def markdown_table(variants: Mapping[str, Scores]) -> str:
 
 def csv_table(variants: Mapping[str, Scores]) -> str:
     """Returns the scores unrounded under the keys of results.json; a score that was not measured is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", *(column.key for column in COLUMNS)])
-    for name, scores in variants.items():
-        writer.writerow([name, *(scores.get(column.key) for column in COLUMNS)])
-    return text.getvalue()
+    rows = ([name, *(scores.get(column.key) for column in COLUMNS)] for name, scores in variants.items())
+    return csv_text(["variant", *(column.key for column in COLUMNS)], rows)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmdpo.report.folders import RECIPE, Place
+from mmdpo.report.files import read_json, read_rows, read_text, read_yaml
+from mmdpo.report.folders import RECIPE, Place, number_at_end
 from mmdpo.report.runs import TRAINER_STATE
+from mmdpo.report.shape import fit
 
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -55,7 +54,7 @@ def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
 def read_object(path: Path, label: str, missing: list[str], *, what: str) -> dict[str, Any]:
     """Returns the object in a JSON file; an empty one, and a line in `missing`, where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError:
         missing.append(f"{label}: there is no {path.name}, so {what}")
         return {}
@@ -70,21 +69,17 @@ def read_object(path: Path, label: str, missing: list[str], *, what: str) -> dic
 
 def read_lines(path: Path, label: str, missing: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:
     """Yields the objects of a file of JSON lines, the first `most`; nothing where there is no file."""
-    if not path.is_file():
-        return
     damaged = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file):
-            if number == most:
-                break
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
+    try:
+        for row in read_rows(path, most=most):
             if isinstance(row, dict):
                 yield row
-            elif line.strip():
+            else:
                 damaged += 1
+    except OSError:
+        return
+    except ValueError as error:
+        missing.append(f"{label}: {path.name} is not read: {error}")
     if damaged:
         missing.append(f"{label}: {damaged} lines of {path.name} are damaged and left out")
 
@@ -95,8 +90,8 @@ def _read_history(place: Place, missing: list[str]) -> list[Mapping[str, Any]]:
     checkpoints = sorted(place.path.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
     for path in [*([own] if own.is_file() else []), *checkpoints]:
         try:
-            history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-            history = [record for record in history if isinstance(record, dict)]
+            state = read_json(path)
+            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], f"{place.label}: log_history", missing)
         except (OSError, ValueError, KeyError, TypeError) as error:
             missing.append(f"{place.label}: {path.relative_to(place.path)} is cut short or damaged ({error!r:.80})")
             continue
@@ -108,17 +103,19 @@ def _read_history(place: Place, missing: list[str]) -> list[Mapping[str, Any]]:
 
 
 def _step_of(path: Path) -> int:
-    digits = path.parent.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else -1
+    return number_at_end(path.parent)
 
 
 def _read_recipe(place: Place, missing: list[str]) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load((place.path / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        missing.append(f"{place.label}: {RECIPE} cannot be read ({type(error).__name__}), so its options are not known")
+        recipe = read_yaml(place.path / RECIPE)
+    except FileNotFoundError:
+        missing.append(f"{place.label}: there is no {RECIPE}, so its options are not known")
         return {}
-    return recipe if isinstance(recipe, dict) else {}
+    except (OSError, ValueError) as error:
+        missing.append(f"{place.label}: {RECIPE} cannot be read ({error}), so its options are not known")
+        return {}
+    return fit(recipe, dict, f"{place.label}: {RECIPE}", missing) or {}
 
 
 def _read_versions(folder: Path) -> dict[str, str]:
@@ -128,8 +125,8 @@ def _read_versions(folder: Path) -> dict[str, str]:
         if isinstance(versions, dict):
             return {str(name): str(version) for name, version in versions.items()}
     try:
-        card = (folder / CARD).read_text(encoding="utf-8").partition("## Versions")[2]
-    except OSError:
+        card = read_text(folder / CARD).partition("## Versions")[2]
+    except (OSError, ValueError):
         return {}
     rows: list[tuple[str, str]] = re.findall(r"^\| ([\w.-]+) \| ([\w.+-]+) \|$", card, flags=re.MULTILINE)
     return {name: version for name, version in rows if name != "package"}

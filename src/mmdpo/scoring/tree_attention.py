@@ -25,6 +25,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, flex_attention_mask, sdpa_mask
 
+from mmdpo.families import attention_of
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"
@@ -51,14 +52,14 @@ def attend_along(trees: tuple[Tree, ...]) -> Iterator[None]:
 
 def install(decoder: nn.Module) -> None:
     """Lets a text decoder attend along trees, with FlexAttention if it was loaded with it and SDPA otherwise."""
-    current = decoder.config._attn_implementation  # type: ignore[union-attr]
+    current = attention_of(decoder)
     if current not in (SDPA, FLEX):
         decoder.set_attn_implementation(FLEX if current == "flex_attention" else SDPA)  # type: ignore[operator]
 
 
 def uses_flex(decoder: nn.Module) -> bool:
     """Says whether a prepared text decoder uses FlexAttention."""
-    return bool(decoder.config._attn_implementation == FLEX)  # type: ignore[union-attr]
+    return attention_of(decoder) == FLEX
 
 
 # -- SDPA: one call of the stock kernel for each piece ----------------------------------------------------------------

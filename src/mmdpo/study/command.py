@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmdpo.printable import printable
+
 
 def add_study_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds `study`, which sets `verb`, a function of the options that returns the exit status."""
@@ -48,7 +50,7 @@ def add_diagnose_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds `diagnose`, which sets `verb`, a function of the options that returns the exit status."""
     parser = verbs.add_parser("diagnose", help="does a model's preference, or the data alone, need the image?")
     parser.add_argument("--dataset", required=True, metavar="PATH", help="pairs: a file, a folder, a hub name, `world`")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder; a diagnosis cut short goes on there")
     parser.add_argument("--model", metavar="MODEL", help="a hub name, a run folder, an adapter, or `world`")
     parser.add_argument("--adapter", help="on the model; the reference is then the model without it")
     parser.add_argument("--reference", metavar="MODEL", help="what the model was trained from, for rewards")
@@ -63,6 +65,8 @@ def add_diagnose_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=8, help="pairs at a time")
     parser.add_argument("--max_length", type=int, default=2048)
+    parser.add_argument("--chat_template", metavar="FILE", help="instead of the processor's own")
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="variables of the chat template")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 on a GPU unless given")
     parser.add_argument("--trust_remote_code", action="store_true")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
@@ -75,19 +79,18 @@ def _diagnose(options: argparse.Namespace) -> int:
 
     from mmdpo.report.diagnosis import print_diagnosis
     from mmdpo.report.sections.diagnosis import write_diagnosis
-    from mmdpo.study.diagnose import DiagnosisPlan, diagnose, diagnose_data
-    from mmdpo.training.run import check_run_folder
+    from mmdpo.study.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
 
     _check_diagnosis(options)
     out = Path(options.out)
-    check_run_folder(out, "choose another --out, or remove it")
+    check_folder(out)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     given = {key: value for key, value in vars(options).items() if key in DiagnosisPlan.__dataclass_fields__}
     plan, console = DiagnosisPlan(**{**given, "model": options.model or ""}), Console()
     result = diagnose_data(plan, out, console) if options.data_only else diagnose(plan, out, console)
     print_diagnosis(result, console)
-    console.print(f"\nPage: {write_diagnosis(out)}", highlight=False)
+    console.print(f"\nPage: {printable(str(write_diagnosis(out)))}", highlight=False, markup=False)
     return 0
 
 

@@ -145,13 +145,19 @@ def _judge(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     lost, name = next((measures[f"lost_{c}"], c) for c in ("other", "none") if f"lost_{c}" in measures)
     if accuracy["low"] is None:
         return {"depends": None, "text": "There are too few pairs to say whether the preference depends on the image."}
+    right = f"{accuracy['value']:.1f} % [{accuracy['low']:.1f}, {accuracy['high']:.1f}] of pairs"
     if accuracy["low"] <= 50 <= accuracy["high"]:
-        return {"depends": None, "text": "The model does not prefer chosen to rejected: there is nothing to depend."}
+        text = f"Whether the model prefers chosen to rejected cannot be told: it does on {right}."
+        return {"depends": None, "text": text}
+    if accuracy["high"] < 50:
+        return {"depends": None, "text": f"The model prefers rejected to chosen: it prefers chosen on {right}."}
     said = (
         f"{lost['value']:.1f} points of accuracy [{lost['low']:.1f}, {lost['high']:.1f}] are lost with {IMAGES[name]}"
     )
     if lost["low"] > 0:
         return {"depends": True, "text": f"The preference depends on the image: {said}."}
+    if lost["high"] < 0:
+        return {"depends": True, "text": f"The preference depends on the image, and errs less without it: {said}."}
     if lost["high"] < SMALL:
         return {"depends": False, "text": f"No sign that the preference depends on the image: {said}."}
     return {"depends": None, "text": f"Whether the preference depends on the image cannot be told: {said}."}

@@ -3,6 +3,8 @@
 diagnosis.json    measures with intervals, what they say, what was left out and why
 examples.jsonl    every pair, from the most to the least image-reliant
 diagnosis.md, diagnosis.html, pictures/
+policy_scores.jsonl, reference_scores.jsonl    every pair's log-probabilities, written as they are scored: a diagnosis
+                  that was killed goes on there, see `mmdpo.study.score_log`
 """
 
 from __future__ import annotations
@@ -17,27 +19,34 @@ from typing import Any
 
 import torch
 from accelerate.utils import release_memory
+from jaxtyping import Float
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from xxhash import xxh3_128
 
 from mmdpo.corruption import Corruption, corrupt_image, load
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
-from mmdpo.data.items import Items
+from mmdpo.data.items import Item, Items
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
 from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
+from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
 from mmdpo.study.pictures import find_paths, name_images, save_small
 from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
+from mmdpo.study.score_log import ScoreLog
 from mmdpo.study.shortcut import TextPair, measure_shortcut
 from mmdpo.training import build
-from mmdpo.training.check import inspect_fully
+from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.run import read_examples
+from mmdpo.training.run import check_run_folder, read_examples
 from mmdpo.world.worlds import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
+SCORES = {"policy": "policy_scores.jsonl", "reference": "reference_scores.jsonl"}
 WITHOUT_REFERENCE = (
     "there is no reference (--reference, or an adapter): margins are of log-probabilities, which prefer short answers, "
     "not of rewards"
@@ -69,6 +78,9 @@ class DiagnosisPlan:
     dataset_format: str = "auto"
     dataset_config: str | None = None
     image_root: str | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: str | None = None
+    """Variables of the chat template, as JSON."""
     trust_remote_code: bool = False
     resamples: int = 2000
     shown: int = 6
@@ -87,16 +99,16 @@ class Chosen:
 def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]:
     """Scores every pair under every image version, writes the files into `out`, and returns diagnosis.json's content.
 
-    Raises ValueError where no pair has an image, and what is wrong with model or data.
+    Scores that an interrupted diagnosis left in `out` are taken up. Raises ValueError where no pair has an image, and
+    what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
     """
     args, reference_args = _options(plan, plan.adapter), _options(plan, None)
     corruption = load(plan.corruption)
     processor, config = build.load_processor(plan.model, args), build.load_config(plan.model, args)
-    with console.status("trying every pair"):
-        chosen = _choose_pairs(plan, args, processor, config, corruption)
+    chosen = _choose_pairs(plan, args, processor, config, corruption)
+    with console.status("drawing other examples' images"):
         collator, note = _find_conditions(plan, chosen.pairs, processor, config, corruption)
-    with console.status(f"scoring {len(chosen.pairs)} pairs"):
-        policy, reference, compared = _score(plan, args, reference_args, collator, chosen.pairs)
+    policy, reference, compared = _score(plan, args, reference_args, collator, chosen.pairs, out, console)
     values = compare_images(policy, reference, plan.beta)
     examples = list(chosen.pairs)
     found = summarise_pairs(
@@ -111,7 +123,6 @@ def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]
         "options": asdict(plan),
         "versions": versions(),
     }
-    out.mkdir(parents=True, exist_ok=True)
     _write_examples(out, plan, examples, values, corruption)
     (out / RESULT).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
@@ -152,6 +163,13 @@ def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str,
     return result
 
 
+def check_folder(out: Path) -> None:
+    """Raises RunFolderError for a folder that holds something else than the scores of an interrupted diagnosis."""
+    if (out / SCORES["policy"]).is_file() and not (out / RESULT).exists():
+        return
+    check_run_folder(out, "choose another --out, or remove it")
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of what computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
@@ -186,6 +204,8 @@ def _options(plan: DiagnosisPlan, adapter: str | None) -> MDPOConfig:
         max_length=plan.max_length,
         dataset_format=plan.dataset_format,
         image_root=plan.image_root,
+        chat_template=plan.chat_template,
+        chat_template_kwargs=plan.chat_template_kwargs,
         trust_remote_code=plan.trust_remote_code,
         report_to="none",
         seed=plan.seed,
@@ -197,14 +217,14 @@ def _choose_pairs(plan: DiagnosisPlan, args: MDPOConfig, processor: Any, config:
     pairs = read_pairs(plan, args)
     versions = tuple(CONDITIONS)
     made = make_collator(processor, config, versions, seed=plan.seed, corruption=corruption, max_length=plan.max_length)
-    inspect = inspect_fully(made)
+    inspect = FullCheck(made)
 
     def inspect_pair(example: PreferenceExample) -> Any:
         if not example.images:
             raise RowError("it has no image, so that nothing can depend on one")
         return inspect(example)
 
-    result = find_faults(pairs, inspect_pair, num_workers=1, progress=False)
+    result = find_faults(pairs, inspect_pair, num_workers=1, progress=True)
     left_out = [f"{fault.source}: {fault.problem}" for fault in result.faults]
     if not result.good:
         raise ValueError(f"{plan.dataset}: none of its {len(pairs)} pairs can be measured; the first: {left_out[0]}")
@@ -229,24 +249,65 @@ def _find_conditions(
 
 
 def _score(
-    plan: DiagnosisPlan, args: MDPOConfig, reference_args: MDPOConfig, collator: Collator, pairs: PreferenceDataset
+    plan: DiagnosisPlan,
+    args: MDPOConfig,
+    reference_args: MDPOConfig,
+    collator: Collator,
+    pairs: PreferenceDataset,
+    out: Path,
+    console: Console,
 ) -> tuple[PairScores, PairScores | None, str]:
     """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
+    cells = collator.prepare.cells
+    draw_others = any(corruption.needs_other_image for corruption in collator.prepare.corruptions.values())
+    items, digest = Items(pairs, seed=plan.seed, draw_others=draw_others), CellKeys(collator.prepare)
+    keys = [xxh3_128(b"".join(digest(items[place], cells))).hexdigest() for place in range(len(items))]
 
-    def score(model: Any) -> PairScores:
-        return score_batches(model, collator, pairs, seed=plan.seed, batch_size=plan.batch_size)
+    def score(model: Any, role: str) -> PairScores:
+        log = ScoreLog(out / SCORES[role], _describe_scoring(model, role, collator, plan), keys)
+        known = log.read(plan.batch_size)
+        with _show_progress(console) as progress:
+            bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.shape[1])
+
+            def keep(start: int, scores: Float[Tensor, "C B"]) -> None:
+                log.append(start, scores)
+                progress.update(bar, completed=start + scores.shape[1])
+
+            options = dict(seed=plan.seed, batch_size=plan.batch_size)
+            return score_batches(model, collator, pairs, known=known, keep=keep, **options)
 
     model = _load(plan.model, args)
-    policy = score(model)
+    policy = score(model, "policy")
     if plan.reference is None and hasattr(model, "disable_adapter"):
         with model.disable_adapter():
-            return policy, score(model), "rewards are taken against the model with its adapter switched off"
+            against = "rewards are taken against the model with its adapter switched off"
+            return policy, score(model, "reference"), against
     release_memory(model)
     del model
     if plan.reference is None:
         return policy, None, WITHOUT_REFERENCE
-    reference = score(_load(plan.reference, reference_args))
+    reference = score(_load(plan.reference, reference_args), "reference")
     return policy, reference, f"rewards are taken against {plan.reference}"
+
+
+def _describe_scoring(model: Any, role: str, collator: Collator, plan: DiagnosisPlan) -> dict[str, Any]:
+    """Returns what scores depend on beside the rows."""
+    parameter = next(model.parameters())
+    return {
+        "model": describe_model(model),
+        "weights": digest_weights(model),
+        "adapter": "off" if role == "reference" and plan.reference is None else "on",
+        "processor": digest_processor(collator.prepare.renderer.processor),
+        "precision": f"{parameter.dtype} on {parameter.device.type}",
+        "batch_size": plan.batch_size,
+        "cells": [f"{cell.image}, {cell.response}" for cell in collator.prepare.cells],
+        "versions": versions(),
+    }
+
+
+def _show_progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
+    return Progress(*columns, TimeRemainingColumn(), console=console)
 
 
 def _load(name: str, args: MDPOConfig) -> Any:
@@ -259,13 +320,14 @@ def _write_examples(
     out: Path, plan: DiagnosisPlan, examples: Sequence[PreferenceExample], values: PairValues, corruption: Corruption
 ) -> None:
     """Writes the pairs, sorted, and small pictures of those from both ends."""
+    items = Items(examples, seed=plan.seed, draw_others="other" in values.margins)
     order = values.reliance.argsort(descending=True, stable=True).tolist()
     ends = {*order[: plan.shown], *order[len(order) - plan.shown :]} if len(order) > plan.shown else set(order)
     with (out / EXAMPLES).open("w", encoding="utf-8") as file:
         for rank, place in enumerate(order, start=1):
             row = _describe_pair(examples[place], place, values, rank)
             if place in ends:
-                row |= _save_pictures(out, examples[place], rank, plan.seed, corruption)
+                row |= _save_pictures(out, items[place], rank, plan.seed, corruption)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -283,11 +345,9 @@ def _describe_pair(example: PreferenceExample, place: int, values: PairValues, r
     }
 
 
-def _save_pictures(
-    out: Path, example: PreferenceExample, rank: int, seed: int, corruption: Corruption
-) -> Mapping[str, str]:
-    """Saves the first image of a pair, and the corrupted image that it was compared with."""
-    original = open_image(example.images[0])
+def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corruption) -> Mapping[str, str]:
+    """Saves the first image of a pair, and the corrupted and the other example's image that it was compared with."""
+    example, original = item.example, open_image(item.example.images[0])
     save_small(original, out / "pictures" / f"{rank}.png")
     saved = {"picture": f"pictures/{rank}.png"}
     if example.rejected_images or not corruption.needs_other_image:
@@ -298,4 +358,7 @@ def _save_pictures(
         )
         save_small(corrupted, out / "pictures" / f"{rank}_corrupted.png")
         saved["corrupted_picture"] = f"pictures/{rank}_corrupted.png"
+    if item.other_images:
+        save_small(open_image(item.other_images[0]), out / "pictures" / f"{rank}_other.png")
+        saved["other_picture"] = f"pictures/{rank}_other.png"
     return saved

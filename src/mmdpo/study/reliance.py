@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,23 +103,34 @@ def score_pairs(
 
 
 def score_batches(
-    model: nn.Module, collator: Collator, examples: Sequence[PreferenceExample], *, seed: int, batch_size: int
+    model: nn.Module,
+    collator: Collator,
+    examples: Sequence[PreferenceExample],
+    *,
+    seed: int,
+    batch_size: int,
+    known: Float[Tensor, "C K"] | None = None,
+    keep: Callable[[int, Float[Tensor, "C B"]], None] = lambda start, scores: None,
 ) -> PairScores:
-    """Scores the cells that a collator makes batches for; see `score_pairs`."""
+    """Scores the cells that a collator makes batches for; see `score_pairs`.
+
+    The first K examples are not scored again where `known` has their scores; `keep` is handed those of each batch, with
+    the place of its first example.
+    """
     family, cells = collator.prepare.renderer.family, collator.prepare.cells
     items = Items(
         examples, seed=seed, draw_others=any(c.needs_other_image for c in collator.prepare.corruptions.values())
     )
-    build.mask_suppressed_tokens(model)
     scorer = Scorer(model, family, cells, shares_prefix=family.why_separate(model) is None)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    parts = []
+    parts = [] if known is None else [known]
     with torch.inference_mode():
-        for start in range(0, len(items), batch_size):
+        for start in range(0 if known is None else known.shape[1], len(items), batch_size):
             batch = collator([items[i] for i in range(start, min(start + batch_size, len(items)))])
             parts.append(scorer(send_to_device(batch, device), cells).logprobs.cpu())
+            keep(start, parts[-1])
     model.train(was_training)
     return PairScores(dict(zip(cells, torch.cat(parts, dim=1), strict=True)))
 

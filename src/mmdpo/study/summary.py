@@ -2,6 +2,10 @@
 
 Seeds are what is repeated: each has its own pairs, scenes and order of training, so that the spread over seeds holds
 all of these. Intervals are Student's, over seeds: the mean ± t · s / √n, of the values or of their paired differences.
+
+An interval says nothing of how many others stand beside it. So each difference also has p, of the two-sided t-test that
+its interval belongs to, and q, which is p after Benjamini and Hochberg: of the differences with q ≤ 0.05, one in twenty
+is expected to be chance.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -45,11 +49,13 @@ def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "variants": {variant.name: variant.about for variant in study.variants},
         "measures": measures,
         "values": {name: {m: _within(describe(v), measures[m]) for m, v in of.items()} for name, of in values.items()},
-        "differences": {
-            name: {m: _compare(v, values[baseline].get(m, {})) for m, v in of.items()}
-            for name, of in values.items()
-            if name != baseline
-        },
+        "differences": adjust(
+            {
+                name: {m: _compare(v, values[baseline].get(m, {})) for m, v in of.items()}
+                for name, of in values.items()
+                if name != baseline
+            }
+        ),
         "missing": [_explain(trial) for trial in trials if not trial.is_finished()],
         "statistics": METHOD,
         "notes": _note(study, values),
@@ -69,6 +75,65 @@ def describe(by_seed: Mapping[str, float]) -> dict[str, Any]:
         reach = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
         low, high = mean - reach, mean + reach
     return {"mean": mean, "std": spread, "low": low, "high": high, "n": len(values), "by_seed": dict(by_seed)}
+
+
+def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the differences with p and q, by Benjamini and Hochberg over all of them that compare what was trained.
+
+    Those of the start and of seconds are no comparisons, and have neither; nor has one without an interval.
+    """
+    tests = {
+        (name, measure): p_value(value)
+        for name, of in differences.items()
+        for measure, value in of.items()
+        if name != START and not measure.startswith("time/") and value["low"] is not None
+    }
+    adjusted = dict(zip(tests, _control_false_discoveries(tests.values()), strict=True))
+    return {
+        name: {
+            measure: {**value, "p": tests.get((name, measure)), "q": adjusted.get((name, measure))}
+            for measure, value in of.items()
+        }
+        for name, of in differences.items()
+    }
+
+
+def p_value(difference: Mapping[str, Any]) -> float:
+    """Returns p of the two-sided t-test of a mean against 0; differences that are all alike are 0, or surely not."""
+    if not difference["std"]:
+        return float(not difference["mean"])
+    t = difference["mean"] / (difference["std"] / math.sqrt(difference["n"]))
+    return 1 - _t_within(abs(t), difference["n"] - 1)
+
+
+def _t_within(t: float, freedom: int) -> float:
+    """Returns the probability that Student's t lies within ± t, exact for whole degrees of freedom.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if freedom % 2:
+        term = total = cosine if freedom > 1 else 0.0
+        for step in range(3, freedom - 1, 2):
+            term *= cosine**2 * (step - 1) / step
+            total += term
+        return 2 / math.pi * (angle + sine * total)
+    term = total = 1.0
+    for step in range(2, freedom - 1, 2):
+        term *= cosine**2 * (step - 1) / step
+        total += term
+    return sine * total
+
+
+def _control_false_discoveries(values: Iterable[float]) -> list[float]:
+    """Returns q for each p, in the order given."""
+    p = list(values)
+    q, smallest = [0.0] * len(p), 1.0
+    for rank, place in reversed(list(enumerate(sorted(range(len(p)), key=p.__getitem__), start=1))):
+        smallest = min(smallest, p[place] * len(p) / rank)
+        q[place] = smallest
+    return q
 
 
 def _within(value: dict[str, Any], measure: Mapping[str, Any]) -> dict[str, Any]:

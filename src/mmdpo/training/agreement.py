@@ -1,4 +1,4 @@
-"""Whether all processes were given the same data and the same options, asked before the first of them waits in vain."""
+"""Whether all processes were given the same data and the same options: asked before they share any work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from xxhash import xxh3_64, xxh3_128
 
+from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Items
 from mmdpo.examples import ImageSource, PreferenceExample
 from mmdpo.training.config import MDPOConfig
@@ -30,16 +31,16 @@ class DisagreementError(ValueError):
     """Processes of one run that were given different data or options."""
 
 
-def check_agreement(accelerator: Any, args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
+def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
     """Raises DisagreementError, on every process, unless all have the same options and the same datasets.
 
     Rows are compared by id, text, weights, and the names and sizes of their images: no image is opened. Every process
     must call it. A dataset without rows to look at, such as a stream, is compared by its name alone.
     """
-    if accelerator.num_processes == 1:
+    if args.distributed_state is None or args.distributed_state.num_processes == 1:
         return
     options = {key: _write(value) for key, value in args.to_dict().items() if key not in OWN}
-    rows = {name: _digest_rows(items) for name, items in datasets.items() if items is not None}
+    rows = {name: _digest_rows(_rows_of(data)) for name, data in datasets.items() if data is not None}
     summary = {name: (len(digests), xxh3_128(b"".join(digests)).hexdigest()) for name, digests in rows.items()}
     everyone = gather_object([(options, summary)])
     first_options, first_summary = everyone[0]
@@ -58,13 +59,20 @@ def check_agreement(accelerator: Any, args: MDPOConfig, datasets: Mapping[str, A
     for name in first_summary:
         others = [rank for rank, (_, summary) in enumerate(everyone) if summary[name] != first_summary[name]]
         if others:  # seen by all, so that all take part in the next exchange
-            raise DisagreementError(_explain(name, datasets[name], gather_object([rows[name]]), others[0]))
+            found = gather_object([rows[name]])
+            raise DisagreementError(_explain(name, _rows_of(datasets[name]), found, others[0]))
 
 
-def _explain(name: str, items: Any, rows: list[list[bytes]], rank: int) -> str:
+def _rows_of(data: Any) -> PreferenceDataset | Any:
+    """Returns the rows of a dataset that is not prepared yet, or is; none of a stream."""
+    examples = data.examples if isinstance(data, Items) else data
+    return examples if isinstance(examples, PreferenceDataset) else ()
+
+
+def _explain(name: str, examples: Any, rows: list[list[bytes]], rank: int) -> str:
     ours, theirs = rows[0], rows[rank]
     place = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    source = items.examples[place].source if place < len(items) else ""
+    source = examples.source_of(place) if place < len(examples) else ""
     where = f"row {place + 1}" + (f" ({source} on this process)" if source else "")
     return (
         f"the processes were given different data: {name} has {len(ours)} rows on process 0 and {len(theirs)} on "
@@ -72,8 +80,16 @@ def _explain(name: str, items: Any, rows: list[list[bytes]], rank: int) -> str:
     )
 
 
-def _digest_rows(items: Any) -> list[bytes]:
-    return [digest_row(items.examples[k]) for k in range(len(items))] if isinstance(items, Items) else []
+def _digest_rows(examples: Any) -> list[bytes]:
+    return [_digest_or_fault(examples, place) for place in range(len(examples))]
+
+
+def _digest_or_fault(examples: PreferenceDataset, place: int) -> bytes:
+    """Returns the digest of a row; that of one which cannot be read is empty: the check that comes next names it."""
+    try:
+        return digest_row(examples[place])
+    except Exception:  # as broad as the check
+        return b""
 
 
 def digest_row(example: PreferenceExample) -> bytes:

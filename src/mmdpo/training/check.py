@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from accelerate.utils import gather_object
 
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
-from mmdpo.data.validate import ExampleFacts, Fault, find_faults, validate_example
-from mmdpo.examples import CHOSEN, PreferenceExample, RowError, response_names
+from mmdpo.data.validate import (
+    CheckResult,
+    ExampleFacts,
+    Fault,
+    Inspect,
+    require_images,
+    summarise,
+    try_rows,
+    validate_example,
+)
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, response_names
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
@@ -40,13 +52,18 @@ class CheckedData:
 def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> CheckedData:
     """Returns the rows that can be trained on.
 
-    Raises RowError with every faulty row unless `on_bad_row` is `skip`; raises ValueError where no row is left.
+    Raises RowError with every faulty row unless `on_bad_row` is `skip`; raises ValueError where no row is left. Several
+    processes share the rows, and every process must call it with the same ones.
     """
     examples = to_preferences(dataset, name, args)
-    inspect = inspect_fully(collator) if args.check_data == "full" else _inspect_text
-    result = find_faults(examples, inspect, num_workers=args.dataset_num_proc or 1, progress=not args.disable_tqdm)
+    require_images(examples)
+    result = _share_rows(examples, FullCheck(collator) if args.check_data == "full" else _inspect_text, args)
     is_counted = args.check_data == "full"
-    lengths = tuple(f.prompt_tokens + f.chosen_tokens + f.rejected_tokens for f in result.facts) if is_counted else None
+    lengths = (
+        tuple(f.prompt_tokens + (f.chosen_tokens or 0) + (f.rejected_tokens or 0) for f in result.facts)
+        if is_counted
+        else None
+    )
     if not result.faults:
         return CheckedData(examples, lengths=lengths)
     if args.on_bad_row == "error":
@@ -63,7 +80,7 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
     """Returns rows in any format as a PreferenceDataset."""
     if isinstance(dataset, PreferenceDataset):
         return dataset
-    if not hasattr(dataset, "__len__"):
+    if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
@@ -71,26 +88,39 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
 
 
-def inspect_fully(collator: Collator) -> Callable[[PreferenceExample], ExampleFacts]:
-    """Returns a function that makes a batch of one example, and says how long it is and how large its images are."""
-    tokenising = threading.Lock()  # fast tokenizers are not safe to share between threads
+@dataclass(frozen=True)
+class FullCheck:
+    """Makes a batch of one example, and says how long it is and how large its images are."""
 
-    def inspect(example: PreferenceExample) -> ExampleFacts:
-        item = Item(example, 0, other=example)
-        with tokenising:
-            prepared = collator.prepare(item)
-            batch = collator.collate([prepared])
-        answers = {name: len(prepared.answers[name]) for name in response_names(collator.prepare.cells)}
+    collator: Collator
+
+    def __call__(self, example: PreferenceExample) -> ExampleFacts:
+        """Returns what was measured. Raises RowError for an example that cannot be trained on."""
+        prepared = self.collator.prepare(Item(example, 0, other_images=example.images))
+        batch = self.collator.collate([prepared])
+        answers = {name: len(prepared.answers[name]) for name in response_names(self.collator.prepare.cells)}
         images = next(context.images for context in prepared.contexts.values())
         return ExampleFacts(
             prompt_tokens=int(batch["prompt_mask"].sum(1).max()),
-            chosen_tokens=answers.get(CHOSEN, 0),
-            rejected_tokens=answers.get("rejected", 0),
+            chosen_tokens=answers.get(CHOSEN),
+            rejected_tokens=answers.get(REJECTED),
             image_sizes=tuple(image.size for image in images),
             unit="tokens",
         )
 
-    return inspect
+
+def _share_rows(examples: PreferenceDataset, inspect: Inspect, args: MDPOConfig) -> CheckResult:
+    """Tries every row, each in one process of the run, and returns on all of them what was found."""
+    state, progress = args.distributed_state, not args.disable_tqdm
+    processes, rank = (1, 0) if state is None else (state.num_processes, state.process_index)
+    mine = range(rank, len(examples), processes)
+    workers = args.dataset_num_proc or 1
+    outcomes = try_rows(examples, mine, inspect, num_workers=workers, progress=progress and rank == 0)
+    if processes > 1:
+        everyone = gather_object([outcomes])
+        # Row k was tried by process k mod n: one of each in turn, until the rows are used up.
+        outcomes = [outcome for turn in itertools.zip_longest(*everyone) for outcome in turn if outcome is not None]
+    return summarise(outcomes)
 
 
 def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
@@ -98,7 +128,8 @@ def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
     lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
     if len(faults) > most:
         lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
-    head = f"{len(faults)} of {rows} rows cannot be trained on (on_bad_row: skip leaves them out):"
+    hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
+    head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
     return "\n".join([head, *lines])
 
 

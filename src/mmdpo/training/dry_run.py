@@ -111,7 +111,8 @@ def plan_run(recipe: Recipe) -> RunPlan:
     args.check_data = "full"  # tokens cannot be counted otherwise
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    counting = _CountingCollator.of(build.build_collator(processor, config, args), share=scorer.shares_prefix)
+    collator = build.build_collator(processor, config, args, build.load_generation_config(name, args))
+    counting = _CountingCollator.of(collator, share=scorer.shares_prefix)
     checked = check_data(train_dataset, "train", counting, args)
     tokens = tuple(counting.pairs)
     held_out = None if eval_dataset is None else check_data(eval_dataset, "eval", counting, args)

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
-from mmdpo.corruption import names as corruption_names
-from mmdpo.data.formats import names as format_names
-from mmdpo.objective import preset_names, term_names
 from mmdpo.training.config import SECRETS, MDPOConfig
+from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
+from mmdpo.training.ranges import check_ranges
 from mmdpo.world.worlds import find_world
 
-HIDDEN = ("ignore_bias_buffers",)
-"""Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
+__all__ = ["Recipe", "RecipeError", "parse_recipe"]
 
+LONGEST_RECIPE = 2**18
+"""Bytes of a recipe that are read; the longest that ships has two thousand."""
 
-class RecipeError(ValueError):
-    """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
+MOST_ENTRIES = 10_000
+"""Values that a recipe may have in all, aliases counted as often as they are used."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +62,52 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """Returns the recipe that `--config FILE` and flags describe; flags win.
 
     Raises RecipeError for a file that is no mapping, an unknown or repeated key in file or flags (naming the nearest
-    valid one), and for values that do not fit.
+    valid one), and for values that do not fit, naming what is at fault: the file, or a flag.
     """
-    parser = _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
-    known = {action.dest for action in parser._actions if action.dest != "help"} - set(HIDDEN)
+    parser = _make_parser()
     arguments = list(arguments)
     config = _pop_config(arguments)
-    _check_flags(arguments, known)
-    values = _read_yaml(config, known) if config is not None else {}
-    parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
-    # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
-    arguments = [*_to_flags(values), *arguments]
+    flags = check_flags(arguments)
+    values = _read_yaml(config) if config is not None else {}
     try:
-        script, training, model = parser.parse_args_into_dataclasses(args=arguments)
+        script, training, model = _parse(parser, values, arguments)
     except (ValueError, TypeError) as error:
-        where = f"{config}: " if config else ""
-        raise RecipeError(f"{where}{error}") from error
+        raise RecipeError(f"{_find_fault(config, values, flags, error)}{error}") from error
     for needed, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise RecipeError(f"{needed} is missing: give it in the recipe or as --{needed}")
     _check_worlds(model.model_name_or_path, script.dataset_name)
     return Recipe(script, training, model)
+
+
+def _make_parser() -> _Parser:
+    return _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
+
+
+def _parse(parser: _Parser, values: dict[str, Any], arguments: Sequence[str]) -> tuple[Any, MDPOConfig, Any]:
+    """Returns TRL's script arguments, our options and TRL's model options. Raises ValueError or TypeError."""
+    parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
+    # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
+    script, training, model = parser.parse_args_into_dataclasses(args=[*_to_flags(values), *arguments])
+    check_ranges(model)
+    targets = model.lora_target_modules
+    # TRL makes a list of one name a text, which PEFT reads as a regular expression for the whole path of a module.
+    if isinstance(targets, str) and re.fullmatch(r"[\w.]+", targets):
+        model.lora_target_modules = [targets]
+    return script, training, model
+
+
+def _find_fault(config: str | None, values: dict[str, Any], flags: Iterable[str], error: Exception) -> str:
+    """Returns what an error's message begins with: the recipe's file where it is at fault alone, else flags."""
+    if config is not None:
+        try:
+            _parse(_make_parser(), values, ())
+        except (ValueError, TypeError) as alone:
+            if str(alone) == str(error):
+                return f"{config}: "
+    spelt = str(error).replace("-", "_")
+    named = [f"--{flag}" for flag in flags if re.search(rf"(?<!\w){flag}(?!\w)", spelt)]
+    return f"{', '.join(named)}: " if named and not str(error).startswith("argument ") else ""
 
 
 def _check_worlds(model: str | None, dataset: str | None) -> None:
@@ -92,40 +116,6 @@ def _check_worlds(model: str | None, dataset: str | None) -> None:
         raise RecipeError(
             f"the model of {mine.name} knows no pictures and words of {theirs.name}: set dataset_name to {mine.name}"
         )
-
-
-def describe_keys() -> str:
-    """Returns what `mmdpo train --help` prints: every key that is ours, and where the others come from."""
-    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
-    lines = [
-        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
-        "",
-        "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed;",
-        "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and prints",
-        "what the run would train, on how many tokens and in how much memory; it reads no weights and writes no file.",
-        "",
-    ]
-    for title, kind in (
-        ("mmdpo", MDPOConfig),
-        ("model and adapter (TRL)", ModelConfig),
-        ("dataset (TRL)", ScriptArguments),
-    ):
-        lines.append(f"{title}:")
-        for field in dataclasses.fields(kind):
-            if field.name in inherited or field.name in HIDDEN:
-                continue
-            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
-            lines.append(f"  {field.name:<28} {field.metadata.get('help', '')}{default}")
-        lines.append("")
-    lines += [
-        "and every field of transformers.TrainingArguments (learning_rate, per_device_train_batch_size, report_to, …).",
-        "",
-        f"objectives:   {', '.join(preset_names())}",
-        f"terms:        {', '.join(term_names())}",
-        f"corruptions:  {', '.join(corruption_names())}",
-        f"formats:      {', '.join(format_names())}",
-    ]
-    return "\n".join(lines)
 
 
 class _Parser(TrlParser):
@@ -165,20 +155,41 @@ def _pop_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            values = yaml.load(file, Loader=_StrictLoader)
+        with Path(path).open("rb") as file:
+            content = file.read(LONGEST_RECIPE + 1)
+        if len(content) > LONGEST_RECIPE:
+            raise RecipeError(f"{path} is longer than {LONGEST_RECIPE} bytes, which no recipe is: give another file")
+        loader = _StrictLoader(content.decode("utf-8-sig"))
+        loader.name = path  # for the messages of YAML
+        values = loader.get_single_data()
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text in UTF-8 ({error.reason}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is nested too deeply to be a recipe") from error
+    if _has_more_entries(values, MOST_ENTRIES):
+        raise RecipeError(f"{path} holds more than {MOST_ENTRIES} values, which no recipe does: give another file")
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a flat mapping of keys to values")
     for key in values:
-        if key not in known:
-            raise RecipeError(f"{path}: unknown key {key!r}{_nearest(str(key), known)}")
+        if key not in known_keys():
+            raise RecipeError(f"{path}: unknown key {key!r}{explain_unknown(str(key), known_keys())}")
     return values
+
+
+def _has_more_entries(value: Any, limit: int) -> bool:
+    """Says whether a value holds more than so many others at all depths; aliases may make it endless."""
+    waiting, seen = [value], 0
+    while waiting and seen <= limit:
+        value = waiting.pop()
+        seen += 1
+        waiting.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    return seen > limit
 
 
 def _to_flags(values: dict[str, Any]) -> Iterator[str]:
@@ -189,24 +200,6 @@ def _to_flags(values: dict[str, Any]) -> Iterator[str]:
             yield from (f"--{key}", *map(str, value))
         elif value not in (None, []):
             yield f"--{key}={value}"
-
-
-def _check_flags(arguments: Sequence[str], known: set[str]) -> None:
-    seen = set()
-    for argument in arguments:
-        if not argument.startswith("--"):
-            continue
-        key = argument[2:].partition("=")[0].replace("-", "_")
-        if key not in known:
-            raise RecipeError(f"unknown flag --{key}{_nearest(key, known)}")
-        if key in seen:
-            raise RecipeError(f"the flag --{key} is given twice")
-        seen.add(key)
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,8 +1,10 @@
 import io
 import json
-import threading
+import os
+import signal
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -46,6 +48,15 @@ BAD = {
     "prompt in answer": (
         pair(prompt=turns("image", "text"), **answers(chosen=turns("text"))),
         "`chosen` begins with a turn of the user: keep only the answer",
+    ),
+    "several turns": (
+        pair(
+            prompt=turns("image", "text"),
+            **answers(
+                chosen=[{"role": "assistant", "content": "cup"}, *turns("text"), {"role": "assistant", "content": "x"}]
+            ),
+        ),
+        "`chosen` has 3 turns, and every word of an answer is trained on: keep one turn",
     ),
     "more images": (pair(images=[png(), png()]), "1 place for 2 images: write <image> where each image belongs"),
     "fewer images": (pair(images=[]), "1 place for 0 images: add the missing images, or remove <image>"),
@@ -127,16 +138,41 @@ def test_whatever_a_row_raises_is_its_fault(mixed):
     assert len(problems) == 6
 
 
-def test_rows_are_inspected_at_the_same_time():
-    both = threading.Barrier(2, timeout=20)
+def test_several_processes_share_the_rows_and_their_order_stays():
+    def tell_process(example):
+        return ExampleFacts(os.getpid(), int(example.id), 0, ())
 
-    def inspect(example):
-        if example.id in ("1", "17"):  # the first rows of two tasks: each waits for the other
-            both.wait()
-        return inspect_example(example)
+    dataset = PreferenceDataset.from_rows([pair() for _ in range(70)])
+    facts = {
+        workers: find_faults(dataset, tell_process, num_workers=workers, progress=False).facts for workers in (1, 2)
+    }
+    assert {fact.prompt_tokens for fact in facts[1]} == {os.getpid()}
+    assert len({fact.prompt_tokens for fact in facts[2]} - {os.getpid()}) == 2
+    for of_rows in facts.values():
+        assert [fact.chosen_tokens for fact in of_rows] == list(range(1, 71))
 
-    dataset = PreferenceDataset.from_rows([pair() for _ in range(20)])
-    assert find_faults(dataset, inspect, num_workers=2, progress=False).faults == ()
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_drawn_from_the_generator_of_the_run(workers):
+    dataset = PreferenceDataset.from_rows([pair() for _ in range(40)])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    find_faults(dataset, num_workers=workers, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_faults_of_workers_are_those_of_one_process(mixed):
+    many = mixed.select(list(range(len(mixed))) * 6)
+    assert find_faults(many, num_workers=2, progress=False) == find_faults(many, num_workers=1, progress=False)
+
+
+def test_a_worker_that_is_killed_is_one_error_that_says_what_to_do():
+    def die(example):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    dataset = PreferenceDataset.from_rows([pair() for _ in range(40)])
+    with pytest.raises(OSError, match="fewer of them"):
+        find_faults(dataset, die, num_workers=2, progress=False)
 
 
 def test_progress_goes_to_standard_error(mixed, capsys):

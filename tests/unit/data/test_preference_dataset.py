@@ -88,7 +88,7 @@ def test_a_named_format_is_used_or_the_nearest_name_given():
         ValueError, match="json:loads is no dataset format: it has no EXAMPLES and no matches and no parse"
     ):
         PreferenceDataset.from_rows([pair()], format="json:loads")
-    with pytest.raises(ValueError, match=r"cannot be imported: No module named 'nowhere'"):
+    with pytest.raises(ValueError, match=r"cannot load the dataset format 'nowhere:x' .*: No module named 'nowhere'"):
         PreferenceDataset.from_rows([pair()], format="nowhere:x")
 
 

@@ -280,7 +280,7 @@ class TestStudiesAndDiagnoses:
         page = read_report([folder], tmp_path)
         for said in (
             "what it asks", "8.0 ± 1.2", "study: mdpo, seed 7: it blew up", "a note", "the method",
-            "torch 2.13.0", "Differences to dpo: by seed.", "CHAIR_i (%) ↓",
+            "torch 2.13.0", "Differences to dpo", "its 95 % interval: by seed.", "CHAIR_i (%) ↓",
         ):  # fmt: skip
             assert said in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "−3.0 [−4.0, −2.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
@@ -314,9 +314,17 @@ class TestStudiesAndDiagnoses:
                     pair |= {"picture": f"pictures/{rank}.png", "corrupted_picture": "pictures/gone.png"}
                 file.write(json.dumps(pair) + "\n")
         page = read_report([folder], tmp_path)
-        for said in ("It depends on the image.", "1. pair-1", "20. pair-20", "real +1.50", "chosen −0.25", "few"):
+        for said in (
+            "It depends on the image.",
+            "pair pair-1: p",
+            "1 of 20",
+            "20 of 20",
+            "real +1.50",
+            "chosen −0.25",
+            "few",
+        ):
             assert said in page.all_text
-        assert "90.00 [80.00, 95.50]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "90.0 [80.0, 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
         assert page.all_text.count("corrupted: the picture is missing") == 2
 

@@ -30,13 +30,12 @@ A benchmark is a module with a docstring, whose first line says what it measures
 
 from __future__ import annotations
 
-import difflib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,18 +72,17 @@ class Benchmark:
         return frozenset((*judge, *files, *self.language_tools))
 
 
+BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
+
+
 def names() -> tuple[str, ...]:
     """Returns the names of the benchmarks of this folder, sorted, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return BENCHMARKS.names()
 
 
 def load(name: str) -> Benchmark:
     """Returns the benchmark of that name; raises ValueError for an unknown one, naming the nearest."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown benchmark {name!r}; {hint}There are {', '.join(names())}")
-    module: Any = import_module(f"{__name__}.{name}")
+    module = BENCHMARKS.load(name)
     return Benchmark(
         name=name,
         summary=(module.__doc__ or "").strip().partition("\n")[0],

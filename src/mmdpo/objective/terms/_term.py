@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -55,7 +56,7 @@ def name_cell(cell: Cell) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(ABC):
     """The part that all terms share. A subclass adds its cells, its symbols and `losses`."""
 
     weight: float = 1.0
@@ -72,13 +73,22 @@ class Term:
     needs_reference: ClassVar[bool] = True
 
     @property
+    @abstractmethod
     def cells(self) -> tuple[Cell, ...]:
         """The cells whose log-probabilities the term reads."""
-        raise AssertionError(f"{type(self).__name__} must define `cells`")
 
+    @abstractmethod
     def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
         """Returns the term's loss per example, unweighted and unreduced; `beta` is the run's."""
-        raise AssertionError(f"{type(self).__name__} must define `losses`")
+
+    @property
+    def reads_means(self) -> bool:
+        """Whether rewards are of means over each answer's tokens instead of sums."""
+        return self.per_token
+
+    def own_beta(self, beta: float) -> float:
+        """Returns the term's β, which is the run's unless it has one of its own."""
+        return beta if self.beta is None else self.beta
 
     def normalise(self, **fields: object) -> None:
         """Replaces fields by their canonical values and checks the symbols; for `__post_init__` alone.
@@ -91,14 +101,14 @@ class Term:
             _check_symbol(field, getattr(self, field.name), self.label)
 
     def reward(self, scores: Scores, cell: Cell, beta: float) -> Float[Tensor, "B"]:
-        """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q)), divided by |y|, the number of answer tokens, if `per_token`.
+        """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q)), divided by |y|, the answer's tokens, if `reads_means`.
 
         Sources: DPO (arXiv 2305.18290); per token: the length-normalised DPO of Tülu 3 (2411.15124), after SimPO
         (2405.14734), which has no reference. As a reward then is as much smaller as answers are long, β must be larger.
         """
         score = scores[cell]
-        logratio = score.logratio / score.tokens.clamp(min=1) if self.per_token else score.logratio
-        return (beta if self.beta is None else self.beta) * logratio
+        logratio = score.logratio / score.tokens.clamp(min=1) if self.reads_means else score.logratio
+        return self.own_beta(beta) * logratio
 
 
 def _check_symbol(field: dataclasses.Field[Any], value: object, label: str) -> None:

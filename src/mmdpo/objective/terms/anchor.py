@@ -20,7 +20,16 @@ class Anchor(Term):
 
         A₊(a; δ) = −log σ( r_a − δ )   (side `above`),      A₋(a; δ) = −log σ( δ − r_a )   (side `below`)
 
-    δ is in reward units. Source: mDPO, section 3.3 and Table 4.
+    δ is in reward units.
+
+    >>> import torch
+    >>> from mmdpo.objective import Anchor, CellScore
+    >>> cell = Cell("original", "chosen")
+    >>> scores = {cell: CellScore(torch.tensor([-10.0]), torch.tensor([5]), torch.tensor([-14.0]))}
+    >>> Anchor(cell).losses(scores, beta=0.5), Anchor(cell, side="below").losses(scores, beta=0.5)  # −log σ(±2)
+    (tensor([0.1269]), tensor([2.1269]))
+
+    Source: mDPO, section 3.3 and Table 4.
     """
 
     cell: Cell

@@ -18,6 +18,12 @@ class NLL(Term):
 
         NLL(a) = −log π(y|m,q) / |y|
 
+    >>> import torch
+    >>> from mmdpo.objective import NLL, CellScore
+    >>> cell = Cell("original", "chosen")
+    >>> NLL(cell).losses({cell: CellScore(torch.tensor([-10.0]), torch.tensor([5]))}, beta=0.5)
+    tensor([2.])
+
     The mean is taken within each example, so that the value does not depend on how examples are batched.
     Sources: HA-DPO (arXiv 2311.16839) and SymDPO add it to DPO; alone it is supervised fine-tuning.
     """

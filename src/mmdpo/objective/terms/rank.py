@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmdpo.examples import Cell
+from mmdpo.objective.losses import PAIRWISE, PER_TOKEN, plackett_luce
 from mmdpo.objective.terms._term import Scores, Term, to_cell
-
-LOSS_TYPES = ("sigmoid", "hinge", "ipo")
 
 
 @dataclass(frozen=True)
@@ -21,10 +19,15 @@ class Rank(Term):
 
         R(a₁ > … > a_K) = −Σᵢ log( exp rᵢ / Σ_{j≥i} exp rⱼ ),      R(a > b) = −log σ(r_a − r_b)
 
-    With label smoothing ε the loss is (1 − ε) R(a₁ > … > a_K) + ε R(a_K > … > a₁). Pairs may instead use
+    With label smoothing ε the loss is (1 − ε) R(a₁ > … > a_K) + ε R(a_K > … > a₁). A pair may take another loss of
+    `mmdpo.objective.losses`, by its name as `loss_type`.
 
-        hinge   max(0, 1 − (r_a − r_b))
-        ipo     (h_a − h_b − 1/(2β))²,   h = logratio per answer token, as in TRL
+    >>> from mmdpo.objective import CellScore, Rank
+    >>> chosen, rejected = Cell("original", "chosen"), Cell("original", "rejected")
+    >>> nats = lambda policy, reference: CellScore(torch.tensor([policy]), torch.tensor([5]), torch.tensor([reference]))
+    >>> scores = {chosen: nats(-10.0, -14.0), rejected: nats(-20.0, -18.0)}  # log-ratios of 4 and −2 nats
+    >>> Rank((chosen, rejected)).losses(scores, beta=0.5)  # −log σ(2 − (−1))
+    tensor([0.0486])
 
     With a rival cell c, the loss of a pair is weighted by the example:
 
@@ -35,8 +38,7 @@ class Rank(Term):
     where the two margins agree; it nears 2 where an answer is preferred whatever the picture shows, and 0 where the
     picture already decides. Its half is the share of b in the gradient of −log softmax of a against both b and c.
 
-    Sources: DPO (arXiv 2305.18290), mDPO (2406.11839), IPO (2310.12036), SLiC (2305.10425), LPOI for K > 2. The rival
-    is of no paper.
+    Sources: DPO (arXiv 2305.18290), mDPO (2406.11839), LPOI for K > 2. The rival is of no paper.
     """
 
     order: tuple[Cell, ...]
@@ -52,12 +54,12 @@ class Rank(Term):
             raise ValueError(f"rank needs two or more different cells, best first; got {[str(cell) for cell in order]}")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5); got {self.label_smoothing}")
-        if self.loss_type not in LOSS_TYPES:
-            raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}; got {self.loss_type!r}")
+        if self.loss_type not in PAIRWISE:
+            raise ValueError(f"loss_type must be one of {', '.join(PAIRWISE)}; got {self.loss_type!r}")
         if self.loss_type != "sigmoid" and (len(order) > 2 or self.label_smoothing):
             raise ValueError(f"loss_type {self.loss_type} ranks two cells, without label smoothing")
-        if self.loss_type == "ipo" and self.per_token:
-            raise ValueError("loss_type ipo is per token already; leave per_token out")
+        if self.loss_type in PER_TOKEN and self.per_token:
+            raise ValueError(f"loss_type {self.loss_type} is per token already; leave per_token out")
         if rival and (len(order) > 2 or rival in order or self.loss_type != "sigmoid"):
             raise ValueError(
                 f"rival is a third cell beside two that are ranked by loss_type sigmoid; got the rival {rival}, the "
@@ -69,32 +71,25 @@ class Rank(Term):
         """The ranked cells, best first, then the rival."""
         return self.order if self.rival is None else (*self.order, self.rival)
 
+    @property
+    def reads_means(self) -> bool:
+        """Whether rewards are of means over each answer's tokens: if the term or its loss says so."""
+        return self.per_token or self.loss_type in PER_TOKEN
+
     def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
         """Returns the loss per example, in nats for `sigmoid`."""
-        if self.loss_type == "ipo":
-            better, worse = (scores[cell].logratio / scores[cell].tokens.clamp(min=1) for cell in self.order)
-            return (better - worse - 1 / (2 * (beta if self.beta is None else self.beta))) ** 2
         rewards = torch.stack([self.reward(scores, cell, beta) for cell in self.order])
-        if self.loss_type == "hinge":
-            return torch.relu(1 - (rewards[0] - rewards[1]))
-        smoothing = self.label_smoothing
-        loss = _plackett_luce(rewards)
+        if self.loss_type != "sigmoid":
+            return PAIRWISE[self.loss_type](rewards[0] - rewards[1], self.own_beta(beta))
+        loss, smoothing = plackett_luce(rewards), self.label_smoothing
         if smoothing:
-            loss = (1 - smoothing) * loss + smoothing * _plackett_luce(rewards.flip(0))
+            loss = (1 - smoothing) * loss + smoothing * plackett_luce(rewards.flip(0))
         return loss if self.rival is None else self._rival_weight(rewards[1], scores, beta) * loss
 
     def _rival_weight(self, loser: Float[Tensor, "B"], scores: Scores, beta: float) -> Float[Tensor, "B"]:
         assert self.rival is not None
         # Detached: a weight that learns would fall by raising the rival, which is an answer that nobody prefers.
         return 2 * torch.sigmoid(loser - self.reward(scores, self.rival, beta)).detach()
-
-
-def _plackett_luce(rewards: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
-    if len(rewards) == 2:
-        return -F.logsigmoid(rewards[0] - rewards[1])  # the same number, exact for margins of any size
-    # Σ over the places but the last, each against itself and all that follow.
-    remaining = torch.logcumsumexp(rewards.flip(0), dim=0).flip(0)
-    return (remaining - rewards)[:-1].sum(0)
 
 
 def _derive_label(cells: tuple[Cell, ...]) -> str:

@@ -16,12 +16,15 @@ from PIL import Image
 from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
 from mmdpo.report.evaluated import EvaluatedRun, choose_items, read_answers, why_incomparable
 from mmdpo.report.figures import INLINE, inline_svg
+from mmdpo.report.files import Unshown, clean
 from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval
 from mmdpo.report.layout import (
+    Picture,
     Section,
     answers_html,
     article,
     bullets,
+    definitions,
     details,
     identify,
     paragraph,
@@ -33,9 +36,10 @@ from mmdpo.report.runs import Answer
 SHOWN_ITEMS = 6
 LONGEST_ANSWER = 1200
 """Characters of an answer on the page."""
-EXAMPLES_NOTE = (
-    "<h3>Answers</h3>\n<p>The first items in which any run is wrong. Words for what is not there are "
-    "<mark>marked</mark>.</p>"
+EXAMPLES_NOTE = "<h3>Answers</h3>\n<p>The first items in which any run is wrong.{how}</p>"
+WORDS_NOTE = " Words for what is not there are <mark>marked</mark>."
+RATING_NOTE = (
+    " A judge that sees no picture rated each answer from 0 to 6; below 3 it found something that is not there."
 )
 CORRUPTED_NOTE = "A corrupted image is as the first training run makes it; the answers are about the original."
 ARROWS = {"higher": " ↑", "lower": " ↓"}
@@ -48,10 +52,12 @@ Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]
 class Pictures:
     """Where the pictures of items come from: what knows the benchmarks fills this in."""
 
-    find: Callable[[str, str, str], Path | Image.Image | None] = lambda benchmark, item_id, image: None
+    find: Callable[[str, str, str], Picture | None] = lambda benchmark, item_id, image: None
     """Benchmark, item and the file name of its image → the picture, None where there is none to be had."""
-    corrupt: Callable[[Path | Image.Image, str], Image.Image | None] = lambda picture, item_id: None
+    corrupt: Callable[[Path | Image.Image, str], Picture | None] = lambda picture, item_id: None
     """A picture and its item → as training would corrupt it, None where that is not known."""
+    notes: tuple[str, ...] = ()
+    """Why corrupted images cannot be shown, where a run names them."""
 
 
 def evaluation_section(
@@ -70,8 +76,8 @@ def evaluation_section(
     notes = list(why)
     if compare is not None and len(comparable) > 1:
         try:
-            content = compare([run.folder for run in comparable], [run.label for run in comparable])
-        except ValueError as error:
+            content = clean(compare([run.folder for run in comparable], [run.label for run in comparable]))
+        except Exception as error:  # what a folder holds may surprise who calculates with it
             notes.append(f"no differences: {error}")
         else:
             html += [_differences_html(content, f"{name}-differences")]
@@ -152,7 +158,10 @@ def examples_html(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Pictur
     said = {run.label: read_answers(run.folder, ids) for run in shown}
     items = [_item_html(benchmark, item_id, shown, said, pictures) for item_id in ids]
     note = CORRUPTED_NOTE if any(">corrupted</figcaption>" in item for item in items) else ""
-    return "\n".join((EXAMPLES_NOTE, paragraph(note), *items))
+    scored = [item for run in shown for item in run.items.values()]
+    how = WORDS_NOTE if any(item.flags_words for item in scored) else ""
+    how += RATING_NOTE if any(item.reasons for item in scored) else ""
+    return "\n".join((EXAMPLES_NOTE.format(how=how), paragraph(note), *items))
 
 
 def _item_html(
@@ -166,18 +175,26 @@ def _item_html(
     image = next(run.items[item_id].image for run in runs if item_id in run.items)
     picture = pictures.find(benchmark, item_id, image)
     shown = picture_html(picture, "image", f"Image of item {item_id}")
-    corrupted = None if picture is None else pictures.corrupt(picture, item_id)
+    corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
     if corrupted is not None:
         shown += picture_html(corrupted, "corrupted", f"Corrupted image of item {item_id}")
     answers = {run.label: _answer(run, item_id, row) for run, row in zip(runs, rows, strict=True)}
     prompt = next((str(row["prompt"]) for row in rows if row.get("prompt")), "")
-    return article(f"{item_id}: {prompt}" if prompt else item_id, shown, answers_html(answers))
+    reference = next((i.reference for run in runs if (i := run.items.get(item_id)) and i.reference), "")
+    said_of_item = definitions({"reference answer": cut(reference)}, soft=True) if reference else ""
+    title = f"{item_id}: {cut(prompt)}" if prompt else item_id
+    return article(title, shown, f'<div class="beside">{said_of_item}{answers_html(answers)}</div>')
 
 
 def _answer(run: EvaluatedRun, item_id: str, row: Mapping[str, Any]) -> Answer:
     item = run.items.get(item_id)
     if item is None or "answer" not in row:
         return Answer("–", remark="no answer")
-    text = str(row["answer"])
-    text = text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]} …"
-    return Answer(text, item.flagged, remark=item.read_as or ("" if item.flagged else "nothing hallucinated"))
+    nothing = "nothing hallucinated" if item.flags_words and not item.flagged else ""
+    said = " · ".join(part for part in (nothing, item.remark) if part)
+    return Answer(cut(str(row["answer"])), item.flagged, remark=said, reasons=cut(item.reasons))
+
+
+def cut(text: str) -> str:
+    """Returns the beginning of a text that is too long for a page."""
+    return text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]} …"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
+from mmdpo.report.files import find_inside
 from mmdpo.report.grid import Grid
 from mmdpo.report.layout import Section, article, paragraph, picture_html
 from mmdpo.report.trained import SAMPLES, TrainedRun
@@ -39,9 +39,9 @@ def samples_section(runs: Sequence[TrainedRun]) -> Section:
 def _prompt_html(name: str, strips: Sequence[tuple[TrainedRun, Sequence[Mapping[str, Any]]]]) -> str:
     run, rows = strips[0]
     pictures = "".join(
-        picture_html(_inside(run.folder, path), caption, f"{caption} of example {name}")
+        picture_html(find_inside(run.folder, path), caption, f"{caption} of example {name}")
         for key, caption in (("pictures", "image"), ("corrupted_pictures", "corrupted"))
-        for path in rows[0].get(key) or ()
+        for path in _as_list(rows[0].get(key))
     )
     prompt, chosen = (escape(str(rows[0].get(key, ""))) for key in ("prompt", "chosen"))
     said = f"<p><b>{prompt}</b></p>\n<p>chosen: {chosen}</p>"
@@ -64,10 +64,8 @@ def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [rows[round(place * (len(rows) - 1) / (SHOWN_STEPS - 1))] for place in range(SHOWN_STEPS)]
 
 
-def _inside(folder: Path, path: Any) -> Path | None:
-    """Returns a picture of the run; nothing where the file names one that lies elsewhere."""
-    found = (folder / str(path)).resolve()
-    return found if found.is_relative_to(folder.resolve()) else None
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _grid(runs: Sequence[TrainedRun]) -> Grid:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from html import escape
 from typing import Any
-
-import yaml
 
 from mmdpo.report.curves import overlay_panels
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
 from mmdpo.report.figures import draw_panels
-from mmdpo.report.folders import SCORES, STUDY, TRIALS, Place
+from mmdpo.report.files import clean_text, read_yaml
+from mmdpo.report.folders import SCORES, STUDY, TRIALS, Place, number_at_end
 from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval, show_number
 from mmdpo.report.layout import (
     Section,
@@ -27,7 +26,16 @@ from mmdpo.report.layout import (
 )
 from mmdpo.report.runs import RESULTS, RunFolderError
 from mmdpo.report.sections.evaluation import Pictures, examples_html
-from mmdpo.report.study import read_study_results, study_csv, study_markdown
+from mmdpo.report.shape import fit
+from mmdpo.report.study import (
+    MARK,
+    explain_differences,
+    explain_spread,
+    is_marked,
+    read_study_results,
+    study_csv,
+    study_markdown,
+)
 from mmdpo.report.trained import TrainedRun, read_object, read_trained
 from mmdpo.world.worlds import WORLDS
 
@@ -37,6 +45,11 @@ CURVES_NOTE = (
     "Means over the seeds of a variant, in a band from the least to the greatest. Rewards of chosen, rejected and "
     "corrupted have one scale."
 )
+ONE_SEED_CURVES_NOTE = "As the trainers logged it. Rewards of chosen, rejected and corrupted have one scale."
+START = "start"
+START_LABEL = "start (before training)"
+GROUPS = {"pairs": "Preferences on held-out pairs", "time": "Time"}
+"""What measures are about, by the first part of their names."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +68,22 @@ def read_study(place: Place) -> StudyFolder:
     """Reads a study, finished or not. Raises nothing: what cannot be read stands in `missing`."""
     missing: list[str] = []
     try:
-        results = read_study_results(place.path)
+        found: list[str] = []
+        results = read_study_results(place.path, found)
+        missing += [f"{place.label}: {line}" for line in found]
     except RunFolderError as error:
         missing.append(f"{place.label}: the study has no {RESULTS} that can be read, so no means: {error}")
         results = {}
     missing += [f"{place.label}: {e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
-    folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=_seed_of)
-    found = {folder.parent.name: None for folder in folders}
-    planned = results.get("variants") or [name for name in _planned_variants(place) if name in found]
-    names = dict.fromkeys((*planned, *found))
+    folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=number_at_end)
+    begun = {clean_text(folder.parent.name): None for folder in folders}
+    planned = results.get("variants") or [name for name in _planned_variants(place) if name in begun]
+    names = dict.fromkeys((*planned, *begun))
     trials = {
         name: [
-            replace(read_trained(Place(folder, name), needs_model=False), label=f"{name}, seed {_seed_of(folder)}")
+            replace(read_trained(Place(folder, name), needs_model=False), label=f"{name}, seed {number_at_end(folder)}")
             for folder in folders
-            if folder.parent.name == name and (folder / RESULT).is_file()
+            if clean_text(folder.parent.name) == name and (folder / RESULT).is_file()
         ]
         for name in names
     }
@@ -78,9 +93,9 @@ def read_study(place: Place) -> StudyFolder:
 def _planned_variants(place: Place) -> list[str]:
     """Returns the variants in the order of the study's file, the start first; none where it cannot be read."""
     try:
-        content = yaml.safe_load((place.path / STUDY).read_text(encoding="utf-8"))
-        return ["start", *(str(variant["name"]) for variant in content["variants"])]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        content = read_yaml(place.path / STUDY)
+        return [START, *(str(variant["name"]) for variant in content["variants"])]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
@@ -102,7 +117,8 @@ def study_section(study: StudyFolder, pictures: Pictures) -> Section:
             if any(t.history for t in of)
         }
     )
-    html.append(f"<h3>Training</h3>\n{paragraph(CURVES_NOTE if panels else 'No trial left a log.')}")
+    note = CURVES_NOTE if any(len(of) > 1 for of in study.trials.values()) else ONE_SEED_CURVES_NOTE
+    html.append(f"<h3>Training</h3>\n{paragraph(note if panels else 'No trial left a log.')}")
     html.append(curves_html(panels, f"{name}-curves"))
     for world in WORLDS:
         shown = _world_answers(study, world)
@@ -125,25 +141,38 @@ def _tables_html(results: Mapping[str, Any], tables: dict[str, Grid], name: str)
     heads = {key: f"{m['label']} ({m['unit']}){ARROWS.get(m['better'], '')}" for key, m in measures.items()}
     means, differences = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
     for variant, values in results["values"].items():
-        means[variant] = {heads[k]: _spread(v, measures[k]["digits"]) for k, v in values.items()}
+        means[_label(variant)] = {heads[k]: _spread(v, measures[k]["digits"]) for k, v in values.items()}
     for variant, values in results["differences"].items():
-        differences[variant] = {heads[k]: _interval(v, measures[k]["digits"]) for k, v in values.items()}
+        differences[_label(variant)] = {heads[k]: _interval(v, measures[k]["digits"]) for k, v in values.items()}
     records = [{"variant": v, "measure": k, **x} for v, of in results["values"].items() for k, x in of.items()]
-    tables[f"{name}_means"] = matrix("Means over seeds", "variant", means, list(heads.values()), records)
+    tables[f"{name}_means"] = matrix("Values", "variant", means, list(heads.values()), records)
     records = [{"variant": v, "measure": k, **x} for v, of in results["differences"].items() for k, x in of.items()]
     title = f"Differences to {results['baseline']}"
     tables[f"{name}_differences"] = matrix(title, "variant", differences, list(heads.values()), records)
-    about = {variant: text for variant, text in results["variants"].items() if text}
+    about = {variant: text for variant, text in results["variants"].items() if text and variant != START}
     versions = ", ".join(f"{package} {number}" for package, number in results.get("versions", {}).items())
-    seeds, statistics = ", ".join(map(str, results["seeds"])), results.get("statistics", "")
     return [
-        paragraph(f"Mean ± standard deviation over the seeds {seeds}. ↑ higher is better, ↓ lower."),
-        table_html(tables[f"{name}_means"]),
-        f"<h3>Differences</h3>\n{paragraph(f'{title}: {statistics}.')}",
-        table_html(tables[f"{name}_differences"]),
+        paragraph(f"{explain_spread(results)} ↑ higher is better, ↓ lower."),
+        *_parts_html("Values", means, heads),
+        f"<h3>{escape(title)}</h3>\n{paragraph(explain_differences(results))}",
+        *_parts_html(title, differences, heads),
         definitions(about) if about else "",
         paragraph(versions, soft=True),
     ]
+
+
+def _parts_html(title: str, rows: Mapping[str, Mapping[str, str]], heads: Mapping[str, str]) -> Iterator[str]:
+    """Yields a table for each kind of measure, so that each is narrow enough to be seen whole."""
+    parts: dict[str, list[str]] = {}
+    for key, head in heads.items():
+        kind = key.partition("/")[0]
+        parts.setdefault("Captions of test scenes" if kind in WORLDS else GROUPS.get(kind, kind), []).append(head)
+    for part, columns in parts.items():
+        yield f"<h4>{escape(part)}</h4>\n{table_html(matrix(f'{title}: {part}', 'variant', rows, columns, ()))}"
+
+
+def _label(variant: str) -> str:
+    return START_LABEL if variant == START else variant
 
 
 def _spread(value: Mapping[str, Any], digits: int) -> str:
@@ -154,14 +183,16 @@ def _spread(value: Mapping[str, Any], digits: int) -> str:
 
 
 def _interval(value: Mapping[str, Any], digits: int) -> str:
-    return show_interval(value.get("mean"), value.get("low"), value.get("high"), digits, signed=True)
+    shown = show_interval(value.get("mean"), value.get("low"), value.get("high"), digits, signed=True)
+    return shown + (f"{NO_BREAK}{MARK}" if is_marked(value) else "")
 
 
 def _list_trials(study: StudyFolder) -> Grid:
     """Returns what the finished trials of a study without a result have measured."""
     rows, records = dict[str, dict[str, str]](), []
     for trial in (trial for of in study.trials.values() for trial in of):
-        metrics = read_object(trial.folder / RESULT, trial.label, [], what="").get("metrics") or {}
+        result = read_object(trial.folder / RESULT, trial.label, [], what="")
+        metrics = fit(result.get("metrics") or {}, {str: (float, None)}, trial.label, [])
         rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
         records.append({"trial": trial.label, **metrics})
     names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
@@ -176,11 +207,6 @@ def _world_answers(study: StudyFolder, world: str) -> list[EvaluatedRun]:
             folder = trial.folder / world
             if (folder / SCORES).is_file():
                 run = replace(read_evaluated(Place(folder, variant)), label=variant)
-                found.setdefault(_seed_of(trial.folder), []).append(run)
+                found.setdefault(number_at_end(trial.folder), []).append(run)
                 break
     return max(found.values(), key=len, default=[])
-
-
-def _seed_of(folder: Path) -> int:
-    digits = folder.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else -1

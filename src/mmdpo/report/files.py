@@ -1,0 +1,158 @@
+"""Files of folders that anybody may have written: regular files of bounded size, read as plain text and data.
+
+What is read here runs no code, waits for nothing, and holds no character that would steer a terminal or break an SVG.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmdpo.printable import printable
+
+MOST_BYTES = 512 * 2**20
+"""A larger file is not read."""
+MOST_YAML_BYTES = 2**20
+"""The same for YAML, which takes minutes where JSON takes seconds."""
+MOST_YAML_VALUES = 50_000
+"""A YAML file that unfolds to more values, as aliases of aliases do, is not used."""
+_NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
+
+
+class UnusableFileError(ValueError):
+    """A file that is not read: says why, without its path."""
+
+
+@dataclass(frozen=True)
+class Unshown:
+    """Stands in the place of a picture that is not opened."""
+
+    reason: str
+
+
+def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
+    """Raises UnusableFileError for what is no regular file or holds more than `most` bytes, OSError for nothing there.
+
+    A pipe would be waited for, and a device has no end.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UnusableFileError("it is no regular file")
+    if found.st_size > most:
+        raise UnusableFileError(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+    """Returns the text of a file as it stands there; raises as `check_regular`, and ValueError for no UTF-8."""
+    check_regular(path, most=most)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:  # of files that say they are empty, as those of /proc do
+        raise UnusableFileError(f"it has more than the {most:,} bytes that are read")
+    return content.decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file, `clean`; raises OSError where there is none, ValueError for a damaged one."""
+    return _parse(read_text(path))
+
+
+def read_rows(path: Path, *, most: int | None = None) -> Iterator[Any]:
+    """Yields the content of each line of JSON, the first `most`, `clean`; None for a line that is damaged.
+
+    Empty lines are passed over. Raises as `check_regular`.
+    """
+    check_regular(path)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file):
+            if number == most:
+                break
+            if line.strip():
+                try:
+                    yield _parse(line)
+                except ValueError:
+                    yield None
+
+
+def read_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file, `clean`; raises OSError where there is none, ValueError for a damaged one."""
+    text = read_text(path, most=MOST_YAML_BYTES)
+    try:
+        content = yaml.safe_load(text)
+        if sum(1 for _ in zip(range(MOST_YAML_VALUES + 1), _walk(content), strict=False)) > MOST_YAML_VALUES:
+            raise UnusableFileError(f"it unfolds to more than {MOST_YAML_VALUES:,} values")
+        return clean(content)
+    except yaml.YAMLError as error:
+        raise UnusableFileError(f"no YAML: {error}") from error
+    except RecursionError as error:
+        raise UnusableFileError("it is nested too deeply") from error
+
+
+def clean(value: Any) -> Any:
+    """Returns data whose texts, keys too, can be shown anywhere, and whose numbers can be calculated with.
+
+    Control characters and lone surrogates are written out, and a whole number beyond the range of a float becomes
+    infinite. What YAML knows and JSON does not, such as a date, becomes text.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, Mapping):
+        return {clean_text(str(key)): clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [clean(inner) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+        return value
+    return value if value is None or isinstance(value, bool | float) else clean_text(str(value))
+
+
+def clean_text(text: str) -> str:
+    """Returns a text that terminals, HTML and SVG take as it is."""
+    return printable(text).translate(_NOT_XML)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whose control characters and lone surrogates, if any are left, are written out."""
+    path.write_text(clean_text(text), encoding="utf-8")
+
+
+def find_inside(folder: Path, name: Any) -> Path | Unshown:
+    """Returns the file of a folder that something in it names, links followed; Unshown where it lies elsewhere."""
+    if not isinstance(name, str) or not name:
+        return Unshown("its file is not named")
+    try:
+        found = (folder / name).resolve()
+        if found.is_relative_to(folder.resolve()):
+            return found
+    except (OSError, ValueError, RuntimeError):  # a name with a null, a name that is too long, a circle of links
+        return Unshown("its file name cannot be used")
+    return Unshown(f"{name} lies outside {folder}")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return clean(json.loads(text))
+    except RecursionError as error:
+        raise UnusableFileError("it is nested too deeply") from error
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """Yields a value and all inside it, one that stands in several places as often."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        if isinstance(current, Mapping):
+            waiting += [*current.keys(), *current.values()]
+        elif isinstance(current, list | tuple | set):
+            waiting += current

@@ -1,0 +1,229 @@
+"""The keys of a recipe, read from the source of their classes: importing those takes seconds, and help should not.
+
+`TrainingArguments` cannot be imported without torch. Its fields, like ours and TRL's, are assignments in the body of a
+class, with literals for defaults and help, so the syntax tree of the installed file says all that there is to say.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmdpo.registry import Registry, name_nearest
+from mmdpo.training.absent import ABSENT
+
+HIDDEN = ("ignore_bias_buffers",)
+"""Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
+
+COMMON = (
+    "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps",
+    "save_total_limit", "resume_from_checkpoint", "report_to", "run_name", "seed", "dataloader_num_workers",
+    "push_to_hub",
+)  # fmt: skip
+"""Keys of TrainingArguments that most runs set; `--help` shows them, and `--help_all` all."""
+
+
+SWITCHES = ("config", "dry_run", "help", "help_all")
+"""Flags of `mmdpo train` that are no keys."""
+
+
+class RecipeError(ValueError):
+    """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key of a recipe as its class declares it."""
+
+    name: str
+    help: str = ""
+    default: str | None = None
+    """As it would be typed; None where there is no default or it is unset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The class that keys come from: a package, the module that was imported from it, a name."""
+
+    title: str
+    module: str
+    name: str
+
+    def read(self) -> tuple[Key, ...]:
+        """Returns the keys in the order of the source. A class that is not where it was is imported instead."""
+        body = _find_class(self.module, self.name)
+        if body is None:
+            return tuple(map(_as_declared, dataclasses.fields(getattr(import_module(self.module), self.name))))
+        return tuple(key for statement in body for key in _read_field(statement))
+
+
+OURS = Group("mmdpo", "mmdpo.training.config", "MDPOConfig")
+MODEL = Group("model and adapter (TRL)", "trl.trainer.model_config", "ModelConfig")
+DATASET = Group("dataset (TRL)", "trl.scripts.utils", "ScriptArguments")
+TRAINING = Group("training (transformers.TrainingArguments)", "transformers.training_args", "TrainingArguments")
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Returns the name of every key."""
+    return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
+
+
+def check_flags(arguments: Sequence[str]) -> dict[str, None]:
+    """Returns the names of the flags in their order.
+
+    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
+    """
+    seen: dict[str, None] = {}
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        key = argument[2:].partition("=")[0].replace("-", "_")
+        if key not in known_keys():
+            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
+        if key in seen:
+            raise RecipeError(f"the flag --{key} is given twice")
+        seen[key] = None
+    return seen
+
+
+def explain_unknown(key: str, known: Iterable[str]) -> str:
+    """Returns how a message about an unknown key goes on: what stands for an option of TRL, or the nearest key."""
+    return f": {ABSENT[key]}" if key in ABSENT else name_nearest(key, known)
+
+
+def describe_keys(*, every: bool = False) -> str:
+    """Returns what `mmdpo train --help` prints, or with `every` what `--help_all` prints."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    lines = [
+        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
+        "",
+        *textwrap.wrap(
+            "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed; "
+            "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and "
+            "prints what the run would train, on how many tokens and in how much memory; it reads no weights and "
+            "writes no file.",
+            width,
+        ),
+        "",
+    ]
+    ours = {key.name for key in OURS.read()}
+    for group in (OURS, MODEL, DATASET, TRAINING):
+        keys = [key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours)]
+        left = 0
+        if group is TRAINING and not every:
+            common = [key for key in keys if key.name in COMMON]
+            keys, left = common, len(keys) - len(common)
+        lines.append(f"{group.title}:")
+        for key in keys:
+            lines += _describe(key, width)
+        lines += [f"  … and {left} more: mmdpo train --help_all"] if left else []
+        lines.append("")
+    lists = {
+        "objectives": _keys_of_mapping("mmdpo.objective.presets", "PRESETS"),
+        "terms": Registry("objective.terms", "").names(),
+        "corruptions": Registry("corruption", "").names(),
+        "formats": Registry("data.formats", "").names(),
+    }
+    for title, names in lists.items():
+        lines += textwrap.wrap(f"{title + ':':<13} {', '.join(names)}", width, subsequent_indent=" " * 14)
+    return "\n".join(lines)
+
+
+def _describe(key: Key, width: int) -> Iterator[str]:
+    default = "" if key.default is None else f" [{key.default}]"
+    text = textwrap.wrap(" ".join(f"{key.help}{default}".split()), max(width - 32, 30), break_on_hyphens=False)
+    head = f"  {key.name:<29}"
+    if len(key.name) > 28:
+        yield head.rstrip()
+        head = " " * 31
+    yield f"{head} {text[0] if text else ''}".rstrip()
+    yield from (f"{'':<32}{line}" for line in text[1:])
+
+
+def _find_class(module: str, name: str) -> list[ast.stmt] | None:
+    """Returns the body of a class in the source of an installed module, which is not imported."""
+    tree = _parse_source(module)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name] if tree else []
+    return classes[0].body if classes else None
+
+
+@cache
+def _parse_source(module: str) -> ast.Module | None:
+    path = _find_source(module)
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _find_source(module: str) -> Path:
+    """Returns where the source of a module lies, or would lie; of its parents only the outermost is looked up."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed: pip install {package}")
+    folder = Path(spec.origin).parent.joinpath(*parts)
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+
+
+def _read_field(statement: ast.stmt) -> Iterator[Key]:
+    """Yields the key that a statement of a dataclass declares: `name: type = field(default=…, metadata=…)`, or ours."""
+    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+        return
+    if "ClassVar" in ast.unparse(statement.annotation):
+        return
+    name, value = statement.target.id, statement.value
+    if not isinstance(value, ast.Call):
+        yield Key(name, default=_as_typed(value))
+        return
+    named: dict[str | None, ast.expr] = {keyword.arg: keyword.value for keyword in value.keywords}
+    if ast.unparse(value.func).endswith("field"):
+        metadata = named.get("metadata")
+        entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+        texts = [entry for key, entry in entries if isinstance(key, ast.Constant) and key.value == "help"]
+        yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
+    else:
+        default, text, *_ = value.args
+        yield Key(name, _as_text(text), _as_typed(default))
+
+
+def _as_text(node: ast.expr) -> str:
+    """Returns a help text; one that is put together from parts is shown as far as its parts are literals."""
+    if isinstance(node, ast.BinOp):
+        return _as_text(node.left) + _as_text(node.right)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_as_text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else "…"
+
+
+def _as_typed(node: ast.expr | None) -> str | None:
+    """Returns a literal default as one would type it, None for one that is worked out when the module is imported."""
+    try:
+        value = None if node is None else ast.literal_eval(node)
+    except ValueError:
+        return None
+    return None if value is None else str(value)
+
+
+def _as_declared(field: dataclasses.Field[Any]) -> Key:
+    is_unset = field.default is dataclasses.MISSING or field.default is None
+    return Key(field.name, field.metadata.get("help", ""), None if is_unset else str(field.default))
+
+
+def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:
+    """Returns the keys of a mapping literal at the top of a module, in its order."""
+    tree = _parse_source(module)
+    assert tree is not None, module
+    mapping = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Dict)
+    )
+    return tuple(str(key.value) for key in mapping.keys if isinstance(key, ast.Constant))
