@@ -17,6 +17,8 @@ from mmdpo.benchmarks.reading import parse_json
 
 THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
+PAIRS = "similar_pairs.json"
+"""Name of a table of pairs beside a benchmark's data, which stands in where the model is not installed."""
 
 
 class Similarity(Protocol):
@@ -98,8 +100,8 @@ def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:
     except (ImportError, OSError) as error:  # spaCy reports a missing model as an OSError
         raise ImportError(
             f"AMBER's generative scores need {model}, which is not installed: pip install spacy && python -m spacy "
-            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE), or say --similarity exact to "
-            "count equal words alone, which is not the official rule"
+            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE, or {PAIRS} in --data_dir), or "
+            "say --similarity exact to count equal words alone, which is not the official rule"
         ) from error
     version = pipeline.meta.get("version", "")
     return SpacySimilarity(pipeline, f"spaCy {model} {version}".strip())

@@ -17,6 +17,7 @@ from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.answer_log import AnswerLog
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.records import Answerer, GenerationSettings, LazyImage, Question
+from mmdpo.printable import printable
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""
@@ -88,11 +89,8 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
         return str(error)
     except BaseException:
         if log.written:
-            print(
-                f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept; the same "
-                "command goes on from there",
-                file=sys.stderr,
-            )
+            kept = f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
+            print(printable(f"{kept}; the same command goes on from there"), file=sys.stderr)
         raise
     finally:
         log.close()

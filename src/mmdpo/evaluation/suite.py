@@ -18,6 +18,8 @@ from typing import Any
 from mmdpo.benchmarks.reading import EvaluationError, make_folder, read_json, to_json, write_whole
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
+from mmdpo.evaluation.terminal import as_text, print_line
+from mmdpo.printable import printable
 from mmdpo.report.spreadsheet import csv_text
 from mmdpo.world.worlds import find_world
 
@@ -69,12 +71,12 @@ def run_suite(options: argparse.Namespace, run_benchmark: RunBenchmark) -> int:
             results[name] = _run_one(name, options, run_benchmark)
         except Exception as error:  # a later benchmark may well work, and hours of answers stand behind it
             logger.debug("%s failed", name, exc_info=True)
-            missing[name] = (
+            missing[name] = printable(
                 f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
             )
             print(f"{name} has no result: {missing[name]}", flush=True)
     if _is_main(options) and not options.answers_only:
-        suite = summarise(Path(options.out).resolve().name, _whose(options), results, missing)
+        suite = summarise(printable(Path(options.out).resolve().name), printable(_whose(options)), results, missing)
         write_suite(suite, results, Path(options.out))
         _print(suite, Path(options.out))
     return 1 if missing else 0
@@ -133,7 +135,8 @@ def find_file(folder: Path, name: str, stem: str) -> Path:
     places += [folder / name / f"{stem}.jsonl", folder / name / f"{stem}.json"]
     found = next((place for place in places if place.is_file()), folder / name)
     if not found.exists():
-        raise EvaluationError(f"{folder}: holds neither {name}.jsonl nor {name}/{stem}.jsonl")
+        shown = ", ".join(str(place.relative_to(folder)) for place in places)
+        raise EvaluationError(f"{folder}: holds none of {shown}, and no folder {name}")
     return found
 
 
@@ -280,7 +283,7 @@ def _print(suite: Suite, out: Path) -> None:
         trained = label.partition(" + ")[2] if label in PAPER else ""
         is_last_of_paper = place == len(rows) - 2
         table.add_row(
-            f"  + {trained}" if trained else label,
+            f"  + {trained}" if trained else as_text(label),
             *(cell.replace("–", "–\n") if "\n" in cell else cell for cell in cells),
             end_section=is_last_of_paper,
         )
@@ -289,5 +292,5 @@ def _print(suite: Suite, out: Path) -> None:
     if any(suite.cells.values()):  # an embedded world is in no column
         console.print(table)
     for line in _remarks(suite):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Suite: {out / 'suite.json'}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, line)
+    print_line(console, f"Suite: {out / 'suite.json'}")

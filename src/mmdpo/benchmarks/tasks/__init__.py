@@ -21,6 +21,9 @@ A benchmark is a module with a docstring, whose first line says what it measures
     NEEDS_JUDGE only there: True where nothing can be scored without a judge
     draw_image(item: Item) -> PIL.Image.Image
                 only where the pictures are no files
+    LANGUAGE_TOOLS
+                only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
+                for; the help of `mmdpo eval NAME` shows their options
 
 `data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
 """
@@ -59,6 +62,14 @@ class Benchmark:
     reads: Callable[[str], bool] | None
     needs_judge: bool
     draw_image: Callable[[Item], Image] | None
+    language_tools: tuple[str, ...]
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What it needs besides answers: `judge`, `files` (data and pictures on disk), and its language tools."""
+        judge = () if self.judge_prompt is None else ("judge",)
+        files = () if self.draw_image is not None else ("files",)
+        return frozenset((*judge, *files, *self.language_tools))
 
 
 BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
@@ -86,4 +97,5 @@ def load(name: str) -> Benchmark:
         reads=getattr(module, "reads", None),
         needs_judge=getattr(module, "NEEDS_JUDGE", False),
         draw_image=getattr(module, "draw_image", None),
+        language_tools=getattr(module, "LANGUAGE_TOOLS", ()),
     )

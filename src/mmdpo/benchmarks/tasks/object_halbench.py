@@ -18,6 +18,7 @@ from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
+LANGUAGE_TOOLS = ("linguistics",)
 MODES: Final = ("word", "llm")
 TRAPS = {
     "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
