@@ -182,6 +182,8 @@ def _opened(source: ImageSource | Mapping[str, Any], max_pixels: int) -> Iterato
         if not isinstance(source, bytes):
             _check_file(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.format == "EPS":
+                raise RowError(f"{name} is EPS, which Pillow hands to another program: save it as PNG or JPEG")
             _check_size(image.size, name, max_pixels)
             yield image
 

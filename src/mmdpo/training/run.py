@@ -173,10 +173,13 @@ def check_run_folder(folder: Path, remedy: str) -> None:
 
 
 def prepare_run_folder(folder: str | Path, remedy: str) -> Path:
-    """Makes an empty run folder and returns it. Raises RunFolderError for one that holds something already."""
+    """Makes an empty run folder and returns it.
+
+    Raises RunFolderError for one that holds something already, or that cannot be made or written into.
+    """
     path = Path(folder)
     check_run_folder(path, remedy)
-    path.mkdir(parents=True, exist_ok=True)
+    _make_writable(path)
     return path
 
 
