@@ -284,3 +284,11 @@ def test_numbers_that_are_none_do_not_hide_the_others():
 def test_a_mapping_gives_the_first_of_bytes_path_and_url_that_says_something(nothing):
     assert image_sources({"bytes": nothing, "path": "a.png"}, None) == (Path("a.png"),)
     assert image_sources({"bytes": nothing, "path": nothing, "url": "a.png"}, None) == (Path("a.png"),)
+
+
+def test_a_picture_that_another_program_would_have_to_open_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(RowError, match="is EPS"):
+            open_image(source)
