@@ -1,8 +1,10 @@
 """A real HTTP server on loopback with OpenAI's protocol, which behaves as well or as badly as a test says."""
 
 import json
+import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,8 @@ class Act:
     body: bytes | None = None
     delay: float = 0.0
     cut: bool = False
+    raw: Callable[[socket.socket], None] | None = None
+    """Writes whatever it likes to the connection instead of an answer."""
 
     def content(self) -> bytes:
         if self.body is not None:
@@ -68,6 +72,10 @@ def serve(behave):
                 self.answer(act)
 
         def answer(self, act):
+            if act.raw is not None:
+                self.close_connection = True
+                act.raw(self.connection)
+                return
             content = act.content()
             self.send_response(act.status)
             for name, value in {"Content-Type": "application/json", **act.headers}.items():

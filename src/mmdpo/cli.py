@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from mmdpo.evaluation.command import add_eval_verb
 from mmdpo.evaluation.report_command import add_report_verb
+from mmdpo.printable import printable
 from mmdpo.study.command import add_diagnose_verb, add_study_verb
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -87,6 +89,8 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset_format", default="auto")
     check.add_argument("--image_root", default=None, help="folder that relative image paths start from")
     check.add_argument("--model_name_or_path", default=None, help="measure in this model's tokens, exactly as training")
+    check.add_argument("--chat_template", default=None, metavar="FILE", help="instead of the processor's own")
+    check.add_argument("--chat_template_kwargs", default=None, metavar="JSON", help="variables of the chat template")
     check.add_argument("--objective", default="mdpo", help="the objective whose cells are tried, with a model")
     check.add_argument("--max_length", type=int, default=2048)
     check.add_argument("--max_image_pixels", type=int, default=100_000_000)
@@ -98,12 +102,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run(verb: object) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
     try:
         return verb()  # type: ignore[operator, no-any-return]
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
-        print(f"mmdpo: {error}", file=sys.stderr)
+        print(f"mmdpo: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from mmdpo.printable import printable
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -83,15 +85,16 @@ class RowError(ValueError):
     """A row of a dataset that cannot be trained on: says where, what, and how to mend it."""
 
     def __init__(self, problem: str, *, source: str = "") -> None:
-        self.problem = problem
-        self.source = source
-        super().__init__(f"{source}: {problem}" if source else problem)
+        # Both quote data, and are printed.
+        self.problem = printable(problem)
+        self.source = printable(source)
+        super().__init__(f"{self.source}: {self.problem}" if source else self.problem)
 
 
 def derive_seed(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> int:
     """Returns a 64-bit seed that depends on nothing but its arguments, so that workers and ranks agree."""
     text = f"{run_seed}\x1f{example_id}\x1f{purpose}\x1f{epoch}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> np.random.Generator:

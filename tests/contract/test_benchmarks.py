@@ -92,6 +92,14 @@ def test_hand_made_answers_score_what_was_worked_out_by_hand(name):
 
 
 @every_benchmark
+def test_it_says_which_language_tools_it_uses(name):
+    """The help of `mmdpo eval NAME` shows the options of those alone."""
+    tools, used = tools_for(name), {"linguistics", "similarity"}
+    evaluate_answers(name, hand_made_answers(name), HAND_MADE, tools, resamples=100, allow_partial=True)
+    assert used & set(tools.used) == used & set(tasks.load(name).uses)
+
+
+@every_benchmark
 def test_its_items_can_be_asked(name):
     items = read_items(name)
     assert len({item.id for item in items}) == len(items)
@@ -105,6 +113,8 @@ def test_its_items_can_be_asked(name):
     assert (judge_prompt is None) == (reads is None)
     if judge_prompt is not None:
         assert not reads("I would rather not say.")
+        hostile = ("", "[" * 100_000, '["a", ' + "9" * 10_000 + "]", "rating" + " ." * 100_000, "\ud800", "\0")
+        assert not any(reads(reply) for reply in hostile)  # and it takes no time
         replies = [json.loads(line)["reply"] for line in (HAND_MADE / name / "replies.jsonl").open()]
         assert any(reads(reply) for reply in replies if isinstance(reply, str))
         assert all(item.prompt in judge_prompt(item, "An answer.") for item in items)

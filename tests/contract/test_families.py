@@ -7,6 +7,7 @@ unpadded and one at a time, and takes a softmax over the full logits.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -307,3 +308,17 @@ def test_lora_adapts_every_linear_layer_of_the_language_model_alone(tiny):
     with torch.no_grad():
         fresh, bare = (Case(tiny, "separate", of).score(batch, MDPO).logprobs for of in (adapted, tiny.model))
         torch.testing.assert_close(fresh, bare)
+
+
+@pytest.mark.parametrize("parts", [PARTS, PARTS[:1], PARTS[:2], PARTS[::2]], ids="-".join)
+def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(tiny, parts):
+    family, model = find_family(tiny.model.config), tiny.model
+    located = family.locate_parts(model)
+    expected = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != located.head and located.part_of(name) in parts
+    }
+    pattern = family.lora_targets(model, parts)
+    assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == expected
+    get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=pattern))

@@ -10,7 +10,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from mmdpo.cli import main
 from mmdpo.world.model import CHECKPOINT
@@ -109,6 +109,56 @@ class TestEqualLogits:
         }
 
 
+@pytest.fixture(scope="module")
+def tied_base(tmp_path_factory):
+    """The world's checkpoint with one weight for embeddings and head."""
+    folder = tmp_path_factory.mktemp("tied") / "model"
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(CHECKPOINT).save_pretrained(folder)
+    loaded = AutoModelForImageTextToText.from_pretrained(folder)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    return folder
+
+
+class TestTiedEmbeddings:
+    @pytest.mark.parametrize(
+        "adapter",
+        [
+            {"lora_target_modules": ["q_proj", "lm_head"]},
+            {"lora_target_modules": ["q_proj", "embed_tokens"]},
+            {"lora_target_modules": ["embed_tokens", "lm_head"]},
+            {"lora_target_modules": ["q_proj", "v_proj"], "lora_modules_to_save": ["lm_head"]},
+            {"lora_target_modules": ["q_proj", "v_proj"]},
+        ],
+        ids=lambda adapter: "-".join(map(str, adapter["lora_target_modules"] + list(adapter)[1:])),
+    )
+    def test_a_merged_model_scores_as_base_and_adapter_do(self, tmp_path, tied_base, adapter):
+        run = train(tmp_path / "run", model_name_or_path=str(tied_base), save_strategy="no", **adapter)
+        assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+        expected = adapted_logits(run, tied_base)
+        torch.testing.assert_close(
+            logits_of(tmp_path / "merged"), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max())
+        )
+        is_tied = json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"]
+        assert is_tied == (list(adapter.values()) == [["q_proj", "v_proj"]])
+
+    def test_a_merge_that_scores_otherwise_is_refused_with_both_numbers(self, run, tmp_path, capsys, monkeypatch):
+        save = PreTrainedModel.save_pretrained
+
+        def lose_a_layer(model, folder, **options):
+            with torch.no_grad():
+                model.get_decoder().layers[0].mlp.down_proj.weight.zero_()
+            save(model, folder, **options)
+
+        monkeypatch.setattr(PreTrainedModel, "save_pretrained", lose_a_layer)
+        message = merge_error(capsys, run, tmp_path / "merged")
+        assert len(re.findall(r"-\d+\.\d{4}", message)) == 2
+        assert not (tmp_path / "merged").exists()
+
+
 def test_weights_keep_the_precision_of_the_base_and_are_added_before_they_are_rounded(run, base, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(base, dtype="bfloat16")
     model.save_pretrained(tmp_path / "base16")
@@ -187,6 +237,8 @@ def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
     assert fronts["run"]["library_name"] == "peft"
     assert fronts["merged"]["library_name"] == "transformers"
     for name, card in cards.items():
+        assert "| rows | shared |" in card
+        assert "| probe | within " in card
         assert fronts[name]["license"] == "apache-2.0"
         assert "base_model" not in fronts[name], "a folder of this machine means nothing elsewhere"
         assert str(base) not in card

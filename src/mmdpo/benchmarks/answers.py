@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
 from mmdpo.benchmarks.records import Item, Items
 from mmdpo.report.files import UnusableFileError, check_regular
 
@@ -44,7 +44,10 @@ class Answer:
     """One answer and where it was read."""
 
     text: str
+    """Can be encoded: what is no character was replaced."""
     row: Row
+    is_mended: bool = False
+    """Whether something was replaced."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,9 @@ def _add(answers: dict[str, Answer], row: Row, benchmark: str, items: Items, fin
         raise EvaluationError(
             f"{row.place}: a second answer to item {item_id}; the first is at {answers[item_id].row.place}. Remove one"
         )
-    answers[item_id] = Answer(_find_text(row), row)
+    said = _find_text(row)
+    text = replace_surrogates(said)
+    answers[item_id] = Answer(text, row, is_mended=text != said)
 
 
 def _find_text(row: Row) -> str:
@@ -178,6 +183,8 @@ def _read_rows(path: Path, cut: list[str], allow_cut: bool) -> Iterator[Row]:
                 raise EvaluationError(f"{path}, line {line}: no JSON ({error.msg}, column {error.colno})") from error
             _note_cut(f"{path}, line {line}", cut, allow_cut)
             return
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deep
+            raise EvaluationError(f"{path}, line {line}: JSON that cannot be read ({error})") from error
         if not isinstance(value, dict):
             raise EvaluationError(
                 f"{path}, line {line}: should be an object with an id and an answer, is {value!r:.40}"

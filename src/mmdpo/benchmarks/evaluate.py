@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
 from mmdpo.benchmarks.asking import ask_judge
-from mmdpo.benchmarks.reading import EvaluationError, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.run_folder import ANSWERS, RESULT, check_folder
 from mmdpo.benchmarks.stats import (
@@ -32,8 +34,17 @@ from mmdpo.benchmarks.stats import (
     visible_difference,
 )
 from mmdpo.benchmarks.tasks import Benchmark, load
+from mmdpo.benchmarks.thoughts import holds_thoughts, take_off_thoughts
 
 EMPTY = "empty_answer"
+REPLACED = "replaced_characters"
+THOUGHTS, TAKEN_OFF = "thoughts", "thoughts_taken_off"
+_MEANINGS = {
+    EMPTY: "empty answers, scored as the official rule scores them",
+    REPLACED: "answers with halves of surrogate pairs, which are no characters; U+FFFD was scored in their place",
+    THOUGHTS: "answers with a model's thoughts (<think>…</think>), scored with them; --strip_thoughts takes them off",
+    TAKEN_OFF: "answers whose thoughts (<think>…</think>) were taken off before they were scored",
+}
 _SHOWN = 5
 """How many item ids a note names."""
 
@@ -103,13 +114,15 @@ def evaluate_answers(
     tools: Tools,
     *,
     allow_partial: bool = False,
+    strip_thoughts: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
     """Scores a file of answers to a benchmark.
 
     `data_dir` is the benchmark's folder or the folder that holds it. Parts of the benchmark that no answer belongs to
-    are left out; a part that is answered in part is an error unless `allow_partial`.
+    are left out; a part that is answered in part is an error unless `allow_partial`. `strip_thoughts` takes thoughts
+    (`<think>…</think>`) off before an answer is scored or shown to a judge.
 
     Raises:
         EvaluationError: data or answers cannot be used; says which file and line.
@@ -124,10 +137,16 @@ def evaluate_answers(
         raise EvaluationError(
             f"{answers}: {'; '.join(incomplete)}. Answer them, or score the rest as partial (--partial)"
         )
-    ask_judge(benchmark, folder, tools, ((item, found.by_id[item.id].text) for item in items if item.id in found.by_id))
+    if strip_thoughts:
+        tools.used["thoughts"] = "taken off before scoring"
+    read = take_off_thoughts if strip_thoughts else str
+    texts = {item.id: read(found.by_id[item.id].text) for item in items if item.id in found.by_id}
+    ask_judge(benchmark, folder, tools, ((by_id[item_id], text) for item_id, text in texts.items()))
     score = benchmark.make_scorer(folder, tools)
-    scores = {item.id: score(item, found.by_id[item.id].text) for item in items if item.id in found.by_id}
-    return _summarise(benchmark, items, found, scores, tools, resamples, seed)
+    progress = tqdm(texts.items(), desc=f"{name} scores", unit="answer", leave=False, disable=None)
+    scores = {item_id: score(by_id[item_id], text) for item_id, text in progress}
+    notes = _note(benchmark, found, texts, scores)
+    return _summarise(benchmark, items, found, scores, notes, tools, resamples, seed)
 
 
 def find_data(name: str, data_dir: str | Path) -> Path:
@@ -156,12 +175,12 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     """
     folder = Path(out)
     check_folder(folder, evaluation.benchmark, evaluation.answers.files)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     result = folder / RESULT
     if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
         write_whole(folder / ANSWERS, _as_lines(_answer_rows(evaluation)))
     write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
-    write_whole(result, json.dumps(_as_result(evaluation), indent=2, ensure_ascii=False) + "\n")
+    write_whole(result, to_json(_as_result(evaluation), indent=2) + "\n")
     return result
 
 
@@ -181,6 +200,7 @@ def _summarise(
     items: tuple[Item, ...],
     answers: Answers,
     scores: Mapping[str, ItemScore],
+    notes: Mapping[str, Note],
     tools: Tools,
     resamples: int,
     seed: int,
@@ -198,7 +218,7 @@ def _summarise(
         metrics={metric.name: _value(metric, sums, intervals.get(metric.name)) for metric in metrics},
         coverage=_cover(items, scores),
         partial=tuple(partial),
-        notes=_note(benchmark, answers, scores),
+        notes=notes,
         made_by=dict(tools.used),
         statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
         items=items,
@@ -240,13 +260,19 @@ def _cover(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> dict[str, 
     return {name: Coverage(part["items"], part["answered"], part["scored"]) for name, part in numbers.items()}
 
 
-def _note(benchmark: Benchmark, answers: Answers, scores: Mapping[str, ItemScore]) -> dict[str, Note]:
+def _note(
+    benchmark: Benchmark, answers: Answers, texts: Mapping[str, str], scores: Mapping[str, ItemScore]
+) -> dict[str, Note]:
+    """Returns what a reader should know of the answers, as they are and as they were scored (`texts`)."""
     hits: dict[str, dict[str, int]] = {}
     for item_id, score in scores.items():
-        empty = {} if answers.by_id[item_id].text.strip() else {EMPTY: 1}
-        for trap, count in ({**score.traps, **empty}).items():
-            hits.setdefault(trap, {})[item_id] = count
-    meanings = {EMPTY: "empty answers, scored as the official rule scores them"} | dict(benchmark.traps)
+        answer, scored = answers.by_id[item_id], texts[item_id]
+        of_text = {EMPTY: not scored.strip(), REPLACED: answer.is_mended}
+        of_text[THOUGHTS if scored == answer.text else TAKEN_OFF] = holds_thoughts(answer.text)
+        for trap, count in ({**score.traps, **of_text}).items():
+            if count:
+                hits.setdefault(trap, {})[item_id] = int(count)
+    meanings = _MEANINGS | dict(benchmark.traps)
     notes = {}
     for trap, found in sorted(hits.items()):
         places = (
@@ -289,4 +315,4 @@ def _as_result(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(to_json(row) + "\n" for row in rows)

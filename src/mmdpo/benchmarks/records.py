@@ -84,6 +84,11 @@ class Metric:
     official: Callable[[Sums], float] | None = None
     """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
 
+    @property
+    def shown_digits(self) -> int:
+        """Decimals in tables for people: those of the official scorer, 3 where it prints all of them."""
+        return 3 if self.digits is None else self.digits
+
 
 class Judge(Protocol):
     """A language model that reads answers, or its recorded replies."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.answers import Row, read_rows
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
 from mmdpo.benchmarks.records import Item
 
 _ID_FIELDS = ("id", "image_id")
@@ -94,4 +94,4 @@ def _find_reply(row: Row) -> str:
         return json.dumps(reply)
     if not isinstance(reply, str):
         raise EvaluationError(f'{row.place}: no reply; it has {", ".join(values)}, and the text should be in "reply"')
-    return reply
+    return replace_surrogates(reply)

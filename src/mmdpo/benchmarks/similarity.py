@@ -13,8 +13,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmdpo.benchmarks.reading import parse_json
+
 THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
+PAIRS = "similar_pairs.json"
+"""Name of a table of pairs beside a benchmark's data, which stands in where the model is not installed."""
 
 
 class Similarity(Protocol):
@@ -45,7 +49,7 @@ class PairTable:
         Raises `ValueError` if the file is none, or was made for another threshold.
         """
         try:
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            table = parse_json(Path(path).read_bytes())
             model, threshold = str(table["model"]), float(table["threshold"])
             pairs = [(str(first), str(second)) for first, second, *_ in table["pairs"]]
         except (ValueError, TypeError, KeyError) as error:
@@ -96,8 +100,8 @@ def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:
     except (ImportError, OSError) as error:  # spaCy reports a missing model as an OSError
         raise ImportError(
             f"AMBER's generative scores need {model}, which is not installed: pip install spacy && python -m spacy "
-            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE), or say --similarity exact to "
-            "count equal words alone, which is not the official rule"
+            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE, or {PAIRS} in --data_dir), or "
+            "say --similarity exact to count equal words alone, which is not the official rule"
         ) from error
     version = pipeline.meta.get("version", "")
     return SpacySimilarity(pipeline, f"spaCy {model} {version}".strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from mmdpo.checkpoints.bunny import ORIGINAL
 from mmdpo.checkpoints.card import find_base, write_card
 from mmdpo.checkpoints.fetch import find_folder
 from mmdpo.checkpoints.load import load_whole_model
+from mmdpo.checkpoints.sameness import check_same, score_sequence
 from mmdpo.checkpoints.weights import CheckpointError, read_json, read_weights, written_aside
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 """What is copied of a run that trained the whole model; the processor is saved anew."""
@@ -36,29 +40,41 @@ def merge_run(
 
     An adapter is added to its base in float32, layer by layer, and the sum rounded to the base's own precision, or to
     `dtype`. A model that was trained whole is copied as it was saved, unless `dtype` is given. `base` names the base
-    where it is not what the adapter says. Raises CheckpointError for a folder without a model, an adapter for another
-    base, and a `target` that is not empty.
+    where it is not what the adapter says. What is merged is read again, and scores a sequence as base and adapter do.
+    Raises CheckpointError for a folder without a model, an adapter for another base, a `target` that is not empty, and
+    a merged model that scores otherwise.
     """
     has_adapter = (run / ADAPTER_CONFIG).is_file()
     if not has_adapter:
         _check_whole_model(run)
     with written_aside(target) as folder:
+        processor = _find_processor(run, base, trust_remote_code)
+        source = Path(find_base(run) or run)
         if has_adapter:
-            model, source = _merge_adapter(run, base, dtype, allow_pickle, trust_remote_code)
-            model.save_pretrained(folder)
-            _copy_original(Path(source), folder)
+            model, source = _load_adapted(run, base, dtype, allow_pickle, trust_remote_code)
+            expected = _try_to_score(model, processor)
+            _merge_in_float32(model).save_pretrained(folder)
         elif dtype is not None:
-            _load_model(str(run), dtype, allow_pickle, trust_remote_code).save_pretrained(folder)
+            model = _load_model(str(run), dtype, allow_pickle, trust_remote_code)
+            expected = _try_to_score(model, processor)
+            model.save_pretrained(folder)
         else:
-            read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
-            for pattern in MODEL_FILES:
-                for path in run.glob(pattern):
-                    shutil.copyfile(path, folder / path.name)
-        if not has_adapter:
-            started = find_base(run)
-            _copy_original(Path(started or run), folder)
-        _find_processor(run, base, trust_remote_code).save_pretrained(folder)
+            model = expected = None
+            _copy_model(run, folder)
+        del model  # one is in memory at a time
+        if expected is not None:
+            written = _load_model(str(folder), "auto", allow_pickle, trust_remote_code)
+            check_same(written, score_sequence(written, processor), expected, f"what {run} was merged to")
+        _copy_original(source, folder)
+        processor.save_pretrained(folder)
         write_card(run, folder, title=target.resolve().name)
+
+
+def _copy_model(run: Path, folder: Path) -> None:
+    read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
+    for pattern in MODEL_FILES:
+        for path in run.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
 
 
 def push_folder(folder: Path, repository: str) -> str:
@@ -89,9 +105,10 @@ def _check_whole_model(run: Path) -> None:
     )
 
 
-def _merge_adapter(
+def _load_adapted(
     run: Path, base: str | None, dtype: torch.dtype | None, allow_pickle: bool, trust_remote_code: bool
-) -> tuple[Any, str]:
+) -> tuple[Any, Path]:
+    """Returns the base with the adapter of a run on it, and the folder of the base."""
     tensors = read_adapter(run, allow_pickle=allow_pickle)
     settings = read_json(run / ADAPTER_CONFIG)
     name = base or read_base_name(run)
@@ -102,8 +119,16 @@ def _merge_adapter(
     except CheckpointError as error:
         raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
     model = _load_model(str(source), dtype or "auto", allow_pickle, trust_remote_code)
-    adapted = attach_adapter(model, run, tensors, base=name)
-    return _merge_in_float32(adapted), str(source)
+    return attach_adapter(model, run, tensors, base=name), source
+
+
+def _try_to_score(adapted: Any, processor: Any) -> list[torch.Tensor] | None:
+    """Returns the scores that a merged model must have; None, said in the log, where this kind of model has none."""
+    try:
+        return score_sequence(adapted, processor)
+    except ValueError as error:
+        logger.warning("the merged model is not compared with base and adapter: %s", error)
+        return None
 
 
 def _merge_in_float32(adapted: Any) -> Any:
@@ -112,13 +137,34 @@ def _merge_in_float32(adapted: Any) -> Any:
 
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is not None:
+            _untie(adapted, layer.get_base_layer())
             weight = layer.get_base_layer().weight
             kept = weight.dtype
             weight.data = weight.data.float()
             layer.merge(safe_merge=True)
             weight.data = weight.data.to(kept)
     with _without_merge_warnings():
-        return adapted.merge_and_unload()
+        model = adapted.merge_and_unload()
+    _keep_apart(model)
+    return model
+
+
+def _untie(adapted: Any, layer: Any) -> None:
+    """Gives a layer a weight of its own: what is added to a head must not change the embeddings that it is tied to."""
+    weight = layer.weight
+    holders = sum(parameter is weight for _, parameter in adapted.named_parameters(remove_duplicate=False))
+    if holders > 1:
+        layer.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+
+
+def _keep_apart(model: Any) -> None:
+    """Lets the configuration say that head and embeddings are two weights, where they have become two."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is embeddings.weight:
+        return
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
 
 
 @contextmanager

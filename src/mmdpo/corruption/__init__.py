@@ -12,15 +12,13 @@ elsewhere is named `package.module:function`. Files that start with an underscor
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmdpo.examples import derive_generator
+from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +71,7 @@ class Corruption:
 
         for key, value in options.items():
             if key not in self.options:
-                raise ValueError(f"corruption {self.name!r} has no option {key!r}; {_suggest(key, self.options)}")
+                raise ValueError(f"corruption {self.name!r} has no option {key!r}{_suggest(key, self.options)}")
             if not _fits(value, self.options[key]):
                 kind, example = type(self.options[key]).__name__, self.options[key]
                 raise ValueError(
@@ -85,9 +83,12 @@ class Corruption:
         return changed
 
 
+CORRUPTIONS = Registry("corruption", "corruption", further="or package.module:function")
+
+
 def names() -> tuple[str, ...]:
     """Returns the names of the corruptions of this folder, sorted, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return CORRUPTIONS.names()
 
 
 def load(name: str) -> Corruption:
@@ -96,19 +97,13 @@ def load(name: str) -> Corruption:
     Raises ValueError for an unknown name (naming the nearest ones), a module that cannot be imported, or a function
     with an option that has no default.
     """
-    if ":" in name:
-        module_name, function_name = name.split(":", 1)
-    elif name in names():
-        module_name, function_name = f"{__name__}.{name}", "corrupt"
+    if is_elsewhere(name):
+        module, function = load_elsewhere(name, CORRUPTIONS.kind)
     else:
-        raise ValueError(f"unknown corruption {name!r}; {_suggest(name, names())}, or package.module:function")
-    try:
-        module = import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"corruption {name!r}: cannot import {module_name!r}: {error}") from error
-    function = getattr(module, function_name, None)
+        module = CORRUPTIONS.load(name)
+        function = module.corrupt
     if not callable(function):
-        raise ValueError(f"corruption {name!r}: {module_name} has no function {function_name!r}")
+        raise ValueError(f"corruption {name!r}: it is no function")
     needs_other_image = bool(getattr(module, "NEEDS_OTHER_IMAGE", False))
     return Corruption(name, function, _read_options(name, function), needs_other_image)
 
@@ -160,8 +155,4 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _suggest(word: str, valid: Iterable[str]) -> str:
     known = sorted(valid)
-    if not known:
-        return "it takes no options"
-    nearest = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    return f"{hint}valid: {', '.join(known)}"
+    return f"{name_nearest(word, known)} It takes {', '.join(known) or 'no options'}"

@@ -82,12 +82,14 @@ def further_responses(row: Mapping[str, Any], used: Collection[str], *, conversa
 
 def numeric_weights(row: Mapping[str, Any], used: Collection[str]) -> dict[str, float]:
     """Returns every column that a term could name as its per-example weight: finite numbers, ids excepted."""
-    return {
-        column: float(value)
-        for column, value in row.items()
-        if column not in used
-        and column not in ID_COLUMNS
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    }
+    weights = {}
+    for column, value in row.items():
+        if column in used or column in ID_COLUMNS or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond every float: no weight
+            continue
+        if math.isfinite(number):
+            weights[column] = number
+    return weights

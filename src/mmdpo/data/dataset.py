@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import datasets
+import pandas  # type: ignore[import-untyped]
 
 from mmdpo.data.arrow import ArrowRows
 from mmdpo.data.columns import ID_COLUMNS
@@ -44,20 +45,21 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         self.name = name
         self.format = format
         self._rows = rows
-        self._image_root = image_root
+        self.image_root = image_root
+        """Folder that relative image paths start from, None for the one where the program runs."""
         self._ids = ids
         self._positions = positions
 
     @classmethod
     def from_rows(
         cls,
-        rows: datasets.Dataset | Rows,
+        rows: Any,
         *,
         name: str = "train",
         format: str = "auto",
         image_root: str | Path | None = None,
     ) -> PreferenceDataset:
-        """Wraps the rows of a `datasets.Dataset`, or any sequence of mappings.
+        """Wraps the rows of a `datasets.Dataset`, any sequence of mappings, a mapping of columns, or a DataFrame.
 
         `name` stands in messages, `format` is a file of `mmdpo.data.formats` or `auto`, and relative image paths are
         joined to `image_root` (else they are relative to where the program runs). Ids come from the first of the
@@ -65,7 +67,9 @@ class PreferenceDataset(Sequence[PreferenceExample]):
 
         Raises:
             ValueError: there are no rows, they cannot be counted, or their columns are in no known format.
+            TypeError: there are several datasets (splits) where one is needed, or text instead of rows.
         """
+        rows = _as_rows(rows, name)
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
             raise ValueError(f"{name}: {type(rows).__name__} cannot be indexed: load the dataset without streaming")
         # A transform that the caller has set makes the rows what they are, so it must run; any other format need not.
@@ -104,9 +108,11 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         _check_row(row, source)
         row_id = str(position + 1) if self._ids is None else self._ids[position]
         try:
-            return self.format.parse(row, source=source, image_root=self._image_root, row_id=row_id)
+            return self.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
         except RowError as error:
             raise error if error.source else RowError(error.problem, source=source) from error
+        except RecursionError as error:
+            raise RowError("a value is nested too deep to be read: mend or remove the row", source=source) from error
 
     def __iter__(self) -> Iterator[PreferenceExample]:
         return (self[index] for index in range(len(self)))
@@ -115,7 +121,7 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         """Returns the examples at these positions, which keep their ids and their row numbers."""
         positions = [self._positions[index] for index in indices]
         return PreferenceDataset(
-            self._rows, self.format, name=self.name, image_root=self._image_root, ids=self._ids, positions=positions
+            self._rows, self.format, name=self.name, image_root=self.image_root, ids=self._ids, positions=positions
         )
 
     def row_of(self, index: int) -> int:
@@ -125,6 +131,24 @@ class PreferenceDataset(Sequence[PreferenceExample]):
     def source_of(self, index: int) -> str:
         """Returns where an example was read from, for messages: `pairs.json, row 12`."""
         return f"{self.name}, row {self.row_of(index)}"
+
+
+def _as_rows(rows: Any, name: str) -> Any:
+    """Turns a table into rows. Raises TypeError, saying what to give, for what is neither."""
+    if isinstance(rows, pandas.DataFrame):
+        return rows.astype(object).where(rows.notna(), None).to_dict("records")
+    if not isinstance(rows, Mapping):
+        return rows
+    if rows and all(isinstance(column, list | tuple) for column in rows.values()):
+        lengths = {column: len(values) for column, values in rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{name}: the columns have different lengths ({lengths}): give as many values in each")
+        return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    kind, keys = type(rows).__name__, ", ".join(map(str, rows))
+    raise TypeError(
+        f"{name} is a {kind} of {keys:.200}: give one datasets.Dataset, such as {name}[{next(iter(rows), 'train')!r}], "
+        "a list of rows, or a dict that has a list for each column"
+    )
 
 
 def _check_row(row: Any, source: str) -> None:

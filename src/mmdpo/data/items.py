@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmdpo.examples import PreferenceExample, RowError, derive_generator
+from mmdpo.data.pictures import Pictures
+from mmdpo.data.stamps import FileStamp, check_unchanged
+from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
 
 
 class Filler(int):
@@ -25,8 +27,8 @@ class Item:
     """Place in the dataset, from 0."""
     epoch: int = 0
     """0 unless a fresh corruption is made for each epoch."""
-    other: PreferenceExample | None = None
-    """The example whose images `random_image` takes."""
+    other_images: tuple[ImageSource, ...] = ()
+    """What `random_image` shows, drawn from the pictures of other examples: one for each image of the example."""
     ref_logprobs: Float[Tensor, "C"] | None = None
     """Precomputed reference log-probabilities of those reference cells that stay the same in every epoch, in nats."""
     counts: bool = True
@@ -34,7 +36,7 @@ class Item:
 
 
 class Items(Dataset[Item]):
-    """Examples as items. Which other example an item names depends on the seed and its id alone."""
+    """Examples as items. Which other pictures an item names depends on the examples, the seed and its id alone."""
 
     def __init__(
         self,
@@ -50,12 +52,15 @@ class Items(Dataset[Item]):
         self.examples = examples
         self.seed = seed
         self.draw_others = draw_others
+        self._pictures = Pictures(example.images for example in examples) if draw_others else None
         self.per_epoch = per_epoch
         self.lengths = lengths
         """Tokens of each example, where they were counted."""
         self.epoch = 0
         self.ref_logprobs: Float[Tensor, "N C"] | None = None
         """Set by the pass before training; None for a dataset whose references are scored live."""
+        self.stamps: Mapping[str, FileStamp] = {}
+        """Set by that pass: image files as it has read them."""
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to another epoch's corruptions, where each epoch has its own."""
@@ -66,26 +71,25 @@ class Items(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         example = self.examples[index]
+        others = () if self._pictures is None else self._draw_others(self._pictures, example, index)
+        try:
+            check_unchanged((*example.images, *example.rejected_images, *others), self.stamps)
+        except RowError as error:
+            raise RowError(error.problem, source=example.source) from error
         return Item(
             example=example,
             index=index,
             epoch=self.epoch,
-            other=self._draw_other(example, index) if self.draw_others else None,
+            other_images=others,
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             counts=not isinstance(index, Filler),
         )
 
-    def _draw_other(self, example: PreferenceExample, index: int) -> PreferenceExample:
-        generator = derive_generator(self.seed, example.id, "other example", self.epoch)
-        others = len(self.examples) - 1
-        start = int(generator.integers(others))
-        # From a random place onwards: where one example alone has another picture, it is found.
-        for step in range(others):
-            place = (start + step) % others
-            other = self.examples[place + (place >= index)]
-            if other.images and other.images != example.images:
-                return other
-        raise RowError(
-            "random_image takes another example's image, and no other example has a different one",
-            source=example.source,
-        )
+    def _draw_others(self, pictures: Pictures, example: PreferenceExample, index: int) -> tuple[ImageSource, ...]:
+        drawn = pictures.draw_others(index, derive_generator(self.seed, example.id, "other example", self.epoch))
+        if drawn is None:
+            raise RowError(
+                "random_image takes another example's image, and no other example has a different one",
+                source=example.source,
+            )
+        return tuple(self.examples[row].images[place] for row, place in drawn)

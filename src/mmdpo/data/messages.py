@@ -18,6 +18,11 @@ from mmdpo.examples import ImageSource, Message, RowError, Text
 IMAGE_PLACEHOLDER = "<image>"
 """Stands in plain text where an image belongs."""
 
+_IMAGE_KINDS = ("image", "image_url", "input_image")
+"""Types of a content part that is an image; the others are OpenAI's."""
+_IMAGE_KEYS = ("image", "bytes", "base64", "data", "path", "url", "image_url")
+"""Where such a part may carry its image."""
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -159,14 +164,17 @@ def _parts(content: Any, column: str, *, split: bool) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for entry in entries:
         part = {"type": "text", "text": entry} if isinstance(entry, str) else _without_none(entry)
-        kind = part.get("type")
+        kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             parts += _split_text(part["text"]) if split else [{"type": "text", "text": part["text"]}]
-        elif kind == "image":
-            parts.append(part)
+        elif kind in _IMAGE_KINDS:
+            parts.append({**part, "type": "image"})
         else:
+            described = (
+                f"of type {kind!r:.40} with {', '.join(part)[:80]}" if isinstance(part, dict) else _name_type(entry)
+            )
             raise RowError(
-                f"a content part in `{column}` is {part!r:.120}: only "
+                f"a content part in `{column}` is {described}: only "
                 '{"type": "text", "text": ...} and {"type": "image"} are supported'
             )
     return parts
@@ -188,12 +196,15 @@ def _take_images(turns: list[Message], images: Sequence[ImageSource], image_root
         for position, part in enumerate(turn["content"]):
             if not _is_image(part):
                 continue
-            carried = next((part[key] for key in ("image", "path", "url") if key in part), None)
-            if carried is not None:
-                gathered += image_sources(carried, image_root)
+            carried = (image_sources(part.get(key), image_root) for key in _IMAGE_KEYS)
+            own = next(filter(None, carried), ())
+            if own:
+                gathered += own
             elif waiting:
                 gathered.append(waiting.pop(0))
             turn["content"][position] = {"type": "image"}
+    if waiting == gathered:
+        waiting = []  # the parts and the column carry the same images
     # Images without a place stay at the end: validation then finds more images than placeholders.
     return Conversation(turns=tuple(turns), images=(*gathered, *waiting))
 

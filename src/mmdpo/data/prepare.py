@@ -18,6 +18,7 @@ from mmdpo.examples import (
     ORIGINAL,
     Cell,
     ImageSource,
+    PreferenceExample,
     RowError,
     image_versions,
     response_names,
@@ -57,15 +58,29 @@ class Preparer:
     """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, behind the image
     processor."""
     max_image_pixels: int = 100_000_000
+    suppressed: frozenset[int] = frozenset()
+    """Tokens that the model's generation config suppresses: no answer can have them."""
+    needs_rejected_images: bool = False
+    """Whether a row without images of its own for the version `corrupted` is a faulty one."""
 
     def __call__(self, item: Item) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
         example = item.example
         try:
             validate_example(example, responses=response_names(self.cells))
+            self.check_images(example)
             return self._prepare(item)
         except RowError as error:
             raise RowError(error.problem, source=error.source or example.source) from error
+
+    def check_images(self, example: PreferenceExample) -> None:
+        """Raises RowError for a row that lacks the images which the objective cannot do without."""
+        if self.needs_rejected_images and not example.rejected_images:
+            raise RowError(
+                "the objective ranks against images of the dataset (rejected_images), and the row has none: add the "
+                "column, or take an objective for corrupted images, such as mdpo in place of mfpo, and dpo_conditional "
+                "in place of rdpo"
+            )
 
     def _prepare(self, item: Item) -> PreparedExample:
         versions, responses = image_versions(self.cells), response_names(self.cells)
@@ -80,6 +95,12 @@ class Preparer:
         for name, ids in answers.items():
             if not ids:
                 raise RowError(f"the answer {name!r} has no tokens")
+            if found := self.suppressed.intersection(ids):
+                token = self.renderer.tokenizer.convert_ids_to_tokens(min(found))
+                raise RowError(
+                    f"the answer {name!r} holds the token {token!r}, which the model's generation_config.json "
+                    "suppresses (suppress_tokens): to the model that answer is impossible; take it out of the text"
+                )
         contexts = {
             version: Context(rendered[version != NO_IMAGE].prompt, self._images(item, originals, version), version)
             for version in versions
@@ -115,7 +136,6 @@ class Preparer:
         )
 
     def _other_image(self, item: Item, place: int) -> Image:
-        sources = item.other.images if item.other is not None else ()
-        if not sources:
+        if not item.other_images:
             raise RowError("the corruption shows another example's image, and no other example has one")
-        return self._open((sources[place % len(sources)],))[0]
+        return self._open((item.other_images[place],))[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.files import check_regular
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.examples import RowError
 
@@ -28,10 +29,11 @@ def read_dataset(
 ) -> PreferenceDataset:
     """Reads a preference dataset.
 
-    `path_or_name` is a `.json` (an array of rows, `{"data": [...]}`, or one row a line), `.jsonl` or `.parquet` file, a
-    folder written by `save_to_disk`, a folder that holds such a file named after the split or that `load_dataset`
-    understands (images with a metadata file), or the name of a dataset on the hub. A single file has no splits: `split`
-    is not looked at. Relative image paths are joined to `image_root`, else to the file's folder.
+    `path_or_name` is a `.json` (an array of rows, `{"data": [...]}`, or one row a line), `.jsonl`, `.parquet` or `.tar`
+    (WebDataset) file, a pattern such as `pairs-*.tar` that names several of the last two, a folder written by
+    `save_to_disk`, a folder that holds such a file named after the split or that `load_dataset` understands (images
+    with a metadata file), or the name of a dataset on the hub. Files have no splits: `split` is not looked at. Relative
+    image paths are joined to `image_root`, else to the files' folder.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -42,8 +44,12 @@ def read_dataset(
     path = Path(path_or_name).expanduser()
     root: Path | None = path.parent
     rows: Any
+    check_regular(path, name)
     if path.is_file():
         rows = _read_file(path, name)
+    elif shards := _find_shards(path, name):
+        root, kind = Path(shards[0]).parent, _shard_kind(shards, name)
+        rows = _load(name, lambda: datasets.load_dataset(kind, data_files=shards, split="train"))
     elif path.is_dir():
         root = path
         inside = next((file for ending in _READERS if (file := path / f"{split}{ending}").is_file()), None)
@@ -79,20 +85,18 @@ def read_stream(
     """
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
-    files = [str(path)] if path.is_file() else sorted(glob.glob(str(path))) if glob.has_magic(name) else []  # noqa: PTH207
-    kinds = {Path(file).suffix.lower() for file in files}
+    check_regular(path, name)
+    files = [str(path)] if path.is_file() else _find_shards(path, name)
     root: Path | None = None
     if files:
-        root, split = Path(files[0]).parent, "train"
-        if len(kinds) > 1 or not kinds <= _STREAMED.keys():
-            raise ValueError(
-                f"{name}: files ending in {', '.join(sorted(kinds))} are not streamed: give .parquet or .tar"
-            )
-        builder = _load(name, lambda: datasets.load_dataset_builder(_STREAMED[kinds.pop()], data_files=files))
+        root, split, kind = Path(files[0]).parent, "train", _shard_kind(files, name)
+        builder = _load(name, lambda: datasets.load_dataset_builder(kind, data_files=files))
     elif not path.is_dir() and (path.suffix in _STREAMED or name.startswith((".", "/", "~"))):
         raise FileNotFoundError(f"{name}: there is no such file or folder, and no file that fits the pattern")
     else:
         root = path if path.is_dir() else None
+        if root:
+            _check_folder(root)
         builder = _load(name, lambda: datasets.load_dataset_builder(str(path) if root else name, config))
     rows = _load(name, lambda: builder.as_streaming_dataset(split=split))
     shards = (builder.config.data_files or {}).get(split)
@@ -103,6 +107,29 @@ def read_stream(
         image_root=image_root or root,
         shard_names=shards,
     )
+
+
+def _find_shards(path: Path, name: str) -> list[str]:
+    """Returns the files that fit a pattern, sorted; none where `name` is no pattern."""
+    files = sorted(glob.glob(str(path))) if glob.has_magic(name) else []  # noqa: PTH207
+    for file in files:
+        check_regular(Path(file), file)
+    return files
+
+
+def _shard_kind(files: Sequence[str], name: str) -> str:
+    kinds = {Path(file).suffix.lower() for file in files}
+    if len(kinds) > 1 or not kinds <= _STREAMED.keys():
+        raise ValueError(
+            f"{name}: files ending in {', '.join(sorted(kinds))} are not read as shards: give .parquet or .tar"
+        )
+    return _STREAMED[kinds.pop()]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError for a pipe or a device in a folder, which `datasets` would open and wait for."""
+    for path in folder.rglob("*"):
+        check_regular(path, str(path))
 
 
 def _read_file(path: Path, name: str) -> Any:
@@ -116,7 +143,9 @@ def _read_json(path: Path, name: str) -> list[Any]:
     text = _read_text(path, name)
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise ValueError(f"{name}: {_explain(error)}") from error
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return list(_parse_lines(text, name))
         raise RowError(_explain(error), source=f"{name}, line {error.lineno}") from error
@@ -131,14 +160,16 @@ def _read_jsonl(path: Path, name: str) -> list[Any]:
     return list(_parse_lines(_read_text(path, name), name))
 
 
-def _read_parquet(path: Path, name: str) -> Any:
-    return _load(name, lambda: datasets.load_dataset("parquet", data_files=str(path), split="train"))
+def _read_shard(path: Path, name: str) -> Any:
+    kind = _STREAMED[path.suffix.lower()]
+    return _load(name, lambda: datasets.load_dataset(kind, data_files=str(path), split="train"))
 
 
 _READERS: dict[str, Callable[[Path, str], Any]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
-    ".parquet": _read_parquet,
+    ".parquet": _read_shard,
+    ".tar": _read_shard,
 }
 
 
@@ -156,16 +187,21 @@ def _parse_lines(text: str, name: str) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except (RecursionError, ValueError) as error:
                 raise RowError(_explain(error), source=f"{name}, line {number}") from error
 
 
-def _explain(error: json.JSONDecodeError) -> str:
+def _explain(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "this JSON is nested too deep: mend or remove the line"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"this JSON is not read ({error}): mend or remove the line"  # an integer of thousands of digits
     return f"this is not JSON ({error.msg} at column {error.colno}): mend or remove the line"
 
 
 def _load_folder(path: Path, split: str, config: str | None) -> Any:
     if not any((path / file).is_file() for file in _SAVED_BY_DATASETS):
+        _check_folder(path)
         return datasets.load_dataset(str(path), config, split=split)
     loaded = datasets.load_from_disk(str(path))
     if isinstance(loaded, datasets.Dataset):
@@ -179,8 +215,10 @@ def _load(name: str, load: Callable[[], Any]) -> Any:
     """Runs a loader of `datasets`, whose errors come in many types, and names the dataset in what it raises."""
     try:
         return load()
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    # Its readers raise nearly anything, a RuntimeError for a folder with a loading script, for one.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{name}: cannot be read as a dataset ({type(error).__name__}: {error}). Give a .json, .jsonl or .parquet "
+            f"{name}: cannot be read as a dataset ({reason}). Give a .json, .jsonl, .parquet or .tar "
             "file, a folder saved by `datasets` or of images with metadata, or the name of a dataset on the hub"
         ) from error

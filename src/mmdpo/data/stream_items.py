@@ -15,9 +15,10 @@ from itertools import count, islice
 from typing import Any
 
 from mmdpo.data.items import Item
+from mmdpo.data.pictures import Pictures
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.validate import Fault
-from mmdpo.examples import PreferenceExample, RowError, derive_generator
+from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
 
 _SHARD_BITS = 32
 """An item's index holds the place in the shard in its lower bits, the shard above."""
@@ -78,13 +79,14 @@ class StreamItems:
         rows, position = self._read_rows(reader, readers, start), start
         while True:
             block = list(islice(rows, self.block_size))
+            pictures = Pictures(map(self._images_of, block)) if self.draw_others else None
             # Where a block holds the end of an epoch and the beginning of the next, the end comes first.
             order = sorted(self._shuffle(reader, block), key=lambda place: block[place].start.epoch)
             last = block[-1].start
             for taken in range(position.taken, len(block)):
                 is_last = taken + 1 == len(block)
                 position = replace(last, row=last.row + 1) if is_last else replace(position, taken=taken + 1)
-                yield self._make_item(block, order[taken]), position
+                yield self._make_item(block, order[taken], pictures), position
 
     def source_of(self, index: int) -> str:
         """Returns where the row with an item's index stands, for messages."""
@@ -130,32 +132,30 @@ class StreamItems:
         order: list[int] = generator.permutation(len(block)).tolist()
         return order
 
-    def _make_item(self, block: Sequence[_Row], place: int) -> Item | Fault:
+    def _make_item(self, block: Sequence[_Row], place: int, pictures: Pictures | None) -> Item | Fault:
         row = block[place]
         epoch = row.start.epoch if self.per_epoch else 0
         try:
             example = self.stream.parse(row.content, row.shard, row.place)
-            other = self._draw_other(example, block, place, epoch) if self.draw_others else None
+            others = () if pictures is None else self._draw_others(example, block, place, pictures, epoch)
         except RowError as error:
             return Fault(row.place + 1, error.source, error.problem)
-        return Item(example, (row.shard << _SHARD_BITS) + row.place, epoch=epoch, other=other)
+        return Item(example, (row.shard << _SHARD_BITS) + row.place, epoch=epoch, other_images=others)
 
-    def _draw_other(
-        self, example: PreferenceExample, block: Sequence[_Row], place: int, epoch: int
-    ) -> PreferenceExample:
-        others = len(block) - 1
-        start = int(derive_generator(self.seed, example.id, "other example", epoch).integers(max(1, others)))
-        for step in range(others):
-            other = (start + step) % others
-            row = block[other + (other >= place)]
-            try:
-                found = self.stream.parse(row.content, row.shard, row.place)
-            except RowError:
-                continue  # said when it is this row's turn
-            if found.images and found.images != example.images:
-                return found
-        raise RowError(
-            f"random_image takes the picture of another of the {len(block)} examples in the shuffle buffer, and none "
-            "has a different one: raise shuffle_buffer_size",
-            source=example.source,
-        )
+    def _images_of(self, row: _Row) -> tuple[ImageSource, ...]:
+        try:
+            return self.stream.parse(row.content, row.shard, row.place).images
+        except RowError:
+            return ()  # said when it is this row's turn
+
+    def _draw_others(
+        self, example: PreferenceExample, block: Sequence[_Row], place: int, pictures: Pictures, epoch: int
+    ) -> tuple[ImageSource, ...]:
+        drawn = pictures.draw_others(place, derive_generator(self.seed, example.id, "other example", epoch))
+        if drawn is None:
+            raise RowError(
+                f"random_image takes the picture of another of the {len(block)} examples in the shuffle buffer, and "
+                "none has a different one: raise shuffle_buffer_size",
+                source=example.source,
+            )
+        return tuple(self._images_of(block[row])[which] for row, which in drawn)

@@ -14,6 +14,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import CheckResult, Fault
 from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample
+from mmdpo.printable import printable
 
 _EXAMPLES_SHOWN = 3
 _EXAMPLE_CHARACTERS = 300
@@ -49,31 +50,41 @@ def list_warnings(result: CheckResult) -> list[str]:
     without = sum(not facts.image_sizes for facts in result.facts)
     if without:
         warnings.append(f"{without} of {rows} rows have no image: there is nothing for an image preference to compare")
-    longer = sum(facts.chosen_tokens > facts.rejected_tokens for facts in result.facts)
-    shorter = sum(facts.chosen_tokens < facts.rejected_tokens for facts in result.facts)
+    longer, shorter, pairs = _compare_lengths(result)
     for count, word in ((longer, "longer"), (shorter, "shorter")):
-        if rows and count / rows >= _LENGTH_DECIDES:
+        if pairs and count / pairs >= _LENGTH_DECIDES:
             warnings.append(
-                f"chosen is {word} than rejected in {count / rows:.0%} of the pairs: length alone tells them apart"
+                f"chosen is {word} than rejected in {count / pairs:.0%} of the pairs: length alone tells them apart"
             )
     return warnings
 
 
+def _compare_lengths(result: CheckResult) -> tuple[int, int, int]:
+    """Returns in how many pairs chosen is longer and shorter than rejected, and how many have both."""
+    pairs = [
+        (facts.chosen_tokens, facts.rejected_tokens)
+        for facts in result.facts
+        if facts.chosen_tokens is not None and facts.rejected_tokens is not None
+    ]
+    longer = sum(chosen > rejected for chosen, rejected in pairs)
+    return longer, sum(chosen < rejected for chosen, rejected in pairs), len(pairs)
+
+
 def _print_titled(console: Console, title: str, table: Table) -> None:
     # Not rich's own title, which is broken into lines where the table is narrow.
-    console.print(Plain(title, style="bold"))
+    console.print(Plain(printable(title), style="bold"))
     console.print(table)
 
 
 def _table_counts(result: CheckResult, dataset: PreferenceDataset) -> Table:
     table = Table(show_header=False)
-    longer = sum(facts.chosen_tokens > facts.rejected_tokens for facts in result.facts)
+    longer, _, pairs = _compare_lengths(result)
     rows = [
         ("format", dataset.format.name),
         ("rows", str(len(dataset))),
         ("good", str(len(result.good))),
         ("faulty", str(len(result.faults))),
-        ("chosen is longer", f"{longer / len(result.facts):.0%} of the pairs" if result.facts else "-"),
+        ("chosen is longer", f"{longer / pairs:.0%} of the pairs" if pairs else "-"),
     ]
     for name, value in rows:
         table.add_row(name, Plain(value))
@@ -84,12 +95,15 @@ def _table_lengths(result: CheckResult) -> Table:
     table = Table()
     for heading in ("", "min", "median", "p95", "max"):
         table.add_column(heading, justify="right" if heading else "left")
-    lengths = {
+    lengths: dict[str, Sequence[int | None]] = {
         "prompt": [facts.prompt_tokens for facts in result.facts],
         "chosen": [facts.chosen_tokens for facts in result.facts],
         "rejected": [facts.rejected_tokens for facts in result.facts],
     }
-    for name, values in lengths.items():
+    for name, counted in lengths.items():
+        values = [value for value in counted if value is not None]
+        if not values:
+            continue  # the objective does not read this answer
         table.add_row(name, *(f"{value:.0f}" for value in np.percentile(values, [0, 50, 95, 100])))
     return table
 
@@ -126,12 +140,12 @@ def _table_example(example: PreferenceExample) -> Table:
 def _table_faults(faults: Sequence[Fault]) -> Table:
     table = Table("row", "source", "problem")
     for fault in faults:
-        table.add_row(str(fault.row), Plain(fault.source), Plain(fault.problem))
+        table.add_row(str(fault.row), Plain(printable(fault.source)), Plain(printable(fault.problem)))
     return table
 
 
 def _shorten(text: str) -> str:
-    text = text.strip()
+    text = printable(text.strip())
     return text if len(text) <= _EXAMPLE_CHARACTERS else f"{text[:_EXAMPLE_CHARACTERS]} …"
 
 

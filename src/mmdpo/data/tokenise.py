@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
+from jinja2 import TemplateError
+
+from mmdpo.data.clock import Clock, asks_for_date, default_template
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
+from mmdpo.data.special_tokens import SpecialTokens
+from mmdpo.data.turns import FORMS, Form, find_missing, is_stringified
 from mmdpo.examples import Message, PreferenceExample, RowError, Text
 from mmdpo.families import Family
+
+_ANY_ANSWER: Message = {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}
+"""Shows where a template lets answers begin, whatever the row's own answers begin with."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Renderer:
 
     processor: Any
     family: Family
+    clock: Clock = field(default_factory=Clock)
+    """What templates are told that ask for the date."""
 
     @property
     def tokenizer(self) -> Any:
@@ -38,7 +48,9 @@ class Renderer:
     def render(self, example: PreferenceExample, responses: Iterable[str], *, with_images: bool) -> PromptText:
         """Returns the texts of an example's prompt, with its images or with the placeholders deleted, and answers.
 
-        Raises RowError for a response the row lacks, and for chat turns where the processor has no chat template.
+        Raises:
+            RowError: the row lacks a response; a text has one of the tokenizer's special tokens in it; there are chat
+                turns and no chat template; the template refuses the turns, or leaves one of their texts out.
         """
         answers = {}
         for name in responses:
@@ -46,6 +58,7 @@ class Renderer:
                 known = ", ".join(example.responses)
                 raise RowError(f"the objective needs the response column {name!r}; the row has {known}")
             answers[name] = example.responses[name]
+        self._special_tokens.check(example.prompt, answers)
         if isinstance(example.prompt, str):
             return self._render_plain(example.prompt, answers, with_images)
         return self._render_turns(list(example.prompt), answers, with_images)
@@ -73,7 +86,7 @@ class Renderer:
         complete = self.family.complete_prompt(self.processor, prompt)
         for before in (complete, "\n"):
             ids, whole = self._ids(before), self._ids(before + answer)
-            if whole[: len(ids)] == ids:
+            if _begins(whole, ids):
                 return whole[len(ids) :]
         return self._ids(answer)
 
@@ -92,25 +105,96 @@ class Renderer:
     def _render_turns(self, turns: list[Message], answers: dict[str, Text], with_images: bool) -> PromptText:
         if not with_images:
             turns = [_without_images(turn) for turn in turns]
-        whole = {
-            name: self._template([*turns, *_as_turns(answer)], add_generation_prompt=False)
-            for name, answer in answers.items()
-        }
-        # Some templates open an answer differently for generation (a thinking mark): the prompt is what all share.
-        prompt = _shared_start([self._template(turns, add_generation_prompt=True), *whole.values()])
-        texts = {name: self._close(text[len(prompt) :]) for name, text in whole.items()}
-        return PromptText(prompt, texts)
+        whole = {name: [*turns, *_as_turns(answer)] for name, answer in answers.items()}
+        problems = []
+        # What a template loses of parts, it may say of a whole text.
+        for form in FORMS:
+            try:
+                return self._render_form(turns, whole, form)
+            except RowError as error:
+                problems.append(error)
+        raise problems[0]
 
-    def _template(self, turns: list[Message], *, add_generation_prompt: bool) -> str:
+    def _render_form(self, turns: list[Message], whole: Mapping[str, list[Message]], form: Form) -> PromptText:
+        """Renders the prompt's turns, and conversations that continue them by an answer."""
+        opened = self._template(turns, form, add_generation_prompt=True)
+        texts = {name: self._template(said, form, add_generation_prompt=False) for name, said in whole.items()}
+        prompt = opened
+        if not self._is_cut_at_tokens(opened, texts.values()):
+            any_answer = self._template([*turns, _ANY_ANSWER], form, add_generation_prompt=False)
+            prompt = self._cut_prompt(opened, any_answer, texts.values())
+        for name, said in (whole or {"prompt": turns}).items():
+            missing = find_missing(turns, said[len(turns) :], prompt, texts.get(name, prompt)[len(prompt) :])
+            if missing is not None:
+                raise RowError(
+                    f"the model's chat template leaves a text out, or changes it: {missing!r:.200} is not where it "
+                    f"belongs in what the model would read (prompt and `{name}`); change the turns, or name another "
+                    "template (chat_template)"
+                )
+        self._check_images(turns, prompt)
+        return PromptText(prompt, {name: self._close(text[len(prompt) :]) for name, text in texts.items()})
+
+    def _check_images(self, turns: list[Message], prompt: str) -> None:
+        images, token = count_placeholders(tuple(turns)), getattr(self.processor, "image_token", None)
+        if isinstance(token, str) and images != prompt.count(token):
+            raise RowError(
+                f"the model's chat template writes {prompt.count(token)} places for {images} images: move the images "
+                "into turns of the user, or name another template (chat_template)"
+            )
+
+    def _is_cut_at_tokens(self, prompt: str, whole: Iterable[str]) -> bool:
+        ids = self._ids(prompt)
+        return all(text.startswith(prompt) and _begins(self._ids(text), ids) for text in whole)
+
+    def _cut_prompt(self, opened: str, any_answer: str, whole: Iterable[str]) -> str:
+        """Returns the longest text that generation and all answers begin with, up to a token of the whole.
+
+        Some templates open an answer differently for generation (a thinking mark). There the prompt ends before the
+        mark, also where all answers happen to begin with its first letter. Others close the mark at once where there
+        is nothing to think, and what generation ends with becomes half of a token. Where it is the answer's own first
+        letters that would make a token with the prompt's last ones, the prompt stays whole.
+        """
+        shared = _shared_start([opened, *whole])
+        if shared != opened:
+            shared = _shared_start([shared, any_answer])
+        if not any_answer.startswith(shared):
+            return shared  # thoughts of the row's own follow where another answer has none
+        tokens = self._ids(any_answer)
+        ends = (end for end in range(len(shared), 0, -1) if _begins(tokens, self._ids(shared[:end])))
+        return shared[: next(ends, len(shared))]
+
+    def _template(self, turns: list[Message], form: Form, *, add_generation_prompt: bool) -> str:
         if not getattr(self.processor, "chat_template", None):
             raise RowError(
                 "the prompt is a list of chat turns but the model's processor has no chat template; set "
                 "processor.chat_template, or give prompts as plain text with the template already applied"
             )
-        text: str = self.processor.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
+        dated = {}
+        if asks_for_date(self.processor):
+            dated["chat_template"] = self.clock.fix(default_template(self.processor))
+        try:
+            turns = [self._write_images(form(turn)) for turn in turns]
+            text: str = self.processor.apply_chat_template(
+                turns, add_generation_prompt=add_generation_prompt, tokenize=False, **dated
+            )
+        # A template is somebody's program: it refuses turns by its own errors, or fails where it wants another form.
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise RowError(
+                f"the model's chat template cannot render these turns ({error}): change them, or name another template "
+                "(chat_template)"
+            ) from error
+        if is_stringified(turns, text):
+            raise RowError(
+                "the model's chat template writes the list of parts instead of their text: name another template "
+                "(chat_template)"
+            )
         return text
+
+    def _write_images(self, turn: Message) -> Message:
+        """Puts the model's own mark where a form has written `<image>` into text."""
+        if not isinstance(turn["content"], str) or IMAGE_PLACEHOLDER not in turn["content"]:
+            return turn
+        return {**turn, "content": turn["content"].replace(IMAGE_PLACEHOLDER, self._image_placeholder)}
 
     @cached_property
     def _image_placeholder(self) -> str:
@@ -123,22 +207,24 @@ class Renderer:
 
     def _close(self, answer: str) -> str:
         """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""
-        body = answer.rstrip()
-        if body.endswith(self._special_tokens):
+        if self._special_tokens.end(answer):
             return answer
         eos: str = self.tokenizer.eos_token or ""
-        return body + eos
+        return answer.rstrip() + eos
 
     @cached_property
-    def _special_tokens(self) -> tuple[str, ...]:
-        """Without the added tokens that are ordinary text, such as the HTML tags of Gemma's vocabulary."""
-        return tuple(token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+    def _special_tokens(self) -> SpecialTokens:
+        return SpecialTokens.of(self.processor)
 
 
 def _as_turns(answer: Text) -> list[Message]:
     if isinstance(answer, str):
         return [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     return list(answer)
+
+
+def _begins(tokens: list[int], first: list[int]) -> bool:
+    return tokens[: len(first)] == first
 
 
 def _shared_start(texts: list[str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
@@ -17,9 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
+from mmdpo.data.turns import spoken_texts
 from mmdpo.examples import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
+from mmdpo.printable import printable
 
 _ROWS_PER_TASK = 16
+_ROWS_SAMPLED = 32
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,18 @@ class ExampleFacts:
     """What was measured on one good row."""
 
     prompt_tokens: int
-    chosen_tokens: int
-    rejected_tokens: int
+    chosen_tokens: int | None
+    rejected_tokens: int | None
+    """None for an answer that the objective does not read."""
     image_sizes: tuple[tuple[int, int], ...]
     """(width, height) in pixels, upright, of each of the example's own images."""
     unit: str = "tokens"
     """What the three lengths count: `tokens` or `words`."""
+
+    @property
+    def length(self) -> int:
+        """Prompt and answers together."""
+        return self.prompt_tokens + (self.chosen_tokens or 0) + (self.rejected_tokens or 0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,29 @@ def inspect_example(example: PreferenceExample) -> ExampleFacts:
     )
 
 
+def require_images(dataset: PreferenceDataset) -> None:
+    """Raises ValueError where of the images that a sample of the rows names as files not one is found.
+
+    That is a wrong folder rather than a fault of every row.
+    """
+    rows = range(0, len(dataset), -(-len(dataset) // _ROWS_SAMPLED))
+    paths = {path for row in rows for path in _image_files(dataset, row)}
+    if len(paths) > 1 and not any(map(os.path.exists, paths)):
+        first = printable(str(min(paths)))
+        raise ValueError(
+            f"{printable(dataset.name)}: no image was found under {printable(str(dataset.image_root or Path()))}; "
+            f"the first of {len(paths)} that were looked for is {first:.200}: give the folder that image paths start "
+            "from (image_root)"
+        )
+
+
+def _image_files(dataset: PreferenceDataset, row: int) -> list[Path]:
+    try:
+        return [Path(image) for image in dataset[row].images if isinstance(image, str | Path)]
+    except Exception:
+        return []  # whatever a row raises is said by `find_faults`
+
+
 def find_faults(
     dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 1, progress: bool = True
 ) -> CheckResult:
@@ -117,7 +151,9 @@ def try_rows(
     # A worker that gets one batch or none costs more than it saves.
     workers = min(num_workers, len(positions) // _ROWS_PER_TASK)
     rows = _Rows(dataset, positions, inspect)
-    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, collate_fn=list)
+    # A generator of its own: a loader without one draws from the generator that initialises adapters.
+    options: dict[str, Any] = dict(collate_fn=list, generator=torch.Generator())
+    loader = DataLoader(rows, _ROWS_PER_TASK, num_workers=workers if workers > 1 else 0, **options)
     outcomes: list[Outcome] = []
     with _show_progress(len(positions), enabled=progress) as advance:
         try:
@@ -146,7 +182,7 @@ def summarise(outcomes: Sequence[Outcome]) -> CheckResult:
 def write_faults(path: str | Path, faults: Collection[Fault]) -> None:
     """Writes faults as JSON lines with `row` (from 1), `source` and `problem`."""
     lines = (json.dumps({"row": f.row, "source": f.source, "problem": f.problem}, ensure_ascii=False) for f in faults)
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -174,7 +210,7 @@ class _Rows(Dataset[Outcome]):
 
 
 def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> Outcome:
-    source = dataset.source_of(index)
+    source = printable(dataset.source_of(index))
     try:
         example = dataset[index]
         return _Good(inspect(example), _digest(example))
@@ -182,11 +218,12 @@ def _inspect_row(dataset: PreferenceDataset, index: int, inspect: Inspect) -> Ou
         problem = error.problem
     # One odd row must not hide the faults of the others, so nothing passes.
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = printable(f"{type(error).__name__}: {error}")
     return Fault(dataset.row_of(index), source, problem)
 
 
 def _check_prompt(prompt: Text) -> None:
+    _check_unicode(prompt, "prompt")
     if not plain_text(prompt).replace(IMAGE_PLACEHOLDER, "").strip():
         raise RowError("the prompt is empty: write the question, or remove the row")
 
@@ -194,6 +231,7 @@ def _check_prompt(prompt: Text) -> None:
 def _check_response(response: Text | None, name: str) -> None:
     if response is None:
         raise RowError(f"there is no `{name}`: add the answer, or remove the row")
+    _check_unicode(response, name)
     if not plain_text(response).strip():
         raise RowError(f"`{name}` is empty: write the answer, or remove the row")
     if count_placeholders(response):
@@ -202,6 +240,23 @@ def _check_response(response: Text | None, name: str) -> None:
         raise RowError(
             f"`{name}` begins with a turn of the {response[0]['role']}: keep only the answer, the rest is `prompt`"
         )
+    if not isinstance(response, str) and len(response) > 1:
+        raise RowError(
+            f"`{name}` has {len(response)} turns, and every word of an answer is trained on: keep one turn of the "
+            "assistant, and put what comes before it into `prompt`"
+        )
+
+
+def _check_unicode(text: Text, name: str) -> None:
+    try:
+        for part in [text] if isinstance(text, str) else spoken_texts(text):
+            part.encode()
+    except UnicodeEncodeError as error:
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        raise RowError(
+            f"`{name}` is not valid Unicode: half of a surrogate pair stands in {near!r}; write the whole character, "
+            "or remove the row"
+        ) from error
 
 
 def _check_difference(example: PreferenceExample, responses: Collection[str]) -> None:
@@ -253,7 +308,7 @@ def _digest(example: PreferenceExample) -> bytes:
     digest = hashlib.blake2b(json.dumps(example.prompt, sort_keys=True, default=str).encode(), digest_size=16)
     for image in example.images:
         if isinstance(image, str | Path):
-            digest.update(f"\x1f{image}".encode())
+            digest.update(f"\x1f{image}".encode(errors="surrogatepass"))
         else:
             digest.update(b"\x1f" + (image if isinstance(image, bytes) else image.tobytes()))
     return digest.digest()

@@ -17,6 +17,7 @@ from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.answer_log import AnswerLog
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.records import Answerer, GenerationSettings, LazyImage, Question
+from mmdpo.printable import printable
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""
@@ -78,6 +79,7 @@ def answer_items(
 def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, settings: GenerationSettings) -> str:
     """Asks and keeps; returns why it ended early, if a budget ended it."""
     shown = None if answerer.processes.rank == 0 else True  # None: where there is a terminal
+    log.open()
     try:
         with tqdm(total=len(questions), desc=f"{log.benchmark} answers", unit="answer", disable=shown) as bar:
             for answer in answerer.answer(questions, settings):
@@ -87,11 +89,8 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
         return str(error)
     except BaseException:
         if log.written:
-            print(
-                f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept; the same "
-                "command goes on from there",
-                file=sys.stderr,
-            )
+            kept = f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
+            print(printable(f"{kept}; the same command goes on from there"), file=sys.stderr)
         raise
     finally:
         log.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.answers import Row, read_rows
-from mmdpo.benchmarks.reading import EvaluationError, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
 from mmdpo.benchmarks.records import Item
 from mmdpo.benchmarks.run_folder import ANSWERS, check_folder
 from mmdpo.evaluation.lines import LineFile, mend_last_line
@@ -45,7 +45,7 @@ class AnswerLog:
         self._processes = processes
         if processes.rank == 0:
             check_folder(folder, benchmark)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             for path in self._files():
                 mend_last_line(path)
         processes.wait()
@@ -66,6 +66,10 @@ class AnswerLog:
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
+
+    def open(self) -> None:
+        """Makes sure that answers can be kept, before one is paid for; raises EvaluationError where they cannot."""
+        self._lines.open()
 
     def append(self, answer: GeneratedAnswer) -> None:
         """Adds an answer; raises EvaluationError where the disk takes no more."""
@@ -89,7 +93,7 @@ class AnswerLog:
             self._rows |= {row.values["id"]: dict(row.values) for row in self._read(path)}
         rows = [self._rows[item_id] for item_id in self._items if item_id in self._rows]
         if rows:
-            write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_whole(self.path, "".join(to_json(row) + "\n" for row in rows))
         for path in self._files():
             if path != self.path:
                 path.unlink()
@@ -121,4 +125,4 @@ class AnswerLog:
 
 
 def _show(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return to_json(value)

@@ -20,12 +20,13 @@ _OF_CHECKPOINTS: Mapping[str, Any] = {
     "dtype": None,
     "revision": "main",
     "chat_template": None,
+    "chat_template_kwargs": None,
     "pad_to_square": False,
     "trust_remote_code": False,
     "allow_pickle": False,
 }
 _OF_BACKENDS: Mapping[str, Mapping[str, Any]] = {
-    "transformers": {**_OF_CHECKPOINTS, "batch_size": 32, "num_workers": None},
+    "transformers": {**_OF_CHECKPOINTS, "batch_size": 32, "num_workers": None, "no_probe": False},
     "vllm": _OF_CHECKPOINTS,
     "endpoint": {
         "base_url": None,
@@ -39,38 +40,69 @@ _OF_BACKENDS: Mapping[str, Mapping[str, Any]] = {
 """Options of each backend, and what they are unless given. One that is given to another backend is an error."""
 
 
-def add_answer_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of answers from a model; `--model` itself stands beside `--answers`."""
+def add_answer_options(parser: argparse.ArgumentParser) -> argparse.Action:
+    """Adds the options of answers from a model, and returns the one for benchmarks whose pictures are files.
+
+    `--model` itself stands beside `--answers`.
+    """
     group = parser.add_argument_group("answers from a model", "with --model; what a benchmark asks for is the default")
-    group.add_argument("--image_dir", metavar="FOLDER", help="its pictures; else images, image, val2014 in data_dir")
-    group.add_argument("--limit", type=int, metavar="N", help="the first N items of every part; the result is partial")
-    group.add_argument("--answers_only", action="store_true", help="score nothing; --answers does so later, anywhere")
-    group.add_argument("--backend", choices=BACKENDS, help="default: endpoint with --base_url, else transformers")
-    group.add_argument("--max_new_tokens", type=int)
-    group.add_argument("--num_beams", type=int, help="transformers alone searches beams")
-    group.add_argument("--temperature", type=float, help="0 is greedy")
-    group.add_argument("--top_p", type=float)
-    group.add_argument("--generation_seed", type=int, help="of sampling")
-    group.add_argument("--system_prompt", metavar="TEXT")
-    local = parser.add_argument_group("answers by transformers or vLLM")
-    local.add_argument("--adapter", metavar="RUN", help="a run that trained an adapter on --model")
-    local.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16 on a GPU")
-    local.add_argument("--batch_size", type=int, help="transformers: questions at once in each process; default 32")
-    local.add_argument("--num_workers", type=int, help="transformers: processes that read pictures ahead")
-    local.add_argument("--revision", help="branch, tag or commit of a hub name")
-    local.add_argument("--chat_template", metavar="FILE", help="instead of the processor's own; vicuna is LLaVA-1.5's")
-    local.add_argument("--pad_to_square", action="store_true", default=None, help="as in training; LLaVA-1.5 alone")
-    local.add_argument(
-        "--trust_remote_code", action="store_true", default=None, help="run the checkpoint's Python code"
+    image_dir = group.add_argument(
+        "--image_dir",
+        metavar="FOLDER",
+        help="Folder of the pictures. The default is images, image or val2014 in the folder of the data.",
     )
-    local.add_argument("--allow_pickle", action="store_true", default=None, help="open pickled weights")
+    group.add_argument(
+        "--limit", type=int, metavar="N", help="Ask the first N items of every part; the result is partial."
+    )
+    group.add_argument("--answers_only", action="store_true", help="Score nothing; --answers does so later, anywhere.")
+    group.add_argument(
+        "--backend", choices=BACKENDS, help="The default is endpoint with --base_url, else transformers."
+    )
+    group.add_argument("--max_new_tokens", type=int, help="Limit of tokens of an answer.")
+    group.add_argument("--num_beams", type=int, help="Number of beams; only transformers searches them.")
+    group.add_argument("--temperature", type=float, help="Temperature of sampling; 0 is greedy.")
+    group.add_argument("--top_p", type=float, help="Sample from the most probable tokens up to this share.")
+    group.add_argument("--generation_seed", type=int, help="Seed of sampling.")
+    group.add_argument("--system_prompt", metavar="TEXT", help="Begin every conversation with this text.")
+    local = parser.add_argument_group("answers by transformers or vLLM")
+    local.add_argument("--adapter", metavar="RUN", help="Put the adapter of this run onto --model.")
+    local.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="Precision. The default is bfloat16 on a GPU that has it.",
+    )
+    local.add_argument(
+        "--batch_size", type=int, help="transformers: questions at once in each process. The default is 32."
+    )
+    local.add_argument("--num_workers", type=int, help="transformers: processes that read pictures ahead.")
+    local.add_argument(
+        "--no_probe",
+        action="store_true",
+        default=None,
+        help="transformers: do not compare two questions with the same questions alone before answering.",
+    )
+    local.add_argument("--revision", help="Branch, tag or commit of a hub name.")
+    local.add_argument(
+        "--chat_template", metavar="FILE", help="Template instead of the processor's; vicuna is LLaVA-1.5's."
+    )
+    local.add_argument("--chat_template_kwargs", metavar="JSON", help="Variables of the chat template, by name.")
+    local.add_argument(
+        "--pad_to_square", action="store_true", default=None, help="Pad pictures as LLaVA-1.5 was trained to see them."
+    )
+    local.add_argument(
+        "--trust_remote_code", action="store_true", default=None, help="Run the checkpoint's Python code."
+    )
+    local.add_argument(
+        "--allow_pickle", action="store_true", default=None, help="Open pickled weights, which can run code."
+    )
     remote = parser.add_argument_group("answers from an endpoint", "its key is OPENAI_API_KEY")
-    remote.add_argument("--base_url", metavar="URL", help="such as http://localhost:8000/v1")
-    remote.add_argument("--concurrency", type=int, help="requests at once; default 8")
-    remote.add_argument("--timeout", type=float, help="seconds for one try; default 120")
-    remote.add_argument("--tries", type=int, help="tries before a request has failed; default 7")
-    remote.add_argument("--max_requests", type=int, help="stop after so many, tries that failed included")
-    remote.add_argument("--max_tokens_total", type=int, help="stop after so many tokens, as the server counts them")
+    remote.add_argument("--base_url", metavar="URL", help="Address, such as http://localhost:8000/v1.")
+    remote.add_argument("--concurrency", type=int, help="How many requests are sent at once. The default is 8.")
+    remote.add_argument("--timeout", type=float, help="Seconds for one try, from start to end. The default is 120.")
+    remote.add_argument("--tries", type=int, help="Tries after which a request has failed. The default is 7.")
+    remote.add_argument("--max_requests", type=int, help="Stop after so many requests, failed tries included.")
+    remote.add_argument("--max_tokens_total", type=int, help="Stop after so many tokens, as the server counts them.")
+    return image_dir
 
 
 def check_unused(options: argparse.Namespace) -> None:
@@ -157,4 +189,6 @@ def _make_local(model: str, backend: str, chosen: Mapping[str, Any]) -> Answerer
         return VllmAnswerer(checkpoint)
     from mmdpo.generation.transformers import TransformersAnswerer
 
-    return TransformersAnswerer(checkpoint, batch_size=chosen["batch_size"], workers=chosen["num_workers"])
+    return TransformersAnswerer(
+        checkpoint, batch_size=chosen["batch_size"], workers=chosen["num_workers"], probe=not chosen["no_probe"]
+    )

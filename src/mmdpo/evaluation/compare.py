@@ -10,14 +10,13 @@ compare.md, compare.png, compare.svg
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
 from mmdpo.benchmarks.records import Metric
 from mmdpo.benchmarks.stats import (
     LEVEL,
@@ -32,7 +31,7 @@ from mmdpo.benchmarks.stats import (
 )
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.runs import Run, label_folders, read_runs
-from mmdpo.printable import printable
+from mmdpo.evaluation.terminal import print_line
 from mmdpo.report.files import clean
 
 COMPARISON = "compare.json"
@@ -87,7 +86,7 @@ def run_compare(options: argparse.Namespace) -> int:
     picture = write_comparison(comparison, out)
     console = Console()
     print_comparison(_as_content(comparison), console)
-    console.print(printable(f"Tables and picture: {picture.parent}"), highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"Tables and picture: {picture.parent}")
     return 1 if comparison.missing else 0
 
 
@@ -127,9 +126,9 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     """Writes compare.json, .csv, .md, .png and .svg into a folder; returns the path of the PNG."""
     from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     content = _as_content(comparison)
-    write_whole(out / COMPARISON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / COMPARISON, to_json(content, indent=2) + "\n")
     write_whole(out / "compare.csv", csv_comparison(content))
     write_whole(out / "compare.md", markdown_comparison(content))
     return draw_comparison(content, out / "compare.png")

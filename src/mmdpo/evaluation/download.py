@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
 from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
+from mmdpo.printable import printable
 
 CHECKSUMS = "checksums.json"
 _AT_ONCE = 8
@@ -40,7 +41,7 @@ def run_download(options: argparse.Namespace) -> int:
     failed = []
     for name in SOURCES if "all" in options.names else dict.fromkeys(options.names):
         try:
-            download(name, folder / name, images=not options.no_images, say=print)
+            download(name, folder / name, images=not options.no_images, say=lambda line: print(printable(line)))
         except EvaluationError as error:  # the others may well come
             failed.append(f"{name}: {error}")
     if failed:
@@ -121,8 +122,19 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
+        """Raises EvaluationError for a file that is none that `write` has written."""
         content = read_json(path) if path.exists() else {}
-        return cls(path, content.get("files", {}), content.get("archives", {}), json.dumps(content, sort_keys=True))
+        try:
+            files, archives = dict(content.get("files", {})), dict(content.get("archives", {}))
+            is_whole = all(isinstance(entry["sha256"], str) and "pinned" in entry for entry in files.values())
+            is_whole &= all(
+                isinstance(entry["sha256"] + "".join(entry["unpacked"]), str) for entry in archives.values()
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
+            raise EvaluationError(f"{path}: holds no checksums; remove it, and the next download writes it anew")
+        return cls(path, files, archives, json.dumps(content, sort_keys=True))
 
     def write(self) -> None:
         content = {"files": dict(sorted(self.files.items())), "archives": self.archives}
@@ -147,9 +159,9 @@ def _get(
     check: Callable[[Path], None] | None = None,
 ) -> None:
     """Fetches one file, unless it is there; one that is there and has a wrong checksum is set aside first."""
-    target = folder / path
+    target = _place(folder, path)
     expected, whence = record.expect(record.files, path, pinned)
-    if target.exists():
+    if target.is_file():
         got = hash_file(target)
         if expected in (None, got):
             whose = record.files.get(path, {}).get("from", "found there")
@@ -205,8 +217,16 @@ def _get_archive(folder: Path, archive: Archive, record: _Record, say: Say) -> N
     record.archives[archive.name] = entry | {"unpacked": unpacked}
 
 
+def _place(folder: Path, path: str) -> Path:
+    """Returns where a file of a benchmark goes; raises FetchError for a path that leads out of its folder."""
+    inside = PurePosixPath(path)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in path:
+        raise FetchError(f"{path!r} leads out of the folder of the data")
+    return folder / inside
+
+
 def _put(folder: Path, archive: Archive, inside: str, content: bytes, record: _Record) -> str:
-    target = folder / inside
+    target = _place(folder, inside)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     part.write_bytes(content)

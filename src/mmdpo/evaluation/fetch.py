@@ -22,6 +22,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 TRIES = 6
 """In a row without a single byte more."""
 TIMEOUT = 60.0
+LARGEST = 4 << 30
+"""Bytes: many times what any file here has."""
 _BLOCK = 1 << 20
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
@@ -147,6 +149,10 @@ def _go_on(address: str, part: Path, show: bool) -> None:
         _write_validator(part, answer.headers)
         with part.open("ab" if resumed else "wb") as file, _bar(show, part, have, whole) as bar:
             while block := answer.read(_BLOCK):
+                have += len(block)
+                if have > LARGEST:
+                    part.unlink()
+                    raise FetchError(f"more came than {LARGEST:,} bytes, which is no file of a benchmark")
                 file.write(block)
                 bar.update(len(block))
     if whole is not None and _size(part) < whole:

@@ -55,6 +55,10 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._replies)
 
+    def open(self) -> None:
+        """Makes sure that replies can be kept, before one is paid for; raises EvaluationError where they cannot."""
+        self._file.open()
+
     def find(self, key: str) -> CachedReply | None:
         """Returns the reply of a key, None if there is none."""
         return self._replies.get(key)
@@ -76,7 +80,6 @@ class ReplyCache:
             "key": key,
         }
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file.append(line | dict(about))
             self._replies[key] = CachedReply(reply.text, reply.model)
 
@@ -84,7 +87,7 @@ class ReplyCache:
 def make_key(prompt: str, model: str, settings: Mapping[str, Any]) -> str:
     """Returns what a reply is kept under: all that it depends on."""
     content = json.dumps([prompt, model, dict(settings)], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read_key(values: Mapping[str, Any], place: str) -> str:

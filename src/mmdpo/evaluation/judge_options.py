@@ -15,21 +15,24 @@ if TYPE_CHECKING:
 REPLIES = "judge_replies.jsonl"
 
 
-def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a judge (mmhal, object_halbench)."""
-    group = parser.add_argument_group("judge", "a language model that reads answers (mmhal, object_halbench)")
-    group.add_argument("--judge_replies", metavar="FILE", help="recorded replies, instead of a model")
-    group.add_argument("--judge_model", metavar="M", help="name on the server; else a local checkpoint or hub name")
-    group.add_argument("--judge_url", metavar="URL", help="OpenAI-compatible endpoint; its key is OPENAI_API_KEY")
-    group.add_argument("--judge", choices=names(), help="default: endpoint with --judge_url, else local")
-    group.add_argument("--judge_cache", metavar="FOLDER", help="where replies are kept and reused; default: --out")
-    group.add_argument("--judge_retries", type=int, default=2, help="more replies, where one cannot be read")
-    group.add_argument("--judge_temperature", type=float, default=0.0, help="of first attempts; 0 is greedy")
-    group.add_argument("--judge_max_new_tokens", type=int, default=1024)
-    group.add_argument("--judge_concurrency", type=int, default=8, help="endpoint: requests at once")
-    group.add_argument("--judge_timeout", type=float, default=120.0, help="endpoint: seconds for one try")
-    group.add_argument("--judge_tries", type=int, default=7, help="endpoint: tries before a request has failed")
-    group.add_argument("--judge_batch_size", type=int, default=8, help="local: prompts at once")
+def add_judge_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Adds the options of a judge (mmhal, object_halbench) and returns them."""
+    group = parser.add_argument_group("judge: a language model that reads answers (mmhal, object_halbench)")
+    add = group.add_argument
+    return [
+        add("--judge_replies", metavar="FILE", help="Read recorded replies from this file instead of asking a model."),
+        add("--judge_model", metavar="M", help="The model's name on the server; else a local folder or a hub name."),
+        add("--judge_url", metavar="URL", help="Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key."),
+        add("--judge", choices=names(), help="How to ask. The default is endpoint with --judge_url, else local."),
+        add("--judge_cache", metavar="FOLDER", help="Keep and reuse replies in this folder. The default is --out."),
+        add("--judge_retries", type=int, default=2, help="Ask so often again for a reply that can be read."),
+        add("--judge_temperature", type=float, default=0.0, help="Temperature of first attempts; 0 is greedy."),
+        add("--judge_max_new_tokens", type=int, default=1024, help="Limit of tokens of a reply."),
+        add("--judge_concurrency", type=int, default=8, help="Endpoint: how many requests are sent at once."),
+        add("--judge_timeout", type=float, default=120.0, help="Endpoint: seconds for one try, from start to end."),
+        add("--judge_tries", type=int, default=7, help="Endpoint: tries after which a request has failed."),
+        add("--judge_batch_size", type=int, default=8, help="Local: how many prompts are read at once."),
+    ]
 
 
 def has_judge(options: argparse.Namespace) -> bool:

@@ -110,6 +110,7 @@ class KeepingJudge:
         return requests
 
     def _complete(self, requests: Sequence[Request], title: str) -> None:
+        self._cache.open()
         failed_before = len(self._without_reply)
         with tqdm(total=len(requests), desc=title, unit="reply", disable=None) as bar:
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import explain_unwritable, make_folder, parse_json, to_json
 
 _SYNC_EVERY = 5.0
 """Seconds that a crash of the machine may cost; a crash of the program costs nothing."""
@@ -20,33 +20,48 @@ class LineFile:
     """Appends objects, one a line, each handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
-        """Makes nothing yet; the first line makes the file."""
+        """Makes nothing yet."""
         self.path, self.written = path, 0
         self._file: IO[bytes] | None = None
+        self._is_new = False
         self._synced = time.monotonic()
+
+    def open(self) -> None:
+        """Makes the file and its folder, unless they are there; raises EvaluationError where none can be written."""
+        if self._file is not None:
+            return
+        make_folder(self.path.parent)
+        self._is_new = not self.path.exists()
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise explain_unwritable(self.path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes one line; raises EvaluationError where the disk takes no more, with all earlier lines kept."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = (to_json(row) + "\n").encode()
+        self.open()
+        assert self._file is not None
+        end = self._file.seek(0, os.SEEK_END)
         try:
-            if self._file is None:
-                self._file = self.path.open("ab", buffering=0)
             while line:  # an unbuffered write may take part of it
                 line = line[self._file.write(line) or 0 :]
             if time.monotonic() - self._synced > _SYNC_EVERY:
                 self._sync()
         except OSError as error:
-            raise EvaluationError(
-                f"{self.path}: cannot be written ({error.strerror}); make room there, then go on by the same command"
-            ) from error
+            with suppress(OSError):
+                self._file.truncate(end)  # another thread's line may follow
+            raise explain_unwritable(self.path, error) from error
         self.written += 1
 
     def close(self) -> None:
-        """Ends writing."""
+        """Ends writing; a file that was made for lines that never came is removed."""
         if self._file is not None:
             self._sync()
             self._file.close()
             self._file = None
+            if self._is_new and not self.written:
+                self.path.unlink(missing_ok=True)
 
     def _sync(self) -> None:
         assert self._file is not None
@@ -71,7 +86,7 @@ def mend_last_line(path: Path) -> bool:
         if not last:
             return False
         try:
-            json.loads(last)
+            parse_json(last)
         except ValueError:  # no JSON, or cut within a character
             file.truncate(size - len(last))
             return True

@@ -10,6 +10,7 @@ from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_json
 from mmdpo.benchmarks.stats import CountTable
 from mmdpo.benchmarks.tasks import load
+from mmdpo.printable import printable
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Run:
 
 
 def label_folders(folders: Sequence[Path]) -> list[str]:
-    """Returns the folders' names, or their paths where names do not tell them apart."""
-    short = [folder.resolve().name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    """Returns the folders' names, or their paths where names do not tell them apart; all of it can be shown."""
+    short = [printable(folder.resolve().name) for folder in folders]
+    return short if len(set(short)) == len(short) else [printable(str(folder)) for folder in folders]
 
 
 def read_runs(folder: Path, label: str) -> dict[str, Run]:

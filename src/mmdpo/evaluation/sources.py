@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import base64
 import json
+import lzma
+import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
+"""Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+)
+"""What `zipfile` raises for damaged, encrypted (RuntimeError) and otherwise packed members (NotImplementedError)."""
 
 _AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
 _RLHF_V = "https://raw.githubusercontent.com/RLHF-V/RLHF-V/3d35a91568b237fcc9d884463d9279fd7ae10350/eval/data"
@@ -86,22 +103,54 @@ def _pope_images(folder: Path) -> list[str]:
 
 
 def unpack_pictures(archive: Path) -> Unpacked:
-    """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError for another file."""
-    with _open_zip(archive) as files:
-        for member in files.infolist():
-            name = PurePosixPath(member.filename).name
-            if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith("."):
-                yield f"{IMAGES}/{name}", files.read(member)
+    """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError as `_unpack_zip`."""
+
+    def is_picture(name: str) -> bool:
+        return name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
+
+    for name, content in _unpack_zip(archive, is_picture, LARGEST_PICTURE):
+        yield f"{IMAGES}/{name}", content
 
 
 def unpack_annotations(archive: Path) -> Unpacked:
-    """Yields COCO's instances and captions of val2014; raises EvaluationError for another file."""
+    """Yields COCO's instances and captions of val2014; raises EvaluationError as `_unpack_zip`."""
     wanted = ("instances_val2014.json", "captions_val2014.json")
-    with _open_zip(archive) as files:
-        for member in files.infolist():
-            name = PurePosixPath(member.filename).name
-            if name in wanted:
+    return _unpack_zip(archive, wanted.__contains__, LARGEST_ANNOTATIONS)
+
+
+def _unpack_zip(archive: Path, wants: Callable[[str], bool], largest: int) -> Unpacked:
+    """Yields the wanted files of a zip archive by their bare names: the folders that it names are of no account.
+
+    Raises EvaluationError, before anything is unpacked, for another file, and for an archive that holds links or
+    devices, two files of one name, or more than `largest` bytes in one of them.
+    """
+    try:
+        with zipfile.ZipFile(archive) as files:
+            members: dict[str, zipfile.ZipInfo] = {}
+            for member in files.infolist():
+                name = PurePosixPath(member.filename.replace("\\", "/")).name
+                if not member.is_dir() and wants(name):
+                    _check_member(name, member, members.setdefault(name, member), largest)
+            if sum(member.file_size for member in members.values()) > LARGEST_ARCHIVE:
+                raise EvaluationError(f"it unpacks to more than {LARGEST_ARCHIVE >> 30} GiB")
+            for name, member in members.items():
                 yield name, files.read(member)
+    except EvaluationError:
+        raise
+    except _UNREADABLE as error:
+        raise EvaluationError(
+            f"what came is no zip archive that can be read ({error}); the place may want a browser (fetch it by hand, "
+            f"and put the images into the folder {IMAGES!r})"
+        ) from error
+
+
+def _check_member(name: str, member: zipfile.ZipInfo, first: zipfile.ZipInfo, largest: int) -> None:
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise EvaluationError(f"{name!r} in it is a link or a device, and no file")
+    if member.file_size > largest:
+        raise EvaluationError(f"{name!r} in it unpacks to {member.file_size:,} bytes, more than {largest:,}")
+    if (member.CRC, member.file_size) != (first.CRC, first.file_size):
+        raise EvaluationError(f"it holds two different files named {name!r}")
 
 
 def unpack_questions(rows: Path) -> Unpacked:
@@ -113,23 +162,13 @@ def unpack_questions(rows: Path) -> Unpacked:
     try:
         with rows.open(encoding="utf-8") as lines:
             for line in filter(str.strip, lines):
-                row = json.loads(line)
+                row = parse_json(line)
                 questions.append(json.dumps({name: row[name] for name in ("org_idx", "image_id", "question")}))
                 name = f"COCO_val2014_{int(row['image_id']):012d}.jpg"
                 yield f"{IMAGES}/{name}", base64.b64decode(row["image"], validate=True)
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"no questions of Object HalBench with their images ({error!r})") from error
     yield "obj_halbench_300_questions.jsonl", "".join(f"{question}\n" for question in questions).encode()
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise EvaluationError(
-            "what came is no zip archive; the place may want a browser (fetch it by hand, and put the images into the "
-            f"folder {IMAGES!r})"
-        ) from error
 
 
 SOURCES: Mapping[str, Data] = {

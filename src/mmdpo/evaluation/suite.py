@@ -9,16 +9,16 @@ Each benchmark is run by the function that runs it alone; one that fails is show
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, make_folder, read_json, to_json, write_whole
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
+from mmdpo.evaluation.terminal import as_text, print_line
 from mmdpo.printable import printable
 from mmdpo.report.spreadsheet import csv_text
 from mmdpo.world.worlds import find_world
@@ -71,12 +71,12 @@ def run_suite(options: argparse.Namespace, run_benchmark: RunBenchmark) -> int:
             results[name] = _run_one(name, options, run_benchmark)
         except Exception as error:  # a later benchmark may well work, and hours of answers stand behind it
             logger.debug("%s failed", name, exc_info=True)
-            missing[name] = (
+            missing[name] = printable(
                 f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
             )
             print(f"{name} has no result: {missing[name]}", flush=True)
     if _is_main(options) and not options.answers_only:
-        suite = summarise(Path(options.out).resolve().name, _whose(options), results, missing)
+        suite = summarise(printable(Path(options.out).resolve().name), printable(_whose(options)), results, missing)
         write_suite(suite, results, Path(options.out))
         _print(suite, Path(options.out))
     return 1 if missing else 0
@@ -135,7 +135,8 @@ def find_file(folder: Path, name: str, stem: str) -> Path:
     places += [folder / name / f"{stem}.jsonl", folder / name / f"{stem}.json"]
     found = next((place for place in places if place.is_file()), folder / name)
     if not found.exists():
-        raise EvaluationError(f"{folder}: holds neither {name}.jsonl nor {name}/{stem}.jsonl")
+        shown = ", ".join(str(place.relative_to(folder)) for place in places)
+        raise EvaluationError(f"{folder}: holds none of {shown}, and no folder {name}")
     return found
 
 
@@ -218,12 +219,12 @@ def _value(result: Mapping[str, Any], metric: str, form: str) -> str:
 
 def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> Path:
     """Writes suite.json, suite.md and suite.csv; returns the path of the first."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     content = asdict(suite) | {
         "results": {name: str(Path(name) / "result.json") for name in results},
         "paper": {"source": SOURCE, "columns": [column.header for column in COLUMNS], "rows": PAPER},
     }
-    write_whole(out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / "suite.json", to_json(content, indent=2) + "\n")
     write_whole(out / "suite.md", markdown_suite(suite))
     write_whole(out / "suite.csv", csv_suite(suite))
     return out / "suite.json"
@@ -272,7 +273,6 @@ def _print(suite: Suite, out: Path) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", min_width=13, overflow="fold")
@@ -283,7 +283,7 @@ def _print(suite: Suite, out: Path) -> None:
         trained = label.partition(" + ")[2] if label in PAPER else ""
         is_last_of_paper = place == len(rows) - 2
         table.add_row(
-            Text(printable(f"  + {trained}" if trained else label)),
+            f"  + {trained}" if trained else as_text(label),
             *(cell.replace("–", "–\n") if "\n" in cell else cell for cell in cells),
             end_section=is_last_of_paper,
         )
@@ -292,5 +292,5 @@ def _print(suite: Suite, out: Path) -> None:
     if any(suite.cells.values()):  # an embedded world is in no column
         console.print(table)
     for line in _remarks(suite):
-        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
-    console.print(printable(f"Suite: {out / 'suite.json'}"), highlight=False, markup=False, soft_wrap=True)
+        print_line(console, line)
+    print_line(console, f"Suite: {out / 'suite.json'}")

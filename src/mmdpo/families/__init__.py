@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mmdpo.families._family import Family
+from mmdpo.families._seams import attention_of
+from mmdpo.registry import Registry
 
-__all__ = ["VICUNA", "Family", "family_names", "find_family"]
+__all__ = ["VICUNA", "Family", "attention_of", "family_names", "find_family"]
 
 VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
 
 
+FAMILIES = Registry("families", "model family")
+
+
 def family_names() -> tuple[str, ...]:
     """Names of the families that have a file of their own."""
-    return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return FAMILIES.names()
 
 
 @cache
 def _families() -> dict[str, Family]:
     found: dict[str, Family] = {}
     for name in family_names():
-        family = import_module(f"{__name__}.{name}").FAMILY
+        family = FAMILIES.load(name).FAMILY
         found.update(dict.fromkeys(family.model_types, family))
     return found
 

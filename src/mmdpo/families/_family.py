@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+
+from mmdpo.families._seams import attention_of
 
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
@@ -78,19 +80,27 @@ class Family:
     shares_prefix: ClassVar[bool] = False
     """Whether the contract test has proven that answers behind one prompt in one row score as they do alone."""
 
+    def cannot_share(self, model: nn.Module) -> str | None:
+        """Returns why cells of this model can never share a row with their prompt, None where they might."""
+        decoder = model.get_decoder()  # type: ignore[operator]
+        kinds = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if kinds:
+            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
+        if attention_of(decoder) == "eager":
+            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
+        return None
+
     def why_separate(self, model: nn.Module) -> str | None:
-        """Returns why cells of this model cannot share a row with their prompt, None where they can."""
+        """Returns why cells of this model are not known to score alike in shared rows, None where they are.
+
+        It is the record of what the contract test has scored; a probe may find more.
+        """
         decoder = model.get_decoder().config  # type: ignore[operator]
-        kinds = set(getattr(decoder, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if not self.shares_prefix:
             return f"{type(model).__name__} is not among the model families proven to share prefixes"
         if decoder.model_type not in PROVEN_DECODERS:
             return f"its text decoder, {decoder.model_type}, is not among those proven to share prefixes"
-        if kinds:
-            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
-        if decoder._attn_implementation == "eager":
-            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
-        return None
+        return self.cannot_share(model)
 
     def head_is_last(self, model: nn.Module) -> bool:
         """Says whether the model gives out what its output head returns, unchanged."""
@@ -99,8 +109,21 @@ class Family:
         return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
 
     def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
-        """Returns the rotary positions of a batch's contexts, None where they count tokens."""
-        return None
+        """Returns the rotary positions of a batch's contexts, None where they count tokens.
+
+        Where they have three rows (time, height, width; M-RoPE) they are those that the model gives to the contexts,
+        each alone.
+        """
+        owner = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
+        if owner is None or "mm_token_type_ids" not in batch["token_types"]:
+            return None  # it counts tokens, or no context of the batch has an image
+        positions: Tensor = owner.get_rope_index(  # type: ignore[operator]
+            batch["prompt_ids"],
+            mm_token_type_ids=batch["token_types"]["mm_token_type_ids"],
+            image_grid_thw=batch["image_inputs"].get("image_grid_thw"),
+            attention_mask=batch["prompt_mask"].long(),
+        )[0]
+        return positions
 
     def image_placeholder(self, processor: Any) -> str:
         """Returns what stands for one image in a plain-text prompt given to the model's processor.
@@ -146,20 +169,35 @@ class Family:
     def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
         """Returns a regular expression that matches the full path of every linear layer of the named parts.
 
-        The output head is left out. PEFT matches it against whole module paths, so that a `q_proj` of the vision tower
-        is never meant by the `q_proj` of the language model.
+        It matches no other module, and not the output head. PEFT matches it against whole module paths, so that a
+        `q_proj` of the vision tower is never meant by the `q_proj` of the language model.
         """
+        paths = self._linear_paths(model, parts)
+        if not paths:
+            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
+        others = sorted({name for name, _ in model.named_modules()}.difference(paths))
+        return _match_paths(paths, others)
+
+    def lora_exclusion(self, model: nn.Module, parts: tuple[str, ...], names: str | Collection[str]) -> str | None:
+        """Returns a regular expression of what LoRA must leave alone in the named parts, None where there is nothing.
+
+        It matches their linear layers, and what else of them `names`, PEFT's `target_modules`, would reach
+        (convolutions, embeddings).
+        """
+        part_of = self.locate_parts(model).part_of
+        modules = [name for name, _ in model.named_modules() if name]
+        linear = set(self._linear_paths(model, parts))
+        others = [name for name in modules if part_of(name) not in parts]
+        paths = [name for name in modules if part_of(name) in parts and (name in linear or _is_named(name, names))]
+        return _match_paths(paths, others) or None
+
+    def _linear_paths(self, model: nn.Module, parts: tuple[str, ...]) -> list[str]:
         located = self.locate_parts(model)
-        paths = [
+        return [
             name
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and name != located.head and located.part_of(name) in parts
         ]
-        if not paths:
-            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
-        # Numbers of layers are folded, so that the pattern stays readable in adapter_config.json.
-        patterns = dict.fromkeys(re.sub(r"\\\.\d+(?=\\\.|$)", r"\\.\\d+", re.escape(path)) for path in paths)
-        return "|".join(patterns)
 
     @contextmanager
     def share_image_features(
@@ -225,6 +263,34 @@ def find_image_reader(model: nn.Module) -> Any:
             f"that takes {FEATURES}): models that read images through cross-attention are not supported"
         )
     return found[-1]
+
+
+def _is_named(path: str, names: str | Collection[str]) -> bool:
+    """Says whether PEFT takes a module for one of its `target_modules`: a pattern of paths, or their last parts."""
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _match_paths(paths: Collection[str], others: Sequence[str]) -> str:
+    """Returns a regular expression that matches the paths and none of the others.
+
+    Numbers of layers are folded where that holds, the first ones first, so that the pattern stays readable in
+    adapter_config.json.
+    """
+    patterns: dict[str, None] = {}
+    for path in paths:
+        parts = path.split(".")
+        numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+        candidates = (
+            r"\.".join(r"\d+" if place in numbers[:folded] else re.escape(part) for place, part in enumerate(parts))
+            for folded in range(len(numbers), -1, -1)
+        )
+        for pattern in candidates:
+            if pattern in patterns or not any(re.fullmatch(pattern, other) for other in others):
+                patterns[pattern] = None
+                break
+    return "|".join(patterns)
 
 
 def _parameters_of(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ class Checkpoint:
     revision: str = "main"
     chat_template: str | None = None
     """A Jinja file, or `vicuna`; the processor's own unless given."""
+    chat_template_kwargs: str | dict[str, Any] | None = None
+    """Variables of the chat template, by name; as JSON where it is text."""
     pad_to_square: bool = False
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -48,6 +50,7 @@ class Checkpoint:
             model_init_kwargs={"dtype": self.dtype, "revision": self.revision},
             adapter_name_or_path=self.adapter,
             chat_template=self.chat_template,
+            chat_template_kwargs=self.chat_template_kwargs,
             pad_to_square=self.pad_to_square,
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
@@ -86,6 +89,8 @@ class Checkpoint:
             "dtype": self.dtype,
             "chat_template": self.chat_template,
             "pad_to_square": self.pad_to_square,
+            # Only where there are some: answers that were begun without the option can be gone on with.
+            **({"chat_template_kwargs": self.options.chat_template_kwargs} if self.chat_template_kwargs else {}),
         }
 
     def load_renderer(self) -> Renderer:

@@ -1,28 +1,40 @@
 """A chat endpoint that speaks OpenAI's protocol: one request with retries, a budget, and errors that say what to do.
 
 Answers to questions and replies of judges both come through `ChatEndpoint`. The key is read from the environment by
-the `openai` package (`OPENAI_API_KEY`), is never written down, and is cut out of what a server says of it.
+the `openai` package (`OPENAI_API_KEY`), is never written down, and is cut out of whatever a server says. Nothing that a
+server sends is trusted: a reply is limited in size and in time, and its JSON is read field by field.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import json
 import math
 import random
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mmdpo.examples import Message
 from mmdpo.generation.prompts import chat_request
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.printable import printable
+
+_T = TypeVar("_T")
 
 LONGEST_WAIT = 300.0
 """Seconds: a server that asks to be left alone for longer is an error."""
+LARGEST_REPLY = 16 << 20
+"""Bytes, unpacked: far more than any answer, far less than the memory."""
 _FIRST_WAIT, _LONGEST_OWN_WAIT = 1.0, 60.0
 _WORTH_ANOTHER_TRY = (408, 409, 425, 429)
 _ABOUT_THE_REQUEST = (400, 413, 422)
@@ -30,6 +42,11 @@ _NEWER_LIMIT = "max_completion_tokens"
 """What some models of OpenAI insist on instead of `max_tokens`, to the same effect; older servers know that alone."""
 _KEYLESS = "none"
 """Stands where a local server asks for no key; the package insists on one."""
+_SHORTEST_SECRET = 8
+"""Characters: a shorter key is a placeholder for a local server, and may well be a word of an answer."""
+_REDIRECTS = (307, 308)
+"""Those that send the same request again."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EndpointError(OSError):
@@ -53,7 +70,7 @@ class Reply:
     """The model that the server says it was."""
     finish_reason: str
     usage: Mapping[str, int]
-    """`prompt_tokens`, `completion_tokens`, `total_tokens`; empty where the server counts none."""
+    """`prompt_tokens`, `completion_tokens`, `total_tokens`, as far as the server counts them."""
 
 
 @dataclass
@@ -80,9 +97,10 @@ class Budget:
             self.requests += 1
 
     def add_tokens(self, usage: Mapping[str, int]) -> None:
-        """Counts the tokens of a reply."""
+        """Counts the tokens of a reply: the total, or what is known of it."""
+        known = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
         with self._lock:
-            self.tokens += usage.get("total_tokens", 0)
+            self.tokens += usage.get("total_tokens", known)
 
 
 class ChatEndpoint:
@@ -99,25 +117,22 @@ class ChatEndpoint:
     ) -> None:
         """Makes a client and sends nothing.
 
-        `timeout` is in seconds, for one try; `retries` is how many more tries a request gets after a timeout, a lost
-        connection, a reply that is cut off or no JSON, and the states 408, 409, 425, 429 and 5xx. Raises ImportError
-        without the `openai` package, ValueError for an address that is none or a timeout of no time.
+        `timeout` is in seconds, for the whole of one try; `retries` is how many more tries a request gets after a
+        timeout, a lost connection, a reply that is cut off, too large, no JSON or without text, and the states 408,
+        409, 425, 429 and 5xx. Raises ImportError without the `openai` package, ValueError for an address that is none,
+        a timeout of no time, or a key that no header can hold.
         """
-        if urlsplit(base_url).scheme not in ("http", "https"):
-            raise ValueError(f"{base_url!r} is no address of an endpoint; give one such as http://localhost:8000/v1")
-        if timeout <= 0:
+        self.address = _show_address(base_url)
+        if not timeout > 0:
             raise ValueError(f"a timeout of {timeout:g} s lets nothing reply; give one above 0")
-        self.base_url, self.model = base_url, model
+        self.base_url, self.model, self.timeout = base_url, model, timeout
         self.retries, self.budget = retries, budget or Budget()
         self._client = _make_client(base_url, timeout)
+        parts = urlsplit(base_url)
+        self._secrets = [secret for secret in (self._client.api_key, parts.password, parts.query) if secret]
         self._closed = threading.Event()
+        self._running: set[Future[Any]] = set()
         self._limit_name = "max_tokens"
-
-    @property
-    def address(self) -> str:
-        """Where it is, without a user name, a password or a query."""
-        parts = urlsplit(self.base_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def complete(self, messages: Sequence[Message], settings: GenerationSettings) -> Reply:
         """Returns the reply to chat messages in OpenAI's form.
@@ -135,22 +150,23 @@ class ChatEndpoint:
                 raise EndpointError(f"{self.address}: closed")
             self.budget.take_request()
             try:
-                reply = self._ask(messages, settings)
+                return self._ask(messages, settings)
             except _FailedTry as failure:
                 if attempt == self.retries:
-                    raise EndpointError(f"{self.address}: {failure}; gave up after {attempt + 1} tries") from failure
+                    raise EndpointError(
+                        f"{self.address}: {self._tidy(str(failure))}; gave up after {attempt + 1} tries"
+                    ) from None
                 self._wait(attempt, failure)
-                continue
-            self.budget.add_tokens(reply.usage)
-            return reply
         raise AssertionError("the last try returns or raises")
 
     def close(self) -> None:
         """Ends waits and connections; requests on their way fail."""
         self._closed.set()
-        self._client.close()
+        for running in list(self._running):
+            running.cancel()
 
     def _ask(self, messages: Sequence[Message], settings: GenerationSettings) -> Reply:
+        """Makes one try. No exception of the libraries below leaves it: their texts may hold the key."""
         import openai
 
         limit_name = self._limit_name
@@ -158,28 +174,92 @@ class ChatEndpoint:
         if settings.temperature > 0:
             options |= {"top_p": settings.top_p, "seed": settings.seed}
         try:
-            return _read_reply(
-                self._client.chat.completions.create(model=self.model, messages=list(messages), **options)
-            )
-        except openai.APITimeoutError as error:
-            raise _FailedTry(f"no reply within {self._client.timeout} s") from error
+            content = self._run(self._post(model=self.model, messages=list(messages), **options))
+        except (TimeoutError, openai.APITimeoutError):
+            raise _FailedTry(f"no whole reply within {self.timeout:g} s") from None
         except openai.APIConnectionError as error:
-            raise _FailedTry(f"no connection, or one that broke off ({error.__cause__ or error})") from error
+            if isinstance(error.__cause__, _FailedTry):
+                raise error.__cause__ from None
+            why = self._tidy(str(error.__cause__ or error))
+            raise _FailedTry(f"no connection, or one that broke off ({why})") from None
         except openai.APIStatusError as error:
             if limit_name == "max_tokens" and error.status_code == 400 and _NEWER_LIMIT in str(error.message):
                 self._limit_name = _NEWER_LIMIT
+                self.budget.take_request()
                 return self._ask(messages, settings)
-            raise self._explain_state(error) from error
-        except ValueError as error:  # the package lets errors of the JSON reader through
-            raise _FailedTry(f"a reply that cannot be read ({error})") from error
+            raise self._explain_state(error) from None
+        completion = self._parse(content)
+        usage = _read_usage(completion.get("usage"))
+        self.budget.add_tokens(usage)  # a reply without text is paid for too
+        return self._read_reply(completion, usage)
+
+    async def _post(self, **request: Any) -> bytes:
+        async with asyncio.timeout(self.timeout):  # the client's own limits are for each read, and bytes may drip
+            raw = await self._client.chat.completions.with_raw_response.create(**request)
+            content: bytes = raw.http_response.content
+            return content
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Waits for work of the event loop; raises EndpointError if this endpoint is closed meanwhile."""
+        running = asyncio.run_coroutine_threadsafe(work, _event_loop())
+        self._running.add(running)
+        if self._closed.is_set():
+            running.cancel()
+        try:
+            return running.result()
+        except concurrent.futures.CancelledError:
+            raise EndpointError(f"{self.address}: closed") from None
+        finally:
+            running.cancel()  # where the wait itself was interrupted
+            self._running.discard(running)
+
+    def _parse(self, content: bytes) -> Mapping[str, Any]:
+        """Returns the JSON object of a body; raises _FailedTry for anything else."""
+        try:
+            completion = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            start = self._tidy(content[:4096].decode("utf-8", "replace"))[:60]
+            raise _FailedTry(f"a reply that is no JSON ({type(error).__name__}; it begins {start!r})") from None
+        if not isinstance(completion, dict):
+            raise _FailedTry(f"a reply that is no chat completion (JSON, but {type(completion).__name__})")
+        return completion
+
+    def _read_reply(self, completion: Mapping[str, Any], usage: Mapping[str, int]) -> Reply:
+        """Returns the first choice of a completion; raises _FailedTry for one without text, RefusedError as it says."""
+        choices = completion.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(message, dict):
+            said = completion.get("error") or completion
+            raise _FailedTry(f"a reply that is no chat completion ({self._tidy(json.dumps(said))[:200]})")
+        reason = choice.get("finish_reason")
+        reason = reason if isinstance(reason, str) else ""
+        text = _join_parts(message.get("content"))
+        if text is None and isinstance(message.get("refusal"), str) and message["refusal"]:
+            raise RefusedError(f"{self.address} refuses to reply: {self._tidy(message['refusal'])[:300]}")
+        if text is None:
+            why = f"finish_reason {self._tidy(reason)[:40]!r}" if reason else "no reason given"
+            hint = "; the limit of new tokens was spent before any text came" if reason == "length" else ""
+            raise _FailedTry(f"a reply without text ({why}){hint}")
+        if reason == "error":
+            raise _FailedTry("a reply that the server itself calls an error (finish_reason 'error')")
+        model = completion.get("model")
+        named = model if isinstance(model, str) else ""
+        return Reply(self._clean(text), self._clean(named), self._clean(reason), usage)
 
     def _explain_state(self, error: Any) -> Exception:
         """Returns what a state of HTTP means here."""
-        said = f"state {error.status_code} ({self._without_key(str(error.message))[:300]})"
+        said = f"state {error.status_code} ({self._tidy(str(error.message))[:300]})"
         if error.status_code in _ABOUT_THE_REQUEST:
             return RefusedError(f"{self.address} refuses a request: {said}")
         if error.status_code in _WORTH_ANOTHER_TRY or error.status_code >= 500:
             return _FailedTry(said, _read_retry_after(error.response.headers))
+        if 300 <= error.status_code < 400:
+            place = self._tidy(error.response.headers.get("location", "no place"))[:200]
+            return EndpointError(
+                f"{self.address}: state {error.status_code}, it sends on to {place}; prompts go to the given address "
+                "alone, so give that one if it is the right one"
+            )
         hint = {
             401: "; is OPENAI_API_KEY set to this server's key?",
             403: "; may this key use the model?",
@@ -187,16 +267,27 @@ class ChatEndpoint:
         }
         return EndpointError(f"{self.address}: {said}{hint.get(error.status_code, '')}")
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._client.api_key, "…") if self._client.api_key != _KEYLESS else text
+    def _clean(self, text: str) -> str:
+        """Returns text of a server that can be written down: no half characters, and not the key."""
+        for secret in self._secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                text = text.replace(secret, "…")
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+    def _tidy(self, text: str) -> str:
+        """Returns text of a server for a message: on one line, nothing that steers a terminal, no secret."""
+        for secret in self._secrets:
+            if secret != _KEYLESS:
+                text = text.replace(secret, "…")
+        return printable(" ".join(text.split()))
 
     def _wait(self, attempt: int, failure: _FailedTry) -> None:
         """Waits for what the server asks, else for twice as long as last time; the random part keeps clients apart."""
         if failure.retry_after > LONGEST_WAIT:
             raise EndpointError(
-                f"{self.address}: {failure}; it asks to wait {failure.retry_after:.0f} s: go on later, by the same "
-                "command"
-            ) from failure
+                f"{self.address}: {self._tidy(str(failure))}; it asks to wait {failure.retry_after:.0f} s: go on "
+                "later, by the same command"
+            ) from None
         own = min(_FIRST_WAIT * 2**attempt, _LONGEST_OWN_WAIT) * random.uniform(0.5, 1.0)
         self._closed.wait(failure.retry_after + 0.1 * own if failure.retry_after else own)
 
@@ -237,7 +328,7 @@ class EndpointAnswerer:
                         yield future.result()
                     except RefusedError as error:
                         refused.append(error)
-                    except (EndpointError, ValueError) as error:
+                    except Exception as error:  # a picture that cannot be read, for instance
                         failed = failed or error
         finally:
             if asked:  # nobody wants the rest: waits between tries would hold up the end
@@ -265,28 +356,119 @@ class _FailedTry(Exception):  # noqa: N818 - never seen outside
         self.retry_after = retry_after
 
 
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Returns the loop that all endpoints of this process share: there a try can be ended whatever it waits for."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="endpoints", daemon=True).start()
+    return loop
+
+
+def _show_address(url: str) -> str:
+    """Returns an address without user name, password and query.
+
+    Raises ValueError, which shows no more than that, for an address that no request can be sent to.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:  # it names a part of the address, which may be a part of the password
+        pass
+    scheme, mark, _ = url.partition("://")
+    bare = (f"{scheme}{mark}" if mark else "") + url.removeprefix(f"{scheme}{mark}" if mark else "").rpartition("@")[2]
+    raise ValueError(
+        f"{re.split('[?#]', bare)[0]!r} is no address of an endpoint; give one such as http://localhost:8000/v1"
+    )
+
+
 def _make_client(base_url: str, timeout: float) -> Any:
     try:
         import openai
     except ImportError as error:
         raise ImportError('an endpoint needs the openai package: pip install "mmdpo[openai]"') from error
+
+    class BoundedClient(openai.DefaultAsyncHttpxClient):
+        """Reads no more than LARGEST_REPLY, and takes a prompt to no other server."""
+
+        async def send(self, request: Any, **options: Any) -> Any:
+            options |= {"stream": True, "follow_redirects": False}
+            response = await super().send(request, **options)
+            on = response.next_request
+            if on is not None and response.status_code in _REDIRECTS and _is_same_server(request.url, on.url):
+                await response.aclose()
+                response = await super().send(on, **options)
+            try:
+                content = await _read_body(response)
+            finally:
+                await response.aclose()
+            kept = {name: response.headers[name] for name in ("retry-after", "location") if name in response.headers}
+            return type(response)(response.status_code, headers=kept, content=content, request=request)
+
     options: dict[str, Any] = dict(base_url=base_url, timeout=timeout, max_retries=0)
+    options |= {"http_client": BoundedClient(), "default_headers": {"Accept-Encoding": "gzip"}}
     try:
-        return openai.OpenAI(**options)
+        client = openai.AsyncOpenAI(**options)
     except openai.OpenAIError:  # no key in the environment
-        return openai.OpenAI(api_key=_KEYLESS, **options)
+        client = openai.AsyncOpenAI(api_key=_KEYLESS, **options)
+    client.api_key = client.api_key.strip() or _KEYLESS  # a file read into the variable ends in a line break
+    if not re.fullmatch("[!-~]+", client.api_key):
+        raise ValueError(
+            "OPENAI_API_KEY holds a blank, a line break or another character that no key has; set it to the key alone"
+        )
+    return client
 
 
-def _read_reply(completion: Any) -> Reply:
-    """Raises _FailedTry for what is no chat completion: the package checks nothing."""
+def _is_same_server(asked: Any, told: Any) -> bool:
+    return asked.netloc == told.netloc and told.scheme in (asked.scheme, "https")
+
+
+async def _read_body(response: Any) -> bytes:
+    """Returns the unpacked body; raises _FailedTry for one that is too large or packed in a way not asked for."""
+    too_large = _FailedTry(f"a reply of more than {LARGEST_REPLY >> 20} MiB")
+    body = bytearray()
+    async for block in response.aiter_raw():
+        body += block
+        if len(body) > LARGEST_REPLY:
+            raise too_large
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return bytes(body)
+    if encoding not in ("gzip", "x-gzip"):
+        raise _FailedTry(f"a reply packed as {printable(encoding)[:40]!r}, which was not asked for")
     try:
-        choice = completion.choices[0]
-        text = choice.message.content or ""
-    except (AttributeError, IndexError, TypeError) as error:
-        raise _FailedTry(f"a reply that is no chat completion ({str(completion)[:80]!r})") from error
-    counted = completion.usage.model_dump() if completion.usage is not None else {}
-    usage = {name: counted[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens") if name in counted}
-    return Reply(str(text), str(completion.model or ""), str(choice.finish_reason or ""), usage)
+        content = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, LARGEST_REPLY + 1)
+    except zlib.error:
+        raise _FailedTry("a reply that is not packed as it says (gzip)") from None
+    if len(content) > LARGEST_REPLY:
+        raise too_large
+    return content
+
+
+def _join_parts(content: Any) -> str | None:
+    """Returns the text of a message, whose parts some servers list; None for a message without text.
+
+    What a model thought stands in parts of its own, which are no answer. Raises _FailedTry for other content.
+    """
+    if content is None or isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind in ("text", "output_text") and isinstance(text, str):
+            texts.append(text)
+        elif kind not in ("thinking", "reasoning"):
+            raise _FailedTry(f"a reply with a part that is no text ({type(part).__name__}, {str(kind)[:40]!r})")
+    return "".join(texts) if texts else None
+
+
+def _read_usage(counted: Any) -> dict[str, int]:
+    """Returns the counts of tokens that are whole numbers; a server may count otherwise, or not at all."""
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    known = {name: counted.get(name) for name in names} if isinstance(counted, dict) else {}
+    return {name: n for name, n in known.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float:
@@ -297,6 +479,6 @@ def _read_retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, OSError):
             return 0.0
     return 0.0 if math.isnan(seconds) else max(0.0, seconds)

@@ -12,12 +12,11 @@ no model: `mmdpo.benchmarks.replies`.
 
 from __future__ import annotations
 
-import difflib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
     from mmdpo.generation.endpoint import Reply
@@ -97,17 +96,15 @@ class Source(Protocol):
         ...
 
 
+JUDGES = Registry("judges", "judge")
+
+
 def names() -> tuple[str, ...]:
     """Returns the names of the judges of this folder, sorted, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return JUDGES.names()
 
 
 def make_source(name: str, options: JudgeOptions) -> Source:
     """Returns the judge of that name; raises ValueError for an unknown one, and what its own maker raises."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown judge {name!r}; {hint}There are {', '.join(names())}")
-    module: Any = import_module(f"{__name__}.{name}")
-    source: Source = module.make_source(options)
+    source: Source = JUDGES.load(name).make_source(options)
     return source

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmdpo.objective import terms as term_files
 from mmdpo.objective.objective import Objective
-from mmdpo.objective.presets import PRESETS
+from mmdpo.objective.presets import NEED_REJECTED_IMAGES, PRESETS
 from mmdpo.objective.terms import Term
+from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
+
+TERMS = Registry("objective.terms", "term", further="or package.module:NAME")
 
 
 def build_objective(
@@ -29,7 +28,7 @@ def build_objective(
         - anchor: [original, chosen]
           delta: 0.0
 
-    With `runs_others` off nothing is imported that the spec names: for recipes of others, which are read alone.
+    With `runs_others` off nothing is imported that the spec names: for recipes of somebody else that are only read.
     Raises ValueError that names the nearest valid name for an unknown preset, term or symbol, and for a
     `package.module:NAME` that is not to be imported.
     """
@@ -39,7 +38,7 @@ def build_objective(
         text = spec.strip()
         if text.startswith(("[", "{")):
             return build_objective(_read_json(text), runs_others=runs_others)
-        return Objective(tuple(_load_preset(text, runs_others)))
+        return _load_preset(text, runs_others)
     if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
     return Objective(tuple(term if isinstance(term, Term) else _build_term(term, runs_others) for term in spec))
@@ -52,25 +51,15 @@ def preset_names() -> tuple[str, ...]:
 
 def term_names() -> tuple[str, ...]:
     """Names of the terms: the files of `objective/terms`."""
-    return tuple(module.name for module in pkgutil.iter_modules(term_files.__path__) if not module.name.startswith("_"))
+    return TERMS.names()
 
 
-def _load_preset(name: str, runs_others: bool) -> Iterable[Term]:
-    if ":" in name:
-        return build_objective(_load_attribute(name, runs_others)).terms
+def _load_preset(name: str, runs_others: bool) -> Objective:
+    if is_elsewhere(name):
+        return build_objective(load_elsewhere(name, "objective", runs_others=runs_others)[1])
     if name not in PRESETS:
-        raise ValueError(f"unknown objective {name!r}.{_nearest(name, PRESETS)} Known: {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
-def _load_attribute(name: str, runs_others: bool) -> Any:
-    if not runs_others:
-        raise ValueError(f"{name!r} is code outside mmdpo, which is not run here")
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot load {name!r} (package.module:NAME): {error}") from error
+        raise ValueError(f"unknown objective {name!r}{name_nearest(name, PRESETS)} There are {', '.join(PRESETS)}")
+    return Objective(PRESETS[name], needs_rejected_images=name in NEED_REJECTED_IMAGES)
 
 
 def _read_json(text: str) -> Any:
@@ -81,13 +70,11 @@ def _read_json(text: str) -> Any:
 
 
 def _load_term(name: str, runs_others: bool) -> type[Term]:
-    if ":" in name:
-        found = _load_attribute(name, runs_others)
-    elif name in term_names():
-        members = vars(import_module(f"{term_files.__name__}.{name}")).values()
-        found = next(m for m in members if isinstance(m, type) and issubclass(m, Term) and m.__module__.endswith(name))
+    if is_elsewhere(name):
+        found = load_elsewhere(name, TERMS.kind, runs_others=runs_others)[1]
     else:
-        raise ValueError(f"unknown term {name!r}.{_nearest(name, term_names())} Known: {', '.join(term_names())}.")
+        members = vars(TERMS.load(name)).values()
+        found = next(m for m in members if isinstance(m, type) and issubclass(m, Term) and m.__module__.endswith(name))
     if not (isinstance(found, type) and issubclass(found, Term)):
         raise ValueError(f"{name} is not a Term")
     return found
@@ -98,24 +85,18 @@ def _build_term(spec: Mapping[str, Any], runs_others: bool) -> Term:
         raise ValueError(f"a term is a mapping such as {{rank: [[original, chosen], …]}}; got {spec!r}")
     heads = [key for key in spec if ":" in str(key) or key in term_names()]
     if len(heads) != 1:
-        hint = "" if heads else next(filter(None, (_nearest(str(key), term_names()) for key in spec)), "")
-        raise ValueError(f"a term names exactly one of {', '.join(term_names())}; got keys {list(spec)}.{hint}")
+        hints = [name_nearest(key, term_names()) for key in spec]
+        hint = "." if heads else max(hints, key=len, default=".")
+        raise ValueError(f"a term names exactly one of {', '.join(term_names())}; got keys {list(spec)}{hint}")
     kind = _load_term(str(heads[0]), runs_others)
     cells, *symbols = [field.name for field in dataclasses.fields(kind) if field.name in _own_fields(kind)]
     symbols += [field.name for field in dataclasses.fields(Term)]
     for key in spec:
         if key not in symbols and key != heads[0]:
-            hint = _nearest(str(key), symbols)
-            raise ValueError(f"term {heads[0]} has no {key!r}.{hint} It takes: {', '.join(symbols)}.")
+            hint = name_nearest(key, symbols)
+            raise ValueError(f"term {heads[0]} has no {key!r}{hint} It takes: {', '.join(symbols)}.")
     return kind(**{cells: spec[heads[0]]}, **{key: value for key, value in spec.items() if key != heads[0]})
 
 
 def _own_fields(kind: type[Term]) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)} - {field.name for field in dataclasses.fields(Term)}
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    # Of names equally near, two letters in the wrong order are the likelier slip: mpdo means mdpo, not mfpo.
-    found.sort(key=lambda other: sorted(other) != sorted(name))
-    return f" Did you mean {found[0]!r}?" if found else ""

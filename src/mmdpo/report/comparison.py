@@ -21,12 +21,11 @@ from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA, shorten
 from mmdpo.report.files import clean
 from mmdpo.report.spreadsheet import csv_text
-from mmdpo.report.tables import MISSING
+from mmdpo.report.tables import ARROWS, MISSING
 
 Content: TypeAlias = Mapping[str, Any]
 """The content of a compare.json: `runs`, `rows`, `notes`, `missing`, `statistics`."""
 
-ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 DIGITS = {"share": 3, "0–6": 2}
 """Decimals that are shown, by unit; 1 for any other."""
 ROW_HEIGHT = 0.21
@@ -41,24 +40,25 @@ BESIDE_TITLE = 4
 def print_comparison(content: Content, console: Console) -> None:
     """Prints a table for each run that is compared with the first and each benchmark, then what a reader should know.
 
-    The tables fit 80 columns, if the runs' names are short. Names are text, whatever stands in them.
+    The tables fit 80 columns: the runs are A and B in them, and named above, by text whatever stands in the names.
     """
     content = clean(content)
     first = content["runs"][0]
     for run in content["runs"][1:]:
         for benchmark in dict.fromkeys(row["benchmark"] for row in _rows_of(content, run)):
             rows = [row for row in _rows_of(content, run) if row["benchmark"] == benchmark]
+            console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-            table.add_column(Text(f"{benchmark}: {run} − {first}"), no_wrap=True)
-            for header in (first, run, "diff.", "low", "high", "≠ 0", "items"):
-                table.add_column(Text(header), justify="right")
+            table.add_column("", no_wrap=True)
+            for header in ("A", "B", "B − A", "low", "high", "≠ 0", "items"):
+                table.add_column(header, justify="right")
             for row in rows:
                 name, *cells = _cells(row)
                 table.add_row(Text(name.removeprefix(f"{benchmark}/")), *cells[:3], *_ends(row), *cells[4:6])
             console.print(table)
             console.print()
-    for line in _remarks(content):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in _remarks(content, explain_needed=False):
+        console.print(Text(line), soft_wrap=True)
 
 
 def markdown_comparison(content: Content) -> str:
@@ -179,13 +179,15 @@ def _show(number: float | None, row: Mapping[str, Any], sign: str = "") -> str:
     return (text if float(text) else text.lstrip("+-")).replace("-", "−")
 
 
-def _remarks(content: Content) -> list[str]:
+def _remarks(content: Content, *, explain_needed: bool = True) -> list[str]:
+    """Returns how the differences were made and what to know of them; the terminal has no column of items needed."""
     statistics = content["statistics"]
     how = (
         f"Paired bootstrap over {statistics['resampled']}s, {statistics['resamples']:,} resamples, seed "
-        f"{statistics['seed']}. ↑ higher is better, ↓ lower is better. Items needed: to see a true difference of this "
-        "size four times out of five."
+        f"{statistics['seed']}. ↑ higher is better, ↓ lower is better."
     )
+    if explain_needed:
+        how += " Items needed: to see a true difference of this size four times out of five."
     return [
         how,
         *(f"note: {note}" for note in content["notes"]),

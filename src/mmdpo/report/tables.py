@@ -18,6 +18,8 @@ Scores: TypeAlias = Mapping[str, float | None]
 """The scores of one variant by the keys of results.json; None or absent where not measured."""
 
 MISSING = "–"
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+"""Stand behind the name of a measure: which way is better."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ from mmdpo.data.collate import Batch
 from mmdpo.examples import Cell
 from mmdpo.families import Family
 from mmdpo.scoring import tree_attention
-from mmdpo.scoring.logprobs import answer_logprobs_only, answer_positions_only, pick_logprobs, sum_by_cell
+from mmdpo.scoring.logprobs import (
+    answer_logprobs_only,
+    answer_positions_only,
+    find_suppressed,
+    pick_logprobs,
+    sum_by_cell,
+)
 from mmdpo.scoring.plan import Rows, plan_rows
 
 
@@ -69,6 +75,7 @@ class Scorer:
         )
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         is_last = self.family.head_is_last(self.model)
+        suppressed = find_suppressed(getattr(self.model, "generation_config", None))
         with ExitStack() as stack:
             if self.shares_prefix:
                 arguments["position_ids"] = rows.positions
@@ -76,11 +83,11 @@ class Scorer:
             if batch["image_inputs"] and bool(batch["image_counts"][rows.contexts].any()):
                 arguments |= stack.enter_context(self._share_images(batch, rows, {} if memo is None else memo))
             if is_last:
-                stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets))
+                stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets, suppressed))
             else:
                 stack.enter_context(answer_positions_only(head, rows.predicts))
             output = (through or self.model)(**arguments)
-        per_token = output.logits[0, :, 0] if is_last else pick_logprobs(output.logits[0], rows.targets)
+        per_token = output.logits[0, :, 0] if is_last else pick_logprobs(output.logits[0], rows.targets, suppressed)
         shape = (len(cells), len(batch["index"]))
         sums = sum_by_cell(per_token, rows.cell_of, math.prod(shape)).view(shape)
         tokens = rows.cell_of.new_zeros(math.prod(shape)).index_add(0, rows.cell_of, torch.ones_like(rows.cell_of))

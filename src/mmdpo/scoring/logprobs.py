@@ -7,7 +7,7 @@ positions instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,10 +36,12 @@ def answer_positions_only(head: nn.Module, predicts: Int[Tensor, "N"]) -> Iterat
 
 
 @contextmanager
-def answer_logprobs_only(head: Any, predicts: Int[Tensor, "N"], targets: Int[Tensor, "N"]) -> Iterator[None]:
+def answer_logprobs_only(
+    head: Any, predicts: Int[Tensor, "N"], targets: Int[Tensor, "N"], suppressed: Sequence[int] = ()
+) -> Iterator[None]:
     """Within it, the model's output head returns the log-probabilities of N answer tokens, as [1, N, 1], in float32.
 
-    The model must not change what its head returns (soft caps, scales).
+    The model must not change what its head returns (soft caps, scales). `suppressed` tokens have no probability.
     """
     of_class, of_instance = head.forward, head.__dict__.get("forward")
 
@@ -48,9 +50,9 @@ def answer_logprobs_only(head: Any, predicts: Int[Tensor, "N"], targets: Int[Ten
         is_frozen = type(head) is nn.Linear and not any(p.requires_grad for p in head.parameters())
         steps = max(1, CHUNK // head.weight.shape[0])
         values = [
-            _FrozenHead.apply(part, head.weight, head.bias, wanted)  # type: ignore[no-untyped-call]
+            _FrozenHead.apply(part, head.weight, head.bias, wanted, suppressed)  # type: ignore[no-untyped-call]
             if is_frozen
-            else checkpoint(_score, of_class, part, wanted, use_reentrant=False)
+            else checkpoint(_score, of_class, part, wanted, suppressed, use_reentrant=False)
             for part, wanted in zip(
                 torch.split(states, steps), torch.split(targets.to(states.device), steps), strict=True
             )
@@ -68,12 +70,25 @@ def answer_logprobs_only(head: Any, predicts: Int[Tensor, "N"], targets: Int[Ten
             head.forward = of_instance
 
 
-def pick_logprobs(logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """Returns log π(token) in nats, in float32.
+def find_suppressed(generation_config: Any) -> tuple[int, ...]:
+    """Returns the tokens that a model's generation config suppresses: no answer has them, and no softmax here.
+
+    They are rows of the head that no text has: `<image>` of a converted Bunny, which the original lacks.
+    """
+    return tuple(getattr(generation_config, "suppress_tokens", None) or ())
+
+
+def pick_logprobs(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"], suppressed: Sequence[int] = ()
+) -> Float[Tensor, "N"]:
+    """Returns log π(token) in nats, in float32; `suppressed` tokens have no probability.
 
     A softmax over a 16-bit vocabulary loses the differences that preferences are made of.
     """
-    return -nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
+    logits = logits.float()
+    if suppressed:
+        logits = logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), -torch.inf)
+    return -nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
 def sum_by_cell(per_token: Float[Tensor, "N"], cell_of: Int[Tensor, "N"], count: int) -> Float[Tensor, "C·B"]:
@@ -86,8 +101,10 @@ def _select(hidden: Float[Tensor, "R S D"], predicts: Int[Tensor, "N"]) -> Float
     return hidden.flatten(0, 1).index_select(0, predicts.to(hidden.device))
 
 
-def _score(head: Any, hidden: Float[Tensor, "n D"], targets: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-    return pick_logprobs(head(hidden), targets)
+def _score(
+    head: Any, hidden: Float[Tensor, "n D"], targets: Int[Tensor, "n"], suppressed: Sequence[int]
+) -> Float[Tensor, "n"]:
+    return pick_logprobs(head(hidden), targets, suppressed)
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -104,9 +121,12 @@ class _FrozenHead(torch.autograd.Function):
         weight: Float[Tensor, "V D"],
         bias: Float[Tensor, "V"] | None,
         targets: Int[Tensor, "n"],
+        suppressed: Sequence[int],
     ) -> Float[Tensor, "n"]:
         raw = nn.functional.linear(hidden, weight, bias)
         logits = raw.float()
+        if suppressed:
+            logits.index_fill_(-1, torch.tensor(suppressed, device=logits.device), -torch.inf)
         total = logits.logsumexp(-1, keepdim=True)
         picked = logits.gather(1, targets[:, None])
         if ctx.needs_input_grad[0]:
@@ -117,6 +137,6 @@ class _FrozenHead(torch.autograd.Function):
         return (picked - total)[:, 0]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (direction,) = ctx.saved_tensors
-        return (gradients[0][:, None] * direction).to(direction.dtype), None, None, None
+        return (gradients[0][:, None] * direction).to(direction.dtype), None, None, None, None

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
-from mmdpo.data.images import image_size
+from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
+from mmdpo.data.stamps import FileStamp, stamp_file
 from mmdpo.data.tokenise import PromptText
 from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, RowError, image_versions, response_names
 
@@ -29,8 +29,6 @@ _INCIDENTAL = {
     "bos_token_id", "eos_token_id", "pad_token_id", "base_model_name_or_path", "inference_mode", "revision",
 }  # fmt: skip
 """Settings of models and adapters that say where they came from, or that a trainer changes, and no score depends on."""
-
-_EXIF_ORIENTATION = 0x0112
 
 REMEDY = "set precompute_ref_log_probs: false"
 """What a message proposes where values cannot be stored."""
@@ -57,7 +55,8 @@ class CellKeys:
     """
 
     prepare: Preparer
-    _files: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, FileStamp] = field(default_factory=dict)
+    """Of the files that were read, by path."""
     _sources: dict[Callable[..., Any], str] = field(default_factory=dict)
 
     def __call__(self, item: Item, cells: tuple[Cell, ...]) -> tuple[bytes, ...]:
@@ -73,8 +72,6 @@ class CellKeys:
             return tuple(self._digest_cell(item, cell, rendered, sizes) for cell in cells)
         except RowError as error:
             raise RowError(error.problem, source=error.source or example.source) from error
-        except OSError as error:
-            raise RowError(f"an image cannot be read ({error}): fetch it again", source=example.source) from error
 
     def _digest_cell(self, item: Item, cell: Cell, rendered: dict[bool, PromptText], sizes: list[Any]) -> bytes:
         # Answers are tokenised behind the prompt with images, if any version has them, whatever the cell's own is.
@@ -112,7 +109,7 @@ class CellKeys:
         if version == CORRUPTED and item.example.rejected_images:
             return item.example.rejected_images
         needs_other = self.prepare.corruptions[version].needs_other_image
-        return item.other.images if needs_other and item.other is not None else ()
+        return item.other_images if needs_other else ()
 
     def _compare_sizes(self, item: Item, versions: tuple[str, ...]) -> list[Any]:
         """Returns whether some context has images of the row's own sizes, and the sizes of those that differ.
@@ -129,14 +126,12 @@ class CellKeys:
         return [has_own or own in sizes, *sorted(size for size in sizes if size != own)]
 
     def _digest_image(self, source: ImageSource) -> str:
-        if isinstance(source, bytes):
-            return xxh3_128(source).hexdigest()
-        if isinstance(source, Image.Image):
-            return _digest_picture(source)
+        if not isinstance(source, str | Path):
+            return digest_image(source)
         path = str(source)
-        if path not in self._files:
-            self._files[path] = xxh3_128(Path(path).read_bytes()).hexdigest()
-        return self._files[path]
+        if path not in self.stamps:
+            self.stamps[path] = stamp_file(Path(path))
+        return self.stamps[path].digest
 
     def _digest_source(self, function: Callable[..., Any]) -> str:
         """Returns the digest of the file that a corruption is written in: one that was edited makes other images."""
@@ -213,14 +208,6 @@ def _essential(settings: Any) -> Any:
     if isinstance(settings, set | frozenset):
         return sorted(map(str, settings))
     return settings
-
-
-def _digest_picture(image: Image.Image) -> str:
-    """Returns the digest of an open image; its palette, transparency and orientation decide how it looks, too."""
-    pixels = xxh3_128(image.tobytes())  # decodes it first, where that has not happened
-    look = [image.mode, image.size, image.getpalette(), image.info.get("transparency")]
-    pixels.update(_encode([*look, image.getexif().get(_EXIF_ORIENTATION)]))
-    return pixels.hexdigest()
 
 
 def _digest_json(content: Any) -> str:

@@ -70,8 +70,13 @@ def add_diagnose_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=8, help="pairs at a time")
     parser.add_argument("--max_length", type=int, default=2048)
+    parser.add_argument("--chat_template", metavar="FILE", help="instead of the processor's own")
+    parser.add_argument("--chat_template_kwargs", metavar="JSON", help="variables of the chat template")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 on a GPU unless given")
     parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument(
+        "--no_probe", dest="probe", action="store_false", help="do not try two pairs by plain forwards first"
+    )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.set_defaults(verb=_diagnose)
 

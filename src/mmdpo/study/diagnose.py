@@ -79,7 +79,12 @@ class DiagnosisPlan:
     dataset_format: str = "auto"
     dataset_config: str | None = None
     image_root: str | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: str | None = None
+    """Variables of the chat template, as JSON."""
     trust_remote_code: bool = False
+    probe: bool = True
+    """Compare how two pairs are scored with plain forwards before all are."""
     resamples: int = 2000
     shown: int = 6
     """Pairs on the page from each end of the order."""
@@ -203,6 +208,8 @@ def _options(plan: DiagnosisPlan, adapter: str | None) -> MDPOConfig:
         max_length=plan.max_length,
         dataset_format=plan.dataset_format,
         image_root=plan.image_root,
+        chat_template=plan.chat_template,
+        chat_template_kwargs=plan.chat_template_kwargs,
         trust_remote_code=plan.trust_remote_code,
         report_to="none",
         seed=plan.seed,
@@ -270,7 +277,7 @@ def _score(
                 log.append(start, scores)
                 progress.update(bar, completed=start + scores.shape[1])
 
-            options = dict(seed=plan.seed, batch_size=plan.batch_size)
+            options: dict[str, Any] = dict(seed=plan.seed, batch_size=plan.batch_size, try_first=plan.probe)
             return score_batches(model, collator, pairs, known=known, keep=keep, **options)
 
     model = _load(plan.model, args)
@@ -355,7 +362,7 @@ def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corr
         )
         save_small(corrupted, out / "pictures" / f"{rank}_corrupted.png")
         saved["corrupted_picture"] = f"pictures/{rank}_corrupted.png"
-    if item.other is not None:
-        save_small(open_image(item.other.images[0]), out / "pictures" / f"{rank}_other.png")
+    if item.other_images:
+        save_small(open_image(item.other_images[0]), out / "pictures" / f"{rank}_other.png")
         saved["other_picture"] = f"pictures/{rank}_other.png"
     return saved

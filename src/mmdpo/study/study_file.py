@@ -17,15 +17,15 @@ of which kind. What is unknown, missing or repeated is an error that names file 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 
+from mmdpo.registry import name_nearest
 from mmdpo.study.design import START, Evaluation, Study, StudyError, Variant
 from mmdpo.study.variants import world_options
 from mmdpo.training.recipe import RecipeError
@@ -42,7 +42,8 @@ SET_BY_STUDY = {
     "resume_from_checkpoint": "the study itself goes on",
     "push_to_hub": "a study uploads nothing",
 }
-ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", "chat_template", "pad_to_square", "dtype")
+PROCESSOR_OPTIONS = ("chat_template", "chat_template_kwargs", "pad_to_square")
+ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", *PROCESSOR_OPTIONS, "dtype")
 """Options that variants share, for all begin at one start."""
 _WORLD_NAMES = " or ".join(WORLDS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -70,8 +71,8 @@ def read_text(name_or_path: str) -> str:
     if name_or_path not in shipped_names():
         known = ", ".join(shipped_names())
         raise StudyError(
-            f"there is no study {name_or_path!r}{nearest(name_or_path, shipped_names())}; shipped: {known}; --list "
-            "says what they ask; or give a file with --config"
+            f"there is no study {name_or_path!r}{name_nearest(name_or_path, shipped_names())} Shipped: {known}; --list "
+            "says what they ask. Or give a file with --config"
         )
     return str((_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8"))
 
@@ -130,7 +131,8 @@ def _choose(listed: tuple[Variant, ...], names: Sequence[str], file: str) -> tup
     known = [variant.name for variant in listed]
     for name in names:
         if name not in known:
-            raise StudyError(f"{file}: there is no variant {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+            hint = name_nearest(name, known)
+            raise StudyError(f"{file}: there is no variant {name!r}{hint} There are {', '.join(known)}")
     return tuple(v for place, v in enumerate(listed) if place < 2 or v.name in names)
 
 
@@ -167,7 +169,7 @@ def _check_keys(values: Mapping[str, Any], known: Sequence[str], file: str, wher
     for key in values:
         if key not in known:
             place = f"{file}: {where}" if where else f"{file}:"
-            raise StudyError(f"{place} unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})")
+            raise StudyError(f"{place} unknown key {key!r}{name_nearest(key, known)} There are {', '.join(known)}")
 
 
 def _check_name(name: Any, where: str) -> str:
@@ -290,7 +292,7 @@ def _check_benchmarks(entries: Sequence[Mapping[str, Any]], file: str, *, has_sc
     for entry in entries:
         if entry["name"] not in names():
             raise StudyError(
-                f"{file}: evaluation: benchmarks: there is no {entry['name']!r}{nearest(entry['name'], names())} "
+                f"{file}: evaluation: benchmarks: there is no {entry['name']!r}{name_nearest(entry['name'], names())} "
                 f"(known: {', '.join(names())})"
             )
     listed = [entry["name"] for entry in entries]
@@ -310,9 +312,3 @@ def _try_recipe(variant: Variant, seed: int, file: str) -> None:
     except (RecipeError, ValueError) as error:
         where = "options" if variant.name == START else f"variant {variant.name!r}"
         raise StudyError(f"{file}: {where}: {error}") from error
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean 'x'?` for the nearest known name, or nothing."""
-    found = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""

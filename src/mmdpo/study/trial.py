@@ -34,6 +34,7 @@ from mmdpo.study.benchmarks import BenchmarkValue, answer_benchmark
 from mmdpo.study.design import Evaluation, Variant
 from mmdpo.study.measures import MEASURES, OF_PREFERENCES, count_scenes, measure_pairs, measure_scenes
 from mmdpo.study.reliance import OTHER, PairScores
+from mmdpo.study.study_file import PROCESSOR_OPTIONS
 from mmdpo.study.variants import Answers, HeldOut, ask, make_world_pairs, make_world_scenes, train_variant
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
@@ -244,7 +245,7 @@ def _answer_benchmarks(
     args, is_start = recipe.training, trial.start is None
     model = str(recipe.model.model_name_or_path if is_start else folder / MODEL)
     # A trained model was saved with the processor that it was trained with; the start's is made as training made it.
-    own = {"chat_template": args.chat_template, "pad_to_square": args.pad_to_square} if is_start else {}
+    own = {name: getattr(args, name) for name in PROCESSOR_OPTIONS} if is_start else {}
     for benchmark in trial.evaluation.benchmarks:
         report(0, 0, f"answering {benchmark['name']}")
         options = {key: value for key, value in own.items() if value} | dict(benchmark)

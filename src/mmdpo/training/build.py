@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -22,7 +27,9 @@ from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
+from mmdpo.families._seams import NO_SAFETENSORS
 from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.training.adapters import (
     Start,
     check_quantised,
@@ -33,8 +40,10 @@ from mmdpo.training.adapters import (
     unwrap_adapter,
 )
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.modes import disable_dropout
+from mmdpo.training.movement import describe_unreached
 
-__all__ = ["resolve_model", "unwrap_adapter"]
+__all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +70,7 @@ def load_model(name: str, args: MDPOConfig) -> Any:
     try:
         model = load_whole_model(start.base, **kwargs)
     except OSError as error:
-        if args.allow_pickle or "model.safetensors" not in str(error):
+        if args.allow_pickle or NO_SAFETENSORS not in str(error):
             raise
         raise OSError(
             f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
@@ -115,6 +124,8 @@ def load_processor(name: str, args: MDPOConfig) -> ProcessorMixin:
     check_processor(processor)
     if args.chat_template is not None:
         processor.chat_template = read_template(args.chat_template)
+    if args.chat_template_kwargs:
+        set_template_variables(processor, args.chat_template_kwargs)
     if args.pad_to_square:
         find_family(load_config(name, args)).pad_to_square(processor)
     return processor
@@ -133,8 +144,41 @@ def read_template(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
-    """Returns the collator that makes batches of what the objective's cells need, for a model of this configuration."""
+def set_template_variables(processor: Any, variables: Any) -> None:
+    """Gives variables of a processor's chat template the values that they have where a caller names none.
+
+    They become part of the template, so that whoever renders with this processor, or with one saved beside a trained
+    model, renders alike. Raises ValueError where there is no template, or it reads no variable of such a name.
+    """
+    template = processor.chat_template
+    if not template:
+        raise ValueError("chat_template_kwargs: the model's processor has no chat template; name one (chat_template)")
+    if isinstance(template, dict):  # several by name, as tools and retrieval have theirs
+        template = template["default"]
+    for name, value in variables.items():
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(f"chat_template_kwargs: the chat template reads no variable {name!r}")
+        written = "none" if value is None else json.dumps(value)
+        template = f"{{%- if {name} is not defined -%}}{{%- set {name} = {written} -%}}{{%- endif -%}}{template}"
+    processor.chat_template = template
+
+
+def load_generation_config(name: str, args: MDPOConfig) -> GenerationConfig | None:
+    """Returns a model's generation config, None where it has none."""
+    start = find_start(name, args)
+    try:
+        return GenerationConfig.from_pretrained(start.base, **_where(start, args))
+    except OSError:
+        return None
+
+
+def build_collator(
+    processor: Any, config: Any, args: MDPOConfig, generation_config: GenerationConfig | None = None
+) -> Collator:
+    """Returns the collator that makes batches of what the objective's cells need, for a model of this configuration.
+
+    A row with a token in an answer that the generation config suppresses is faulty.
+    """
     objective = args.build_objective()
     versions = image_versions(objective.cells)
     prepare = Preparer(
@@ -144,6 +188,8 @@ def build_collator(processor: Any, config: Any, args: MDPOConfig) -> Collator:
         seed=args.seed,
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
+        suppressed=frozenset(find_suppressed(generation_config)),
+        needs_rejected_images=objective.needs_rejected_images,
     )
     return Collator(prepare, args.max_length, objective.weight_columns, find_context_length(config))
 
@@ -181,7 +227,6 @@ def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args
     Raises ValueError where `attention` is `shared` and the model cannot; with `auto` it is scored separately, and one
     line of the log says why.
     """
-    mask_suppressed_tokens(model)
     why = family.why_separate(model)
     if why is not None and args.attention == "shared":
         raise ValueError(f"attention: shared does not work for this model: {why}; use attention: auto or separate")
@@ -189,31 +234,6 @@ def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args
         logger.warning("attention: separate rows for every cell, which is slower: %s", why)
     shares_prefix = why is None and args.attention != "separate"
     return Scorer(model, family, cells, shares_prefix, args.max_tokens_per_row)
-
-
-def mask_suppressed_tokens(model: Any) -> None:
-    """Takes the tokens that the model's generation config suppresses out of the softmax, by a bias of its head.
-
-    They are rows of the head that no text has: `<image>` of a converted Bunny, which the original lacks. The bias is a
-    buffer that is not saved, so that checkpoints keep their layout. Raises ValueError for a head that has one already.
-    """
-    base = unwrap_adapter(model)
-    suppressed = getattr(getattr(base, "generation_config", None), "suppress_tokens", None)
-    if not suppressed:
-        return
-    for name, layer in base.get_output_embeddings().named_modules():
-        # Adapters wrap the head; what they add to it is part of the same sum.
-        if not isinstance(layer, nn.Linear) or "lora_" in name or "bias" in layer._buffers:
-            continue
-        if layer._parameters["bias"] is not None:
-            raise ValueError(f"generation_config suppresses the tokens {suppressed}, and the output head has a bias")
-        weight = layer.weight
-        # Finite, since 0 · ∞ is no number; half of the range, since a logit is added to it.
-        bias = weight.new_zeros(weight.shape[0]).index_fill_(
-            0, torch.tensor(suppressed, device=weight.device), torch.finfo(weight.dtype).min / 2
-        )
-        del layer._parameters["bias"]
-        layer.register_buffer("bias", bias, persistent=False)
 
 
 def trained_parts(args: MDPOConfig) -> tuple[str, ...]:
@@ -264,28 +284,24 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: 
             "model is a PeftModel already, or names an adapter: give either an adapter in the model or peft_config "
             "(use_peft: true), not both"
         )
-    parts = trained_parts(args)
+    parts, peft_config = trained_parts(args), copy.deepcopy(peft_config)  # the caller may use it again
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
         peft_config.target_modules = family.lora_targets(model, parts)
-    elif not getattr(peft_config, "exclude_modules", None):
+    else:
         others = tuple(part for part in PARTS if part not in parts)
-        peft_config.exclude_modules = family.lora_targets(model, others) if others else None
+        peft_config.exclude_modules = _join_exclusions(
+            getattr(peft_config, "exclude_modules", None),
+            family.lora_exclusion(model, others, peft_config.target_modules),
+        )
     adapted: nn.Module = get_peft_model(model, peft_config)
+    if (unreached := describe_unreached(adapted, family, parts)) is not None:
+        logger.warning("%s", unreached)
     return adapted
 
 
-def disable_dropout(model: nn.Module) -> int:
-    """Sets every dropout to zero, modules and the attention probabilities that functions read; returns how many.
-
-    Dropout of 0.05 moves a sequence's log-probability by a large part of a nat, which rewards mistake for learning.
-    """
-    changed = 0
-    for module in model.modules():
-        if isinstance(module, nn.Dropout) and module.p:
-            module.p = 0.0
-            changed += 1
-        for name, value in vars(module).items():
-            if isinstance(value, float) and value and ("dropout" in name or name in ("layerdrop", "drop_path_rate")):
-                setattr(module, name, 0.0)
-                changed += 1
-    return changed
+def _join_exclusions(given: str | Collection[str] | None, frozen: str | None) -> str | Collection[str] | None:
+    """Returns what PEFT leaves alone: what the user's `exclude_modules` names, and what lies in frozen parts."""
+    if not given or frozen is None:
+        return given or frozen
+    names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
+    return "|".join([*names, frozen])

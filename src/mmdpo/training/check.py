@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -18,11 +19,12 @@ from mmdpo.data.validate import (
     ExampleFacts,
     Fault,
     Inspect,
+    require_images,
     summarise,
     try_rows,
     validate_example,
 )
-from mmdpo.examples import CHOSEN, PreferenceExample, RowError, response_names
+from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, response_names
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
@@ -54,9 +56,15 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     processes share the rows, and every process must call it with the same ones.
     """
     examples = to_preferences(dataset, name, args)
-    result = _share_rows(examples, FullCheck(collator) if args.check_data == "full" else _inspect_text, args)
+    require_images(examples)
+    inspect: Inspect = FullCheck(collator) if args.check_data == "full" else TextCheck(collator)
+    result = _share_rows(examples, inspect, args)
     is_counted = args.check_data == "full"
-    lengths = tuple(f.prompt_tokens + f.chosen_tokens + f.rejected_tokens for f in result.facts) if is_counted else None
+    lengths = (
+        tuple(f.prompt_tokens + (f.chosen_tokens or 0) + (f.rejected_tokens or 0) for f in result.facts)
+        if is_counted
+        else None
+    )
     if not result.faults:
         return CheckedData(examples, lengths=lengths)
     if args.on_bad_row == "error":
@@ -73,9 +81,9 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
     """Returns rows in any format as a PreferenceDataset."""
     if isinstance(dataset, PreferenceDataset):
         return dataset
-    if not hasattr(dataset, "__len__"):
+    if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
-            f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
+            f"{name} is a {type(dataset).__name__}, not rows with a length; give a datasets.Dataset, list of rows or "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
@@ -89,17 +97,30 @@ class FullCheck:
 
     def __call__(self, example: PreferenceExample) -> ExampleFacts:
         """Returns what was measured. Raises RowError for an example that cannot be trained on."""
-        prepared = self.collator.prepare(Item(example, 0, other=example))
+        prepared = self.collator.prepare(Item(example, 0, other_images=example.images))
         batch = self.collator.collate([prepared])
         answers = {name: len(prepared.answers[name]) for name in response_names(self.collator.prepare.cells)}
         images = next(context.images for context in prepared.contexts.values())
         return ExampleFacts(
             prompt_tokens=int(batch["prompt_mask"].sum(1).max()),
-            chosen_tokens=answers.get(CHOSEN, 0),
-            rejected_tokens=answers.get("rejected", 0),
+            chosen_tokens=answers.get(CHOSEN),
+            rejected_tokens=answers.get(REJECTED),
             image_sizes=tuple(image.size for image in images),
             unit="tokens",
         )
+
+
+@dataclass(frozen=True)
+class TextCheck:
+    """Looks at what one example has, and opens none of its images."""
+
+    collator: Collator
+
+    def __call__(self, example: PreferenceExample) -> ExampleFacts:
+        """Returns facts without lengths. Raises RowError for an example that cannot be trained on."""
+        validate_example(example)
+        self.collator.prepare.check_images(example)
+        return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
 
 
 def _share_rows(examples: PreferenceDataset, inspect: Inspect, args: MDPOConfig) -> CheckResult:
@@ -121,10 +142,6 @@ def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
     lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
     if len(faults) > most:
         lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
-    head = f"{len(faults)} of {rows} rows cannot be trained on (on_bad_row: skip leaves them out):"
+    hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
+    head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
     return "\n".join([head, *lines])
-
-
-def _inspect_text(example: PreferenceExample) -> ExampleFacts:
-    validate_example(example)
-    return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")

@@ -28,8 +28,8 @@ UNFINISHED = "_unfinished"
 RECORD = "checkpoint.json"
 """File in a checkpoint that says which run it belongs to, and which files make it whole."""
 
-KEYS = ("run", "versions", "save_only_model", "files")
-"""What the record has to say."""
+KEYS = {"run": dict, "versions": dict, "save_only_model": bool, "files": dict}
+"""What the record has to say, and of which kind each of it is."""
 
 REPLACED = "replaced-"
 """Prefix, in the folder aside, of a checkpoint that makes way for a new one of the same step."""
@@ -66,7 +66,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
         raise CheckpointError(f"{folder} is no checkpoint that was written to its end by mmdpo: {RECORD} is missing")
     record: dict[str, Any] = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not record.keys() >= set(KEYS):
+    if not _is_record(record):
         raise CheckpointError(f"{folder / RECORD} is damaged: take another checkpoint, or copy this one anew")
     for name, expected in record["files"].items():
         path = folder / name
@@ -193,6 +193,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _describe_file(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     return {"bytes": size, "xxh3": xxh3_128(path.read_bytes()).hexdigest() if size <= HASHED_BYTES else None}
+
+
+def _is_record(content: Any) -> bool:
+    """Says whether what a file of that name holds has the form of a record."""
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in KEYS.items()):
+        return False
+    return all(isinstance(entry, dict) and "bytes" in entry for entry in content["files"].values())
 
 
 def _sync(path: Path) -> None:

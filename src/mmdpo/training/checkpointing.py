@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -19,6 +21,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.families._seams import WRITE_FAILURES
 from mmdpo.training import checkpoint_folder
 from mmdpo.training.callbacks import WhenToSave
 from mmdpo.training.checkpoint_folder import UNFINISHED, SaveError
@@ -48,6 +51,8 @@ class CrashSafeTrainer(Trainer, ABC):
         super().__init__(*args, **kwargs)
         self._stop = StopRequest()
         self._is_checkpointing = False
+        self._unlogged: dict[str, Any] | None = None
+        """What the checkpoint says that is gone on with, see `UNLOGGED`."""
         self.add_callback(WhenToSave(self._stop, self.accelerator))
 
     @abstractmethod
@@ -69,8 +74,11 @@ class CrashSafeTrainer(Trainer, ABC):
         checkpoint = on_main_process(
             lambda: self._open_run_folder(resume_from_checkpoint), is_main=self.is_world_process_zero()
         )
+        self._unlogged = None
         if checkpoint is not None:
             self.args.eval_on_start = False  # the start was evaluated by the run that is gone on with
+            path = Path(checkpoint) / UNLOGGED.format(rank=self.args.process_index)
+            self._unlogged = torch.load(path, map_location="cpu", weights_only=True)
         return checkpoint
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +108,15 @@ class CrashSafeTrainer(Trainer, ABC):
             logger.warning(
                 "%s was written by %s; losses may differ in their last digits", checkpoint, ", ".join(others)
             )
+        self.recall(record.get("remembered", {}))
         return str(checkpoint)
+
+    def remember(self) -> dict[str, Any]:
+        """Returns what a checkpoint tells the run that goes on from it, as JSON holds it."""
+        return {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Takes over, on the main process, what `remember` has returned when the checkpoint was written."""
 
     def _check_space(self, folder: Path) -> None:
         needed = self._estimate_bytes()
@@ -118,7 +134,10 @@ class CrashSafeTrainer(Trainer, ABC):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Ends training; a run that was asked to stop has no result yet, and no best model to load."""
         if not self._stop.is_agreed:
-            return super()._finalize_training(*args, **kwargs)
+            if not self.state.global_step:
+                raise ValueError("training came to its end without a single step: there are no batches of the data")
+            output = super()._finalize_training(*args, **kwargs)
+            return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
         self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
         self.is_in_train = False
@@ -132,6 +151,20 @@ class CrashSafeTrainer(Trainer, ABC):
         iterated.worker_init_fn = outlive_sigterm(iterated.worker_init_fn)
         return dataloader
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as Trainer does; the mean loss of training is that of the whole run, resumed or not."""
+        if "train_loss" in logs:
+            earlier = {"total": 0.0, "loss": 0.0} if self._unlogged is None else self._unlogged
+            if "total" in earlier:
+                total = earlier["total"] + float(earlier["loss"]) + self._total_loss_scalar
+                logs["train_loss"] = total / self.state.global_step
+            else:
+                logger.warning(
+                    "the checkpoint, of an older mmdpo, does not say the losses so far: train_loss is left out"
+                )
+                del logs["train_loss"]
+        super().log(logs, start_time)
+
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -144,6 +177,7 @@ class CrashSafeTrainer(Trainer, ABC):
         folder = Path(self._get_output_dir(trial))
         target = folder / f"checkpoint-{self.state.global_step}"
         aside = folder / UNFINISHED / target.name
+        self._check_weights()
         with self._written_aside(aside, target):
             self._is_checkpointing = True
             try:
@@ -158,6 +192,7 @@ class CrashSafeTrainer(Trainer, ABC):
             if self.args.should_save:
                 self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
                 whose = {"run": self._run, "versions": _versions(), "save_only_model": self.args.save_only_model}
+                whose["remembered"] = self.remember()
                 checkpoint_folder.seal(aside, whose)
                 checkpoint_folder.publish(aside, target)
         self.accelerator.wait_for_everyone()
@@ -179,6 +214,7 @@ class CrashSafeTrainer(Trainer, ABC):
             return
         target = Path(output_dir or self.args.output_dir)
         aside = target / UNFINISHED / "model"
+        self._check_weights()
         with self._written_aside(aside, target):
             super().save_model(str(aside), _internal_call=True)
             self.accelerator.wait_for_everyone()
@@ -187,6 +223,18 @@ class CrashSafeTrainer(Trainer, ABC):
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _check_weights(self) -> None:
+        """Raises FloatingPointError, on every process, for a weight that is not finite: nothing could go on from it."""
+        fault = next(filter(None, gather_object([find_not_finite(self.model)])), None)
+        if fault is not None:
+            whole = checkpoint_folder.list_checkpoints(Path(self.args.output_dir))
+            left = f"the last checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+            raise FloatingPointError(
+                f"after step {self.state.global_step} the weight {fault} is not finite, and nothing is saved of it; "
+                f"{left}. Lower the learning rate, clip gradients (max_grad_norm), or use bf16 or float32 instead of "
+                "fp16"
+            )
 
     @contextmanager
     def _written_aside(self, aside: Path, target: Path) -> Iterator[None]:
@@ -218,17 +266,18 @@ class CrashSafeTrainer(Trainer, ABC):
             "step": self._globalstep_last_logged,
             "metrics": self._metrics["train"].state(),
         }
+        if self._unlogged is None or "total" in self._unlogged:
+            content["total"] = self._total_loss_scalar + (self._unlogged["total"] if self._unlogged else 0.0)
         torch.save(content, folder / UNLOGGED.format(rank=self.args.process_index))
 
     # -- resuming -----------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Runs an epoch; the first one of a resumed run goes on amid what was not logged yet."""
-        checkpoint = kwargs["resume_from_checkpoint"]
-        if checkpoint is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
-            path = Path(checkpoint) / UNLOGGED.format(rank=self.args.process_index)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = self._unlogged
+        if content is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
             self._tr_loss, self._globalstep_last_logged = content["loss"].to(self.args.device), content["step"]
+            content["loss"] = 0.0  # counted from here on by Trainer
             self._metrics["train"].restore(content["metrics"])
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True  # Trainer would take a step too many
@@ -238,15 +287,22 @@ class CrashSafeTrainer(Trainer, ABC):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads whole models by `from_pretrained`.
 
+        Raises CheckpointError for weights that are not finite.
         Trainer would load the state dict as it lies on disk, where `save_pretrained` writes the older names of
         vision-language models: nothing would match, and the run would silently go on from the start's weights.
         """
         policy = self.model if model is None else model
         if not isinstance(policy, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
-        policy.load_state_dict(saved.state_dict())
+        else:
+            saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+            policy.load_state_dict(saved.state_dict())
+        fault = find_not_finite(policy)
+        if fault is not None:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} holds a weight that is not finite ({fault}), and nothing can go on from it: "
+                "take an earlier checkpoint, and a lower learning rate in a new run"
+            )
 
     def _load_best_model(self) -> None:
         """Loads the best checkpoint, whole models as `_load_from_checkpoint` does."""
@@ -254,6 +310,21 @@ class CrashSafeTrainer(Trainer, ABC):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
+
+
+def find_not_finite(model: nn.Module) -> str | None:
+    """Returns the name of a trained weight with a value that is not finite, or None.
+
+    Of weights that are spread over processes it sees this process's share; it never waits for another one.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        value: Any = parameter.detach()
+        local = value.to_local() if hasattr(value, "to_local") else value
+        if not local.is_meta and not bool(torch.isfinite(local).all()):
+            return name
+    return None
 
 
 def _versions() -> dict[str, str]:
@@ -264,6 +335,4 @@ def _is_write_failure(error: BaseException) -> bool:
     """Says whether an error is about writing files; those of safetensors and torch are no OSErrors."""
     if isinstance(error, OSError | SafetensorError | CheckpointException):
         return True
-    return isinstance(error, RuntimeError) and any(
-        mark in str(error) for mark in ("PytorchStreamWriter", "inline_container.cc", "iostream error")
-    )
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in WRITE_FAILURES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import os
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +18,8 @@ from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
 from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.objective import Objective, build_objective
+from mmdpo.training.absent import ABSENT
+from mmdpo.training.ranges import check_finite, check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 CROPS = ("crop_0_20", "crop_20_50")
 """Corruptions that `crop_space: processed` can move behind the image processor."""
 
+
+MAPPINGS = ("corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+"""Options that are mappings, which flags and recipes may write as JSON."""
 
 SHARDING = ("FSDP", "DEEPSPEED")
 """What `accelerate launch` calls the engines that spread a model over processes."""
@@ -44,7 +50,12 @@ class MDPOConfig(TrainingArguments):
     Raises ValueError for values that cannot work together, naming the keys.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs", "corruption_options"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "corruption_options",
+        "chat_template_kwargs",
+    ]
 
     # Defaults of TrainingArguments that differ here
     learning_rate: float = _option(1e-5, "Peak learning rate of AdamW.")
@@ -57,6 +68,9 @@ class MDPOConfig(TrainingArguments):
     bf16: bool | None = _option(None, "bfloat16 mixed precision. Unset: on where a GPU supports it.")
     logging_nan_inf_filter: bool = _option(False, "Leave losses that are not finite out of logs; here they are errors.")
     label_names: list[str] | None = _option(None, "Names of labels; preference batches have none.")
+    greater_is_better: bool | None = _option(
+        None, "Whether the best model has the greatest metric_for_best_model. Unset: unless it is a loss."
+    )
     remove_unused_columns: bool = _option(False, "Ignored: rows are read by dataset format, not by column.")
 
     # The objective
@@ -86,6 +100,9 @@ class MDPOConfig(TrainingArguments):
     chat_template: str | None = _option(
         None, "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny."
     )
+    chat_template_kwargs: dict[str, Any] | str | None = _option(
+        None, "Variables that the chat template reads, such as {enable_thinking: false}; kept in the saved template."
+    )
     pad_to_square: bool = _option(False, "LLaVA-1.5: pad pictures to a square, as in its training; no cropping.")
     allow_pickle: bool = _option(False, "Open pickled weights where a checkpoint has no safetensors.")
     disable_dropout: bool = _option(True, "Set every dropout to zero, in policy and reference.")
@@ -94,6 +111,11 @@ class MDPOConfig(TrainingArguments):
         "Whether cells under the same images share one row with their prompt (shared) or not (separate); auto shares "
         "where the model is proven to score alike.",
         choices=["auto", "shared", "separate"],
+    )
+    probe: bool = _option(
+        True,
+        "Before training, score two rows as the run will and by plain forwards, and stop where they differ; decides "
+        "whether rows are shared.",
     )
     max_tokens_per_row: int | None = _option(
         None, "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch."
@@ -136,8 +158,20 @@ class MDPOConfig(TrainingArguments):
     )
     sample_answers: int = _option(4, "How many: the first examples of the evaluation dataset, else of training.")
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Says of an option that TRL has what to use here; Python would only say that it is unexpected."""
+        for name in kwargs.keys() & (ABSENT.keys() - cls.__dataclass_fields__):
+            raise TypeError(f"MDPOConfig has no {name}: {ABSENT[name]}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        check_ranges(self)
+        for name in MAPPINGS:
+            setattr(self, name, _read_mapping(name, getattr(self, name, None)))
         self.loss_type = _single_loss(self.loss_type)
+        self._check_precision()
+        if self.greater_is_better is None:
+            self.greater_is_better = _is_greater_better(self.metric_for_best_model)
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
         if self.bf16 is None:
@@ -166,19 +200,6 @@ class MDPOConfig(TrainingArguments):
                 f"train_sampling_strategy: {self.train_sampling_strategy} needs the length of every row, which only "
                 "check_data: full counts"
             )
-        if self.max_tokens_per_row is not None and self.max_tokens_per_row < 1:
-            raise ValueError(f"max_tokens_per_row must be positive; got {self.max_tokens_per_row}")
-        if self.shuffle_buffer_size is not None and self.shuffle_buffer_size < 1:
-            raise ValueError(f"shuffle_buffer_size must be positive; got {self.shuffle_buffer_size}")
-        if (self.sample_answers_steps or 0) < 0 or self.sample_answers < 1:
-            raise ValueError(
-                "sample_answers_steps is a number of steps, 0 for none, and sample_answers at least 1; got "
-                f"{self.sample_answers_steps} and {self.sample_answers}"
-            )
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"max_length must leave room for a prompt and an answer; got {self.max_length}")
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta must be positive; got {self.beta}")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
@@ -192,6 +213,18 @@ class MDPOConfig(TrainingArguments):
             choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+    def _check_precision(self) -> None:
+        """Raises ValueError for a precision that the device has not; torch says so in the first step, or not at all."""
+        for name in ("fp16", "fp16_full_eval"):
+            if getattr(self, name) and (self.use_cpu or not torch.accelerator.is_available()):
+                raise ValueError(f"{name}: true needs a GPU, and this run has none: leave it out")
+        for name in ("bf16", "bf16_full_eval"):
+            if getattr(self, name) and not self.use_cpu and not _bf16_works():
+                raise ValueError(
+                    f"{name}: true needs a GPU with bfloat16, and there is none here: leave it out (bf16 is on by "
+                    "itself where a GPU has it), or set use_cpu: true to train in bfloat16 on the CPU"
+                )
 
     def _check_trust(self) -> None:
         """Warns of code that comes with a checkpoint, and leaves one place to ask for it."""
@@ -225,6 +258,12 @@ class MDPOConfig(TrainingArguments):
         return f"{type(self).__name__}({options})"
 
     __repr__ = __str__  # a dataclass would print every field, tokens too
+
+    def __copy__(self) -> MDPOConfig:
+        """Returns a copy with the tokens, which pickles lack; dictionaries among the options are its own, too."""
+        copied = object.__new__(type(self))
+        copied.__dict__ |= {key: dict(value) if type(value) is dict else value for key, value in vars(self).items()}
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves tokens out of pickles: Trainer saves its arguments as training_args.bin beside the model."""
@@ -260,6 +299,24 @@ def without_secrets(value: Any) -> Any:
     """Returns a value with the secret keys of mappings left out, at every depth."""
     if isinstance(value, dict):
         return {key: without_secrets(entry) for key, entry in value.items() if key not in SECRETS}
+    return value
+
+
+def _is_greater_better(metric: str | None) -> bool | None:
+    """Says whether a metric, if any, is no loss; transformers takes `loss/anchor_chosen` for none."""
+    return None if metric is None else re.search(r"(^|_)loss(/|$)", metric) is None
+
+
+def _read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """Returns a mapping that may be written as JSON. Raises ValueError for anything else, and for infinite numbers."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
+    check_finite(name, value)
     return value
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from rich.console import Console
 
 from mmdpo.data.summary import print_summary
-from mmdpo.data.validate import Inspect, find_faults, inspect_example, write_faults
+from mmdpo.data.validate import Inspect, find_faults, inspect_example, require_images, write_faults
 from mmdpo.training import build
 from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
@@ -27,15 +27,19 @@ def check_dataset(options: Namespace, console: Console) -> int:
         max_image_pixels=options.max_image_pixels,
         dataset_format=options.dataset_format,
         image_root=options.image_root,
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs,
         trust_remote_code=options.trust_remote_code,
         use_cpu=True,
         report_to="none",
     )
     examples = read_examples(options.path, options.split, args, config=options.dataset_config)
+    require_images(examples)
     inspect: Inspect = inspect_example
     if options.model_name_or_path:
         name = options.model_name_or_path
-        collator = build.build_collator(build.load_processor(name, args), build.load_config(name, args), args)
+        processor, config = build.load_processor(name, args), build.load_config(name, args)
+        collator = build.build_collator(processor, config, args, build.load_generation_config(name, args))
         inspect = FullCheck(collator)
     result = find_faults(examples, inspect, num_workers=options.num_proc, progress=console.is_terminal)
     print_summary(result, examples, console)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import pkgutil
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +16,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from mmdpo.registry import Registry, name_nearest
+from mmdpo.training.absent import ABSENT
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -77,24 +78,27 @@ def known_keys() -> frozenset[str]:
     return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
 
 
-def check_flags(arguments: Sequence[str]) -> None:
-    """Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice."""
-    seen = set()
+def check_flags(arguments: Sequence[str]) -> dict[str, None]:
+    """Returns the names of the flags in their order.
+
+    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
+    """
+    seen: dict[str, None] = {}
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         key = argument[2:].partition("=")[0].replace("-", "_")
         if key not in known_keys():
-            raise RecipeError(f"unknown flag --{key}{name_nearest(key, {*known_keys(), *SWITCHES})}")
+            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
         if key in seen:
             raise RecipeError(f"the flag --{key} is given twice")
-        seen.add(key)
+        seen[key] = None
+    return seen
 
 
-def name_nearest(key: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message that names the key that was probably meant, if any comes near."""
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
+def explain_unknown(key: str, known: Iterable[str]) -> str:
+    """Returns how a message about an unknown key goes on: what stands for an option of TRL, or the nearest key."""
+    return f": {ABSENT[key]}" if key in ABSENT else name_nearest(key, known)
 
 
 def describe_keys(*, every: bool = False) -> str:
@@ -126,9 +130,9 @@ def describe_keys(*, every: bool = False) -> str:
         lines.append("")
     lists = {
         "objectives": _keys_of_mapping("mmdpo.objective.presets", "PRESETS"),
-        "terms": _names_of_files("mmdpo.objective.terms"),
-        "corruptions": _names_of_files("mmdpo.corruption"),
-        "formats": _names_of_files("mmdpo.data.formats"),
+        "terms": Registry("objective.terms", "").names(),
+        "corruptions": Registry("corruption", "").names(),
+        "formats": Registry("data.formats", "").names(),
     }
     for title, names in lists.items():
         lines += textwrap.wrap(f"{title + ':':<13} {', '.join(names)}", width, subsequent_indent=" " * 14)
@@ -223,9 +227,3 @@ def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Dict)
     )
     return tuple(str(key.value) for key in mapping.keys if isinstance(key, ast.Constant))
-
-
-def _names_of_files(package: str) -> tuple[str, ...]:
-    """Returns the public modules of a package, which are what it is named after, sorted."""
-    folder = str(_find_source(package).parent)
-    return tuple(sorted(found.name for found in pkgutil.iter_modules([folder]) if not found.name.startswith("_")))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmdpo.objective import Objective, ObjectiveLosses, Rank, Scores, name_cell
+from mmdpo.objective import CellScore, Objective, ObjectiveLosses, Rank, Scores, name_cell
 
 
 def describe_batch(
@@ -37,6 +38,31 @@ def describe_batch(
             metrics[f"rewards/{kind}margins"] = margin
             metrics[f"rewards/{kind}accuracies"] = (margin > 0).float()
     return {name: value.detach() for name, value in metrics.items()}
+
+
+def metric_names(objective: Objective) -> tuple[str, ...]:
+    """Returns the names that `describe_batch` gives for an objective, without a batch."""
+    one = torch.ones(1)
+    scores = {cell: CellScore(one, one.long(), one) for cell in objective.cells}
+    losses = objective.losses(scores, beta=1.0, weights=dict.fromkeys(objective.weight_columns, one))
+    return tuple(describe_batch(objective, scores, losses, 1.0))
+
+
+def check_best_metric(name: str | None, objective: Objective, eval_sets: Iterable[str]) -> None:
+    """Raises ValueError, with the nearest name, for a `metric_for_best_model` that no evaluation will give.
+
+    `eval_sets` are the names of several evaluation datasets, and empty where there is one.
+    """
+    if name is None:
+        return
+    own = ("loss", *metric_names(objective), "runtime", "samples_per_second", "steps_per_second")
+    prefixes = [f"eval_{dataset}_" for dataset in eval_sets] or ["eval_"]
+    known = [f"{prefix}{metric}" for prefix in prefixes for metric in own]
+    if f"eval_{name.removeprefix('eval_')}" in known:
+        return
+    found = difflib.get_close_matches(f"eval_{name.removeprefix('eval_')}", known, n=1, cutoff=0.4)
+    hint = f"; did you mean {found[0]}?" if found else ""
+    raise ValueError(f"metric_for_best_model: no evaluation gives {name!r}{hint} There are {', '.join(known)}")
 
 
 class MetricSums:

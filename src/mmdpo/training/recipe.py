@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Hashable, Iterator, Sequence
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,17 @@ import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from mmdpo.training.config import SECRETS, MDPOConfig
-from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, known_keys, name_nearest
+from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
+from mmdpo.training.ranges import check_ranges
 from mmdpo.world.worlds import find_world
 
 __all__ = ["Recipe", "RecipeError", "parse_recipe"]
+
+LONGEST_RECIPE = 2**18
+"""Bytes of a recipe that are read; the longest that ships has two thousand."""
+
+MOST_ENTRIES = 10_000
+"""Values that a recipe may have in all, aliases counted as often as they are used."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +62,52 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """Returns the recipe that `--config FILE` and flags describe; flags win.
 
     Raises RecipeError for a file that is no mapping, an unknown or repeated key in file or flags (naming the nearest
-    valid one), and for values that do not fit.
+    valid one), and for values that do not fit, naming what is at fault: the file, or a flag.
     """
-    parser = _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
+    parser = _make_parser()
     arguments = list(arguments)
     config = _pop_config(arguments)
-    check_flags(arguments)
+    flags = check_flags(arguments)
     values = _read_yaml(config) if config is not None else {}
-    parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
-    # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
-    arguments = [*_to_flags(values), *arguments]
     try:
-        script, training, model = parser.parse_args_into_dataclasses(args=arguments)
+        script, training, model = _parse(parser, values, arguments)
     except (ValueError, TypeError) as error:
-        where = f"{config}: " if config else ""
-        raise RecipeError(f"{where}{error}") from error
+        raise RecipeError(f"{_find_fault(config, values, flags, error)}{error}") from error
     for needed, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise RecipeError(f"{needed} is missing: give it in the recipe or as --{needed}")
     _check_worlds(model.model_name_or_path, script.dataset_name)
     return Recipe(script, training, model)
+
+
+def _make_parser() -> _Parser:
+    return _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
+
+
+def _parse(parser: _Parser, values: dict[str, Any], arguments: Sequence[str]) -> tuple[Any, MDPOConfig, Any]:
+    """Returns TRL's script arguments, our options and TRL's model options. Raises ValueError or TypeError."""
+    parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
+    # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
+    script, training, model = parser.parse_args_into_dataclasses(args=[*_to_flags(values), *arguments])
+    check_ranges(model)
+    targets = model.lora_target_modules
+    # TRL makes a list of one name a text, which PEFT reads as a regular expression for the whole path of a module.
+    if isinstance(targets, str) and re.fullmatch(r"[\w.]+", targets):
+        model.lora_target_modules = [targets]
+    return script, training, model
+
+
+def _find_fault(config: str | None, values: dict[str, Any], flags: Iterable[str], error: Exception) -> str:
+    """Returns what an error's message begins with: the recipe's file where it is at fault alone, else flags."""
+    if config is not None:
+        try:
+            _parse(_make_parser(), values, ())
+        except (ValueError, TypeError) as alone:
+            if str(alone) == str(error):
+                return f"{config}: "
+    spelt = str(error).replace("-", "_")
+    named = [f"--{flag}" for flag in flags if re.search(rf"(?<!\w){flag}(?!\w)", spelt)]
+    return f"{', '.join(named)}: " if named and not str(error).startswith("argument ") else ""
 
 
 def _check_worlds(model: str | None, dataset: str | None) -> None:
@@ -123,18 +157,39 @@ def _pop_config(arguments: list[str]) -> str | None:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            values = yaml.load(file, Loader=_StrictLoader)
+        with Path(path).open("rb") as file:
+            content = file.read(LONGEST_RECIPE + 1)
+        if len(content) > LONGEST_RECIPE:
+            raise RecipeError(f"{path} is longer than {LONGEST_RECIPE} bytes, which no recipe is: give another file")
+        loader = _StrictLoader(content.decode("utf-8-sig"))
+        loader.name = path  # for the messages of YAML
+        values = loader.get_single_data()
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text in UTF-8 ({error.reason}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is nested too deeply to be a recipe") from error
+    if _has_more_entries(values, MOST_ENTRIES):
+        raise RecipeError(f"{path} holds more than {MOST_ENTRIES} values, which no recipe does: give another file")
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a flat mapping of keys to values")
     for key in values:
         if key not in known_keys():
-            raise RecipeError(f"{path}: unknown key {key!r}{name_nearest(str(key), known_keys())}")
+            raise RecipeError(f"{path}: unknown key {key!r}{explain_unknown(str(key), known_keys())}")
     return values
+
+
+def _has_more_entries(value: Any, limit: int) -> bool:
+    """Says whether a value holds more than so many others at all depths; aliases may make it endless."""
+    waiting, seen = [value], 0
+    while waiting and seen <= limit:
+        value = waiting.pop()
+        seen += 1
+        waiting.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    return seen > limit
 
 
 def _to_flags(values: dict[str, Any]) -> Iterator[str]:

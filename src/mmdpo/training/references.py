@@ -23,7 +23,9 @@ from tqdm.auto import tqdm
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.examples import Cell, image_versions
+from mmdpo.families import attention_of
 from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
 from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
@@ -61,7 +63,8 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
         build.check_model(ref_model)
         if args.disable_dropout:
             build.disable_dropout(ref_model)
-        frozen = build.build_scorer(ref_model.requires_grad_(False).eval(), policy.family, policy.collated, args)
+        shares = policy.shares_prefix and policy.family.cannot_share(ref_model) is None
+        frozen = replace(policy, model=ref_model.requires_grad_(False).eval(), shares_prefix=shares)
         return FrozenModel(frozen, share_images=False)
     base = unwrap_adapter(policy.model)
     located = policy.family.locate_parts(base)
@@ -127,6 +130,7 @@ class ReferencePass:
         own = range(self.accelerator.process_index, len(items), self.accelerator.num_processes)
         rows = tqdm(own, desc="looking for cached references", disable=self._hides_bars)
         keys = gather_object([(row, make_keys(items[row], self.cells)) for row in rows])
+        items.stamps = dict(pair for stamps in gather_object([make_keys.stamps]) for pair in stamps.items())
         return [key for _, key in sorted(keys)]
 
     def _score_missing(
@@ -202,6 +206,7 @@ def fingerprint_reference(reference: LiveReference, collator: Collator, accelera
     with accelerator.autocast():  # asked where it counts: accelerate's own setting is shared by all trainers
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     tf32 = device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    suppressed = find_suppressed(getattr(base, "generation_config", None))
     rows = "shared" if reference.scorer.shares_prefix else "separate"
     return Fingerprint(
         {
@@ -211,8 +216,9 @@ def fingerprint_reference(reference: LiveReference, collator: Collator, accelera
             "precision": str(precision or base.dtype).removeprefix("torch."),
             "device": device,
             "tf32": "on" if tf32 else "off",
-            "attention": f"{rows}, {base.get_decoder().config._attn_implementation}",
+            "attention": f"{rows}, {attention_of(base.get_decoder())}",
             "max_length": str(collator.max_length),
+            **({"suppressed": str(suppressed)} if suppressed else {}),
             "libraries": f"torch {torch.__version__}, transformers {transformers.__version__}",
             "format": str(FORMAT),
         }

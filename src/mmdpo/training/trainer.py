@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
+from mmdpo.checkpoints.card import PROBE
+from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
@@ -25,7 +30,11 @@ from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
-from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.main_process import on_main_process
+from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
+from mmdpo.training.modes import rest_frozen_modules
+from mmdpo.training.movement import describe_rounding
+from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
@@ -71,6 +80,11 @@ class MDPOTrainer(RowOrderTrainer):
             raise ValueError("train_dataset is required")
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
+        args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
+        self.objective = args.build_objective()
+        if compute_metrics is None and eval_dataset is not None:
+            several = eval_dataset if isinstance(eval_dataset, Mapping) else ()
+            check_best_metric(args.metric_for_best_model, self.objective, several)
         set_seed(args.seed)  # an adapter is initialised at random
         config = build.load_config(model, args) if isinstance(model, str) else model.config
         name = model if isinstance(model, str) else config._name_or_path
@@ -81,14 +95,22 @@ class MDPOTrainer(RowOrderTrainer):
                 "set them on that processor and leave the options out"
             )
         build.check_processor(processor)
+        if processing_class is not None and args.chat_template_kwargs:
+            processor = copy.copy(processing_class)  # the caller's own renders as before
+            build.set_template_variables(processor, args.chat_template_kwargs)
         if processor.tokenizer.pad_token is None:
+            processor = copy.deepcopy(processor)  # it may be the caller's
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
-        self.objective = args.build_objective()
-        collator = build.build_collator(processor, config, args)
+        generation_config = (
+            build.load_generation_config(model, args)
+            if isinstance(model, str)
+            else getattr(model, "generation_config", None)
+        )
+        collator = build.build_collator(processor, config, args, generation_config)
         self._collator, self._skipped = collator, CheckedData.empty()
         if is_stream(train_dataset):
             train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
@@ -102,10 +124,6 @@ class MDPOTrainer(RowOrderTrainer):
         build.check_model(policy)
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
-        self._scorer = build.build_scorer(policy, family, self.objective.cells, args)
-        self._cached_cells = cacheable_cells(args)
-        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
-        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
 
         super().__init__(
             model=policy,
@@ -123,6 +141,14 @@ class MDPOTrainer(RowOrderTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
+        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+            logger.warning("%s", rounding)
+        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
+        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
+        self._cached_cells = cacheable_cells(args)
+        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
+        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
         check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
         self.model_accepts_loss_kwargs = False
         self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
@@ -131,7 +157,10 @@ class MDPOTrainer(RowOrderTrainer):
         if isinstance(reference, FrozenModel):
             self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
         self._live_reference = reference
+        self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
+        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
         self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
+        self._agree_on_date()
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         if hasattr(policy, "add_model_tags"):
             policy.add_model_tags(["mmdpo", "dpo"])
@@ -140,6 +169,8 @@ class MDPOTrainer(RowOrderTrainer):
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """Returns what policy and reference say of every cell of a batch that lies on the model's device."""
+        if self._scorer.model.training:  # Trainer puts the whole model into training mode, at every step
+            rest_frozen_modules(self._scorer.model, self._scorer.family)
         cells, reference_cells = self.objective.cells, self.objective.reference_cells
         memo: dict[str, Any] = {}
         reference = (
@@ -252,7 +283,9 @@ class MDPOTrainer(RowOrderTrainer):
 
         SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
         """
+        self._check_batches()
         checkpoint = self.open_run_folder(resume_from_checkpoint)
+        self._agree_on_date()
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
@@ -262,7 +295,36 @@ class MDPOTrainer(RowOrderTrainer):
         elif self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
-        return super().train(checkpoint, *args, **kwargs)
+        result = super().train(checkpoint, *args, **kwargs)
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
+        return result
+
+    def _check_batches(self) -> None:
+        """Raises ValueError where no batch would be made of the data, before its references are scored."""
+        items, args = self.train_dataset, self.args
+        needed = args.train_batch_size * args.world_size
+        if isinstance(items, Items) and args.dataloader_drop_last and len(items) < needed:
+            raise ValueError(
+                f"dataloader_drop_last leaves nothing of {len(items)} rows, since a batch of all processes has "
+                f"{needed}: leave it out, or lower per_device_train_batch_size"
+            )
+
+    def remember(self) -> dict[str, Any]:
+        """Returns the moment that dated prompts are written at, where the chat template writes a date."""
+        clock = self._collator.prepare.renderer.clock
+        return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Goes on with the date of the run's beginning."""
+        if "date" in remembered:
+            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(remembered["date"])
+
+    def _agree_on_date(self) -> None:
+        """Lets all processes write the date of the main one into prompts."""
+        clock = self._collator.prepare.renderer.clock
+        clock.moment = on_main_process(lambda: clock.moment, is_main=self.is_world_process_zero())
 
     def describe_run(self) -> dict[str, Any]:
         """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""
@@ -293,6 +355,10 @@ class MDPOTrainer(RowOrderTrainer):
             per_epoch=args.corruption_per_epoch,
             lengths=checked.lengths,
         )
+
+    def _make_head_items(self, items: StreamItems) -> Items:
+        """Returns the first rows of a stream as items."""
+        return Items(items.stream.head, seed=items.seed, draw_others=items.draw_others, per_epoch=items.per_epoch)
 
     def _precompute(self, *datasets: Any) -> None:
         """Scores datasets with the reference, each once: one, several under names, or None.

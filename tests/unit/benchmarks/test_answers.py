@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.answers import read_answers
+from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.records import Item
 from mmdpo.benchmarks.tasks import amber, pope
@@ -98,3 +100,26 @@ def test_rows_without_ids_are_joined_by_order_only_if_their_questions_fit(tmp_pa
         read(path, "\n".join(map(json.dumps, reversed(rows))), items, pope.find_id)
     with pytest.raises(EvaluationError, match=r"which split is this"):
         read(tmp_path / "model.jsonl", json.dumps(rows[0]), items, pope.find_id)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 10_000, '{"a":' * 100_000])
+def test_json_that_no_reader_can_hold_is_an_error_with_file_and_line(tmp_path, value):
+    with pytest.raises(EvaluationError, match=r"a\.json, line 2: JSON that cannot be read"):
+        read(tmp_path / "a.json", json.dumps(ROWS[0]) + f'\n{{"id": 2, "response": "a", "more": {value}\n')
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_replaced_noted_and_never_ends_a_run(tmp_path):
+    rows = [{"question_id": n, "split": "random", "answer": "Yes"} for n in range(1, 4)]
+    rows[1]["answer"] = "Yes \ud83d"
+    rows[2]["generation"] = {"system_prompt": "\udc80"}  # a name of a file that is not UTF-8, for instance
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = evaluate_answers(
+        "pope", tmp_path / "answers.jsonl", HAND_MADE, plain_tools(), resamples=100, allow_partial=True
+    )
+    assert evaluation.notes["replaced_characters"].first == ("random/2",)
+    result = json.loads(write_evaluation(evaluation, tmp_path / "run").read_text(encoding="utf-8"))
+    assert result["answers"]["generation"] == [{"system_prompt": "\udc80"}]
+    written = [
+        json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [row["answer"] for row in written] == ["Yes", "Yes \N{REPLACEMENT CHARACTER}", "Yes"]

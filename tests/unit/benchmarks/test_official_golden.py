@@ -59,9 +59,9 @@ def test_amber_questions(answer, run, tmp_path):
     )
     spelt = {"overall": "Descriminative Task", "existence": "Exsitence"}
     printed = case["official_output"][run]
-    assert len(evaluation.metrics) == 28
+    assert len(evaluation.metrics) == 2 * 28
     for name, metric in evaluation.metrics.items():
-        _, dimension, rule = name.split("/")
+        *_, dimension, rule = name.split("/")  # plain answers are read alike by the tolerant rule
         assert metric.value == printed[spelt.get(dimension, dimension.capitalize())][rule.capitalize()], name
 
 

@@ -51,10 +51,10 @@ def test_a_corruption_from_another_package(tmp_path, monkeypatch):
     [
         ("crop_020", "unknown corruption 'crop_020'; did you mean 'crop_0_20'"),
         ("_geometry", "unknown corruption '_geometry'"),
-        ("qqq", "'qqq'; valid: blank, blur, crop_0_20"),
-        ("nowhere.at_all:fn", "cannot import 'nowhere.at_all'"),
-        (":fn", "cannot import ''"),
-        ("math:squash", "math has no function 'squash'"),
+        ("qqq", "'qqq'. There are blank, blur, crop_0_20"),
+        ("nowhere.at_all:fn", "cannot load the corruption 'nowhere.at_all:fn'"),
+        (":fn", "cannot load the corruption ':fn'"),
+        ("math:squash", "cannot load the corruption 'math:squash'"),
     ],
 )
 def test_unknown_names_say_what_is_valid(name, message):
@@ -65,8 +65,8 @@ def test_unknown_names_say_what_is_valid(name, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("crop_0_20", {"hihg": 0.1}, "has no option 'hihg'; did you mean 'high'? valid: high, low"),
-        ("random_image", {"other": PICTURE}, "has no option 'other'; it takes no options"),
+        ("crop_0_20", {"hihg": 0.1}, "has no option 'hihg'; did you mean 'high'? It takes high, low"),
+        ("random_image", {"other": PICTURE}, "has no option 'other'. It takes no options"),
         ("crop_0_20", {"low": "1e-2"}, "option 'low' of corruption 'crop_0_20' must be float, like 0.01; got '1e-2'"),
         ("crop_0_20", {"high": True}, "must be float, like 0.2; got True"),
         ("noise", {"step": True}, "must be int, like 500; got True"),

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.formats import trl
 from mmdpo.examples import RowError
 
 IMAGE, CUP, CAR = {"type": "image"}, "A cup.", "A car."
@@ -152,3 +153,49 @@ def test_what_cannot_be_read_is_a_row_error(row, message):
     with pytest.raises(RowError, match=message) as caught:
         read(**{"prompt": "What?", "chosen": CUP, "rejected": CAR} | row)
     assert caught.value.source == "pairs.json, row 1"
+
+
+@pytest.mark.parametrize("said", ["What is it?", "<image>\nWhat is  it?", None, ""])
+def test_a_prompt_in_text_may_repeat_the_question_of_whole_conversations(said):
+    asked = {"role": "user", "content": "What is it?"}
+    row = {
+        "prompt": said,
+        "chosen": [asked, {"role": "assistant", "content": "A cup."}],
+        "rejected": [asked, {"role": "assistant", "content": "A dog."}],
+    }
+    assert read(**row).prompt == ({"role": "user", "content": [{"type": "text", "text": "What is it?"}]},)
+    with pytest.raises(RowError, match=r"`prompt` is 'Describe the dog.', and the turns .* do not say it"):
+        read(**row | {"prompt": "Describe the dog."})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "a.jpg"}},
+        {"type": "image_url", "image_url": "a.jpg"},
+        {"type": "input_image", "image_url": "a.jpg"},
+        {"type": "image", "image": {"url": "a.jpg"}},
+        {"type": "image", "image": None, "url": "a.jpg"},
+    ],
+)
+def test_parts_of_other_libraries_carry_their_image(part):
+    example = converse([turn("user", [part, text("What?")])], images=[None])
+    assert example.prompt == (turn("user", [IMAGE, text("What?")]),)
+    assert [str(image) for image in example.images] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("part", [{"type": "video", "video": "A" * 5000}, {"image": b"\x89PNG" * 900}, 7])
+def test_a_part_that_is_not_read_is_named_and_not_printed(part):
+    with pytest.raises(RowError, match="a content part in `prompt` is") as caught:
+        converse([turn("user", [part, text("What?")])])
+    assert len(caught.value.problem) < 300
+
+
+def test_images_of_a_plain_prompt_that_marks_no_place_go_in_front_and_this_is_said_once(caplog):
+    trl._say_images_in_front.cache_clear()
+    for _ in range(3):
+        example = read(prompt="What?", chosen="cup", rejected="car", images=["a.jpg", "b.jpg"])
+        assert example.prompt == "<image>\n<image>\nWhat?"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert read(prompt="What?", chosen="cup", rejected="car", images=[]).prompt == "What?"
+    assert read(prompt="Here: <image>", chosen="cup", rejected="car", image="a.jpg").prompt == "Here: <image>"

@@ -1,13 +1,16 @@
+import base64
 import io
+import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmdpo.data.images import image_size, image_sources, open_image
+from mmdpo.data.images import digest_image, image_size, image_sources, open_image
 from mmdpo.examples import RowError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -171,12 +174,121 @@ def test_relative_paths_are_joined_to_the_root(tmp_path):
     ("value", "message"),
     [
         ("https://example.org/a.png", "web address: download it"),
-        ([None], "an image is empty"),
-        ([{"bytes": None, "path": None}], "an image is empty"),
-        ("", "an image is empty"),
+        ([b""], "an image is empty"),
+        ("data:image/png;base64,", "an image is empty"),
+        ("data:image/png;base64,iVB*", "no base64"),
+        ({"bytes": "iVB*"}, "no base64"),
+        ({"bytes": "\ud83d"}, "no base64"),
+        ("data:;base64,\ud83d", "no base64"),
+        ("file://[/a.png", "another machine"),
+        ("file://elsewhere/a.png", "another machine"),
+        ("s3://bucket/a.png", "web address: download it"),
         (7, "an image is of type int"),
     ],
 )
 def test_what_cannot_be_an_image_is_refused_unopened(value, message):
     with pytest.raises(RowError, match=message):
         image_sources(value, None)
+
+
+def same_picture(sources):
+    return [open_image(source).tobytes() for source in sources] == [red_left_blue_right().tobytes()]
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("where", ["text", "data URI", "bytes", "url", "list"])
+def test_encoded_text_is_read_as_the_picture_that_it_is(form, where, tmp_path):
+    encoded = base64.b64encode(encode(red_left_blue_right(), form)).decode()
+    address = f"data:image/{form.lower()};base64,{encoded}"
+    value = {
+        "text": encoded,
+        "data URI": address,
+        "bytes": {"bytes": encoded, "path": None},
+        "url": {"url": address},
+        "list": [encoded],
+    }[where]
+    assert same_picture(image_sources(value, tmp_path))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+def test_formats_that_lose_something_are_known_in_base64_too(form, tmp_path):
+    data = encode(red_left_blue_right(), form)
+    assert image_sources(base64.b64encode(data).decode(), tmp_path) == (data,)
+
+
+def test_addresses_of_files_and_mappings_with_a_url_are_paths(tmp_path):
+    red_left_blue_right().save(tmp_path / "a scene.png")
+    address = (tmp_path / "a scene.png").as_uri()
+    assert "%20" in address
+    for value in (address, {"url": address}, {"url": "a scene.png"}, [{"bytes": None, "path": None, "url": address}]):
+        assert same_picture(image_sources(value, tmp_path))
+    assert image_sources("file:///a/b%23c?d#e.png", tmp_path) == (Path("/a/b#c?d#e.png"),)
+    assert image_sources("/9j/4AAQ.jpg", None) == (Path("/9j/4AAQ.jpg"),)
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, "", float("nan"), {"bytes": None, "path": None}, {"path": ""}, {"url": None}, {}], ids=repr
+)
+def test_what_merged_tables_give_rows_without_an_image_is_none(nothing):
+    assert image_sources(nothing, None) == image_sources([nothing], None) == image_sources([nothing] * 2, None) == ()
+    assert image_sources([nothing, "a.png"], None) == (Path("a.png"),)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "data:image/png," + "A" * 5000, "\x1b[2J.png", "https://a/" + "b" * 5000])
+def test_messages_print_neither_pictures_nor_what_steers_a_terminal(name, tmp_path):
+    with pytest.raises(RowError) as caught:
+        [open_image(source) for source in image_sources(name, tmp_path)]
+    assert len(caught.value.problem) < 600
+    assert "\x1b" not in caught.value.problem
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device", "folder", "loop"])
+def test_only_regular_files_are_opened(kind, tmp_path):
+    path = tmp_path / "a.png"
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    for read in (open_image, image_size, digest_image):
+        with pytest.raises(RowError, match=rf"it is a {kind}" if kind != "loop" else "cannot be read"):
+            read(path)
+
+
+def test_a_file_of_absurd_size_is_refused_unread(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(1 << 40)
+    for read in (open_image, digest_image):
+        with pytest.raises(RowError, match="too large: 1099511627776 bytes"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16"])
+@pytest.mark.parametrize("value", [0, 1, 70, 70_000, -3])
+def test_a_picture_of_one_grey_is_read(mode, value):
+    if mode == "I;16" and not 0 <= value < 65536:
+        return
+    kind = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+    opened = open_image(Image.fromarray(np.full((3, 4), value, dtype=kind)))
+    assert len(opened.getcolors()) == 1
+
+
+def test_numbers_that_are_none_do_not_hide_the_others():
+    values = np.array([[np.nan, np.inf, -np.inf, 0.0, 0.5, 1.0]], dtype=np.float32)
+    opened = open_image(Image.fromarray(values))
+    assert [opened.getpixel((x, 0))[0] for x in range(6)] == [0, 255, 0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("nothing", [None, "", float("nan")])
+def test_a_mapping_gives_the_first_of_bytes_path_and_url_that_says_something(nothing):
+    assert image_sources({"bytes": nothing, "path": "a.png"}, None) == (Path("a.png"),)
+    assert image_sources({"bytes": nothing, "path": nothing, "url": "a.png"}, None) == (Path("a.png"),)
+
+
+def test_a_picture_that_another_program_would_have_to_open_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(RowError, match="is EPS"):
+            open_image(source)

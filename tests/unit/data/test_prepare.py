@@ -1,9 +1,12 @@
 """What an example becomes: its corrupted images follow from the seed and its id, and a bad row names itself."""
 
 import dataclasses
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
 from mmdpo.examples import RowError, derive_generator
 
@@ -95,7 +98,7 @@ class TestRandomImage:
         examples += [make_example(3, images=()), make_example(4)]
         for seed in range(20):
             items = Items(examples, seed=seed, draw_others=True)
-            assert [items[place].other.id for place in range(3)] == ["id-4"] * 3
+            assert [items[place].other_images for place in range(3)] == [examples[4].images] * 3
 
     def test_who_it_is_follows_from_seed_and_id_not_from_the_epoch_unless_asked(self, make_example):
         examples = [make_example(number) for number in range(20)]
@@ -103,7 +106,7 @@ class TestRandomImage:
         def others(seed, epoch, per_epoch=False):
             items = Items(examples, seed=seed, draw_others=True, per_epoch=per_epoch)
             items.set_epoch(epoch)
-            return [items[place].other.id for place in range(20)]
+            return [items[place].other_images[0].tobytes() for place in range(20)]
 
         assert others(0, 0) == others(0, 0) == others(0, 3) == others(0, 0, per_epoch=True)
         assert len(set(others(0, 0))) > 5, "each example has a draw of its own"
@@ -111,9 +114,47 @@ class TestRandomImage:
 
     def test_every_image_of_an_example_is_replaced(self, make_preparer, make_example, picture):
         example = make_example(0, images=tuple(map(picture, range(3))))
-        other = make_example(9, images=(picture(10), picture(11)))
-        prepared = make_preparer(corruption="random_image")(Item(example, 0, other=other))
-        assert pixels(prepared) == [picture(n).tobytes() for n in (10, 11, 10)]
+        others = tuple(map(picture, (10, 11, 10)))
+        prepared = make_preparer(corruption="random_image")(Item(example, 0, other_images=others))
+        assert pixels(prepared) == [other.tobytes() for other in others]
+
+    def test_a_picture_is_one_however_it_is_stored_and_however_many_rows_show_it(self, make_example, picture, tmp_path):
+        """Of three pictures, one fills a block of 30 rows: the others are drawn as often, and a copy never."""
+        files = []
+        for number, place in enumerate([0] * 30 + [1, 2, 2]):
+            picture(place).save(tmp_path / f"{number}.png")
+            files.append(tmp_path / f"{number}.png")
+        files[4] = files[5].read_bytes()
+        examples = [make_example(number, images=(file,)) for number, file in enumerate(files)]
+        names = {open_image(files[place]).tobytes(): name for place, name in ((0, "block"), (30, "one"), (31, "two"))}
+        counts = {}
+        for seed in range(100):
+            items = Items(examples, seed=seed, draw_others=True)
+            for row in (0, 4, 29, 30, 31, 32):
+                (other,) = items[row].other_images
+                counts.setdefault(row, Counter())[names[open_image(other).tobytes()]] += 1
+        assert all(set(counts[row]) == {"one", "two"} for row in (0, 4, 29))
+        assert set(counts[30]) == {"block", "two"}
+        assert set(counts[31]) == set(counts[32]) == {"block", "one"}
+        assert all(35 <= count <= 65 for row in counts.values() for count in row.values())
+
+    def test_of_several_images_none_is_one_of_the_rows_own_and_no_two_are_alike(self, make_example, picture):
+        shared = [picture(number) for number in range(5)]
+        examples = [make_example(n, images=(shared[n], shared[(n + 1) % 5])) for n in range(5)]
+        for seed in range(40):
+            items = Items(examples, seed=seed, draw_others=True)
+            for item in (items[row] for row in range(5)):
+                others = [image.tobytes() for image in item.other_images]
+                assert len(set(others)) == 2
+                assert not set(others) & {image.tobytes() for image in item.example.images}
+
+    def test_files_are_read_only_where_others_have_their_size(self, make_example, picture, tmp_path, monkeypatch):
+        examples = []
+        for number in range(6):
+            (tmp_path / f"{number}.bin").write_bytes(b"x" * (100 + number))
+            examples.append(make_example(number, images=(tmp_path / f"{number}.bin",)))
+        monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+        assert Items(examples, seed=0, draw_others=True)[0].other_images[0] != examples[0].images[0]
 
     def test_without_another_example_it_is_refused(self, make_preparer, make_example, picture):
         with pytest.raises(ValueError, match="the dataset has one row only"):
@@ -122,7 +163,7 @@ class TestRandomImage:
         with pytest.raises(RowError, match=r"^pairs\.json, row 2: .* no other example has a different one"):
             Items(twins, seed=0, draw_others=True)[1]
         with pytest.raises(RowError, match=r"^pairs.json, row 1: the corruption shows another example's image, and no"):
-            make_preparer(corruption="random_image")(Item(make_example(0), 0, other=make_example(1, images=())))
+            make_preparer(corruption="random_image")(Item(make_example(0), 0))
 
 
 class TestItems:
@@ -131,7 +172,7 @@ class TestItems:
         for items in (fixed, fresh):
             items.set_epoch(2)
         assert (fixed[0].epoch, fresh[0].epoch) == (0, 2)
-        assert (fixed[0].other, fixed[0].ref_logprobs) == (None, None)
+        assert (fixed[0].other_images, fixed[0].ref_logprobs) == ((), None)
 
 
 class TestText:

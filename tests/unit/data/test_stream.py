@@ -153,9 +153,9 @@ class TestRows:
         read = [item for item, _ in islice(items.read(0, 1), 26)]
         for start in range(0, 24, 4):
             block = read[start : start + 4]
-            prompts = {item.example.prompt for item in block}
-            assert all(item.other.prompt in prompts - {item.example.prompt} for item in block)
-        assert len({item.other.prompt for item in read}) > 10
+            pictures = {item.example.images for item in block}
+            assert all(item.other_images in pictures - {item.example.images} for item in block)
+        assert len({item.other_images for item in read}) > 10
 
     def test_where_there_is_no_other_picture_the_row_is_faulty(self, stream):
         fault, _ = next(make_items(stream, block_size=1, draw_others=True).read(0, 1))
@@ -163,7 +163,9 @@ class TestRows:
         assert fault.source.endswith(f"row {fault.row}")
 
     def test_an_odd_row_is_a_fault_and_the_stream_goes_on(self):
-        rows = [{"prompt": "<image>?", "chosen": "x", "rejected": "y", "images": image} for image in ("a", "", "b")]
+        rows = [
+            {"prompt": "<image>?", "chosen": "x", "rejected": "y", "images": image} for image in ("a", "s3://a", "b")
+        ]
         stream = PreferenceStream.from_rows(datasets.Dataset.from_list(rows).to_iterable_dataset(), name="pairs")
         kinds = {type(item): item for item, _ in islice(make_items(stream).read(0, 1), 3)}
         assert kinds.keys() == {Item, Fault}
@@ -208,7 +210,7 @@ class TestErrors:
         for name in ("none.parquet", "./none-*.tar", str(tmp_path / "none")):
             with pytest.raises(FileNotFoundError, match="there is no such file"):
                 read_stream(name)
-        with pytest.raises(ValueError, match=r"files ending in \.json are not streamed: give \.parquet or \.tar"):
+        with pytest.raises(ValueError, match=r"files ending in \.json are not read as shards: give \.parquet or \.tar"):
             read_stream(tmp_path / "rows.json")
         with pytest.raises(ValueError, match="cannot be read as a dataset"):
             read_stream(write_parquet(tmp_path / "folder"), split="nowhere")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import resource
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -278,7 +279,8 @@ def test_what_scoring_lacks_is_found_before_anything_is_asked(endpoint, tmp_path
         raise ImportError("similarity: spaCy is not installed")
 
     monkeypatch.setattr("mmdpo.benchmarks.similarity.load_spacy", missing)
-    arguments = ["--model", "m", "--base_url", endpoint.url, "--data_dir", HAND_MADE, "--linguistics", "table"]
+    shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "data")  # without the table of similar pairs
+    arguments = ["--model", "m", "--base_url", endpoint.url, "--data_dir", tmp_path, "--linguistics", "table"]
     with pytest.raises(ImportError, match="spaCy is not installed"):
         run("amber", *arguments, "--out", tmp_path / "a")
     assert endpoint.requests == []

@@ -68,8 +68,8 @@ def test_table_picture_and_files(runs, tmp_path, capsys):
     capsys.readouterr()
     assert run("compare", *runs, third) == 0
     shown = capsys.readouterr().out
-    assert "mdpo − start" in shown
-    assert "dpo − start" in shown
+    assert "A = start, B = mdpo" in shown
+    assert "A = start, B = dpo" in shown
     out = tmp_path / "compare"
     content = json.loads((out / "compare.json").read_text())
     assert content["runs"] == ["start", "mdpo", "dpo"]

@@ -78,7 +78,10 @@ def test_one_that_fails_is_missing_with_its_reason_and_the_others_go_on(answers,
     content = json.loads((tmp_path / "some" / "suite.json").read_text())
     assert content["missing"].keys() == {"mmhal", "pope"}
     assert "needs a judge" in content["missing"]["mmhal"]
-    assert "holds neither pope.jsonl nor pope/answers.jsonl" in content["missing"]["pope"]
+    assert (
+        "holds none of pope.jsonl, pope.json, pope/answers.jsonl, pope/answers.json, and no folder pope"
+        in content["missing"]["pope"]
+    )
     assert content["cells"]["MMHal score ↑"] is None
     assert content["cells"]["ObjHal CHAIRs ↓"]["metric"] == "object_halbench/word/chair_s"
     assert any("word mode, without a language model" in note for note in content["notes"])

@@ -41,11 +41,11 @@ def test_a_request_is_the_turns_with_the_picture_inside():
     [
         (
             "{{ raise_exception('no system turns') }}",
-            r"cannot render this question \(no system turns\); leave --system",
+            r"cannot render these turns \(no system turns\).*; leave --system",
         ),
-        ("{{ messages[0]['content'] + '!' }}", r"cannot render this question \(can only concatenate"),
-        ("{{ messages[1]['content'][1]['text'] }}", r"leaves the system prompt out; leave --system_prompt out"),
-        ("{% for turn in messages %}", r"cannot render this question \(Unexpected end of template"),
+        ("{{ messages[0]['content'] + '!' }}", r"cannot render these turns \(can only concatenate"),
+        ("{{ messages[1]['content'][1]['text'] }}", r"leaves a text out, or changes it: .*; leave --system_prompt out"),
+        ("{% for turn in messages %}", r"cannot render these turns \(Unexpected end of template"),
     ],
     ids=["refuses", "wants text", "passes over", "broken"],
 )

@@ -83,6 +83,29 @@ def test_value_and_gradients_of_a_head_by_hand(trained):
         assert head.weight.grad.flatten().tolist() == pytest.approx([3 / 4 - 100 / 4, -3 / 4 + 100 / 4], rel=1e-5)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_suppressed_token_has_no_share_of_the_softmax_and_no_gradient(bias, trained):
+    head, smaller = make_head(bias, trained), make_head(bias, trained)
+    with torch.no_grad():
+        head.weight[3], smaller.weight = 100.0, nn.Parameter(torch.cat([head.weight[:3], head.weight[4:]]))
+        if bias:
+            smaller.bias = nn.Parameter(torch.cat([head.bias[:3], head.bias[4:]]))
+    smaller.requires_grad_(trained)
+    targets = torch.tensor([0, 1, 2, 4, 5])
+    one, other = make_hidden(), make_hidden()
+    with answer_logprobs_only(head, PREDICTS, targets, (3,)):
+        found = head(one)
+    with answer_logprobs_only(smaller, PREDICTS, targets - (targets > 3).long()):
+        expected = smaller(other)
+    torch.testing.assert_close(found, expected)
+    by_hand = pick_logprobs(head(one).flatten(0, 1)[PREDICTS], targets, (3,))
+    torch.testing.assert_close(found.flatten(), by_hand)
+    ours, theirs = (torch.autograd.grad(of.sum(), hidden)[0] for of, hidden in ((found, one), (expected, other)))
+    torch.testing.assert_close(ours, theirs)
+    assert found.isfinite().all()
+
+
 # -- against all logits -----------------------------------------------------------------------------------------------
 
 

@@ -267,7 +267,7 @@ class TestRowSide:
         assert len({keys_of(preparer, row) for row in rows}) == 1
         (tmp_path / "two.png").write_bytes(content + b"\0")
         assert keys_of(preparer, rows[1]) != keys_of(preparer, rows[0])
-        with pytest.raises(RowError, match=r"t, row 1: an image cannot be read.*missing\.png"):
+        with pytest.raises(RowError, match=r"t, row 1: image file .*missing\.png does not exist"):
             keys_of(preparer, example(images=(tmp_path / "missing.png",)))
 
     def test_the_look_of_an_open_image_is_more_than_its_pixels(self, preparer):
@@ -289,7 +289,7 @@ class TestRowSide:
 
     def test_another_examples_image_counts_where_it_is_shown(self, preparer):
         shown = replace(preparer, corruptions={"corrupted": load("random_image")})
-        one, two = (keys_of(shown, example(), other=example(id="o", images=(picture(shade),))) for shade in (7, 8))
+        one, two = (keys_of(shown, example(), other_images=(picture(shade),)) for shade in (7, 8))
         assert one[:2] == two[:2]
         assert one[2] != two[2]
 

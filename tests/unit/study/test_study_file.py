@@ -47,7 +47,7 @@ def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
     ("changes", "said"),
     [
         ({"variants": [{"name": "a", "objektive": "dpo"}]}, "variant 'a': unknown key 'objektive'; did you mean 'obje"),
-        ({"variants": [{"name": "a", "objective": "mpdo"}]}, "variant 'a': .*Did you mean 'mdpo'"),
+        ({"variants": [{"name": "a", "objective": "mpdo"}]}, "variant 'a': .*did you mean 'mdpo'"),
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "no. 2: the name 'a' is given twice"),
         ({"variants": [{"name": "start"}]}, "'start' stands for"),
         ({"variants": [{"name": "a/b"}]}, "letters, digits"),

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
@@ -73,6 +75,13 @@ def assert_same_weights(one, other):
         assert torch.equal(value, again), name
 
 
+def reseal(checkpoint):
+    """Lets a checkpoint that was changed be whole again."""
+    record = json.loads((checkpoint / RECORD).read_text())
+    (checkpoint / RECORD).unlink()
+    checkpoint_folder.seal(checkpoint, {key: record[key] for key in ("run", "versions", "save_only_model")})
+
+
 class Send(TrainerCallback):
     """Does something in the middle of an optimizer step."""
 
@@ -107,6 +116,26 @@ class TestResuming:
             again = train(tmp_path / f"again-{step}", rows, eval_rows=rows[:3], resume=checkpoint, **options)
             assert history_of(again) == history_of(whole), step
             assert_same_weights(again, whole)
+            assert again.state.log_history[-1]["train_loss"] == pytest.approx(whole.state.log_history[-1]["train_loss"])
+
+    def test_the_mean_loss_of_a_run_that_had_come_to_its_end_is_that_of_all_its_steps(self, tmp_path, rows):
+        whole = train(tmp_path / "run", rows, logging_steps=4)
+        again = build_trainer(tmp_path / "run", rows, logging_steps=4)
+        output = again.train(resume_from_checkpoint=True)
+        assert output.training_loss == output.metrics["train_loss"]
+        assert output.training_loss == pytest.approx(whole.state.log_history[-1]["train_loss"])
+        assert output.training_loss > 0.5
+
+    def test_the_mean_loss_is_left_out_where_an_older_checkpoint_does_not_say_it(self, tmp_path, rows, caplog):
+        train(tmp_path / "run", rows)
+        checkpoint = tmp_path / "run" / "checkpoint-3"
+        unlogged = torch.load(checkpoint / "since_last_log_0.pt", weights_only=True)
+        del unlogged["total"]
+        torch.save(unlogged, checkpoint / "since_last_log_0.pt")
+        reseal(checkpoint)
+        again = train(tmp_path / "run", rows, resume=str(checkpoint))
+        assert "train_loss" not in again.state.log_history[-1]
+        assert "train_loss is left out" in caplog.text
 
     def test_a_run_that_has_taken_all_its_steps_takes_no_further_one(self, tmp_path, rows):
         """Its last step lies in the middle of an epoch."""
@@ -205,6 +234,26 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=rf"{RECORD} is damaged"):
             read_record(copy)
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            {"run": []}, {"run": None}, {"versions": "5.0"}, {"save_only_model": "no"},
+            {"files": ["optimizer.pt"]}, {"files": {"optimizer.pt": 3}}, {"files": {"optimizer.pt": {}}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_a_record_of_other_kinds_of_values_is_none(self, run, tmp_path, damage):
+        copy = shutil.copytree(run / "checkpoint-3", tmp_path / "checkpoint-3")
+        (copy / RECORD).write_text(json.dumps(json.loads((copy / RECORD).read_text()) | damage))
+        with pytest.raises(CheckpointError, match=rf"{RECORD} is damaged"):
+            read_record(copy)
+
+    def test_a_record_nested_without_end_is_none(self, run, tmp_path):
+        copy = shutil.copytree(run / "checkpoint-3", tmp_path / "checkpoint-3")
+        (copy / RECORD).write_text("[" * 100_000)
+        with pytest.raises(CheckpointError, match=RECORD):
+            read_record(copy)
+
     def test_a_checkpoint_without_the_optimizer_is_refused(self, tmp_path, rows):
         train(tmp_path / "run", rows, num_train_epochs=1, save_only_model=True)
         assert "save_only_model" in self.refuse(tmp_path / "run", rows, num_train_epochs=1)
@@ -212,6 +261,48 @@ class TestRefusals:
     def test_transformers_own_way_of_saving_on_sigterm_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="enable_jit_checkpoint"):
             MDPOConfig(output_dir=str(tmp_path), enable_jit_checkpoint=True)
+
+
+class Spoil(TrainerCallback):
+    """Makes a weight infinite once a step is done, as an overflow of its gradient does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = torch.inf
+
+
+class TestWeightsThatAreNotFinite:
+    @pytest.mark.parametrize("with_adapter", [True, False])
+    def test_no_checkpoint_is_written_of_them_and_what_was_there_stays(self, tmp_path, rows, with_adapter):
+        with pytest.raises(FloatingPointError, match=r"after step 2 the weight \S+ is not finite.*checkpoint-1"):
+            train(tmp_path / "run", rows, Spoil(2), with_adapter=with_adapter)
+        assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-1"]
+        assert not (tmp_path / "run" / UNFINISHED).exists()
+
+    def test_no_model_is_written_of_them(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path / "run", rows, Spoil(6), save_strategy="no")
+        trainer.train()
+        with pytest.raises(FloatingPointError, match=r"after step 6 the weight .* there is no checkpoint yet"):
+            trainer.save_model()
+        assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+    @pytest.mark.parametrize("with_adapter", [True, False])
+    def test_a_checkpoint_that_holds_them_is_refused(self, tmp_path, rows, with_adapter):
+        options = dict(with_adapter=with_adapter, num_train_epochs=1)
+        train(tmp_path / "run", rows, **options)
+        checkpoint = tmp_path / "run" / "checkpoint-2"
+        file = checkpoint / ("adapter_model.safetensors" if with_adapter else "model.safetensors")
+        with safe_open(file, "pt") as opened:
+            tensors, metadata = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+        moved = next(name for name in tensors if "lora_" in name or "language_model" in name)
+        tensors[moved].view(-1)[0] = torch.nan
+        save_file(tensors, file, metadata)
+        reseal(checkpoint)
+        with pytest.raises(CheckpointError, match=r"checkpoint-2 holds a weight that is not finite"):
+            train(tmp_path / "run", rows, resume=str(checkpoint), **options)
 
 
 class TestFullDisk:

@@ -1,10 +1,24 @@
 """MDPOConfig: the defaults of the paper, and combinations that cannot work."""
 
+import dataclasses
+import math
+import re
+
 import pytest
+from trl import DPOConfig, ModelConfig, ScriptArguments
 
 from mmdpo.examples import Cell
 from mmdpo.training import config
+from mmdpo.training.absent import ABSENT
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.ranges import RANGES
+
+WITHOUT_RANGE = {
+    "label_smoothing_factor": "refused unless 0",
+    "neftune_noise_alpha": "refused",
+    "local_rank": "set by launchers",
+}
+"""Numeric options that need no range, and why."""
 
 
 @pytest.fixture
@@ -41,17 +55,17 @@ def test_the_defaults_are_the_papers(configure):
             {"corruption_per_epoch": True, "dataloader_persistent_workers": True, "dataloader_num_workers": 1},
             "turn dataloader_persistent_workers off",
         ),
-        ({"beta": 0.0}, "beta must be positive; got 0.0"),
-        ({"beta": float("nan")}, "beta must be positive; got nan"),
+        ({"beta": 0.0}, "beta must be a number above 0; got 0.0"),
+        ({"beta": float("nan")}, "beta must be a number above 0; got nan"),
         ({"crop_space": "procesed"}, "crop_space must be one of image, processed; got 'procesed'"),
         ({"on_bad_row": "eror"}, "on_bad_row must be one of error, skip; got 'eror'"),
         ({"check_data": "ful"}, "check_data must be one of full, text; got 'ful'"),
-        ({"beta": -0.1}, "beta must be positive; got -0.1"),
+        ({"beta": -0.1}, "beta must be a number above 0; got -0.1"),
         (
             {"objective": '[{"rank": [["original", "chosen"], ["blnk", "chosen"]]}]'},
             "unknown corruption 'blnk'; did you mean 'blank'",
         ),
-        ({"max_length": 1}, "max_length must leave room"),
+        ({"max_length": 1}, "max_length must be .* room for a prompt"),
         ({"label_smoothing_factor": 0.1}, "use label_smoothing"),
         ({"neftune_noise_alpha": 5.0}, "differs between policy and reference"),
         ({"loss_type": ["sigmoid", "sft"]}, "combine losses as terms of `objective:`"),
@@ -59,8 +73,8 @@ def test_the_defaults_are_the_papers(configure):
         ({"loss_type": "ipo", "objective": "image_dpo"}, "this objective has none"),
         ({"label_smoothing": 0.1, "objective": "sft_chosen"}, "this objective has none"),
         ({"label_smoothing": 0.1, "loss_type": "ipo"}, "without label smoothing"),
-        ({"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\)"),
-        ({"objective": "dpo_anker"}, "Did you mean 'dpo_anchor'"),
+        ({"label_smoothing": 0.5}, r"label_smoothing must be a number in \[0, 0.5\)"),
+        ({"objective": "dpo_anker"}, "did you mean 'dpo_anchor'"),
         ({"corruption": "crop_0_2"}, "did you mean 'crop_0_20'"),
         ({"corruption_options": {"hihg": 0.1}}, "has no option 'hihg'; did you mean 'high'"),
         ({"corruption_options": {"high": "0.1"}}, "option 'high' of corruption 'crop_0_20' must be float"),
@@ -133,3 +147,78 @@ def test_sixteen_bits_are_used_where_a_gpu_has_them_alone(configure):
     args = configure()
     assert (args.bf16, args.fp16) == (False, False), "the tests run on the CPU"
     assert configure(bf16=False).bf16 is False
+
+
+def numeric_options(kind):
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return {name for name, said in fields.items() if re.search(r"\b(int|float)\b", said)}
+
+
+def test_every_numeric_option_has_a_range():
+    numeric = numeric_options(MDPOConfig) | numeric_options(ModelConfig) | numeric_options(ScriptArguments)
+    assert numeric - RANGES.keys() == WITHOUT_RANGE.keys() & numeric
+
+
+@pytest.mark.parametrize("name", sorted(numeric_options(MDPOConfig) & RANGES.keys()))
+def test_a_number_out_of_its_range_is_refused_by_name(configure, name):
+    numbers = RANGES[name]
+    outside = [math.nan, math.inf, -math.inf, True, "ten", numbers.low - 3]
+    outside += [numbers.low] if numbers.open_low else []
+    outside += [1.5] if numbers.is_whole else []
+    for value in outside:
+        with pytest.raises(ValueError, match=f"^{name} must be a .*number.*; got "):
+            configure(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"corruption_options": "low"}, "corruption_options"),
+        ({"corruption_options": [0.1]}, "corruption_options"),
+        ({"corruption_options": "3"}, "corruption_options"),
+        ({"corruption_options": "{low: 0.1"}, "corruption_options"),
+        ({"corruption_options": {"low": math.nan}}, "corruption_options"),
+        ({"model_init_kwargs": ["dtype"]}, "model_init_kwargs"),
+        ({"lr_scheduler_kwargs": "[" * 2000 + "]" * 2000}, "lr_scheduler_kwargs"),
+        ({"lr_scheduler_kwargs": {"num_cycles": math.inf}}, "lr_scheduler_kwargs"),
+        ({"gradient_checkpointing_kwargs": "use_reentrant"}, "gradient_checkpointing_kwargs"),
+        ({"objective": "[" * 2000 + "]" * 2000}, "objective"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_should_be_a_mapping_and_is_none_is_refused_by_name(configure, options, name):
+    with pytest.raises(ValueError, match=name):
+        configure(**options)
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp16_full_eval", "bf16", "bf16_full_eval"])
+def test_a_precision_that_the_device_has_not_is_refused_with_the_way_out(configure, monkeypatch, name):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^{name}: true needs a GPU.*leave it out"):
+        configure(**{name: True, "use_cpu": False})
+    if name.startswith("bf16"):
+        configure(**{name: True, "use_cpu": True})
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("loss", False), ("eval_loss", False), ("loss/rank_image", False), ("eval_near_loss/anchor_chosen", False),
+     ("rewards/accuracies", True), (None, None)],
+)  # fmt: skip
+def test_the_best_model_has_the_least_loss_of_any_name(configure, metric, greater):
+    assert configure(metric_for_best_model=metric).greater_is_better is greater
+    assert configure(metric_for_best_model=metric, greater_is_better=True).greater_is_better is True
+
+
+@pytest.mark.parametrize(
+    "name", ["truncation_mode", "ld_alpha", "f_divergence_type", "sync_ref_model", "use_weighting"]
+)
+def test_an_option_that_trl_alone_has_is_answered_with_what_to_use(configure, name):
+    with pytest.raises(TypeError, match=f"MDPOConfig has no {name}: .{{20}}"):
+        configure(**{name: 1})
+
+
+def test_no_option_of_trl_is_left_without_an_answer():
+    ours = {field.name for kind in (MDPOConfig, ModelConfig, ScriptArguments) for field in dataclasses.fields(kind)}
+    assert {field.name for field in dataclasses.fields(DPOConfig)} - ours <= ABSENT.keys()
+    assert not ABSENT.keys() & ours

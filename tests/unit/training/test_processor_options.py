@@ -12,6 +12,8 @@ from mmdpo import MDPOTrainer
 from mmdpo.families import VICUNA
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
+from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
 from tiny_models import MODELS
@@ -82,3 +84,31 @@ def test_options_for_a_processor_that_is_given_are_not_ignored(tmp_path, options
     args = MDPOConfig(output_dir=str(tmp_path), **options)
     with pytest.raises(ValueError, match="set them on that processor"):
         MDPOTrainer(made.model, args=args, train_dataset=[{}], processing_class=made.processor)
+
+
+THINKING = "{% if add_generation_prompt and enable_thinking %}<think>{% endif %}"
+
+
+def test_variables_of_the_template_are_those_of_the_run_and_of_what_it_saves(checkpoint, tmp_path):
+    file = tmp_path / "template.jinja"
+    file.write_text(VICUNA.read_text(encoding="utf-8") + THINKING, encoding="utf-8")
+    options = config(tmp_path, chat_template=str(file), chat_template_kwargs='{"enable_thinking": true}')
+    processor = build.load_processor(checkpoint, options)
+    processor.save_pretrained(tmp_path / "saved")
+    for made in (processor, AutoProcessor.from_pretrained(tmp_path / "saved")):
+        assert made.apply_chat_template(TURNS, add_generation_prompt=True).endswith("ASSISTANT:<think>")
+        plain = made.apply_chat_template(TURNS, add_generation_prompt=True, enable_thinking=False)
+        assert plain.endswith("ASSISTANT:")
+
+
+def test_variables_of_the_template_leave_a_processor_that_is_given_as_it_is(tmp_path):
+    made = AutoProcessor.from_pretrained(CHECKPOINT)
+    made.chat_template = before = made.chat_template + THINKING
+    trainer = MDPOTrainer(
+        model=str(CHECKPOINT),
+        args=config(tmp_path, chat_template_kwargs={"enable_thinking": True}, precompute_ref_log_probs=False),
+        train_dataset=make_pairs(2, seed=0),
+        processing_class=made,
+    )
+    assert made.chat_template == before
+    assert trainer.processing_class.apply_chat_template(TURNS, add_generation_prompt=True).endswith("<think>")

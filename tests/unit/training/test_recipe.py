@@ -1,5 +1,6 @@
 """Recipes: what is misspelt is an error that names the place and the nearest key; what is resolved repeats the run."""
 
+import itertools
 import json
 
 import pytest
@@ -57,6 +58,14 @@ class TestValues:
         assert (recipe.training.max_length, recipe.model.lora_target_modules) == (64, ["k_proj", "o_proj"])
         assert recipe.training.build_objective().cells == (Cell("original", "chosen"), Cell("original", "rejected"))
 
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [("q_proj", ["q_proj"]), ("[q_proj]", ["q_proj"]), ("all-linear", "all-linear"), ("'.*q_proj'", ".*q_proj")],
+    )
+    def test_one_name_of_a_layer_is_a_name_and_no_pattern_for_the_whole_path(self, parse, written, read):
+        assert parse(f"lora_target_modules: {written}").model.lora_target_modules == read
+        assert parse("", "--lora_target_modules", written.strip("[]'")).model.lora_target_modules == read
+
     def test_flags_alone_are_enough(self, tmp_path):
         recipe = parse_recipe(
             ["--model_name_or_path", "a", "--dataset_name", "b", "--output_dir", str(tmp_path), "--report_to", "none"]
@@ -102,15 +111,31 @@ class TestErrors:
             ("crop_space: imge", "--crop-space: invalid choice: 'imge' .*image.*processed"),
             ("on_bad_row: ignore", "--on-bad-row: invalid choice: 'ignore'"),
             ("eval_strategy: sometimes", "--eval-strategy: invalid choice: 'sometimes'"),
-            ("objective: dpo_anchr", "unknown objective 'dpo_anchr'. Did you mean 'dpo_anchor'"),
+            ("objective: dpo_anchr", "unknown objective 'dpo_anchr'; did you mean 'dpo_anchor'"),
             ("objective: null", "an objective is a preset's name or a list of terms; got None"),
             ("objective:\n  nll: [original, chosen]", "an objective is a preset's name or a list of terms; got {'nll'"),
-            ("objective:\n- nll: [original, chosen]\n  wieght: 2", "term nll has no 'wieght'. Did you mean 'weight'"),
+            ("objective:\n- nll: [original, chosen]\n  wieght: 2", "term nll has no 'wieght'; did you mean 'weight'"),
             ("objective:\n- nll: [original, chosen]\n  weight: 1e-2", "must be a number, such as 0.01; got '1e-2'"),
             ("corruption: crop", "unknown corruption 'crop'; did you mean 'crop_"),
             ("corruption_options: {hihg: 1.0}", "has no option 'hihg'; did you mean 'high'"),
             ("run_name: {{ name }}", "recipe.yaml is not valid YAML.*unhashable key"),
             ("a: [1", "recipe.yaml is not valid YAML.*line"),
+            ("truncation_mode: keep_end", "recipe.yaml: unknown key 'truncation_mode': .*max_length"),
+            ("lora_r: 0", "recipe.yaml: lora_r must be a whole number of at least 1; got 0"),
+            ("learning_rate: .inf", "recipe.yaml: learning_rate must be a number above 0; got inf"),
+            ("max_steps: 0", "recipe.yaml: max_steps must be .* or -1; got 0 .*num_train_epochs"),
+            ("corruption_options: [0.1, 0.2]", "recipe.yaml: .*corruption.options"),
+            ("run_name: " + "[" * 2000 + "]" * 2000, "recipe.yaml is nested too deeply"),
+            ("run_name: " + "x" * 2**18, "recipe.yaml is longer than"),
+            (
+                "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+                + "".join(
+                    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n"
+                    for before, name in itertools.pairwise("abcdefghi")
+                ),
+                "recipe.yaml holds more than",
+            ),
+            ("a: &a [*a]", "recipe.yaml holds more than"),
         ],
         ids=lambda value: value.replace("\n", " ")[:40],
     )
@@ -129,12 +154,29 @@ class TestErrors:
             (("--beta",), "argument --beta: expected one argument"),
             (("stray",), "stray"),
             (("--lear", "1e-5"), "unknown flag --lear"),
+            (("--objective", "mpdo"), "^--objective: unknown objective 'mpdo'"),
+            (("--beta", "0.2", "--corruption", "crop"), "^--corruption: unknown corruption 'crop'"),
+            (("--report_to", "nonsense"), "^--report_to: report_to: nonsense"),
+            (("--learning-rate", "nan"), "^--learning_rate: learning_rate must be"),
+            (("--beta", "ten"), "^argument --beta"),
         ],
         ids=str,
     )
     def test_in_the_flags(self, parse, flags, message):
         with pytest.raises(RecipeError, match=message):
             parse("", *([flags] if isinstance(flags, str) else flags))
+
+    @pytest.mark.parametrize("flags", [(), ("--beta", "0.2"), ("--objective", "mpdo", "--learning_rate", "1e-4")])
+    def test_what_the_file_alone_has_wrong_is_not_blamed_on_flags(self, parse, flags):
+        with pytest.raises(RecipeError, match=r"recipe\.yaml: learning_rate must" if len(flags) < 4 else "objective"):
+            parse("learning_rate: -1\n", *flags)
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+    def test_a_file_in_another_encoding_is_named(self, tmp_path, encoding):
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes("run_name: größer\n".encode(encoding))
+        with pytest.raises(RecipeError, match=r"recipe\.yaml is not text in UTF-8"):
+            parse_recipe(["--config", str(path)])
 
     @pytest.mark.parametrize("text", ["", "- beta\n- seed\n", "beta"], ids=["empty", "list", "word"])
     def test_a_file_that_is_no_mapping(self, tmp_path, text):

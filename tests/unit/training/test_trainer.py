@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.examples import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
+from mmdpo.training.metrics import check_best_metric
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 from waits import CountWaits
@@ -287,6 +288,38 @@ class TestEvaluation:
         for name in ("loss", "rewards/margins", "rewards/image_accuracies", "logps/chosen", "loss/anchor_chosen"):
             assert {f"eval_near_{name}", f"eval_far_{name}"} <= names
 
+    @pytest.mark.parametrize(
+        ("metric", "near"),
+        [
+            ("eval_rewards/margin", "eval_rewards/margins"),
+            ("los", "eval_loss"),
+            ("rewards/acuracies", "eval_rewards/accuracies"),
+        ],
+    )
+    def test_a_metric_that_no_evaluation_gives_is_named_before_anything_is_loaded(self, tmp_path, rows, metric, near):
+        options = dict(eval_rows=rows[:5], eval_strategy="epoch", metric_for_best_model=metric)
+        with pytest.raises(ValueError, match=f"no evaluation gives '{metric}'; did you mean {near}"):
+            build_trainer(tmp_path, rows, model="nowhere/nothing", **options)
+
+    @pytest.mark.parametrize("objective", ["mdpo", "mdpo_combined", "sft_chosen"])
+    def test_every_metric_of_an_evaluation_may_choose_the_best_model(self, tmp_path, rows, objective):
+        trainer = build_trainer(tmp_path, rows, eval_rows={"near": rows[:5]}, objective=objective)
+        for name in trainer.evaluate():
+            if "preparation_time" not in name and not name.endswith("epoch"):
+                check_best_metric(name, trainer.objective, ["near"])
+
+    def test_rows_that_make_no_batch_are_an_error(self, tmp_path, rows):
+        with pytest.raises(ValueError, match="dataloader_drop_last leaves nothing of 3 rows"):
+            build_trainer(tmp_path, rows[:3], dataloader_drop_last=True).train()
+
+    def test_a_run_without_a_step_is_an_error(self, tmp_path, rows):
+        class StopAtOnce(TrainerCallback):
+            def on_epoch_begin(self, args, state, control, **kwargs):
+                state.max_steps = 0
+
+        with pytest.raises(ValueError, match="without a single step"):
+            build_trainer(tmp_path, rows, callbacks=[StopAtOnce()]).train()
+
     def test_compute_metrics_is_given_the_rewards(self, tmp_path, rows):
         given = {}
 
@@ -466,3 +499,23 @@ def perturb(model):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+class TestRowsThatAnObjectiveCannotDoWithout:
+    @pytest.mark.parametrize("objective", ["rdpo", "mfpo", "svco", "symmpo"])
+    @pytest.mark.parametrize("check_data", ["full", "text"])
+    def test_a_row_without_rejected_images_is_faulty_under_a_preset_that_is_about_them(
+        self, tmp_path, rows, objective, check_data
+    ):
+        given = [{**row, "alternative": row["rejected"], "rejected_images": rows[0]["images"]} for row in rows[1:5]]
+        given[2]["rejected_images"] = None
+        with pytest.raises(RowError, match=r"1 of 4 rows .*\n.*row 3: .*rejected_images.*add the column"):
+            build_trainer(tmp_path, given, objective=objective, check_data=check_data)
+
+    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+    def test_a_weight_below_0_or_infinite_is_faulty(self, tmp_path, rows, weight):
+        given = [{**row, "weight": float(number)} for number, row in enumerate(rows[:4])]
+        build_trainer(tmp_path, given, objective="mmedpo")
+        given[1]["weight"] = weight
+        with pytest.raises(RowError, match="row 2"):
+            build_trainer(tmp_path, given, objective="mmedpo")

@@ -21,19 +21,21 @@ A benchmark is a module with a docstring, whose first line says what it measures
     NEEDS_JUDGE only there: True where nothing can be scored without a judge
     draw_image(item: Item) -> PIL.Image.Image
                 only where the pictures are no files
+    LANGUAGE_TOOLS
+                only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
+                for; the help of `mmdpo eval NAME` shows their options
 
 `data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
 """
 
 from __future__ import annotations
 
-import difflib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,20 +62,27 @@ class Benchmark:
     reads: Callable[[str], bool] | None
     needs_judge: bool
     draw_image: Callable[[Item], Image] | None
+    language_tools: tuple[str, ...]
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What it needs besides answers: `judge`, `files` (data and pictures on disk), and its language tools."""
+        judge = () if self.judge_prompt is None else ("judge",)
+        files = () if self.draw_image is not None else ("files",)
+        return frozenset((*judge, *files, *self.language_tools))
+
+
+BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
 
 
 def names() -> tuple[str, ...]:
     """Returns the names of the benchmarks of this folder, sorted, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return BENCHMARKS.names()
 
 
 def load(name: str) -> Benchmark:
     """Returns the benchmark of that name; raises ValueError for an unknown one, naming the nearest."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown benchmark {name!r}; {hint}There are {', '.join(names())}")
-    module: Any = import_module(f"{__name__}.{name}")
+    module = BENCHMARKS.load(name)
     return Benchmark(
         name=name,
         summary=(module.__doc__ or "").strip().partition("\n")[0],
@@ -88,4 +97,5 @@ def load(name: str) -> Benchmark:
         reads=getattr(module, "reads", None),
         needs_judge=getattr(module, "NEEDS_JUDGE", False),
         draw_image=getattr(module, "draw_image", None),
+        language_tools=getattr(module, "LANGUAGE_TOOLS", ()),
     )

@@ -3,7 +3,8 @@
 Source: Wang et al., AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation, 2023; scoring
 as the authors' `inference.py`. Every denominator of the official code starts at 0.001, and its F1 is taken from the
 printed precision and recall; the AMBER score is the paper's. How a description is held against its image:
-`amber_words.py`.
+`amber_words.py`. `tolerant/…` are the measures of the questions over answers read with more sense (`yes_no.py`), which
+leaves out those that say neither yes nor no.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
+from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
 
 LICENCE = "AMBER: Apache-2.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
+LANGUAGE_TOOLS = ("linguistics", "similarity")
 GENERATIVE: Final = "generative"
 _PARTS: Final = {
     "generative": GENERATIVE,
@@ -46,7 +50,10 @@ TRAPS = {
     "never_matched_noun": "nouns that the list holds as plurals alone (sunglasses, earrings, chopsticks, slippers)",
     "not_exactly_yes_or_no": 'answers that count as neither, being not exactly "Yes" or "No"',
     "yes_or_no_in_other_words": 'those of them that begin with yes or no all the same ("yes", "No.", "Yes, it is")',
-}
+} | TRAPS_OF_READING
+_OFFICIAL: Final = ""
+_TOLERANT: Final = "tolerant/"
+"""How answers are read: the beginning of the names of counts and metrics."""
 _START: Final = 0.001
 """What every counter of the official code starts at."""
 
@@ -67,29 +74,29 @@ def _cog(sums: Sums) -> Values:
     return sums["generative/cognitive"] / (sums["generative/hallu"] + _START) * 100
 
 
-def _rate(sums: Sums, dimension: str, part: str, whole: str) -> Values:
+def _rate(sums: Sums, reading: str, dimension: str, part: str, whole: str) -> Values:
     """Per cent; attribute adds up the counters of its three parts, overall has counters of its own."""
-    parts = _DIMENSIONS[dimension]
+    parts = [f"{reading}{name}" for name in _DIMENSIONS[dimension]]
     start = _START * (3 if dimension == "attribute" else 1)
     above, below = (np.sum([sums[f"{name}/{count}"] for name in parts], axis=0) for count in (part, whole))
     rate: Values = above / (below + start) * 100
     return rate
 
 
-def _accuracy(sums: Sums, dimension: str) -> Values:
-    return _rate(sums, dimension, "correct", "n")
+def _accuracy(sums: Sums, reading: str, dimension: str) -> Values:
+    return _rate(sums, reading, dimension, "correct", "n")
 
 
-def _precision(sums: Sums, dimension: str) -> Values:
-    return _rate(sums, dimension, "true_no", "said_no")
+def _precision(sums: Sums, reading: str, dimension: str) -> Values:
+    return _rate(sums, reading, dimension, "true_no", "said_no")
 
 
-def _recall(sums: Sums, dimension: str) -> Values:
-    return _rate(sums, dimension, "true_no", "is_no")
+def _recall(sums: Sums, reading: str, dimension: str) -> Values:
+    return _rate(sums, reading, dimension, "true_no", "is_no")
 
 
-def _f1(sums: Sums, dimension: str) -> Values:
-    return _combine(_precision(sums, dimension), _recall(sums, dimension), dimension)
+def _f1(sums: Sums, reading: str, dimension: str) -> Values:
+    return _combine(_precision(sums, reading, dimension), _recall(sums, reading, dimension), dimension)
 
 
 def _combine(precision: Values, recall: Values, dimension: str) -> Values:
@@ -97,28 +104,29 @@ def _combine(precision: Values, recall: Values, dimension: str) -> Values:
     return 2 * (precision / 100) * (recall / 100) / (precision / 100 + recall / 100 + guard) * 100
 
 
-def _printed_f1(sums: Sums, dimension: str) -> float:
-    precision, recall = (np.round(rule(sums, dimension)[:1], 1) for rule in (_precision, _recall))
+def _printed_f1(sums: Sums, reading: str, dimension: str) -> float:
+    precision, recall = (np.round(rule(sums, reading, dimension)[:1], 1) for rule in (_precision, _recall))
     return round(float(_combine(precision, recall, dimension)[0]), 1)
 
 
 def _score(sums: Sums) -> Values:
-    return (100 - _chair(sums) + _f1(sums, "overall")) / 2
+    return (100 - _chair(sums) + _f1(sums, _OFFICIAL, "overall")) / 2
 
 
 def _printed_score(sums: Sums) -> float:
-    return round((100 - round(float(_chair(sums)[0]), 1) + _printed_f1(sums, "overall")) / 2, 1)
+    return round((100 - round(float(_chair(sums)[0]), 1) + _printed_f1(sums, _OFFICIAL, "overall")) / 2, 1)
 
 
-def _discriminative(dimension: str) -> tuple[Metric, ...]:
-    over = tuple(f"{part}/n" for part in _DIMENSIONS[dimension])
-    rules = {"accuracy": _accuracy, "precision": _precision, "recall": _recall}
+def _discriminative(reading: str, dimension: str) -> tuple[Metric, ...]:
+    over = tuple(f"{reading}{part}/n" for part in _DIMENSIONS[dimension])
+    name, rules = f"amber/{reading}{dimension}", {"accuracy": _accuracy, "precision": _precision, "recall": _recall}
     plain = [
-        Metric(f"amber/{dimension}/{name}", partial(rule, dimension=dimension), over, "higher", "%", 1)
-        for name, rule in rules.items()
+        Metric(f"{name}/{of}", partial(rule, reading=reading, dimension=dimension), over, "higher", "%", 1)
+        for of, rule in rules.items()
     ]
-    f1, printed = partial(_f1, dimension=dimension), partial(_printed_f1, dimension=dimension)
-    return (*plain, Metric(f"amber/{dimension}/f1", f1, over, "higher", "%", 1, printed))
+    f1 = partial(_f1, reading=reading, dimension=dimension)
+    printed = partial(_printed_f1, reading=reading, dimension=dimension)
+    return (*plain, Metric(f"{name}/f1", f1, over, "higher", "%", 1, printed))
 
 
 _DESCRIBED: Final = ("generative/n",)
@@ -127,7 +135,7 @@ METRICS = (
     Metric("amber/cover", _cover, _DESCRIBED, "higher", "%", 1),
     Metric("amber/hal", _hal, _DESCRIBED, "lower", "%", 1),
     Metric("amber/cog", _cog, _DESCRIBED, "lower", "%", 1),
-    *(metric for dimension in _DIMENSIONS for metric in _discriminative(dimension)),
+    *(metric for dimension in _DIMENSIONS for metric in _discriminative(_OFFICIAL, dimension)),
     Metric(
         "amber/score",
         _score,
@@ -137,6 +145,7 @@ METRICS = (
         1,
         _printed_score,
     ),
+    *(metric for dimension in _DIMENSIONS for metric in _discriminative(_TOLERANT, dimension)),
 )
 
 
@@ -194,16 +203,24 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
 
 def _score_question(item: Item, answer: str) -> ItemScore:
     truth = item.truth["truth"]
-    said_no, is_no = answer == "No", truth == "no"
-    correct = said_no if is_no else answer == "Yes"
-    traps = {}
-    if answer not in ("Yes", "No"):
+    official = {"Yes": "yes", "No": "no"}.get(answer)
+    tolerant = read_yes_no(answer)
+    traps = find_traps(official, tolerant)
+    if official is None:
         traps["not_exactly_yes_or_no"] = 1
         if answer.strip().lower().startswith(("yes", "no")):
             traps["yes_or_no_in_other_words"] = 1
-    counts = {"n": 1, "correct": correct, "said_no": said_no, "is_no": is_no, "true_no": said_no and is_no}
+    counts = _count(item.part, official, truth)
+    if tolerant is not None:
+        counts |= _count(f"{_TOLERANT}{item.part}", tolerant, truth)
     return ItemScore(
-        counts={f"{item.part}/{name}": float(count) for name, count in counts.items()},
-        reason={"read_as": answer if answer in ("Yes", "No") else "neither", "label": truth},
+        counts=counts,
+        reason={"read_as": answer if official else "neither", "tolerant": tolerant, "label": truth},
         traps=traps,
     )
+
+
+def _count(part: str, said: str | None, truth: str) -> dict[str, float]:
+    said_no, is_no = said == "no", truth == "no"
+    counts = {"n": 1, "correct": said == truth, "said_no": said_no, "is_no": is_no, "true_no": said_no and is_no}
+    return {f"{part}/{name}": float(count) for name, count in counts.items()}

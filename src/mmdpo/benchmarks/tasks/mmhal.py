@@ -27,7 +27,7 @@ TRAPS = {
 }
 
 _RATING: Final = re.compile(
-    r"\b(?:rating|score)\W*(?:is|of|would be)?[^\w\n]*(\d+(?:\.\d+)?)(?!\d|\s*[-–—]\s*\d|\s+to\s+\d)"
+    r"\b(?:rating|score)\W*+(?:is|of|would be)?[^\w\n]*+(\d+(?:\.\d+)?)(?!\d|\s*[-–—]\s*\d|\s+to\s+\d)"
 )
 
 

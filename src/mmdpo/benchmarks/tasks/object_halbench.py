@@ -7,18 +7,18 @@ objects that a language model lists. Published tables mix the two, so their name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
-from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
+LANGUAGE_TOOLS = ("linguistics",)
 MODES: Final = ("word", "llm")
 TRAPS = {
     "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
@@ -68,7 +68,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     """
     file = data_dir / "obj_halbench_300_questions.jsonl"
     try:
-        rows = [json.loads(line) for line in read_text(file).splitlines() if line.strip()]
+        rows = [parse_json(line) for line in read_text(file).splitlines() if line.strip()]
         asked = {str(row["image_id"]): str(row["question"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{file}: no questions of Object HalBench ({error!r})") from error
@@ -188,7 +188,7 @@ def read_objects(reply: str) -> list[str] | None:
     """Returns the JSON list of a reply or of its last line, where the official code looks too; None if neither is."""
     for text in (reply, reply.strip().removesuffix("```").strip().rpartition("\n")[2]):
         try:
-            listed = json.loads(text)
+            listed = parse_json(text)
         except ValueError:
             continue
         if isinstance(listed, list) and all(isinstance(name, str) for name in listed):

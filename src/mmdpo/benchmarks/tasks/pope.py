@@ -2,12 +2,12 @@
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
 `evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
-Answers are joined by question id, not by their order.
+Answers are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more
+sense (`yes_no.py`), which leaves out those that say neither yes nor no.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.reading import EvaluationError, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
@@ -26,7 +28,7 @@ SPLITS: Final = ("random", "popular", "adversarial")
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
-}
+} | TRAPS_OF_READING
 
 _HIT, _FALSE_ALARM, _REJECTION, _MISS = "true_yes", "false_yes", "true_no", "false_no"
 
@@ -61,8 +63,8 @@ _RULES: Final[Mapping[str, Callable[[Sums, str], Values]]] = {
 }
 
 
-def _metric(split: str, rule: str) -> Metric:
-    splits = SPLITS if split == "macro" else (split,)
+def _metric(reading: str, split: str, rule: str) -> Metric:
+    splits = [f"{reading}{name}" for name in (SPLITS if split == "macro" else (split,))]
 
     def compute(sums: Sums) -> Values:
         mean: Values = np.mean([_RULES[rule](sums, name) for name in splits], axis=0)
@@ -70,10 +72,12 @@ def _metric(split: str, rule: str) -> Metric:
 
     better = "neither" if rule == "yes_ratio" else "higher"
     over = tuple(f"{name}/n" for name in splits)
-    return Metric(f"pope/{split}/{rule}", compute, over, better, "share", None)  # type: ignore[arg-type]
+    return Metric(f"pope/{reading}{split}/{rule}", compute, over, better, "share", None)  # type: ignore[arg-type]
 
 
-METRICS = tuple(_metric(split, rule) for split in (*SPLITS, "macro") for rule in _RULES)
+METRICS = tuple(
+    _metric(reading, split, rule) for reading in ("", "tolerant/") for split in (*SPLITS, "macro") for rule in _RULES
+)
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
@@ -93,7 +97,7 @@ def _read_split(file: Path, split: str) -> list[Item]:
     items = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
             items.append(Item(f"{split}/{row['question_id']}", split, row["text"], row["image"], truth))
         except (ValueError, KeyError, TypeError) as error:
@@ -120,20 +124,27 @@ def find_id(row: Row, items: Items) -> str:
 
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
-    """Returns the official rule; it needs neither data nor tools."""
+    """Returns the official rule and the tolerant one beside it; they need neither data nor tools."""
     return _score
 
 
 def _score(item: Item, answer: str) -> ItemScore:
-    said, label = read_answer(answer), item.truth["label"]
-    outcome = {("yes", "yes"): _HIT, ("yes", "no"): _FALSE_ALARM, ("no", "no"): _REJECTION}.get((said, label), _MISS)
+    said, tolerant, label = read_answer(answer), read_yes_no(answer), item.truth["label"]
     says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
     trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))
+    counts = _count(item.part, said, label)
+    if tolerant is not None:
+        counts |= _count(f"tolerant/{item.part}", tolerant, label)
     return ItemScore(
-        counts={f"{item.part}/n": 1, f"{item.part}/{outcome}": 1},
-        reason={"read_as": said, "label": label},
-        traps={trap: 1} if trap else {},
+        counts=counts,
+        reason={"read_as": said, "tolerant": tolerant, "label": label},
+        traps=({trap: 1} if trap else {}) | find_traps(said, tolerant),
     )
+
+
+def _count(part: str, said: str, label: str) -> dict[str, float]:
+    outcome = {("yes", "yes"): _HIT, ("yes", "no"): _FALSE_ALARM, ("no", "no"): _REJECTION}.get((said, label), _MISS)
+    return {f"{part}/n": 1, f"{part}/{outcome}": 1}
 
 
 def read_answer(answer: str) -> str:

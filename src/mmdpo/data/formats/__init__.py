@@ -16,14 +16,13 @@ names. Files that start with an underscore are not formats.
 from __future__ import annotations
 
 import difflib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmdpo.examples import PreferenceExample
+from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
 
 Row = Mapping[str, Any]
 
@@ -48,9 +47,12 @@ class Format:
     parse: Parse
 
 
+FORMATS = Registry("data.formats", "dataset format", further="auto, and package.module:NAME")
+
+
 def names() -> tuple[str, ...]:
     """Returns the names of the formats of this folder, sorted, without importing them."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return FORMATS.names()
 
 
 def load(name: str) -> Format:
@@ -59,16 +61,7 @@ def load(name: str) -> Format:
     Raises:
         ValueError: there is no such format, its module cannot be imported, or one of the names above is missing.
     """
-    package, _, attribute = name.rpartition(":") if ":" in name else (__name__, "", name)
-    if ":" not in name and name not in names():
-        near = difflib.get_close_matches(name, ["auto", *names()], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        known = ", ".join(names())
-        raise ValueError(f"unknown dataset format {name!r}; {hint}There are auto, {known}, and package.module:NAME")
-    try:
-        found = getattr(import_module(package), attribute, None) or import_module(f"{package}.{attribute}")
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"dataset format {name!r} cannot be imported: {error}") from error
+    found = load_elsewhere(name, FORMATS.kind)[1] if is_elsewhere(name) else FORMATS.load(name)
     missing = [part for part in ("EXAMPLES", "matches", "parse") if not hasattr(found, part)]
     if missing:
         raise ValueError(f"{name} is no dataset format: it has no {' and no '.join(missing)}")

@@ -2,7 +2,8 @@
 
 Conversational (lists of turns, content as text or as parts) or plain text with `<image>` in the prompt. The prompt may
 be implicit: without a conversational `prompt`, the turns that both `chosen` and `rejected` begin with are the prompt.
-Where no turn of the prompt marks a place for an image, the images go in front of the text of the first user turn.
+Where no turn of the prompt marks a place for an image, the images go in front of the text of the first user turn; where
+a plain prompt does not, in front of it, a line each.
 Beyond TRL, `<image>` inside a turn's text is such a mark, and `rejected_images` (or `rejected_image`) is read.
 
 Any further column of text or turns is a response, and any further number a weight, that an objective may name.
@@ -12,14 +13,25 @@ Source: https://huggingface.co/docs/trl/dataset_formats (preference, vision).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers
 from mmdpo.data.images import image_sources
-from mmdpo.data.messages import is_messages, read_prompt, split_shared_turns
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, Text
+from mmdpo.data.messages import (
+    IMAGE_PLACEHOLDER,
+    is_messages,
+    plain_text,
+    read_answer,
+    read_prompt,
+    split_shared_turns,
+)
+from mmdpo.examples import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = (
     {"prompt": "<image>\nWhat is this?", "chosen": "A cup.", "rejected": "A car.", "images": ["cup.jpg"]},
@@ -59,9 +71,13 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
     prompt, chosen, rejected = row.get("prompt"), row.get(CHOSEN), row.get(REJECTED)
     images = image_sources(one_of(row, *_IMAGE_COLUMNS), image_root)
     if (prompt is None or isinstance(prompt, str)) and is_messages(chosen) and is_messages(rejected):
-        prompt, chosen, rejected = split_shared_turns(chosen, rejected)
+        said, (prompt, chosen, rejected) = prompt, split_shared_turns(chosen, rejected)
+        _check_same_prompt(said, prompt)
     conversational = prompt is not None and not isinstance(prompt, str)
     text: Text = prompt or ""
+    if isinstance(text, str) and text.strip() and images and IMAGE_PLACEHOLDER not in text:
+        text = f"{IMAGE_PLACEHOLDER}\n" * len(images) + text
+        _say_images_in_front()
     if conversational:
         conversation = read_prompt(prompt, images, image_root=image_root, column="prompt")
         text, images = conversation.turns, conversation.images
@@ -75,3 +91,24 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         weights=numeric_weights(row, _USED),
         source=source,
     )
+
+
+@cache
+def _say_images_in_front() -> None:
+    logger.warning(
+        f"prompts in plain text have no {IMAGE_PLACEHOLDER} in them: the images go in front; write "
+        f"{IMAGE_PLACEHOLDER} where else they belong (said once)"
+    )
+
+
+def _check_same_prompt(said: str | None, turns: list[Message]) -> None:
+    """Raises RowError where a prompt in plain text is given beside conversations that do not have it."""
+    if said is not None and _words(said) not in _words(plain_text(read_answer(turns, column="prompt"))):
+        raise RowError(
+            f"`prompt` is {said!r:.120}, and the turns that `chosen` and `rejected` begin with do not say it: leave "
+            "`prompt` out, or make it the same question"
+        )
+
+
+def _words(text: str) -> str:
+    return " ".join(text.replace(IMAGE_PLACEHOLDER, " ").split())

@@ -1,0 +1,111 @@
+"""What evaluations print: names are text whatever stands in them, and every number has its metric's decimals."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from benchmark_data import HAND_MADE
+from eval_verb import run
+
+HOSTILE = ["[bold]x", "[link=e.org]b", "[", ":warning:", "a\x1b[2Jb", "c\x9b31md", "d\x07\x08e", "f\udcffg"]
+POPE = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--resamples", "100"]
+AMBER = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "amber" / "answers.json", "--linguistics", "table"]
+
+
+def shown_by(capsys):
+    shown = capsys.readouterr()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", shown.out + shown.err)
+    return shown.out
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_folders_are_text_to_every_verb(name, tmp_path, capsys):
+    run("pope", *POPE, "--out", tmp_path / name)
+    run("pope", *POPE, "--out", tmp_path / "plain")
+    visible = name if name.isprintable() else ascii(name)[1:-1]
+    assert visible in shown_by(capsys)
+    run("compare", tmp_path / "plain", tmp_path / name, "--out", tmp_path / "compare", "--resamples", "100")
+    assert f"B = {visible}" in shown_by(capsys)
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    shutil.copy(HAND_MADE / "pope" / "answers.jsonl", answers / "pope.jsonl")
+    options = ["--benchmarks", "pope", "world", "--answers", answers, "--data_dir", HAND_MADE, "--resamples", "100"]
+    run("suite", *options, "--out", tmp_path / f"{name} suite")
+    assert f"{visible} suite" in shown_by(capsys)
+
+
+def test_paths_are_text_where_names_do_not_tell_runs_apart(tmp_path, capsys):
+    for folder in ("[", "other"):
+        run("pope", *POPE, "--out", tmp_path / folder / "bold]x")
+    capsys.readouterr()
+    run("compare", tmp_path / "[" / "bold]x", tmp_path / "other" / "bold]x", "--resamples", "100")
+    assert f"A = {tmp_path}/[/bold]x, B = {tmp_path}/other/bold]x" in shown_by(capsys)
+
+
+def test_ids_and_reasons_from_data_are_text(tmp_path, capsys):
+    data = tmp_path / "pope"
+    data.mkdir()
+    ids = ["[/bold]", "\x1b]0;title\x07", "b", "c"]
+    rows = [{"question_id": name, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"} for name in ids]
+    (data / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"id": "random/b", "answer": "Yes"}) + "\n")
+    options = ["--data_dir", tmp_path, "--answers", answers, "--out", tmp_path / "run", "--resamples", "100"]
+    run("pope", *options, "--partial")
+    shown = shown_by(capsys)
+    assert "random/[/bold]" in shown
+    assert r"random/\x1b]0;title\x07" in shown
+
+
+def test_numbers_of_a_metric_have_its_decimals_and_say_which_way_is_better(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    run("pope", *POPE, "--out", tmp_path / "pope")
+    shown = shown_by(capsys)
+    assert re.search(r"pope/random/accuracy ↑ +│ +0\.500 │ +\d\.\d{3} – \d\.\d{3} │", shown)
+    assert re.search(r"pope/random/yes_ratio +│ +0\.500 │", shown)
+    run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / "amber", "--resamples", "100")
+    shown = shown_by(capsys)
+    assert re.search(r"amber/chair ↓ +│ +25\.0 │ +\d+\.\d – \d+\.\d │", shown)
+    assert re.search(r"amber/existence/accuracy ↑ +│ +50\.0 │", shown)
+
+
+def test_what_is_not_official_is_said_on_the_terminal(tmp_path, capsys):
+    run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / "exact", "--resamples", "100")
+    shown = shown_by(capsys)
+    assert shown.count("NOT OFFICIAL") == 2
+    assert "equal words alone" in shown
+    run("pope", *POPE, "--linguistics", "table", "--similarity", "exact", "--out", tmp_path / "pope")
+    assert "NOT OFFICIAL" not in shown_by(capsys)  # it uses neither
+
+
+@pytest.mark.parametrize("below", ["", "amber"])
+def test_a_table_of_similar_pairs_beside_the_data_stands_in_for_a_model_that_is_not_installed(
+    below, tmp_path, capsys, monkeypatch
+):
+    def missing():
+        raise ImportError("en_core_web_lg is not installed")
+
+    monkeypatch.setattr("mmdpo.benchmarks.similarity.load_spacy", missing)
+    shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "amber" / "data")
+    options = ["amber", *AMBER, "--data_dir", tmp_path, "--out", tmp_path / "run", "--resamples", "100"]
+    with pytest.raises(ImportError, match="not installed"):
+        run(*options)
+    shutil.copy(HAND_MADE / "amber" / "similar_pairs.json", tmp_path / below / "similar_pairs.json")
+    run(*options)
+    assert "similarity: pair table of by hand" in shown_by(capsys)
+
+
+def test_a_comparison_at_80_columns_names_its_runs_whole_and_explains_what_it_shows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["amber-of-the-base-model-with-a-long-name", "amber-of-the-trained-model-with-a-long-name"]
+    for name in names:
+        run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / name, "--resamples", "100")
+    capsys.readouterr()
+    run("compare", *(tmp_path / name for name in names), "--resamples", "100")
+    shown = shown_by(capsys)
+    assert f"amber: A = {names[0]}, B = {names[1]}" in shown
+    assert "…" not in shown
+    assert "Items needed" not in shown
+    assert "Items needed" in (tmp_path / "compare" / "compare.md").read_text()
