@@ -250,17 +250,19 @@ def _hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _scoring(run: Path) -> list[tuple[str, str]]:
     """Returns how the run scored its rows, and what the probe before it found."""
-    path = run / PROBE
-    if not path.is_file():
+    found = _read_object(run / PROBE)
+    if not found:
         return []
-    found = read_json(path)
-    rows = [("rows", str(found["rows"]))]
+    rows = [("rows", str(found.get("rows", "")))]
     if "why_separate" in found:
-        rows.append(("why separate", found["why_separate"]))
+        rows.append(("why separate", str(found["why_separate"])))
     if "skipped" in found:
         return [*rows, ("probe", f"not made: {found['skipped']}")]
-    apart, explained = f"{found['distance']:.2g}", f"{found['tolerance']:g}"
-    told = f"within {apart} nats a token of plain forwards ({found['precision']}; rounding explains {explained})"
+    try:
+        apart, explained = f"{found['distance']:.2g}", f"{found['tolerance']:g}"
+        told = f"within {apart} nats a token of plain forwards ({found['precision']}; rounding explains {explained})"
+    except (KeyError, ValueError, TypeError) as error:  # a record of somebody else's may lack anything
+        raise CheckpointError(f"{run / PROBE} is no record of a probe ({error!r}): remove it") from error
     return [*rows, ("probe", told)]
 
 
