@@ -1,9 +1,10 @@
 """What generation promises of every model family: prompts as in training, and answers that no neighbour changes."""
 
 import base64
+import copy
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmdpo.generation.prompts import chat_request, chat_turns
 from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
+from mmdpo.scoring.probe import ProbeError
 
 WITH_TEMPLATE = [name for name in MODELS if name != "paligemma"]
 SHORT = GenerationSettings(max_new_tokens=7)
@@ -79,6 +81,24 @@ def test_a_neighbour_changes_no_answer(name):
     alone, together = answer(tiny, SHORT, 1), answer(tiny, SHORT, 4)
     assert together == alone
     assert len(set(alone.values())) > 1  # else nothing would show that pictures and words are read
+
+
+def test_a_model_whose_answers_depend_on_their_neighbours_is_stopped_with_both_numbers():
+    tiny = MODELS["llava_1_5"]()
+    model = copy.deepcopy(tiny.model)
+    tower = next(module for name, module in model.named_modules() if name.endswith("vision_tower"))
+
+    def look_at_all(_: Any, args: Any, kwargs: Any) -> Any:
+        pixels = args[0] if args else kwargs.pop("pixel_values")
+        return (pixels + pixels.mean(0, keepdim=True), *args[1:]), kwargs
+
+    tower.register_forward_pre_hook(look_at_all, with_kwargs=True)
+    changed = replace(tiny, model=model)
+    with pytest.raises(ProbeError, match=r"log π = -\d+\.\d{4} beside another question and -\d+\.\d{4} alone"):
+        answer(changed, SHORT, 4)
+    assert len(answer(changed, SHORT, 1)) == len(questions())
+    answerer = TransformersAnswerer(InMemory(changed), batch_size=4, probe=False)  # type: ignore[arg-type]
+    assert len(list(answerer.answer(questions(), SHORT))) == len(questions())
 
 
 @pytest.mark.parametrize("name", WITH_TEMPLATE)
@@ -177,7 +197,8 @@ def test_a_batch_too_large_for_the_memory_is_halved(monkeypatch):
 
     monkeypatch.setattr(type(tiny.model), "generate", scarce)
     assert answer(tiny, SHORT, 5) == expected
-    assert sizes == [5, 2, 1, 2]  # the second half has three, which is known to be too many
+    assert sizes[:3] == [2, 1, 1]  # the probe
+    assert sizes[3:] == [5, 2, 1, 2]  # the second half has three, which is known to be too many
 
     def broken(model, **inputs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

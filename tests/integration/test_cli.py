@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, what they leave behind, and how they refuse."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,19 @@ class TestDataCheck:
         assert "missing.png" in printed
         faults = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
         assert [fault["row"] for fault in faults] == [4, 8]
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+    def test_a_terminal_that_cannot_show_a_character_does_not_end_the_check(self, pairs_file, tmp_path, encoding):
+        spoilt = spoil(pairs_file, tmp_path, (4, {"rejected": [{"role": "assistant", "content": "\ud83d ☕"}]}))
+        done = subprocess.run(
+            [sys.executable, "-m", "mmdpo", "data", "check", str(spoilt)],
+            env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "300"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert b"row 4" in done.stdout
+        assert b"`rejected` is not valid Unicode" in done.stdout
 
     def test_a_missing_path_is_an_error(self, capsys):
         assert main(["data", "check", "nowhere.jsonl"]) == 2

@@ -1,11 +1,17 @@
 """`mmdpo diagnose`: what it says of models and data whose dependence on the image is known."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mmdpo.cli import main
+from mmdpo.study.score_log import ScoreLog
 from mmdpo.study.variants import make_world_pairs, train_variant, training_options
 from mmdpo.world.pairs import make_pairs
 
@@ -74,6 +80,113 @@ class TestFiles:
         assert "prefers-color-scheme: dark" in page
         assert "pair accuracy, another example" in page
         assert "| pair accuracy, no image (%) |" in (diagnosis / "diagnosis.md").read_text()
+
+    def test_the_other_examples_image_stands_beside_for_the_verdict_rests_on_it(self, diagnosis):
+        rows = [json.loads(line) for line in (diagnosis / "examples.jsonl").read_text().splitlines()]
+        pictures = [
+            [Image.open(diagnosis / row[key]).tobytes() for key in ("picture", "other_picture")] for row in rows[:3]
+        ]
+        assert all(own != other for own, other in pictures)
+
+
+class TestInterrupted:
+    """Scores are on disk as they are made; a diagnosis that was killed goes on with them."""
+
+    @pytest.fixture
+    def killed(self, tmp_path):
+        """A diagnosis in a process that is killed after two of four batches."""
+        data = write_pairs(tmp_path, 14)
+        code = (
+            "import os, signal\n"
+            "from mmdpo.study.score_log import ScoreLog\n"
+            "append = ScoreLog.append\n"
+            "def append_and_die(log, start, scores):\n"
+            "    append(log, start, scores)\n"
+            "    if start >= 4:\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "ScoreLog.append = append_and_die\n"
+            "from mmdpo.cli import main\n"
+            f"main({self.command(data, tmp_path / 'out')!r})\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+        assert done.returncode == -signal.SIGKILL
+        return data, tmp_path / "out"
+
+    def command(self, data, out):
+        return ["diagnose", "--model", "world", "--dataset", data, "--batch_size", "4", "--out", str(out)]
+
+    def test_it_goes_on_where_it_was_and_finds_what_an_uninterrupted_one_finds(self, killed, monkeypatch):
+        data, out = killed
+        assert len((out / "policy_scores.jsonl").read_text().splitlines()) == 1 + 8
+        with (out / "policy_scores.jsonl").open("a") as file:
+            file.write('{"key": "torn')
+        scored = []
+        append = ScoreLog.append
+        monkeypatch.setattr(
+            ScoreLog, "append", lambda log, start, scores: (scored.append(start), append(log, start, scores))
+        )
+        assert main(self.command(data, out)) == 0
+        assert scored == [8, 12], "the first two batches are not scored again"
+        whole = out.with_name("whole")
+        assert main(self.command(data, whole)) == 0
+        assert (out / "examples.jsonl").read_text() == (whole / "examples.jsonl").read_text()
+        assert (out / "policy_scores.jsonl").read_text() == (whole / "policy_scores.jsonl").read_text()
+
+    @pytest.mark.parametrize("other", ["batch", "answer", "picture", "order"])
+    def test_other_settings_or_rows_are_refused(self, killed, other, capsys):
+        data, out = killed
+        command = self.command(data, out)
+        lines = Path(data).read_text().splitlines()
+        if other == "batch":
+            command[command.index("--batch_size") + 1] = "2"
+        elif other == "picture":
+            shutil.copy(Path(data).parent / "5.png", Path(data).parent / "0.png")
+        else:
+            first = json.loads(lines[0])
+            first["chosen"][0]["content"] = "something else"
+            changed = [json.dumps(first), *lines[1:]] if other == "answer" else [*lines[1:], lines[0]]
+            Path(data).write_text("\n".join(changed) + "\n")
+        before = (out / "policy_scores.jsonl").read_text()
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        expected = "with another batch_size: 4 there, 2 now" if other == "batch" else "was scored with another prompt"
+        assert expected in said
+        assert (out / "policy_scores.jsonl").read_text() == before, "nothing is lost"
+
+    def test_a_finished_diagnosis_is_not_written_over(self, killed, capsys):
+        data, out = killed
+        assert main(self.command(data, out)) == 0
+        assert main(self.command(data, out)) == 2
+        assert "holds a run already" in capsys.readouterr().err
+
+
+def test_data_whose_interval_touches_chance_is_not_said_to_be_decided_by_its_text(tmp_path, capsys):
+    rows = []
+    for number in range(16):  # the first word tells in three of four pairs
+        words = ("yes", "no") if number % 4 else ("no", "yes")
+        chosen, rejected = (f"{word} it is {number}" for word in words)
+        rows.append(
+            {"prompt": f"<image>what is {number}?", "images": ["a.png"], "chosen": chosen, "rejected": rejected}
+        )
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    assert main(["diagnose", "--data_only", "--dataset", str(tmp_path / "pairs.jsonl"), "--out", str(out)]) == 0
+    rule = json.loads((out / "diagnosis.json").read_text())["rules"]["text"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert rule["low"] <= 50 <= rule["high"]
+    assert "cannot be told" in said
+    assert "so much of the preference can be learnt" not in said
+
+
+@pytest.mark.parametrize("verb", [["diagnose", "--model", "world"], ["diagnose", "--data_only"]])
+def test_a_place_where_nothing_can_be_written_is_said_in_a_line_before_anything_is_scored(verb, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*verb, "--dataset", "world", "--pairs", "4", "--out", str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be made" in said
+    assert "choose another place" in said
 
 
 def test_an_adapter_is_compared_with_the_model_without_it(tmp_path):

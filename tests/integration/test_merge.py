@@ -237,6 +237,8 @@ def test_the_card_of_a_run_and_of_what_was_merged_of_it(run, base, tmp_path):
     assert fronts["run"]["library_name"] == "peft"
     assert fronts["merged"]["library_name"] == "transformers"
     for name, card in cards.items():
+        assert "| rows | shared |" in card
+        assert "| probe | within " in card
         assert fronts[name]["license"] == "apache-2.0"
         assert "base_model" not in fronts[name], "a folder of this machine means nothing elsewhere"
         assert str(base) not in card

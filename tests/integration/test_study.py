@@ -19,6 +19,7 @@ from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
 from mmdpo.study.design import Evaluation, Variant
 from mmdpo.study.pool import Progress, run_trials
+from mmdpo.study.study_file import shipped_names
 from mmdpo.study.trial import Trial
 
 TINY = {
@@ -136,6 +137,45 @@ def test_a_trial_does_not_outlive_its_study(tmp_path, signal_sent):
         study.wait()
     wait_until(lambda: not users_of(log), seconds=20)
     assert log.exists(), "by now the place may be that of the same study, begun again"
+
+
+def test_a_study_that_was_killed_goes_on_with_what_is_missing_and_keeps_finished_trials(tmp_path):
+    config = {**TINY, "variants": TINY["variants"][:1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "mmdpo", "study", "--config", "study.yaml", "--out", "out"]
+    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = tmp_path / "out/trials/start/seed-0/trial.json"
+    try:
+        wait_until(first.is_file, seconds=120)
+    finally:
+        study.kill()
+        study.wait()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("trials/*/*/trial.json")}
+    assert 1 <= len(kept) < 4
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert f"{len(kept)} of 4 trials are finished already" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert json.loads((tmp_path / "out/results.json").read_text())["missing"] == []
+
+
+def test_a_place_where_nothing_can_be_written_is_said_in_a_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["study", "ablation", "--out", str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be made" in said
+
+
+def test_studies_are_listed_with_what_they_ask_and_a_misspelt_one_names_the_nearest(capsys):
+    assert main(["study", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_names())
+    assert "comparative         Does DPO learn from the images?" in lines
+    assert main(["study", "comparitive"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'comparative'" in said
+    assert "--list" in said
 
 
 def wait_until(is_true, seconds):

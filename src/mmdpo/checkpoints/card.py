@@ -28,6 +28,8 @@ from mmdpo.report.files import check_regular, read_json, read_text, read_yaml, w
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
 TRAINER_STATE = "trainer_state.json"
+PROBE = "probe.json"
+"""File of a run folder: how rows were scored, and what the probe before training found."""
 
 HYPERPARAMETERS = (
     "beta", "loss_type", "label_smoothing", "corruption", "corruption_options", "corruption_per_epoch", "crop_space",
@@ -83,6 +85,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
         _data(recipe, run),
         _objective(recipe),
         _table("Hyperparameters", ("key", "value"), _hyperparameters(recipe)),
+        _table("Scoring", ("", ""), _scoring(run)),
         _table("Results", ("metric", "value"), _results(run, history)),
         _curves(history, name, target),
         _table("Versions", ("package", "version"), _versions()),
@@ -243,6 +246,22 @@ def _hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
         for key, value in given.items()
         if value is not None and value is not False and (key, value) != ("max_steps", -1)
     ]
+
+
+def _scoring(run: Path) -> list[tuple[str, str]]:
+    """Returns how the run scored its rows, and what the probe before it found."""
+    path = run / PROBE
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    rows = [("rows", str(found["rows"]))]
+    if "why_separate" in found:
+        rows.append(("why separate", found["why_separate"]))
+    if "skipped" in found:
+        return [*rows, ("probe", f"not made: {found['skipped']}")]
+    apart, explained = f"{found['distance']:.2g}", f"{found['tolerance']:g}"
+    told = f"within {apart} nats a token of plain forwards ({found['precision']}; rounding explains {explained})"
+    return [*rows, ("probe", told)]
 
 
 def _results(run: Path, history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 
 from mmdpo.checkpoints.bunny import MODEL_TYPE
 from mmdpo.checkpoints.weights import CheckpointError, check_names, read_weights
+from mmdpo.families._seams import CONVERSION_FAILED, LOAD_REPORT
 
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Names of buffers that older checkpoints hold, and models now make themselves or do without."""
@@ -35,7 +36,7 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(_describe_damage(name, options, error)) from error
     except RuntimeError as error:
-        if "automatic conversion" not in str(error):
+        if CONVERSION_FAILED not in str(error):
             raise
         raise CheckpointError(
             f"the weights of {name} do not have the shapes or names that config.json says: fetch the checkpoint again"
@@ -86,7 +87,7 @@ def _without_report() -> Iterator[None]:
     """Keeps transformers from telling of missing weights that were made up: they are an error here."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        return LOAD_REPORT not in record.getMessage()
 
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(is_wanted)

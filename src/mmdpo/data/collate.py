@@ -6,6 +6,7 @@ version, and the answers response by response. Which context meets which answer 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -192,6 +193,12 @@ class Collator:
                 known = ", ".join(item.example.weights) or "none"
                 raise RowError(
                     f"the objective weighs examples by the numeric column {name!r}; the row has {known}",
+                    source=item.example.source,
+                )
+            weight = item.example.weights[name]
+            if not 0 <= weight < math.inf:
+                raise RowError(
+                    f"the weight in the column {name!r} is {weight}: weights are finite numbers of at least 0",
                     source=item.example.source,
                 )
         return torch.tensor([float(item.example.weights[name]) for item in items])

@@ -111,6 +111,8 @@ class PreferenceDataset(Sequence[PreferenceExample]):
             return self.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
         except RowError as error:
             raise error if error.source else RowError(error.problem, source=source) from error
+        except RecursionError as error:
+            raise RowError("a value is nested too deep to be read: mend or remove the row", source=source) from error
 
     def __iter__(self) -> Iterator[PreferenceExample]:
         return (self[index] for index in range(len(self)))

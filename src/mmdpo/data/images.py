@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -108,15 +108,11 @@ def _digest_picture(image: Image.Image) -> str:
 def _image_source(value: Any, image_root: Path | None) -> ImageSource | None:
     """Returns the source that one entry names, None where it says that there is no image."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), str) and not _SCHEME.match(value["bytes"]):
-            return (
-                _decode_base64(value["bytes"].encode())
-                if value["bytes"]
-                else _image_source(value.get("path"), image_root)
-            )
-        named = (value.get(key) for key in ("bytes", "path", "url"))
-        value = next((entry for entry in named if entry is not None and entry != ""), None)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        key = next((key for key in ("bytes", "path", "url") if not _is_nothing(value.get(key))), "path")
+        value = value.get(key)
+        if key == "bytes" and isinstance(value, str) and not _SCHEME.match(value):
+            return _decode_base64(value.encode(errors="replace"))
+    if _is_nothing(value):
         return None
     if isinstance(value, str):
         return _read_text(value, image_root)
@@ -124,8 +120,12 @@ def _image_source(value: Any, image_root: Path | None) -> ImageSource | None:
         return value if image_root is None else image_root / value
     if isinstance(value, bytes | Image.Image) and value != b"":
         return value
-    found = "empty" if value == b"" else f"of type {type(value).__name__}"
+    found = "empty" if isinstance(value, bytes) else f"of type {type(value).__name__}"
     raise RowError(f"an image is {found}: give a path, encoded bytes or a PIL image")
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
 
 def _read_text(text: str, image_root: Path | None) -> ImageSource:
@@ -135,13 +135,16 @@ def _read_text(text: str, image_root: Path | None) -> ImageSource:
         header, comma, content = text.partition(",")
         if not comma:
             raise RowError(f"an image is {_shown(text)}, a data: URI without a comma: write data:image/png;base64,…")
-        data = unquote_to_bytes(content)
+        data = unquote_to_bytes(content.encode(errors="replace"))
         return _decode_base64(data) if header.lower().endswith(";base64") else data
     if kind == "file":
-        address = urlsplit(text)
-        if address.netloc not in ("", "localhost"):
-            raise RowError(f"image {_shown(text)} lies on another machine: give the path of a file on this one")
-        text = unquote(address.path)
+        place = text[scheme.end() :] if scheme else ""
+        if place.startswith("//"):
+            host, _, place = place[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise RowError(f"image {_shown(text)} lies on another machine: give the path of a file on this one")
+            place = f"/{place}"
+        text = unquote(place)
         return Path(text) if image_root is None else image_root / text
     if scheme and text[scheme.end() :].startswith("//"):
         raise RowError(f"image {_shown(text)} is a web address: download it and give the path of the file")
@@ -179,6 +182,8 @@ def _opened(source: ImageSource | Mapping[str, Any], max_pixels: int) -> Iterato
         if not isinstance(source, bytes):
             _check_file(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.format == "EPS":
+                raise RowError(f"{name} is EPS, which Pillow hands to another program: save it as PNG or JPEG")
             _check_size(image.size, name, max_pixels)
             yield image
 

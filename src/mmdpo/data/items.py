@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmdpo.data.pictures import Pictures
+from mmdpo.data.stamps import FileStamp, check_unchanged
 from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
 
 
@@ -58,6 +59,8 @@ class Items(Dataset[Item]):
         self.epoch = 0
         self.ref_logprobs: Float[Tensor, "N C"] | None = None
         """Set by the pass before training; None for a dataset whose references are scored live."""
+        self.stamps: Mapping[str, FileStamp] = {}
+        """Set by that pass: image files as it has read them."""
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to another epoch's corruptions, where each epoch has its own."""
@@ -68,11 +71,16 @@ class Items(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         example = self.examples[index]
+        others = () if self._pictures is None else self._draw_others(self._pictures, example, index)
+        try:
+            check_unchanged((*example.images, *example.rejected_images, *others), self.stamps)
+        except RowError as error:
+            raise RowError(error.problem, source=example.source) from error
         return Item(
             example=example,
             index=index,
             epoch=self.epoch,
-            other_images=() if self._pictures is None else self._draw_others(self._pictures, example, index),
+            other_images=others,
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
             counts=not isinstance(index, Filler),
         )

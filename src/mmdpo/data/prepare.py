@@ -18,6 +18,7 @@ from mmdpo.examples import (
     ORIGINAL,
     Cell,
     ImageSource,
+    PreferenceExample,
     RowError,
     image_versions,
     response_names,
@@ -59,15 +60,27 @@ class Preparer:
     max_image_pixels: int = 100_000_000
     suppressed: frozenset[int] = frozenset()
     """Tokens that the model's generation config suppresses: no answer can have them."""
+    needs_rejected_images: bool = False
+    """Whether a row without images of its own for the version `corrupted` is a faulty one."""
 
     def __call__(self, item: Item) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
         example = item.example
         try:
             validate_example(example, responses=response_names(self.cells))
+            self.check_images(example)
             return self._prepare(item)
         except RowError as error:
             raise RowError(error.problem, source=error.source or example.source) from error
+
+    def check_images(self, example: PreferenceExample) -> None:
+        """Raises RowError for a row that lacks the images which the objective cannot do without."""
+        if self.needs_rejected_images and not example.rejected_images:
+            raise RowError(
+                "the objective ranks against images of the dataset (rejected_images), and the row has none: add the "
+                "column, or take an objective for corrupted images, such as mdpo in place of mfpo, and dpo_conditional "
+                "in place of rdpo"
+            )
 
     def _prepare(self, item: Item) -> PreparedExample:
         versions, responses = image_versions(self.cells), response_names(self.cells)

@@ -25,8 +25,8 @@ class SpecialTokens:
     """What the processor replaces by pictures, videos and sounds."""
     controls: re.Pattern[str]
     """Those, and every special token but marks of regions and of thoughts."""
-    closing: re.Pattern[str]
-    """Such tokens at the end of a text."""
+    last: re.Pattern[str]
+    """Such a token at the very end of a text."""
 
     @classmethod
     def of(cls, processor: Any) -> SpecialTokens:
@@ -38,8 +38,12 @@ class SpecialTokens:
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
         controls = {token for token in images | special if token.strip() and not _is_said(token)}
-        closing = re.compile(rf"(?:\s*(?:{_any_of(controls).pattern}))+\s*$")
-        return cls(_any_of(images), _any_of(controls), closing)
+        last = re.compile(rf"(?:{_any_of(controls).pattern})\Z")
+        return cls(_any_of(images), _any_of(controls), last)
+
+    def end(self, text: str) -> bool:
+        """Returns whether a text ends with a special token, whitespace aside."""
+        return self.last.search(text.rstrip()) is not None
 
     def check(self, prompt: Text, answers: Mapping[str, Text]) -> None:
         """Raises RowError, naming column and token, for a text that has a special token in it.
@@ -50,7 +54,7 @@ class SpecialTokens:
         if isinstance(prompt, str):
             self._refuse(self.images, prompt.replace(IMAGE_PLACEHOLDER, ""), "prompt")
             answers = {
-                name: self.closing.sub("", answer) if isinstance(answer, str) else answer
+                name: self._without_end(answer) if isinstance(answer, str) else answer
                 for name, answer in answers.items()
             }
         else:
@@ -58,6 +62,12 @@ class SpecialTokens:
         for name, answer in answers.items():
             for text in [answer] if isinstance(answer, str) else spoken_texts(answer):
                 self._refuse(self.controls, text, name)
+
+    def _without_end(self, text: str) -> str:
+        text = text.rstrip()
+        while found := self.last.search(text):
+            text = text[: found.start()].rstrip()
+        return text
 
     def _refuse(self, tokens: re.Pattern[str], text: str, column: str) -> None:
         found = tokens.search(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
 
+from mmdpo.data.clock import Clock, asks_for_date, default_template
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.special_tokens import SpecialTokens
 from mmdpo.data.turns import FORMS, Form, find_missing, is_stringified
@@ -36,6 +37,8 @@ class Renderer:
 
     processor: Any
     family: Family
+    clock: Clock = field(default_factory=Clock)
+    """What templates are told that ask for the date."""
 
     @property
     def tokenizer(self) -> Any:
@@ -166,10 +169,13 @@ class Renderer:
                 "the prompt is a list of chat turns but the model's processor has no chat template; set "
                 "processor.chat_template, or give prompts as plain text with the template already applied"
             )
+        dated = {}
+        if asks_for_date(self.processor):
+            dated["chat_template"] = self.clock.fix(default_template(self.processor))
         try:
             turns = [self._write_images(form(turn)) for turn in turns]
             text: str = self.processor.apply_chat_template(
-                turns, add_generation_prompt=add_generation_prompt, tokenize=False
+                turns, add_generation_prompt=add_generation_prompt, tokenize=False, **dated
             )
         # A template is somebody's program: it refuses turns by its own errors, or fails where it wants another form.
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -201,7 +207,7 @@ class Renderer:
 
     def _close(self, answer: str) -> str:
         """Ends the answer with the end-of-sequence token unless the template closed the turn with a special token."""
-        if self._special_tokens.closing.search(answer):
+        if self._special_tokens.end(answer):
             return answer
         eos: str = self.tokenizer.eos_token or ""
         return answer.rstrip() + eos

@@ -26,7 +26,7 @@ _OF_CHECKPOINTS: Mapping[str, Any] = {
     "allow_pickle": False,
 }
 _OF_BACKENDS: Mapping[str, Mapping[str, Any]] = {
-    "transformers": {**_OF_CHECKPOINTS, "batch_size": 32, "num_workers": None},
+    "transformers": {**_OF_CHECKPOINTS, "batch_size": 32, "num_workers": None, "no_probe": False},
     "vllm": _OF_CHECKPOINTS,
     "endpoint": {
         "base_url": None,
@@ -75,6 +75,12 @@ def add_answer_options(parser: argparse.ArgumentParser) -> argparse.Action:
         "--batch_size", type=int, help="transformers: questions at once in each process. The default is 32."
     )
     local.add_argument("--num_workers", type=int, help="transformers: processes that read pictures ahead.")
+    local.add_argument(
+        "--no_probe",
+        action="store_true",
+        default=None,
+        help="transformers: do not compare two questions with the same questions alone before answering.",
+    )
     local.add_argument("--revision", help="Branch, tag or commit of a hub name.")
     local.add_argument(
         "--chat_template", metavar="FILE", help="Template instead of the processor's; vicuna is LLaVA-1.5's."
@@ -183,4 +189,6 @@ def _make_local(model: str, backend: str, chosen: Mapping[str, Any]) -> Answerer
         return VllmAnswerer(checkpoint)
     from mmdpo.generation.transformers import TransformersAnswerer
 
-    return TransformersAnswerer(checkpoint, batch_size=chosen["batch_size"], workers=chosen["num_workers"])
+    return TransformersAnswerer(
+        checkpoint, batch_size=chosen["batch_size"], workers=chosen["num_workers"], probe=not chosen["no_probe"]
+    )

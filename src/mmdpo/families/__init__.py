@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmdpo.families._family import Family, attention_of
+from mmdpo.families._family import Family
+from mmdpo.families._seams import attention_of
 from mmdpo.registry import Registry
 
 __all__ = ["VICUNA", "Family", "attention_of", "family_names", "find_family"]

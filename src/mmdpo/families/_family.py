@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from mmdpo.families._seams import attention_of
+
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
 PROVEN_DECODERS = (
@@ -239,14 +241,6 @@ class Family:
             yield
         finally:
             handle.remove()
-
-
-def attention_of(module: nn.Module) -> str:
-    """Returns the attention implementation of a model or its text decoder: `sdpa`, `eager`, or one registered here.
-
-    transformers keeps it in the configuration, and has `set_attn_implementation` for it and no public name to read.
-    """
-    return str(module.config._attn_implementation)  # type: ignore[union-attr]
 
 
 def find_image_reader(model: nn.Module) -> Any:

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import BatchFeature, GenerationConfig
@@ -22,11 +23,15 @@ from mmdpo.examples import RowError, derive_seed
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import load_image, render_prompt, sort_key
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.scoring.probe import TOLERANCES, ProbeError, compare, find_precision
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 _MOST_WORKERS = 4
+_LOOKED_AT = 20
+"""Tokens that an answer may begin with, the likeliest ones, that the probe compares."""
+_FIRST_TOKEN = GenerationSettings(max_new_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,20 @@ class TransformersAnswerer:
         *,
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
+        probe: bool = True,
     ) -> None:
         """Loads nothing yet.
 
         `batch_size` is how many questions each process answers at once, halved where memory runs out; `workers` are
-        processes that read pictures ahead, none on a CPU, which has other things to do, unless given.
+        processes that read pictures ahead, none on a CPU, which has other things to do, unless given. `probe` compares
+        two questions of the first batch with the same questions alone.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
         self.checkpoint, self.batch_size = checkpoint, batch_size
         state = PartialState(cpu=not torch.accelerator.is_available())
         self.device = state.device
+        self._is_tried = not probe
         self.processes = Processes(state.process_index, state.num_processes, state.wait_for_everyone)
         self._workers = self._count_workers() if workers is None else workers
 
@@ -96,6 +104,7 @@ class TransformersAnswerer:
         Raises:
             RowError: a picture cannot be read, or the processor has no chat template.
             ValueError: one question alone does not fit into memory.
+            ProbeError: the model begins an answer otherwise beside another question than alone.
         """
         ordered = sorted(questions, key=sort_key, reverse=True)
         batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
@@ -115,6 +124,9 @@ class TransformersAnswerer:
         for batch, inputs in zip(batches, read_ahead, strict=True):
             if isinstance(inputs, RowError):
                 raise inputs
+            if not self._is_tried and len(batch) > 1:
+                generator.try_together(batch)
+                self._is_tried = True
             yield from generator(batch, inputs)
 
     @cached_property
@@ -166,6 +178,45 @@ class _Generator:
         middle = len(batch) // 2
         for part in (batch[:middle], batch[middle:]):
             yield from self(part, None)
+
+    def try_together(self, batch: Sequence[Question]) -> None:
+        """Raises ProbeError, with both numbers, where two questions' answers begin otherwise together than alone.
+
+        Nothing is compared where two do not fit into memory: then none is answered beside another one.
+        """
+        first, *others = batch
+        pair = (first, next((other for other in reversed(others) if other.image != first.image), others[-1]))
+        try:
+            together, alone = self._begin(pair), torch.cat([self._begin([question]) for question in pair])
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            release_memory()
+            return
+        likely = alone.topk(min(_LOOKED_AT, alone.shape[1])).indices
+        found, expected = together.gather(1, likely), alone.gather(1, likely)
+        difference, precision = compare(list(found), list(expected)), find_precision(self.model, self.model.device)
+        if not difference.distance <= TOLERANCES[precision]:
+            place = difference.place
+            token = self.tokenizer.decode(likely[place, :1])
+            raise ProbeError(
+                f"item {pair[place].id}: the first token {token!r} of the answer has log π = "
+                f"{float(found[place, 0]):.4f} beside another question and {float(expected[place, 0]):.4f} alone, and "
+                f"the {likely.shape[1]} likeliest tokens are {difference.distance:.2g} nats apart, where rounding to "
+                f"{precision} explains {TOLERANCES[precision]:g}: what {type(self.model).__name__} says depends on "
+                "what else is in its batch. Use --batch_size 1, or --no_probe to answer all the same"
+            )
+
+    @torch.inference_mode()
+    def _begin(self, batch: Sequence[Question]) -> Float[Tensor, "B V"]:
+        """Returns log π of the first token of every answer."""
+        placed = self.reader(batch).to(self.model.device, self.model.dtype)
+        greedy = make_generation_config(self.model, self.tokenizer, _FIRST_TOKEN)
+        output = self.model.generate(
+            **placed, generation_config=greedy, output_logits=True, return_dict_in_generate=True
+        )
+        logprobs: Tensor = output.logits[0].float().log_softmax(-1)
+        return logprobs
 
     def _try(self, batch: Sequence[Question], inputs: BatchFeature) -> list[GeneratedAnswer] | None:
         """Returns the answers, None where memory ran out; the error is let go of, since its frames hold tensors."""

@@ -29,6 +29,8 @@ class Objective:
     """A sum of terms. Its cells say what has to be scored; it knows nothing of models or images."""
 
     terms: tuple[Term, ...]
+    needs_rejected_images: bool = False
+    """Whether every row has to bring the corrupted images itself (`rejected_images`)."""
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -88,7 +90,7 @@ class Objective:
                 changed.append(term)
         if tuple(changed) == self.terms:
             raise ValueError("loss_type and label_smoothing change terms that rank responses; this objective has none")
-        return Objective(tuple(changed))
+        return dataclasses.replace(self, terms=tuple(changed))
 
 
 def _with_distinct_labels(terms: tuple[Term, ...]) -> tuple[Term, ...]:

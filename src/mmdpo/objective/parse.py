@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpo.objective.objective import Objective
-from mmdpo.objective.presets import PRESETS
+from mmdpo.objective.presets import NEED_REJECTED_IMAGES, PRESETS
 from mmdpo.objective.terms import Term
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 
@@ -38,7 +38,7 @@ def build_objective(
         text = spec.strip()
         if text.startswith(("[", "{")):
             return build_objective(_read_json(text), runs_others=runs_others)
-        return Objective(tuple(_load_preset(text, runs_others)))
+        return _load_preset(text, runs_others)
     if not isinstance(spec, list | tuple):
         raise ValueError(f"an objective is a preset's name or a list of terms; got {spec!r}")
     return Objective(tuple(term if isinstance(term, Term) else _build_term(term, runs_others) for term in spec))
@@ -54,12 +54,12 @@ def term_names() -> tuple[str, ...]:
     return TERMS.names()
 
 
-def _load_preset(name: str, runs_others: bool) -> Iterable[Term]:
+def _load_preset(name: str, runs_others: bool) -> Objective:
     if is_elsewhere(name):
-        return build_objective(load_elsewhere(name, "objective", runs_others=runs_others)[1]).terms
+        return build_objective(load_elsewhere(name, "objective", runs_others=runs_others)[1])
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}{name_nearest(name, PRESETS)} There are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return Objective(PRESETS[name], needs_rejected_images=name in NEED_REJECTED_IMAGES)
 
 
 def _read_json(text: str) -> Any:

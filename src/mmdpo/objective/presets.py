@@ -1,5 +1,7 @@
 """Published objectives as lists of terms, and two of our own. A new one is one entry here and nothing else.
 
+One that is only itself with images of the dataset's own in place of corrupted ones is named in `NEED_REJECTED_IMAGES`.
+
 Notation of the comments: w, l are the chosen and the rejected answer, or the original and the corrupted image; ∅ is no
 image. R ranks, A₊ anchors above 0, NLL is supervised; see `terms/`. Every R without a factor has weight 1.
 """
@@ -61,7 +63,10 @@ PRESETS: dict[str, tuple[Term, ...]] = {
     ),
     # MMedPO (2412.06141): s · R([w,w] > [l,l]), s a clinical weight per example
     "mmedpo": (Rank((WW, LL), weight_column=WEIGHT),),
-    # HA-DPO (2311.16839): R([w,w] > [w,l]) + 0.5 NLL([w,w])
+    # DPO with supervised training on the chosen answers: R([w,w] > [w,l]) + 0.5 NLL([w,w])
+    "dpo_nll": (Rank((WW, WL)), NLL(WW, weight=0.5)),
+    # The same under an older name. It is not HA-DPO (2311.16839), whose supervised term reads rows of another dataset,
+    # for MiniGPT-4 alone; for LLaVA HA-DPO is `dpo`.
     "hadpo": (Rank((WW, WL)), NLL(WW, weight=0.5)),
     # Ours: they beat mDPO in both embedded worlds and on seeds that chose nothing; the evidence: docs/studies/log.md.
     # mDPO with another example's image, o, as the corrupted one: R([w,w] > [w,l]) + R([w,w] > [o,w]) + A₊([w,w])
@@ -78,3 +83,7 @@ PRESETS: dict[str, tuple[Term, ...]] = {
     # Supervised training on the chosen answers: the control that every comparison needs
     "sft_chosen": (NLL(WW),),
 }
+
+NEED_REJECTED_IMAGES = frozenset({"rdpo", "mfpo", "svco", "symmpo"})
+"""Presets whose corrupted image is a certain one, which the dataset has to bring: with a crop they are other methods,
+and `svco` and `symmpo` teach an answer that is wrong under it."""

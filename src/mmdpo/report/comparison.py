@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdpo.report.curves import RUN_COLOURS
-from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA
+from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA, shorten
 from mmdpo.report.files import clean
 from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.tables import ARROWS, MISSING
@@ -95,7 +95,8 @@ def draw_comparison(content: Content, path: Path) -> Path:
     notes = [line for remark in _remarks(content)[1:] for line in textwrap.wrap(remark, NOTE_CHARACTERS)]
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=(PICTURE_WIDTH, sum(heights) + 0.17 * len(notes) + 0.7), layout="constrained")
-        figure.suptitle(f"Difference to {content['runs'][0]}, with 95 % intervals", x=0.01, ha="left", size=11)
+        first = shorten(content["runs"][0])
+        figure.suptitle(f"Difference to {first}, with 95 % intervals", x=0.01, ha="left", size=11)
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         for place, ((benchmark, unit), metrics) in enumerate(panels.items()):
             _draw_panel(figure.add_subplot(grid[place]), benchmark, unit, metrics, content["runs"][1:])
@@ -123,7 +124,7 @@ def _draw_panel(
             face = colour if row["excludes_zero"] else "white"
             axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
-    labels = [name.partition("/")[2] + ARROWS[rows[0]["better"]] for name, rows in metrics.items()]
+    labels = [shorten(name.partition("/")[2]) + ARROWS[rows[0]["better"]] for name, rows in metrics.items()]
     axes.set_yticks(range(len(labels)), labels, size=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize=8)
@@ -137,7 +138,7 @@ def _add_legend(figure: Any, runs: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=RUN_COLOURS[place % len(RUN_COLOURS)], linewidth=2, label=run)
+        Line2D([], [], color=RUN_COLOURS[place % len(RUN_COLOURS)], linewidth=2, label=shorten(run))
         for place, run in enumerate(runs)
     ]
     for face, meaning in ((GREY, "interval excludes 0"), ("white", "it does not")):

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from mmdpo.report.diagnosis import CHANCE
-from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, INLINE, NO_METADATA, inline_svg
+from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, INLINE, NO_METADATA, inline_svg, shorten
 from mmdpo.report.grid import show_interval
 
 BLUE = "#0e8fa8"
@@ -57,7 +57,7 @@ def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--", zorder=0)
     axes.text(CHANCE, -0.55, "chance", size=8, color=GREY, ha="center", va="bottom")
     axes.set_xlim(0, 100)
-    axes.set_yticks(range(len(accuracies)), list(accuracies), size=9)
+    axes.set_yticks(range(len(accuracies)), [shorten(label) for label in accuracies], size=9)
     axes.set_ylim(len(accuracies) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)

@@ -48,6 +48,8 @@ LINE_HEIGHT = 0.19
 CHARACTER_WIDTH = 0.0752
 """Of DejaVu Sans Mono, which ships with Matplotlib, at 9 points: 0.602 of its size, bold or not."""
 LABEL_CHARACTERS = 15
+LONGEST_NAME = 48
+"""Characters of a name in a picture; pages and tables have all of it."""
 CAPTION_CHARACTERS = 84
 
 
@@ -130,6 +132,12 @@ def inline_svg(drawn: str, prefix: str, description: str) -> str:
     return f'<svg role="img" aria-label="{label}" viewBox="{box.group(1) if box else ""}">{inside}'
 
 
+def shorten(name: str) -> str:
+    """Returns a name that leaves room for the picture that it stands in."""
+    text = " ".join(name.split())
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
+
+
 @dataclass(frozen=True)
 class _Word:
     """A word of the picture of scenes; `column` counts characters from the left edge of the text."""
@@ -146,7 +154,7 @@ def _scene_lines(scene: ShownScene) -> list[list[_Word]]:
     lines = [[_Word(heading, 0, bold=True)]]
     for variant, answer in scene.answers.items():
         wrapped = _wrap_answer(answer)
-        wrapped[0].insert(0, _Word(variant_label(variant), 0, bold=True))
+        wrapped[0].insert(0, _Word(shorten(variant_label(variant)), 0, bold=True))
         lines += wrapped
         if answer.missed:
             missed = textwrap.wrap(f"missed: {', '.join(answer.missed)}", CAPTION_CHARACTERS)
@@ -198,7 +206,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axes.plot(
             line.steps,
             line.values,
-            label=line.label,
+            label=shorten(line.label),
             color=line.colour,
             linestyle=line.dashes,
             linewidth=1.6,
@@ -209,7 +217,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         if line.low:
             band: dict[str, Any] = dict(color=line.colour, alpha=0.15, linewidth=0, gid=f"band-series{line.place}")
             axes.fill_between(line.steps, line.low, line.high, **band)
-    axes.set_title(panel.title, loc="left", size=10)
+    axes.set_title(shorten(panel.title), loc="left", size=10)
     axes.set_xlabel("step", size=9)
     axes.set_ylabel(panel.unit, size=9)
     axes.tick_params(labelsize=8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
 
 class UnusableFileError(ValueError):
-    """A file that is not read: says why, without its path."""
+    """A file that is not read, or a folder that is not written: says why."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,19 @@ def clean_text(text: str) -> str:
 def write_text(path: Path, text: str) -> None:
     """Writes a text whose control characters and lone surrogates, if any are left, are written out."""
     path.write_text(clean_text(text), encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that files are to be written into, unless it is there.
+
+    Raises UnusableFileError, which names the folder, where that is not possible or nothing may be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFileError(f"{folder} cannot be made ({error.strerror}): choose another place") from error
+    if not os.access(folder, os.W_OK):
+        raise UnusableFileError(f"{folder} must not be written into: choose another place, or change its rights")
 
 
 def find_inside(folder: Path, name: Any) -> Path | Unshown:

@@ -198,6 +198,7 @@ def open_picture(path: Path) -> Image.Image:
 def _encode_file(path: Path) -> tuple[str, bool]:
     with open_picture(path) as image:
         if image.format == "PNG" and max(image.size) <= SMALL and path.stat().st_size <= MOST_KEPT_BYTES:
+            image.load()  # a damaged one fails here, not in the browser
             return _as_uri("png", path.read_bytes()), True
         return _encode(image)
 

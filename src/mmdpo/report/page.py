@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
-from mmdpo.report.files import write_text
+from mmdpo.report.files import make_folder, write_text
 from mmdpo.report.folders import Found, Place, find_folders
 from mmdpo.report.layout import Section, bullets, identify, page_html
 from mmdpo.report.runs import RunFolderError, read_run
@@ -49,10 +49,11 @@ def write_report(
 
     Raises:
         RunFolderError: a folder does not exist or is none of those that this package writes.
+        UnusableFileError: the page cannot be written where it is to lie.
     """
     found = find_folders(folders)
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     missing: list[str] = [*found.left_out, *pictures.notes]
     sections = _make_sections(found, missing, compare, pictures)
     _write_files(sections, path.with_name(f"{path.stem}_files"), missing)
@@ -156,7 +157,7 @@ def summarise(found: Found) -> str:
 
 def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) -> None:
     """Writes each table as Markdown and CSV and each figure as PNG and SVG; says which figure cannot be drawn."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for section in sections:
         texts = dict(section.texts)
         for name, grid in section.tables.items():

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mmdpo.report.files import clean_text
+
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """How texts begin that a spreadsheet runs, or passes over a blank to run what follows."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -25,4 +27,5 @@ def _neutralise(cell: Any) -> Any:
     if cell is None or isinstance(cell, int | float):
         return cell
     text = str(cell)
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    is_formula = _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
+    return clean_text(f"'{text}" if is_formula else text)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA
+from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA, shorten
 from mmdpo.report.study import ARROWS, read_study_results
 
 PICTURE = "picture.png"
@@ -37,17 +37,16 @@ def draw_study(folder: str | Path) -> Path:
     size = (PANELS_ACROSS * PANEL_WIDTH, rows * (len(names) * ROW_HEIGHT + PANEL_EXTRA) + 0.45)
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(
-            f"{results['study']}: every seed, mean and 95 % interval; the line is {results['baseline']}",
-            x=0.01, ha="left", size=10,
-        )  # fmt: skip
+        what, line = shorten(results["study"]), shorten(results["baseline"])
+        title = f"{what}: every seed, mean and 95 % interval; the line is {line}"
+        figure.suptitle(title, x=0.01, ha="left", size=10)
         for place, (name, measure) in enumerate(measures.items()):
             axes = figure.add_subplot(rows, PANELS_ACROSS, place + 1)
             _draw_measure(axes, measure, [results["values"].get(variant, {}).get(name) for variant in names])
             baseline = results["values"].get(results["baseline"], {}).get(name)
             if baseline is not None and baseline.get("mean") is not None:
                 axes.axvline(baseline["mean"], color=GREY, linewidth=0.8, alpha=0.6, zorder=0)
-            labels = names if place % PANELS_ACROSS == 0 else [""] * len(names)
+            labels = [shorten(name) if place % PANELS_ACROSS == 0 else "" for name in names]
             axes.set_yticks(range(len(names)), labels, size=8)
             axes.set_ylim(len(names) - 0.5, -0.5)
         figure.savefig(path, dpi=DOTS_PER_INCH)
@@ -64,8 +63,8 @@ def _draw_measure(axes: Any, measure: Mapping[str, Any], values: Sequence[Mappin
         if value["low"] is not None:
             axes.plot([value["low"], value["high"]], [height, height], color=BLUE, linewidth=1.5)
         axes.plot(value["mean"], height, "o", markersize=4.5, color=BLUE)
-    axes.set_title(f"{measure['label']}{ARROWS[measure['better']]}", loc="left", size=9)
-    axes.set_xlabel(measure["unit"], size=8)
+    axes.set_title(f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}", loc="left", size=9)
+    axes.set_xlabel(shorten(measure["unit"]), size=8)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)

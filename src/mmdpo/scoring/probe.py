@@ -98,7 +98,7 @@ def probe(
                 difference = compare(split_answers(shared(batch, cells)), alone)
                 if difference.distance <= tolerance:
                     return shared, Probe("shared", None, None, precision, tolerance, difference.distance)
-                why = _describe(difference, cells, chosen)
+                why = _describe(difference, cells, chosen, with_source=False)  # a card holds no paths
             except Exception as error:  # whatever a forward raises that knows nothing of shared rows
                 problem = next(iter(str(error).splitlines()), "")[:200]
                 why = f"its forward cannot read shared rows ({type(error).__name__}: {problem})"
@@ -221,9 +221,11 @@ def _score_plainly(model: Any, family: Family, batch: Batch, answer: Tensor) -> 
     return pick_logprobs(output.logits[0], answer, suppressed)
 
 
-def _describe(difference: Difference, cells: Sequence[Cell], chosen: Sequence[Item]) -> str:
+def _describe(
+    difference: Difference, cells: Sequence[Cell], chosen: Sequence[Item], *, with_source: bool = True
+) -> str:
     cell, item = cells[difference.place // len(chosen)], chosen[difference.place % len(chosen)]
-    source = item.example.source or f"row {item.index + 1}"
+    source = (with_source and item.example.source) or f"row {item.index + 1}"
     return (
         f"log π of cell {cell} of {source} is {difference.found:.4f} beside the others, as in training, and "
         f"{difference.expected:.4f} by a plain forward of it alone: {difference.distance:.2g} nats a token apart"

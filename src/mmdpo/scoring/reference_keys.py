@@ -20,6 +20,7 @@ from xxhash import xxh3_128
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
+from mmdpo.data.stamps import FileStamp, stamp_file
 from mmdpo.data.tokenise import PromptText
 from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, RowError, image_versions, response_names
 
@@ -54,7 +55,8 @@ class CellKeys:
     """
 
     prepare: Preparer
-    _files: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, FileStamp] = field(default_factory=dict)
+    """Of the files that were read, by path."""
     _sources: dict[Callable[..., Any], str] = field(default_factory=dict)
 
     def __call__(self, item: Item, cells: tuple[Cell, ...]) -> tuple[bytes, ...]:
@@ -127,9 +129,9 @@ class CellKeys:
         if not isinstance(source, str | Path):
             return digest_image(source)
         path = str(source)
-        if path not in self._files:
-            self._files[path] = digest_image(source)
-        return self._files[path]
+        if path not in self.stamps:
+            self.stamps[path] = stamp_file(Path(path))
+        return self.stamps[path].digest
 
     def _digest_source(self, function: Callable[..., Any]) -> str:
         """Returns the digest of the file that a corruption is written in: one that was edited makes other images."""

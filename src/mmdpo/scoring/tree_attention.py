@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import causal_mask_function, flex_attention_mask, sdpa_mask
 
 from mmdpo.families import attention_of
+from mmdpo.families._seams import CAUSAL, attend, make_mask
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"
@@ -76,17 +75,47 @@ class Piece:
     """None: causal, over as many keys as queries."""
 
 
-@dataclass(frozen=True)
-class TreeMask:
+class TreeMask(Tensor):
     """The pieces of every row, from left to right; what is left of a row is padding.
 
-    `ndim` and `shape` are those of the 4-D mask that it stands for: some models hand a finished mask to their text
-    decoder, which looks at them.
+    It is a tensor of four dimensions, which transformers takes for a finished mask and hands on to the layers as it is.
+    There are no values in it: whoever computes with it gets an error.
     """
 
     rows: tuple[tuple[Piece, ...], ...]
-    shape: tuple[int, int, int, int]
-    ndim: ClassVar[int] = 4
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Piece]], shape: tuple[int, int, int, int], device: Any) -> TreeMask:
+        """Returns the mask of rows that the attention of this module attends along."""
+        mask = torch.zeros(1, dtype=torch.bool, device=device).expand(shape).as_subclass(cls)
+        mask.rows = tuple(map(tuple, rows))
+        return mask
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answers what is asked of shape, device and type; raises TypeError where a tensor would be computed."""
+        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        if isinstance(result, Tensor):
+            raise TypeError(
+                f"{getattr(func, '__name__', func)}: the mask of shared rows has no values, and the model computes "
+                "with its attention mask: use attention: separate"
+            )
+        return result
+
+    def to(self, *args: Any, **kwargs: Any) -> TreeMask:
+        """Returns the mask on another device, for the layers of a model that is spread over several."""
+        device = torch.empty(0, device=self.device).to(*args, **kwargs).device
+        if device == self.device:
+            return self
+        moved = [
+            [replace(piece, mask=None if piece.mask is None else piece.mask.to(device)) for piece in row]
+            for row in self.rows
+        ]
+        rows, width, queries, keys = self.shape
+        return TreeMask.of(moved, (rows, width, queries, keys), device)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"TreeMask({tuple(self.shape)})"
 
 
 def make_tree_mask(
@@ -94,24 +123,22 @@ def make_tree_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    mask_function: Rule = causal_mask_function,
-    attention_mask: TreeMask | Tensor | None = None,
+    mask_function: Rule = CAUSAL,
+    attention_mask: Tensor | None = None,
     device: Any = "cpu",
     **kwargs: Any,
-) -> TreeMask | Tensor | None:
+) -> Tensor | None:
     """Returns the mask of one kind of layer: of the trees at hand, else what SDPA takes."""
-    if isinstance(attention_mask, TreeMask):
-        return attention_mask
     trees = _trees.get()
     if trees is None:
         lengths = dict(batch_size=batch_size, q_length=q_length, kv_length=kv_length)
         options = dict(mask_function=mask_function, attention_mask=attention_mask, device=device)
-        plain: Tensor | None = sdpa_mask(**lengths, **options, **kwargs)
+        plain: Tensor | None = make_mask("sdpa", **lengths, **options, **kwargs)
         return plain
     rows: list[list[Piece]] = [[] for _ in range(batch_size)]
     for tree in trees:
         rows[tree.row] += _cut(tree, mask_function, device)
-    return TreeMask(tuple(map(tuple, rows)), (batch_size, 1, q_length, kv_length))
+    return TreeMask.of(rows, (batch_size, 1, q_length, kv_length), device)
 
 
 def _cut(tree: Tree, rule: Rule, device: Any) -> Iterator[Piece]:
@@ -119,7 +146,7 @@ def _cut(tree: Tree, rule: Rule, device: Any) -> Iterator[Piece]:
     first, *others = tree.branches
     length = tree.prompt + first.length
     # Plain causal attention has kernels of its own, and they need as many keys as queries.
-    is_causal = rule is causal_mask_function
+    is_causal = rule is CAUSAL
     yield Piece(length, 0, None if is_causal else _apply(rule, tree, 0, length, device))
     for branch in others:
         mask = _apply(rule, tree, tree.prompt, tree.prompt + branch.length, device)
@@ -142,12 +169,12 @@ def attend_to_tree(
     query: Float[Tensor, "R H S D"],
     key: Float[Tensor, "R G K D"],
     value: Float[Tensor, "R G K D"],
-    attention_mask: TreeMask | Tensor | None,
+    attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "R S H D"], None]:
     """Attends piece by piece: the prompt with its first answer, then each other answer over the prompt and itself."""
     if not isinstance(attention_mask, TreeMask):
-        result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        result: tuple[Tensor, None] = attend("sdpa", module, query, key, value, attention_mask, **kwargs)
         return result
     rows = [
         _attend_row(module, query[row : row + 1], key[row : row + 1], value[row : row + 1], pieces, kwargs)
@@ -177,7 +204,7 @@ def _attend_row(
             )
         else:
             first_keys, first_values = keys, values
-            outputs.append(sdpa_attention_forward(module, queries, keys, values, piece.mask, **options)[0])
+            outputs.append(attend("sdpa", module, queries, keys, values, piece.mask, **options)[0])
     if padding:
         outputs.append(outputs[-1].new_zeros(1, padding, *outputs[-1].shape[2:]))
     return torch.cat(outputs, dim=1)
@@ -194,7 +221,7 @@ def _attend_branch(
     options: dict[str, Any],
 ) -> Float[Tensor, "1 Q H D"]:
     keys, values = torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
-    output: Tensor = sdpa_attention_forward(module, queries, keys, values, mask, **options)[0]
+    output: Tensor = attend("sdpa", module, queries, keys, values, mask, **options)[0]
     return output
 
 
@@ -206,7 +233,7 @@ def make_block_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    mask_function: Rule = causal_mask_function,
+    mask_function: Rule = CAUSAL,
     device: Any = "cpu",
     **kwargs: Any,
 ) -> BlockMask:
@@ -214,7 +241,7 @@ def make_block_mask(
     trees = _trees.get()
     if trees is None:
         lengths = dict(batch_size=batch_size, q_length=q_length, kv_length=kv_length)
-        plain: BlockMask = flex_attention_mask(**lengths, mask_function=mask_function, device=device, **kwargs)
+        plain: BlockMask = make_mask("flex_attention", **lengths, mask_function=mask_function, device=device, **kwargs)
         return plain
     rule = follow_paths(trees, (batch_size, q_length), mask_function, device)
     compile_it = torch.device(device).type == "cuda"
@@ -248,4 +275,4 @@ def follow_paths(trees: Sequence[Tree], shape: tuple[int, int], rule: Rule, devi
 AttentionMaskInterface.register(SDPA, make_tree_mask)
 AttentionInterface.register(SDPA, attend_to_tree)
 AttentionMaskInterface.register(FLEX, make_block_mask)
-AttentionInterface.register(FLEX, flex_attention_forward)
+AttentionInterface.register(FLEX, partial(attend, "flex_attention"))

@@ -21,17 +21,22 @@ def add_study_verb(verbs: argparse._SubParsersAction[Any]) -> None:
         "--variants", nargs="+", metavar="VARIANT", help="these, and the one that others are compared to"
     )
     parser.add_argument("--world", metavar="WORLD", help="in this embedded world: world, world_large")
+    parser.add_argument("--list", action="store_true", help="print what each study of the package asks, and exit")
     parser.add_argument("--print", action="store_true", help="print the study file and exit, to make one's own of it")
     parser.set_defaults(verb=_study)
 
 
 def _study(options: argparse.Namespace) -> int:
     from mmdpo.study.design import StudyError
-    from mmdpo.study.study_file import read_study, read_text, shipped_names
+    from mmdpo.study.study_file import describe_shipped, read_study, read_text, shipped_names
 
+    if options.list:
+        print("".join(f"{name:20}{about}\n" for name, about in describe_shipped().items()), end="")
+        return 0
     named = [name for name in (options.name, options.config) if name is not None]
     if len(named) != 1:
-        raise StudyError(f"name one study: {', '.join(shipped_names())}, or a file with --config")
+        known = ", ".join(shipped_names())
+        raise StudyError(f"name one study: {known} (--list says what they ask), or a file with --config")
     if options.print:
         print(read_text(named[0]), end="")
         return 0
@@ -69,6 +74,9 @@ def add_diagnose_verb(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--chat_template_kwargs", metavar="JSON", help="variables of the chat template")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 on a GPU unless given")
     parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument(
+        "--no_probe", dest="probe", action="store_false", help="do not try two pairs by plain forwards first"
+    )
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap")
     parser.set_defaults(verb=_diagnose)
 

@@ -33,6 +33,7 @@ from mmdpo.data.items import Item, Items
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
 from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
+from mmdpo.report.files import make_folder
 from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
 from mmdpo.study.pictures import find_paths, name_images, save_small
@@ -82,6 +83,8 @@ class DiagnosisPlan:
     chat_template_kwargs: str | None = None
     """Variables of the chat template, as JSON."""
     trust_remote_code: bool = False
+    probe: bool = True
+    """Compare how two pairs are scored with plain forwards before all are."""
     resamples: int = 2000
     shown: int = 6
     """Pairs on the page from each end of the order."""
@@ -104,6 +107,7 @@ def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]
     """
     args, reference_args = _options(plan, plan.adapter), _options(plan, None)
     corruption = load(plan.corruption)
+    make_folder(out)
     processor, config = build.load_processor(plan.model, args), build.load_config(plan.model, args)
     chosen = _choose_pairs(plan, args, processor, config, corruption)
     with console.status("drawing other examples' images"):
@@ -134,6 +138,7 @@ def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str,
     examples.jsonl is sorted from the pairs that need the image to those that the text gives away.
     Raises ImportError without scikit-learn, ValueError where no pair can be read.
     """
+    make_folder(out)
     pairs = read_pairs(plan, _options(plan, None))
     checked = find_faults(pairs, _inspect_text, num_workers=1, progress=False)
     left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
@@ -153,7 +158,6 @@ def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str,
         "options": asdict(plan),
         "versions": versions(),
     }
-    out.mkdir(parents=True, exist_ok=True)
     if scores:
         scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
         rows = ({"score": score, **asdict(text)} for score, text in scored)
@@ -273,7 +277,7 @@ def _score(
                 log.append(start, scores)
                 progress.update(bar, completed=start + scores.shape[1])
 
-            options = dict(seed=plan.seed, batch_size=plan.batch_size)
+            options: dict[str, Any] = dict(seed=plan.seed, batch_size=plan.batch_size, try_first=plan.probe)
             return score_batches(model, collator, pairs, known=known, keep=keep, **options)
 
     model = _load(plan.model, args)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
+from mmdpo.printable import printable
 from mmdpo.report.figures import draw_curves, draw_scenes
 from mmdpo.report.page import write_page
 from mmdpo.report.terminal import print_results
@@ -95,13 +96,14 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
     draw_curves(folder)
     page = write_page(folder)
     print_results(results, console)
-    console.print(f"\n{results['seconds']:.0f} s. Captions, pictures and curves: {page}")
+    said = f"\n{results['seconds']:.0f} s. Captions, pictures and curves: {printable(str(page))}"
+    console.print(said, markup=False)
     return results
 
 
 def _show_progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:>20}"),
+        TextColumn("{task.description:>20}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),

@@ -19,6 +19,7 @@ from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.families import find_family
 from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.probe import probe
 from mmdpo.training import build
 
 OTHER = "random_image"
@@ -109,22 +110,27 @@ def score_batches(
     *,
     seed: int,
     batch_size: int,
+    try_first: bool = True,
     known: Float[Tensor, "C K"] | None = None,
     keep: Callable[[int, Float[Tensor, "C B"]], None] = lambda start, scores: None,
 ) -> PairScores:
     """Scores the cells that a collator makes batches for; see `score_pairs`.
 
-    The first K examples are not scored again where `known` has their scores; `keep` is handed those of each batch, with
-    the place of its first example.
+    With `try_first` the model is probed on two of the examples. Raises ProbeError for one that scores an answer
+    otherwise beside others than alone. The first K examples are not scored again where `known` has their scores; `keep`
+    is handed those of each batch, with the place of its first example.
     """
     family, cells = collator.prepare.renderer.family, collator.prepare.cells
     items = Items(
         examples, seed=seed, draw_others=any(c.needs_other_image for c in collator.prepare.corruptions.values())
     )
-    scorer = Scorer(model, family, cells, shares_prefix=family.why_separate(model) is None)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    if try_first:
+        scorer, _ = probe(Scorer(model, family, cells), collator, items, device=device)
+    else:
+        scorer = Scorer(model, family, cells, shares_prefix=family.why_separate(model) is None)
     parts = [] if known is None else [known]
     with torch.inference_mode():
         for start in range(0 if known is None else known.shape[1], len(items), batch_size):

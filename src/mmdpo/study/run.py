@@ -20,6 +20,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mmdpo.printable import printable
+from mmdpo.report.files import make_folder
 from mmdpo.report.study import print_study, write_tables
 from mmdpo.report.study_picture import draw_study
 from mmdpo.study import pool
@@ -57,7 +59,8 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
         write_json(folder / RESULTS, results)
     paths = (*write_tables(folder), draw_study(folder))
     print_study(results, console)
-    console.print(f"\nResults: {', '.join(str(path) for path in (folder / RESULTS, *paths))}", highlight=False)
+    places = printable(", ".join(str(path) for path in (folder / RESULTS, *paths)))
+    console.print(f"\nResults: {places}", highlight=False, markup=False)
     return results
 
 
@@ -86,7 +89,7 @@ def _claim(folder: Path, study: Study) -> Iterator[None]:
         raise StudyError(f"{folder} holds something that is no study: choose another --out")
     if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
         raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,9 +109,9 @@ class _Screen:
 
     def __enter__(self) -> _Screen:
         self._progress = Progress(
-            TextColumn("{task.description:>28}"),
+            TextColumn("{task.description:>28}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
         )
@@ -136,4 +139,5 @@ class _Screen:
             self._progress.remove_task(self._bars.pop(trial.label))
         self._progress.advance(self._all)
         if said is not None:
-            self.console.print(f"{trial.label} failed: {said}", style="red", highlight=False, markup=False)
+            failed = printable(f"{trial.label} failed: {said}")
+            self.console.print(failed, style="red", highlight=False, markup=False)

@@ -48,7 +48,6 @@ class ScoreLog:
                 )
         whole = len(rows) if len(rows) == len(self.keys) else len(rows) // batch_size * batch_size
         kept = [json.dumps(self.head), *lines[1 : whole + 1]]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.partly")
         beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         beside.replace(self.path)

@@ -54,6 +54,12 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name[0] != "_"))
 
 
+def describe_shipped() -> dict[str, str]:
+    """Returns what each study of the package asks, in a sentence, by its name."""
+    about = {name: str(_load(read_text(name), name).get("about", "")) for name in shipped_names()}
+    return {name: re.split(r"(?<=[.?]) ", text)[0] for name, text in about.items()}
+
+
 def read_text(name_or_path: str) -> str:
     """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
     path = Path(name_or_path)
@@ -65,8 +71,8 @@ def read_text(name_or_path: str) -> str:
     if name_or_path not in shipped_names():
         known = ", ".join(shipped_names())
         raise StudyError(
-            f"there is no study {name_or_path!r}{name_nearest(name_or_path, shipped_names())} Shipped: {known}. Or "
-            "give a file with --config"
+            f"there is no study {name_or_path!r}{name_nearest(name_or_path, shipped_names())} Shipped: {known}; --list "
+            "says what they ask. Or give a file with --config"
         )
     return str((_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8"))
 

@@ -26,7 +26,7 @@ ABSENT: Mapping[str, str] = {
     "activation_offloading": "leave it out, and use gradient_checkpointing",
     "router_aux_loss_coef": "the loss of a mixture's router is not added: leave it out",
     "loss_weights": _LOSS,
-    "rpo_alpha": "add a term nll: [original, chosen] to the objective, or use the preset hadpo (weight 0.5)",
+    "rpo_alpha": "add a term nll: [original, chosen] to the objective, or use the preset dpo_nll (weight 0.5)",
     "ld_alpha": "answers of different length are weighed by per_token: true of a term (docs/objectives.md)",
     "use_weighting": "give a weight by row with weight_column of a term (docs/objectives.md)",
     "discopop_tau": _LOSS,

@@ -19,9 +19,6 @@ from mmdpo.world.worlds import find_world
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
-ADDED = ("lora_", ".modules_to_save.", "trainable_tokens_")
-"""What marks a parameter that switching an adapter off takes out of the model again."""
-
 
 @dataclass(frozen=True)
 class Start:
@@ -116,9 +113,22 @@ def unwrap_adapter(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def is_added(name: str) -> bool:
-    """Says whether a parameter of this name is part of an adapter."""
-    return any(mark in name for mark in ADDED)
+def find_added(model: nn.Module) -> frozenset[str]:
+    """Returns the names of the parameters that switching an adapter off takes out of the model again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    added = set[str]()
+    for path, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            kept = module.get_base_layer()
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            kept = module.original_module
+        else:
+            continue
+        own = {id(parameter) for parameter in kept.parameters()}
+        added |= {f"{path}.{name}" for name, parameter in module.named_parameters() if id(parameter) not in own}
+    return frozenset(added)
 
 
 def is_undone_by_switching_off(model: nn.Module) -> bool:
@@ -127,9 +137,13 @@ def is_undone_by_switching_off(model: nn.Module) -> bool:
     Every LoRA B is still zero, and nothing is trained that PEFT would leave in the model: biases of the base
     (`bias: all`) stay where they are. Of other kinds of adapters nothing is known.
     """
-    added = [(name, p) for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
-    moves_alone = all(is_added(name) for name, p in model.named_parameters() if p.requires_grad)
-    return bool(added) and moves_alone and not any(bool(p.any()) for _, p in added)
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    up = [p for layer in layers for held in (layer.lora_B, layer.lora_embedding_B) for p in held.parameters()]
+    added = find_added(model)
+    moves_alone = all(name in added for name, p in model.named_parameters() if p.requires_grad)
+    return bool(up) and moves_alone and not any(bool(p.any()) for p in up)
 
 
 def count_bits(model: Any) -> int | None:

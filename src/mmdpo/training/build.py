@@ -27,6 +27,7 @@ from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
+from mmdpo.families._seams import NO_SAFETENSORS
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.training.adapters import (
@@ -40,6 +41,7 @@ from mmdpo.training.adapters import (
 )
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.modes import disable_dropout
+from mmdpo.training.movement import describe_unreached
 
 __all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
 
@@ -68,7 +70,7 @@ def load_model(name: str, args: MDPOConfig) -> Any:
     try:
         model = load_whole_model(start.base, **kwargs)
     except OSError as error:
-        if args.allow_pickle or "model.safetensors" not in str(error):
+        if args.allow_pickle or NO_SAFETENSORS not in str(error):
             raise
         raise OSError(
             f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
@@ -187,6 +189,7 @@ def build_collator(
         crop_space=args.crop_space,
         max_image_pixels=args.max_image_pixels,
         suppressed=frozenset(find_suppressed(generation_config)),
+        needs_rejected_images=objective.needs_rejected_images,
     )
     return Collator(prepare, args.max_length, objective.weight_columns, find_context_length(config))
 
@@ -291,6 +294,8 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, args: 
             family.lora_exclusion(model, others, peft_config.target_modules),
         )
     adapted: nn.Module = get_peft_model(model, peft_config)
+    if (unreached := describe_unreached(adapted, family, parts)) is not None:
+        logger.warning("%s", unreached)
     return adapted
 
 

@@ -57,7 +57,8 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     """
     examples = to_preferences(dataset, name, args)
     require_images(examples)
-    result = _share_rows(examples, FullCheck(collator) if args.check_data == "full" else _inspect_text, args)
+    inspect: Inspect = FullCheck(collator) if args.check_data == "full" else TextCheck(collator)
+    result = _share_rows(examples, inspect, args)
     is_counted = args.check_data == "full"
     lengths = (
         tuple(f.prompt_tokens + (f.chosen_tokens or 0) + (f.rejected_tokens or 0) for f in result.facts)
@@ -82,7 +83,7 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
         return dataset
     if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
-            f"{name} is a {type(dataset).__name__} without a length; give a datasets.Dataset, a list of rows or a "
+            f"{name} is a {type(dataset).__name__}, not rows with a length; give a datasets.Dataset, list of rows or "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
@@ -109,6 +110,19 @@ class FullCheck:
         )
 
 
+@dataclass(frozen=True)
+class TextCheck:
+    """Looks at what one example has, and opens none of its images."""
+
+    collator: Collator
+
+    def __call__(self, example: PreferenceExample) -> ExampleFacts:
+        """Returns facts without lengths. Raises RowError for an example that cannot be trained on."""
+        validate_example(example)
+        self.collator.prepare.check_images(example)
+        return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
+
+
 def _share_rows(examples: PreferenceDataset, inspect: Inspect, args: MDPOConfig) -> CheckResult:
     """Tries every row, each in one process of the run, and returns on all of them what was found."""
     state, progress = args.distributed_state, not args.disable_tqdm
@@ -131,8 +145,3 @@ def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
     hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
     head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
     return "\n".join([head, *lines])
-
-
-def _inspect_text(example: PreferenceExample) -> ExampleFacts:
-    validate_example(example)
-    return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.families._seams import WRITE_FAILURES
 from mmdpo.training import checkpoint_folder
 from mmdpo.training.callbacks import WhenToSave
 from mmdpo.training.checkpoint_folder import UNFINISHED, SaveError
@@ -107,7 +108,15 @@ class CrashSafeTrainer(Trainer, ABC):
             logger.warning(
                 "%s was written by %s; losses may differ in their last digits", checkpoint, ", ".join(others)
             )
+        self.recall(record.get("remembered", {}))
         return str(checkpoint)
+
+    def remember(self) -> dict[str, Any]:
+        """Returns what a checkpoint tells the run that goes on from it, as JSON holds it."""
+        return {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Takes over, on the main process, what `remember` has returned when the checkpoint was written."""
 
     def _check_space(self, folder: Path) -> None:
         needed = self._estimate_bytes()
@@ -183,6 +192,7 @@ class CrashSafeTrainer(Trainer, ABC):
             if self.args.should_save:
                 self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
                 whose = {"run": self._run, "versions": _versions(), "save_only_model": self.args.save_only_model}
+                whose["remembered"] = self.remember()
                 checkpoint_folder.seal(aside, whose)
                 checkpoint_folder.publish(aside, target)
         self.accelerator.wait_for_everyone()
@@ -325,6 +335,4 @@ def _is_write_failure(error: BaseException) -> bool:
     """Says whether an error is about writing files; those of safetensors and torch are no OSErrors."""
     if isinstance(error, OSError | SafetensorError | CheckpointException):
         return True
-    return isinstance(error, RuntimeError) and any(
-        mark in str(error) for mark in ("PytorchStreamWriter", "inline_container.cc", "iostream error")
-    )
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in WRITE_FAILURES)

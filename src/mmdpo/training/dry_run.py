@@ -21,7 +21,7 @@ from mmdpo.data.prepare import PreparedExample
 from mmdpo.families import Family, find_family
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
-from mmdpo.training.adapters import Start, check_quantised, find_start, freeze_others, is_added, unwrap_adapter
+from mmdpo.training.adapters import Start, check_quantised, find_added, find_start, freeze_others, unwrap_adapter
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
@@ -152,10 +152,10 @@ def count_steps_per_epoch(pairs: int, args: MDPOConfig) -> int:
 def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
     """Returns the parameters by part; what an adapter adds counts as a part of its own."""
     base = unwrap_adapter(policy)
-    located = family.locate_parts(base)
+    located, added = family.locate_parts(base), find_added(base)
     counts = {part: [0, 0] for part in (*build.PARTS, ADAPTER_PART)}
     for name, parameter in base.named_parameters():
-        entry = counts[ADAPTER_PART if is_added(name) else located.part_of(name)]
+        entry = counts[ADAPTER_PART if name in added else located.part_of(name)]
         entry[0] += parameter.numel()
         entry[1] += parameter.numel() * parameter.requires_grad
     return tuple(PartCount(part, total, moved) for part, (total, moved) in counts.items() if total)
@@ -234,9 +234,11 @@ def _describe_adapter(policy: Any, start: Start) -> str:
     settings = getattr(policy, "peft_config", {}).get("default")
     if settings is None:
         return "none: whole weights are trained"
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     kind = "DoRA" if getattr(settings, "use_dora", False) else "LoRA"
     kind += ", scaled as rsLoRA," if getattr(settings, "use_rslora", False) else ""
-    layers = sum(hasattr(module, "lora_A") for module in policy.modules())
+    layers = sum(isinstance(module, BaseTunerLayer) for module in policy.modules())
     told = f"{kind} of rank {getattr(settings, 'r', '?')} on {layers} layers"
     return told if start.adapter is None else f"{told}, going on from {start.adapter}"
 

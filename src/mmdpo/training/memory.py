@@ -15,7 +15,7 @@ from torch import nn
 
 from mmdpo.families import Family
 from mmdpo.scoring.logprobs import CHUNK
-from mmdpo.training.adapters import is_added, unwrap_adapter
+from mmdpo.training.adapters import find_added, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
 
 FLOAT, HALF = 4, 2
@@ -88,7 +88,8 @@ def _count_static(policy: Any, args: MDPOConfig, *, bits: int | None, reference:
     quantised = _find_quantised(policy) if bits else set()
     parameters = dict(policy.named_parameters())
     trained = [p for p in parameters.values() if p.requires_grad]
-    added = [p for name, p in parameters.items() if is_added(name)]
+    names = find_added(policy)
+    added = [p for name, p in parameters.items() if name in names]
     adapter = {id(p) for p in added}
     frozen = [p for p in parameters.values() if id(p) not in adapter]
     in_bits = sum(_quantised_bytes(p, bits) for p in frozen if bits and id(p) in quantised)
@@ -158,11 +159,11 @@ def format_bytes(count: int) -> str:
 
 def _find_quantised(policy: Any) -> set[int]:
     """Returns the weights that bitsandbytes quantises: of every linear layer but the head and the adapter's own."""
-    head = unwrap_adapter(policy).get_output_embeddings()
+    head, added = unwrap_adapter(policy).get_output_embeddings(), find_added(policy)
     return {
         id(module.weight)
         for name, module in policy.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        if isinstance(module, nn.Linear) and module is not head and f"{name}.weight" not in added
     }
 
 

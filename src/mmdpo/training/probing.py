@@ -23,9 +23,6 @@ from mmdpo.training.modes import rest_frozen_modules
 
 logger = logging.getLogger(__name__)
 
-PROBE = "probe.json"
-"""File of a run folder: how rows were scored, and what the probe found."""
-
 
 def settle_rows(
     policy: nn.Module, family: Family, collator: Collator, items: Items, args: MDPOConfig, accelerator: Any

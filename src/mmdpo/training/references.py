@@ -130,6 +130,7 @@ class ReferencePass:
         own = range(self.accelerator.process_index, len(items), self.accelerator.num_processes)
         rows = tqdm(own, desc="looking for cached references", disable=self._hides_bars)
         keys = gather_object([(row, make_keys(items[row], self.cells)) for row in rows])
+        items.stamps = dict(pair for stamps in gather_object([make_keys.stamps]) for pair in stamps.items())
         return [key for _, key in sorted(keys)]
 
     def _score_missing(

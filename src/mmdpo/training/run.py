@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         check_run_folder(folder, "choose another output_dir, go on with --resume_from_checkpoint true, or remove it")
     with removed_on_failure(folder):
         trainer = build_trainer(recipe)
-        trainer.add_callback(_SaveRecipe(recipe))
+        trainer.add_callback(_SaveRecipe(replace(recipe, training=trainer.args)))
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
@@ -172,10 +173,13 @@ def check_run_folder(folder: Path, remedy: str) -> None:
 
 
 def prepare_run_folder(folder: str | Path, remedy: str) -> Path:
-    """Makes an empty run folder and returns it. Raises RunFolderError for one that holds something already."""
+    """Makes an empty run folder and returns it.
+
+    Raises RunFolderError for one that holds something already, or that cannot be made or written into.
+    """
     path = Path(folder)
     check_run_folder(path, remedy)
-    path.mkdir(parents=True, exist_ok=True)
+    _make_writable(path)
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.data.items import Items
 from mmdpo.scoring.reference import AdapterOff
 from mmdpo.scoring.reference_keys import describe_model, digest_processor
-from mmdpo.training.adapters import ADDED, unwrap_adapter
+from mmdpo.training.adapters import find_added, unwrap_adapter
 from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.references import LiveReference
@@ -59,7 +59,8 @@ def describe_run(
     `policy` and `reference` are at their start. `engine` is what spreads the model over processes: the files of its
     optimizer are its own.
     """
-    skipped = ADDED if isinstance(reference, AdapterOff) else ()  # a fresh adapter, whose values are random
+    # A fresh adapter's values are random.
+    skipped = find_added(policy) if isinstance(reference, AdapterOff) else frozenset[str]()
     base: Any = unwrap_adapter(policy)
     options = args.to_dict()
     described = {name: options[name] for name in OPTIONS if name in options} | {
@@ -94,14 +95,14 @@ def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: s
     )
 
 
-def digest_values(model: nn.Module, skipped: Sequence[str] = ()) -> str:
-    """Returns the digest of some values of every weight, save those with a part of their name in `skipped`.
+def digest_values(model: nn.Module, skipped: Collection[str] = ()) -> str:
+    """Returns the digest of some values of every weight, save those whose names are in `skipped`.
 
     Of weights that are spread over processes it sees this process's share; it never waits for another one.
     """
     digest, samples = xxh3_128(), list[torch.Tensor]()
     for name, value in sorted(model.named_parameters()):
-        if any(part in name for part in skipped):
+        if name in skipped:
             continue
         local = value.detach()
         flat = (local.to_local() if hasattr(local, "to_local") else local).flatten()

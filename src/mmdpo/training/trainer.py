@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
+from mmdpo.checkpoints.card import PROBE
+from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
@@ -27,9 +30,11 @@ from mmdpo.training.callbacks import SetEpoch
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
+from mmdpo.training.main_process import on_main_process
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.modes import rest_frozen_modules
-from mmdpo.training.probing import PROBE, settle_rows
+from mmdpo.training.movement import describe_rounding
+from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
@@ -136,6 +141,9 @@ class MDPOTrainer(RowOrderTrainer):
                 f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
+        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+            logger.warning("%s", rounding)
         tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
         self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
         self._cached_cells = cacheable_cells(args)
@@ -152,6 +160,7 @@ class MDPOTrainer(RowOrderTrainer):
         self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
         """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
         self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
+        self._agree_on_date()
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         if hasattr(policy, "add_model_tags"):
             policy.add_model_tags(["mmdpo", "dpo"])
@@ -276,9 +285,7 @@ class MDPOTrainer(RowOrderTrainer):
         """
         self._check_batches()
         checkpoint = self.open_run_folder(resume_from_checkpoint)
-        if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
+        self._agree_on_date()
         self._precompute(self.train_dataset, self.eval_dataset)
         if isinstance(self._live_reference, StartOfPolicy):
             self._live_reference.leave()
@@ -288,7 +295,11 @@ class MDPOTrainer(RowOrderTrainer):
         elif self._skipped.faults and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
-        return super().train(checkpoint, *args, **kwargs)
+        result = super().train(checkpoint, *args, **kwargs)
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
+        return result
 
     def _check_batches(self) -> None:
         """Raises ValueError where no batch would be made of the data, before its references are scored."""
@@ -299,6 +310,21 @@ class MDPOTrainer(RowOrderTrainer):
                 f"dataloader_drop_last leaves nothing of {len(items)} rows, since a batch of all processes has "
                 f"{needed}: leave it out, or lower per_device_train_batch_size"
             )
+
+    def remember(self) -> dict[str, Any]:
+        """Returns the moment that dated prompts are written at, where the chat template writes a date."""
+        clock = self._collator.prepare.renderer.clock
+        return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Goes on with the date of the run's beginning."""
+        if "date" in remembered:
+            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(remembered["date"])
+
+    def _agree_on_date(self) -> None:
+        """Lets all processes write the date of the main one into prompts."""
+        clock = self._collator.prepare.renderer.clock
+        clock.moment = on_main_process(lambda: clock.moment, is_main=self.is_world_process_zero())
 
     def describe_run(self) -> dict[str, Any]:
         """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""

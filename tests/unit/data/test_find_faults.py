@@ -10,7 +10,15 @@ from rich.console import Console
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.summary import list_warnings, print_summary
-from mmdpo.data.validate import ExampleFacts, find_faults, inspect_example, validate_example, write_faults
+from mmdpo.data.validate import (
+    CheckResult,
+    ExampleFacts,
+    find_faults,
+    inspect_example,
+    require_images,
+    validate_example,
+    write_faults,
+)
 from mmdpo.examples import RowError
 
 
@@ -58,6 +66,9 @@ BAD = {
         ),
         "`chosen` has 3 turns, and every word of an answer is trained on: keep one turn",
     ),
+    "half a character": (pair(chosen="A red \ud83d cup."), r"`chosen` is not valid Unicode: .*'A red \\ud83d cup.'"),
+    "half in a turn": (pair(prompt=turns("image", "text"), **answers(rejected="\udc00x")), "`rejected` is not valid"),
+    "half in a prompt": (pair(prompt="<image>\ud83d?"), "`prompt` is not valid Unicode"),
     "more images": (pair(images=[png(), png()]), "1 place for 2 images: write <image> where each image belongs"),
     "fewer images": (pair(images=[]), "1 place for 0 images: add the missing images, or remove <image>"),
     "turns without place": (pair(prompt=turns("text"), **answers()), "0 places for 1 image: write <image>"),
@@ -230,3 +241,44 @@ def test_faults_are_written_as_json_lines(mixed, tmp_path):
         "source": "pairs.json, row 2",
         "problem": "`chosen` is empty: write the answer, or remove the row",
     }
+
+
+def test_what_cannot_be_printed_ends_no_check_and_is_shown(tmp_path):
+    odd = "\x1b]0;owned\x07\x9b2J"
+    rows = [
+        pair(chosen=f"{odd} cup", id=f"\ud83d{odd}"),
+        pair(images=[f"{odd}\ud83d.png"]),
+        pair(prompt=f"\ud83d{odd}"),
+    ]
+    dataset = PreferenceDataset.from_rows(rows, name=odd, image_root=tmp_path)
+    result = find_faults(dataset, num_workers=1, progress=False)
+    assert [fault.row for fault in result.faults] == [2, 3]
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(result, dataset, console)
+    write_faults(tmp_path / "faults.jsonl", result.faults)
+    for printed in (console.file.getvalue(), (tmp_path / "faults.jsonl").read_text(encoding="utf-8")):
+        printed.encode()
+        assert not set(printed) & set("\x1b\x07\x9b")
+        assert "x1b]0;owned" in printed
+
+
+def test_answers_that_the_objective_does_not_read_are_not_spoken_of():
+    facts = [ExampleFacts(5, 7, None, ((6, 4),))] * 3
+    dataset = PreferenceDataset.from_rows([pair(prompt=f"<image>{n}?") for n in range(3)])
+    result = CheckResult(good=(0, 1, 2), facts=tuple(facts), faults=(), repeats=0)
+    assert list_warnings(result) == []
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(result, dataset, console)
+    lines = [" ".join(line.replace("│", " ").split()) for line in console.file.getvalue().splitlines()]
+    assert "chosen 7 7 7 7" in lines
+    assert "chosen is longer -" in lines
+    assert not any(line.startswith("rejected 0") for line in lines)
+
+
+def test_a_wrong_folder_of_images_is_one_error_and_a_missing_image_is_a_row(tmp_path):
+    rows = [pair(images=[f"{number}.png"]) for number in range(100)]
+    with pytest.raises(ValueError, match=rf"^pairs: no image was found under {tmp_path}; .* \(image_root\)$"):
+        require_images(PreferenceDataset.from_rows(rows, name="pairs", image_root=tmp_path))
+    (tmp_path / "0.png").write_bytes(png())
+    require_images(PreferenceDataset.from_rows(rows, image_root=tmp_path))
+    require_images(PreferenceDataset.from_rows([pair(images=["gone.png"]), pair(prompt=7)], image_root=tmp_path))

@@ -178,6 +178,9 @@ def test_relative_paths_are_joined_to_the_root(tmp_path):
         ("data:image/png;base64,", "an image is empty"),
         ("data:image/png;base64,iVB*", "no base64"),
         ({"bytes": "iVB*"}, "no base64"),
+        ({"bytes": "\ud83d"}, "no base64"),
+        ("data:;base64,\ud83d", "no base64"),
+        ("file://[/a.png", "another machine"),
         ("file://elsewhere/a.png", "another machine"),
         ("s3://bucket/a.png", "web address: download it"),
         (7, "an image is of type int"),
@@ -219,6 +222,7 @@ def test_addresses_of_files_and_mappings_with_a_url_are_paths(tmp_path):
     assert "%20" in address
     for value in (address, {"url": address}, {"url": "a scene.png"}, [{"bytes": None, "path": None, "url": address}]):
         assert same_picture(image_sources(value, tmp_path))
+    assert image_sources("file:///a/b%23c?d#e.png", tmp_path) == (Path("/a/b#c?d#e.png"),)
     assert image_sources("/9j/4AAQ.jpg", None) == (Path("/9j/4AAQ.jpg"),)
 
 
@@ -274,3 +278,17 @@ def test_numbers_that_are_none_do_not_hide_the_others():
     values = np.array([[np.nan, np.inf, -np.inf, 0.0, 0.5, 1.0]], dtype=np.float32)
     opened = open_image(Image.fromarray(values))
     assert [opened.getpixel((x, 0))[0] for x in range(6)] == [0, 255, 0, 0, 128, 255]
+
+
+@pytest.mark.parametrize("nothing", [None, "", float("nan")])
+def test_a_mapping_gives_the_first_of_bytes_path_and_url_that_says_something(nothing):
+    assert image_sources({"bytes": nothing, "path": "a.png"}, None) == (Path("a.png"),)
+    assert image_sources({"bytes": nothing, "path": nothing, "url": "a.png"}, None) == (Path("a.png"),)
+
+
+def test_a_picture_that_another_program_would_have_to_open_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(RowError, match="is EPS"):
+            open_image(source)

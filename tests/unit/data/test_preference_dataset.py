@@ -2,6 +2,7 @@ import io
 import pickle
 
 import datasets
+import pandas
 import pytest
 from PIL import Image
 
@@ -99,3 +100,29 @@ def test_what_is_no_dataset():
         PreferenceDataset.from_rows(datasets.Dataset.from_list([pair()]).to_iterable_dataset())
     with pytest.raises(RowError, match="train, row 2: the row is of type str: write it as a mapping"):
         PreferenceDataset.from_rows([pair(), "pair"])
+
+
+ROW = {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "images": ["a.jpg"]}
+
+
+def test_a_table_of_columns_is_a_list_of_rows():
+    columns = {name: [value, value] for name, value in ROW.items()}
+    frame = pandas.DataFrame([ROW, ROW | {"images": float("nan"), "prompt": "What?", "chosen": None}])
+    for table in (columns, frame):
+        dataset = PreferenceDataset.from_rows(table)
+        assert (len(dataset), dataset[0]) == (2, PreferenceDataset.from_rows([ROW, ROW])[0])
+    assert (dataset[1].images, dataset[1].responses) == ((), {"rejected": "A car."})
+    with pytest.raises(ValueError, match=r"train: the columns have different lengths .*'chosen': 1"):
+        PreferenceDataset.from_rows(columns | {"chosen": ["A cup."]})
+
+
+def test_several_datasets_are_refused_with_what_to_give():
+    rows = datasets.Dataset.from_list([ROW])
+    for several in (datasets.DatasetDict(train=rows, test=rows), {"train": rows, "test": rows}):
+        with pytest.raises(TypeError, match=r"train is a \w+ of train, test: give one .*train\['train'\]"):
+            PreferenceDataset.from_rows(several)
+
+
+def test_a_number_beyond_every_float_hides_no_row():
+    example = PreferenceDataset.from_rows([ROW | {"huge": 10**400, "minus": -(10**400), "share": 0.5}])[0]
+    assert example.weights == {"share": 0.5}

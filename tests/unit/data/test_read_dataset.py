@@ -1,11 +1,13 @@
 import io
 import json
+import os
+import tarfile
 
 import datasets
 import pytest
 from PIL import Image
 
-from mmdpo.data.read import read_dataset
+from mmdpo.data.read import read_dataset, read_stream
 from mmdpo.examples import RowError
 
 
@@ -20,6 +22,12 @@ ROWS = [pair(), pair(chosen="A mug.", extra=[1, "x"]), {"prompt": 7, "chosen": "
 @pytest.fixture(autouse=True)
 def _caches(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write(path, text):
@@ -143,3 +151,62 @@ def test_a_hub_name_goes_to_datasets_with_its_config_and_split(monkeypatch):
     example = read_dataset("somebody/pairs", config="small", split="test")[0]
     assert asked == [("somebody/pairs", "small", "test")]
     assert example.source == "somebody/pairs[test], row 1"
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("deep.json", f'[{{"prompt": {DEEP}}}]', "deep.json: this JSON is nested too deep"),
+        (
+            "deep.jsonl",
+            json.dumps(pair()) + f'\n{{"prompt": {DEEP}}}',
+            "deep.jsonl, line 2: this JSON is nested too deep",
+        ),
+        ("long.jsonl", f'{{"a": {"9" * 5000}}}', "long.jsonl, line 1: this JSON is not read .*4300 digits"),
+    ],
+)
+def test_json_beyond_the_reader_is_named_in_one_line(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_dataset(write(tmp_path / name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_loading_script_is_refused_in_one_line(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    write(tmp_path / "pairs" / "pairs.py", "raise SystemExit")
+    with pytest.raises(ValueError, match=r"pairs: cannot be read as a dataset \(RuntimeError.*script") as caught:
+        read_dataset(tmp_path / "pairs")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_dataset, read_stream])
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+@pytest.mark.parametrize("name", ["pairs.parquet", "pairs-*.tar", "folder"])
+def test_what_never_ends_is_refused_unopened(tmp_path, read, kind, name):
+    path = tmp_path / {"pairs-*.tar": "pairs-1.tar", "folder": "folder/a.parquet"}.get(name, name)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=f"this is a {kind}, which is not read"):
+        read(tmp_path / name)
+
+
+def test_shards_of_webdataset_are_rows_one_file_or_several(tmp_path):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"pairs-{shard}.tar", "w") as tar:
+            content = {"prompt": "<image>What?", "chosen": f"A cup {shard}.", "rejected": "A car."}
+            for ending, data in (("json", json.dumps(content).encode()), ("png", png())):
+                member = tarfile.TarInfo(f"0001.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (one,) = read_dataset(tmp_path / "pairs-1.tar")
+    assert (one.images, one.responses["chosen"]) == ((png(),), "A cup 1.")
+    assert [pair.responses["chosen"] for pair in read_dataset(tmp_path / "pairs-*.tar")] == ["A cup 0.", "A cup 1."]
+    write(tmp_path / "pairs-2.tar", "junk")
+    with pytest.raises(ValueError, match="cannot be read as a dataset"):
+        read_dataset(tmp_path / "pairs-2.tar")

@@ -249,3 +249,7 @@ class TestSpecialTokens:
         renderer = make_renderer(PARTS, "<|box_start|>", "<|box_end|>", "<|object_ref_start|>")
         found = render(renderer, row("<|object_ref_start|>A cup<|box_start|>(1,2),(3,4)<|box_end|>"))
         assert "<|box_start|>(1,2)" in found.answers[CHOSEN]
+
+    def test_an_answer_of_much_whitespace_is_read_in_no_time(self):
+        found = render(make_renderer(PARTS), row("A cup." + " \n" * 100_000 + "Red."))
+        assert found.answers[CHOSEN].endswith("Red.<|im_end|>\n")

@@ -59,6 +59,7 @@ BY_HAND = {
         4 * LN_2,
     ],
     "mmedpo": [3 * logistic(2 - 0.5), 2 * LN_2],
+    "dpo_nll": [logistic(2 - -1) + 0.5 * 10 / 5, LN_2 + 0.5 * 30 / 10],
     "hadpo": [logistic(2 - -1) + 0.5 * 10 / 5, LN_2 + 0.5 * 30 / 10],
     "mdpo_other_image": [logistic(2 - -1) + logistic(2 - 1) + logistic(2), 3 * LN_2],
     # A rival at −1: the corrupted image's weight is 2σ(−1.5 + 1), another image's 2σ(1 + 1).
@@ -176,3 +177,20 @@ def test_what_an_objective_asks_to_be_scored():
 def test_a_term_that_reads_a_reference_nobody_gave_says_so(make_scores):
     with pytest.raises(ValueError, match="no reference log-probability; its term must set `needs_reference`"):
         build_objective("dpo").losses(make_scores({cell: ([-1], None) for cell in CELLS}), beta=BETA)
+
+
+@pytest.mark.parametrize("name", ["rdpo", "mfpo", "svco", "symmpo"])
+def test_presets_that_are_only_themselves_with_images_of_the_dataset_demand_them(name):
+    assert build_objective(name).needs_rejected_images
+    if name != "svco":  # which ranks no responses under one image
+        assert build_objective(name).with_response_loss("sigmoid", 0.1).needs_rejected_images
+
+
+def test_no_other_objective_demands_images_of_the_dataset():
+    assert [name for name in PRESETS if build_objective(name).needs_rejected_images] == [
+        "rdpo",
+        "mfpo",
+        "svco",
+        "symmpo",
+    ]
+    assert not build_objective(PRESETS["svco"]).needs_rejected_images

@@ -1,6 +1,7 @@
 """The report on any mix of folders: what it finds, what it says of what is missing, and what it refuses to compare."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from mmdpo.report.grid import Grid, show_interval, show_number
 from mmdpo.report.layout import curves_html, curves_rules, picture_html
 from mmdpo.report.page import write_report
 from mmdpo.report.runs import RunFolderError
+from mmdpo.report.sections.diagnosis import write_diagnosis
 from mmdpo.report.sections.evaluation import Pictures
 from mmdpo.report.sections.samples import SHOWN_STEPS, thin
 from mmdpo.report.trained import read_trained
@@ -169,6 +171,34 @@ class TestMissing:
         assert places == sorted(places)
         assert "unbegun, seed" not in text
 
+    def test_results_of_different_benchmarks_that_share_none_lack_nothing(self, tmp_path):
+        folders = [write_evaluated(tmp_path / name, benchmark=name) for name in ("pope", "amber", "mmhal")]
+        text = read_report(folders, tmp_path).all_text
+        assert "no result of" not in text
+        assert "What is missing" not in text
+
+    def test_a_run_lacks_what_one_has_that_shares_a_benchmark_with_it_and_no_more(self, tmp_path):
+        for run, benchmarks in {"a": ["pope", "amber"], "b": ["pope"], "c": ["mmhal"]}.items():
+            for benchmark in benchmarks:
+                write_evaluated(tmp_path / run / benchmark, benchmark=benchmark)
+        text = read_report([tmp_path / run for run in "abc"], tmp_path).all_text
+        assert "b: no result of amber" in text
+        assert text.count("no result of") == 1
+
+    def test_runs_and_studies_inside_a_folder_are_named_and_left_out(self, tmp_path):
+        runs = tmp_path / "all"
+        write_trained(runs / "mine" / "first")
+        write_evaluated(runs / "scored")
+        (runs / "theirs" / "trials").mkdir(parents=True)
+        (runs / "a" / "b" / "c" / "d").mkdir(parents=True)
+        found = find_folders([runs])
+        assert [place.path.name for place in found.evaluations] == ["scored"]
+        said = "\n".join(found.left_out)
+        assert "all/mine/first: a run of mmdpo train inside all; name its folder" in said
+        assert "all/theirs: a study inside all" in said
+        assert "holds folders below 3 levels, not looked into" in said
+        assert "all/mine/first: a run" in read_report([runs], tmp_path).all_text
+
     def test_a_run_without_a_result_that_others_have_is_named(self, tmp_path):
         first, second = (write_trained(tmp_path / name) for name in ("first", "second"))
         write_evaluated(first / "pope")
@@ -223,6 +253,41 @@ class TestExamples:
         assert len({link for link in page.links if link.startswith("data:image/jpeg")}) == 2
         assert page.text["figcaption"] == ["image", "corrupted"] * 3
         assert "the picture is missing" in read_report([tmp_path / "right"], tmp_path).all_text
+
+    def test_an_answer_that_a_judge_rated_shows_rating_reasons_and_reference_and_no_word_of_flags(self, tmp_path):
+        for name, ratings in {"base": (0, 0), "mdpo": (5, 5), "odd": (0, 4), "none": (0, None)}.items():
+            folder = write_evaluated(tmp_path / name, benchmark="mmhal", answer="A red cup.")
+            reason = {"official": ratings[0], "tolerant": ratings[1], "reply": f"Reasons of {name}."}
+            reason["reference"] = "A blue cup."
+            unscored = "" if ratings[1] is not None else "the judge gave no reply"
+            row = {"image": "a.jpg", "counts": {}, "reason": reason, "unscored": unscored}
+            (folder / "scores.jsonl").write_text("".join(json.dumps(row | {"id": f"q{n}"}) + "\n" for n in range(3)))
+        page = read_report([tmp_path / name for name in ("base", "mdpo", "odd", "none")], tmp_path)
+        html = (tmp_path / "out" / "page.html").read_text()
+        text = " ".join(re.sub("<[^>]+>", " ", html).replace("&#x27;", "'").split())
+        for said in (
+            "rated 0 of 6 by the judge",
+            "rated 5 of 6 by the judge",
+            "rated 0 of 6 by the judge as the official rule reads it, 4 as it is meant",
+            "not scored: the judge gave no reply",
+            "reference answer A blue cup.",
+            "Reasons of base.",
+            "The judge's reasons",
+        ):
+            assert said in text, said
+        assert "nothing hallucinated" not in page.all_text
+        assert "mark" not in page.text
+        assert "below 3 it found something that is not there" in page.all_text
+
+    def test_nothing_is_said_of_words_where_a_benchmark_flags_none(self, tmp_path):
+        folder = write_evaluated(tmp_path / "pope")
+        reason = {"read_as": "yes", "label": "no"}
+        rows = [{"id": f"q{n}", "image": "a.jpg", "counts": {}, "reason": reason} for n in range(3)]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        page = read_report([folder], tmp_path)
+        assert "read as yes; right is no" in page.all_text
+        assert "nothing hallucinated" not in page.all_text
+        assert "nothing hallucinated" in read_report([write_evaluated(tmp_path / "words")], tmp_path).all_text
 
     def test_text_of_a_run_stays_text_and_pictures_outside_it_stay_there(self, tmp_path):
         hostile = "<script>alert('$x')</script>\""
@@ -327,6 +392,89 @@ class TestStudiesAndDiagnoses:
         assert "90.0 [80.0, 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
         assert page.all_text.count("corrupted: the picture is missing") == 2
+
+    def test_a_study_of_one_seed_speaks_of_no_spread_and_no_interval_and_every_column_is_in_a_narrow_table(
+        self, tmp_path
+    ):
+        keys = [
+            "world/chair_i",
+            "world/cover",
+            "pairs/accuracy_real",
+            "pairs/accuracy_other",
+            "pairs/image_gain",
+            "time/train",
+        ]
+        measures = {key: {"label": key, "unit": "%", "better": "neither", "digits": 1} for key in keys}
+        value = {
+            "mean": 3.0,
+            "std": None,
+            "low": None,
+            "high": None,
+            "n": 1,
+            "by_seed": {"7": 3.0},
+            "p": None,
+            "q": None,
+        }
+        variants = ("start", "dpo", "mdpo")
+        results = dict(
+            study="s", about="", command="", seeds=[7], baseline="dpo", variants=dict.fromkeys(variants, ""),
+            measures=measures, values={name: dict.fromkeys(keys, value) for name in variants},
+            differences={name: dict.fromkeys(keys, value) for name in ("start", "mdpo")}, missing=[], notes=[],
+            statistics="95 % intervals over seeds", trial_seconds=1.0, versions={},
+        )  # fmt: skip
+        folder = tmp_path / "study"
+        (folder / "trials").mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results))
+        page = read_report([folder], tmp_path)
+        assert "Values with the seed 7 alone" in page.all_text
+        for word in ("±", "standard deviation", "95 %"):
+            assert word not in page.all_text
+            assert word not in (tmp_path / "out" / "page_files" / "study-study.md").read_text()
+        assert page.text["h4"] == ["Captions of test scenes", "Preferences on held-out pairs", "Time"] * 2
+        html = (tmp_path / "out" / "page.html").read_text()
+        assert max(table.count('<th scope="col">') for table in html.split("<table>")[1:]) == 4
+        assert page.text["th"].count("start (before training)") == 6
+
+    def test_a_difference_that_stays_clear_among_many_bears_a_mark_and_the_others_none(self, tmp_path):
+        measures = {f"world/{name}": {"label": name, "unit": "%", "better": "lower", "digits": 1} for name in "ab"}
+        value = {"mean": -3.0, "std": 1.0, "low": -4.0, "high": -2.0, "n": 5, "by_seed": {}}
+        of = {"world/a": {**value, "p": 0.001, "q": 0.002}, "world/b": {**value, "p": 0.04, "q": 0.08}}
+        results = dict(
+            study="s", about="", command="", seeds=[0, 1, 2], baseline="dpo", variants={"dpo": "", "mdpo": ""},
+            measures=measures, values={}, differences={"mdpo": of}, missing=[], notes=[], statistics="by seed",
+            trial_seconds=1.0, versions={},
+        )  # fmt: skip
+        folder = tmp_path / "study"
+        (folder / "trials").mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results))
+        text = read_report([folder], tmp_path).all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert text.count("−3.0 [−4.0, −2.0] †") == 1
+        assert text.count("−3.0 [−4.0, −2.0]") == 2
+        assert "† stands after the 1 of 2 differences" in text
+
+    def test_a_verdict_stands_first_and_large_beside_a_picture_of_accuracies(self, tmp_path):
+        measure = {"label": "pair accuracy, the real image", "unit": "%", "value": 100.0, "low": 100.0, "high": 100.0}
+        other = {**measure, "label": "pair accuracy, another example's image", "value": 48.0, "low": 40.0, "high": 56.0}
+        result = {
+            "kind": "model", "pairs": 2, "measures": {"accuracy_real": measure, "accuracy_other": other},
+            "verdict": {"text": "It depends."}, "options": {"dataset": "d"},
+        }  # fmt: skip
+        folder = tmp_path / "diagnosis"
+        (folder / "pictures").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "pictures" / "1.png")
+        pair = {"rank": 1, "id": "16", "source": "pairs.jsonl, row 17", "prompt": "<image>what is\n there?"}
+        pair |= {"picture": "pictures/1.png", "other_picture": "pictures/1.png"}
+        (folder / "diagnosis.json").write_text(json.dumps(result))
+        (folder / "examples.jsonl").write_text(json.dumps(pair) + "\n")
+        html = write_diagnosis(folder).read_text()
+        page = Page(html)
+        assert html.index('<p class="verdict">It depends.</p>') < html.index("<table>")
+        assert "pairs.jsonl, row 17: what is there?" in page.text["h3"]
+        assert "<image>" not in page.all_text
+        assert "100.0 [100.0, 100.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert page.text["figcaption"] == ["image", "another example's"]
+        assert 'aria-label="Share of pairs that are right, chance 50 %: pair accuracy, the real image' in html
+        assert "mmdpo report" not in page.text["h1"]
 
 
 class TestCurves:

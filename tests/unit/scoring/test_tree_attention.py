@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 from transformers.masking_utils import (
     causal_mask_function,
+    create_causal_mask,
     flex_attention_mask,
     or_masks,
     sdpa_mask,
@@ -166,6 +167,15 @@ def test_pieces_equal_one_dense_attention(rules, heads):
     torch.testing.assert_close(found[real], expected[real])
     assert not found[~real].any()
 
+    assert mask.to("cpu") is mask
+    with pytest.raises(TypeError, match="attention: separate"):
+        mask.logical_not()
+    with pytest.raises(TypeError, match="attention: separate"):
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+    elsewhere = mask.to("meta")
+    assert (elsewhere.device.type, elsewhere.shape) == ("meta", mask.shape)
+    assert all(piece.mask is None or piece.mask.is_meta for row in elsewhere.rows for piece in row)
+
     weights = torch.randn(expected[real].shape, dtype=torch.float64, generator=made)
     ours, theirs = (torch.autograd.grad((weights * out[real]).sum(), (query, key, value)) for out in (found, expected))
     for gradient, other in zip(ours, theirs, strict=True):
@@ -176,7 +186,9 @@ def test_pieces_equal_one_dense_attention(rules, heads):
 def test_a_finished_mask_is_passed_on_and_plain_causal_attention_needs_none():
     with attend_along(TREES):
         mask = make_mask(causal_mask_function)
-        again = make_tree_mask(batch_size=3, q_length=WIDTH, kv_length=WIDTH, attention_mask=mask)
+        config = transformers.LlamaConfig(num_hidden_layers=1, attn_implementation=SDPA)
+        hidden = torch.zeros(3, WIDTH, 8)
+        again = create_causal_mask(config, hidden, mask, None)
     assert again is mask
     assert [[piece.mask is None for piece in row if not piece.prefix] for row in mask.rows] == [
         [True, True],

@@ -52,7 +52,22 @@ def test_no_preference_is_no_dependence():
     policy = scores(dict.fromkeys((ORIGINAL, OTHER, NO_IMAGE), EVERY_SECOND))
     _, found = summarise(policy)
     assert found["verdict"]["depends"] is None
+    assert "cannot be told" in found["verdict"]["text"], "half of the pairs, with an interval around, is no preference"
     assert "surviving_none" not in found["measures"], "a share of a margin that may be 0"
+
+
+def test_a_preference_for_the_rejected_answer_is_called_that():
+    policy = scores(dict.fromkeys((ORIGINAL, OTHER, NO_IMAGE), -RIGHT))
+    _, found = summarise(policy)
+    assert found["verdict"]["text"].startswith("The model prefers rejected to chosen")
+
+
+def test_a_preference_that_is_right_more_often_without_the_image_depends_on_it():
+    policy = scores({ORIGINAL: NINE_IN_TEN, OTHER: RIGHT, NO_IMAGE: RIGHT})
+    _, found = summarise(policy)
+    assert found["measures"]["lost_other"]["high"] < 0
+    assert found["verdict"]["depends"] is True
+    assert "No sign" not in found["verdict"]["text"]
 
 
 def test_rewards_are_scaled_and_taken_against_the_reference_under_the_same_image():

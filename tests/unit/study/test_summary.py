@@ -12,13 +12,37 @@ from mmdpo.report.study import study_csv, study_markdown
 from mmdpo.report.study_picture import draw_study
 from mmdpo.study.design import Evaluation, Study, Variant
 from mmdpo.study.digest import digest_trial
-from mmdpo.study.summary import describe, summarise, t_quantile
+from mmdpo.study.summary import adjust, describe, p_value, summarise, t_quantile
 from mmdpo.study.trial import Trial
 
 
 def test_quantiles_are_student_s():
     for freedom in (1, 2, 4, 17, 30, 31, 60, 1000):
         assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=6e-4)
+
+
+def test_p_is_that_of_the_paired_t_test():
+    for values in ([1.0, 2.0, 6.0], [-0.5, 0.2, 0.1, 0.4], [3.0, 3.1, 2.9, 3.2, 3.0], [0.1] * 4 + [0.2] * 8):
+        by_seed = {str(seed): value for seed, value in enumerate(values)}
+        assert p_value(describe(by_seed)) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-12)
+    assert p_value(describe({"0": 0.0, "1": 0.0, "2": 0.0})) == 1
+    assert p_value(describe({"0": 2.0, "1": 2.0, "2": 2.0})) == 0
+
+
+def test_q_allows_for_the_number_of_comparisons_and_counts_neither_the_start_nor_seconds():
+    def difference(*values):
+        return describe({str(seed): value for seed, value in enumerate(values)})
+
+    small, large, none = difference(-1.0, -2.0, -1.2), difference(-3.0, -3.1, -3.05), difference(0.1, -0.1, 0.2)
+    of = {"world/chair_i": small, "world/cover": large, "pairs/image_gain": none, "time/train": large}
+    found = adjust({"start": of, "mdpo": of, "few": {"world/cover": difference(1.0, 2.0)}})
+    names = ("world/chair_i", "world/cover", "pairs/image_gain")
+    p = [found["mdpo"][name]["p"] for name in names]
+    assert [found["mdpo"][name]["q"] for name in names] == pytest.approx(list(stats.false_discovery_control(p)))
+    assert p[0] < 0.05 < found["mdpo"]["world/chair_i"]["q"], "clear by its interval, not among three"
+    for name, measure in (("start", "world/cover"), ("mdpo", "time/train"), ("few", "world/cover")):
+        assert (found[name][measure]["p"], found[name][measure]["q"]) == (None, None)
+    assert found["mdpo"]["world/cover"]["low"] == large["low"], "intervals are not widened"
 
 
 def test_an_interval_by_hand():

@@ -107,7 +107,7 @@ def test_what_stays_in_memory_is_exact_to_the_byte(kind, plan, arguments, tmp_pa
 
 
 @pytest.mark.parametrize("attention", ["shared", "separate"])
-@pytest.mark.parametrize("objective", ["mdpo", "svco"])
+@pytest.mark.parametrize("objective", ["mdpo", "mdpo_combined"])
 def test_tokens_are_those_that_collator_and_planner_make(plan, arguments, attention, objective):
     options = dict(attention=attention, objective=objective)
     planned = plan(**options)

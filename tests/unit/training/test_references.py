@@ -2,19 +2,21 @@
 
 import logging
 import math
+import os
 from collections import Counter
 
 import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.examples import Cell
+from mmdpo.examples import Cell, RowError
 from mmdpo.scoring import reference_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.reference_cache import ReferenceCacheError
+from mmdpo.training.checkpoint_folder import read_record
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
@@ -295,6 +297,20 @@ class TestFailure:
 
 
 class TestLive:
+    def test_the_trainer_has_its_reference_model_as_an_attribute(self, build_trainer, rows):
+        given = load_model()
+        assert build_trainer(rows, ref_model=given).ref_model is given
+        copied = build_trainer(rows, precompute_ref_log_probs=False)
+        assert copied.ref_model is not copied.model
+        assert not any(parameter.requires_grad for parameter in copied.ref_model.parameters())
+        assert build_trainer(rows, peft_config=LoraConfig(r=2)).ref_model is None
+        assert build_trainer(rows).ref_model is None, "the policy itself, before it moves"
+
+    def test_a_given_reference_is_scored_as_the_policy_is(self, build_trainer, rows):
+        for attention in ("auto", "separate"):
+            trainer = build_trainer(rows, ref_model=load_model(), attention=attention)
+            assert trainer._live_reference.scorer.shares_prefix == trainer._scorer.shares_prefix
+
     def test_cached_and_live_values_are_equal_bit_for_bit(self, build_trainer, rows):
         def reference_of(trainer):
             batch = first_batch(trainer)
@@ -394,3 +410,70 @@ class TestDatasets:
         given, scored = score(rows, ref_model=shift(load_model()))
         assert scored == grid(range(8))
         assert not torch.equal(given, own)
+
+
+class TestImagesThatChange:
+    """The reference was scored under one picture; the policy is never shown another one in silence."""
+
+    @pytest.fixture
+    def files(self, rows, tmp_path):
+        paths = []
+        for number, row in enumerate(rows):
+            paths.append(tmp_path / f"{number}.png")
+            row["images"][0].save(paths[-1])
+            row["images"] = [str(paths[-1])]
+        return paths
+
+    @pytest.mark.parametrize("objective", ["mdpo", "mdpo_other_image"])
+    def test_one_that_is_replaced_before_its_step_is_named(self, build_trainer, rows, files, objective):
+        class Replace(TrainerCallback):
+            def on_train_begin(self, args, state, control, **kwargs):
+                Image.new("RGB", (48, 48), "red").save(files[3])
+
+        trainer = build_trainer(rows, objective=objective)
+        trainer.add_callback(Replace())
+        with pytest.raises(RowError, match=r"3\.png was replaced after the reference"):
+            trainer.train()
+
+    def test_one_that_is_copied_anew_with_the_same_content_is_none(self, build_trainer, rows, files):
+        class Touch(TrainerCallback):
+            def on_train_begin(self, args, state, control, **kwargs):
+                for file in files:
+                    os.utime(file, (1, 1))
+
+        trainer = build_trainer(rows)
+        trainer.add_callback(Touch())
+        trainer.train()
+        assert trainer.state.global_step == 2
+
+
+class TestDates:
+    @pytest.fixture
+    def dated(self, build_trainer, rows):
+        def make(**changes):
+            trainer = build_trainer(rows, save_strategy="steps", save_steps=1, **changes)
+            template = trainer.processing_class.chat_template
+            trainer.processing_class.chat_template = "{{ strftime_now('%H %M %S %f') }}" + template
+            return trainer
+
+        return make
+
+    def test_every_prompt_of_a_run_has_one_moment_and_a_resumed_run_has_it_too(self, dated, tmp_path):
+        def prompts(trainer):
+            batches = [trainer.data_collator([trainer.train_dataset[n] for n in range(8)]) for _ in range(2)]
+            assert torch.equal(batches[0]["prompt_ids"], batches[1]["prompt_ids"])
+            render = trainer.data_collator.prepare.renderer.render
+            return render(trainer.train_dataset[0].example, ["chosen"], with_images=True).prompt
+
+        whole = dated()
+        whole.train()
+        assert whole.state.log_history[0]["loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+        again = dated()
+        assert prompts(again) != prompts(whole)
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+        assert prompts(again) == prompts(whole)
+
+    def test_nothing_is_remembered_where_no_date_is_written(self, build_trainer, rows, tmp_path):
+        trainer = build_trainer(rows, save_strategy="steps", save_steps=2)
+        trainer.train()
+        assert read_record(tmp_path / "run" / "checkpoint-2")["remembered"] == {}

@@ -499,3 +499,23 @@ def perturb(model):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+class TestRowsThatAnObjectiveCannotDoWithout:
+    @pytest.mark.parametrize("objective", ["rdpo", "mfpo", "svco", "symmpo"])
+    @pytest.mark.parametrize("check_data", ["full", "text"])
+    def test_a_row_without_rejected_images_is_faulty_under_a_preset_that_is_about_them(
+        self, tmp_path, rows, objective, check_data
+    ):
+        given = [{**row, "alternative": row["rejected"], "rejected_images": rows[0]["images"]} for row in rows[1:5]]
+        given[2]["rejected_images"] = None
+        with pytest.raises(RowError, match=r"1 of 4 rows .*\n.*row 3: .*rejected_images.*add the column"):
+            build_trainer(tmp_path, given, objective=objective, check_data=check_data)
+
+    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+    def test_a_weight_below_0_or_infinite_is_faulty(self, tmp_path, rows, weight):
+        given = [{**row, "weight": float(number)} for number, row in enumerate(rows[:4])]
+        build_trainer(tmp_path, given, objective="mmedpo")
+        given[1]["weight"] = weight
+        with pytest.raises(RowError, match="row 2"):
+            build_trainer(tmp_path, given, objective="mmedpo")

@@ -156,7 +156,13 @@ def score_reply(item: Item, reply: str | None) -> ItemScore:
     }
     return ItemScore(
         counts={name: float(count) for name, count in counts.items()},
-        reason={"official": rating, "tolerant": tolerant, "ratings_found": found, "reply": reply},
+        reason={
+            "official": rating,
+            "tolerant": tolerant,
+            "ratings_found": found,
+            "reply": reply,
+            "reference": item.truth["reference"],
+        },
         traps={name: 1 for name, hit in traps.items() if hit},
         unscored="" if tolerant is not None else "the tolerant parser finds no rating in the judge's reply",
     )
