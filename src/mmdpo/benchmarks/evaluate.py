@@ -45,6 +45,8 @@ _MEANINGS = {
     THOUGHTS: "answers with a model's thoughts (<think>…</think>), scored with them; --strip_thoughts takes them off",
     TAKEN_OFF: "answers whose thoughts (<think>…</think>) were taken off before they were scored",
 }
+_LARGEST_COUNT = 1e15
+"""Of anything in one answer; what is no number is not below it."""
 _SHOWN = 5
 """How many item ids a note names."""
 
@@ -163,8 +165,22 @@ def build_table(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> Count
 
 def read_table(run: str | Path) -> CountTable:
     """Returns the counts of a run that was written before; raises EvaluationError if `scores.jsonl` is damaged."""
-    rows = [row.values for row in read_rows(Path(run) / "scores.jsonl")]
-    return CountTable.build([(str(row["id"]), str(row["image"]), row["counts"]) for row in rows])
+    rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
+    for row in read_rows(Path(run) / "scores.jsonl"):
+        item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
+        if not (isinstance(item_id, str) and isinstance(image, str) and _are_counts(counts)):
+            raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
+        if item_id in rows:
+            raise EvaluationError(f"{row.place}: a second score of item {item_id}")
+        rows[item_id] = (item_id, image, row.values["counts"])
+    return CountTable.build(list(rows.values()))
+
+
+def _are_counts(counts: Any) -> bool:
+    """Returns whether something maps names to numbers that can be added up."""
+    return isinstance(counts, dict) and all(
+        isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in counts.values()
+    )
 
 
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:

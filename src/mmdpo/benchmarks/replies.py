@@ -45,6 +45,8 @@ class RecordedReplies:
             same = next((other for other in others if _is_same_try(row, other)), None)
             if same is not None:
                 raise EvaluationError(f"{row.place}: a second reply to item {item_id}; the first is at {same.place}")
+            if not isinstance(row.values.get("attempt", 0), int):
+                raise EvaluationError(f"{row.place}: its attempt should be a whole number from 0")
             _find_reply(row)
             others.append(row)
             models.add(str(row.values.get("model", "unnamed")))

@@ -113,7 +113,8 @@ class AnswerLog:
             yield row
 
     def _compare(self, row: Row, now: Mapping[str, Any]) -> None:
-        kept = {name: row.values.get(name) for name in ("prompt", "image")} | (row.values.get("generation") or {})
+        made = row.values.get("generation")
+        kept = {name: row.values.get(name) for name in ("prompt", "image")} | (made if isinstance(made, dict) else {})
         names = [name for name in {**kept, **now} if name not in _INCIDENTAL]
         differing = [name for name in names if kept.get(name) != now.get(name)]
         if differing:

@@ -257,8 +257,10 @@ def _print(evaluation: Evaluation, result: Path, options: argparse.Namespace) ->
 
     digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
     table = Table(title=evaluation.benchmark + (" (partial)" if evaluation.partial else ""), title_justify="left")
-    for column in ("metric", "value", "95 % interval", "n", "unit"):
-        table.add_column(column, justify="left" if column in ("metric", "unit") else "right")
+    table.add_column("metric", overflow="fold")
+    for column in ("value", "95 % interval", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
     for name, value in evaluation.metrics.items():
         shown = [_show(number, digits[name]) for number in (value.value, value.low, value.high)]
         interval = "" if value.low is None else f"{shown[1]} – {shown[2]}"

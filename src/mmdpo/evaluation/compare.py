@@ -174,6 +174,10 @@ def _differ(kind: str, first: Run, run: Run, notes: list[str], resamples: int, s
             f"that both have scored ({len(first.table.ids):,} in {first.label}, {len(run.table.ids):,} in {run.label})"
         )
     tables = [table.keep(common) for table in (first.table, run.table)]
+    images = [dict(zip(table.ids, table.groups, strict=True)) for table in tables]
+    if images[0] != images[1]:
+        notes.append(f"{kind}: {first.label} and {run.label} name other images for one item, so they are not compared")
+        return {}
     differences: dict[str, Difference] = {}
     for metrics, kept in _by_items(load(kind).metrics, tables):
         both = [table.keep(kept) for table in tables]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_json
@@ -54,15 +56,23 @@ def _read_run(folder: Path, label: str, name: str) -> Run:
     try:
         result = read_json(folder / "result.json")
         benchmark, metrics = result["benchmark"], result["metrics"]
-        values = {metric: value["value"] for metric, value in metrics.items()}
-        made_by, partial = result.get("made_by", {}), tuple(result.get("partial_because", ()))
+        values = {metric: _read_number(value["value"]) for metric, value in metrics.items()}
+        made_by = {str(tool): str(name) for tool, name in result.get("made_by", {}).items()}
+        partial = tuple(map(str, result.get("partial_because", ())))
         load(benchmark)
     except (EvaluationError, KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"{label}: {folder / 'result.json'} cannot be read ({error}); score the run again"
         return Run(label, name, {}, {}, (), None, problem)
     try:
         table = read_table(folder)
-    except (EvaluationError, OSError, KeyError, TypeError) as error:
+    except (EvaluationError, OSError) as error:
         problem = f"{label}: {folder / 'scores.jsonl'} cannot be read ({error}), so {benchmark} has values alone"
         return Run(label, benchmark, values, made_by, partial, None, problem)
     return Run(label, benchmark, values, made_by, partial, table)
+
+
+def _read_number(value: Any) -> float | None:
+    """Returns a metric's value, None where the official rule divides by zero; raises TypeError for anything else."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)):
+        return value
+    raise TypeError(f"a metric's value is {value!r:.40}, and no number")

@@ -130,6 +130,7 @@ class ChatEndpoint:
         self._client = _make_client(base_url, timeout)
         parts = urlsplit(base_url)
         self._secrets = [secret for secret in (self._client.api_key, parts.password, parts.query) if secret]
+        self._loop = _event_loop()  # here, since the first requests may come from many threads at once
         self._closed = threading.Event()
         self._running: set[Future[Any]] = set()
         self._limit_name = "max_tokens"
@@ -201,7 +202,7 @@ class ChatEndpoint:
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Waits for work of the event loop; raises EndpointError if this endpoint is closed meanwhile."""
-        running = asyncio.run_coroutine_threadsafe(work, _event_loop())
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._running.add(running)
         if self._closed.is_set():
             running.cancel()

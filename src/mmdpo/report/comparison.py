@@ -49,9 +49,9 @@ def print_comparison(content: Content, console: Console) -> None:
             rows = [row for row in _rows_of(content, run) if row["benchmark"] == benchmark]
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-            table.add_column("", no_wrap=True)
+            table.add_column("", overflow="fold")  # where room is short names are folded, and numbers never cut
             for header in ("A", "B", "B − A", "low", "high", "≠ 0", "items"):
-                table.add_column(header, justify="right")
+                table.add_column(header, justify="right", no_wrap=True)
             for row in rows:
                 name, *cells = _cells(row)
                 table.add_row(Text(name.removeprefix(f"{benchmark}/")), *cells[:3], *_ends(row), *cells[4:6])

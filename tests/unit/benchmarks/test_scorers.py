@@ -84,6 +84,7 @@ def test_the_judge_is_not_believed_about_another_answer(tmp_path):
         (json.dumps({"id": ids[0], "reply": "x"}) * 2, "a second reply"),
         (json.dumps({"id": ids[0]}), "no reply"),
         (json.dumps({"choices": []}), "without choices"),
+        (json.dumps({"id": ids[0], "reply": "x", "attempt": "first"}), "a whole number"),
     ):
         file.write_text(content)
         with pytest.raises(EvaluationError, match=message):

@@ -110,6 +110,10 @@ def test_a_run_is_of_one_model_and_one_way_of_asking(pope):
     (pope.run / "answers.jsonl").write_text('{"id": "1005", "benchmark": "amber", "answer": "Yes"}\n')
     with pytest.raises(EvaluationError, match=r"line 1: not an answer that a model gave to an item of pope"):
         pope(Parrot())
+    row = rows(pope.run)[0] | {"id": pope.items[0].id, "benchmark": "pope", "generation": 7}
+    (pope.run / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(EvaluationError, match=r"line 1: this answer was made differently.*model was null"):
+        pope(Parrot())
     (pope.run / "answers.jsonl").unlink()
     (pope.run / "result.json").write_text('{"benchmark": "amber"}')
     with pytest.raises(EvaluationError, match="holds a result of amber"):

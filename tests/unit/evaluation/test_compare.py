@@ -1,16 +1,22 @@
 """`mmdpo eval compare`: runs of the embedded world, whose data needs no file, beside each other."""
 
+import io
 import json
+import random
 import re
+from contextlib import suppress
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks._world import SEED, WorldBenchmark
 from mmdpo.evaluation.compare import compare_runs
+from mmdpo.report.comparison import markdown_comparison, print_comparison
 from mmdpo.world.captions import Captioner, write_caption
 from mmdpo.world.worlds import SMALL
 
@@ -153,3 +159,33 @@ def test_an_item_that_one_run_could_not_be_judged_on_is_left_out_of_both(tmp_pat
     row = rows_of(comparison, "b")["mmhal/tolerant/score"]
     assert (row.first_value, row.value, row.difference, row.items) == (2.0, 3.5, 1.5, 2)
     assert any("1 items are left out, unscored in a or b" in note for note in comparison.notes)
+
+
+ODD = [None, True, -1, 0, 10**30, 1.5, "", "text", "\ud800", "\x1b[2J", [], {}, [None], float("nan"), {"a": [1]}]
+
+
+def damage(value, chance, share):
+    """Replaces or removes parts of a JSON value at random."""
+    if chance.random() < share:
+        return chance.choice(ODD)
+    if isinstance(value, dict):
+        return {name: damage(part, chance, share) for name, part in value.items() if chance.random() > share / 4}
+    return [damage(part, chance, share) for part in value] if isinstance(value, list) else value
+
+
+def test_damaged_results_are_missing_pieces_or_one_line(runs):
+    result = json.loads((runs[1] / "result.json").read_text())
+    scores = [json.loads(line) for line in (runs[1] / "scores.jsonl").read_text().splitlines()[:40]]
+    chance, compared = random.Random(1), 0
+    for _ in range(150):
+        share = chance.choice((0.0005, 0.005, 0.05))
+        (runs[1] / "result.json").write_text(json.dumps(damage(result, chance, share)))
+        rows = [damage(row, chance, share / 4) for row in scores]
+        (runs[1] / "scores.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        for order in (runs, runs[::-1]):
+            with suppress(EvaluationError):
+                content = asdict(compare_runs(order, resamples=100))
+                print_comparison(content, Console(file=io.StringIO()))
+                markdown_comparison(content)
+                compared += 1
+    assert 30 < compared < 270

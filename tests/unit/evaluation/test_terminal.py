@@ -99,13 +99,19 @@ def test_a_table_of_similar_pairs_beside_the_data_stands_in_for_a_model_that_is_
 
 def test_a_comparison_at_80_columns_names_its_runs_whole_and_explains_what_it_shows(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    names = ["amber-of-the-base-model-with-a-long-name", "amber-of-the-trained-model-with-a-long-name"]
-    for name in names:
-        run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / name, "--resamples", "100")
-    capsys.readouterr()
+    names = {"of-the-base-model-with-a-long-name": "no", "of-the-trained-model-with-a-long-name": "yes"}
+    for name, word in names.items():
+        rows = [json.loads(line) | {"answer": word} for line in (HAND_MADE / "pope" / "answers.jsonl").open()]
+        (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = ["--data_dir", HAND_MADE, "--answers", tmp_path / "answers.jsonl", "--resamples", "100"]
+        run("pope", *options, "--out", tmp_path / name)
+    assert "…" not in shown_by(capsys)
     run("compare", *(tmp_path / name for name in names), "--resamples", "100")
     shown = shown_by(capsys)
-    assert f"amber: A = {names[0]}, B = {names[1]}" in shown
+    first, second = names
+    assert f"pope: A = {first}, B = {second}" in shown
+    assert shown.count("+1.000") >= 8  # recall of both readings, and its interval: no number is cut
     assert "…" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if "+1.000" in line)
     assert "Items needed" not in shown
     assert "Items needed" in (tmp_path / "compare" / "compare.md").read_text()
