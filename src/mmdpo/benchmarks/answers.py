@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
 from mmdpo.benchmarks.records import Item, Items
-from mmdpo.report.files import UnusableFileError, check_regular
+from mmdpo.files import UnusableFileError, check_regular
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""

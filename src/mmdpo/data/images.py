@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from xxhash import xxh3_128
 
-from mmdpo.data.files import irregular_kind
 from mmdpo.examples import ImageSource, RowError
+from mmdpo.files import irregular_kind
 from mmdpo.printable import printable
 
 MAX_PIXELS = 100_000_000

@@ -11,9 +11,9 @@ from typing import Any
 import datasets
 
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.files import check_regular
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.examples import RowError
+from mmdpo.files import irregular_kind
 
 _SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
 _STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
@@ -44,7 +44,7 @@ def read_dataset(
     path = Path(path_or_name).expanduser()
     root: Path | None = path.parent
     rows: Any
-    check_regular(path, name)
+    _check_readable(path, name)
     if path.is_file():
         rows = _read_file(path, name)
     elif shards := _find_shards(path, name):
@@ -85,7 +85,7 @@ def read_stream(
     """
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
-    check_regular(path, name)
+    _check_readable(path, name)
     files = [str(path)] if path.is_file() else _find_shards(path, name)
     root: Path | None = None
     if files:
@@ -113,7 +113,7 @@ def _find_shards(path: Path, name: str) -> list[str]:
     """Returns the files that fit a pattern, sorted; none where `name` is no pattern."""
     files = sorted(glob.glob(str(path))) if glob.has_magic(name) else []  # noqa: PTH207
     for file in files:
-        check_regular(Path(file), file)
+        _check_readable(Path(file), file)
     return files
 
 
@@ -129,7 +129,14 @@ def _shard_kind(files: Sequence[str], name: str) -> str:
 def _check_folder(folder: Path) -> None:
     """Raises ValueError for a pipe or a device in a folder, which `datasets` would open and wait for."""
     for path in folder.rglob("*"):
-        check_regular(path, str(path))
+        _check_readable(path, str(path))
+
+
+def _check_readable(path: Path, name: str) -> None:
+    """Raises ValueError where a path exists and is neither a regular file nor a folder."""
+    kind = irregular_kind(path) if path.exists() else None
+    if kind not in (None, "a folder"):
+        raise ValueError(f"{name}: this is {kind}, which is not read: give a file or a folder")
 
 
 def _read_file(path: Path, name: str) -> Any:

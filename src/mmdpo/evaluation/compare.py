@@ -32,7 +32,7 @@ from mmdpo.benchmarks.stats import (
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.runs import Run, label_folders, read_runs
 from mmdpo.evaluation.terminal import print_line
-from mmdpo.report.files import clean
+from mmdpo.files import clean
 
 COMPARISON = "compare.json"
 

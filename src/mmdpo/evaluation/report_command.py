@@ -84,7 +84,7 @@ def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: st
 
     A name that leads out of these folders is refused: it comes from the folder that is reported.
     """
-    from mmdpo.report.files import Unshown, find_inside
+    from mmdpo.files import Unshown, find_inside
 
     world = find_world(benchmark)
     if world is not None:
@@ -108,7 +108,7 @@ def _image_folders(benchmark: str) -> tuple[Path, ...]:
 
 def _draw_scene(world: World, item_id: str) -> Picture | None:
     """Paints a test scene, whose id is `test-SEED-NUMBER`; scenes are drawn one after the other, up to its number."""
-    from mmdpo.report.files import Unshown
+    from mmdpo.files import Unshown
     from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
     found = SCENE_ID.fullmatch(item_id)
@@ -127,7 +127,7 @@ def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
     for a corruption that is not one of the package's, or with options that it does not take.
     """
     from mmdpo.corruption import load, names
-    from mmdpo.report.files import read_yaml
+    from mmdpo.files import read_yaml
 
     try:
         recipe = read_yaml(run / "recipe.yaml")
@@ -147,7 +147,7 @@ def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
 def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: str) -> Picture | None:
     from mmdpo.corruption import corrupt_image
     from mmdpo.data.images import open_image
-    from mmdpo.report.files import Unshown
+    from mmdpo.files import Unshown
     from mmdpo.report.layout import open_picture
 
     try:

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmdpo.files import clean
 from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA, shorten
-from mmdpo.report.files import clean
 from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.tables import ARROWS, MISSING
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmdpo.report.files import clean, read_json, read_rows
+from mmdpo.files import clean, read_json, read_rows
 from mmdpo.report.grid import show_number
 from mmdpo.report.runs import RunFolderError
 from mmdpo.report.shape import fit

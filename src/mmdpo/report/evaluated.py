@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.report.files import clean_text
+from mmdpo.files import clean_text
 from mmdpo.report.folders import ANSWERS, RESULT, SCORES, Place
 from mmdpo.report.shape import fit
 from mmdpo.report.trained import read_lines, read_object

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.report.files import clean_text
+from mmdpo.files import clean_text
 from mmdpo.report.runs import EXAMPLES, RESULTS, TRAINER_STATE, RunFolderError
 
 RECIPE, STUDY, TRIALS, DIAGNOSIS, RESULT = "recipe.yaml", "study.yaml", "trials", "diagnosis.json", "result.json"

@@ -17,9 +17,9 @@ from typing import TypeAlias
 
 from PIL import Image
 
+from mmdpo.files import Unshown, UnusableFileError, check_regular
 from mmdpo.report.curves import Panel
 from mmdpo.report.figures import panel_svg
-from mmdpo.report.files import Unshown, UnusableFileError, check_regular
 from mmdpo.report.grid import Grid
 from mmdpo.report.runs import Answer
 

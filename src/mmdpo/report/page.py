@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from mmdpo.files import make_folder, write_text
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
-from mmdpo.report.files import make_folder, write_text
 from mmdpo.report.folders import Found, Place, find_folders
 from mmdpo.report.layout import Section, bullets, identify, page_html
 from mmdpo.report.runs import RunFolderError, read_run

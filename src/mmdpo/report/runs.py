@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.report.files import Unshown, find_inside, read_json
+from mmdpo.files import Unshown, find_inside, read_json
 from mmdpo.report.shape import fit
 
 RESULTS = "results.json"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmdpo.report.files import clean_text
+from mmdpo.files import clean_text
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """How texts begin that a spreadsheet runs, or passes over a blank to run what follows."""

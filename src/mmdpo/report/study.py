@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmdpo.report.files import clean, read_json, write_text
+from mmdpo.files import clean, read_json, write_text
 from mmdpo.report.runs import RESULTS, RunFolderError
 from mmdpo.report.shape import fit
 from mmdpo.report.spreadsheet import csv_text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.report.files import read_json, read_rows, read_text, read_yaml
+from mmdpo.files import read_json, read_rows, read_text, read_yaml
 from mmdpo.report.folders import RECIPE, Place, number_at_end
 from mmdpo.report.runs import TRAINER_STATE
 from mmdpo.report.shape import fit

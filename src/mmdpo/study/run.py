@@ -20,8 +20,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mmdpo.files import make_folder
 from mmdpo.printable import printable
-from mmdpo.report.files import make_folder
 from mmdpo.report.study import print_study, write_tables
 from mmdpo.report.study_picture import draw_study
 from mmdpo.study import pool

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from mmdpo.evaluation.compare import compare_runs, write_comparison
 from mmdpo.evaluation.report_command import MOST_SCENES, compare_results, find_picture, make_pictures
+from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
-from mmdpo.report.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.layout import MOST_PIXELS, picture_html
 from mmdpo.report.page import write_page, write_report
 from mmdpo.report.runs import RunFolderError
@@ -407,8 +407,8 @@ class TestFiles:
             (run / path).unlink(missing_ok=True)
             os.mkfifo(run / path)
         _, page = report_on([run, other], tmp_path, compare=compare_results)
-        assert "recipe.yaml cannot be read (it is no regular file)" in page.all_text
-        assert "scores.jsonl is not read: it is no regular file" in page.all_text
+        assert "recipe.yaml cannot be read (it is a named pipe and no regular file)" in page.all_text
+        assert "scores.jsonl is not read: it is a named pipe and no regular file" in page.all_text
         assert "a cup" in page.all_text
 
     def test_comparing_folders_whose_files_are_pipes_names_them(self, tmp_path):

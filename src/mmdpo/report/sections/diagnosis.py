@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mmdpo.files import clean_text, find_inside, write_text
 from mmdpo.report.diagnosis import (
     RATE,
     TITLES,
@@ -18,7 +19,6 @@ from mmdpo.report.diagnosis import (
     summarise,
 )
 from mmdpo.report.diagnosis_picture import accuracies_of, accuracy_svg, draw_accuracies
-from mmdpo.report.files import clean_text, find_inside, write_text
 from mmdpo.report.folders import Place
 from mmdpo.report.grid import Grid, show_interval, show_number
 from mmdpo.report.layout import (

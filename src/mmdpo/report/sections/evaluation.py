@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import matplotlib
 from PIL import Image
 
+from mmdpo.files import Unshown, clean
 from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
 from mmdpo.report.evaluated import EvaluatedRun, choose_items, read_answers, why_incomparable
 from mmdpo.report.figures import INLINE, inline_svg
-from mmdpo.report.files import Unshown, clean
 from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval
 from mmdpo.report.layout import (
     Picture,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mmdpo.report.files import find_inside
+from mmdpo.files import find_inside
 from mmdpo.report.grid import Grid
 from mmdpo.report.layout import Section, article, paragraph, picture_html
 from mmdpo.report.trained import SAMPLES, TrainedRun

@@ -8,10 +8,10 @@ from functools import partial
 from html import escape
 from typing import Any
 
+from mmdpo.files import clean_text, read_yaml
 from mmdpo.report.curves import overlay_panels
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
 from mmdpo.report.figures import draw_panels
-from mmdpo.report.files import clean_text, read_yaml
 from mmdpo.report.folders import SCORES, STUDY, TRIALS, Place, number_at_end
 from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval, show_number
 from mmdpo.report.layout import (

@@ -24,6 +24,13 @@ MOST_YAML_BYTES = 2**20
 """The same for YAML, which takes minutes where JSON takes seconds."""
 MOST_YAML_VALUES = 50_000
 """A YAML file that unfolds to more values, as aliases of aliases do, is not used."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
 
@@ -38,14 +45,20 @@ class Unshown:
     reason: str
 
 
-def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
-    """Raises UnusableFileError for what is no regular file or holds more than `most` bytes, OSError for nothing there.
+def irregular_kind(path: str | Path) -> str | None:
+    """Returns what a path names if it is no regular file, links followed: `a folder`, `a named pipe`; else None.
 
-    A pipe would be waited for, and a device has no end.
+    A pipe would be waited for, and a device has no end. Raises OSError for a path that leads to nothing.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise UnusableFileError("it is no regular file")
+    mode = os.stat(path).st_mode  # noqa: PTH116  a Path would be normalised, and its text is the user's
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
+
+
+def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
+    """Raises UnusableFileError for no regular file, or one of more than `most` bytes; OSError for nothing there."""
+    kind, found = irregular_kind(path), path.stat()
+    if kind is not None:
+        raise UnusableFileError(f"it is {kind} and no regular file")
     if found.st_size > most:
         raise UnusableFileError(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
 
