@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from mmdpo.examples import CHOSEN, PreferenceExample, RowError, response_names
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
+
+NO_FILE = re.compile(r"^image file .* does not exist")
+"""How a fault begins that is about a missing image alone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def check_data(dataset: Any, name: str, collator: Collator, args: MDPOConfig) ->
     if not result.faults:
         return CheckedData(examples, lengths=lengths)
     if args.on_bad_row == "error":
-        raise RowError(describe_faults(result.faults, len(examples)))
+        raise RowError(describe_faults(result.faults, len(examples), image_root=args.image_root))
     if not result.good:
         raise ValueError(
             f"every row of {name} is faulty; the first: {result.faults[0].source}: {result.faults[0].problem}"
@@ -93,12 +97,19 @@ def inspect_fully(collator: Collator) -> Callable[[PreferenceExample], ExampleFa
     return inspect
 
 
-def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
-    """Returns one message that names every faulty row, up to `most` of them."""
+def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20, image_root: str | None = None) -> str:
+    """Returns one message that names every faulty row, up to `most` of them, or what is wrong with all alike."""
+    if len(faults) == rows and all(NO_FILE.search(fault.problem) for fault in faults):
+        where = f"under image_root {image_root}" if image_root else "where the rows say (image_root is not set)"
+        return (
+            f"no image of {rows} rows was found {where}: set image_root to the folder that relative paths start from. "
+            f"The first: {faults[0].source}: {faults[0].problem}"
+        )
     lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
     if len(faults) > most:
         lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
-    head = f"{len(faults)} of {rows} rows cannot be trained on (on_bad_row: skip leaves them out):"
+    skip = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
+    head = f"{len(faults)} of {rows} rows cannot be trained on{skip}:"
     return "\n".join([head, *lines])
 
 
