@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,8 @@ def _run(verb: object) -> int:
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
-        print(f"mmdpo: {error}", file=sys.stderr)
+        # A URL may hold a user's password, whoever quotes it.
+        print("mmdpo:", re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)

@@ -205,6 +205,12 @@ class TestTrain:
         assert "skip" not in told
         assert len(told.splitlines()) == 1
 
+    def test_the_password_of_an_address_is_not_printed(self, recipe, capsys):
+        assert main(["train", "--config", str(recipe), "--dataset_name", "ftp://me:secret@host/rows.jsonl"]) == 2
+        told = capsys.readouterr().err
+        assert "secret" not in told
+        assert "host/rows.jsonl" in told
+
     def test_a_step_is_one_readable_line(self, recipe, capsys):
         assert main(["train", "--config", str(recipe), "--max_steps", "2", "--logging_steps", "1"]) == 0
         printed = capsys.readouterr()

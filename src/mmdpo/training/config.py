@@ -124,6 +124,7 @@ class MDPOConfig(TrainingArguments):
     )
     image_root: str | None = _option(None, "Folder that relative image paths start from.")
     eval_dataset_name: str | None = _option(None, "Dataset to evaluate on, named as dataset_name is.")
+    eval_stream_rows: int = _option(1000, "Of a streamed eval_dataset: rows, from its beginning, that are evaluated.")
     test_split_size: float | None = _option(None, "Share of the training rows that is kept for evaluation instead.")
     check_data: str = _option(
         "full",

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ from mmdpo.training.references import ReferencePass, cacheable_cells, choose_ref
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items
+from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -330,6 +331,8 @@ class MDPOTrainer(RowOrderTrainer):
     def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
         if isinstance(dataset, Items):
             return dataset
+        if isinstance(dataset, datasets.IterableDataset):
+            dataset = read_first_rows(dataset, name, args)
         checked = check_data(dataset, name, self._collator, args)
         self._skipped = self._skipped.with_faults(checked)
         draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
