@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +111,9 @@ def _run(verb: object) -> int:
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
-        print(f"mmdpo: {printable(str(error))}", file=sys.stderr)
+        # A URL may hold a user's password, whoever quotes it.
+        told = re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", str(error))
+        print(f"mmdpo: {printable(told)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)

@@ -130,7 +130,7 @@ class TestTrain:
             (["--learning_rat", "1"], "did you mean 'learning_rate'"),
             (["--objective", "mdop"], "Did you mean 'mdpo'"),
             (["--corruption", "crop_0_2"], "did you mean 'crop_0_20'"),
-            (["--beta", "-1"], "beta must be a number above 0"),
+            (["--beta", "-1"], "beta must be a number in"),
             (["--resume_from_checkpoint", "runs/nowhere"], "runs/nowhere is no folder"),
             (["--eval_strategy", "epoch"], "test_split_size"),
             (["--dataset_name", "nowhere.jsonl"], "no such file"),
@@ -176,6 +176,50 @@ class TestTrain:
         assert main(["train", "--config", str(recipe), *explode]) == 2
         assert "not finite at step" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+
+    def test_a_run_that_fails_leaves_none_of_the_folders_above_its_own_that_it_has_made(self, recipe, tmp_path, capsys):
+        where = ["--output_dir", str(tmp_path / "runs" / "today" / "mine")]
+        assert main(["train", "--config", str(recipe), *where, "--model_name_or_path", "checkpoints/converted"]) == 2
+        told = capsys.readouterr().err
+        assert "there is no folder checkpoints/converted here" in told
+        assert "convert first" in told
+        assert "internet" not in told
+        assert not (tmp_path / "runs").exists()
+
+    def test_an_evaluation_that_is_switched_off_is_not_made_at_the_end_either(self, recipe, tmp_path):
+        split = ["--test_split_size", "0.25", "--max_steps", "1"]
+        assert main(["train", "--config", str(recipe), *split, "--eval_strategy", "no"]) == 0
+        assert not (tmp_path / "run" / "eval_results.json").exists()
+        assert main(["train", "--config", str(recipe), *split, "--output_dir", str(tmp_path / "other")]) == 0
+        assert (tmp_path / "other" / "eval_results.json").exists()
+
+    def test_a_share_that_holds_out_no_row_says_what_to_do(self, recipe, capsys):
+        assert main(["train", "--config", str(recipe), "--test_split_size", "0.02"]) == 2
+        told = capsys.readouterr().err
+        assert "leaves 0 of 8 rows for evaluation" in told
+        assert "larger share" in told
+
+    def test_a_wrong_image_root_is_said_once(self, recipe, tmp_path, capsys):
+        assert main(["train", "--config", str(recipe), "--image_root", str(tmp_path / "nowhere")]) == 2
+        told = capsys.readouterr().err
+        assert f"no image was found under {tmp_path / 'nowhere'}" in told
+        assert "skip" not in told
+        assert len(told.splitlines()) == 1
+
+    def test_the_password_of_an_address_is_not_printed(self, recipe, capsys):
+        assert main(["train", "--config", str(recipe), "--dataset_name", "ftp://me:secret@host/rows.jsonl"]) == 2
+        told = capsys.readouterr().err
+        assert "secret" not in told
+        assert "host/rows.jsonl" in told
+
+    def test_a_step_is_one_readable_line(self, recipe, capsys):
+        assert main(["train", "--config", str(recipe), "--max_steps", "2", "--logging_steps", "1"]) == 0
+        printed = capsys.readouterr()
+        shown = printed.out + printed.err
+        assert "step 2/2  loss " in shown
+        assert "'loss'" not in shown
+        assert "is_gradient_checkpointing" not in shown
+        assert "PAD/BOS/EOS" not in shown
 
     def test_part_of_the_rows_can_be_kept_for_evaluation(self, recipe, tmp_path):
         arguments = ["--test_split_size", "0.25", "--eval_strategy", "epoch"]

@@ -306,7 +306,9 @@ def test_a_run_whose_files_are_pipes_or_devices_is_refused_in_a_line(run, tmp_pa
     shutil.copytree(run, copy)
     (copy / "trainer_state.json").unlink()
     os.mkfifo(copy / "trainer_state.json")
-    assert "trainer_state.json cannot be read: it is a named pipe and no regular file" in merge_error(capsys, copy, tmp_path / "merged")
+    assert "trainer_state.json cannot be read: it is a named pipe and no regular file" in merge_error(
+        capsys, copy, tmp_path / "merged"
+    )
 
 
 def test_pushing_uploads_the_merged_folder(run, tmp_path, monkeypatch, capsys):

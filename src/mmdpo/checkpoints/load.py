@@ -77,9 +77,20 @@ def explained(what: str, name: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except OSError as error:
-        raise OSError(f"cannot load the {what} {name!r}: {error}") from error
+        raise OSError(f"cannot load the {what} {name!r}: {describe_absence(name) or error}") from error
     except ValueError as error:
         raise CheckpointError(f"cannot load the {what} {name!r}: {error}") from error
+
+
+def describe_absence(name: str) -> str:
+    """Returns what to do about a name that is no folder here and was not found on the hub; empty for a folder."""
+    if Path(name).exists() or Path(name).parts[1:] == ():
+        return ""
+    return (
+        f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a folder "
+        f"that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it is a hub name, "
+        "look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your token"
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
+from mmdpo.folder_lock import hold_folder
 from mmdpo.printable import printable
 from mmdpo.report.figures import draw_curves, draw_scenes
 from mmdpo.report.page import write_page
@@ -61,8 +62,13 @@ def run_quickstart(output_dir: str | Path, plan: QuickstartPlan, console: Consol
 
     Raises RunFolderError for an output folder that holds something already.
     """
-    began = time.perf_counter()
     folder = prepare_run_folder(output_dir, "give another one (make quickstart RUN=runs/again), or remove it")
+    with hold_folder(folder):
+        return _run(folder, plan, console)
+
+
+def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]:
+    began = time.perf_counter()
     with console.status("making preference pairs and test scenes"):
         pairs = make_world_pairs(plan.pairs, plan.seed)
         held_out = HeldOut(

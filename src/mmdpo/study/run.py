@@ -8,7 +8,6 @@ trials/VARIANT/seed-N/   see `mmdpo.study.trial`
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mmdpo.files import make_folder
+from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.printable import printable
 from mmdpo.report.study import print_study, write_tables
 from mmdpo.report.study_picture import draw_study
@@ -85,16 +85,12 @@ def _unfinished(trials: Sequence[Trial]) -> list[Trial]:
 def _claim(folder: Path, study: Study) -> Iterator[None]:
     """Holds the folder for this process; the system lets go of it however the process ends."""
     recipe = folder / STUDY
-    if folder.exists() and any(folder.iterdir()) and not recipe.exists():
+    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
         raise StudyError(f"{folder} holds something that is no study: choose another --out")
     if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
         raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
     make_folder(folder)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StudyError(f"another process is running a study in {folder}: wait for it") from error
+    with hold_folder(folder):
         recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield
 

@@ -71,6 +71,11 @@ class MDPOConfig(TrainingArguments):
     greater_is_better: bool | None = _option(
         None, "Whether the best model has the greatest metric_for_best_model. Unset: unless it is a loss."
     )
+    eval_strategy: str | None = _option(
+        None,
+        "When to evaluate: no, steps or epoch. Unset: once, at the end, where there is an evaluation dataset.",
+        choices=["no", "steps", "epoch"],
+    )
     remove_unused_columns: bool = _option(False, "Ignored: rows are read by dataset format, not by column.")
 
     # The objective
@@ -134,6 +139,7 @@ class MDPOConfig(TrainingArguments):
     )
     image_root: str | None = _option(None, "Folder that relative image paths start from.")
     eval_dataset_name: str | None = _option(None, "Dataset to evaluate on, named as dataset_name is.")
+    eval_stream_rows: int = _option(1000, "Of a streamed eval_dataset: rows, from its beginning, that are evaluated.")
     test_split_size: float | None = _option(None, "Share of the training rows that is kept for evaluation instead.")
     check_data: str = _option(
         "full",
@@ -170,6 +176,9 @@ class MDPOConfig(TrainingArguments):
             setattr(self, name, _read_mapping(name, getattr(self, name, None)))
         self.loss_type = _single_loss(self.loss_type)
         self._check_precision()
+        self.evaluates_at_end = self.eval_strategy != "no"
+        if self.eval_strategy is None:
+            self.eval_strategy = "no"
         if self.greater_is_better is None:
             self.greater_is_better = _is_greater_better(self.metric_for_best_model)
         if not torch.accelerator.is_available():

@@ -90,12 +90,13 @@ RANGES: Mapping[str, Range] = {
     "ddp_bucket_cap_mb": _or_none(COUNT),
     "ddp_timeout": COUNT,
     # The objective
-    "beta": POSITIVE,
+    "beta": Range(0, 1e6, open_low=True, remedy="usual values lie between 0.01 and 10"),
     "label_smoothing": Range(0, 0.5, open_high=True),
     # The data
     "max_length": replace(COUNT, low=2, takes_none=True, remedy="it has to leave room for a prompt and an answer"),
     "max_tokens_per_row": _or_none(COUNT),
     "max_image_pixels": COUNT,
+    "eval_stream_rows": COUNT,
     "shuffle_buffer_size": _or_none(COUNT),
     "test_split_size": Range(0, 1, open_low=True, open_high=True, takes_none=True),
     "precompute_ref_batch_size": _or_none(COUNT),

@@ -53,6 +53,8 @@ class Recipe:
                 value = _to_plain(getattr(part, field.name))
                 if field.init and field.name not in left_out and not (value is None and field.default is None):
                     values[field.name] = value
+        if self.training.evaluates_at_end and values["eval_strategy"] == "no":
+            del values["eval_strategy"]  # it was left unset, which evaluates once
         if str(values["objective"]).lstrip().startswith("["):
             values["objective"] = json.loads(values["objective"])
         return values

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from glob import has_magic
 from pathlib import Path
@@ -23,6 +24,7 @@ from mmdpo.data.read import read_dataset, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.examples import derive_generator
+from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.training.checkpoint_folder import MODEL_MARKS, UNFINISHED, find_last_whole, list_checkpoints, read_record
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
@@ -52,22 +54,30 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     """
     recipe = parse_recipe(arguments)
     folder = Path(recipe.training.output_dir)
-    resume = find_checkpoint(recipe.training)
-    if not recipe.training.resume_from_checkpoint:
-        check_run_folder(folder, "choose another output_dir, go on with --resume_from_checkpoint true, or remove it")
-    with removed_on_failure(folder):
+    with own_run_folder(folder, is_main=recipe.training.process_index == 0):
+        resume = find_checkpoint(recipe.training)
+        if not recipe.training.resume_from_checkpoint:
+            check_run_folder(
+                folder, "choose another output_dir, go on with --resume_from_checkpoint true, or remove it"
+            )
         trainer = build_trainer(recipe)
         trainer.add_callback(_SaveRecipe(replace(recipe, training=trainer.args)))
+        # Of the tokens that Trainer lets the model's configuration take over from the tokenizer, as it always does.
+        logging.getLogger("transformers.trainer_utils").addFilter(_says_no_tokens)
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
         trainer.save_metrics("train", {**result.metrics, "train_samples": _count_pairs(trainer)})
-        if trainer.eval_dataset is not None:
+        if trainer.eval_dataset is not None and recipe.training.evaluates_at_end:
             trainer.save_metrics("eval", trainer.evaluate())
         trainer.create_model_card()
         if recipe.training.push_to_hub:
             trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
     return trainer
+
+
+def _says_no_tokens(record: logging.LogRecord) -> bool:
+    return "new PAD/BOS/EOS tokens" not in str(record.msg)
 
 
 def _count_pairs(trainer: MDPOTrainer) -> int:
@@ -82,13 +92,16 @@ def build_trainer(recipe: Recipe) -> MDPOTrainer:
     args, model = recipe.training, recipe.model
     train_dataset, eval_dataset = open_stream(recipe) if recipe.script.dataset_streaming else read_data(recipe)
     args.model_init_kwargs = recipe.model_options()
-    return _RunTrainer(
-        model=model.model_name_or_path,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        peft_config=get_peft_config(model),
-    )
+    with warnings.catch_warnings():
+        # PEFT asks for it on every load, and a user can do nothing about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return _RunTrainer(
+            model=model.model_name_or_path,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            peft_config=get_peft_config(model),
+        )
 
 
 def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
@@ -111,8 +124,8 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
         return examples, None
     if Path(str(script.dataset_name)).is_file():
         raise RecipeError(
-            f"eval_strategy is {args.eval_strategy.value} and {script.dataset_name} is a single file without splits: "
-            "set test_split_size (a share of its rows) or eval_dataset_name"
+            f"eval_strategy asks for evaluations and {script.dataset_name} is a single file without splits: set "
+            " test_split_size (a share of its rows) or eval_dataset_name"
         )
     return examples, read_examples(script.dataset_name, test_split, args, config=script.dataset_config)
 
@@ -126,7 +139,7 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
     if find_world(name) is not None:
         raise RecipeError("an embedded world is made in memory: leave dataset_streaming out")
     if is_evaluated and args.eval_dataset_name is None and (Path(name).is_file() or has_magic(name)):
-        raise RecipeError(f"eval_strategy: {args.eval_strategy.value} and {name} has no splits: set eval_dataset_name")
+        raise RecipeError(f"eval_strategy asks for evaluations and {name} has no splits: set eval_dataset_name")
     stream = read_stream(
         name,
         split=script.dataset_train_split,
@@ -159,7 +172,12 @@ def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tupl
     """Returns a training and an evaluation part, drawn by the seed alone."""
     count = round(share * len(examples))
     if not 0 < count < len(examples):
-        raise RecipeError(f"test_split_size {share} leaves {count} of {len(examples)} rows for evaluation")
+        few = "at least one, and leave one to train on" if len(examples) > 1 else "some, and there is a single row"
+        raise RecipeError(
+            f"test_split_size {share} leaves {count} of {len(examples)} rows for evaluation: it has to hold out {few}. "
+            "Give a larger share, more rows, or eval_dataset_name; or none of these (--test_split_size null "
+            "--eval_strategy no)"
+        )
     order = derive_generator(seed, "", "test split").permutation(len(examples))
     return examples.select(np.sort(order[count:]).tolist()), examples.select(np.sort(order[:count]).tolist())
 
@@ -168,7 +186,7 @@ def check_run_folder(folder: Path, remedy: str) -> None:
     """Raises RunFolderError, which says how to mend it, for a folder that holds something already."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another output_dir")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunFolderError(f"{folder} holds a run already: {remedy}")
 
 
@@ -214,31 +232,45 @@ def find_checkpoint(args: MDPOConfig) -> str | None:
 def is_beginning(names: Collection[str]) -> bool:
     """Says whether the files of a folder are what a run leaves that was killed before its first checkpoint."""
     is_finished = any(name in MODEL_MARKS or name.endswith(".safetensors") for name in names)
-    return not is_finished and (RESOLVED_RECIPE in names or set(names) <= {SKIPPED_ROWS, UNFINISHED})
+    return not is_finished and (RESOLVED_RECIPE in names or set(names) <= {SKIPPED_ROWS, UNFINISHED, LOCK})
 
 
 @contextmanager
-def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Removes what came into being in a folder when an error ends the run before a checkpoint was saved."""
-    before = set(folder.iterdir()) if folder.is_dir() else None
+def own_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
+    """Makes a folder and holds it for this run; an error before its first checkpoint leaves nothing of the run behind.
+
+    Raises RunFolderError for a folder that cannot be written into, FolderInUseError for one that another run holds.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         _make_writable(folder)  # asked for now: a reference pass may take hours
-        yield
+        with hold_folder(folder) if is_main else nullcontext():
+            before = set(folder.iterdir())
+            try:
+                yield
+            except Exception:
+                if not list_checkpoints(folder):
+                    _remove_new(folder, before)
+                raise
     except Exception:
-        if folder.is_dir() and not list_checkpoints(folder):
-            # Other processes may be at it too, and none of them should die of what another one has removed.
-            for entry in set(folder.iterdir()) - (before or set()):
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
-            if before is None:
-                with suppress(OSError):
-                    folder.rmdir()
+        for path in made:
+            with suppress(OSError):  # another process may be at work there
+                path.rmdir()
         raise
 
 
+def _remove_new(folder: Path, before: Collection[Path]) -> None:
+    """Removes what came into being in a folder. Other processes may be at it too, and none of them should die of it."""
+    for entry in set(folder.iterdir()) - {*before, folder / LOCK}:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
 def _make_writable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file: choose another output_dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

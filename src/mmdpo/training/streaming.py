@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.data.validate import Fault
@@ -62,6 +64,17 @@ def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOCon
         draw_others=draw_others,
         per_epoch=args.corruption_per_epoch,
     )
+
+
+def read_first_rows(dataset: datasets.IterableDataset, name: str, args: MDPOConfig) -> PreferenceDataset:
+    """Returns the first `eval_stream_rows` rows of a stream, images encoded: every evaluation is on the same."""
+    rows, limit = dataset.with_format(None), args.eval_stream_rows
+    if rows.features:
+        rows = rows.decode(False)
+    first = list(islice(rows, limit + 1))
+    if len(first) > limit:
+        logger.info("%s is evaluated on its first %d rows (eval_stream_rows)", name, limit)
+    return PreferenceDataset.from_rows(first[:limit], name=name, format=args.dataset_format, image_root=args.image_root)
 
 
 def _check_options(args: MDPOConfig, draw_others: bool) -> None:

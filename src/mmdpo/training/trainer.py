@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
+from transformers import EvalPrediction, PrinterCallback, ProcessorMixin, TrainerCallback, set_seed
+from transformers.trainer_callback import ProgressCallback as TransformersProgress
 
 from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.clock import asks_for_date
@@ -21,12 +25,13 @@ from mmdpo.data.collate import Batch
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import write_faults
+from mmdpo.folder_lock import hold_folder
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
 from mmdpo.training import build
 from mmdpo.training.agreement import check_agreement
-from mmdpo.training.callbacks import SetEpoch
+from mmdpo.training.callbacks import PlainStepLines, SetEpoch, StepLines
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
@@ -39,7 +44,7 @@ from mmdpo.training.references import ReferencePass, cacheable_cells, choose_ref
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
 from mmdpo.training.run_identity import describe_run
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items
+from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +156,10 @@ class MDPOTrainer(RowOrderTrainer):
         reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
         check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
         self.model_accepts_loss_kwargs = False
+        lines = {TransformersProgress: StepLines, PrinterCallback: PlainStepLines}
+        for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
+            self.remove_callback(theirs)
+            self.add_callback(lines[type(theirs)])
         self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
         if args.sample_answers_steps:
             self.add_callback(SampleAnswers(self, collator))
@@ -255,7 +264,13 @@ class MDPOTrainer(RowOrderTrainer):
     # -- metrics ------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the steps since the last log."""
+        """Adds the means of the steps since the last log. Raises FloatingPointError for gradients that are infinite."""
+        norm = float(logs.get("grad_norm", 0.0))
+        if not math.isfinite(norm) and not self.args.fp16:  # whose scaler leaves such a step out, and goes on
+            raise FloatingPointError(
+                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping makes nothing of "
+                "them: lower beta or the weights of terms, or use bf16 or float32"
+            )
         if "loss" in logs:
             logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
         super().log(logs, start_time)
@@ -284,22 +299,23 @@ class MDPOTrainer(RowOrderTrainer):
         SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
         """
         self._check_batches()
-        checkpoint = self.open_run_folder(resume_from_checkpoint)
-        self._agree_on_date()
-        self._precompute(self.train_dataset, self.eval_dataset)
-        if isinstance(self._live_reference, StartOfPolicy):
-            self._live_reference.leave()
-        if isinstance(self.train_dataset, StreamItems):
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_folder(folder) if self.is_world_process_zero() else nullcontext():
+            checkpoint = self.open_run_folder(resume_from_checkpoint)
+            self._agree_on_date()
+            self._precompute(self.train_dataset, self.eval_dataset)
+            if isinstance(self._live_reference, StartOfPolicy):
+                self._live_reference.leave()
+            if isinstance(self.train_dataset, StreamItems):
+                if self.is_world_process_zero():
+                    SkippedRows(folder / SKIPPED_ROWS).add(self._skipped.faults)
+            elif self._skipped.faults and self.is_world_process_zero():
+                write_faults(folder / SKIPPED_ROWS, self._skipped.faults)
+            result = super().train(checkpoint, *args, **kwargs)
             if self.is_world_process_zero():
-                SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS).add(self._skipped.faults)
-        elif self._skipped.faults and self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            write_faults(Path(self.args.output_dir) / SKIPPED_ROWS, self._skipped.faults)
-        result = super().train(checkpoint, *args, **kwargs)
-        if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            (Path(self.args.output_dir) / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
-        return result
+                (folder / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
+            return result
 
     def _check_batches(self) -> None:
         """Raises ValueError where no batch would be made of the data, before its references are scored."""
@@ -345,6 +361,8 @@ class MDPOTrainer(RowOrderTrainer):
     def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
         if isinstance(dataset, Items):
             return dataset
+        if isinstance(dataset, datasets.IterableDataset):
+            dataset = read_first_rows(dataset, name, args)
         checked = check_data(dataset, name, self._collator, args)
         self._skipped = self._skipped.with_faults(checked)
         draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from multiprocessing import active_children
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.folder_lock import LOCK
 from mmdpo.training import checkpoint_folder, stopping
 from mmdpo.training.checkpoint_folder import RECORD, UNFINISHED, SaveError, list_checkpoints, read_record
 from mmdpo.training.run import RunFolderError, find_checkpoint
@@ -303,6 +305,30 @@ class TestWeightsThatAreNotFinite:
         reseal(checkpoint)
         with pytest.raises(CheckpointError, match=r"checkpoint-2 holds a weight that is not finite"):
             train(tmp_path / "run", rows, resume=str(checkpoint), **options)
+
+
+class TestTwoRunsInOneFolder:
+    def test_the_second_is_refused_and_the_first_is_not_disturbed(self, tmp_path, rows):
+        folder = tmp_path / "run"
+        told = {}
+
+        def start_another():
+            child = subprocess.run(
+                [sys.executable, "-m", "mmdpo", "train", "--model_name_or_path", "world", "--dataset_name", "world",
+                 "--output_dir", str(folder), "--report_to", "none", "--use_cpu", "true", "--max_steps", "1",
+                 "--resume_from_checkpoint", "true"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            told.update(status=child.returncode, error=child.stderr, files=sorted(p.name for p in folder.iterdir()))
+
+        options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+        trainer = train(folder, rows, Send(2, start_another), num_train_epochs=1, **options)
+        assert trainer.state.global_step == 3
+        assert told["status"] == 2
+        assert f"{folder} is in use by process {os.getpid()} on" in told["error"]
+        assert told["files"] == [LOCK, "checkpoint-1"]
+        assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+        assert not (folder / LOCK).exists()
 
 
 class TestFullDisk:

@@ -225,7 +225,11 @@ class TestResolved:
         resolved = parse("objective:\n- nll: [original, chosen]\nmax_length: null\n", "--beta", "0.3").resolved()
         assert resolved["objective"] == [{"nll": ["original", "chosen"]}]
         assert (resolved["beta"], resolved["max_length"], resolved["learning_rate"]) == (0.3, None, 1e-5)
-        assert (resolved["lora_r"], resolved["dataset_train_split"], resolved["eval_strategy"]) == (16, "train", "no")
+        assert (resolved["lora_r"], resolved["dataset_train_split"], resolved["save_strategy"]) == (
+            16,
+            "train",
+            "steps",
+        )
 
     def test_no_secret_is_in_it(self, parse):
         secret = "hub_token: hf_secret\nmodel_init_kwargs: {token: hf_secret}\n"

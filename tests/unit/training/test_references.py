@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import resource
+import signal
 from collections import Counter
 
 import pytest
@@ -13,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.examples import Cell, RowError
+from mmdpo.folder_lock import LOCK
 from mmdpo.scoring import reference_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.reference_cache import ReferenceCacheError
@@ -477,3 +480,45 @@ class TestDates:
         trainer = build_trainer(rows, save_strategy="steps", save_steps=2)
         trainer.train()
         assert read_record(tmp_path / "run" / "checkpoint-2")["remembered"] == {}
+
+
+class TestPassesThatAreCutOff:
+    def test_a_disk_that_fills_up_is_one_error_and_what_was_stored_is_whole(self, build_trainer, rows, tmp_path):
+        trainer = build_trainer(rows)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # real writes fail beyond it, as on a full disk
+        try:
+            with pytest.raises(ReferenceCacheError, match=r"cannot be written .*set ref_cache_dir"):
+                trainer.train()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".partial")]
+        again = build_trainer(rows)
+        again.train()
+        assert again.state.global_step == 2
+
+    def test_one_that_is_killed_is_gone_on_with_and_ends_as_if_it_had_not_been(
+        self, build_trainer, rows, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(reference_cache, "SHARD_VALUES", 1)
+        write = reference_cache.ReferenceCache.write
+        child = os.fork()
+        if not child:
+            written = []
+
+            def write_and_die(cache, values):
+                write(cache, values)
+                written.append(len(values))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            monkeypatch.setattr(reference_cache.ReferenceCache, "write", write_and_die)
+            torch.set_num_threads(1)
+            build_trainer(rows).train()
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert (tmp_path / "run" / LOCK).exists(), "it was killed while it held the folder"
+        killed, whole = build_trainer(rows), build_trainer(rows, ref_cache_dir=str(tmp_path / "other"))
+        for trainer in (killed, whole):
+            trainer.train()
+        assert torch.equal(killed.train_dataset.ref_logprobs, whole.train_dataset.ref_logprobs)
+        assert not (tmp_path / "run" / LOCK).exists()

@@ -270,7 +270,7 @@ class TestErrors:
             ({"dataloader_in_order": False}, "dataloader_in_order: false does not go with a stream"),
             ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches does not go with a stream"),
             ({"corruption": "random_image", "shuffle_buffer_size": 1}, "shuffle_buffer_size must be at least 2"),
-            ({"shuffle_buffer_size": 0}, "shuffle_buffer_size must be positive"),
+            ({"shuffle_buffer_size": 0}, "shuffle_buffer_size must be a whole number of at least 1"),
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
     )
@@ -328,3 +328,23 @@ class TestRecipe:
         arguments = self.arguments(tmp_path, shards, eval_strategy="steps", eval_steps=2, eval_dataset_name=held_out)
         trainer = train(arguments)
         assert len(trainer.eval_dataset) == 1
+
+
+class TestEvaluatingOnAStream:
+    def test_its_first_rows_are_evaluated_up_to_a_limit(self, tmp_path):
+        rows = make_pairs(6, seed=9)
+
+        def give():
+            yield from rows
+
+        def evaluate(data, **options):
+            args = MDPOConfig(
+                output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True, disable_tqdm=True,
+                gradient_checkpointing=False, **options,
+            )  # fmt: skip
+            trainer = MDPOTrainer("world", args=args, train_dataset=rows, eval_dataset=data)
+            return len(trainer.eval_dataset), trainer.evaluate()["eval_logps/chosen"]
+
+        stream = datasets.IterableDataset.from_generator(give)
+        assert evaluate(stream, eval_stream_rows=4) == evaluate(rows[:4])
+        assert evaluate(stream) == evaluate(rows)
