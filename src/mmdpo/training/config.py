@@ -114,7 +114,7 @@ class MDPOConfig(TrainingArguments):
     attention: str = _option(
         "auto",
         "Whether cells under the same images share one row with their prompt (shared) or not (separate); auto shares "
-        "where the model is proven to score alike.",
+        "where a probe finds that the model scores alike.",
         choices=["auto", "shared", "separate"],
     )
     probe: bool = _option(
