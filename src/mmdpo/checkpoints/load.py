@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, has_file
 
 from mmdpo.checkpoints.bunny import MODEL_TYPE
 from mmdpo.checkpoints.weights import CheckpointError, check_names, read_weights
-from mmdpo.families._seams import CONVERSION_FAILED, LOAD_REPORT
+from mmdpo.families._seams import LOAD_REPORT
 
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Names of buffers that older checkpoints hold, and models now make themselves or do without."""
@@ -35,14 +36,24 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
             )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(_describe_damage(name, options, error)) from error
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except RuntimeError as error:
-        if CONVERSION_FAILED not in str(error):
-            raise
         raise CheckpointError(
-            f"the weights of {name} do not have the shapes or names that config.json says: fetch the checkpoint again"
+            f"the weights of {name} cannot be brought into the model that its config.json describes ({error}). Where "
+            "they do not have its shapes or names, fetch the checkpoint again"
         ) from error
     _account(model, found, name)
     return model
+
+
+def has_pickles_alone(name: str, **where: Any) -> bool:
+    """Says whether a folder, or a repository of the hub, has its weights as pickles and not in safetensors."""
+
+    def has(kind: str) -> bool:
+        return any(has_file(name, file, **where) for file in (kind, f"{kind}.index.json"))
+
+    return has("pytorch_model.bin") and not has("model.safetensors")
 
 
 def load_configuration(name: str, *, trust_remote_code: bool, **where: Any) -> Any:

@@ -20,13 +20,6 @@ one that is not recognised is asked for every pair of places, which is slower an
 LOAD_REPORT = "LOAD REPORT"
 """Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
 
-CONVERSION_FAILED = "automatic conversion"
-"""In the RuntimeError for weights that could not be brought into the model's layout, which has no type of its own and
-comes before `output_loading_info` is returned (test_loading.py)."""
-
-NO_SAFETENSORS = "model.safetensors"
-"""In the OSError for a checkpoint without safetensors, which has no type of its own (test_safety.py)."""
-
 WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
 """In the RuntimeErrors of `torch.save` where a disk is full: it raises no OSError (test_checkpointing.py)."""
 

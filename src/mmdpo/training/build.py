@@ -21,13 +21,12 @@ from transformers import (
     ProcessorMixin,
 )
 
-from mmdpo.checkpoints.load import explained, load_configuration, load_whole_model
+from mmdpo.checkpoints.load import explained, has_pickles_alone, load_configuration, load_whole_model
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.examples import Cell, image_versions
 from mmdpo.families import VICUNA, Family, find_family
-from mmdpo.families._seams import NO_SAFETENSORS
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.training.adapters import (
@@ -70,11 +69,11 @@ def load_model(name: str, args: MDPOConfig) -> Any:
     try:
         model = load_whole_model(start.base, **kwargs)
     except OSError as error:
-        if args.allow_pickle or NO_SAFETENSORS not in str(error):
+        if args.allow_pickle or not has_pickles_alone(start.base, **_where(start, args)):
             raise
         raise OSError(
-            f"{name} has no weights in safetensors. If it holds pickled ones (pytorch_model.bin), opening them can run "
-            "code: take a checkpoint in safetensors, or set allow_pickle: true"
+            f"{name} has no weights in safetensors, and opening its pickles (pytorch_model.bin) can run code: take "
+            "a checkpoint in safetensors, or set allow_pickle: true"
         ) from error
     return model if start.adapter is None else continue_adapter(model, start, args, trained_parts(args))
 
