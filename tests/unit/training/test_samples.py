@@ -136,5 +136,5 @@ def test_a_model_in_pieces_is_refused():
 
 @pytest.mark.parametrize("options", [{"sample_answers_steps": -1}, {"sample_answers_steps": 5, "sample_answers": 0}])
 def test_impossible_numbers_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="sample_answers_steps is a number of steps"):
+    with pytest.raises(ValueError, match=r"sample_answers(_steps)? must be a whole number"):
         MDPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **options)
