@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, make_folder
 from mmdpo.benchmarks.records import Item, Items, Tools
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.answer_log import AnswerLog
+from mmdpo.folder_lock import hold_folder
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.records import Answerer, GenerationSettings, LazyImage, Question
 from mmdpo.printable import printable
@@ -61,19 +63,22 @@ def answer_items(
     budget ends it without one.
 
     Raises:
+        FolderInUseError: another run writes into the folder.
         EvaluationError: pictures are missing, the folder holds answers that were made differently, or the disk is full.
     """
-    log = AnswerLog(folder, benchmark.name, items, asdict(settings) | dict(answerer.describe()), answerer.processes)
-    waiting = [item for item in chosen if item.id not in log]
-    check_images((item, find_image(item)) for item in waiting)
-    share = waiting[answerer.processes.rank :: answerer.processes.count]
-    stopped = ""
-    if waiting:
-        questions = [Question(item.id, item.prompt, find_image(item)) for item in share]
-        stopped = _ask(log, questions, answerer, settings)
-    log.merge()
+    processes, stopped = answerer.processes, ""
+    make_folder(folder)
+    with hold_folder(folder) if processes.rank == 0 else nullcontext():
+        log = AnswerLog(folder, benchmark.name, items, asdict(settings) | dict(answerer.describe()), processes)
+        waiting = [item for item in chosen if item.id not in log]
+        check_images((item, find_image(item)) for item in waiting)
+        if waiting:
+            share = waiting[processes.rank :: processes.count]
+            questions = [Question(item.id, item.prompt, find_image(item)) for item in share]
+            stopped = _ask(log, questions, answerer, settings)
+        log.merge()
     answered = sum(item.id in log for item in items)
-    return Outcome(log.path, len(items), answered, stopped, is_main=answerer.processes.rank == 0)
+    return Outcome(log.path, len(items), answered, stopped, is_main=processes.rank == 0)
 
 
 def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, settings: GenerationSettings) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -130,9 +131,11 @@ def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Ans
     """Runs one benchmark; `make_answerer` gives the model that several of them share."""
     from mmdpo.benchmarks.answers import list_files
     from mmdpo.benchmarks.evaluate import write_evaluation
+    from mmdpo.benchmarks.reading import make_folder
     from mmdpo.benchmarks.run_folder import check_folder
     from mmdpo.benchmarks.stats import check_bootstrap
     from mmdpo.evaluation.download import choose_data_dir
+    from mmdpo.folder_lock import hold_folder
 
     check_bootstrap(options.resamples, options.seed)
     check_judge(load(name), options)
@@ -142,8 +145,12 @@ def _run(name: str, options: argparse.Namespace, make_answerer: Callable[[], Ans
         check_folder(Path(options.out), name, list_files(Path(options.answers)))
     elif not _answer(name, options, make_answerer or partial(_make_answerer, options)):
         return 0
-    evaluation = evaluate(name, options)
-    result = write_evaluation(evaluation, options.out)
+    out = Path(options.out)
+    if has_judge(options):
+        make_folder(out)  # replies are kept there from the first on
+    with hold_folder(out) if out.is_dir() else nullcontext():
+        evaluation = evaluate(name, options)
+        result = write_evaluation(evaluation, options.out)
     _print(evaluation, result, options)
     return 0
 
