@@ -64,7 +64,7 @@ RANGES: Mapping[str, Range] = {
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     # The optimizer
-    "learning_rate": POSITIVE,
+    "learning_rate": NOT_NEGATIVE,  # 0 moves nothing, which shows what else does
     "warmup_steps": NOT_NEGATIVE,
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": SHARE_BELOW_1,
