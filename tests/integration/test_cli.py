@@ -128,7 +128,7 @@ class TestTrain:
         ("arguments", "message"),
         [
             (["--learning_rat", "1"], "did you mean 'learning_rate'"),
-            (["--objective", "mdop"], "Did you mean 'mdpo'"),
+            (["--objective", "mdop"], "did you mean 'mdpo'"),
             (["--corruption", "crop_0_2"], "did you mean 'crop_0_20'"),
             (["--beta", "-1"], "beta must be a number in"),
             (["--resume_from_checkpoint", "runs/nowhere"], "runs/nowhere is no folder"),

@@ -78,7 +78,7 @@ def test_two_processes_stop_at_the_same_step_though_one_alone_was_asked_and_go_o
         assert "beta: 0.1 there, 0.2 now" in told["strange"]
     files = {path.name for path in (tmp_path / "run" / "checkpoint-5").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "since_last_log_0.pt", "since_last_log_1.pt"} <= files
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-5"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-5", "probe.json"}
 
 
 def test_a_job_that_is_stopped_and_queued_again_runs_one_command(tmp_path, monkeypatch, capsys):

@@ -23,7 +23,13 @@ ITEMS, AT_ONCE = 40, 2
 
 def start(*arguments, largest_file=None):
     """Starts `mmdpo eval` as a process of its own."""
-    limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))) if largest_file else None
+
+    def prepare() -> None:
+        # Where the tests run in the background Ctrl-C is ignored, and a process passes that on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     environment = {**os.environ, "OPENAI_API_KEY": "sk-a-secret-key", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "mmdpo", "eval", *map(str, arguments)],
@@ -31,7 +37,7 @@ def start(*arguments, largest_file=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,
+        preexec_fn=prepare,
     )
 
 

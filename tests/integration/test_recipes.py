@@ -167,7 +167,7 @@ def test_the_ablations_differ_from_mdpo_in_one_line():
     ("key", "value", "message"),
     [("lora_rank", 64, "unknown key 'lora_rank'; did you mean"), ("dataset_format", "trl", "rows.json"),
      ("dataset_format", "mdpo_jsn", "mdpo_jsn"), ("objective", "mdop", "mdop"),
-     ("model_name_or_path", "llava-hf/llava-1.5-7b", "no published checkpoint")],
+     ("model_name_or_path", "llava-hf/llava-1.5-7b", "there is no folder llava-hf/llava-1.5-7b here")],
     ids=str,
 )  # fmt: skip
 def test_a_recipe_with_a_mistake_does_not_pass(key, value, message, tiny_hub, tmp_path, capsys):

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_128
-
+from mmdpo.data.images import digest_image
 from mmdpo.examples import ImageSource, RowError
 
 
@@ -24,9 +23,12 @@ class FileStamp:
 
 
 def stamp_file(path: Path) -> FileStamp:
-    """Returns the stamp of a file. Raises OSError for one that cannot be read."""
-    before = path.stat()  # looked at first, so that what changes while it is read is noticed later
-    return FileStamp(before.st_size, before.st_mtime_ns, xxh3_128(path.read_bytes()).hexdigest())
+    """Returns the stamp of an image file. Raises RowError for one that cannot be read."""
+    try:
+        before = path.stat()  # looked at first, so that what changes while it is read is noticed later
+    except OSError as error:
+        raise RowError(f"image file {path} cannot be read: {error.strerror}") from error
+    return FileStamp(before.st_size, before.st_mtime_ns, digest_image(path))
 
 
 def check_unchanged(sources: Iterable[ImageSource], stamps: Mapping[str, FileStamp]) -> None:

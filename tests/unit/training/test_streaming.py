@@ -278,11 +278,9 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             build_trainer(tmp_path, shards, **changes)
 
-    def test_what_is_no_stream_has_no_buffer_and_evaluation_is_no_stream(self, tmp_path, shards, rows):
+    def test_what_is_no_stream_has_no_buffer(self, tmp_path, rows):
         with pytest.raises(ValueError, match="shuffle_buffer_size is for streams"):
             build_trainer(tmp_path, rows)
-        with pytest.raises(TypeError, match="can be trained on, and nothing else"):
-            build_trainer(tmp_path, shards, eval_rows=datasets.Dataset.from_list(rows).to_iterable_dataset())
 
 
 class TestRecipe:
