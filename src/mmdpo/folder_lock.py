@@ -37,7 +37,7 @@ class FolderInUseError(ValueError):
 def hold_folder(folder: Path) -> Iterator[None]:
     """Holds a folder, which has to be there, for this process; may be nested.
 
-    Raises FolderInUseError where another process holds it.
+    Raises FolderInUseError where another process holds it, OSError for a folder that cannot be written.
     """
     place = folder.resolve()
     if place in _held:
@@ -59,7 +59,10 @@ def _lock(folder: Path) -> int:
     """Returns the descriptor of the lock's file, locked, with this process's name in it."""
     path = folder / LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OSError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
