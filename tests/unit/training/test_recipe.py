@@ -122,7 +122,7 @@ class TestErrors:
             ("a: [1", "recipe.yaml is not valid YAML.*line"),
             ("truncation_mode: keep_end", "recipe.yaml: unknown key 'truncation_mode': .*max_length"),
             ("lora_r: 0", "recipe.yaml: lora_r must be a whole number of at least 1; got 0"),
-            ("learning_rate: .inf", "recipe.yaml: learning_rate must be a number above 0; got inf"),
+            ("learning_rate: .inf", "recipe.yaml: learning_rate must be a number of at least 0; got inf"),
             ("max_steps: 0", "recipe.yaml: max_steps must be .* or -1; got 0 .*num_train_epochs"),
             ("corruption_options: [0.1, 0.2]", "recipe.yaml: .*corruption.options"),
             ("run_name: " + "[" * 2000 + "]" * 2000, "recipe.yaml is nested too deeply"),
