@@ -13,7 +13,7 @@ ASKS = "strftime_now"
 
 @dataclass
 class Clock:
-    """A clock that stands still, and can be set to the moment of the run that is gone on with."""
+    """A clock that stands still, and can be set to the moment of the run that is resumed."""
 
     moment: datetime = field(default_factory=datetime.now)
 

@@ -31,7 +31,7 @@ def spoken_texts(turns: Sequence[Message]) -> Iterator[str]:
 def find_missing(turns: Sequence[Message], answer: Sequence[Message], prompt: str, rest: str) -> str | None:
     """Returns the first text of a conversation that is not where it belongs in what was rendered of it, else None.
 
-    The texts of `turns` belong into `prompt`, in order (a system prompt anywhere), and those of `answer` behind them,
+    The texts of `turns` belong into `prompt`, in order (a system prompt anywhere), and those of `answer` after them,
     ending in `rest`. How much whitespace stands between two words is the template's affair; that some does is not.
     """
     before, whole = _squeeze(prompt), _squeeze(prompt + rest)

@@ -89,7 +89,7 @@ class Checkpoint:
             "dtype": self.dtype,
             "chat_template": self.chat_template,
             "pad_to_square": self.pad_to_square,
-            # Only where there are some: answers that were begun without the option can be gone on with.
+            # Only where there are some: answers that were begun without the option can be resumed.
             **({"chat_template_kwargs": self.options.chat_template_kwargs} if self.chat_template_kwargs else {}),
         }
 

@@ -19,7 +19,7 @@ Scores: TypeAlias = Mapping[str, float | None]
 
 MISSING = "–"
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
-"""Stand behind the name of a measure: which way is better."""
+"""Stand after the name of a measure: which way is better."""
 
 
 @dataclass(frozen=True)

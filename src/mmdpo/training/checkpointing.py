@@ -52,7 +52,7 @@ class CrashSafeTrainer(Trainer, ABC):
         self._stop = StopRequest()
         self._is_checkpointing = False
         self._unlogged: dict[str, Any] | None = None
-        """What the checkpoint says that is gone on with, see `UNLOGGED`."""
+        """What the resumed checkpoint says, see `UNLOGGED`."""
         self.add_callback(WhenToSave(self._stop, self.accelerator))
 
     @abstractmethod
