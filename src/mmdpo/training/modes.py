@@ -53,5 +53,8 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
         recomputes = isinstance(module, GradientCheckpointingLayer) and (
             part_of(name) != "vision_tower" or "vision_tower" in moving_parts
         )
+        # In evaluation mode bitsandbytes lays 4-bit weights out anew on a CPU, and no gradient passes them any more.
+        if type(module).__module__.startswith("bitsandbytes"):
+            continue
         if (is_frozen and not recomputes) or getattr(module, "running_mean", None) is not None:
             module.training = False
