@@ -99,6 +99,8 @@ def probe(
                 if difference.distance <= tolerance:
                     return shared, Probe("shared", None, None, precision, tolerance, difference.distance)
                 why = _describe(difference, cells, chosen, with_source=False)  # a card holds no paths
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
+                raise
             except Exception as error:  # whatever a forward raises that knows nothing of shared rows
                 problem = next(iter(str(error).splitlines()), "")[:200]
                 why = f"its forward cannot read shared rows ({type(error).__name__}: {problem})"

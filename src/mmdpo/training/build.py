@@ -39,7 +39,7 @@ from mmdpo.training.adapters import (
     unwrap_adapter,
 )
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.modes import disable_dropout
+from mmdpo.training.modes import disable_dropout, keep_layout_of_4_bits
 from mmdpo.training.movement import describe_unreached
 
 __all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
@@ -249,6 +249,7 @@ def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfi
     """
     has_adapter = peft_config is not None or unwrap_adapter(model) is not model
     check_quantised(count_bits(unwrap_adapter(model)), args, has_adapter=has_adapter)
+    keep_layout_of_4_bits(model)
     if peft_config is not None:
         model = add_adapter(model, family, peft_config, args)
     elif not has_adapter:

@@ -29,6 +29,17 @@ def disable_dropout(model: nn.Module) -> int:
     return changed
 
 
+def keep_layout_of_4_bits(model: nn.Module) -> None:
+    """Keeps bitsandbytes from laying 4-bit weights out anew in the first forward of evaluation mode.
+
+    It does so on CPUs with bf16 instructions, for speed, and no gradient passes such a layer any more: an evaluation
+    in the middle of training would end it in silence (test_adapters.py).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
 def rest_frozen_modules(model: nn.Module, family: Family) -> None:
     """Puts into evaluation mode what is not trained of a model in training mode, and all running statistics.
 
@@ -53,8 +64,5 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
         recomputes = isinstance(module, GradientCheckpointingLayer) and (
             part_of(name) != "vision_tower" or "vision_tower" in moving_parts
         )
-        # In evaluation mode bitsandbytes lays 4-bit weights out anew on a CPU, and no gradient passes them any more.
-        if type(module).__module__.startswith("bitsandbytes"):
-            continue
         if (is_frozen and not recomputes) or getattr(module, "running_mean", None) is not None:
             module.training = False

@@ -220,6 +220,12 @@ class TestQuantised:
         lora = [p for name, p in trainer.model.named_parameters() if "lora_" in name]
         assert {p.dtype for p in lora} == {torch.float32}
 
+    def test_an_evaluation_leaves_them_as_gradients_pass_them(self, make):
+        trainer = make("qlora", probe=False, precompute_ref_log_probs=False)
+        before = {name: p.shape for name, p in trainer.model.named_parameters()}
+        trainer.evaluate(trainer.train_dataset)
+        assert {name: p.shape for name, p in trainer.model.named_parameters()} == before
+
     def test_their_estimate_is_exact(self, make, pairs, tmp_path):
         options = {"dataset_name": pairs, "output_dir": tmp_path, "model_name_or_path": "world", "use_cpu": True}
         flags = [f"--{key}={value}" for key, value in {**options, **KINDS["qlora"], "report_to": "none"}.items()]
