@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
 from perf import original
 from perf.rows import build_processor
 from perf.shapes import Shape

@@ -5,11 +5,15 @@ What is read here runs no code, waits for nothing, and holds no character that w
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,8 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
 
@@ -133,6 +139,39 @@ def clean(value: Any) -> Any:
 def clean_text(text: str) -> str:
     """Returns a text that terminals, HTML and SVG take as it is."""
     return printable(text).translate(_NOT_XML)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Returns a value as JSON that can be written as UTF-8: escaped where a string holds half a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, indent=indent) if _SURROGATE.search(text) else text
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes a value as JSON with a line break at the end, as `write_whole` does."""
+    write_whole(path, to_json(value, indent) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
+
+    Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
+    """
+    beside = path.with_name(f".{path.name}.partly")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
+        raise UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}") from error
+
+
+def digest_of(value: Any) -> str:
+    """Returns what stands for a value that JSON can hold, the same on every machine: SHA-256 of its JSON, in hex."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

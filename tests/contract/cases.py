@@ -18,8 +18,8 @@ from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import PreparedExample, Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.scoring.forward import CellLogprobs, Scorer
 from mmdpo.scoring.plan import grow_trees
 

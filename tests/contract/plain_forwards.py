@@ -1,6 +1,6 @@
 """The other side of the comparison with scoring: one conversation at a time, through processor and model as they are.
 
-Knows nothing of `mmdpo.families`, and of the records of mmdpo only what an example says.
+Knows nothing of `mmdpo.models.families`, and of the records of mmdpo only what an example says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL.Image import Image
 from tiny_models import TinyModel
 
 from mmdpo.data.prepare import PreparedExample
-from mmdpo.examples import NO_IMAGE, Cell, PreferenceExample
+from mmdpo.records import NO_IMAGE, Cell, PreferenceExample
 
 
 def ask(text: str, images: int) -> tuple[dict[str, Any], ...]:

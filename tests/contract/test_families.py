@@ -38,9 +38,9 @@ from plain_forwards import gradients, logprobs_alone, read, read_all_alone, writ
 from tiny_models import MODELS
 from torch.overrides import TorchFunctionMode
 
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
-from mmdpo.families import Family, find_family
+from mmdpo.models.families import Family, find_family
 from mmdpo.objective import build_objective
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
 from mmdpo.training.build import PARTS, disable_dropout, freeze_parts
 
 

@@ -11,7 +11,7 @@ from mmdpo.data import formats
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
-from mmdpo.examples import CHOSEN, REJECTED
+from mmdpo.records import CHOSEN, REJECTED
 
 EXAMPLES = [(name, number) for name in formats.names() for number in range(len(formats.load(name).examples))]
 every_example = pytest.mark.parametrize(("name", "number"), EXAMPLES)

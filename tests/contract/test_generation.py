@@ -15,12 +15,12 @@ from PIL import Image
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample, RowError
-from mmdpo.families import find_family
 from mmdpo.generation.prompts import chat_request, chat_turns
 from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
+from mmdpo.models.families import find_family
+from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample, RowError
 from mmdpo.scoring.probe import ProbeError
 
 WITH_TEMPLATE = [name for name in MODELS if name != "paligemma"]

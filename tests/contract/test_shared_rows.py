@@ -25,8 +25,8 @@ from plain_forwards import gradients, logprobs_alone, read_all_alone
 from tiny_models import MODELS, TinyModel
 from tiny_models.decoders import OPTIONS, WINDOW, llava_with
 
-from mmdpo.families import Family, find_family
-from mmdpo.families._family import PROVEN_DECODERS
+from mmdpo.models.families import Family, find_family
+from mmdpo.models.families._family import PROVEN_DECODERS
 from mmdpo.scoring import tree_attention
 from mmdpo.scoring.tree_attention import follow_paths, uses_flex
 from mmdpo.training.build import add_adapter

@@ -19,7 +19,7 @@ from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 from mmdpo.scoring.reference import StartOfPolicy
 from mmdpo.training.agreement import DisagreementError
 from mmdpo.training.check import FullCheck

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.models.weights import CheckpointError
 from mmdpo.training.checkpoint_folder import list_checkpoints, read_record
 from mmdpo.training.run import RESOLVED_RECIPE, train
 from mmdpo.world.pairs import make_pairs

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.models.weights import CheckpointError
 from mmdpo.training.stopping import TrainingStopped
 from mmdpo.world.pairs import make_pairs
 

@@ -275,11 +275,11 @@ class TestEntryPoints:
         for word in ("corruption", "crop_0_20", "symmpo", "llama_factory", "lora_r", "freeze_projector"):
             assert word in printed, word
 
-    def test_import_is_light_and_fast(self):
+    def test_import_is_light(self):
         code = (
-            "import sys, time; began = time.perf_counter(); import mmdpo; seconds = time.perf_counter() - began;"
+            "import sys, mmdpo;"
             "heavy = {'torch', 'transformers', 'datasets', 'PIL', 'numpy'} & set(sys.modules);"
-            "assert not heavy, heavy; assert seconds < 0.5, seconds; print(mmdpo.__version__)"
+            "assert not heavy, heavy; print(mmdpo.__version__)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

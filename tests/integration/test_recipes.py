@@ -9,10 +9,10 @@ import yaml
 from datasets import Dataset
 from PIL import Image
 
-from mmdpo.checkpoints import load
 from mmdpo.cli import main
 from mmdpo.data.formats import names as format_names
-from mmdpo.training import adapters, build, dry_run
+from mmdpo.models import adapters, load
+from mmdpo.training import build, dry_run
 from mmdpo.world.pairs import make_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))

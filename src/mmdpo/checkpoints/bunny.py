@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from mmdpo.checkpoints.bunny_processor import TOKENIZER_FILES, build_processor
-from mmdpo.checkpoints.weights import (
+from mmdpo.models.load import BUNNY_LAYOUT
+from mmdpo.models.weights import (
     SHARD_BYTES,
     CheckpointError,
     TensorInfo,
@@ -85,11 +86,10 @@ TEXT_KEYS = (
 )  # fmt: skip
 """Keys that Phi's configuration has under the same name."""
 
-MODEL_TYPE = "bunny-phi"
 """What config.json of the original says it is."""
 
 DEMANDED = {
-    "model_type": MODEL_TYPE,
+    "model_type": BUNNY_LAYOUT,
     "mm_projector_type": "mlp2x_gelu",
     "image_aspect_ratio": "pad",
     "tie_word_embeddings": False,

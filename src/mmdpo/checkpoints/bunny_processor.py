@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import AddedToken, AutoTokenizer, LlavaConfig, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from mmdpo.checkpoints.weights import CheckpointError
-from mmdpo.families import VICUNA
+from mmdpo.models.families import VICUNA
+from mmdpo.models.weights import CheckpointError
 
 IMAGE_TOKEN = "<image>"
 

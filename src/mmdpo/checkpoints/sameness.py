@@ -10,13 +10,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.models.weights import CheckpointError
+from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
 from mmdpo.scoring.probe import TOLERANCES, compare, find_precision, score_alone
 
 CELLS = (Cell(ORIGINAL, CHOSEN), Cell(NO_IMAGE, CHOSEN))

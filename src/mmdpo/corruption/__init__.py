@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mmdpo.examples import derive_generator
+from mmdpo.records import derive_generator
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 
 if TYPE_CHECKING:

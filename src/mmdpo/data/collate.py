@@ -19,7 +19,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._processed import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Context, PreparedExample, Preparer
-from mmdpo.examples import CHOSEN, CORRUPTED, REJECTED, RowError, image_versions, response_names
+from mmdpo.records import CHOSEN, CORRUPTED, REJECTED, RowError, image_versions, response_names
 
 
 class Batch(TypedDict):

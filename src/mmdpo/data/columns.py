@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmdpo.data.messages import is_messages, read_answer
-from mmdpo.examples import RowError, Text
+from mmdpo.records import RowError, Text
 
 ID_COLUMNS = ("id", "idx", "question_id")
 """Columns that may name a row, in order of preference."""

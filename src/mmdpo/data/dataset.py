@@ -12,7 +12,7 @@ import pandas  # type: ignore[import-untyped]
 from mmdpo.data.arrow import ArrowRows
 from mmdpo.data.columns import ID_COLUMNS
 from mmdpo.data.formats import Format, detect, load
-from mmdpo.examples import PreferenceExample, RowError
+from mmdpo.records import PreferenceExample, RowError
 
 _ROWS_LOOKED_AT = 32
 """The format is decided on the first row; what it lacks is taken from these."""

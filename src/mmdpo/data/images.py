@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from xxhash import xxh3_128
 
-from mmdpo.examples import ImageSource, RowError
 from mmdpo.files import irregular_kind
 from mmdpo.printable import printable
+from mmdpo.records import ImageSource, RowError
 
 MAX_PIXELS = 100_000_000
 """Pictures beyond this many pixels are refused before they are decoded."""

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mmdpo.data.pictures import Pictures
 from mmdpo.data.stamps import FileStamp, check_unchanged
-from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
+from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
 
 
 class Filler(int):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.data.images import image_sources
-from mmdpo.examples import ImageSource, Message, RowError, Text
+from mmdpo.records import ImageSource, Message, RowError, Text
 
 IMAGE_PLACEHOLDER = "<image>"
 """Stands in plain text where an image belongs."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmdpo.data.images import digest_image
-from mmdpo.examples import ImageSource, RowError
+from mmdpo.records import ImageSource, RowError
 
 
 class Pictures:

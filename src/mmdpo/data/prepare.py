@@ -12,7 +12,7 @@ from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.tokenise import Renderer
 from mmdpo.data.validate import validate_example
-from mmdpo.examples import (
+from mmdpo.records import (
     CORRUPTED,
     NO_IMAGE,
     ORIGINAL,

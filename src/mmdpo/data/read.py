@@ -12,8 +12,8 @@ import datasets
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
-from mmdpo.examples import RowError
 from mmdpo.files import irregular_kind
+from mmdpo.records import RowError
 
 _SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
 _STREAMED = {".parquet": "parquet", ".tar": "webdataset"}

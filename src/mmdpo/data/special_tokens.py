@@ -9,7 +9,7 @@ from typing import Any
 
 from mmdpo.data.messages import IMAGE_PLACEHOLDER
 from mmdpo.data.turns import THINKING_MARK, spoken_texts
-from mmdpo.examples import RowError, Text
+from mmdpo.records import RowError, Text
 
 _REGION = re.compile(r"</?\|?/?(object_ref|ref|box|quad|point|loc|seg)\w*\|?>")
 """Special tokens that stand in answers by design, as those of thoughts do: they name regions of a picture."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.data.images import digest_image
-from mmdpo.examples import ImageSource, RowError
+from mmdpo.records import ImageSource, RowError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 
 from mmdpo.data.columns import ID_COLUMNS
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.examples import PreferenceExample, RowError
+from mmdpo.records import PreferenceExample, RowError
 
 HEAD = 64
 """Rows that are looked at before training: their columns decide on the format, and they are tried as training would."""

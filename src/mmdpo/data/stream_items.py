@@ -18,7 +18,7 @@ from mmdpo.data.items import Item
 from mmdpo.data.pictures import Pictures
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.validate import Fault
-from mmdpo.examples import ImageSource, PreferenceExample, RowError, derive_generator
+from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
 
 _SHARD_BITS = 32
 """An item's index holds the place in the shard in its lower bits, the shard above."""

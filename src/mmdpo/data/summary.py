@@ -13,8 +13,8 @@ from rich.text import Text as Plain
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import CheckResult, Fault
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample
 from mmdpo.printable import printable
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
 _EXAMPLES_SHOWN = 3
 _EXAMPLE_CHARACTERS = 300

@@ -14,8 +14,8 @@ from mmdpo.data.clock import Clock, asks_for_date, default_template
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.special_tokens import SpecialTokens
 from mmdpo.data.turns import FORMS, Form, find_missing, is_stringified
-from mmdpo.examples import Message, PreferenceExample, RowError, Text
-from mmdpo.families import Family
+from mmdpo.models.families import Family
+from mmdpo.records import Message, PreferenceExample, RowError, Text
 
 _ANY_ANSWER: Message = {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}
 """Shows where a template lets answers begin, whatever the row's own answers begin with."""

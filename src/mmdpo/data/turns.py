@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from mmdpo.data.messages import IMAGE_PLACEHOLDER
-from mmdpo.examples import Message
+from mmdpo.records import Message
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys of a turn whose text is thought before its content is said."""

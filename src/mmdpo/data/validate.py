@@ -20,8 +20,8 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.turns import spoken_texts
-from mmdpo.examples import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
 from mmdpo.printable import printable
+from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
 
 _ROWS_PER_TASK = 16
 _ROWS_SAMPLED = 32

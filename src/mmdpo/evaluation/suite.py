@@ -20,7 +20,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
 from mmdpo.evaluation.terminal import as_text, print_line
 from mmdpo.printable import printable
-from mmdpo.report.spreadsheet import csv_text
+from mmdpo.tables import csv_text
 from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from xxhash import xxh3_128
 
-from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
 from mmdpo.data.tokenise import Renderer
-from mmdpo.families import find_family
-from mmdpo.training.adapters import Start, find_start, unwrap_adapter
+from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.models.adapters import Start, find_start, unwrap_adapter
+from mmdpo.models.families import find_family
 from mmdpo.training.build import load_config, load_model, load_processor
 from mmdpo.training.config import MDPOConfig
 

@@ -24,10 +24,10 @@ from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from mmdpo.examples import Message
 from mmdpo.generation.prompts import chat_request
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
 from mmdpo.printable import printable
+from mmdpo.records import Message
 
 _T = TypeVar("_T")
 

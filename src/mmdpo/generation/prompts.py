@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image
 
 from mmdpo.data.images import open_image
-from mmdpo.examples import Message, PreferenceExample, RowError
 from mmdpo.generation.records import GenerationSettings, LazyImage, Question
+from mmdpo.records import Message, PreferenceExample, RowError
 
 if TYPE_CHECKING:
     from mmdpo.data.tokenise import Renderer

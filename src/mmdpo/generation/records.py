@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from mmdpo.examples import ImageSource
+from mmdpo.records import ImageSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image

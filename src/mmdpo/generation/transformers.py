@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BatchFeature, GenerationConfig
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import RowError, derive_seed
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import load_image, render_prompt, sort_key
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.records import RowError, derive_seed
 from mmdpo.scoring.probe import TOLERANCES, ProbeError, compare, find_precision
 
 logger = logging.getLogger(__name__)

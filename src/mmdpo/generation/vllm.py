@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
-from mmdpo.checkpoints.weights import read_json
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import load_image, render_prompt, sort_key
 from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.models.weights import read_json
 
 AT_ONCE = 256
 """Questions handed to vLLM together, which batches them itself; after each lot the answers reach the disk."""

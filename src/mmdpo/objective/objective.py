@@ -10,8 +10,8 @@ from itertools import count
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.examples import Cell
 from mmdpo.objective.terms import Rank, Scores, Term
+from mmdpo.records import Cell
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ image. R ranks, A₊ anchors above 0, NLL is supervised; see `terms/`. Every R w
 
 from __future__ import annotations
 
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
 from mmdpo.objective.terms import NLL, Anchor, Rank, Term
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
 
 WW = Cell(ORIGINAL, CHOSEN)
 WL = Cell(ORIGINAL, REJECTED)

@@ -20,8 +20,8 @@ from rich.text import Text
 from mmdpo.files import clean
 from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, NO_METADATA, shorten
-from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.tables import ARROWS, MISSING
+from mmdpo.tables import csv_text
 
 Content: TypeAlias = Mapping[str, Any]
 """The content of a compare.json: `runs`, `rows`, `notes`, `missing`, `statistics`."""

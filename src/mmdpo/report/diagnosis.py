@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdpo.files import clean, read_json, read_rows
-from mmdpo.report.grid import show_number
 from mmdpo.report.runs import RunFolderError
 from mmdpo.report.shape import fit
+from mmdpo.tables import show_number
 
 _NUMBER = (float, None)
 _MEASURE = {"label": str, "unit": str, "value": _NUMBER, "accuracy": _NUMBER, "low": _NUMBER, "high": _NUMBER}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mmdpo.report.diagnosis import CHANCE
 from mmdpo.report.figures import DOTS_PER_INCH, DRAWING, GREY, INLINE, NO_METADATA, inline_svg, shorten
-from mmdpo.report.grid import show_interval
+from mmdpo.tables import show_interval
 
 BLUE = "#0e8fa8"
 """Stands out from a white page and from a dark one."""

@@ -20,8 +20,8 @@ from PIL import Image
 from mmdpo.files import Unshown, UnusableFileError, check_regular
 from mmdpo.report.curves import Panel
 from mmdpo.report.figures import panel_svg
-from mmdpo.report.grid import Grid
 from mmdpo.report.runs import Answer
+from mmdpo.tables import Table
 
 LONGEST_SIDE = 360
 """Pixels of a picture on a page."""
@@ -46,7 +46,7 @@ class Section:
     id: str
     title: str
     html: str
-    tables: Mapping[str, Grid] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     """File name without ending → a table, to be written as Markdown and CSV."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """File name → content, for tables that somebody else wrote."""
@@ -113,7 +113,7 @@ def details(summary: str, html: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>\n{html}\n</details>"
 
 
-def table_html(grid: Grid) -> str:
+def table_html(grid: Table) -> str:
     """Returns a table that scrolls inside its box."""
     first, *others = grid.headers
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in others)

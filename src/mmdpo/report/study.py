@@ -15,7 +15,7 @@ from rich.text import Text
 from mmdpo.files import clean, read_json, write_text
 from mmdpo.report.runs import RESULTS, RunFolderError
 from mmdpo.report.shape import fit
-from mmdpo.report.spreadsheet import csv_text
+from mmdpo.tables import csv_text
 
 Summary: TypeAlias = Mapping[str, Any]
 """Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""

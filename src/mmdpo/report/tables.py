@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.wording import variant_label
+from mmdpo.tables import csv_text
 
 Scores: TypeAlias = Mapping[str, float | None]
 """The scores of one variant by the keys of results.json; None or absent where not measured."""

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
-from mmdpo.examples import Cell
-from mmdpo.families import Family
+from mmdpo.models.families import Family
+from mmdpo.records import Cell
 from mmdpo.scoring import tree_attention
 from mmdpo.scoring.logprobs import (
     answer_logprobs_only,

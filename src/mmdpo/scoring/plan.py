@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmdpo.data.collate import Batch
-from mmdpo.examples import Cell, image_versions, response_names
+from mmdpo.records import Cell, image_versions, response_names
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
-from mmdpo.examples import Cell
+from mmdpo.records import Cell
 from mmdpo.scoring.forward import Scorer
 
 

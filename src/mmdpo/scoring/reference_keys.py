@@ -22,7 +22,7 @@ from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.stamps import FileStamp, stamp_file
 from mmdpo.data.tokenise import PromptText
-from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, RowError, image_versions, response_names
+from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, RowError, image_versions, response_names
 
 _INCIDENTAL = {
     "_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache",

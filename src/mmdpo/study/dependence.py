@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmdpo.benchmarks.records import Metric, Sums, Values, divide
 from mmdpo.benchmarks.stats import CountTable, Interval, bootstrap
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.study.reliance import OTHER, PairScores
 
 CONDITIONS: Mapping[str, str] = {ORIGINAL: "real", CORRUPTED: "corrupted", OTHER: "other", NO_IMAGE: "none"}

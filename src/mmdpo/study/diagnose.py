@@ -32,8 +32,8 @@ from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
 from mmdpo.files import make_folder
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
 from mmdpo.study.pictures import find_paths, name_images, save_small

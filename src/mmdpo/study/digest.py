@@ -17,7 +17,7 @@ from mmdpo.world.worlds import SMALL, find_world
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
-    *("examples.py", "benchmarks", "corruption", "data", "families", "generation", "objective", "scoring", "training"),
+    *("records.py", "benchmarks", "corruption", "data", "models", "generation", "objective", "scoring", "training"),
     *("world", "study/measures.py", "study/reliance.py", "study/trial.py", "study/variants.py"),
 )
 """The parts of this package that a trial's numbers come from; the others arrange and print them."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from mmdpo.benchmarks.records import Item, ItemScore
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
-from mmdpo.examples import NO_IMAGE, ORIGINAL
+from mmdpo.records import NO_IMAGE, ORIGINAL
 from mmdpo.study.reliance import PairScores, measure_accuracy, measure_reliance
 from mmdpo.world.evaluate import score_captions
 from mmdpo.world.scenes import Scene

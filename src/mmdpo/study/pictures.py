@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL.Image import Image, Resampling
 from xxhash import xxh3_128
 
-from mmdpo.examples import ImageSource, PreferenceExample
+from mmdpo.records import ImageSource, PreferenceExample
 
 LONGEST_SIDE = 320
 """Pixels of a small copy."""

@@ -16,8 +16,8 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import probe
 from mmdpo.training import build

@@ -29,7 +29,7 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.examples import NO_IMAGE, ORIGINAL, Cell, derive_generator
+from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.benchmarks import BenchmarkValue, answer_benchmark
 from mmdpo.study.design import Evaluation, Variant
 from mmdpo.study.measures import MEASURES, OF_PREFERENCES, count_scenes, measure_pairs, measure_scenes

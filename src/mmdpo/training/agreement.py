@@ -12,7 +12,7 @@ from xxhash import xxh3_64, xxh3_128
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Items
-from mmdpo.examples import ImageSource, PreferenceExample
+from mmdpo.records import ImageSource, PreferenceExample
 from mmdpo.training.config import MDPOConfig
 
 OWN = (

@@ -21,15 +21,10 @@ from transformers import (
     ProcessorMixin,
 )
 
-from mmdpo.checkpoints.load import explained, has_pickles_alone, load_configuration, load_whole_model
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import Cell, image_versions
-from mmdpo.families import VICUNA, Family, find_family
-from mmdpo.scoring.forward import Scorer
-from mmdpo.scoring.logprobs import find_suppressed
-from mmdpo.training.adapters import (
+from mmdpo.models.adapters import (
     Start,
     check_quantised,
     continue_adapter,
@@ -38,9 +33,14 @@ from mmdpo.training.adapters import (
     resolve_model,
     unwrap_adapter,
 )
+from mmdpo.models.families import VICUNA, Family, find_family
+from mmdpo.models.load import explained, has_pickles_alone, load_configuration, load_whole_model
+from mmdpo.models.modes import disable_dropout, keep_layout_of_4_bits
+from mmdpo.models.movement import describe_unreached
+from mmdpo.records import Cell, image_versions
+from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.modes import disable_dropout, keep_layout_of_4_bits
-from mmdpo.training.movement import describe_unreached
 
 __all__ = ["disable_dropout", "resolve_model", "unwrap_adapter"]
 

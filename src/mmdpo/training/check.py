@@ -24,7 +24,7 @@ from mmdpo.data.validate import (
     try_rows,
     validate_example,
 )
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, response_names
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, response_names
 from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from mmdpo.checkpoints.adapter import ADAPTER_CONFIG
-from mmdpo.checkpoints.weights import CheckpointError, read_json, write_json
+from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.models.weights import CheckpointError, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

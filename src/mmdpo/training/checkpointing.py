@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mmdpo.checkpoints.weights import CheckpointError
-from mmdpo.families._seams import WRITE_FAILURES
+from mmdpo.models.families._seams import WRITE_FAILURES
+from mmdpo.models.weights import CheckpointError
 from mmdpo.training import checkpoint_folder
 from mmdpo.training.callbacks import WhenToSave
 from mmdpo.training.checkpoint_folder import UNFINISHED, SaveError

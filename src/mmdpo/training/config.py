@@ -16,8 +16,8 @@ from transformers.integrations import get_available_reporting_integrations
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
-from mmdpo.examples import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.objective import Objective, build_objective
+from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.training.absent import ABSENT
 from mmdpo.training.ranges import check_finite, check_ranges
 

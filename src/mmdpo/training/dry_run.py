@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text as Plain
 from trl import get_peft_config
 
-from mmdpo.checkpoints.adapter import read_settings
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.prepare import PreparedExample
-from mmdpo.families import Family, find_family
+from mmdpo.models.adapter_files import read_settings
+from mmdpo.models.adapters import Start, check_quantised, find_added, find_start, freeze_others, unwrap_adapter
+from mmdpo.models.families import Family, find_family
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
-from mmdpo.training.adapters import Start, check_quantised, find_added, find_start, freeze_others, unwrap_adapter
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from mmdpo.families import Family
+from mmdpo.models.adapters import find_added, unwrap_adapter
+from mmdpo.models.families import Family
 from mmdpo.scoring.logprobs import CHUNK
-from mmdpo.training.adapters import find_added, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
 
 FLOAT, HALF = 4, 2

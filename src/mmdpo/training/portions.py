@@ -13,7 +13,7 @@ from mmdpo.data.collate import Batch
 from mmdpo.data.items import Item
 from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.data.validate import Fault
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 _MOST_FAULTS = 1000
 """Faulty rows one after the other at which even `on_bad_row: skip` gives up."""

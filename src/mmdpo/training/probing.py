@@ -13,13 +13,13 @@ from torch import nn
 
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
-from mmdpo.families import Family, attention_of
+from mmdpo.models.adapters import count_bits, unwrap_adapter
+from mmdpo.models.families import Family, attention_of
+from mmdpo.models.modes import rest_frozen_modules
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import Probe, ProbeError, probe
 from mmdpo.training import build
-from mmdpo.training.adapters import count_bits, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.modes import rest_frozen_modules
 
 logger = logging.getLogger(__name__)
 

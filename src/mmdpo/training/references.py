@@ -22,15 +22,15 @@ from tqdm.auto import tqdm
 
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
-from mmdpo.examples import Cell, image_versions
-from mmdpo.families import attention_of
+from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
+from mmdpo.models.families import attention_of
+from mmdpo.records import Cell, image_versions
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
 from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
 from mmdpo.training import build
-from mmdpo.training.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.main_process import Outcome, on_main_process
 

@@ -23,8 +23,8 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.read import read_dataset, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.examples import derive_generator
 from mmdpo.folder_lock import LOCK, hold_folder
+from mmdpo.records import derive_generator
 from mmdpo.training.checkpoint_folder import MODEL_MARKS, UNFINISHED, find_last_whole, list_checkpoints, read_record
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
-from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.data.items import Items
+from mmdpo.models.adapters import find_added, unwrap_adapter
+from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.reference import AdapterOff
 from mmdpo.scoring.reference_keys import describe_model, digest_processor
-from mmdpo.training.adapters import find_added, unwrap_adapter
 from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.references import LiveReference

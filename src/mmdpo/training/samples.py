@@ -29,7 +29,7 @@ from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.examples import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
 
 if TYPE_CHECKING:
     from mmdpo.training.trainer import MDPOTrainer

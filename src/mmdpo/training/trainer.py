@@ -26,6 +26,8 @@ from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import write_faults
 from mmdpo.folder_lock import hold_folder
+from mmdpo.models.modes import rest_frozen_modules
+from mmdpo.models.movement import describe_rounding
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
@@ -37,8 +39,6 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.engines import check_engine
 from mmdpo.training.main_process import on_main_process
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
-from mmdpo.training.modes import rest_frozen_modules
-from mmdpo.training.movement import describe_rounding
 from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
 from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from mmdpo.examples import derive_generator, derive_seed
+from mmdpo.records import derive_generator, derive_seed
 from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, write_caption
 from mmdpo.world.evaluate import WorldScores, caption_prompt, caption_scenes, score_captions
 from mmdpo.world.model import build_model, build_processor

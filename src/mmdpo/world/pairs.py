@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmdpo.examples import derive_generator, derive_seed
+from mmdpo.records import derive_generator, derive_seed
 from mmdpo.world import scenes as world_scenes
 from mmdpo.world.captions import (
     BETTER_CAPTIONER,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmdpo.examples import derive_generator
+from mmdpo.records import derive_generator
 from mmdpo.world.worlds import SMALL, Layout, World
 
 ANCHOR_RATE = 0.55

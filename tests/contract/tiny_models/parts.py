@@ -15,7 +15,7 @@ from transformers import ProcessorMixin
 
 @dataclass(frozen=True)
 class TinyModel:
-    """One model with what the contract has to know of its family, written down independently of `mmdpo.families`."""
+    """One model with what the contract has to know of its family, written down independently of the package."""
 
     model: Any
     processor: Any

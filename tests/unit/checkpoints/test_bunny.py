@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 
 from mmdpo.checkpoints.bunny import convert_bunny, native_config, native_shapes, original_name, revert_bunny
-from mmdpo.checkpoints.weights import CheckpointError, read_weights
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.models.weights import CheckpointError, read_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from tiny_bunny import make_weights, plain_logits, write_bunny

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmdpo.checkpoints.weights import (
+from mmdpo.models.weights import (
     CheckpointError,
     TensorInfo,
     check_names,

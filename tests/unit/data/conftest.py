@@ -8,9 +8,9 @@ from transformers import AutoProcessor
 from mmdpo.corruption import load
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import PreferenceExample
-from mmdpo.families import Family
+from mmdpo.models.families import Family
 from mmdpo.objective import build_objective
+from mmdpo.records import PreferenceExample
 from mmdpo.world.model import CHECKPOINT
 
 

@@ -12,9 +12,9 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item, Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import RowError
-from mmdpo.families import Family
+from mmdpo.models.families import Family
 from mmdpo.objective import build_objective
+from mmdpo.records import RowError
 
 PROMPT = ["<s>", "user", *["<image>"] * 16, "describe", "assistant"]
 PROMPT_TOKENS = 20

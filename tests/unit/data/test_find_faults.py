@@ -19,7 +19,7 @@ from mmdpo.data.validate import (
     validate_example,
     write_faults,
 )
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 
 def png(width=6, height=4):

@@ -6,7 +6,7 @@ import pytest
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.validate import validate_example
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 IMAGE = {"type": "image"}
 VICUNA = "A chat between a curious user and an artificial intelligence assistant. USER: <image>\nWhat is it? ASSISTANT:"

@@ -4,7 +4,7 @@ from PIL import Image
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.formats import trl
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 IMAGE, CUP, CAR = {"type": "image"}, "A cup.", "A car."
 

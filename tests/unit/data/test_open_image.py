@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.data.images import digest_image, image_size, image_sources, open_image
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 
 def pair(**columns):

@@ -8,7 +8,7 @@ import pytest
 
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
-from mmdpo.examples import RowError, derive_generator
+from mmdpo.records import RowError, derive_generator
 
 BLANK_OBJECTIVE = [
     {"rank": [["original", "chosen"], ["corrupted", "chosen"]]},

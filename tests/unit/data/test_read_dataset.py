@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.data.read import read_dataset, read_stream
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 
 def pair(**columns):

@@ -15,7 +15,7 @@ from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.data.validate import Fault
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 
 SIZES = (7, 3, 5, 9, 2)
 FEATURES = datasets.Features(

@@ -5,8 +5,8 @@ from transformers import AddedToken, LlavaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError
-from mmdpo.families import Family
+from mmdpo.models.families import Family
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 from mmdpo.training.build import set_template_variables
 from tiny_tokenizers import CHATML, qwen_tokenizer, turn_template
 

@@ -6,8 +6,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from mmdpo.data.formats import mdpo_json
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError
-from mmdpo.families import Family
+from mmdpo.models.families import Family
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 from tiny_tokenizers import (
     BRACKETS,
     CHATML,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdpo.examples import RowError
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import chat_request, chat_turns, load_image, render_prompt, sort_key, write_data_url
 from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.records import RowError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
 POLITE = GenerationSettings(system_prompt="Be brief.")

@@ -7,11 +7,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
-from mmdpo.examples import CHOSEN, PreferenceExample
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import chat_turns
 from mmdpo.generation.records import GenerationSettings, Question
 from mmdpo.generation.vllm import VllmAnswerer
+from mmdpo.records import CHOSEN, PreferenceExample
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.scenes import render
 from mmdpo.world.worlds import SMALL

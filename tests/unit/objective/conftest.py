@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmdpo.examples import Cell
 from mmdpo.objective import CellScore
+from mmdpo.records import Cell
 
 
 @pytest.fixture(scope="session")

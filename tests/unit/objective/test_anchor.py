@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdpo.examples import Cell
 from mmdpo.objective import Anchor
+from mmdpo.records import Cell
 
 CELL = Cell("original", "chosen")
 SCORE = {CELL: (-10, -14)}  # a log-ratio of 4: with β = ½ a reward of 2

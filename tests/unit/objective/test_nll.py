@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmdpo.examples import Cell
 from mmdpo.objective import NLL
+from mmdpo.records import Cell
 
 CELL = Cell("original", "chosen")
 SCORE = {CELL: ([-12, -3], None, [4, 2])}

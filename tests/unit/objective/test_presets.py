@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdpo.examples import Cell
 from mmdpo.objective import PRESETS, Anchor, Objective, Rank, build_objective
+from mmdpo.records import Cell
 
 BETA = 0.5
 LN_2 = math.log(2)

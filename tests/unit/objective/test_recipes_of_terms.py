@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from mmdpo.examples import Cell
 from mmdpo.objective import NLL, PRESETS, Anchor, Objective, Rank, Term, build_objective, preset_names, term_names
+from mmdpo.records import Cell
 
 WIN, LOSE, BLIND = Cell("original", "chosen"), Cell("original", "rejected"), Cell("corrupted", "chosen")
 

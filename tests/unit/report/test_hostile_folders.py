@@ -22,10 +22,10 @@ from mmdpo.report.page import write_page, write_report
 from mmdpo.report.runs import RunFolderError
 from mmdpo.report.sections.diagnosis import write_diagnosis
 from mmdpo.report.shape import fit
-from mmdpo.report.spreadsheet import csv_text
 from mmdpo.report.study import print_study, read_study_results, study_csv, write_tables
 from mmdpo.report.study_picture import draw_study
 from mmdpo.report.tables import csv_table, rich_table
+from mmdpo.tables import csv_text
 from tests.unit.report.conftest import write_run
 from tests.unit.report.test_mixed_folders import write_evaluated, write_trained
 from tests.unit.report.test_page import Page

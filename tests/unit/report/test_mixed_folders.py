@@ -10,7 +10,6 @@ from PIL import Image
 from mmdpo.report.curves import DASHES, MOST_POINTS, overlay_panels
 from mmdpo.report.figures import draw_panels
 from mmdpo.report.folders import Place, distinct_labels, find_folders
-from mmdpo.report.grid import Grid, show_interval, show_number
 from mmdpo.report.layout import curves_html, curves_rules, picture_html
 from mmdpo.report.page import write_report
 from mmdpo.report.runs import RunFolderError
@@ -18,6 +17,7 @@ from mmdpo.report.sections.diagnosis import write_diagnosis
 from mmdpo.report.sections.evaluation import Pictures
 from mmdpo.report.sections.samples import SHOWN_STEPS, thin
 from mmdpo.report.trained import read_trained
+from mmdpo.tables import Table, show_interval, show_number
 from tests.unit.report.test_page import Page
 
 
@@ -530,7 +530,7 @@ def test_numbers_are_shown_with_true_signs(shown, text):
 
 
 def test_a_table_keeps_what_is_missing_missing():
-    grid = Grid("Title", ("run", "x|y"), (("a", "–"),), ({"run": "a", "x": None}, {"run": "b", "y": 0.1}))
+    grid = Table(("run", "x|y"), (("a", "–"),), "Title", ({"run": "a", "x": None}, {"run": "b", "y": 0.1}))
     assert grid.markdown() == "**Title**\n\n| run | x\\|y |\n| --- | ---: |\n| a | – |\n"
     assert grid.csv() == "run,x,y\na,,\nb,,0.1\n"
 

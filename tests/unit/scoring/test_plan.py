@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmdpo.examples import Cell
 from mmdpo.objective import build_objective
+from mmdpo.records import Cell
 from mmdpo.scoring.plan import Branch, Tree, pack_trees, plan_rows
 
 PROMPTS = {"original": ("ooq", "oQQQ"), "corrupted": ("ccq", "cQQQ"), "none": ("q", "QQQ")}

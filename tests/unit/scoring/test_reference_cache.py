@@ -18,8 +18,8 @@ from mmdpo.corruption import load
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.examples import Cell, PreferenceExample, RowError
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.records import Cell, PreferenceExample, RowError
 from mmdpo.scoring import reference_cache
 from mmdpo.scoring.reference_cache import ReferenceCache, ReferenceCacheError, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, digest_processor, digest_weights

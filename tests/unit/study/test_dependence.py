@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
 from mmdpo.study.dependence import compare_images, summarise_pairs
 from mmdpo.study.reliance import OTHER, PairScores
 

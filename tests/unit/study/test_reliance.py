@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.examples import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
+from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
 from mmdpo.study.reliance import OTHER, PairScores, measure_reliance, score_pairs
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs

@@ -11,9 +11,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.cli import main
+from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.training import build
-from mmdpo.training.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.training.dry_run import plan_run
 from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.run import build_trainer, train

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from mmdpo import MDPOConfig
-from mmdpo.families import Family, find_family
+from mmdpo.models.families import Family, find_family
 from mmdpo.objective import build_objective
 from mmdpo.scoring.tree_attention import SDPA
 from mmdpo.training.build import build_scorer, load_model

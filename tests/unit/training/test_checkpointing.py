@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.checkpoints.weights import CheckpointError
 from mmdpo.folder_lock import LOCK
+from mmdpo.models.weights import CheckpointError
 from mmdpo.training import checkpoint_folder, stopping
 from mmdpo.training.checkpoint_folder import RECORD, UNFINISHED, SaveError, list_checkpoints, read_record
 from mmdpo.training.run import RunFolderError, find_checkpoint

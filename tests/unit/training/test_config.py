@@ -7,7 +7,7 @@ import re
 import pytest
 from trl import DPOConfig, ModelConfig, ScriptArguments
 
-from mmdpo.examples import Cell
+from mmdpo.records import Cell
 from mmdpo.training import config
 from mmdpo.training.absent import ABSENT
 from mmdpo.training.config import MDPOConfig

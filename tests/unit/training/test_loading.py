@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from mmdpo.checkpoints.weights import CheckpointError, TensorInfo, write_weights
 from mmdpo.cli import main
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.models.weights import CheckpointError, TensorInfo, write_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmdpo.examples import Cell
 from mmdpo.objective import CellScore, build_objective
+from mmdpo.records import Cell
 from mmdpo.training.metrics import MetricSums, describe_batch
 from waits import CountWaits
 

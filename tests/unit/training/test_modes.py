@@ -10,9 +10,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.beit.modeling_beit import BeitDropPath
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.models.modes import disable_dropout, rest_frozen_modules
 from mmdpo.training.build import load_model, load_processor
-from mmdpo.training.modes import disable_dropout, rest_frozen_modules
 from mmdpo.world.pairs import make_pairs
 
 

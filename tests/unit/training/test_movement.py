@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.families import find_family
+from mmdpo.models.families import find_family
+from mmdpo.models.movement import describe_rounding, describe_unreached
 from mmdpo.training.build import load_model, load_processor
-from mmdpo.training.movement import describe_rounding, describe_unreached
 from mmdpo.world.pairs import make_pairs
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from mmdpo import MDPOTrainer
-from mmdpo.families import VICUNA
+from mmdpo.models.families import VICUNA
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT

@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from mmdpo.examples import Cell
+from mmdpo.records import Cell
 from mmdpo.training.recipe import RecipeError, parse_recipe
 
 NEEDED = "model_name_or_path: world\ndataset_name: world\nreport_to: none\nuse_cpu: true\n"

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.examples import Cell, RowError
 from mmdpo.folder_lock import LOCK
+from mmdpo.records import Cell, RowError
 from mmdpo.scoring import reference_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.reference_cache import ReferenceCacheError

@@ -12,7 +12,7 @@ from PIL import Image
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.training.recipe import RecipeError
 from mmdpo.training.run import train

@@ -3,7 +3,7 @@
 import pytest
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 from mmdpo.training.build import load_model, load_processor
 from mmdpo.world.pairs import make_pairs
 

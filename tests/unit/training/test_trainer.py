@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.examples import RowError
+from mmdpo.records import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.training.metrics import check_best_metric
 from mmdpo.world.model import CHECKPOINT

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmdpo.examples import PreferenceExample
+from mmdpo.records import PreferenceExample
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
 
 Row = Mapping[str, Any]

@@ -18,7 +18,7 @@ from typing import Any
 from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers, refuse_columns
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import as_list, read_prompt
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
 EXAMPLES = (
     {

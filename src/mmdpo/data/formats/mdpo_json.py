@@ -14,7 +14,7 @@ from typing import Any
 
 from mmdpo.data.columns import further_responses, numeric_weights, read_answers
 from mmdpo.data.images import image_sources
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError, Text
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, Text
 
 EXAMPLES = (
     {

@@ -18,7 +18,7 @@ from typing import Any
 from mmdpo.data.columns import further_responses, numeric_weights, read_answers, refuse_columns
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import is_messages, read_prompt, split_last_answer
-from mmdpo.examples import CHOSEN, REJECTED, PreferenceExample, RowError
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
 EXAMPLES = (
     {

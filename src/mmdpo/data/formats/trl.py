@@ -29,7 +29,7 @@ from mmdpo.data.messages import (
     read_prompt,
     split_shared_turns,
 )
-from mmdpo.examples import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
+from mmdpo.records import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
 
 logger = logging.getLogger(__name__)
 

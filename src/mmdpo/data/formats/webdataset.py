@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.data.formats import trl
-from mmdpo.examples import PreferenceExample, RowError
+from mmdpo.records import PreferenceExample, RowError
 
 EXAMPLES = (
     {

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmdpo.examples import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell
 
 
 @dataclass(frozen=True)

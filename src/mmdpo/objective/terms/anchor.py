@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdpo.examples import Cell
 from mmdpo.objective.terms._term import Scores, Term, name_cell, to_cell
+from mmdpo.records import Cell
 
 SIDES = {"above": 1.0, "below": -1.0}
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.examples import Cell
 from mmdpo.objective.terms._term import Scores, Term, name_cell, to_cell
+from mmdpo.records import Cell
 
 
 @dataclass(frozen=True)

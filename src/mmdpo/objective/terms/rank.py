@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.examples import Cell
 from mmdpo.objective.losses import PAIRWISE, PER_TOKEN, plackett_luce
 from mmdpo.objective.terms._term import Scores, Term, to_cell
+from mmdpo.records import Cell
 
 
 @dataclass(frozen=True)

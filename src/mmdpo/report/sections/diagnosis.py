@@ -20,7 +20,6 @@ from mmdpo.report.diagnosis import (
 )
 from mmdpo.report.diagnosis_picture import accuracies_of, accuracy_svg, draw_accuracies
 from mmdpo.report.folders import Place
-from mmdpo.report.grid import Grid, show_interval, show_number
 from mmdpo.report.layout import (
     Section,
     article,
@@ -34,6 +33,7 @@ from mmdpo.report.layout import (
     table_html,
 )
 from mmdpo.report.runs import RunFolderError
+from mmdpo.tables import Table, show_interval, show_number
 
 SHOWN_PAIRS, SHOWN_ALONE = 6, 12
 """Pairs in a section among others, and on a page of its own."""
@@ -104,7 +104,7 @@ def _make_section(place: Place, problems: list[str], shown: int, *, title: str) 
     )
 
 
-def _grids(result: Mapping[str, Any]) -> list[Grid]:
+def _grids(result: Mapping[str, Any]) -> list[Table]:
     """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
     measures = result["measures"] or {key: {**rule, **RATE} for key, rule in result["rules"].items()}
     rows, records = [], []
@@ -115,13 +115,13 @@ def _grids(result: Mapping[str, Any]) -> list[Grid]:
         rows.append((f"{measure['label']} ({unit})", shown, str(measure.get("n", ""))))
         records.append({"measure": key, "value": value, **measure})
     grids = (
-        [Grid("Measures with 95 % intervals", ("measure", "value", "n"), tuple(rows), tuple(records))] if rows else []
+        [Table(("measure", "value", "n"), tuple(rows), "Measures with 95 % intervals", tuple(records))] if rows else []
     )
     features = result["features"]
     if features:
         headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
         decisive = tuple((_name(f), show_number(f["weight"], 2, signed=True), *_counts(f)) for f in features)
-        grids.append(Grid("What decides", headers, decisive, tuple({**f, "names": _name(f)} for f in features)))
+        grids.append(Table(headers, decisive, "What decides", tuple({**f, "names": _name(f)} for f in features)))
     return grids
 
 

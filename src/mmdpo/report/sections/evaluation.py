@@ -17,7 +17,6 @@ from mmdpo.files import Unshown, clean
 from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
 from mmdpo.report.evaluated import EvaluatedRun, choose_items, read_answers, why_incomparable
 from mmdpo.report.figures import INLINE, inline_svg
-from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval
 from mmdpo.report.layout import (
     Picture,
     Section,
@@ -32,6 +31,7 @@ from mmdpo.report.layout import (
     table_html,
 )
 from mmdpo.report.runs import Answer
+from mmdpo.tables import NO_BREAK, Table, matrix, show_interval
 
 SHOWN_ITEMS = 6
 LONGEST_ANSWER = 1200
@@ -94,7 +94,7 @@ def evaluation_section(
     return Section(name, f"Evaluation: {benchmark}", shown, tables=tables, texts=texts, figures=figures)
 
 
-def _metrics(benchmark: str, runs: Sequence[EvaluatedRun]) -> Grid:
+def _metrics(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
     rows: dict[str, dict[str, str]] = {}
     records = []
     for run in runs:

@@ -8,7 +8,6 @@ from typing import Any
 
 from mmdpo.report.curves import curve_panels
 from mmdpo.report.figures import draw_panels
-from mmdpo.report.grid import Grid
 from mmdpo.report.layout import (
     Section,
     answers_html,
@@ -22,6 +21,7 @@ from mmdpo.report.layout import (
 from mmdpo.report.runs import Run, ShownScene
 from mmdpo.report.tables import COLUMNS, csv_table, markdown_table
 from mmdpo.report.wording import VARIANTS, WORLD_CAVEATS, fill, variant_label
+from mmdpo.tables import Table
 
 WHAT = (
     "Every variant starts from the same supervised checkpoint of a small captioner and sees the same preference pairs "
@@ -81,9 +81,9 @@ def summarise_quickstart(results: Mapping[str, Any]) -> str:
     return " · ".join(said)
 
 
-def _table(variants: Mapping[str, Any]) -> Grid:
+def _table(variants: Mapping[str, Any]) -> Table:
     rows = tuple((variant_label(name), *(c.show(scores) for c in COLUMNS)) for name, scores in variants.items())
-    return Grid("Results", ("Variant", *(column.header for column in COLUMNS)), rows, ())
+    return Table(("Variant", *(column.header for column in COLUMNS)), rows, "Results")
 
 
 def _scene_html(number: int, scene: ShownScene) -> str:

@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from mmdpo.files import find_inside
-from mmdpo.report.grid import Grid
 from mmdpo.report.layout import Section, article, paragraph, picture_html
 from mmdpo.report.trained import SAMPLES, TrainedRun
+from mmdpo.tables import Table
 
 SHOWN_STEPS = 8
 SHOWN_PROMPTS = 8
@@ -68,8 +68,8 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _grid(runs: Sequence[TrainedRun]) -> Grid:
+def _grid(runs: Sequence[TrainedRun]) -> Table:
     headers = ("run", "step", "id", "prompt", "chosen", "answer")
     records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
     rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
-    return Grid("Sample answers", headers, rows, tuple(records))
+    return Table(headers, rows, "Sample answers", tuple(records))

@@ -13,7 +13,6 @@ from mmdpo.report.curves import overlay_panels
 from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
 from mmdpo.report.figures import draw_panels
 from mmdpo.report.folders import SCORES, STUDY, TRIALS, Place, number_at_end
-from mmdpo.report.grid import NO_BREAK, Grid, matrix, show_interval, show_number
 from mmdpo.report.layout import (
     Section,
     bullets,
@@ -37,6 +36,7 @@ from mmdpo.report.study import (
     study_markdown,
 )
 from mmdpo.report.trained import TrainedRun, read_object, read_trained
+from mmdpo.tables import NO_BREAK, Table, matrix, show_interval, show_number
 from mmdpo.world.worlds import WORLDS
 
 RESULT = "trial.json"
@@ -102,7 +102,7 @@ def _planned_variants(place: Place) -> list[str]:
 def study_section(study: StudyFolder, pictures: Pictures) -> Section:
     """Returns the section of a study."""
     results, name = study.results, f"study-{identify(study.place.label)}"
-    tables: dict[str, Grid] = {}
+    tables: dict[str, Table] = {}
     html = [paragraph(results.get("about", "")), paragraph(results.get("command", ""), soft=True)]
     html.append(bullets(results.get("notes", ())))
     if results:
@@ -136,7 +136,7 @@ def study_section(study: StudyFolder, pictures: Pictures) -> Section:
     )
 
 
-def _tables_html(results: Mapping[str, Any], tables: dict[str, Grid], name: str) -> list[str]:
+def _tables_html(results: Mapping[str, Any], tables: dict[str, Table], name: str) -> list[str]:
     measures = results["measures"]
     heads = {key: f"{m['label']} ({m['unit']}){ARROWS.get(m['better'], '')}" for key, m in measures.items()}
     means, differences = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
@@ -187,7 +187,7 @@ def _interval(value: Mapping[str, Any], digits: int) -> str:
     return shown + (f"{NO_BREAK}{MARK}" if is_marked(value) else "")
 
 
-def _list_trials(study: StudyFolder) -> Grid:
+def _list_trials(study: StudyFolder) -> Table:
     """Returns what the finished trials of a study without a result have measured."""
     rows, records = dict[str, dict[str, str]](), []
     for trial in (trial for of in study.trials.values() for trial in of):

@@ -11,9 +11,9 @@ import yaml
 
 from mmdpo.report.curves import Panel, curve_panels, overlay_panels
 from mmdpo.report.figures import draw_panels
-from mmdpo.report.grid import MISSING, Grid, matrix, show_number
 from mmdpo.report.layout import Section, bullets, curves_html, curves_rules, details, paragraph, table_html
 from mmdpo.report.trained import TrainedRun
+from mmdpo.tables import MISSING, Table, matrix, show_number
 
 DATA_KEYS = (
     "dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size", "seed",
@@ -78,7 +78,7 @@ def settings_section(runs: Sequence[TrainedRun]) -> Section:
     return Section("settings", "Settings", "\n".join(html) or paragraph("No recipe could be read."), tables=tables)
 
 
-def _last_values(runs: Sequence[TrainedRun]) -> Grid:
+def _last_values(runs: Sequence[TrainedRun]) -> Table:
     last = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
     logged = list(dict.fromkeys(key for values in last.values() for key in values))
     terms = [key for key in logged if key.startswith("loss/")]
@@ -100,7 +100,7 @@ def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
     )
 
 
-def _differences(runs: Sequence[TrainedRun]) -> Grid:
+def _differences(runs: Sequence[TrainedRun]) -> Table:
     keys = dict.fromkeys(key for run in runs for key in run.recipe if key not in OWN_KEYS)
     differing = [key for key in keys if len({str(run.recipe.get(key)) for run in runs}) > 1]
     rows = {key: {run.label: _show(run.recipe.get(key)) for run in runs} for key in differing}
@@ -112,7 +112,7 @@ def _show(value: Any) -> str:
     return MISSING if value is None else str(value)
 
 
-def _versions(runs: Sequence[TrainedRun]) -> Grid:
+def _versions(runs: Sequence[TrainedRun]) -> Table:
     names = list(dict.fromkeys(name for run in runs for name in run.versions))
     rows = {name: {run.label: _show(run.versions.get(name)) for run in runs} for name in names}
     records = [{"run": run.label, **run.versions} for run in runs]

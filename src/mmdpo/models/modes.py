@@ -7,8 +7,8 @@ import itertools
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mmdpo.families import Family
-from mmdpo.training.adapters import unwrap_adapter
+from mmdpo.models.adapters import unwrap_adapter
+from mmdpo.models.families import Family
 
 
 def disable_dropout(model: nn.Module) -> int:

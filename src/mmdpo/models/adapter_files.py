@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mmdpo.checkpoints.weights import CheckpointError, check_names, read_json
+from mmdpo.models.weights import CheckpointError, check_names, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"

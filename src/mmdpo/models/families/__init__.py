@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmdpo.families._family import Family
-from mmdpo.families._seams import attention_of
+from mmdpo.models.families._family import Family
+from mmdpo.models.families._seams import attention_of
 from mmdpo.registry import Registry
 
 __all__ = ["VICUNA", "Family", "attention_of", "family_names", "find_family"]
@@ -16,7 +16,7 @@ VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
 
 
-FAMILIES = Registry("families", "model family")
+FAMILIES = Registry("models.families", "model family")
 
 
 def family_names() -> tuple[str, ...]:

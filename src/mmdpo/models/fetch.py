@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from mmdpo.checkpoints.weights import CheckpointError
+from mmdpo.models.weights import CheckpointError
 
 WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "README.md")
 """Files that are fetched: no code, and nothing pickled."""

@@ -15,9 +15,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file, has_file
 
-from mmdpo.checkpoints.bunny import MODEL_TYPE
-from mmdpo.checkpoints.weights import CheckpointError, check_names, read_weights
-from mmdpo.families._seams import LOAD_REPORT
+from mmdpo.models.families._seams import LOAD_REPORT
+from mmdpo.models.weights import CheckpointError, check_names, read_weights
+
+BUNNY_LAYOUT = "bunny-phi"
+"""The `model_type` of Bunny checkpoints as they were published, which have to be converted."""
 
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Names of buffers that older checkpoints hold, and models now make themselves or do without."""
@@ -73,7 +75,7 @@ def load_configuration(name: str, *, trust_remote_code: bool, **where: Any) -> A
 
 def check_layout(name: str, model_type: str | None) -> None:
     """Raises CheckpointError for a checkpoint that has to be converted."""
-    if model_type == MODEL_TYPE:
+    if model_type == BUNNY_LAYOUT:
         raise CheckpointError(
             f"{name} is a Bunny checkpoint in its own layout, which runs on code of its own: "
             f"`mmdpo convert bunny {name} FOLDER` writes one that needs none; train on that FOLDER"

@@ -1,8 +1,7 @@
-"""Whole benchmarks are scored while one waits: real items, made-up answers, bootstrap and writing included."""
+"""Whole benchmarks are scored: real items, made-up answers, bootstrap and writing included. perf/ has the times."""
 
 import json
 import random
-import time
 
 from benchmark_data import official_data, official_tools, plain_tools
 from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
@@ -19,35 +18,33 @@ def score(name, rows, tmp_path, tools):
 
 
 def score_file(name, answers, number, tmp_path, tools):
-    start = time.process_time()  # what one core needs, whatever else runs
     evaluation = evaluate_answers(name, answers, official_data(), tools)
     write_evaluation(evaluation, tmp_path / "run")
     assert len(evaluation.scores) == number
-    return time.process_time() - start
 
 
-def test_amber_takes_less_than_a_minute(tmp_path):
+def test_all_of_amber_is_scored(tmp_path):
     draw = random.Random(0)
     captions = json.loads((official_data() / "golden" / "object_halbench_word_mode.json").read_text())["items"]
     described = [f"{draw.choice(captions)['caption'][:350]} {draw.choice(captions)['caption']}" for _ in range(1004)]
     answers = described + draw.choices(["Yes", "No"], k=14_216)
     rows = [{"id": number, "response": answer} for number, answer in enumerate(answers, 1)]
-    assert score("amber", rows, tmp_path, official_tools()) < 60
+    score("amber", rows, tmp_path, official_tools())
 
 
-def test_pope_takes_less_than_two_seconds(tmp_path):
+def test_all_of_pope_is_scored(tmp_path):
     draw = random.Random(0)
     rows = [
         {"id": f"{split}/{number}", "answer": draw.choice(["Yes, there is.", "No."])}
         for split in ("random", "popular", "adversarial")
         for number in range(1, 3001)
     ]
-    assert score("pope", rows, tmp_path, plain_tools()) < 2
+    score("pope", rows, tmp_path, plain_tools())
 
 
-def test_pope_joined_by_order_takes_no_longer(tmp_path):
+def test_all_of_pope_is_scored_by_order(tmp_path):
     for split in ("random", "popular", "adversarial"):
         questions = (official_data() / "pope" / f"coco_pope_{split}.json").read_text().splitlines()
         rows = [{"question": json.loads(question)["text"], "answer": "No."} for question in questions]
         write_rows(tmp_path / "answers" / f"{split}.jsonl", rows)
-    assert score_file("pope", tmp_path / "answers", 9_000, tmp_path, plain_tools()) < 2
+    score_file("pope", tmp_path / "answers", 9_000, tmp_path, plain_tools())

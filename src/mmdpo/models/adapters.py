@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from mmdpo.checkpoints.adapter import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
-from mmdpo.checkpoints.fetch import check_name, find_folder
-from mmdpo.checkpoints.weights import CheckpointError, read_json
-from mmdpo.families import find_family
-from mmdpo.training.config import MDPOConfig
+from mmdpo.models.adapter_files import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
+from mmdpo.models.families import find_family
+from mmdpo.models.fetch import check_name, find_folder
+from mmdpo.models.weights import CheckpointError, read_json
 from mmdpo.world.worlds import find_world
+
+if TYPE_CHECKING:
+    from mmdpo.training.config import MDPOConfig
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmdpo.families import Family
-from mmdpo.training.adapters import unwrap_adapter
+from mmdpo.models.adapters import unwrap_adapter
+from mmdpo.models.families import Family
 
 SAMPLE = 4096
 """So many values of each weight, evenly spread, stand for all of them."""

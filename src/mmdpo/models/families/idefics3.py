@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mmdpo.families._family import Family
+from mmdpo.models.families._family import Family
 
 
 class Idefics3(Family):

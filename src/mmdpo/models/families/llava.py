@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from mmdpo.families._family import Family
+from mmdpo.models.families._family import Family
 
 KEPT = (
     "size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor",
