@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdpo.training.check import check_data
 
 from mmdpo import MDPOConfig
 from mmdpo.training.build import build_collator
-from mmdpo.training.check import check_data
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
 from perf.measure import summarise
 from perf.record import RESULTS, describe_run, write_result

@@ -7,12 +7,12 @@ import random
 import re
 
 import pytest
+from mmdpo.training.check import check_data
 from PIL import Image
 
 from mmdpo.cli import main
 from mmdpo.data.items import Items
 from mmdpo.training import build
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import read_examples
 

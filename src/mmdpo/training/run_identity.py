@@ -13,11 +13,11 @@ from xxhash import xxh3_128
 from mmdpo.data.items import Items
 from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
+from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff
-from mmdpo.scoring.reference_keys import describe_model, digest_processor
 from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.references import LiveReference
+from mmdpo.training.reference_choice import LiveReference
 
 OPTIONS = (
     "objective", "beta", "loss_type", "label_smoothing",

@@ -6,11 +6,12 @@ from argparse import Namespace
 
 from rich.console import Console
 
-from mmdpo.data.summary import print_summary
-from mmdpo.data.validate import Inspect, find_faults, inspect_example, require_images, write_faults
+from mmdpo.data.check import Inspect, find_faults, inspect_example, write_faults
+from mmdpo.data.check_summary import print_summary
+from mmdpo.data.validate import require_images
 from mmdpo.training import build
-from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
 
 
