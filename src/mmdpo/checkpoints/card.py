@@ -23,8 +23,7 @@ from mmdpo.files import check_regular, read_json, read_text, read_yaml, write_te
 from mmdpo.models.adapter_files import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
-from mmdpo.report.curves import curve_panels
-from mmdpo.report.figures import draw_panels
+from mmdpo.report.curves import curve_panels, draw_panels
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
 TRAINER_STATE = "trainer_state.json"

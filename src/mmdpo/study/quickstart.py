@@ -18,9 +18,8 @@ from transformers import AutoProcessor
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.folder_lock import hold_folder
 from mmdpo.printable import printable
-from mmdpo.report.figures import draw_curves, draw_scenes
-from mmdpo.report.page import write_page
-from mmdpo.report.terminal import print_results
+from mmdpo.report.quickstart import draw_curves, print_results, write_page
+from mmdpo.report.scene_picture import draw_scenes
 from mmdpo.study.variants import (
     CORRUPTION,
     Answers,
