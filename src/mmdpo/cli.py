@@ -184,7 +184,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _convert_bunny(options: argparse.Namespace) -> int:
     from mmdpo.checkpoints.bunny import convert_bunny, revert_bunny
-    from mmdpo.models.fetch import find_folder
+    from mmdpo.models.start import find_folder
 
     _quiet_libraries()
     if options.original is not None and not options.reverse:

@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from mmdpo.files import check_regular, read_json, read_text, read_yaml, write_text
-from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
 from mmdpo.report.curves import curve_panels, draw_panels

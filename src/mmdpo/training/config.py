@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import os
 import re
@@ -16,10 +16,13 @@ from transformers.integrations import get_available_reporting_integrations
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
+from mmdpo.files import read_mapping
+from mmdpo.models.families import PARTS
+from mmdpo.models.start import LoadOptions
 from mmdpo.objective import Objective, build_objective
 from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.training.absent import ABSENT
-from mmdpo.training.ranges import check_finite, check_ranges
+from mmdpo.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 CROPS = ("crop_0_20", "crop_20_50")
 """Corruptions that `crop_space: processed` can move behind the image processor."""
 
+
+MOST_PIXELS = 100_000_000
+"""Larger images are faulty rows unless `max_image_pixels` says otherwise."""
 
 MAPPINGS = ("corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
 """Options that are mappings, which flags and recipes may write as JSON."""
@@ -147,7 +153,7 @@ class MDPOConfig(TrainingArguments):
         choices=["full", "text"],
     )
     on_bad_row: str = _option("error", "What a faulty row does: error, or skip.", choices=["error", "skip"])
-    max_image_pixels: int = _option(100_000_000, "Images beyond this many pixels are faulty rows.")
+    max_image_pixels: int = _option(MOST_PIXELS, "Images beyond this many pixels are faulty rows.")
 
     # The reference
     precompute_ref_log_probs: bool | None = _option(
@@ -173,7 +179,7 @@ class MDPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         check_ranges(self)
         for name in MAPPINGS:
-            setattr(self, name, _read_mapping(name, getattr(self, name, None)))
+            setattr(self, name, read_mapping(name, getattr(self, name, None)))
         self.loss_type = _single_loss(self.loss_type)
         self._check_precision()
         self.evaluates_at_end = self.eval_strategy != "no"
@@ -286,6 +292,35 @@ class MDPOConfig(TrainingArguments):
         if hasattr(self, "activation_checkpointing"):
             self.activation_checkpointing = self.gradient_checkpointing
 
+    def with_changes(self, **changes: Any) -> MDPOConfig:
+        """Returns a copy in which some options have other values; what is given stays as it is."""
+        copied = copy.copy(self)
+        for name, value in changes.items():
+            setattr(copied, name, value)
+        return copied
+
+    def load_options(self) -> LoadOptions:
+        """Returns how the model is opened. Processes of one run place it on their own devices themselves."""
+        arguments: dict[str, Any] = dict(self.model_init_kwargs or {})  # type: ignore[arg-type]
+        if self.distributed_state is not None and self.distributed_state.num_processes > 1:
+            arguments["device_map"] = None
+        variables: Any = self.chat_template_kwargs
+        return LoadOptions(
+            adapter=self.adapter_name_or_path,
+            arguments=arguments,
+            chat_template=self.chat_template,
+            chat_template_kwargs=variables,
+            pad_to_square=self.pad_to_square,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts of the model that move."""
+        frozen = {"projector": self.freeze_projector, "vision_tower": self.freeze_vision_tower}
+        return tuple(part for part in PARTS if not frozen.get(part, False))
+
     def build_objective(self) -> Objective:
         """Returns the objective that the options describe."""
         return build_objective(self.objective).with_response_loss(self.loss_type, self.label_smoothing)
@@ -314,19 +349,6 @@ def without_secrets(value: Any) -> Any:
 def _is_greater_better(metric: str | None) -> bool | None:
     """Says whether a metric, if any, is no loss; transformers takes `loss/anchor_chosen` for none."""
     return None if metric is None else re.search(r"(^|_)loss(/|$)", metric) is None
-
-
-def _read_mapping(name: str, value: Any) -> dict[str, Any] | None:
-    """Returns a mapping that may be written as JSON. Raises ValueError for anything else, and for infinite numbers."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
-    check_finite(name, value)
-    return value
 
 
 def _single_loss(loss_type: Any) -> str:

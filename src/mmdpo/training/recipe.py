@@ -44,6 +44,10 @@ class Recipe:
         quantisation = get_quantization_config(model) if quantised else None
         return {**options, **({} if quantisation is None else {"quantization_config": quantisation}), **given}
 
+    def options(self, *, quantised: bool = True) -> MDPOConfig:
+        """Returns the options of the run with those of the model among them."""
+        return self.training.with_changes(model_init_kwargs=self.model_options(quantised=quantised))
+
     def resolved(self) -> dict[str, Any]:
         """Returns every key with the value that the run uses, secrets left out; a recipe that repeats the run."""
         left_out = {*SECRETS, *HIDDEN, "resume_from_checkpoint"}
