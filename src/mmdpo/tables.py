@@ -102,11 +102,14 @@ def show_number(value: Any, form: int | str | None = None, *, signed: bool = Fal
 
 def show_interval(value: Any, low: Any, high: Any, form: int | str | None = None, *, signed: bool = False) -> str:
     """Returns a value with its interval in brackets, where it has one."""
-    shown = show_number(value, form, signed=signed)
-    if shown == MISSING or low is None or high is None:
-        return shown
-    ends = (show_number(end, form, signed=signed) for end in (low, high))
-    return f"{shown} [{f',{NO_BREAK}'.join(ends)}]"
+    shown, ends = show_number(value, form, signed=signed), show_ends(low, high, form)
+    return shown if MISSING in (shown, ends) else f"{shown} [{ends}]"
+
+
+def show_ends(low: Any, high: Any, form: int | str | None = None, *, signed: bool = False) -> str:
+    """Returns the ends of an interval, MISSING where there is none."""
+    ends = [show_number(end, form, signed=signed) for end in (low, high)]
+    return MISSING if MISSING in ends else f"{NO_BREAK}…{NO_BREAK}".join(ends)
 
 
 def matrix(

@@ -19,7 +19,7 @@ from rich.text import Text
 from mmdpo.files import clean
 from mmdpo.report.curves import RUN_COLOURS
 from mmdpo.report.figures import GREY, inline_figure, shorten, write_figure
-from mmdpo.tables import ARROWS, MISSING, Table, csv_text, show_number
+from mmdpo.tables import ARROWS, MISSING, Table, csv_text, show_ends, show_number
 
 Content: TypeAlias = Mapping[str, Any]
 """The content of a compare.json: `runs`, `rows`, `notes`, `missing`, `statistics`."""
@@ -152,13 +152,12 @@ def _rows_of(content: Content, run: str) -> list[Mapping[str, Any]]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = " … ".join(_show(row[end], row, signed=True) for end in ("low", "high"))
     clear = {None: MISSING, True: "yes", False: "no"}[row["excludes_zero"]]
     return (
         row["metric"] + ARROWS[row["better"]],
         *(_show(row[value], row) for value in ("first_value", "value")),
         _show(row["difference"], row, signed=True),
-        MISSING if row["low"] is None else interval,
+        show_ends(row["low"], row["high"], DIGITS.get(row["unit"], 1), signed=True),
         clear,
         *(show_number(row[count], ",.0f") for count in ("items", "items_needed")),
     )

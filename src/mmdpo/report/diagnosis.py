@@ -16,7 +16,7 @@ from mmdpo.report.figures import GREY, inline_figure, shorten, write_figure
 from mmdpo.report.folders import DIAGNOSIS, Place
 from mmdpo.report.layout import Section, cut, identify, render
 from mmdpo.report.shape import NUMBER, ReportError, fit, read_result
-from mmdpo.tables import MISSING, Table, show_interval, show_number
+from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
 
 EXAMPLES = "examples.jsonl"
 _MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
@@ -105,11 +105,9 @@ def say(result: Mapping[str, Any]) -> str:
     if rule is None:
         return "There are too few pairs to say whether the text alone decides."
     low, high = rule.get("low"), rule.get("high")
-    interval = "" if low is None or high is None else f" [{_show_ends(rule, 1)}]"
-    found = (
-        f"A rule that reads the text alone is right on {show_number(rule.get('accuracy'), 1)} %{interval} of unseen "
-        "pairs"
-    )
+    right, ends = show_number(rule.get("accuracy"), 1), show_ends(low, high, 1)
+    interval = "" if ends == MISSING else f" [{ends}]"
+    found = f"A rule that reads the text alone is right on {right} %{interval} of unseen pairs"
     if not interval:
         return f"{found}. Whether the text alone decides cannot be told: there are too few pairs for an interval."
     if low <= CHANCE <= high:
@@ -141,8 +139,10 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
     rows, records = [], []
     for key, measure in measures.items():
         digits = 1 if measure["unit"] in ("%", "points") else 2
-        shown = (show_number(measure.get("value"), digits), _show_ends(measure, digits))
-        rows.append((labels[key], *shown, show_number(measure.get("n"), ",.0f")))
+        ends = show_ends(measure.get("low"), measure.get("high"), digits)
+        rows.append(
+            (labels[key], show_number(measure.get("value"), digits), ends, show_number(measure.get("n"), ",.0f"))
+        )
         records.append({"measure": key, **measure})
     tables = [Table(headers, tuple(rows), records=tuple(records))] if rows or result["kind"] == "model" else []
     if result["kind"] == "data" and result["features"]:
@@ -163,11 +163,6 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
 def _name_feature(names: Sequence[str]) -> str:
     shown = ", ".join(names[:NAMED_TOGETHER])
     return shown if len(names) <= NAMED_TOGETHER else f"{shown} and {len(names) - NAMED_TOGETHER} more"
-
-
-def _show_ends(measure: Mapping[str, Any], digits: int) -> str:
-    ends = [measure.get(end) for end in ("low", "high")]
-    return MISSING if None in ends else " … ".join(show_number(end, digits) for end in ends)
 
 
 def write_diagnosis(folder: str | Path) -> Path:

@@ -15,7 +15,7 @@ from mmdpo.files import clean, write_text
 from mmdpo.report.figures import GREY, shorten, write_figure
 from mmdpo.report.folders import RESULTS
 from mmdpo.report.shape import NUMBER, read_result
-from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, csv_text, show_number
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, csv_text, show_ends, show_interval, show_number
 
 Summary: TypeAlias = Mapping[str, Any]
 """Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""
@@ -206,14 +206,12 @@ def show_spread(value: Summary, digits: int) -> str:
 
 def show_difference(value: Summary, digits: int) -> str:
     """Returns a difference with its interval, where it has one, and the mark, where it stays clear among many."""
-    mean, ends = show_number(value.get("mean"), digits, signed=True), _show_ends(value, digits)
-    interval = "" if MISSING in (mean, ends) else f" [{ends}]"
-    return mean + interval + (f"{NO_BREAK}{MARK}" if _is_marked(value) else "")
+    shown = show_interval(value.get("mean"), value.get("low"), value.get("high"), digits, signed=True)
+    return shown + (f"{NO_BREAK}{MARK}" if _is_marked(value) else "")
 
 
 def _show_ends(value: Summary, digits: int) -> str:
-    low, high = (show_number(value.get(key), digits) for key in ("low", "high"))
-    return MISSING if MISSING in (low, high) else f"{low}{NO_BREAK}…{NO_BREAK}{high}"
+    return show_ends(value.get("low"), value.get("high"), digits)
 
 
 def _name_missing(results: Mapping[str, Any]) -> list[str]:

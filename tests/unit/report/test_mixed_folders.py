@@ -223,7 +223,7 @@ class TestDifferences:
         assert page.all_text.count("not the same data, so there is no difference between these runs") == 2
         assert "item q0 has another image in first than in moved" in page.all_text
         assert "the ground truth is not named in first and another in truth" in page.all_text
-        assert "−2.00 [−3.00, −1.00] *" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "−2.00 [−3.00 … −1.00] *" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
         assert {"eval-pope_differences.png", "eval-pope_differences.svg", "eval-pope_differences.md"} <= beside
 
@@ -388,7 +388,7 @@ class TestStudiesAndDiagnoses:
             "few",
         ):
             assert said in page.all_text
-        assert "90.0 [80.0, 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "90.0 [80.0 … 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
         assert page.all_text.count("corrupted: the picture is missing") == 2
 
@@ -470,7 +470,7 @@ class TestStudiesAndDiagnoses:
         assert html.index('<p class="verdict">It depends.</p>') < html.index("<table>")
         assert "pairs.jsonl, row 17: what is there?" in page.text["h3"]
         assert "<image>" not in page.all_text
-        assert "100.0 [100.0, 100.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "100.0 [100.0 … 100.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert page.text["figcaption"] == ["image", "another example's"]
         assert 'aria-label="Share of pairs that are right, chance 50 %: pair accuracy, the real image' in html
         assert "mmdpo report" not in page.text["h1"]
@@ -522,7 +522,7 @@ class TestCurves:
         (show_number(None), "–"),
         (show_number(float("nan")), "nan"),
         (show_interval(-1.5, -2.0, None, 1), "−1.5"),
-        (show_interval(1.5, -2.0, 3.0, 1, signed=True), "+1.5 [−2.0,\N{NO-BREAK SPACE}+3.0]"),
+        (show_interval(1.5, -2.0, 3.0, 1, signed=True), "+1.5 [−2.0\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}3.0]"),
     ],
 )
 def test_numbers_are_shown_with_true_signs(shown, text):
