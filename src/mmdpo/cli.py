@@ -145,7 +145,7 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from mmdpo.training.keys import check_flags, describe_keys
+    from mmdpo.keys import check_flags, describe_keys
 
     if {"-h", "--help", "--help_all"} & set(arguments):
         return _print(describe_keys(every="--help_all" in arguments))

@@ -21,7 +21,7 @@ from mmdpo.objective import Objective
 from mmdpo.records import Cell, image_versions
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
-from mmdpo.training.config import MOST_PIXELS, MDPOConfig
+from mmdpo.training.config import MDPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def make_collator(
     seed: int = 0,
     crop_space: str = "image",
     max_length: int | None = None,
-    max_image_pixels: int = MOST_PIXELS,
+    max_image_pixels: int = Preparer.max_image_pixels,
     generation_config: GenerationConfig | None = None,
 ) -> Collator:
     """Returns the collator of an objective; `corruptions` make the image versions of its cells, and may be more."""

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
+from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
 from mmdpo.training.config import SECRETS, MDPOConfig
-from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world.worlds import find_world
 
