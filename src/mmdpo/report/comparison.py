@@ -18,21 +18,14 @@ from rich.text import Text
 
 from mmdpo.files import clean
 from mmdpo.report.curves import RUN_COLOURS
-from mmdpo.report.figures import GREY, inline_figure, shorten, write_figure
-from mmdpo.tables import ARROWS, MISSING, Table, csv_text, show_ends, show_number
+from mmdpo.report.figures import GREY, inline_figure, name_rows, shorten, write_figure
+from mmdpo.tables import ARROWS, MISSING, Table, show_ends, show_number
 
 Content: TypeAlias = Mapping[str, Any]
 """The content of a compare.json: `runs`, `rows`, `notes`, `missing`, `statistics`."""
 
 DIGITS = {"share": 3, "0–6": 2}
 """Decimals that are shown, by unit; 1 for any other."""
-ROW_HEIGHT = 0.21
-"""Inches, as the next."""
-PANEL_EXTRA = 0.72
-PICTURE_WIDTH = 8.2
-NOTE_CHARACTERS = 118
-BESIDE_TITLE = 4
-"""Entries of the legend that have room beside the title."""
 
 
 def print_comparison(content: Content, console: Console) -> None:
@@ -71,9 +64,7 @@ def markdown_comparison(content: Content) -> str:
 
 def csv_comparison(content: Content) -> str:
     """Returns the rows unrounded; what is not known is an empty field."""
-    columns = list(content["rows"][0])
-    rows = ([content["runs"][0], *(row[column] for column in columns)] for row in content["rows"])
-    return csv_text(["first", *columns], rows)
+    return Table((), (), records=tuple({"first": content["runs"][0], **row} for row in content["rows"])).csv()
 
 
 def draw_comparison(content: Content, path: Path) -> Path:
@@ -97,10 +88,10 @@ def _draw(content: Content) -> Figure:
             metrics = panels.setdefault((row["benchmark"], row["unit"]), {})
             metrics.setdefault(row["metric"], []).append(row)
     first, *others = content["runs"]
-    row_height = ROW_HEIGHT * max(1.0, 0.55 * len(others))
-    heights = [len(metrics) * row_height + PANEL_EXTRA for metrics in panels.values()] or [PANEL_EXTRA]
-    notes = [line for remark in _remarks(content)[1:] for line in textwrap.wrap(remark, NOTE_CHARACTERS)]
-    figure = Figure(figsize=(PICTURE_WIDTH, sum(heights) + 0.17 * len(notes) + 0.7), layout="constrained")
+    row_height = 0.21 * max(1.0, 0.55 * len(others))  # inches, as all of these
+    heights = [len(metrics) * row_height + 0.72 for metrics in panels.values()] or [0.72]
+    notes = [line for remark in _remarks(content)[1:] for line in textwrap.wrap(remark, 118)]
+    figure = Figure(figsize=(8.2, sum(heights) + 0.17 * len(notes) + 0.7), layout="constrained")
     figure.suptitle(f"Difference to {shorten(first)}, with 95 % intervals", x=0.01, ha="left", size=11)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, ((benchmark, unit), metrics) in enumerate(panels.items()):
@@ -123,12 +114,7 @@ def _draw_panel(
             face = colour if row["excludes_zero"] else "white"
             axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
-    labels = [shorten(name.partition("/")[2]) + ARROWS[rows[0]["better"]] for name, rows in metrics.items()]
-    axes.set_yticks(range(len(labels)), labels, size=8)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    name_rows(axes, [name.partition("/")[2] + ARROWS[rows[0]["better"]] for name, rows in metrics.items()])
     axes.set_title(benchmark, loc="left", size=10)
     axes.set_xlabel(f"difference ({unit})", size=8)
 
@@ -143,8 +129,8 @@ def _add_legend(figure: Figure, runs: Sequence[str]) -> None:
     for face, meaning in ((GREY, "interval excludes 0"), ("white", "it does not")):
         marker: dict[str, Any] = dict(color=GREY, marker="o", linestyle="none", markersize=5, markerfacecolor=face)
         handles.append(Line2D([], [], label=meaning, **marker))
-    where = "outside upper right" if len(handles) <= BESIDE_TITLE else "outside lower left"
-    figure.legend(handles=handles, loc=where, ncols=min(len(handles), BESIDE_TITLE), fontsize=8, frameon=False)
+    where = "outside upper right" if len(handles) <= 4 else "outside lower left"  # beside the title, if there is room
+    figure.legend(handles=handles, loc=where, ncols=min(len(handles), 4), fontsize=8, frameon=False)
 
 
 def _rows_of(content: Content, run: str) -> list[Mapping[str, Any]]:

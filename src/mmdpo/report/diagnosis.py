@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, read_rows, write_text
-from mmdpo.report.figures import GREY, inline_figure, shorten, write_figure
+from mmdpo.report.figures import GREY, inline_figure, name_rows, write_figure
 from mmdpo.report.folders import DIAGNOSIS, Place
 from mmdpo.report.layout import Section, cut, identify, render
 from mmdpo.report.shape import NUMBER, ReportError, fit, read_result
@@ -55,8 +55,6 @@ LONGEST_TEXT, LONGEST_TITLE = 600, 90
 """Characters of an answer, and of the prompt in a heading."""
 BLUE = "#0e8fa8"
 """Stands out from a white page and from a dark one."""
-WIDTH, ROW_HEIGHT, EXTRA = 8.2, 0.34, 0.75
-"""Inches of the picture."""
 
 
 def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -263,7 +261,7 @@ def _accuracy_svg(accuracies: Mapping[str, Mapping[str, Any]], prefix: str) -> s
 
 
 def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(WIDTH, len(accuracies) * ROW_HEIGHT + EXTRA), layout="constrained")
+    figure = Figure(figsize=(8.2, len(accuracies) * 0.34 + 0.75), layout="constrained")
     axes: Any = figure.add_subplot()
     for place, measure in enumerate(accuracies.values()):
         if measure.get("low") is not None and measure.get("high") is not None:
@@ -274,10 +272,6 @@ def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--", zorder=0)
     axes.text(CHANCE, -0.55, "chance", size=8, color=GREY, ha="center", va="bottom")
     axes.set_xlim(0, 100)
-    axes.set_yticks(range(len(accuracies)), [shorten(label) for label in accuracies], size=9)
-    axes.set_ylim(len(accuracies) - 0.5, -0.5)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    name_rows(axes, list(accuracies), size=9)
     axes.set_xlabel("% of pairs that are right, with 95 % intervals", size=9)
     return figure

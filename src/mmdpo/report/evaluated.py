@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -125,6 +125,7 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
     flagged = tuple(dict.fromkeys(str(word) for word in words)) if isinstance(words, list) else ()
     read, label = _find(reason, "read_as"), _find(reason, "label")
     rating, tolerant = _find(reason, "official"), _find(reason, "tolerant")
+    reference, reply = _find(reason, "reference"), _find(reason, "reply")
     is_question = isinstance(read, str) and isinstance(label, str)
     is_rated = isinstance(rating, int | float)
     said = []
@@ -142,8 +143,8 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         or (is_rated and rating < LEAST_FAULTLESS),
         flags_words=isinstance(words, list),
         remark=" · ".join(said),
-        reference=_text(_find(reason, "reference")),
-        reasons=_text(_find(reason, "reply")) if is_rated else "",
+        reference=reference if isinstance(reference, str) else "",
+        reasons=reply if is_rated and isinstance(reply, str) else "",
     )
 
 
@@ -154,10 +155,6 @@ def _say_tolerant(rating: float, tolerant: Any) -> str:
     if isinstance(tolerant, int | float) and tolerant != rating:
         return f" as the official rule reads it, {tolerant:g} as it is meant"
     return ""
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _find(reason: Any, key: str) -> Any:
@@ -253,38 +250,16 @@ def _differences_table(content: Mapping[str, Any]) -> Table:
     return matrix(f"Differences to {first}", "metric", rows, others, ())
 
 
-@dataclass(frozen=True)
-class ExampleItem:
-    """One item on a page, with what each run said of it."""
-
-    title: str
-    pictures: list[tuple[Picture | None, str, str]]
-    """Each with its caption and its description."""
-    answers: dict[str, MarkedAnswer]
-    reference: str
-
-
-@dataclass(frozen=True)
-class Examples:
-    """A few items, and what has to be explained of them."""
-
-    items: list[ExampleItem] = field(default_factory=list)
-    have_flags: bool = False
-    have_ratings: bool = False
-
-
-def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> Examples:
-    """Returns the first items in which any run is wrong, with their pictures; the first ones where too few are."""
+def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> dict[str, Any]:
+    """Returns for `examples` of macros.html the first items in which any run is wrong; the first where too few are."""
     shown = [run for run in runs if run.items]
-    if not shown:
-        return Examples()
-    known = shown[0].items
+    known = shown[0].items if shown else {}
     wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in shown if item_id in r.items)]
     ids = list(dict.fromkeys((*wrong, *known)))[:SHOWN_ITEMS]
     said = {run.label: _read_answers(run.folder, ids) for run in shown}
     scored = [item for run in shown for item in run.items.values()]
-    return Examples(
-        [_example(benchmark, item_id, shown, said, pictures) for item_id in ids],
+    return dict(
+        articles=[_example(benchmark, item_id, shown, said, pictures) for item_id in ids],
         have_flags=any(item.flags_words for item in scored),
         have_ratings=any(item.reasons for item in scored),
     )
@@ -296,19 +271,22 @@ def _example(
     runs: Sequence[EvaluatedRun],
     said: Mapping[str, Mapping[str, Mapping[str, Any]]],
     pictures: ItemPictures,
-) -> ExampleItem:
-    rows = [said[run.label].get(item_id, {}) for run in runs]
+) -> dict[str, Any]:
+    rows = {run.label: said[run.label].get(item_id, {}) for run in runs}
     items = [run.items[item_id] for run in runs if item_id in run.items]
     picture = pictures.find(benchmark, item_id, items[0].image)
     shown = [(picture, "image", f"Image of item {item_id}")]
     corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
     if corrupted is not None:
         shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
-    prompt = next((str(row["prompt"]) for row in rows if row.get("prompt")), "")
-    title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
-    answers = {run.label: _answer(run, item_id, row) for run, row in zip(runs, rows, strict=True)}
+    prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
     reference = next((item.reference for item in items if item.reference), "")
-    return ExampleItem(title, shown, answers, cut(reference, LONGEST_ANSWER))
+    return dict(
+        title=f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id,
+        pictures=shown,
+        answers={run.label: _answer(run.items.get(item_id), rows[run.label]) for run in runs},
+        reference=cut(reference, LONGEST_ANSWER),
+    )
 
 
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -322,8 +300,7 @@ def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, An
     return found
 
 
-def _answer(run: EvaluatedRun, item_id: str, row: Mapping[str, Any]) -> MarkedAnswer:
-    item = run.items.get(item_id)
+def _answer(item: ScoredItem | None, row: Mapping[str, Any]) -> MarkedAnswer:
     if item is None or "answer" not in row:
         return MarkedAnswer(MISSING, remark="no answer")
     nothing = "nothing hallucinated" if item.flags_words and not item.flagged else ""

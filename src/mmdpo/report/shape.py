@@ -6,7 +6,7 @@ A shape is a type (`float` stands for whole numbers too), `(shape, None)` where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,20 +42,21 @@ def read_result(path: Path, needed: Sequence[str], shape: Shape, problems: list[
     return fitted
 
 
-def read_object(path: Path, label: str, missing: list[str], *, what: str) -> dict[str, Any]:
-    """Returns the object in a JSON file; an empty one, and a line in `missing`, where there is none."""
+def read_object(
+    path: Path, label: str, missing: list[str], *, what: str, read: Callable[[Path], Any] = read_json
+) -> dict[str, Any]:
+    """Returns the object in a file; where there is none, an empty one, and a line in `missing` with what that costs."""
     try:
-        content = read_json(path)
-    except OSError:
-        missing.append(f"{label}: there is no {path.name}, so {what}")
-        return {}
-    except ValueError as error:
-        missing.append(f"{label}: {path.name} is cut short or damaged ({error}), so {what}")
-        return {}
-    if not isinstance(content, dict):
-        missing.append(f"{label}: {path.name} holds no object, so {what}")
-        return {}
-    return content
+        content = read(path)
+        if isinstance(content, dict):
+            return content
+        problem = f"{path.name} holds no object"
+    except FileNotFoundError:
+        problem = f"there is no {path.name}"
+    except (OSError, ValueError) as error:
+        problem = f"{path.name} cannot be read ({error})"
+    missing.append(f"{label}: {problem}, so {what}")
+    return {}
 
 
 def read_lines(path: Path, label: str, missing: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, write_text
-from mmdpo.report.figures import GREY, shorten, write_figure
+from mmdpo.report.figures import GREY, name_rows, shorten, write_figure
 from mmdpo.report.folders import RESULTS
 from mmdpo.report.shape import NUMBER, read_result
-from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, csv_text, show_ends, show_interval, show_number
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_ends, show_interval, show_number
 
 Summary: TypeAlias = Mapping[str, Any]
 """Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""
@@ -48,11 +48,6 @@ _OPTIONAL = {"about": "", "command": "", "notes": (), "versions": {}, "statistic
 CELL = 14
 """Characters of a column in the terminal."""
 BLUE = "#0969da"
-PANELS_ACROSS = 4
-PANEL_WIDTH = 2.5
-"""Inches, as the next."""
-ROW_HEIGHT = 0.24
-PANEL_EXTRA = 0.85
 LEFT_OUT = ("time/",)
 """Measures that say nothing of what was learnt, which the picture leaves out."""
 
@@ -152,14 +147,14 @@ def study_markdown(results: Mapping[str, Any]) -> str:
 def study_csv(results: Mapping[str, Any]) -> str:
     """Returns one line for each variant and measure, unrounded; what is missing is an empty field."""
     own, differing = ("mean", "std", "low", "high", "n"), ("mean", "low", "high", "n", "p", "q")
-    rows = []
+    records = []
     for variant in results["variants"]:
         for name, measure in results["measures"].items():
             value = results["values"].get(variant, {}).get(name, {})
             difference = results["differences"].get(variant, {}).get(name, {})
-            numbers = [*(value.get(key) for key in own), *(difference.get(key) for key in differing)]
-            rows.append([variant, name, measure["unit"], *numbers])
-    return csv_text(["variant", "measure", "unit", *own, *(f"difference_{name}" for name in differing)], rows)
+            numbers = {key: value.get(key) for key in own} | {f"difference_{k}": difference.get(k) for k in differing}
+            records.append({"variant": variant, "measure": name, "unit": measure["unit"], **numbers})
+    return Table((), (), records=tuple(records)).csv()
 
 
 def explain_spread(results: Mapping[str, Any]) -> str:
@@ -230,20 +225,19 @@ def draw_study(folder: str | Path) -> Path:
 def _draw(results: Mapping[str, Any]) -> Figure:
     names = list(results["variants"])
     measures = {name: measure for name, measure in results["measures"].items() if not name.startswith(LEFT_OUT)}
-    rows = max(1, -(-len(measures) // PANELS_ACROSS))
-    size = (PANELS_ACROSS * PANEL_WIDTH, rows * (len(names) * ROW_HEIGHT + PANEL_EXTRA) + 0.45)
+    across = 4
+    rows = max(1, -(-len(measures) // across))
+    size = (across * 2.5, rows * (len(names) * 0.24 + 0.85) + 0.45)
     figure = Figure(figsize=size, layout="constrained")
     what, line = shorten(results["study"]), shorten(results["baseline"])
     figure.suptitle(f"{what}: every seed, mean and 95 % interval; the line is {line}", x=0.01, ha="left", size=10)
     for place, (name, measure) in enumerate(measures.items()):
-        axes = figure.add_subplot(rows, PANELS_ACROSS, place + 1)
+        axes = figure.add_subplot(rows, across, place + 1)
         _draw_measure(axes, measure, [results["values"].get(variant, {}).get(name) for variant in names])
         baseline = results["values"].get(results["baseline"], {}).get(name)
         if baseline is not None and baseline.get("mean") is not None:
             axes.axvline(baseline["mean"], color=GREY, linewidth=0.8, alpha=0.6, zorder=0)
-        labels = [shorten(name) if place % PANELS_ACROSS == 0 else "" for name in names]
-        axes.set_yticks(range(len(names)), labels, size=8)
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        name_rows(axes, names if place % across == 0 else [""] * len(names))
     return figure
 
 
@@ -258,6 +252,3 @@ def _draw_measure(axes: Any, measure: Mapping[str, Any], values: Sequence[Mappin
         axes.plot(value["mean"], height, "o", markersize=4.5, color=BLUE)
     axes.set_title(f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}", loc="left", size=9)
     axes.set_xlabel(shorten(measure["unit"]), size=8)
-    axes.tick_params(axis="x", labelsize=7.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.25, linewidth=0.6)

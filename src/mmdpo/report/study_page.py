@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,52 +33,17 @@ GROUPS = {"pairs": "Preferences on held-out pairs", "time": "Time"}
 """What measures are about, by the first part of their names."""
 
 
-@dataclass(frozen=True)
-class StudyFolder:
-    """What a study left behind."""
-
-    results: Mapping[str, Any]
-    """The content of results.json; empty where it could not be read."""
-    trials: Mapping[str, Sequence[TrainedRun]]
-    """By variant, one for each seed."""
-    missing: tuple[str, ...]
-
-
-def read_study(place: Place) -> StudyFolder:
-    """Reads a study, finished or not. Raises nothing: what cannot be read stands in `missing`."""
-    missing: list[str] = []
-    try:
-        results = read_study_results(place.path, missing)
-    except ReportError as error:
-        missing.append(f"the study has no results.json that can be read, so no means: {error}")
-        results = {}
-    missing += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
-    folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=number_at_end)
-    begun = {clean_text(folder.parent.name): None for folder in folders}
-    planned = results.get("variants") or [name for name in _planned_variants(place) if name in begun]
-    trials: dict[str, list[TrainedRun]] = {name: [] for name in (*planned, *begun)}
-    for folder in folders:
-        if (folder / TRIAL).is_file():
-            name = clean_text(folder.parent.name)
-            trial = read_trained(Place(folder, name), needs_model=False)
-            trials[name].append(replace(trial, label=f"{name}, seed {number_at_end(folder)}"))
-    return StudyFolder(results, trials, tuple(f"{place.label}: {line}" for line in missing))
-
-
-def _planned_variants(place: Place) -> list[str]:
-    """Returns the variants in the order of the study's file, the start first; none where it cannot be read."""
-    try:
-        content = read_yaml(place.path / STUDY)
-        return [START, *(str(variant["name"]) for variant in content["variants"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> Section:
-    """Returns the section of a study; what cannot be read is added to `missing`."""
-    study = read_study(place)
-    missing += study.missing
-    results, name = study.results, f"study-{identify(place.label)}"
+    """Returns the section of a study, finished or not; what cannot be read is added to `missing`."""
+    problems: list[str] = []
+    try:
+        results = read_study_results(place.path, problems)
+    except ReportError as error:
+        problems.append(f"the study has no results.json that can be read, so no means: {error}")
+        results = {}
+    problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
+    missing += [f"{place.label}: {problem}" for problem in problems]
+    trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
     if results:
         title = f"Differences to {results['baseline']}"
         tables = {
@@ -86,8 +51,8 @@ def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> S
             f"{name}_differences": study_table(results, "differences", show_difference, title=title, label=_label),
         }
     else:
-        tables = {f"{name}_trials": _list_trials(study)}
-    logs = {variant: [trial.history for trial in of if trial.history] for variant, of in study.trials.items()}
+        tables = {f"{name}_trials": _list_trials(trials)}
+    logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
     panels = overlay_panels({variant: of for variant, of in logs.items() if of})
     curves = Curves(panels, f"{name}-curves")
     html = render(
@@ -100,8 +65,8 @@ def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> S
         about={variant: text for variant, text in results.get("variants", {}).items() if text and variant != START},
         trials=tables.get(f"{name}_trials"),
         curves=curves,
-        has_seeds=any(len(of) > 1 for of in study.trials.values()),
-        examples=[choose_examples(world, _answers_of(study, world), pictures) for world in WORLDS],
+        has_seeds=any(len(of) > 1 for of in trials.values()),
+        examples=[choose_examples(world, _answers_of(trials, world), pictures) for world in WORLDS],
     )
     return Section(
         name,
@@ -112,6 +77,29 @@ def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> S
         figures={f"{name}_curves": partial(draw_panels, panels)} if panels else {},
         curves=curves,
     )
+
+
+def _read_trials(place: Place, results: Mapping[str, Any]) -> dict[str, list[TrainedRun]]:
+    """Returns the finished trials by variant, one for each seed."""
+    folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=number_at_end)
+    begun = {clean_text(folder.parent.name): None for folder in folders}
+    planned = results.get("variants") or [name for name in _planned_variants(place) if name in begun]
+    trials: dict[str, list[TrainedRun]] = {name: [] for name in (*planned, *begun)}
+    for folder in folders:
+        if (folder / TRIAL).is_file():
+            name = clean_text(folder.parent.name)
+            trial = read_trained(Place(folder, name), needs_model=False)
+            trials[name].append(replace(trial, label=f"{name}, seed {number_at_end(folder)}"))
+    return trials
+
+
+def _planned_variants(place: Place) -> list[str]:
+    """Returns the variants in the order of the study's file, the start first; none where it cannot be read."""
+    try:
+        content = read_yaml(place.path / STUDY)
+        return [START, *(str(variant["name"]) for variant in content["variants"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _by_kind(results: Mapping[str, Any], part: str, show: Any) -> dict[str, Table]:
@@ -130,10 +118,10 @@ def _label(variant: str) -> str:
     return START_LABEL if variant == START else variant
 
 
-def _list_trials(study: StudyFolder) -> Table:
+def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
     """Returns what the finished trials of a study without a result have measured."""
     rows, records = dict[str, dict[str, str]](), []
-    for trial in (trial for of in study.trials.values() for trial in of):
+    for trial in (trial for of in trials.values() for trial in of):
         result = read_object(trial.folder / TRIAL, trial.label, [], what="")
         metrics = fit(result.get("metrics") or {}, {str: (float, None)}, trial.label, [])
         rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
@@ -142,11 +130,11 @@ def _list_trials(study: StudyFolder) -> Table:
     return matrix("Trials that are finished", "trial", rows, names, records)
 
 
-def _answers_of(study: StudyFolder, world: str) -> list[EvaluatedRun]:
+def _answers_of(trials: Mapping[str, Sequence[TrainedRun]], world: str) -> list[EvaluatedRun]:
     """Returns what each variant said of a world's scenes with the first seed that most of them have."""
     found: dict[int, list[EvaluatedRun]] = {}
-    for variant, trials in study.trials.items():
-        for trial in trials:
+    for variant, of in trials.items():
+        for trial in of:
             folder = trial.folder / world
             if (folder / SCORES).is_file():
                 run = replace(read_evaluated(Place(folder, variant)), label=variant)

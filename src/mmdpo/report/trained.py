@@ -58,7 +58,9 @@ def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
     history = _read_history(place, missing)
     if needs_model and not any(path for pattern in WEIGHTS for path in place.path.glob(pattern)):
         missing.append(f"{place.label}: no model was saved, so the run has not come to its end")
-    recipe, versions = _read_recipe(place, missing), _read_versions(place.path)
+    options = "its options are not known"
+    recipe = read_object(place.path / RECIPE, place.label, missing, what=options, read=read_yaml)
+    versions = _read_versions(place.path)
     samples = tuple(read_lines(place.path / SAMPLES, place.label, missing))
     return TrainedRun(place.label, place.path, recipe, tuple(history), versions, samples, tuple(missing))
 
@@ -83,18 +85,6 @@ def _read_history(place: Place, missing: list[str]) -> list[Mapping[str, Any]]:
 
 def _step_of(path: Path) -> int:
     return number_at_end(path.parent)
-
-
-def _read_recipe(place: Place, missing: list[str]) -> dict[str, Any]:
-    try:
-        recipe = read_yaml(place.path / RECIPE)
-    except FileNotFoundError:
-        missing.append(f"{place.label}: there is no {RECIPE}, so its options are not known")
-        return {}
-    except (OSError, ValueError) as error:
-        missing.append(f"{place.label}: {RECIPE} cannot be read ({error}), so its options are not known")
-        return {}
-    return fit(recipe, dict, f"{place.label}: {RECIPE}", missing) or {}
 
 
 def _read_versions(folder: Path) -> dict[str, str]:

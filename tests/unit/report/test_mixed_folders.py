@@ -149,7 +149,7 @@ class TestMissing:
         page = read_report([run, run_dir, study, diagnosis], tmp_path)
         for said in (
             "mdpo: recipe.yaml cannot be read",
-            "result.json is cut short or damaged",
+            "result.json cannot be read",
             "1 lines of scores.jsonl are damaged",
             "run: cannot be read",
             "study: the study has no results.json that can be read",
