@@ -30,10 +30,10 @@ from mmdpo.data.stamps import FileStamp
 from mmdpo.data.validate import validate_example
 from mmdpo.records import CHOSEN, REJECTED, Cell
 from mmdpo.scoring.digests import CellKeys, fingerprint_preparation, fingerprint_reference
+from mmdpo.scoring.reference import LiveReference
 from mmdpo.scoring.value_cache import ShardWriter, ValueCache, ValueCacheError
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.main_process import on_main_process
-from mmdpo.training.reference_choice import LiveReference
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,10 @@ import json
 import pytest
 from PIL import Image
 
-from mmdpo.report.curves import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels
-from mmdpo.report.figures import RED, draw_curves, draw_scenes, panel_svg
-from mmdpo.report.runs import RunFolderError, read_histories
+from mmdpo.report.curves import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels, panel_svg
+from mmdpo.report.quickstart import draw_curves, read_quickstart
+from mmdpo.report.scene_picture import RED, draw_scenes
+from mmdpo.report.shape import ReportError
 
 LOG = [
     {"step": 5, "loss": 2.0, "loss/rank_response": 0.7, "loss/rank_image": 0.6, "rewards/chosen": 0.1},
@@ -34,7 +35,7 @@ def test_hallucinated_words_are_red_and_only_they(run_dir):
 
 def test_nothing_to_draw_is_an_error_for_scenes_and_none_for_curves(run_dir):
     (run_dir / "examples.json").write_text("[]")
-    with pytest.raises(RunFolderError, match="no examples"):
+    with pytest.raises(ReportError, match="no examples"):
         draw_scenes(run_dir)
     for path in run_dir.glob("*/trainer_state.json"):
         path.unlink()
@@ -52,7 +53,7 @@ def test_panels_hold_what_was_logged_and_nothing_else():
 
 
 def test_rewards_of_all_variants_share_a_scale_that_survives_nan(run_dir):
-    histories = read_histories(run_dir, {"dpo": {}, "mdpo": {}})
+    histories = {name: read_quickstart(run_dir).histories[name] for name in ("dpo", "mdpo")}
     histories["dpo"][0]["rewards/chosen"] = float("nan")
     limits = [panel.limits for panel in curve_panels(histories) if panel.unit == "reward"]
     highest = -0.1 * 0.8 / 12  # mDPO's first step, now that DPO's higher one is gone

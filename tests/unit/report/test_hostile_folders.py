@@ -17,14 +17,12 @@ from mmdpo.evaluation.compare import compare_runs, write_comparison
 from mmdpo.evaluation.report_command import MOST_SCENES, compare_results, find_picture, make_pictures
 from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
-from mmdpo.report.layout import MOST_PIXELS, picture_html
-from mmdpo.report.page import write_page, write_report
-from mmdpo.report.runs import RunFolderError
-from mmdpo.report.sections.diagnosis import write_diagnosis
-from mmdpo.report.shape import fit
-from mmdpo.report.study import print_study, read_study_results, study_csv, write_tables
-from mmdpo.report.study_picture import draw_study
-from mmdpo.report.tables import csv_table, rich_table
+from mmdpo.report.diagnosis import write_diagnosis
+from mmdpo.report.page import write_report
+from mmdpo.report.quickstart import results_table, write_page
+from mmdpo.report.shape import ReportError, fit
+from mmdpo.report.study import draw_study, print_study, read_study_results, study_csv, write_tables
+from mmdpo.report.thumbnails import MOST_PIXELS, make_thumbnail
 from mmdpo.tables import csv_text
 from tests.unit.report.conftest import write_run
 from tests.unit.report.test_mixed_folders import write_evaluated, write_trained
@@ -248,7 +246,7 @@ class TestText:
         statistics = {"resampled": "image", "resamples": 5, "seed": 0}
         content = {"runs": names, "rows": [row], "notes": [HOSTILE], "missing": []}
         print_comparison({**content, "statistics": statistics}, shown)
-        shown.print(rich_table({"[/bold]": {}}))
+        shown.print(results_table({"[/bold]": {}}).terminal())
         text = shown.file.getvalue()
         assert "[/bold]x" in text
         assert "[red]\\x1b[2Jy" in text
@@ -279,7 +277,7 @@ class TestFormulas:
         row = {"run": "=2", "metric": "@m", "value": -1.0}
         tables = (
             study_csv(results),
-            csv_table({"=1": {"chair_i": -1.0}}),
+            results_table({"=1": {"chair_i": -1.0}}).csv(),
             csv_comparison({"runs": ["=1", "=2"], "rows": [row]}),
         )
         for table in tables:
@@ -305,8 +303,7 @@ class TestPictures:
             None,
         ):
             found = find_inside(tmp_path / "folder", name)
-            html = picture_html(found, "image", "")
-            assert "data:image" not in html, name
+            assert not make_thumbnail(found).uri, name
 
     def test_those_of_a_reported_diagnosis_quickstart_and_benchmark_stay_inside(self, tmp_path):
         Image.new("RGB", (200, 200), "red").save(tmp_path / "secret.png")
@@ -345,8 +342,9 @@ class TestPictures:
         else:
             path.write_text("no picture")
         began = time.monotonic()
-        html = picture_html(path, "image", "")
-        assert "image not shown: it " in html
+        shown = make_thumbnail(path)
+        assert not shown.uri
+        assert " not shown: it " in shown.why
         assert time.monotonic() - began < 5
 
     def test_pixels_are_limited_below_what_pillow_warns_of(self):
@@ -476,7 +474,7 @@ class TestWrongTypes:
         assert "said by the healthy one" in page.all_text
         if (name, text) != ("examples.json", "[]"):
             assert name in page.all_text or "results.json" in page.all_text
-        with pytest.raises(RunFolderError) if (name, text) != ("examples.json", "[]") else nothing():
+        with pytest.raises(ReportError) if (name, text) != ("examples.json", "[]") else nothing():
             write_page(run_dir)
 
     def test_a_scene_whose_picture_is_gone_is_shown_without_it_among_others(self, run_dir, tmp_path):

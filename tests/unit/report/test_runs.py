@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from mmdpo.report.runs import Answer, RunFolderError, read_run
+from mmdpo.report.layout import MarkedAnswer
+from mmdpo.report.quickstart import read_quickstart
+from mmdpo.report.shape import ReportError
 
 
 def test_run_folder_is_read_whole(run_dir):
-    run = read_run(run_dir)
+    run = read_quickstart(run_dir)
     assert list(run.results["variants"]) == ["start", "dpo", "mdpo", "sft_chosen"]
     assert len(run.scenes) == 6
     assert run.scenes[0].truth == ("cup", "plate", "kettle")
@@ -15,14 +17,14 @@ def test_run_folder_is_read_whole(run_dir):
 
 
 def test_marks_stand_on_whole_words_and_lose_no_text():
-    answer = Answer("A cup, a Cup, a teacup and a cupboard. Traffic light", ("cup", "traffic light", "fork"))
+    answer = MarkedAnswer("A cup, a Cup, a teacup and a cupboard. Traffic light", ("cup", "traffic light", "fork"))
     spans = answer.spans()
     assert "".join(span.text for span in spans) == answer.text
     assert [span.text for span in spans if span.hallucinated] == ["cup", "Cup", "Traffic light"]
 
 
 def test_answer_without_hallucination_has_no_mark():
-    assert [span.hallucinated for span in Answer("cup , plate .").spans()] == [False]
+    assert [span.hallucinated for span in MarkedAnswer("cup , plate .").spans()] == [False]
 
 
 @pytest.mark.parametrize(
@@ -42,5 +44,5 @@ def test_broken_folder_is_named_with_file_and_key(run_dir, file, edit, says):
     path.unlink()
     if edited is not None:
         path.write_text(edited)
-    with pytest.raises(RunFolderError, match=says):
-        read_run(run_dir)
+    with pytest.raises(ReportError, match=says):
+        read_quickstart(run_dir)

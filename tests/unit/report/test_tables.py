@@ -2,9 +2,7 @@ import io
 
 from rich.console import Console
 
-from mmdpo.report.tables import csv_table, markdown_table
-from mmdpo.report.terminal import print_results
-from mmdpo.report.wording import WORLD_CAVEATS
+from mmdpo.report.quickstart import CAVEATS, print_results, results_table
 
 SCORES = {
     "start": {"chair_i": 21.24, "chair_s": 61, "cover": 97.1, "cog": 19.5, "delta_logp_chosen": -0.001},
@@ -22,7 +20,7 @@ SCORES = {
 
 
 def test_markdown_rounds_signs_and_dashes():
-    assert markdown_table(SCORES).splitlines()[2:] == [
+    assert results_table(SCORES).markdown().splitlines()[2:] == [
         "| Start | 21.2 | 61.0 | 97.1 | 19.5 | 0.00 | – | – |",
         "| mDPO | 6.9 | 100.0 | 92.7 | 3.2 | −12.35 | 93.8 | – |",
         r"| my\|own | – | – | – | – | +0.10 | – | – |",
@@ -30,7 +28,7 @@ def test_markdown_rounds_signs_and_dashes():
 
 
 def test_csv_keeps_every_digit_and_leaves_missing_fields_empty():
-    assert csv_table(SCORES).splitlines() == [
+    assert results_table(SCORES).csv().splitlines() == [
         "variant,chair_i,chair_s,cover,cog,delta_logp_chosen,accuracy_real,accuracy_other",
         "start,21.24,61,97.1,19.5,-0.001,,",
         "mdpo,6.9,100.0,92.7,3.2,-12.345,93.8,",
@@ -47,4 +45,4 @@ def test_terminal_fits_80_columns_and_prints_the_caveats():
     assert all(word in printed for word in ("CHAIR_i", "CHAIR_s", "p(chosen)", "image", "−12.35", "–"))
     flowing = " ".join(printed.split())
     assert "123 scenes, one seed (7)" in flowing
-    assert all(caveat.short.split("{")[0] in flowing for caveat in WORLD_CAVEATS)
+    assert all(caveat.split("{")[0] in flowing for caveat in CAVEATS)
