@@ -214,7 +214,7 @@ class RowPass:
         items.is_tried = True
         rows = sorted(found.good, key=lambda row: row.place)
         lengths = [row.length for row in rows if row.length is not None]
-        items.lengths = lengths if len(lengths) == len(rows) else None
+        items.lengths = tuple(lengths) if len(lengths) == len(rows) else None
         if cells:
             items.stamps = found.stamps
             items.ref_logprobs = torch.tensor([[self._scores[key] for key in row.keys] for row in rows])
