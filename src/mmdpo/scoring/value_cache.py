@@ -1,7 +1,7 @@
-"""Reference log-probabilities on disk: one folder per fingerprint, shards that are written whole or not at all.
+"""Numbers on disk by the digest of what they were computed from: one folder per fingerprint, shards whole or not there.
 
     <root>/<digest of the fingerprint>/fingerprint.json      what the digest stands for, readable
-                                       <checksum>.safetensors    keys [n, 16] bytes, values [n] nats in float32
+                                       <checksum>.safetensors    keys [n, 16] bytes, values [n] in float32
 
 A shard that does not match its checksum is as good as none: its values are computed anew.
 """
@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import tempfile
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from xxhash import xxh3_128
 
-from mmdpo.scoring.reference_keys import Fingerprint
+from mmdpo.files import UnusableFileError, write_whole
+from mmdpo.scoring.digests import Fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ SHARD_SECONDS = 30.0
 """Time after which one is written however few there are: what a killed pass loses at most."""
 
 
-class ReferenceCacheError(ValueError):
+class ValueCacheError(ValueError):
     """A cache folder that cannot be used: says which, why, and how to mend it."""
 
 
 @dataclass(frozen=True)
-class ReferenceCache:
-    """The stored values of one fingerprint. Several runs may read and write at once."""
+class ValueCache:
+    """The stored values of one fingerprint. Several processes and runs may read and write at once."""
 
     root: Path
     fingerprint: Fingerprint
@@ -57,60 +57,56 @@ class ReferenceCache:
     def open(self) -> None:
         """Makes the folder, or checks that it is this fingerprint's.
 
-        Raises ReferenceCacheError for a folder that was copied or edited, and for one that cannot be made.
+        Raises ValueCacheError for a folder that was copied or edited, and for one that cannot be made.
         """
         path = self.folder / FINGERPRINT
         if not path.exists():
             self._name_the_difference()
             self.make_writable()
         elif _read_components(path) != self.fingerprint.components:
-            raise ReferenceCacheError(
+            raise ValueCacheError(
                 f"{path} does not say what its folder stands for: the folder was copied or edited, and its values may "
                 "be another reference's. Remove the folder, or set another ref_cache_dir"
             )
 
     def make_writable(self) -> None:
-        """Tries to write into the folder. Raises ReferenceCacheError where that fails."""
+        """Tries to write into the folder. Raises ValueCacheError where that fails."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
             if not (self.folder / FINGERPRINT).exists():
-                text = json.dumps(dict(self.fingerprint.components), indent=2, sort_keys=True) + "\n"
-                _replace(self.folder / FINGERPRINT, text.encode())
-        except OSError as error:
-            raise _not_writable(self.folder, error) from error
+                text = json.dumps(dict(self.fingerprint.components), indent=2, sort_keys=True)
+                write_whole(self.folder / FINGERPRINT, text + "\n")
+        except (OSError, UnusableFileError) as error:
+            raise self._not_writable(error) from error
 
-    def read(self, wanted: Container[bytes]) -> dict[bytes, float]:
-        """Returns the stored values among the wanted keys. Damaged shards are named in a warning and removed."""
+    def read(self) -> dict[bytes, float]:
+        """Returns the stored values. Damaged shards are named in a warning and removed."""
         found: dict[bytes, float] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                shard = self._read_shard(path)
+                found |= self._read_shard(path)
             except FileNotFoundError:
-                continue  # another run has found it damaged
+                continue  # another process has found it damaged
             except (OSError, SafetensorError, ValueError) as error:
-                logger.warning("%s is damaged (%s): its reference log-probabilities are computed anew", path, error)
-                with suppress(OSError):  # a folder that is only read is complained of once something is to be written
+                logger.warning("%s is damaged (%s): its values are computed anew", path, error)
+                with suppress(OSError):  # a folder that may only be read is an error once something is to be written
                     path.unlink()
-            else:
-                found |= {key: value for key, value in shard.items() if key in wanted}
         return found
 
     def write(self, values: Mapping[bytes, float]) -> None:
-        """Writes one shard. Raises ReferenceCacheError where that fails, ValueError for a value that is not finite."""
+        """Writes one shard. Raises ValueCacheError where that fails, ValueError for a value that is not finite."""
         if not all(map(math.isfinite, values.values())):
-            raise ValueError("a reference log-probability that is not finite is never stored")
+            raise ValueError("a value that is not finite is never stored")
         keys = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
-        logprobs = np.array(list(values.values()), dtype=np.float32)
-        checksum = self._checksum(keys, logprobs)
+        numbers = np.array(list(values.values()), dtype=np.float32)
+        checksum = self._checksum(keys, numbers)
+        content = save({"keys": keys, "values": numbers}, metadata={"checksum": checksum})
         try:
-            _replace(
-                self.folder / f"{checksum}.safetensors",
-                save({"keys": keys, "values": logprobs}, metadata={"checksum": checksum}),
-            )
-        except OSError as error:
-            raise _not_writable(self.folder, error) from error
+            write_whole(self.folder / f"{checksum}.safetensors", content)
+        except UnusableFileError as error:
+            raise self._not_writable(error) from error
 
     def _read_shard(self, path: Path) -> dict[bytes, float]:
         with safe_open(path, framework="numpy") as shard:
@@ -130,6 +126,13 @@ class ReferenceCache:
         total.update(values.tobytes())
         return total.hexdigest()
 
+    def _not_writable(self, error: Exception) -> ValueCacheError:
+        return ValueCacheError(
+            f"the folder {self.folder}, which keeps what is computed before training, cannot be written "
+            f"({getattr(error, 'strerror', None) or error}): set ref_cache_dir to a folder that can, or "
+            "precompute_ref_log_probs: false"
+        )
+
     def _name_the_difference(self) -> None:
         """Logs which component alone keeps the values of another run from being used, if there are such."""
         ours = self.fingerprint.components
@@ -143,8 +146,8 @@ class ReferenceCache:
             name = min(found, key=lambda name: name == "weights")  # other weights are what one expects least to be told
             prefix = "" if name == "precision" else f"{name} "
             logger.info(
-                "cached references are for %s%s, this run is %s%s: computing anew",
-                *(prefix, found[name], prefix, ours.get(name)),
+                "cached %s are for %s%s, this run is %s%s: computing anew",
+                *(self.fingerprint.what, prefix, found[name], prefix, ours.get(name)),
             )
 
 
@@ -152,12 +155,17 @@ class ReferenceCache:
 class ShardWriter:
     """Collects values and writes a shard every so many values or seconds, and what is left however the block ends."""
 
-    cache: ReferenceCache
+    cache: ValueCache
+    is_optional: bool = False
+    """Whether a folder that cannot be written is a warning, said once, and no error."""
     _pending: dict[bytes, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.monotonic)
+    _stopped: bool = False
 
     def add(self, values: Mapping[bytes, float]) -> None:
         """Takes values, each stored by the next shard."""
+        if self._stopped:
+            return
         self._pending.update(values)
         if len(self._pending) >= SHARD_VALUES or time.monotonic() - self._last >= SHARD_SECONDS:
             self._flush()
@@ -171,8 +179,14 @@ class ShardWriter:
         self._flush()
 
     def _flush(self) -> None:
-        if self._pending:
-            self.cache.write(self._pending)
+        try:
+            if self._pending:
+                self.cache.write(self._pending)
+        except ValueCacheError as error:
+            if not self.is_optional:
+                raise
+            logger.warning("%s", error)
+            self._stopped = True
         self._pending, self._last = {}, time.monotonic()
 
 
@@ -182,20 +196,3 @@ def _read_components(path: Path) -> dict[str, str] | None:
     except (OSError, ValueError):
         return None
     return components if isinstance(components, dict) else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _not_writable(folder: Path, error: OSError) -> ReferenceCacheError:
-    return ReferenceCacheError(
-        f"the folder of reference log-probabilities {folder} cannot be written ({error.strerror or error}): set "
-        "ref_cache_dir to a folder that can, or precompute_ref_log_probs: false"
-    )

@@ -1,4 +1,4 @@
-"""What a reference log-probability depends on, as digests: the run's side of it, and a cell of a row.
+"""What values that are kept depend on, as digests: the run's side (model, processor, options), and a cell of a row.
 
 Contents are hashed, never places: neither a path nor a row's number is part of a digest. xxHash is not meant against
 somebody who builds collisions on purpose; against chance, 128 bits are enough.
@@ -10,19 +10,30 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
+from mmdpo.data.collate import Collator
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.stamps import FileStamp, stamp_file
 from mmdpo.data.tokenise import PromptText
-from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, RowError, image_versions, response_names
+from mmdpo.models.adapters import unwrap_adapter
+from mmdpo.models.families import attention_of
+from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, image_versions, named_source
+from mmdpo.scoring.logprobs import find_suppressed
+from mmdpo.scoring.reference import AdapterOff
+
+FORMAT = 1
+"""Part of the fingerprint of a reference: raised when the same inputs would be scored differently."""
 
 _INCIDENTAL = {
     "_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache",
@@ -36,9 +47,11 @@ REMEDY = "set precompute_ref_log_probs: false"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The run's side of a reference log-probability: model, processor, precision, …, each by name."""
+    """The run's side of a value that is kept: model, processor, precision, …, each by name."""
 
     components: Mapping[str, str]
+    what: str = "references"
+    """What the values are, for messages."""
 
     @property
     def digest(self) -> str:
@@ -57,23 +70,20 @@ class CellKeys:
     prepare: Preparer
     stamps: dict[str, FileStamp] = field(default_factory=dict)
     """Of the files that were read, by path."""
-    _sources: dict[Callable[..., Any], str] = field(default_factory=dict)
 
-    def __call__(self, item: Item, cells: tuple[Cell, ...]) -> tuple[bytes, ...]:
-        """Returns a key of 16 bytes per cell. Raises RowError for an image that cannot be read."""
-        example = item.example
-        try:
-            versions, responses = image_versions(self.prepare.cells), response_names(self.prepare.cells)
-            rendered = {
-                with_images: self.prepare.renderer.render(example, responses, with_images=with_images)
-                for with_images in {version != NO_IMAGE for version in versions}
-            }
-            sizes = self._compare_sizes(item, versions)
-            return tuple(self._digest_cell(item, cell, rendered, sizes) for cell in cells)
-        except RowError as error:
-            raise RowError(error.problem, source=error.source or example.source) from error
+    def __call__(
+        self, item: Item, cells: tuple[Cell, ...], rendered: Mapping[bool, PromptText] | None = None
+    ) -> tuple[bytes, ...]:
+        """Returns a key of 16 bytes per cell; `rendered` is what `Preparer.render` returns for the item.
 
-    def _digest_cell(self, item: Item, cell: Cell, rendered: dict[bool, PromptText], sizes: list[Any]) -> bytes:
+        Raises RowError for an image that cannot be read.
+        """
+        with named_source(item.example.source):
+            texts = self.prepare.render(item) if rendered is None else rendered
+            sizes = self._compare_sizes(item, image_versions(self.prepare.cells))
+            return tuple(self._digest_cell(item, cell, texts, sizes) for cell in cells)
+
+    def _digest_cell(self, item: Item, cell: Cell, rendered: Mapping[bool, PromptText], sizes: list[Any]) -> bytes:
         # Answers are tokenised behind the prompt with images, if any version has them, whatever the cell's own is.
         tokenised = rendered[max(rendered)]
         content = [
@@ -97,7 +107,7 @@ class CellKeys:
             [self._digest_image(image) for image in replacing],
             corruption.name,
             dict(corruption.options),
-            self._digest_source(corruption.function),
+            digest_source(corruption.function),
             self.prepare.crop_space if version == CORRUPTED else "image",
             [self.prepare.seed, item.example.id, item.epoch],
         ]
@@ -133,15 +143,83 @@ class CellKeys:
             self.stamps[path] = stamp_file(Path(path))
         return self.stamps[path].digest
 
-    def _digest_source(self, function: Callable[..., Any]) -> str:
-        """Returns the digest of the file that a corruption is written in: one that was edited makes other images."""
-        if function not in self._sources:
-            try:
-                source = inspect.getsource(inspect.getmodule(function) or function)
-                self._sources[function] = xxh3_128(source.encode()).hexdigest()
-            except (OSError, TypeError):
-                self._sources[function] = ""  # written at a prompt: its name has to do
-        return self._sources[function]
+
+@cache
+def digest_source(function: Callable[..., Any]) -> str:
+    """Returns the digest of the file that a corruption is written in: one that was edited makes other images."""
+    try:
+        source = inspect.getsource(inspect.getmodule(function) or function)
+    except (OSError, TypeError):
+        return ""  # written at a prompt: its name has to do
+    return xxh3_128(source.encode()).hexdigest()
+
+
+def fingerprint_preparation(collator: Collator) -> Fingerprint:
+    """Returns what decides, beside a row's content, whether it can be trained on and how many tokens it has."""
+    prepare = collator.prepare
+    packages = ("torch", "transformers", "tokenizers", "pillow", "numpy", "jinja2", "mmdpo")
+    corruptions = {
+        version: [made.name, dict(made.options), digest_source(made.function)]
+        for version, made in prepare.corruptions.items()
+    }
+    components = {
+        "processor": digest_processor(prepare.renderer.processor),
+        "family": type(prepare.renderer.family).__name__,
+        "cells": _encode(prepare.cells).decode(),
+        "corruptions": _encode(corruptions).decode(),
+        "crop_space": prepare.crop_space,
+        "seed": str(prepare.seed),
+        "rejected_images": str(prepare.needs_rejected_images),
+        "suppressed": str(sorted(prepare.suppressed)),
+        "max_image_pixels": str(prepare.max_image_pixels),
+        "max_length": str(collator.max_length),
+        "context_length": str(collator.context_length),
+        "weights of examples": ", ".join(collator.weight_columns),
+        "libraries": ", ".join(f"{package} {version(package)}" for package in packages),
+        "code": _digest_code(),
+    }
+    return Fingerprint(components, "checks of rows")
+
+
+@cache
+def _digest_code() -> str:
+    """Returns the digest of the source of all that prepares rows: another one may find other rows faulty."""
+    root, total = Path(__file__).parents[1], xxh3_128()
+    for folder in ("data", "corruption", "models/families"):
+        for path in sorted((root / folder).rglob("*.py")):
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprint_reference(reference: Any, collator: Collator, accelerator: Any) -> Fingerprint:
+    """Returns what every value of a run depends on, beside its row."""
+    model: Any = reference.scorer.model
+    base = unwrap_adapter(model)
+    if isinstance(reference, AdapterOff):
+        adapters, weights = None, digest_weights(base, adapter_prefix=getattr(model.base_model, "prefix", None))
+    else:
+        adapters, weights = getattr(model, "peft_config", None), digest_weights(model)
+    device = accelerator.device.type
+    with accelerator.autocast():  # asked where it counts: accelerate's own setting is shared by all trainers
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    tf32 = device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    suppressed = find_suppressed(getattr(base, "generation_config", None))
+    rows = "shared" if reference.scorer.shares_prefix else "separate"
+    return Fingerprint(
+        {
+            "weights": weights,
+            "model": describe_model(base, adapters),
+            "processor": digest_processor(collator.prepare.renderer.processor),
+            "precision": str(precision or base.dtype).removeprefix("torch."),
+            "device": device,
+            "tf32": "on" if tf32 else "off",
+            "attention": f"{rows}, {attention_of(base.get_decoder())}",
+            "max_length": str(collator.max_length),
+            **({"suppressed": str(suppressed)} if suppressed else {}),
+            "libraries": f"torch {torch.__version__}, transformers {transformers.__version__}",
+            "format": str(FORMAT),
+        }
+    )
 
 
 def digest_weights(model: nn.Module, *, adapter_prefix: str | None = None) -> str:

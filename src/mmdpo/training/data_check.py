@@ -7,16 +7,17 @@ from argparse import Namespace
 from rich.console import Console
 
 from mmdpo.corruption import load as load_corruption
+from mmdpo.data.check import Inspect, find_faults, inspect_example, write_faults
+from mmdpo.data.check_summary import print_summary
 from mmdpo.data.collate import Collator
-from mmdpo.data.summary import print_summary
-from mmdpo.data.validate import Inspect, find_faults, inspect_example, require_images, write_faults
+from mmdpo.data.validate import require_images
 from mmdpo.files import read_mapping
 from mmdpo.models.load import load_generation_config, load_processor
 from mmdpo.models.start import LoadOptions, resolve_start
 from mmdpo.objective import build_objective
 from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
 from mmdpo.training import build
-from mmdpo.training.check import FullCheck
+from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
 
 

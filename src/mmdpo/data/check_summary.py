@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Plain
 
+from mmdpo.data.check import CheckResult, Fault
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
-from mmdpo.data.validate import CheckResult, Fault
 from mmdpo.printable import printable
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
