@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
 from mmdpo.benchmarks.asking import ask_judge
-from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.run_folder import ANSWERS, RESULT, check_folder
 from mmdpo.benchmarks.stats import (
@@ -35,6 +35,7 @@ from mmdpo.benchmarks.stats import (
 )
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.thoughts import holds_thoughts, take_off_thoughts
+from mmdpo.files import make_folder, to_json, write_json, write_whole
 
 EMPTY = "empty_answer"
 REPLACED = "replaced_characters"
@@ -196,7 +197,7 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
         write_whole(folder / ANSWERS, _as_lines(_answer_rows(evaluation)))
     write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
-    write_whole(result, to_json(_as_result(evaluation), indent=2) + "\n")
+    write_json(result, _as_result(evaluation))
     return result
 
 

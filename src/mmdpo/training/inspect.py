@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,8 +13,11 @@ from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.run import read_examples
 
+if TYPE_CHECKING:
+    from mmdpo.commands.data import DataCheckOptions
 
-def check_dataset(options: Namespace, console: Console) -> int:
+
+def check_dataset(options: DataCheckOptions, console: Console) -> int:
     """Prints the summary of a dataset; returns 1 where a row is faulty, else 0.
 
     With `options.model_name_or_path` every row is tried exactly as training would, and lengths are the model's tokens;
