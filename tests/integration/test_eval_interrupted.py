@@ -16,9 +16,12 @@ import pytest
 from benchmark_data import HAND_MADE
 from chat_server import Act, serve
 from eval_verb import run
+from mmdpo.evaluation import asking, judging, suite
 from mmdpo.files import UnusableFileError
 
 ITEMS, AT_ONCE = 40, 2
+LOADED = (asking, judging, suite)
+"""Imported before a test gives up its rights to read the installed packages."""
 REFUSED = (UnusableFileError, OSError)
 
 

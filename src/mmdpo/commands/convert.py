@@ -28,7 +28,7 @@ class BunnyOptions(Options):
 def convert_bunny(options: BunnyOptions) -> int:
     """Converts a checkpoint of Bunny, or converts it back."""
     from mmdpo.checkpoints import bunny
-    from mmdpo.models.fetch import find_folder
+    from mmdpo.models.start import find_folder
 
     quiet_libraries()
     if options.original is not None and not options.reverse:

@@ -15,7 +15,7 @@ def run(words: Sequence[str], command: str) -> int:
 
     Returns 0, or 75 where SIGTERM has stopped the training and a checkpoint was saved.
     """
-    from mmdpo.training.keys import check_flags, describe_keys
+    from mmdpo.keys import check_flags, describe_keys
 
     if {"-h", "--help", "--help_all"} & set(words):
         print(describe_keys(every="--help_all" in words))
