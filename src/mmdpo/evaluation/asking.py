@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mmdpo.benchmarks.answers import Row, read_rows
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.records import Item, Items, Tools
-from mmdpo.benchmarks.run_folder import ANSWERS, check_folder
+from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings

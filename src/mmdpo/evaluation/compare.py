@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_json
 from mmdpo.benchmarks.records import Metric
+from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,

@@ -10,7 +10,6 @@ decides, and a later one that differs is an error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def download(name: str, folder: Path, *, images: bool = True, say: Say, sources:
             _get_images(folder, addresses, record)
     except OSError as error:
         raise EvaluationError(
-            f"{folder}: cannot be written ({error.strerror}); what came before is kept, and the same command goes on"
+            f"{folder}: cannot be written ({error.strerror}); what came before is kept: run the same command again"
         ) from error
     finally:
         record.write()
@@ -120,7 +119,6 @@ class _Record:
     path: Path
     files: dict[str, dict[str, Any]]
     archives: dict[str, dict[str, Any]]
-    read_as: str
 
     @classmethod
     def read(cls, path: Path) -> _Record:
@@ -128,19 +126,19 @@ class _Record:
         content = read_json(path) if path.exists() else {}
         try:
             files, archives = dict(content.get("files", {})), dict(content.get("archives", {}))
-            is_whole = all(isinstance(entry["sha256"], str) and "pinned" in entry for entry in files.values())
-            is_whole &= all(
-                isinstance(entry["sha256"] + "".join(entry["unpacked"]), str) for entry in archives.values()
-            )
+            texts = [entry["sha256"] for entry in (*files.values(), *archives.values())]
+            texts += [name for entry in archives.values() for name in entry["unpacked"]]
+            is_whole = all(isinstance(text, str) for text in texts) and all("pinned" in e for e in files.values())
         except (AttributeError, KeyError, TypeError, ValueError):
             is_whole = False
         if not is_whole:
             raise EvaluationError(f"{path}: holds no checksums; remove it, and the next download writes it anew")
-        return cls(path, files, archives, json.dumps(content, sort_keys=True))
+        return cls(path, files, archives)
 
     def write(self) -> None:
         content = {"files": dict(sorted(self.files.items())), "archives": self.archives}
-        if self.files and json.dumps(content, sort_keys=True) != self.read_as:  # the folder may be write-protected
+        # Left alone where nothing is new: the folder may be write-protected.
+        if self.files and not (self.path.exists() and read_json(self.path) == content):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, content, indent=1)
 

@@ -20,8 +20,8 @@ from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
-from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
-from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
+from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
 LICENCE = "AMBER: Apache-2.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}

@@ -18,8 +18,8 @@ import numpy as np
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
-from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
+from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
