@@ -192,7 +192,7 @@ class KeepingJudge:
         return (
             f"the judge {self._source.model} gave no reply to {len(missing):,} of {len(requests):,} requests, the "
             f"first about item {missing[0].item_id}: {last.problem}. The {len(self._cache):,} replies so far are kept "
-            f"in {self._cache.path}; the same command goes on from there, and --partial scores without the rest"
+            f"in {self._cache.path}; the same command resumes there, and --partial scores without the rest"
         )
 
 
