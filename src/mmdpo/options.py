@@ -144,7 +144,7 @@ def _make_parser(
             keywords["help"] = argparse.SUPPRESS
         if flag.title not in groups:
             groups[flag.title] = parser.add_argument_group(flag.title)
-        name = flag.metadata["metavar"] or flag.name.upper()
+        name = keywords.get("metavar") or flag.name.upper()
         if flag.is_positional:
             groups[flag.title].add_argument(flag.name, default=argparse.SUPPRESS, **keywords)
             several = " …" if keywords.get("nargs") == "+" else ""

@@ -19,13 +19,13 @@ class DataCheckOptions(Options):
     dataset_format: str = option("auto", "Format of the rows.")
     image_root: str | None = option(None, "Folder that relative image paths start from.")
     model_name_or_path: str | None = option(None, "Measure in this model's tokens, exactly as training does.")
-    chat_template: str | None = option(None, "Template instead of the processor's own.", metavar="FILE")
-    chat_template_kwargs: str | None = option(None, "Variables of the chat template, by name.", metavar="JSON")
+    chat_template: str | None = option(None, "Template instead of the processor's own.")
+    chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
     objective: str = option("mdpo", "The objective whose cells are tried, with a model.")
     max_length: int = option(2048, "Tokens of a row.")
     max_image_pixels: int = option(100_000_000, "Pixels of an image.")
     num_proc: int = option(min(4, os.cpu_count() or 1), "Number of processes.")
-    faults: str | None = option(None, "Write the faulty rows to this JSONL file.", metavar="FILE")
+    faults: str | None = option(None, "Write the faulty rows to this JSONL file.")
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
 
 

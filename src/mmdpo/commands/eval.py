@@ -27,9 +27,7 @@ class DownloadOptions(Options):
     """What is fetched, and where it goes."""
 
     names: tuple[str, ...] = option(REQUIRED, "Benchmarks, or all.", metavar="NAME", positional=True)
-    data_dir: Path | None = option(
-        None, "Folder of the benchmarks; a cache, where `mmdpo eval` looks, unless given.", metavar="FOLDER"
-    )
+    data_dir: Path | None = option(None, "Folder of the benchmarks; a cache, where `mmdpo eval` looks, unless given.")
     no_images: bool = option(False, "Fetch only what is needed to score answers.")
 
 

@@ -19,7 +19,7 @@ class MergeOptions(Options):
     target: Path = option(REQUIRED, "A new folder.", metavar="DST", positional=True)
     base: str | None = option(None, "The adapter's base, where it is not what the adapter says.")
     dtype: Dtype | None = option(None, "Precision of the weights; the base's unless given.")
-    push_to_hub: str | None = option(None, "Upload DST to this repository of the hub.", metavar="REPO")
+    push_to_hub: str | None = option(None, "Upload DST to this repository of the hub.")
     allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
     trust_remote_code: bool = option(False, "Run Python code that comes with the base.")
 

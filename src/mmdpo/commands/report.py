@@ -15,8 +15,8 @@ class ReportOptions(Options):
     """What the page is about, and where it goes."""
 
     runs: tuple[Path, ...] = option(REQUIRED, "Folders that mmdpo wrote.", metavar="RUN", positional=True)
-    out: Path = option(Path("report.html"), "The page.", metavar="FILE")
-    image_dir: Path | None = option(None, "Folder of the images of benchmarks.", metavar="FOLDER")
+    out: Path = option(Path("report.html"), "The page.")
+    image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
 
 
 def run(options: ReportOptions) -> int:

@@ -14,14 +14,14 @@ class StudyOptions(Options):
     """Which study is run, and how much of it."""
 
     name: str | None = option(None, "A study that comes with the package, or a file.", metavar="NAME", positional=True)
-    config: str | None = option(None, "A study file.", metavar="FILE")
+    config: str | None = option(None, "A study file.")
     out: Path | None = option(
         None, "Folder of the results, runs/NAME unless given; a study that was interrupted there is resumed."
     )
-    jobs: int = option(1, "Trials that run at a time.", metavar="N")
-    seeds: tuple[int, ...] = option((), "Seeds instead of those of the study.", metavar="SEED")
-    variants: tuple[str, ...] = option((), "These, and the one that others are compared to.", metavar="VARIANT")
-    world: str | None = option(None, "In this embedded world: world, world_large.", metavar="WORLD")
+    jobs: int = option(1, "Trials that run at a time.")
+    seeds: tuple[int, ...] = option((), "Seeds instead of those of the study.")
+    variants: tuple[str, ...] = option((), "These, and the one that others are compared to.")
+    world: str | None = option(None, "In this embedded world: world, world_large.")
     list: bool = option(False, "Print what each study of the package asks, and exit.")
     print: bool = option(False, "Print the study file and exit, to make one's own of it.")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from mmdpo.benchmarks.stats import (
     RESAMPLES,
     CountTable,
     Difference,
-    Interval,
     check_bootstrap,
     exists,
     items_needed,
@@ -45,15 +44,15 @@ class ComparedMetric:
     run: str
     first_value: float | None
     value: float | None
-    difference: float | None
+    difference: float | None = None
     """Not rounded: value minus first_value over the items that both have scored."""
-    low: float | None
-    high: float | None
-    standard_error: float | None
-    excludes_zero: bool | None
-    items: int | None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+    excludes_zero: bool | None = None
+    items: int | None = None
     """Items that both have scored."""
-    items_needed: int | None
+    items_needed: int | None = None
     """How many would show a true difference of this size four times out of five."""
 
 
@@ -136,11 +135,13 @@ def _compare(
             differences = _differ(kind, first, run, notes, resamples, seed)
     for metric in load(kind).metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
-        difference = differences.get(metric.name)
-        if difference is not None:
-            yield _row(metric, kind, label, _show(metric, difference, first, run), difference)
+        row = ComparedMetric(kind, metric.name, metric.unit, metric.better, label, *values)
+        if metric.name in differences:
+            assert first is not None
+            assert run is not None
+            yield _add_difference(row, metric, differences[metric.name], (first, run))
         elif any(value is not None for value in values):
-            yield _row(metric, kind, label, values, None)
+            yield row
 
 
 def _differ(
@@ -193,57 +194,29 @@ def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
     return frozenset(item_id for item_id, is_counted in zip(table.ids, counted, strict=True) if is_counted)
 
 
-def _show(metric: Metric, difference: Difference, first: ScoredRun | None, run: ScoredRun | None) -> list[float | None]:
-    """Returns both values: as printed where they stand on the same items, else over the common ones."""
-    shown: list[float | None] = []
-    for side, exact in ((first, difference.first), (run, difference.second)):
-        assert side is not None
-        assert side.table is not None
-        sums = side.table.sums()
-        whole = math.isclose(float(metric.compute(sums)[0]), exact, rel_tol=1e-9, abs_tol=1e-12)
-        tidy = _tidy(exact, metric.digits)
-        shown.append(side.values.get(metric.name, tidy) if whole else tidy)
-    return shown
-
-
-def _tidy(value: float, digits: int | None) -> float | None:
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
-
-
-def _row(
-    metric: Metric, kind: str, label: str, values: Sequence[float | None], difference: Difference | None
+def _add_difference(
+    row: ComparedMetric, metric: Metric, difference: Difference, sides: Sequence[ScoredRun]
 ) -> ComparedMetric:
-    known = None if difference is None or not math.isfinite(difference.difference) else difference
-    interval = known.interval if known is not None else None
-    return ComparedMetric(
-        benchmark=kind,
-        metric=metric.name,
-        unit=metric.unit,
-        better=metric.better,
-        run=label,
-        first_value=values[0],
-        value=values[1],
-        difference=None if known is None else known.difference,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
-        standard_error=None if interval is None else interval.standard_error,
-        excludes_zero=None if known is None or interval is None else _is_clear(known, metric.digits),
-        items=None if known is None else known.n,
-        items_needed=None if known is None or interval is None else _needed(known, interval),
-    )
-
-
-def _is_clear(difference: Difference, digits: int | None) -> bool:
-    """Returns whether the interval leaves out 0, and the difference is one in the digits that are printed at all."""
-    return difference.excludes_zero and (digits is None or round(difference.difference, digits) != 0)
-
-
-def _needed(difference: Difference, interval: Interval) -> int | None:
-    if not difference.difference or not interval.standard_error:
-        return None
-    return items_needed(difference.difference, interval.standard_error, difference.n)
+    """Returns a row with its difference, and both values over the same items: as printed where these are all items."""
+    shown: list[float | None] = []
+    for side, exact in zip(sides, (difference.first, difference.second), strict=True):
+        assert side.table is not None
+        tidy = exact if metric.digits is None else round(exact, metric.digits)
+        whole = float(metric.compute(side.table.sums())[0])
+        is_whole = math.isclose(whole, exact, rel_tol=1e-9, abs_tol=1e-12)
+        value = side.values.get(metric.name, tidy) if is_whole else tidy
+        shown.append(value if value is None or math.isfinite(value) else None)
+    row = replace(row, first_value=shown[0], value=shown[1])
+    size, interval = difference.difference, difference.interval
+    if not math.isfinite(size):
+        return row
+    row = replace(row, difference=size, items=difference.n)
+    if interval is None:
+        return row
+    is_shown = metric.digits is None or round(size, metric.digits) != 0  # a difference in the digits that are printed
+    needed = items_needed(size, interval.standard_error, difference.n) if size and interval.standard_error else None
+    row = replace(row, low=interval.low, high=interval.high, standard_error=interval.standard_error)
+    return replace(row, excludes_zero=difference.excludes_zero and is_shown, items_needed=needed)
 
 
 def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:

@@ -19,14 +19,9 @@ class AskingOptions(Options):
     """answers from a model (with --model; what a benchmark asks for is the default)"""
 
     image_dir: Path | None = option(
-        None,
-        "Folder of the pictures. The default is images, image or val2014 in the folder of the data.",
-        metavar="FOLDER",
-        use="files",
+        None, "Folder of the pictures. The default is images, image or val2014 in the folder of the data.", use="files"
     )
-    limit: int | None = option(
-        None, "Ask the first N items of every part; the result is partial.", metavar="N", least=1
-    )
+    limit: int | None = option(None, "Ask the first N items of every part; the result is partial.", least=1)
     answers_only: bool = option(False, "Score nothing; --answers does so later, anywhere.")
     backend: Literal["transformers", "vllm", "endpoint"] | None = option(
         None, "How to ask. The default is endpoint with --base_url, else transformers."
@@ -36,22 +31,20 @@ class AskingOptions(Options):
     temperature: float | None = option(None, "Temperature of sampling; 0 is greedy.")
     top_p: float | None = option(None, "Sample from the most probable tokens up to this share.")
     generation_seed: int | None = option(None, "Seed of sampling.")
-    system_prompt: str | None = option(None, "Begin every conversation with this text.", metavar="TEXT")
+    system_prompt: str | None = option(None, "Begin every conversation with this text.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
     """answers by transformers or vLLM"""
 
-    adapter: str | None = option(None, "Put the adapter of this run onto --model.", metavar="RUN")
+    adapter: str | None = option(None, "Put the adapter of this run onto --model.")
     dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None, "Precision. The default is bfloat16 on a GPU that has it."
     )
     revision: str = option("main", "Branch, tag or commit of a hub name.")
-    chat_template: str | None = option(
-        None, "Template instead of the processor's; vicuna is LLaVA-1.5's.", metavar="FILE"
-    )
-    chat_template_kwargs: str | None = option(None, "Variables of the chat template, by name.", metavar="JSON")
+    chat_template: str | None = option(None, "Template instead of the processor's; vicuna is LLaVA-1.5's.")
+    chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
     pad_to_square: bool = option(False, "Pad pictures as LLaVA-1.5 was trained to see them.")
     trust_remote_code: bool = option(False, "Run the checkpoint's Python code.")
     allow_pickle: bool = option(False, "Open pickled weights, which can run code.")
@@ -70,7 +63,7 @@ class BatchOptions(Options):
 class EndpointOptions(Options):
     """answers from an endpoint (its key is OPENAI_API_KEY)"""
 
-    base_url: str | None = option(None, "Address, such as http://localhost:8000/v1.", metavar="URL")
+    base_url: str | None = option(None, "Address, such as http://localhost:8000/v1.")
     concurrency: int = option(8, "How many requests are sent at once.", least=1)
     timeout: float = option(120.0, "Seconds for one try, from start to end.")
     tries: int = option(7, "Tries after which a request has failed.", least=1)
@@ -88,7 +81,6 @@ class WordOptions(Options):
     nltk_data: Path | None = option(
         None,
         "Folder of NLTK's data. The default is nltk_data in --data_dir, else NLTK's own places.",
-        metavar="FOLDER",
         use="linguistics",
     )
     similarity: Literal["model", "exact"] = option(
@@ -99,7 +91,6 @@ class WordOptions(Options):
     similar_pairs: Path | None = option(
         None,
         "amber: table of similar words. similar_pairs.json in --data_dir is taken where the model is missing.",
-        metavar="FILE",
         use="similarity",
     )
 
@@ -108,20 +99,13 @@ class WordOptions(Options):
 class EvaluationOptions(Options):
     """One evaluation. Raises ValueError unless exactly one of `answers` and `model` is given, and options fit it."""
 
-    USAGE: ClassVar[str] = "(--answers FILE | --model M)"
+    USAGE: ClassVar[str] = "(--answers PATH | --model TEXT)"
 
-    answers: Path | None = option(
-        None, "Score these answers, in our format or the official one; a file or a folder.", metavar="FILE"
-    )
-    model: str | None = option(
-        None, "Ask this model: a hub name, a folder, a run of mmdpo train, or world.", metavar="M"
-    )
-    out: Path = option(REQUIRED, "Write answers, scores and result.json into this folder.", metavar="FOLDER")
+    answers: Path | None = option(None, "Score these answers, in our format or the official one; a file or a folder.")
+    model: str | None = option(None, "Ask this model: a hub name, a folder, a run of mmdpo train, or world.")
+    out: Path = option(REQUIRED, "Write answers, scores and result.json into this folder.")
     data_dir: Path | None = option(
-        None,
-        "Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.",
-        metavar="FOLDER",
-        use="files",
+        None, "Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.", use="files"
     )
     strip_thoughts: bool = option(False, "Take a model's thoughts, <think> to </think>, off before scoring.")
     partial: bool = option(False, "Score what is there though answers are missing.")
@@ -164,7 +148,7 @@ class EvaluationOptions(Options):
 class SuiteOptions(EvaluationOptions):
     """All benchmarks, each with these options."""
 
-    benchmarks: tuple[str, ...] = option((), "Run these. The default is all but the embedded worlds.", metavar="NAME")
+    benchmarks: tuple[str, ...] = option((), "Run these. The default is all but the embedded worlds.")
 
 
 def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSettings:

@@ -41,17 +41,13 @@ class JudgeOptions(Options):
 
     PREFIX: ClassVar[str] = "judge_"
 
-    replies: Path | None = option(
-        None, "Read recorded replies from this file instead of asking a model.", metavar="FILE"
-    )
-    model: str = option("", "The model's name on the server; else a local folder or a hub name.", metavar="M")
-    url: str | None = option(
-        None, "Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key.", metavar="URL"
-    )
+    replies: Path | None = option(None, "Read recorded replies from this file instead of asking a model.")
+    model: str = option("", "The model's name on the server; else a local folder or a hub name.")
+    url: str | None = option(None, "Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key.")
     kind: str | None = option(
         None, "How to ask. The default is endpoint with --judge_url, else local.", choices=names(), flag="judge"
     )
-    cache: Path | None = option(None, "Keep and reuse replies in this folder. The default is --out.", metavar="FOLDER")
+    cache: Path | None = option(None, "Keep and reuse replies in this folder. The default is --out.")
     retries: int = option(2, "Ask so often again for a reply that can be read.", least=0)
     temperature: float = option(0.0, "Temperature of first attempts; 0 is greedy.")
     max_new_tokens: int = option(1024, "Limit of tokens of a reply.", least=1)
