@@ -33,7 +33,7 @@ def check(options: DataCheckOptions) -> int:
     """Prints what is in a dataset; returns 1 where a row is faulty, else 0."""
     from rich.console import Console
 
-    from mmdpo.training.inspect import check_dataset
+    from mmdpo.training.data_check import check_dataset
 
     quiet_libraries()
     return check_dataset(options, Console())

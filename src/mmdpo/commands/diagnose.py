@@ -56,8 +56,7 @@ def run(options: DiagnoseOptions) -> int:
     """Diagnoses a model or data, and prints and writes what was found."""
     from rich.console import Console
 
-    from mmdpo.report.diagnosis import print_diagnosis
-    from mmdpo.report.sections.diagnosis import write_diagnosis
+    from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
     from mmdpo.study.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
 
     check_folder(options.out)

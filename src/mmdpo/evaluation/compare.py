@@ -135,7 +135,7 @@ def _compare(
             differences = _differ(kind, first, run, notes, resamples, seed)
     for metric in load(kind).metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
-        row = ComparedMetric(kind, metric.name, metric.unit, metric.better, label, *values)
+        row = ComparedMetric(kind, metric.name, metric.unit, metric.better, label, values[0], values[1])
         if metric.name in differences:
             assert first is not None
             assert run is not None

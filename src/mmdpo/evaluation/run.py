@@ -25,7 +25,7 @@ from mmdpo.files import make_folder
 from mmdpo.folder_lock import hold_folder
 from mmdpo.generation.records import Answerer
 from mmdpo.printable import printable
-from mmdpo.tables import ARROWS, Table
+from mmdpo.tables import ARROWS, Table, show_ends, show_number
 
 MakeAnswerer = Callable[[], Answerer]
 
@@ -123,12 +123,10 @@ def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
     digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
     rows = []
     for name, value in evaluation.metrics.items():
-        shown = [
-            "undefined" if number is None else f"{number:.{digits[name]}f}"
-            for number in (value.value, value.low, value.high)
-        ]
-        interval = "" if value.low is None else f"{shown[1]} – {shown[2]}"
-        rows.append((name + ARROWS[value.better], shown[0], interval, f"{value.n:,}", value.unit))
+        form = digits[name]
+        shown = "undefined" if value.value is None else show_number(value.value, form)
+        interval = "" if value.low is None else show_ends(value.low, value.high, form)
+        rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))
     title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
     console = Console()
     console.print(Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title).terminal())

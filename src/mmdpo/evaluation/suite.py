@@ -285,7 +285,7 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
     headers = [column.header for column in COLUMNS]
     if is_narrow:
         rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
-        shown = [text.replace(" [", "\n[").replace(NO_BREAK, "\n") for text in shown]
+        shown = [text.replace(" [", "\n[").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n") for text in shown]
         headers = [header.replace(" ", "\n") for header in headers]
     given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
     records = [

@@ -63,11 +63,11 @@ def test_numbers_of_a_metric_have_its_decimals_and_say_which_way_is_better(tmp_p
     monkeypatch.setenv("COLUMNS", "100")
     run("pope", *POPE, "--out", tmp_path / "pope")
     shown = shown_by(capsys)
-    assert re.search(r"pope/random/accuracy ↑ +0\.500 +\d\.\d{3} – \d\.\d{3} ", shown)
+    assert re.search(r"pope/random/accuracy ↑ +0\.500 +\d\.\d{3}\s…\s\d\.\d{3} ", shown)
     assert re.search(r"pope/random/yes_ratio +0\.500 ", shown)
     run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / "amber", "--resamples", "100")
     shown = shown_by(capsys)
-    assert re.search(r"amber/chair ↓ +25\.0 +\d+\.\d – \d+\.\d ", shown)
+    assert re.search(r"amber/chair ↓ +25\.0 +\d+\.\d\s…\s\d+\.\d ", shown)
     assert re.search(r"amber/existence/accuracy ↑ +50\.0 ", shown)
 
 
