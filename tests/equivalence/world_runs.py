@@ -21,8 +21,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.records import RowError
 from mmdpo.scoring.reference import StartOfPolicy
-from mmdpo.training.agreement import DisagreementError
 from mmdpo.training.check import FullCheck
+from mmdpo.training.distributed.agreement import DisagreementError
 from mmdpo.world.pairs import make_pairs
 
 GLOBAL_BATCH = 4

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file, has_file
 
-from mmdpo.models.families._seams import LOAD_REPORT
+from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"

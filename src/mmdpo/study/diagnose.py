@@ -43,7 +43,8 @@ from mmdpo.study.shortcut import TextPair, measure_shortcut
 from mmdpo.training import build
 from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.run import check_run_folder, read_examples
+from mmdpo.training.durable.resume import check_run_folder
+from mmdpo.training.run import read_examples
 from mmdpo.world.worlds import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"

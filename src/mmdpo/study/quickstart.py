@@ -35,7 +35,7 @@ from mmdpo.study.variants import (
 from mmdpo.training import build
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.run import prepare_run_folder
+from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world.evaluate import compare_caption
 from mmdpo.world.scenes import Scene, render
 from mmdpo.world.worlds import SMALL

@@ -24,10 +24,11 @@ from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
 from mmdpo.training.recipe import Recipe, parse_recipe
 from mmdpo.training.references import cacheable_cells
-from mmdpo.training.run import check_run_folder, find_checkpoint, open_stream, read_data
+from mmdpo.training.run import open_stream, read_data
 
 ADAPTER_PART = "adapter"
 

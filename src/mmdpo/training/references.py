@@ -32,7 +32,7 @@ from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.main_process import Outcome, on_main_process
+from mmdpo.training.distributed.agreement import Outcome, on_main_process
 
 logger = logging.getLogger(__name__)
 

@@ -32,19 +32,19 @@ from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
 from mmdpo.training import build
-from mmdpo.training.agreement import check_agreement
-from mmdpo.training.callbacks import PlainStepLines, SetEpoch, StepLines
+from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.engines import check_engine
-from mmdpo.training.main_process import on_main_process
+from mmdpo.training.distributed.agreement import check_agreement, on_main_process
+from mmdpo.training.distributed.engines import check_engine
+from mmdpo.training.durable.identity import describe_run
+from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.probing import settle_rows
 from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
-from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
-from mmdpo.training.run_identity import describe_run
+from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items, read_first_rows
+from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,6 @@ class MDPOTrainer(RowOrderTrainer):
         for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
             self.remove_callback(theirs)
             self.add_callback(lines[type(theirs)])
-        self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
         if args.sample_answers_steps:
             self.add_callback(SampleAnswers(self, collator))
         if isinstance(reference, FrozenModel):
@@ -296,7 +295,7 @@ class MDPOTrainer(RowOrderTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet.
 
-        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
+        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` after the current step, checkpoint saved.
         """
         self._check_batches()
         folder = Path(self.args.output_dir)

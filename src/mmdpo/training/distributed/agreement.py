@@ -1,12 +1,12 @@
-"""Whether all processes were given the same data and the same options: asked before they share any work."""
+"""What the processes of a run agree on: what the main one has done for all, and that data and options are the same."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from xxhash import xxh3_64, xxh3_128
 
@@ -15,6 +15,8 @@ from mmdpo.data.items import Items
 from mmdpo.records import ImageSource, PreferenceExample
 from mmdpo.training.config import MDPOConfig
 
+Outcome = TypeVar("Outcome")
+
 OWN = (
     "local_rank", "output_dir", "logging_dir", "run_name", "ref_cache_dir", "image_root", "resume_from_checkpoint",
     "use_cpu", "dataloader_num_workers", "dataset_num_proc",
@@ -22,13 +24,30 @@ OWN = (
 """Options that may differ: paths of a machine, and how much a machine can do."""
 
 SAME_DATA = (
-    "Give every process the same files in the same order: one shared folder, one revision of a hub dataset; and let "
-    "nothing hang on the order of a directory or of a set"
+    "Give every process the same files in the same order: one shared folder, one revision of a hub dataset, and no "
+    "order that comes from listing a folder or from a set"
 )
 
 
 class DisagreementError(ValueError):
     """Processes of one run that were given different data or options."""
+
+
+def on_main_process(function: Callable[[], Outcome], *, is_main: bool) -> Outcome:
+    """Returns on every process what a function returns on the main one, which alone calls it, to touch the disk.
+
+    Raises on every process what it raises there: OSError, ValueError. Every process must call it.
+    """
+    outcome: list[Any] = [None]
+    if is_main:
+        try:
+            outcome = [function()]
+        except (OSError, ValueError) as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[no-any-return]
 
 
 def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.reference import AdapterOff
 from mmdpo.scoring.reference_keys import describe_model, digest_processor
-from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.distributed.agreement import digest_row
 from mmdpo.training.references import LiveReference
 
 OPTIONS = (
