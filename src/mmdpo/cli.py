@@ -145,7 +145,7 @@ def _quickstart(options: argparse.Namespace) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from mmdpo.training.keys import check_flags, describe_keys
+    from mmdpo.keys import check_flags, describe_keys
 
     if {"-h", "--help", "--help_all"} & set(arguments):
         return _print(describe_keys(every="--help_all" in arguments))
@@ -184,7 +184,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _convert_bunny(options: argparse.Namespace) -> int:
     from mmdpo.checkpoints.bunny import convert_bunny, revert_bunny
-    from mmdpo.models.fetch import find_folder
+    from mmdpo.models.start import find_folder
 
     _quiet_libraries()
     if options.original is not None and not options.reverse:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +113,28 @@ def read_yaml(path: Path) -> Any:
         raise UnusableFileError(f"no YAML: {error}") from error
     except RecursionError as error:
         raise UnusableFileError("it is nested too deeply") from error
+
+
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """Returns a mapping that may be written as JSON. Raises ValueError for anything else, and for infinite numbers."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
+    check_finite(name, value)
+    return value
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises ValueError for a number, at any depth of an option's mappings and lists, that is not finite."""
+    entries: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for entry in entries:
+        check_finite(name, entry)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} holds {value}: numbers have to be finite")
 
 
 def clean(value: Any) -> Any:

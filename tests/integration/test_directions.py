@@ -5,9 +5,10 @@ from transformers import AutoProcessor
 
 from mmdpo import MDPOTrainer
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.study.quickstart import QuickstartPlan, training_options
 from mmdpo.study.reliance import measure_reliance, score_pairs
-from mmdpo.training import build
 from mmdpo.world.evaluate import caption_scenes, score_captions
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs, sample_scenes
@@ -25,7 +26,7 @@ def outcomes(tmp_path_factory):
     held_out = PreferenceDataset.from_rows(make_pairs(PLAN.held_out_pairs, PLAN.seed, purpose="held-out"))
     scenes = sample_scenes(PLAN.scenes, PLAN.seed)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    start = build.load_model("world", training_options("dpo", folder, seed=0, epochs=1))
+    start = load_model(resolve_start("world", training_options("dpo", folder, seed=0, epochs=1).load_options()))
     reference = score_pairs(start, processor, held_out, seed=PLAN.seed)
     found = {}
     for objective in ("dpo", "mdpo", "dpo_conditional"):

@@ -11,6 +11,8 @@ from PIL import Image
 
 from mmdpo.cli import main
 from mmdpo.data.items import Items
+from mmdpo.models.load import load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.training import build
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
@@ -227,8 +229,9 @@ def test_training_leaves_the_faulty_rows_out_and_makes_batches_of_the_others(fol
     args = MDPOConfig(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", on_bad_row="skip", check_data=check
     )
-    collator = build.build_collator(build.load_processor("world", args), build.load_config("world", args), args)
-    checked = check_data(read_examples(str(folder / "rows.jsonl"), "train", args), "train", collator, args)
+    start = resolve_start("world")
+    collator = build.build_collator(load_processor(start), start.config, args)
+    checked = check_data(read_examples(str(folder / "rows.jsonl"), "train"), "train", collator, args)
     faulty = {fault.row for fault in checked.faults}
     assert faulty <= EXPECTED
     if check == "text":

@@ -16,9 +16,9 @@ from transformers import AutoProcessor
 from mmdpo.checkpoints.bunny import ORIGINAL
 from mmdpo.checkpoints.card import find_base, write_card
 from mmdpo.checkpoints.sameness import check_same, score_sequence
-from mmdpo.models.adapter_files import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
-from mmdpo.models.fetch import find_folder
+from mmdpo.models.adapters import attach_adapter, read_adapter
 from mmdpo.models.load import load_whole_model
+from mmdpo.models.start import ADAPTER_CONFIG, find_folder, read_base_name
 from mmdpo.models.weights import CheckpointError, read_json, read_weights, written_aside
 
 logger = logging.getLogger(__name__)

@@ -33,6 +33,9 @@ from mmdpo.data.items import Item, Items
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
 from mmdpo.files import make_folder
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.start import resolve_start
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
@@ -40,7 +43,6 @@ from mmdpo.study.pictures import find_paths, name_images, save_small
 from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
 from mmdpo.study.score_log import ScoreLog
 from mmdpo.study.shortcut import TextPair, measure_shortcut
-from mmdpo.training import build
 from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder
@@ -109,7 +111,8 @@ def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]
     args, reference_args = _options(plan, plan.adapter), _options(plan, None)
     corruption = load(plan.corruption)
     make_folder(out)
-    processor, config = build.load_processor(plan.model, args), build.load_config(plan.model, args)
+    start = resolve_start(plan.model, args.load_options())
+    processor, config = load_processor(start), start.config
     chosen = _choose_pairs(plan, args, processor, config, corruption)
     with console.status("drawing other examples' images"):
         collator, note = _find_conditions(plan, chosen.pairs, processor, config, corruption)
@@ -183,7 +186,14 @@ def versions() -> dict[str, str]:
 def read_pairs(plan: DiagnosisPlan, args: MDPOConfig) -> PreferenceDataset:
     """Returns the pairs that a plan names, or as many of them as it asks for, drawn by its seed."""
     split = plan.split or ("test" if find_world(plan.dataset) is not None else "train")
-    pairs = read_examples(plan.dataset, split, args, config=plan.dataset_config)
+    pairs = read_examples(
+        plan.dataset,
+        split,
+        config=plan.dataset_config,
+        format=plan.dataset_format,
+        image_root=plan.image_root,
+        seed=plan.seed,
+    )
     if plan.pairs is None or plan.pairs >= len(pairs):
         return pairs
     drawn = derive_generator(plan.seed, "", "diagnosis").permutation(len(pairs))[: plan.pairs]
@@ -316,8 +326,8 @@ def _show_progress(console: Console) -> Progress:
 
 
 def _load(name: str, args: MDPOConfig) -> Any:
-    model = build.load_model(name, args)
-    build.disable_dropout(model)
+    model = load_model(resolve_start(name, args.load_options()))
+    disable_dropout(model)
     return model.to(args.device)
 
 

@@ -17,6 +17,8 @@ from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.folder_lock import hold_folder
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
 from mmdpo.report.figures import draw_curves, draw_scenes
 from mmdpo.report.page import write_page
@@ -32,9 +34,7 @@ from mmdpo.study.variants import (
     train_variant,
     training_options,
 )
-from mmdpo.training import build
 from mmdpo.training.callbacks import ProgressCallback
-from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world.evaluate import compare_caption
 from mmdpo.world.scenes import Scene, render
@@ -79,7 +79,7 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
         )
     answers: dict[str, Answers] = {}
     with _show_progress(console) as progress:
-        answers[START] = ask(build.load_model(SMALL.name, MDPOConfig(output_dir=str(folder))), held_out)
+        answers[START] = ask(load_model(resolve_start(SMALL.name)), held_out)
         for name in VARIANTS:
             args = training_options(name, folder / name, seed=plan.seed, epochs=plan.epochs)
             bar = ProgressCallback(progress, f"training {name}")

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.benchmarks import BenchmarkValue, answer_benchmark
 from mmdpo.study.design import Evaluation, Variant
@@ -36,7 +39,6 @@ from mmdpo.study.measures import MEASURES, OF_PREFERENCES, count_scenes, measure
 from mmdpo.study.reliance import OTHER, PairScores
 from mmdpo.study.study_file import PROCESSOR_OPTIONS
 from mmdpo.study.variants import Answers, HeldOut, ask, make_world_pairs, make_world_scenes, train_variant
-from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
@@ -105,7 +107,7 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     """
     recipe = trial.variant.recipe(folder, trial.seed)
     _write_recipe(recipe, folder, trial)
-    recipe.training.model_init_kwargs = recipe.model_options()
+    recipe = replace(recipe, training=recipe.options())
     began = time.perf_counter()
     model, processor, facts = _load_start(recipe) if trial.start is None else _train(trial, recipe, report)
     trained = time.perf_counter()
@@ -158,10 +160,10 @@ def _write_recipe(recipe: Recipe, folder: Path, trial: Trial) -> None:
 
 
 def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
-    name, args = recipe.model.model_name_or_path, recipe.training
-    processor = build.load_processor(name, args)
-    model = build.load_model(name, args)
-    build.disable_dropout(model)
+    args = recipe.training
+    start = resolve_start(recipe.model.model_name_or_path, args.load_options())
+    processor, model = load_processor(start), load_model(start)
+    disable_dropout(model)
     if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
         return model, processor, {}  # bitsandbytes has placed it
     return model.to(args.device), processor, {}
@@ -208,7 +210,12 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any) -> HeldOut:
         pairs = make_world_pairs(count, trial.seed, "held-out", evaluation.decided_by, world)
     elif evaluation.dataset_name is not None:
         found = read_examples(
-            evaluation.dataset_name, evaluation.dataset_split, args, config=recipe.script.dataset_config
+            evaluation.dataset_name,
+            evaluation.dataset_split,
+            config=recipe.script.dataset_config,
+            format=args.dataset_format,
+            image_root=args.image_root,
+            seed=args.seed,
         )
         pairs = found[: evaluation.pairs]
     return HeldOut(

@@ -24,13 +24,14 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.families import attention_of
-from mmdpo.records import Cell, image_versions
+from mmdpo.models.load import check_model
+from mmdpo.models.parts import disable_dropout
+from mmdpo.records import Cell
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy, copy_frozen
 from mmdpo.scoring.reference_cache import ReferenceCache, ShardWriter
 from mmdpo.scoring.reference_keys import CellKeys, Fingerprint, describe_model, digest_processor, digest_weights
-from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import Outcome, on_main_process
 
@@ -42,17 +43,6 @@ FORMAT = 1
 """Part of every fingerprint: raised when the same inputs would be scored differently."""
 
 
-def cacheable_cells(args: MDPOConfig) -> tuple[Cell, ...]:
-    """Returns the reference cells that are scored before training: all whose image stays the same in every epoch."""
-    objective = args.build_objective()
-    if not args.precompute_ref_log_probs or not args.corruption_per_epoch:
-        return objective.reference_cells if args.precompute_ref_log_probs else ()
-    made = {name: how for name, how in args.build_corruptions().items() if name in image_versions(objective.cells)}
-    if args.max_length is not None and any(corruption.needs_other_image for corruption in made.values()):
-        return ()  # another picture every epoch has other numbers of tokens, and every answer may be cut elsewhere
-    return tuple(cell for cell in objective.reference_cells if cell.image not in made)
-
-
 def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConfig, *, is_live: bool) -> LiveReference:
     """Returns the reference of a policy that has not been trained yet.
 
@@ -60,9 +50,9 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, args: MDPOConf
     where the reference `is_live` while the policy moves; else the policy itself, which is asked before that alone.
     """
     if ref_model is not None:
-        build.check_model(ref_model)
+        check_model(ref_model)
         if args.disable_dropout:
-            build.disable_dropout(ref_model)
+            disable_dropout(ref_model)
         shares = policy.shares_prefix and policy.family.cannot_share(ref_model) is None
         frozen = replace(policy, model=ref_model.requires_grad_(False).eval(), shares_prefix=shares)
         return FrozenModel(frozen, share_images=False)

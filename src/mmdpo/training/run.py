@@ -21,7 +21,6 @@ from mmdpo.data.read import read_dataset, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.records import derive_generator
-from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import (
     RESOLVED_RECIPE,
     check_run_folder,
@@ -83,9 +82,8 @@ def _count_pairs(trainer: MDPOTrainer) -> int:
 
 def build_trainer(recipe: Recipe) -> MDPOTrainer:
     """Returns the trainer of a recipe: data read and checked, model loaded, adapter added."""
-    args, model = recipe.training, recipe.model
+    args, model = recipe.options(), recipe.model
     train_dataset, eval_dataset = open_stream(recipe) if recipe.script.dataset_streaming else read_data(recipe)
-    args.model_init_kwargs = recipe.model_options()
     with warnings.catch_warnings():
         # PEFT asks for it on every load, and a user can do nothing about it.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -107,13 +105,13 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
     script, args, test_split = recipe.script, recipe.training, recipe.script.dataset_test_split
     if script.dataset_streaming:
         raise RecipeError("dataset_streaming is for training alone: all rows are needed here")
-    examples = read_examples(script.dataset_name, script.dataset_train_split, args, config=script.dataset_config)
+    examples = _read(recipe, script.dataset_name, script.dataset_train_split)
     if args.test_split_size is not None:
         if args.eval_dataset_name is not None:
             raise RecipeError("give one of eval_dataset_name and test_split_size")
         return split_examples(examples, args.test_split_size, args.seed)
     if args.eval_dataset_name is not None:
-        return examples, read_examples(args.eval_dataset_name, test_split, args, config=script.dataset_config)
+        return examples, _read(recipe, args.eval_dataset_name, test_split)
     if args.eval_strategy == "no":
         return examples, None
     if Path(str(script.dataset_name)).is_file():
@@ -121,7 +119,7 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
             f"eval_strategy asks for evaluations and {script.dataset_name} is a single file without splits: set "
             " test_split_size (a share of its rows) or eval_dataset_name"
         )
-    return examples, read_examples(script.dataset_name, test_split, args, config=script.dataset_config)
+    return examples, _read(recipe, script.dataset_name, test_split)
 
 
 def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | None]:
@@ -144,22 +142,35 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
     if not is_evaluated:
         return stream, None
     held_out = args.eval_dataset_name or name
-    return stream, read_examples(held_out, script.dataset_test_split, args, config=script.dataset_config)
+    return stream, _read(recipe, held_out, script.dataset_test_split)
 
 
-def read_examples(name: str, split: str, args: MDPOConfig, *, config: str | None = None) -> PreferenceDataset:
+def _read(recipe: Recipe, name: str, split: str) -> PreferenceDataset:
+    args, config = recipe.training, recipe.script.dataset_config
+    return read_examples(
+        name, split, config=config, format=args.dataset_format, image_root=args.image_root, seed=args.seed
+    )
+
+
+def read_examples(
+    name: str,
+    split: str,
+    *,
+    config: str | None = None,
+    format: str = "auto",
+    image_root: str | None = None,
+    seed: int = 0,
+) -> PreferenceDataset:
     """Returns a split of an embedded world (`world`), a file, a folder or a hub dataset."""
     world = find_world(name)
     if world is None:
-        return read_dataset(name, split=split, config=config, format=args.dataset_format, image_root=args.image_root)
+        return read_dataset(name, split=split, config=config, format=format, image_root=image_root)
     from mmdpo.world.pairs import make_pairs
 
     if split not in WORLD_SPLITS:
         raise RecipeError(f"an embedded world has the splits {' and '.join(WORLD_SPLITS)}, not {split!r}")
     count, purpose = WORLD_SPLITS[split]
-    return PreferenceDataset.from_rows(
-        make_pairs(count, args.seed, purpose=purpose, world=world), name=f"{name}[{split}]"
-    )
+    return PreferenceDataset.from_rows(make_pairs(count, seed, purpose=purpose, world=world), name=f"{name}[{split}]")
 
 
 def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tuple[PreferenceDataset, PreferenceDataset]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -21,13 +20,21 @@ from transformers.trainer_callback import ProgressCallback as TransformersProgre
 
 from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.clock import asks_for_date
-from mmdpo.data.collate import Batch
+from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import write_faults
 from mmdpo.folder_lock import hold_folder
-from mmdpo.models.modes import rest_frozen_modules
+from mmdpo.models.load import (
+    adapt_processor,
+    check_model,
+    load_generation_config,
+    load_model,
+    load_processor,
+)
 from mmdpo.models.movement import describe_rounding
+from mmdpo.models.parts import rest_frozen_modules
+from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
@@ -40,8 +47,9 @@ from mmdpo.training.distributed.engines import check_engine
 from mmdpo.training.durable.identity import describe_run
 from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
+from mmdpo.training.plan import resolve
 from mmdpo.training.probing import settle_rows
-from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
+from mmdpo.training.references import ReferencePass, choose_reference
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.samples import SampleAnswers
 from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
@@ -85,51 +93,37 @@ class MDPOTrainer(RowOrderTrainer):
             raise ValueError("train_dataset is required")
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
-        args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
-        self.objective = args.build_objective()
+        # 1. What is asked for, worked out once: nothing is read or loaded yet.
+        plan = resolve(args, is_stream=is_stream(train_dataset))
+        args, self.plan, self.objective = plan.options, plan, plan.objective
         if compute_metrics is None and eval_dataset is not None:
             several = eval_dataset if isinstance(eval_dataset, Mapping) else ()
             check_best_metric(args.metric_for_best_model, self.objective, several)
         set_seed(args.seed)  # an adapter is initialised at random
-        config = build.load_config(model, args) if isinstance(model, str) else model.config
-        name = model if isinstance(model, str) else config._name_or_path
-        processor = build.load_processor(str(name), args) if processing_class is None else processing_class
-        if processing_class is not None and (args.chat_template is not None or args.pad_to_square):
-            raise ValueError(
-                "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
-                "set them on that processor and leave the options out"
-            )
-        build.check_processor(processor)
-        if processing_class is not None and args.chat_template_kwargs:
-            processor = copy.copy(processing_class)  # the caller's own renders as before
-            build.set_template_variables(processor, args.chat_template_kwargs)
-        if processor.tokenizer.pad_token is None:
-            processor = copy.deepcopy(processor)  # it may be the caller's
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
+        # 2. Where the model comes from, and the processor that makes batches for it.
+        start = resolve_start(model, plan.load)
+        config = start.config  # first: it says of a text model that it is none
+        given = processing_class is not None
+        processor = adapt_processor(processing_class, plan.load) if given else load_processor(start)
+        self._collator = collator = build.build_collator(processor, config, args, load_generation_config(start))
+
+        # 3. The rows: the same on every process, and each tries its share of them as training will use them.
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
-        generation_config = (
-            build.load_generation_config(model, args)
-            if isinstance(model, str)
-            else getattr(model, "generation_config", None)
-        )
-        collator = build.build_collator(processor, config, args, generation_config)
-        self._collator, self._skipped = collator, CheckedData.empty()
-        if is_stream(train_dataset):
-            train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
-        elif args.shuffle_buffer_size is not None:
-            raise ValueError("shuffle_buffer_size is for streams, and train_dataset is read whole: leave it out")
-        else:
-            train_items = self._make_items(train_dataset, "train", args)
-        eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, args))
+        self._skipped = CheckedData.empty()
+        make = make_stream_items if plan.is_stream else self._make_items
+        train_items: Items | StreamItems = make(train_dataset, "train", collator, args)
+        eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, collator, args))
 
-        policy = build.load_model(model, args) if isinstance(model, str) else model
-        build.check_model(policy)
+        # 4. The model, with its adapter, and which of its parts move.
+        policy = load_model(start, parts=plan.trained_parts)
+        check_model(policy)
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
 
+        # 5. The trainer of transformers, which places the model on its device.
         super().__init__(
             model=policy,
             args=args,
@@ -141,37 +135,48 @@ class MDPOTrainer(RowOrderTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if args.n_gpu > 1:
+        self._check_devices(policy)
+        self._metrics = {"train": MetricSums(), "eval": MetricSums()}
+        self._set_callbacks(train_items)
+
+        # 6. How its rows are scored, and which reference they are compared with.
+        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
+        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
+        self._live_reference = choose_reference(self._scorer, ref_model, args, is_live=bool(plan.live_cells))
+        self.reference: Reference = self._live_reference
+        if plan.cached_cells:
+            self.reference = Precomputed(plan.cached_cells, self._live_reference)
+        check_engine(
+            self.accelerator, self._live_reference, is_cached=bool(plan.cached_cells), is_live=bool(plan.live_cells)
+        )
+        self.ref_model = None
+        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
+        if isinstance(self._live_reference, FrozenModel):
+            self.ref_model = self._live_reference.scorer.model
+            self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
+        self._agree_on_date()
+
+    def _check_devices(self, policy: nn.Module) -> None:
+        """Raises ValueError for several GPUs in one process, and warns of weights that updates are too small for."""
+        if self.args.n_gpu > 1:
             raise ValueError(
-                f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
+                f"{self.args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
-        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+        if not is_sharded and (rounding := describe_rounding(policy, self.args.learning_rate)) is not None:
             logger.warning("%s", rounding)
-        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
-        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
-        self._cached_cells = cacheable_cells(args)
-        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
-        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
-        check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
-        self.model_accepts_loss_kwargs = False
+
+    def _set_callbacks(self, train_items: Items | StreamItems) -> None:
         lines = {TransformersProgress: StepLines, PrinterCallback: PlainStepLines}
         for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
             self.remove_callback(theirs)
             self.add_callback(lines[type(theirs)])
-        if args.sample_answers_steps:
-            self.add_callback(SampleAnswers(self, collator))
-        if isinstance(reference, FrozenModel):
-            self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
-        self._live_reference = reference
-        self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
-        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
-        self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
-        self._agree_on_date()
-        self._metrics = {"train": MetricSums(), "eval": MetricSums()}
-        if hasattr(policy, "add_model_tags"):
-            policy.add_model_tags(["mmdpo", "dpo"])
+        if self.args.sample_answers_steps:
+            self.add_callback(SampleAnswers(self, self._collator))
+        self.model_accepts_loss_kwargs = False
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(["mmdpo", "dpo"])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -352,19 +357,21 @@ class MDPOTrainer(RowOrderTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, self.args))
             check_agreement(self.args, _by_name(eval_dataset))
-            eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
+            eval_dataset = _map_datasets(
+                eval_dataset, lambda name, data: self._make_items(data, name, self._collator, self.args)
+            )
         self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
-    def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
+    def _make_items(self, dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> Items:
         if isinstance(dataset, Items):
             return dataset
         if isinstance(dataset, datasets.IterableDataset):
             dataset = read_first_rows(dataset, name, args)
-        checked = check_data(dataset, name, self._collator, args)
+        checked = check_data(dataset, name, collator, args)
         self._skipped = self._skipped.with_faults(checked)
-        draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
+        draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
         return Items(
             checked.examples,
             seed=args.seed,
@@ -383,7 +390,7 @@ class MDPOTrainer(RowOrderTrainer):
         Where the reference is the policy itself and has moved, it is too late; `StartOfPolicy` will say so.
         """
         live, waiting = self._live_reference, list[Items]()
-        if not self._cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
+        if not self.plan.cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
             return
         for dataset in datasets:
             _map_datasets(dataset, lambda _, items: waiting.append(items) if items.ref_logprobs is None else None)
@@ -391,7 +398,7 @@ class MDPOTrainer(RowOrderTrainer):
             return
         ReferencePass(
             reference=live,
-            cells=self._cached_cells,
+            cells=self.plan.cached_cells,
             policy=self._scorer.model,
             accelerator=self.accelerator,
             collate=self.data_collator,

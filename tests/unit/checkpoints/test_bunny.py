@@ -13,6 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 
 from mmdpo.checkpoints.bunny import convert_bunny, native_config, native_shapes, original_name, revert_bunny
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError, read_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
@@ -75,7 +77,10 @@ class TestScoring:
         from mmdpo.data.items import Items
 
         args = MDPOConfig(output_dir=str(tmp_path / "run"), objective="dpo", use_cpu=True, report_to="none")
-        model, processor = build.load_model(str(converted), args), build.load_processor(str(converted), args)
+        model, processor = (
+            load_model(resolve_start(str(converted), args.load_options())),
+            load_processor(resolve_start(str(converted), args.load_options())),
+        )
         with torch.no_grad():
             model.lm_head.weight[-1] = 3.0  # as training the whole model could leave it
         prompt, answers = (

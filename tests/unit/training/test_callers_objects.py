@@ -7,7 +7,8 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.training.build import load_processor
+from mmdpo.models.load import load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
 
 
@@ -60,7 +61,7 @@ def test_a_convolution_of_a_frozen_tower_is_not_adapted_by_its_name(tmp_path, ro
 
 def test_options_and_processor_of_the_caller_are_as_they_were(tmp_path, rows):
     args = configure(tmp_path, hub_token="secret", model_init_kwargs={"dtype": "float32", "token": "secret"})
-    processor = load_processor("world", args)
+    processor = load_processor(resolve_start("world", args.load_options()))
     processor.tokenizer.pad_token = None
     before = copy.copy(args)
     stream = Dataset.from_list(rows).to_iterable_dataset()  # for which options are resolved in place

@@ -11,8 +11,9 @@ from transformers.models.beit.modeling_beit import BeitDropPath
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.models.families import find_family
-from mmdpo.models.modes import disable_dropout, rest_frozen_modules
-from mmdpo.training.build import load_model, load_processor
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout, rest_frozen_modules
+from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
 
 
@@ -31,7 +32,7 @@ def configure(tmp_path, **changes):
 
 def model_with_statistics(args):
     """The world's model, whose vision tower normalises over the batch, as FastVLM's does."""
-    model = load_model("world", args)
+    model = load_model(resolve_start("world", args.load_options()))
     embeddings = next(module for module in model.modules() if hasattr(module, "patch_embedding"))
     width = embeddings.patch_embedding.out_channels
     norm = nn.BatchNorm2d(width)
@@ -57,7 +58,11 @@ def test_at_learning_rate_zero_a_tower_with_batch_statistics_leaves_the_loss_at_
     model, norm = model_with_statistics(args)
     before = norm.running_mean.clone(), norm.running_var.clone()
     trainer = MDPOTrainer(
-        model, args=args, train_dataset=rows, processing_class=load_processor("world", args), peft_config=adapter
+        model,
+        args=args,
+        train_dataset=rows,
+        processing_class=load_processor(resolve_start("world", args.load_options())),
+        peft_config=adapter,
     )
     trainer.train()
     assert losses_of(trainer) == pytest.approx([3 * math.log(2)] * 3, abs=1e-5)
@@ -69,7 +74,12 @@ def test_statistics_of_a_trained_tower_rest_too(tmp_path, rows):
     args = configure(tmp_path, freeze_vision_tower=False)
     model, norm = model_with_statistics(args)
     before = norm.running_mean.clone()
-    trainer = MDPOTrainer(model, args=args, train_dataset=rows, processing_class=load_processor("world", args))
+    trainer = MDPOTrainer(
+        model,
+        args=args,
+        train_dataset=rows,
+        processing_class=load_processor(resolve_start("world", args.load_options())),
+    )
     trainer.train()
     assert losses_of(trainer) == pytest.approx([3 * math.log(2)] * 3, abs=1e-5)
     assert torch.equal(norm.running_mean, before)
@@ -91,7 +101,7 @@ def test_modules_without_a_trained_parameter_are_in_evaluation_mode_and_others_t
 
 def test_frozen_layers_behind_a_trained_projector_recompute_their_activations(tmp_path):
     args = configure(tmp_path)
-    model = load_model("world", args)
+    model = load_model(resolve_start("world", args.load_options()))
     family = find_family(model.config)
     part_of = family.locate_parts(model).part_of
     for name, parameter in model.named_parameters():

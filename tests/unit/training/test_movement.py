@@ -9,8 +9,9 @@ from torch import nn
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.models.families import find_family
+from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.movement import describe_rounding, describe_unreached
-from mmdpo.training.build import load_model, load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
 
 
@@ -27,7 +28,7 @@ class Experts(nn.Module):
 
 
 def model_with_experts(args):
-    model = load_model("world", args)
+    model = load_model(resolve_start("world", args.load_options()))
     for layer in model.get_decoder().layers:
         layer.mlp.experts = Experts(8)
     return model
@@ -35,7 +36,7 @@ def model_with_experts(args):
 
 def test_experts_that_lora_does_not_reach_are_said_with_their_number(tmp_path, caplog):
     args = configure(tmp_path)
-    model, processor = model_with_experts(args), load_processor("world", args)
+    model, processor = model_with_experts(args), load_processor(resolve_start("world", args.load_options()))
     layers = len(model.get_decoder().layers)
     with caplog.at_level(logging.WARNING, "mmdpo"):
         MDPOTrainer(
@@ -60,7 +61,7 @@ def test_experts_that_are_named_are_reached(tmp_path):
 
 
 def test_of_linear_layers_alone_nothing_is_said(tmp_path):
-    model = load_model("world", configure(tmp_path))
+    model = load_model(resolve_start("world", configure(tmp_path).load_options()))
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     assert describe_unreached(adapted, find_family(model.config), ("language_model",)) is None
 

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from mmdpo.models.seams import attention_of
 
+PARTS = ("language_model", "projector", "vision_tower")
+"""The parts of a vision-language model, as options and tables name them."""
+
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
 PROVEN_DECODERS = (

@@ -12,16 +12,11 @@ from xxhash import xxh3_64, xxh3_128
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Items
+from mmdpo.keys import list_deciding
 from mmdpo.records import ImageSource, PreferenceExample
 from mmdpo.training.config import MDPOConfig
 
 Outcome = TypeVar("Outcome")
-
-OWN = (
-    "local_rank", "output_dir", "logging_dir", "run_name", "ref_cache_dir", "image_root", "resume_from_checkpoint",
-    "use_cpu", "dataloader_num_workers", "dataset_num_proc",
-)  # fmt: skip
-"""Options that may differ: paths of a machine, and how much a machine can do."""
 
 SAME_DATA = (
     "Give every process the same files in the same order: one shared folder, one revision of a hub dataset, and no "
@@ -58,7 +53,7 @@ def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
     """
     if args.distributed_state is None or args.distributed_state.num_processes == 1:
         return
-    options = {key: _write(value) for key, value in args.to_dict().items() if key not in OWN}
+    options = shared_options(args)
     rows = {name: _digest_rows(_rows_of(data)) for name, data in datasets.items() if data is not None}
     summary = {name: (len(digests), xxh3_128(b"".join(digests)).hexdigest()) for name, digests in rows.items()}
     everyone = gather_object([(options, summary)])
@@ -80,6 +75,12 @@ def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
         if others:  # seen by all, so that all take part in the next exchange
             found = gather_object([rows[name]])
             raise DisagreementError(_explain(name, _rows_of(datasets[name]), found, others[0]))
+
+
+def shared_options(args: MDPOConfig) -> dict[str, str]:
+    """Returns the options that all processes have to share, as text: all but those of a machine."""
+    own = list_deciding("machine")
+    return {key: _write(value) for key, value in args.to_dict().items() if key not in own}
 
 
 def _rows_of(data: Any) -> PreferenceDataset | Any:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from mmdpo.models.seams import is_write_failure
 from mmdpo.models.weights import CheckpointError
+from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import on_main_process
 from mmdpo.training.durable import sealing
 from mmdpo.training.durable.identity import check_same_run
@@ -45,6 +46,7 @@ class DurableTrainer(Trainer, ABC):
     begins `train` with `open_run_folder`.
     """
 
+    args: MDPOConfig
     _metrics: dict[str, MetricSums]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +54,8 @@ class DurableTrainer(Trainer, ABC):
         self.resumed_from: Path | None = None
         """The checkpoint that this training goes on from."""
         self._stop = StopRequest()
-        self._limit = self.args.save_total_limit
+        self._options = self.args
+        """The options of the run, of which Trainer is given a changed copy at times."""
         self._unsealed: Path | None = None
         """The checkpoint that is being written."""
         self._loss = LossSums()
@@ -125,20 +128,21 @@ class DurableTrainer(Trainer, ABC):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains as `transformers.Trainer` does. Raises TrainingStopped after SIGTERM, once a checkpoint is saved."""
-        self._limit, eval_on_start = self.args.save_total_limit, self.args.eval_on_start
-        self.args.eval_on_start = eval_on_start and self.resumed_from is None  # a resumed run has evaluated its start
+        options = self._options = self.args
+        if self.resumed_from is not None:
+            self.args = options.with_changes(eval_on_start=False)  # the start was evaluated before
         try:
             with self._stop.listening(), self._reporting_save_errors():
                 output = super().train(*args, **kwargs)
         finally:
-            self.args.save_total_limit, self.args.eval_on_start = self._limit, eval_on_start  # see `save_model`
+            self.args = options
         step, best = self.state.global_step, self.state.best_model_checkpoint
         if self._stop.is_agreed:
-            raise TrainingStopped(Path(self.args.output_dir) / f"checkpoint-{step}", step)
+            raise TrainingStopped(Path(options.output_dir) / f"checkpoint-{step}", step)
         if not step:
             raise ValueError("training ended without a single step: the data gave no batches")
-        if self.args.should_save and self._limit == 1 and best is not None:
-            sealing.rotate(Path(self.args.output_dir), 1, [Path(best)])
+        if options.should_save and options.save_total_limit == 1 and best is not None:
+            sealing.rotate(Path(options.output_dir), 1, [Path(best)])
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -177,9 +181,10 @@ class DurableTrainer(Trainer, ABC):
             if self.args.should_save:
                 sealing.begin(self._unsealed)
             self.accelerator.wait_for_everyone()
-            self.args.save_total_limit = self._limit
+            self.args = self._options
             super().save_model(output_dir, _internal_call=True)
-            self.args.save_total_limit = None  # Trainer would remove whole checkpoints before this one is sealed
+            # Trainer would remove whole checkpoints before this one is sealed; `seal_checkpoint` does it after that.
+            self.args = self.args.with_changes(save_total_limit=None)
             return
         target = Path(output_dir or self.args.output_dir)
         aside = target / sealing.UNFINISHED / "model"
@@ -194,7 +199,7 @@ class DurableTrainer(Trainer, ABC):
 
     def seal_checkpoint(self) -> None:
         """Seals the checkpoint that Trainer has written, removes old ones beyond the limit, and pushes it."""
-        checkpoint, args = self._unsealed, self.args
+        checkpoint, args = self._unsealed, self._options
         assert checkpoint is not None, "Trainer begins every checkpoint with save_model"
         if not args.save_only_model:
             torch.save(
@@ -209,7 +214,7 @@ class DurableTrainer(Trainer, ABC):
         self._unsealed = None
         if args.should_save:
             best = self.state.best_model_checkpoint
-            sealing.rotate(checkpoint.parent, self._limit, [checkpoint, *([Path(best)] if best else [])])
+            sealing.rotate(checkpoint.parent, args.save_total_limit, [checkpoint, *([Path(best)] if best else [])])
         if args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))
 

@@ -11,6 +11,7 @@ from torch import nn
 from xxhash import xxh3_128
 
 from mmdpo.data.items import Items
+from mmdpo.keys import list_deciding
 from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.reference import AdapterOff
@@ -18,18 +19,6 @@ from mmdpo.scoring.reference_keys import describe_model, digest_processor
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import digest_row
 from mmdpo.training.references import LiveReference
-
-OPTIONS = (
-    "objective", "beta", "loss_type", "label_smoothing",
-    "corruption", "corruption_options", "corruption_per_epoch", "crop_space",
-    "max_length", "disable_dropout", "freeze_vision_tower", "freeze_projector",
-    "seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last", "ignore_data_skip",
-    "per_device_train_batch_size", "gradient_accumulation_steps",
-    "optim", "optim_args", "optim_target_modules", "learning_rate", "weight_decay", "max_grad_norm",
-    "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
-    "bf16", "fp16",
-)  # fmt: skip
-"""Options that decide losses. The length of the run may change, and with it the schedule of what is left of it."""
 
 WORLD_SIZE = "processes"
 
@@ -62,8 +51,7 @@ def describe_run(
     # A fresh adapter's values are random.
     skipped = find_added(policy) if isinstance(reference, AdapterOff) else frozenset[str]()
     base: Any = unwrap_adapter(policy)
-    options = args.to_dict()
-    described = {name: options[name] for name in OPTIONS if name in options} | {
+    described = options_of_losses(args) | {
         WORLD_SIZE: args.world_size,
         "engine": engine,
         "model": describe_model(base),
@@ -75,6 +63,12 @@ def describe_run(
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=_to_plain))
     return plain
+
+
+def options_of_losses(args: MDPOConfig) -> dict[str, Any]:
+    """Returns the options that decide losses. The length of the run may change, and the schedule of what is left."""
+    options = args.to_dict()
+    return {name: options[name] for name in list_deciding("loss") if name in options}
 
 
 def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, read_json, write_json
 
 logger = logging.getLogger(__name__)

@@ -43,13 +43,11 @@ def is_stream(dataset: Any) -> bool:
 def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> StreamItems:
     """Returns the items of a stream whose first rows have been tried as training would.
 
-    Turns the reference pass off, unless it was asked for. Raises ValueError for options that a stream cannot follow,
+    Raises ValueError for options that a stream cannot follow,
     and RowError for a faulty row among the first.
     """
     draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
     _check_options(args, draw_others)
-    args.precompute_ref_log_probs = False
-    args.ignore_data_skip = True  # Trainer would make the batches to skip them; `StreamLoader.load` goes to the place
     stream = dataset
     if not isinstance(dataset, PreferenceStream):
         stream = PreferenceStream.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)

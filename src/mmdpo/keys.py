@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.registry import Registry, name_nearest
-from mmdpo.training.absent import ABSENT
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -30,6 +29,76 @@ COMMON = (
     "push_to_hub",
 )  # fmt: skip
 """Keys of TrainingArguments that most runs set; `--help` shows them, and `--help_all` all."""
+
+
+INHERITED = {
+    "loss": (
+        "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2",
+        "adam_epsilon", "lr_scheduler_kwargs", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "train_sampling_strategy", "dataloader_drop_last", "ignore_data_skip", "fp16", "seed", "data_seed",
+        "dtype", "load_in_4bit", "load_in_8bit", "use_peft", "lora_r", "lora_alpha", "lora_dropout",
+        "lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora",
+    ),
+    "length": ("num_train_epochs", "max_steps"),
+    "machine": (
+        "local_rank", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "use_cpu",
+        "dataloader_num_workers",
+    ),
+}  # fmt: skip
+"""What options of transformers and TRL decide, as `decides` says of ours; of those that are not listed, `running`."""
+
+DECIDES = {
+    "loss": "the numbers of a step: the same on every process, and when a run is resumed",
+    "length": "how long is trained: the same on every process, and free when a run is resumed",
+    "content": "where data, model or template are found: what is found there is compared when a run is resumed",
+    "running": "what is evaluated, logged, saved and checked, and how fast: the same on every process",
+    "machine": "paths of a machine, and how much it can do: each process may have its own",
+}
+"""What an option may decide, in its field's metadata. What resuming, agreement of processes and cards list follows."""
+
+_DIVERGENCE = "rewards are those of the reverse KL divergence here: leave it out"
+_SYNC = "the reference stays the start of the run: leave it out, or begin a new run from the last model"
+_CUT = "the answer's end is cut, never the prompt and its images: leave it out, and set max_length"
+_LOSS = "write the objective as terms, each with a weight of its own (docs/objectives.md)"
+_ADAPTERS = "the reference is the policy with its adapter off, or ref_model: leave it out"
+_ROWS = "rows are packed without padding (attention, max_tokens_per_row): leave it out"
+_WARMUP = "give the share of all steps as warmup_steps, such as warmup_steps: 0.1"
+
+ABSENT: Mapping[str, str] = {
+    "truncation_mode": _CUT,
+    "max_prompt_length": _CUT,
+    "max_completion_length": _CUT,
+    "label_pad_token_id": "labels are not padded: leave it out",
+    "pad_token": "padding is masked, whatever its token is: leave it out, or set it on the processor's tokenizer",
+    "padding_value": "padding is masked, whatever its token is: leave it out",
+    "padding_free": _ROWS,
+    "pad_to_multiple_of": _ROWS,
+    "use_logits_to_keep": "logits are made for answers alone: leave it out",
+    "use_liger_loss": "logits are made in chunks, for answers alone: leave it out",
+    "activation_offloading": "leave it out, and use gradient_checkpointing",
+    "router_aux_loss_coef": "the loss of a mixture's router is not added: leave it out",
+    "loss_weights": _LOSS,
+    "rpo_alpha": "add a term nll: [original, chosen] to the objective, or use the preset dpo_nll (weight 0.5)",
+    "ld_alpha": "answers of different length are weighed by per_token: true of a term (docs/objectives.md)",
+    "use_weighting": "give a weight by row with weight_column of a term (docs/objectives.md)",
+    "discopop_tau": _LOSS,
+    "f_divergence_type": _DIVERGENCE,
+    "f_alpha_divergence_coef": _DIVERGENCE,
+    "reference_free": "use the objective sft_chosen, or terms without a reference such as nll",
+    "sync_ref_model": _SYNC,
+    "ref_model_mixup_alpha": _SYNC,
+    "ref_model_sync_steps": _SYNC,
+    "model_adapter_name": _ADAPTERS,
+    "ref_adapter_name": _ADAPTERS,
+    "force_use_ref_model": _ADAPTERS,
+    "base_model_attribute_name": "leave it out: the base model is found by itself",
+    "ref_model_init_kwargs": "load the reference yourself, and give it as ref_model",
+    "generate_during_eval": "set sample_answers_steps: N, which answers prompts every N steps",
+    "is_encoder_decoder": "leave it out: the model's class says it",
+    "tools": "write tools into the rows' prompts",
+    "warmup_ratio": _WARMUP,
+}
+"""Options of TRL's DPOConfig, and of older versions of it, that mmdpo does not have: what to use instead."""
 
 
 SWITCHES = ("config", "dry_run", "help", "help_all")
@@ -48,6 +117,8 @@ class Key:
     help: str = ""
     default: str | None = None
     """As it would be typed; None where there is no default or it is unset."""
+    decides: str = ""
+    """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +147,15 @@ TRAINING = Group("training (transformers.TrainingArguments)", "transformers.trai
 def known_keys() -> frozenset[str]:
     """Returns the name of every key."""
     return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
+
+
+def list_deciding(*kinds: str) -> tuple[str, ...]:
+    """Returns the keys that decide one of these things (`DECIDES`), ours first. A key not listed decides `running`."""
+    kinds_of = {key.name: key.decides for key in OURS.read()}
+    for kind, names in INHERITED.items():
+        for name in names:
+            kinds_of.setdefault(name, kind)
+    return tuple(name for name, kind in kinds_of.items() if kind in kinds)
 
 
 def check_flags(arguments: Sequence[str]) -> dict[str, None]:
@@ -190,8 +270,8 @@ def _read_field(statement: ast.stmt) -> Iterator[Key]:
         texts = [entry for key, entry in entries if isinstance(key, ast.Constant) and key.value == "help"]
         yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
     else:
-        default, text, *_ = value.args
-        yield Key(name, _as_text(text), _as_typed(default))
+        default, decides, text = value.args
+        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides))
 
 
 def _as_text(node: ast.expr) -> str:
@@ -214,7 +294,8 @@ def _as_typed(node: ast.expr | None) -> str | None:
 
 def _as_declared(field: dataclasses.Field[Any]) -> Key:
     is_unset = field.default is dataclasses.MISSING or field.default is None
-    return Key(field.name, field.metadata.get("help", ""), None if is_unset else str(field.default))
+    default = None if is_unset else str(field.default)
+    return Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", ""))
 
 
 def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:

@@ -1,14 +1,32 @@
-"""What training mode does to a model: dropout, drop path, statistics of normalisation, and which modules are in it."""
+"""The parts of a vision-language model, which of them are trained, and what training mode does to the others."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmdpo.models.adapters import unwrap_adapter
-from mmdpo.models.families import Family
+from mmdpo.models.families import Family, find_family
+
+
+def freeze_parts(model: nn.Module, family: Family, parts: Collection[str]) -> None:
+    """Lets the named parts move and keeps the others as they are."""
+    located = family.locate_parts(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(located.part_of(name) in parts)
+
+
+def freeze_others(adapted: Any, parts: Collection[str]) -> None:
+    """Keeps what an adapter has on other parts of the model than those that are named as it is."""
+    base = unwrap_adapter(adapted)
+    located = find_family(base.config).locate_parts(base)
+    for name, parameter in base.named_parameters():
+        if located.part_of(name) not in parts:
+            parameter.requires_grad_(False)
 
 
 def disable_dropout(model: nn.Module) -> int:
