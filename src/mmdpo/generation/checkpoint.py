@@ -14,6 +14,7 @@ from mmdpo.files import read_mapping
 from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG, LoadOptions, Start, resolve_start
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -79,7 +80,7 @@ class Checkpoint:
         base = Path(start.base)
         return {
             "model": self.model,
-            "weights": _digest_weights(base) if base.is_dir() else getattr(config, "_commit_hash", None),
+            "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
             "adapter": self.adapter,
             "adapter_weights": None if adapter is None else _digest_weights(adapter),
             "dtype": self.dtype,

@@ -45,6 +45,25 @@ def train_batch_size_of(trainer: Any) -> int:
     return int(trainer._train_batch_size)
 
 
+def move_inputs(trainer: Any, inputs: Any) -> Any:
+    """Returns a batch on the trainer's device and, with DeepSpeed, in its precision, as a training step takes it.
+
+    Trainer has no public name for it, and a `prediction_step` of one's own needs it (test_seams.py).
+    """
+    return trainer._prepare_inputs(inputs)
+
+
+def count_changes(model: nn.Module) -> list[int]:
+    """Returns how often each weight was written in place; moving it is not counted (test_seams.py)."""
+    return [parameter._version for parameter in model.parameters()]
+
+
+def commit_of(config: Any) -> str | None:
+    """Returns the commit of the hub that a configuration was loaded from, None for a folder's (test_seams.py)."""
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit
+
+
 def attention_of(module: nn.Module) -> str:
     """Returns the attention implementation of a model or its text decoder: `sdpa`, `eager`, or a registered name.
 

@@ -88,7 +88,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     CheckpointError for an adapter that names no base, or another one than is given.
     """
     if not isinstance(model, str):
-        return Start(str(model.config._name_or_path), str(model.config._name_or_path), options=options, given=model)
+        return Start(str(model.config.name_or_path), str(model.config.name_or_path), options=options, given=model)
     name, base, where = model, resolve_world(model), options.arguments
     check_name(base)
     found = find_adapter_config_file(base, **{k: where[k] for k in ("revision", "token") if where.get(k) is not None})

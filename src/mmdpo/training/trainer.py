@@ -34,6 +34,7 @@ from mmdpo.models.load import (
 )
 from mmdpo.models.movement import describe_rounding
 from mmdpo.models.parts import rest_frozen_modules
+from mmdpo.models.seams import move_inputs
 from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
@@ -87,7 +88,7 @@ class MDPOTrainer(RowOrderTrainer):
         peft_config: Any = None,
     ) -> None:
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = MDPOConfig(output_dir=f"{Path(str(name)).name}-mDPO")
         if train_dataset is None:
             raise ValueError("train_dataset is required")
@@ -241,7 +242,7 @@ class MDPOTrainer(RowOrderTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the loss, the rewards [B, C] as predictions, and the example's places as labels."""
-        batch = self._prepare_inputs(inputs)
+        batch = move_inputs(self, inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, batch, return_outputs=True)
         if prediction_loss_only:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
 from mmdpo.data.collate import Batch, Collator
@@ -21,7 +20,7 @@ from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.data.validate import Fault
 from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import SAME_DATA, DisagreementError
+from mmdpo.training.distributed.agreement import SAME_DATA, DisagreementError, find_difference
 from mmdpo.training.stopping import outlive_sigterm
 from mmdpo.training.streams.reader import Reader
 
@@ -217,14 +216,11 @@ class StreamLoader:
 
     def check_agreement(self) -> None:
         """Raises DisagreementError, on every process, unless all see the same stream and have as many workers."""
-        everyone = gather_object([self._identify()])
-        for rank, other in enumerate(everyone):
-            for key, value in everyone[0].items():
-                if other[key] != value:
-                    raise DisagreementError(
-                        f"the processes were given different streams: {key} is {value} on process 0 and {other[key]} "
-                        f"on process {rank}. {SAME_DATA}; leave dividing and shuffling the stream to the trainer"
-                    )
+        if found := find_difference(self._identify()):
+            raise DisagreementError(
+                f"the processes were given different streams: {found}. {SAME_DATA}; leave dividing and shuffling the "
+                "stream to the trainer"
+            )
 
     def _identify(self) -> dict[str, Any]:
         """Returns what the positions depend on, by the names that a user knows."""
