@@ -15,7 +15,7 @@ from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.seams import commit_of
-from mmdpo.models.start import ADAPTER_CONFIG, LoadOptions, Start, resolve_start
+from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SAMPLES, _SAMPLE_SIZE = 64, 65_536
@@ -64,7 +64,7 @@ class Checkpoint:
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
             raise FileNotFoundError(f"{folder}: there is no such folder to load a model from")
         if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
-            inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+            inside = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / UNSEALED).exists())
             hint = f"; name one of its checkpoints: {', '.join(inside)}" if inside else ""
             raise FileNotFoundError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}{hint}")
         return resolve_start(self.model, self.options)

@@ -160,8 +160,8 @@ class RowOrderTrainer(DurableTrainer):
 class SetEpoch(TrainerCallback):
     """Sets the epoch of rows and corruptions, or of a stream the share of the run that is done.
 
-    accelerate passes the epoch on only where no wrapper hides the sampler, as one does after resuming. Trainer counts
-    the epochs of a stream anew after resuming.
+    accelerate passes the epoch on only where no wrapper hides the sampler, as one does after resuming. After
+    resuming, Trainer counts the epochs of a stream from zero.
     """
 
     def __init__(self, trainer: RowOrderTrainer) -> None:

@@ -41,7 +41,7 @@ WORLD_SPLITS = {"train": (768, "preference"), "test": (256, "held-out")}
 def train(arguments: Sequence[str]) -> MDPOTrainer:
     """Trains what a recipe and flags describe, saves the model into the run folder, and returns the trainer.
 
-    A run that ends with an error before its first checkpoint leaves no folder behind. Raises RecipeError,
+    A run that ends with an error before its first checkpoint leaves no folder. Raises RecipeError,
     RunFolderError, RowError and what else is wrong with model or data, before the folder exists where it can be known;
     TrainingStopped where SIGTERM has ended it.
     """

@@ -19,10 +19,12 @@ import torch
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.checkpoints.merge import merge_run
 from mmdpo.folder_lock import LOCK
+from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError
 from mmdpo.training import stopping
 from mmdpo.training.durable import sealing
@@ -282,6 +284,38 @@ class TestRefusals:
             MDPOConfig(output_dir=str(tmp_path), enable_jit_checkpoint=True)
 
 
+class TestSealing:
+    def test_older_checkpoints_are_removed_only_after_the_newer_one_is_sealed(self, tmp_path, rows, monkeypatch):
+        seen, seal = [], sealing.seal
+
+        def look(checkpoint, content):
+            seen.append([path.name for path in list_checkpoints(checkpoint.parent)])
+            seal(checkpoint, content)
+
+        monkeypatch.setattr(sealing, "seal", look)
+        trainer = train(tmp_path / "run", rows, num_train_epochs=1, save_total_limit=1)
+        assert seen == [[], ["checkpoint-1"], ["checkpoint-2"]]
+        assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-3"]
+        saved = torch.load(tmp_path / "run" / "checkpoint-3" / "training_args.bin", weights_only=False)
+        assert trainer.args.save_total_limit == saved.save_total_limit == 1
+
+    def test_at_the_end_the_best_one_alone_is_left_where_the_limit_is_one(self, tmp_path, rows):
+        best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+        options = dict(save_strategy="epoch", eval_strategy="epoch", save_total_limit=1, eval_rows=rows[:3])
+        trainer = train(tmp_path / "run", rows, **options, **best)
+        assert [str(path) for path in list_checkpoints(tmp_path / "run")] == [trainer.state.best_model_checkpoint]
+
+    def test_a_checkpoint_is_pushed_once_and_sealed(self, tmp_path, rows, monkeypatch):
+        pushed = []
+        monkeypatch.setattr(
+            Trainer, "_push_from_checkpoint", lambda _, folder: pushed.append((folder, bool(read_record(Path(folder)))))
+        )
+        trainer = build_trainer(tmp_path / "run", rows, max_steps=2)
+        trainer.args.push_to_hub = True
+        trainer.train()
+        assert pushed == [(str(tmp_path / "run" / f"checkpoint-{step}"), True) for step in (1, 2)]
+
+
 class Spoil(TrainerCallback):
     """Makes a weight infinite once a step is done, as an overflow of its gradient does."""
 
@@ -521,6 +555,9 @@ class TestFolder:
         assert list_checkpoints(tmp_path) == []
         with pytest.raises(CheckpointError, match="has finished writing"):
             read_record(tmp_path / "checkpoint-4")
+        for refused in (resolve_start, lambda name: merge_run(Path(name), tmp_path / "merged")):
+            with pytest.raises(CheckpointError, match="has not finished writing"):
+                refused(str(tmp_path / "checkpoint-4"))
         sealing.clear_unfinished(tmp_path)
         assert not any(tmp_path.iterdir())
 

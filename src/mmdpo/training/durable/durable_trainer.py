@@ -52,7 +52,7 @@ class DurableTrainer(Trainer, ABC):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.resumed_from: Path | None = None
-        """The checkpoint that this training goes on from."""
+        """The checkpoint that this training resumes from."""
         self._stop = StopRequest()
         self._options = self.args
         """The options of the run, of which Trainer is given a changed copy at times."""
@@ -322,7 +322,7 @@ class LossSums:
         """Of all steps that were logged, as a mean over processes; NaN where a checkpoint does not say it."""
 
     def flush(self, accelerator: Any, step: int) -> float:
-        """Returns the mean over processes and over the steps since the last log, and begins anew."""
+        """Returns the mean over processes and over the steps since the last log, and starts from zero."""
         loss = float(accelerator.gather(torch.as_tensor(self.since_log, device=accelerator.device)).mean())
         mean = loss / max(step - self.logged_at, 1)
         self.since_log, self.logged_at, self.total = 0.0, step, self.total + loss

@@ -1,8 +1,7 @@
 """Checkpoints in a run folder: begun, written by all processes, and sealed last, so that half of one is never used.
 
 Knows files alone. A checkpoint is a folder `checkpoint-<step>` whose record `checkpoint.json` lists all its files. The
-record is written last. Until then its content goes to `checkpoint.json.partly`, whose presence without a record marks a
-folder that was begun and never finished.
+record is written last, as `checkpoint.json.partly`, and renamed: a folder that holds that file is unfinished.
 """
 
 from __future__ import annotations
@@ -19,15 +18,13 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from mmdpo.models.start import ADAPTER_CONFIG
+from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED
 from mmdpo.models.weights import CheckpointError, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 RECORD = "checkpoint.json"
 """The seal: says which run a checkpoint belongs to, and which files make it whole."""
-
-PARTLY = f"{RECORD}.partly"
 
 UNFINISHED = "_unfinished"
 """Folder in the run folder for models that are being written, and for checkpoints that are being removed or replaced;
@@ -59,7 +56,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def is_unfinished(checkpoint: Path) -> bool:
     """Returns whether a folder is a checkpoint that was begun and never sealed."""
-    return (checkpoint / PARTLY).exists() and not (checkpoint / RECORD).exists()
+    return (checkpoint / UNSEALED).exists()
 
 
 def begin(checkpoint: Path) -> None:
@@ -68,7 +65,7 @@ def begin(checkpoint: Path) -> None:
     made = aside / checkpoint.name
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    (made / PARTLY).touch()
+    (made / UNSEALED).touch()
     if checkpoint.exists():
         checkpoint.rename(aside / f"{REPLACED}{checkpoint.name}")
     made.rename(checkpoint)
@@ -81,12 +78,12 @@ def seal(checkpoint: Path, content: Mapping[str, Any]) -> None:
     Then removes the checkpoint that this one replaces, if any.
     """
     # A card is for readers, who may edit it.
-    found = [path for path in _walk(checkpoint) if path.suffix != ".md" and path.name not in (RECORD, PARTLY)]
+    found = [path for path in _walk(checkpoint) if path.suffix != ".md" and path.name not in (RECORD, UNSEALED)]
     files = {str(path.relative_to(checkpoint)): _describe_file(path) for path in found}
-    write_json(checkpoint / PARTLY, {**content, "files": files})
+    write_json(checkpoint / UNSEALED, {**content, "files": files})
     for path in checkpoint.rglob("*"):
         _sync(path)
-    (checkpoint / PARTLY).rename(checkpoint / RECORD)
+    (checkpoint / UNSEALED).rename(checkpoint / RECORD)
     _sync(checkpoint)
     _sync(checkpoint.parent)
     _discard(checkpoint.parent / UNFINISHED / f"{REPLACED}{checkpoint.name}")
