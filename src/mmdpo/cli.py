@@ -229,7 +229,7 @@ def _named_dtype(name: str | None) -> Any:
 def _data_check(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from mmdpo.training.inspect import check_dataset
+    from mmdpo.training.data_check import check_dataset
 
     _quiet_libraries()
     return check_dataset(options, Console())

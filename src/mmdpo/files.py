@@ -174,14 +174,16 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_whole(path, to_json(value, indent) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
+
+    Several processes may write one file at once; the last one stays.
 
     Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
     """
-    beside = path.with_name(f".{path.name}.partly")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partly")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):

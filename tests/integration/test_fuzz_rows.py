@@ -14,8 +14,8 @@ from mmdpo.data.items import Items
 from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.training import build
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.run import read_examples
 
 GOOD, BAD = True, False
@@ -231,13 +231,14 @@ def test_training_leaves_the_faulty_rows_out_and_makes_batches_of_the_others(fol
     )
     start = resolve_start("world")
     collator = build.build_collator(load_processor(start), start.config, args)
-    checked = check_data(read_examples(str(folder / "rows.jsonl"), "train"), "train", collator, args)
+    examples = read_examples(str(folder / "rows.jsonl"), "train")
+    checked = check_rows(examples, "train", FullCheck(collator) if check == "full" else TextCheck(collator), args)
     faulty = {fault.row for fault in checked.faults}
     assert faulty <= EXPECTED
     if check == "text":
         return
     assert faulty == EXPECTED
-    items = Items(checked.examples, seed=0)
+    items = Items(examples.select(checked.good), seed=0)
     batch = collator([items[place] for place in range(len(items))])
     assert batch["prompt_mask"].shape[0] == 2 * len(items)
     words = collator.prepare.renderer.tokenizer.batch_decode(batch["answer_ids"], skip_special_tokens=True)

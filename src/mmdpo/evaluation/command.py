@@ -260,7 +260,7 @@ def _print(evaluation: Evaluation, result: Path, options: argparse.Namespace) ->
     from rich.table import Table
 
     from mmdpo.evaluation.terminal import print_line
-    from mmdpo.report.tables import ARROWS
+    from mmdpo.tables import ARROWS
 
     digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
     table = Table(title=evaluation.benchmark + (" (partial)" if evaluation.partial else ""), title_justify="left")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmdpo.corruption import Corruption
-    from mmdpo.report.layout import Picture
-    from mmdpo.report.sections.evaluation import Pictures
+    from mmdpo.report.evaluated import ItemPictures
+    from mmdpo.report.thumbnails import Picture
     from mmdpo.world.worlds import World
 
 
@@ -63,9 +63,9 @@ def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[s
     return asdict(compare_runs(folders, labels=labels))
 
 
-def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> Pictures:
+def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> ItemPictures:
     """Returns where the pictures of benchmarks come from, and how the first of the runs that says so corrupts them."""
-    from mmdpo.report.sections.evaluation import Pictures
+    from mmdpo.report.evaluated import ItemPictures
 
     find, notes = partial(find_picture, image_dir), list[str]()
     for run in runs:
@@ -75,8 +75,8 @@ def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> Pictures:
             notes.append(f"{run}: corrupted images are not shown: {error}")
             continue
         if found is not None:
-            return Pictures(find, partial(_corrupt, *found), tuple(notes))
-    return Pictures(find, notes=tuple(notes))
+            return ItemPictures(find, partial(_corrupt, *found), tuple(notes))
+    return ItemPictures(find, notes=tuple(notes))
 
 
 def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: str) -> Picture | None:
@@ -148,7 +148,7 @@ def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: 
     from mmdpo.corruption import corrupt_image
     from mmdpo.data.images import open_image
     from mmdpo.files import Unshown
-    from mmdpo.report.layout import open_picture
+    from mmdpo.report.thumbnails import open_picture
 
     try:
         opened = open_picture(picture) if isinstance(picture, Path) else picture

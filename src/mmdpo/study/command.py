@@ -85,8 +85,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     from rich.console import Console
     from transformers.utils import logging
 
-    from mmdpo.report.diagnosis import print_diagnosis
-    from mmdpo.report.sections.diagnosis import write_diagnosis
+    from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
     from mmdpo.study.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
 
     _check_diagnosis(options)

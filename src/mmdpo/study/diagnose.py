@@ -26,26 +26,27 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from mmdpo.corruption import Corruption, corrupt_image, load
+from mmdpo.data.check import find_faults
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
 from mmdpo.data.messages import plain_text
-from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
+from mmdpo.data.validate import validate_example
 from mmdpo.files import make_folder
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, derive_generator
-from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
+from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.study.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
 from mmdpo.study.pictures import find_paths, name_images, save_small
 from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
 from mmdpo.study.score_log import ScoreLog
 from mmdpo.study.shortcut import TextPair, measure_shortcut
-from mmdpo.training.check import FullCheck
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder
+from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
 from mmdpo.world.worlds import find_world
 
@@ -144,7 +145,7 @@ def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str,
     """
     make_folder(out)
     pairs = read_pairs(plan, _options(plan, None))
-    checked = find_faults(pairs, _inspect_text, num_workers=1, progress=False)
+    checked = find_faults(pairs, validate_example, num_workers=1, progress=False)
     left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
     if not checked.good:
         raise ValueError(f"{plan.dataset}: none of its {len(pairs)} pairs can be read; the first: {left_out[0]}")
@@ -198,11 +199,6 @@ def read_pairs(plan: DiagnosisPlan, args: MDPOConfig) -> PreferenceDataset:
         return pairs
     drawn = derive_generator(plan.seed, "", "diagnosis").permutation(len(pairs))[: plan.pairs]
     return pairs.select(sorted(drawn.tolist()))
-
-
-def _inspect_text(example: PreferenceExample) -> ExampleFacts:
-    validate_example(example)
-    return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
 
 
 def _as_text(example: PreferenceExample) -> TextPair:

@@ -20,9 +20,8 @@ from mmdpo.folder_lock import hold_folder
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
-from mmdpo.report.figures import draw_curves, draw_scenes
-from mmdpo.report.page import write_page
-from mmdpo.report.terminal import print_results
+from mmdpo.report.quickstart import draw_curves, print_results, write_page
+from mmdpo.report.scene_picture import draw_scenes
 from mmdpo.study.variants import (
     CORRUPTION,
     Answers,

@@ -22,8 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from mmdpo.files import make_folder
 from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.printable import printable
-from mmdpo.report.study import print_study, write_tables
-from mmdpo.report.study_picture import draw_study
+from mmdpo.report.study import draw_study, print_study, write_tables
 from mmdpo.study import pool
 from mmdpo.study.design import Study, StudyError
 from mmdpo.study.digest import digest_trial

@@ -30,7 +30,7 @@ SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 """Keys whose values are never written to disk or to a log, inside `model_init_kwargs` neither."""
 
 CROPS = ("crop_0_20", "crop_20_50")
-"""Corruptions that `crop_space: processed` can move behind the image processor."""
+"""Corruptions that `crop_space: processed` can move after the image processor."""
 
 
 MAPPINGS = (
@@ -107,7 +107,7 @@ class MDPOConfig(TrainingArguments):
     # The model
     model_init_kwargs: dict[str, Any] | str | None = _option(None, "content", "Keyword arguments of from_pretrained.")
     adapter_name_or_path: str | None = _option(
-        None, "content", "A trained adapter on model_name_or_path to go on with; the reference is its start."
+        None, "content", "A trained adapter on model_name_or_path to train further; the reference is its start."
     )
     trust_remote_code: bool = _option(
         False, "running", "Run Python code that comes with the checkpoint. Off unless asked for."
@@ -287,7 +287,7 @@ class MDPOConfig(TrainingArguments):
             )
 
     def _check_loggers(self) -> None:
-        """Raises ValueError for a logger that is not there; transformers says so behind all that is loaded."""
+        """Raises ValueError for a logger that is not there; transformers says so only after everything is loaded."""
         found = get_available_reporting_integrations()
         for name in self.report_to:
             # Of `flyte` transformers does not say whether it is there.

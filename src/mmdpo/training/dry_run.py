@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,23 @@ from rich.table import Table
 from rich.text import Text as Plain
 from trl import get_peft_config
 
-from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.prepare import PreparedExample
+from mmdpo.data.items import Item
 from mmdpo.models.adapters import find_added, read_settings, unwrap_adapter
 from mmdpo.models.families import PARTS, Family, find_family
 from mmdpo.models.load import build_empty_model, load_generation_config, load_processor
 from mmdpo.models.parts import freeze_others
 from mmdpo.models.start import Start, resolve_start
+from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
 from mmdpo.training.plan import RunPlan, resolve
 from mmdpo.training.recipe import Recipe, parse_recipe
+from mmdpo.training.row_check import check_rows
 from mmdpo.training.run import open_stream, read_data
 
 ADAPTER_PART = "adapter"
@@ -114,12 +115,12 @@ def plan_run(recipe: Recipe) -> DryRun:
     scorer = build.build_scorer(policy, family, objective.cells, args)
 
     collator = build.build_collator(processor, config, args, load_generation_config(start))
-    counting = _CountingCollator.of(collator, share=scorer.shares_prefix)
-    checked = check_data(train_dataset, "train", counting, args)
-    tokens = tuple(counting.pairs)
-    held_out = None if eval_dataset is None else check_data(eval_dataset, "eval", counting, args)
+    count = _CountTokens(collator, share=scorer.shares_prefix)
+    checked = check_rows(train_dataset, "train", count, args)
+    tokens: tuple[PairTokens, ...] = checked.facts
+    held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)
     batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
-    steps_per_epoch = count_steps_per_epoch(len(checked.examples), args)
+    steps_per_epoch = count_steps_per_epoch(len(checked.good), args)
     reference = _choose_reference(plan, is_fresh=start.adapter is None and recipe.model.use_peft)
     memory = estimate_memory(policy, family, args, batch, bits=_read_bits(recipe), reference=reference)
     return DryRun(
@@ -131,9 +132,9 @@ def plan_run(recipe: Recipe) -> DryRun:
         adapter=_describe_adapter(policy, start),
         rows=_describe_rows(scorer, family, args),
         reference=next(line.basis for line in memory if line.name == "reference"),
-        pairs=len(checked.examples),
+        pairs=len(checked.good),
         skipped=len(checked.faults),
-        eval_pairs=None if held_out is None else len(held_out.examples),
+        eval_pairs=None if held_out is None else len(held_out.good),
         pairs_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         how_pairs=f"{args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         + ("process" if args.world_size == 1 else "processes"),
@@ -165,29 +166,23 @@ def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
 
 
 @dataclass(frozen=True)
-class _CountingCollator(Collator):
-    """Notes what each row costs while the check of the data makes a batch of it."""
+class _CountTokens:
+    """Makes a batch of one example, and says what its pair costs."""
 
-    share: bool = False
-    pairs: list[PairTokens] = field(default_factory=list)
+    collator: Collator
+    share: bool
 
-    @classmethod
-    def of(cls, collator: Collator, *, share: bool) -> _CountingCollator:
-        return cls(**{part.name: getattr(collator, part.name) for part in fields(collator)}, share=share)
-
-    def collate(self, examples: Sequence[PreparedExample]) -> Batch:
-        """Returns the batch of one example."""
-        batch = super().collate(examples)
-        trees = grow_trees(batch, self.prepare.cells, self.prepare.cells, share=self.share)
-        self.pairs.append(
-            PairTokens(
-                tokens=sum(tree.length for tree in trees),
-                longest=max(tree.length for tree in trees),
-                answers=sum(branch.length for tree in trees for branch in tree.branches),
-                trees=len(trees),
-            )
+    def __call__(self, example: PreferenceExample) -> PairTokens:
+        """Returns the cost. Raises RowError for an example that cannot be trained on."""
+        cells = self.collator.prepare.cells
+        batch = self.collator([Item(example, 0, other_images=example.images)])
+        trees = grow_trees(batch, cells, cells, share=self.share)
+        return PairTokens(
+            tokens=sum(tree.length for tree in trees),
+            longest=max(tree.length for tree in trees),
+            answers=sum(branch.length for tree in trees for branch in tree.branches),
+            trees=len(trees),
         )
-        return batch
 
 
 def _open_stream(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:

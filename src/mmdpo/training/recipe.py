@@ -127,10 +127,9 @@ def _check_worlds(model: str | None, dataset: str | None) -> None:
 class _Parser(TrlParser):
     """TRL's parser with argparse's exit turned into our error."""
 
-    def add_argument(self, *names: Any, **options: Any) -> Any:
-        """Adds a flag, without what its field says for others than argparse."""
-        options.pop("decides", None)
-        return super().add_argument(*names, **options)
+    def add_argument(self, *names: Any, decides: str = "", **settings: Any) -> Any:
+        """Adds a flag; of a field's metadata argparse knows all but what the option decides."""
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> Any:
         """Raises ValueError instead of leaving the process."""

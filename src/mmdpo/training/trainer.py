@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from transformers import EvalPrediction, PrinterCallback, ProcessorMixin, Traine
 from transformers.trainer_callback import ProgressCallback as TransformersProgress
 
 from mmdpo.checkpoints.card import PROBE
+from mmdpo.data.check import Fault, write_faults
 from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.data.validate import write_faults
+from mmdpo.data.validate import require_images
 from mmdpo.folder_lock import hold_folder
 from mmdpo.models.load import (
     adapt_processor,
@@ -38,10 +39,9 @@ from mmdpo.models.seams import move_inputs
 from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
-from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
+from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
 from mmdpo.training import build
 from mmdpo.training.callbacks import PlainStepLines, StepLines
-from mmdpo.training.check import CheckedData, check_data, to_preferences
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import check_agreement, on_main_process
 from mmdpo.training.distributed.engines import check_engine
@@ -50,8 +50,9 @@ from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.plan import resolve
 from mmdpo.training.probing import settle_rows
-from mmdpo.training.references import ReferencePass, choose_reference
+from mmdpo.training.row_check import to_preferences
 from mmdpo.training.row_order import RowOrderTrainer
+from mmdpo.training.row_pass import RowPass
 from mmdpo.training.samples import SampleAnswers
 from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
 
@@ -109,11 +110,11 @@ class MDPOTrainer(RowOrderTrainer):
         processor = adapt_processor(processing_class, plan.load) if given else load_processor(start)
         self._collator = collator = build.build_collator(processor, config, args, load_generation_config(start))
 
-        # 3. The rows: the same on every process, and each tries its share of them as training will use them.
+        # 3. The rows: the same on every process. None of their images is opened yet.
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
-        self._skipped = CheckedData.empty()
+        self._skipped = list[Fault]()
         make = make_stream_items if plan.is_stream else self._make_items
         train_items: Items | StreamItems = make(train_dataset, "train", collator, args)
         eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, collator, args))
@@ -140,10 +141,12 @@ class MDPOTrainer(RowOrderTrainer):
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         self._set_callbacks(train_items)
 
-        # 6. How its rows are scored, and which reference they are compared with.
+        # 6. How rows are scored, and with which reference; then every row is tried, and scored before training.
         tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
         self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
-        self._live_reference = choose_reference(self._scorer, ref_model, args, is_live=bool(plan.live_cells))
+        self._live_reference = choose_reference(
+            self._scorer, ref_model, is_live=bool(plan.live_cells), drops_out=not args.disable_dropout
+        )
         self.reference: Reference = self._live_reference
         if plan.cached_cells:
             self.reference = Precomputed(plan.cached_cells, self._live_reference)
@@ -156,6 +159,15 @@ class MDPOTrainer(RowOrderTrainer):
             self.ref_model = self._live_reference.scorer.model
             self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
         self._agree_on_date()
+        self._row_pass = RowPass(
+            collator, self.data_collator, self._live_reference, plan.cached_cells, policy, self.accelerator, args
+        )
+        try:
+            self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
+        except Exception:
+            with suppress(OSError):  # it holds something
+                Path(args.output_dir).rmdir()  # Trainer has made it
+            raise
 
     def _check_devices(self, policy: nn.Module) -> None:
         """Raises ValueError for several GPUs in one process, and warns of weights that updates are too small for."""
@@ -309,14 +321,14 @@ class MDPOTrainer(RowOrderTrainer):
         with hold_folder(folder) if self.is_world_process_zero() else nullcontext():
             checkpoint = self.open_run_folder(resume_from_checkpoint)
             self._agree_on_date()
-            self._precompute(self.train_dataset, self.eval_dataset)
+            self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
             if isinstance(self._live_reference, StartOfPolicy):
                 self._live_reference.leave()
             if isinstance(self.train_dataset, StreamItems):
                 if self.is_world_process_zero():
-                    SkippedRows(folder / SKIPPED_ROWS).add(self._skipped.faults)
-            elif self._skipped.faults and self.is_world_process_zero():
-                write_faults(folder / SKIPPED_ROWS, self._skipped.faults)
+                    SkippedRows(folder / SKIPPED_ROWS).add(self._skipped)
+            elif self._skipped and self.is_world_process_zero():
+                write_faults(folder / SKIPPED_ROWS, self._skipped)
             result = super().train(checkpoint, *args, **kwargs)
             if self.is_world_process_zero():
                 (folder / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
@@ -338,9 +350,13 @@ class MDPOTrainer(RowOrderTrainer):
         return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
-        """Goes on with the date of the run's beginning."""
-        if "date" in remembered:
-            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(remembered["date"])
+        """Goes on with the date of the run's beginning: prompts that write it are scored anew."""
+        clock, date = self._collator.prepare.renderer.clock, remembered.get("date")
+        if date is not None and clock.moment != (moment := datetime.fromisoformat(date)):
+            clock.moment = moment
+            for items in (self.train_dataset, *_by_name(self.eval_dataset).values()):
+                if isinstance(items, Items):
+                    items.ref_logprobs = None
 
     def _agree_on_date(self) -> None:
         """Lets all processes write the date of the main one into prompts."""
@@ -361,50 +377,35 @@ class MDPOTrainer(RowOrderTrainer):
             eval_dataset = _map_datasets(
                 eval_dataset, lambda name, data: self._make_items(data, name, self._collator, self.args)
             )
-        self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
+            self._try_rows(_by_name(eval_dataset))
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
     def _make_items(self, dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> Items:
+        """Returns rows as items, none of which was looked at yet."""
         if isinstance(dataset, Items):
             return dataset
         if isinstance(dataset, datasets.IterableDataset):
             dataset = read_first_rows(dataset, name, args)
-        checked = check_data(dataset, name, collator, args)
-        self._skipped = self._skipped.with_faults(checked)
+        examples = to_preferences(dataset, name, args)
+        require_images(examples)
         draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
-        return Items(
-            checked.examples,
-            seed=args.seed,
-            draw_others=draw_others,
-            per_epoch=args.corruption_per_epoch,
-            lengths=checked.lengths,
-        )
+        return Items(examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
 
     def _make_head_items(self, items: StreamItems) -> Items:
         """Returns the first rows of a stream as items."""
         return Items(items.stream.head, seed=items.seed, draw_others=items.draw_others, per_epoch=items.per_epoch)
 
-    def _precompute(self, *datasets: Any) -> None:
-        """Scores datasets with the reference, each once: one, several under names, or None.
+    def _try_rows(self, datasets: Mapping[str, Any]) -> None:
+        """Tries and scores the rows of datasets, each dataset once; streams are tried while they are read.
 
-        Where the reference is the policy itself and has moved, it is too late; `StartOfPolicy` will say so.
+        Where the reference is the policy itself and has moved, it is too late to score; `StartOfPolicy` will say so.
         """
-        live, waiting = self._live_reference, list[Items]()
-        if not self.plan.cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
-            return
-        for dataset in datasets:
-            _map_datasets(dataset, lambda _, items: waiting.append(items) if items.ref_logprobs is None else None)
-        if not waiting:
-            return
-        ReferencePass(
-            reference=live,
-            cells=self.plan.cached_cells,
-            policy=self._scorer.model,
-            accelerator=self.accelerator,
-            collate=self.data_collator,
-            args=self.args,
-        ).score(waiting)
+        live = self._live_reference
+        can_score = bool(self.plan.cached_cells) and not (isinstance(live, StartOfPolicy) and live.has_moved())
+        for name, items in datasets.items():
+            if isinstance(items, Items) and (not items.is_tried or (can_score and items.ref_logprobs is None)):
+                self._skipped += self._row_pass.run(items, name, scores=can_score)
 
 
 def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:

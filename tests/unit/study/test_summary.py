@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from mmdpo.report.study import study_csv, study_markdown
-from mmdpo.report.study_picture import draw_study
+from mmdpo.report.study import draw_study, study_csv, study_markdown
 from mmdpo.study.design import Evaluation, Study, Variant
 from mmdpo.study.digest import digest_trial
 from mmdpo.study.summary import adjust, describe, p_value, summarise, t_quantile

@@ -461,7 +461,9 @@ class TestSigterm:
     def test_it_saves_where_nothing_else_would_and_keeps_that_beside_the_best(self, tmp_path, rows):
         options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, save_total_limit=1)
         best = dict(load_best_model_at_end=True, metric_for_best_model="loss", eval_strategy="epoch")
-        for name, more in {"none": dict(save_strategy="no"), "best": dict(save_strategy="epoch", **best)}.items():
+        worse = dict(save_strategy="best", eval_strategy="steps", eval_steps=1, greater_is_better=True)
+        cases = {"none": dict(save_strategy="no"), "worse": best | worse, "best": dict(save_strategy="epoch", **best)}
+        for name, more in cases.items():
             trainer = build_trainer(tmp_path / name, rows, Send(5, sigterm), eval_rows=rows[:3], **options, **more)
             with pytest.raises(TrainingStopped):
                 trainer.train()

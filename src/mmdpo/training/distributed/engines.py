@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdpo.scoring.reference import FrozenModel
-from mmdpo.training.references import LiveReference
+from mmdpo.scoring.reference import FrozenModel, LiveReference
 
 
 def check_engine(accelerator: Any, reference: LiveReference, *, is_cached: bool, is_live: bool) -> None:

@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from mmdpo.models.seams import is_write_failure
 from mmdpo.models.weights import CheckpointError
@@ -59,7 +60,7 @@ class DurableTrainer(Trainer, ABC):
         self._unsealed: Path | None = None
         """The checkpoint that is being written."""
         self._loss = LossSums()
-        self.add_callback(WhenToSave(self._stop, self.accelerator))
+        self.add_callback(WhenToSave(self, self._stop))
         # Before the callbacks of loggers, which may upload the checkpoint.
         self.callback_handler.callbacks.insert(0, SealOnSave(self))
 
@@ -356,9 +357,8 @@ class WhenToSave(TrainerCallback):
     would resume with the next epoch, and that log and evaluation would be missing.
     """
 
-    def __init__(self, stop: StopRequest, accelerator: Any) -> None:
-        self.stop = stop
-        self.accelerator = accelerator
+    def __init__(self, trainer: DurableTrainer, stop: StopRequest) -> None:
+        self.trainer, self.stop = trainer, stop
         self._is_postponed = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -367,8 +367,10 @@ class WhenToSave(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Asks whether to stop, and leaves the checkpoint of an epoch's last step to the end of the epoch."""
-        if self.stop.agree(self.accelerator):
+        if self.stop.agree(self.trainer.accelerator):
             control.should_save = control.should_training_stop = True
+            # With `best`, Trainer would not save a step whose evaluation is worse.
+            self.trainer.args = self.trainer.args.with_changes(save_strategy=SaveStrategy.STEPS)
         if _ends_epoch(state):
             self._is_postponed, control.should_save = control.should_save, False
 

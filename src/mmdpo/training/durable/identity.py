@@ -14,11 +14,10 @@ from mmdpo.data.items import Items
 from mmdpo.keys import list_deciding
 from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
-from mmdpo.scoring.reference import AdapterOff
-from mmdpo.scoring.reference_keys import describe_model, digest_processor
+from mmdpo.scoring.digests import describe_model, digest_processor
+from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import digest_row
-from mmdpo.training.references import LiveReference
 
 WORLD_SIZE = "processes"
 

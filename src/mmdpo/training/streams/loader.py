@@ -13,14 +13,14 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader
 
+from mmdpo.data.check import Fault
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
-from mmdpo.data.validate import Fault
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed.agreement import SAME_DATA, DisagreementError, find_difference
+from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.stopping import outlive_sigterm
 from mmdpo.training.streams.reader import Reader
 
@@ -50,7 +50,8 @@ def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOCon
     stream = dataset
     if not isinstance(dataset, PreferenceStream):
         stream = PreferenceStream.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
-    check_data(stream.head, f"the first {len(stream.head)} rows of {name}", collator, args)
+    check = FullCheck(collator) if args.check_data == "full" else TextCheck(collator)
+    check_rows(stream.head, f"the first {len(stream.head)} rows of {name}", check, args)
     logger.info("%s: the first %d rows were checked, the others are checked as they are read", name, len(stream.head))
     return StreamItems(
         stream,

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import fsspec  # type: ignore[import-untyped]
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mmdpo.data.check import Fault
 from mmdpo.data.collate import Batch
 from mmdpo.data.items import Item
 from mmdpo.data.stream_items import Position, StreamItems
-from mmdpo.data.validate import Fault
 from mmdpo.records import RowError
 
 _MOST_FAULTS = 1000
