@@ -38,7 +38,8 @@ class RowOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         places = range(self.count) if self.order is None else self.order(self.epoch)
         yield from places
-        yield from [Filler(places[-1])] * (len(self) - self.count)
+        for _ in range(len(self) - self.count):
+            yield Filler(places[-1])
 
     def __len__(self) -> int:
         return -(-self.count // self.multiple) * self.multiple
@@ -160,8 +161,8 @@ class RowOrderTrainer(DurableTrainer):
 class SetEpoch(TrainerCallback):
     """Sets the epoch of rows and corruptions, or of a stream the share of the run that is done.
 
-    accelerate passes the epoch on only where no wrapper hides the sampler, as one does after resuming. After
-    resuming, Trainer counts the epochs of a stream from zero.
+    accelerate passes the epoch on only where no wrapper hides the sampler, as one does after resuming; and then Trainer
+    counts the epochs of a stream from zero.
     """
 
     def __init__(self, trainer: RowOrderTrainer) -> None:
