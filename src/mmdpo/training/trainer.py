@@ -285,8 +285,8 @@ class MDPOTrainer(RowOrderTrainer):
         norm = float(logs.get("grad_norm", 0.0))
         if not math.isfinite(norm) and not self.args.fp16:  # whose scaler leaves such a step out, and goes on
             raise FloatingPointError(
-                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping makes nothing of "
-                "them: lower beta or the weights of terms, or use bf16 or float32"
+                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping cannot "
+                "mend that: lower beta or the weights of terms, or use bf16 or float32"
             )
         if "loss" in logs:
             logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
