@@ -282,11 +282,9 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
         MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
         for column, cell in zip(COLUMNS, suite.cells.values(), strict=True)
     ]
-    headers = [column.header for column in COLUMNS]
     if is_narrow:
         rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
-        shown = [text.replace(" [", "\n[").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n") for text in shown]
-        headers = [header.replace(" ", "\n") for header in headers]
+        shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
     given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
     records = [
         {"row": label}
@@ -297,11 +295,11 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
         }
         for label, cells in {**given, suite.label: suite.cells.values()}.items()
     ]
-    return Table(("", *headers), (*rows, (suite.label, *shown)), records=tuple(records))
+    return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
 
 
 def _print(suite: Suite, out: Path) -> None:
     print()
     if any(suite.cells.values()):  # an embedded world is in no column
-        Console().print(build_table(suite, is_narrow=True).terminal(padding=(0, 0, 0, 1)))
+        Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
     print(printable("\n".join([*suite.remarks, f"Suite: {out / 'suite.json'}"])))
