@@ -20,7 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from mmdpo.benchmarks.evaluate import Evaluation
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
 from mmdpo.evaluation.run import run_benchmark
@@ -164,7 +164,7 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         return {}
     if scored is None:
         raise EvaluationError("it was answered and not scored, for the reason above")
-    content: Mapping[str, Any] = read_json(out / "result.json")
+    content: Mapping[str, Any] = read_data(out / "result.json")
     return content
 
 
