@@ -33,7 +33,10 @@ CROPS = ("crop_0_20", "crop_20_50")
 """Corruptions that `crop_space: processed` can move after the image processor."""
 
 
-MAPPINGS = ("corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+MAPPINGS = (
+    "corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs",
+    "chat_template_kwargs",
+)  # fmt: skip
 """Options that are mappings, which flags and recipes may write as JSON."""
 
 SHARDING = ("FSDP", "DEEPSPEED")
@@ -53,13 +56,6 @@ class MDPOConfig(TrainingArguments):
     of the steps, three epochs), or TRL's (a log every 10 steps, gradient checkpointing, bf16 where a GPU has it).
     Raises ValueError for values that cannot work together, naming the keys.
     """
-
-    _VALID_DICT_FIELDS = [  # noqa: RUF012
-        *TrainingArguments._VALID_DICT_FIELDS,
-        "model_init_kwargs",
-        "corruption_options",
-        "chat_template_kwargs",
-    ]
 
     # Defaults of TrainingArguments that differ here
     learning_rate: float = _option(1e-5, "loss", "Peak learning rate of AdamW.")
@@ -255,7 +251,7 @@ class MDPOConfig(TrainingArguments):
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
-            raise ValueError("enable_jit_checkpoint saves in the middle of a step; leave it out: SIGTERM is seen to")
+            raise ValueError("enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves a checkpoint by itself")
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from mmdpo.models.families._seams import attention_of
+from mmdpo.models.seams import attention_of
 
 PARTS = ("language_model", "projector", "vision_tower")
 """The parts of a vision-language model, as options and tables name them."""

@@ -1,4 +1,4 @@
-"""Training on a stream: batches made by each process's own workers, faulty rows on the way, and the exact position."""
+"""Training on a stream: the batches of a process, faulty rows that are met on the way, and the exact position."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 
 from mmdpo.data.check import Fault
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
-from mmdpo.training.agreement import SAME_DATA, DisagreementError
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.portions import Portions
+from mmdpo.training.distributed.agreement import SAME_DATA, DisagreementError, find_difference
 from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.stopping import outlive_sigterm
+from mmdpo.training.streams.reader import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +31,11 @@ BLOCK_SIZE = 1000
 
 
 class StreamPositionError(ValueError):
-    """A checkpoint that does not say where this run's stream has to go on."""
+    """A checkpoint that does not hold the position of this run's stream."""
 
 
 def is_stream(dataset: Any) -> bool:
-    """Says whether a dataset is read while it is trained on."""
+    """Returns whether a dataset is read while it is trained on."""
     return isinstance(dataset, PreferenceStream | datasets.IterableDataset)
 
 
@@ -54,7 +52,7 @@ def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOCon
         stream = PreferenceStream.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
     check = FullCheck(collator) if args.check_data == "full" else TextCheck(collator)
     check_rows(stream.head, f"the first {len(stream.head)} rows of {name}", check, args)
-    logger.info("%s: the first %d rows were checked, the others are as they are met", name, len(stream.head))
+    logger.info("%s: the first %d rows were checked, the others are checked as they are read", name, len(stream.head))
     return StreamItems(
         stream,
         seed=args.seed,
@@ -81,8 +79,8 @@ def _check_options(args: MDPOConfig, draw_others: bool) -> None:
         raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
     if args.asked_for_reference_pass:
         raise ValueError(
-            "precompute_ref_log_probs: true scores all rows before training, and a stream is not read before: leave it "
-            "out, and references are scored live"
+            "precompute_ref_log_probs: true scores all rows before training, and a stream is read during training: "
+            "leave it out, and references are scored live"
         )
     if args.train_sampling_strategy != "random":
         raise ValueError(
@@ -131,8 +129,8 @@ class SkippedRows:
 class StreamLoader:
     """The batches of this process, without end, from the position that was loaded or from the start.
 
-    It is no dataloader of accelerate: there the main process would read for all, or every process everything. Trainer
-    moves its batches to the device, as it does with all.
+    accelerate does not prepare it: its dataloaders let the main process read for all, or every process everything.
+    Trainer moves the batches to the device, as it does with all.
     """
 
     def __init__(
@@ -147,19 +145,19 @@ class StreamLoader:
         self._batch_size = batch_size
         self._workers = max(1, args.dataloader_num_workers)
         self._done = 0
-        """Batches that were given since the run began."""
+        """Batches given since the run began."""
         self._positions = [Position()] * self._workers
         readers = self._workers * args.world_size
         if items.stream.num_shards < readers and args.process_index == 0:
             logger.warning(
-                "%s has %d shards for %d readers (processes × dataloader workers): shards are read by several of them, "
-                "which share out the rows; more files, or fewer workers, read less",
+                "%s has %d shards for %d readers (processes × dataloader workers): several readers read each shard and "
+                "share its rows; with more files, or fewer workers, less is read",
                 items.stream.name, items.stream.num_shards, readers,
             )  # fmt: skip
 
     def __iter__(self) -> Iterator[Batch]:
         args = self._args
-        portions = Portions(
+        reader = Reader(
             self._items,
             self._collate,
             self._batch_size,
@@ -170,7 +168,7 @@ class StreamLoader:
             done=self._done,
         )
         loader = DataLoader(
-            portions,
+            reader,
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=args.dataloader_num_workers,
@@ -179,13 +177,13 @@ class StreamLoader:
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
         )
-        for portion in loader:
-            if portion.failure is not None:
-                raise portion.failure
-            self._skipped.add(portion.faults)
-            self._positions[self._done % self._workers] = portion.position
+        for read in loader:
+            if read.failure is not None:
+                raise read.failure
+            self._skipped.add(read.faults)
+            self._positions[self._done % self._workers] = read.position
             self._done += 1
-            yield portion.batch
+            yield read.batch
 
     def save(self, folder: Path) -> None:
         """Writes the position of this process into a checkpoint."""
@@ -199,34 +197,31 @@ class StreamLoader:
     def load(self, folder: Path) -> None:
         """Goes to the position that a checkpoint holds for this process.
 
-        Raises StreamPositionError where there is none, or it is one of other data or of another division of them.
+        Raises StreamPositionError where there is none, or where it is of other data or other readers.
         """
         file = self._file(folder)
         if not file.is_file():
             raise StreamPositionError(
                 f"{folder} holds no {file.name}, the position of the stream for this process: it was saved by a run on "
-                "fewer processes, or on another kind of dataset; start anew, or resume as that run was started"
+                "fewer processes, or on another kind of dataset; resume as that run was started, or start a new run"
             )
         state = json.loads(file.read_text(encoding="utf-8"))
         for key, value in self._identify().items():
             if state[key] != value:
                 raise StreamPositionError(
-                    f"{file} was saved with {key}: {state[key]} and this run has {value}: a stream goes on exactly "
-                    "where it stopped only with the same; set it back, or start anew"
+                    f"{file} was saved with {key}: {state[key]} and this run has {value}: a stream resumes exactly "
+                    "only with the same value; set it back, or start a new run"
                 )
         self._done = state["batches"]
         self._positions = [Position(**position) for position in state["positions"]]
 
     def check_agreement(self) -> None:
         """Raises DisagreementError, on every process, unless all see the same stream and have as many workers."""
-        everyone = gather_object([self._identify()])
-        for rank, other in enumerate(everyone):
-            for key, value in everyone[0].items():
-                if other[key] != value:
-                    raise DisagreementError(
-                        f"the processes were given different streams: {key} is {value} on process 0 and {other[key]} "
-                        f"on process {rank}. {SAME_DATA}; leave dividing and shuffling the stream to the trainer"
-                    )
+        if found := find_difference(self._identify()):
+            raise DisagreementError(
+                f"the processes were given different streams: {found}. {SAME_DATA}; leave dividing and shuffling the "
+                "stream to the trainer"
+            )
 
     def _identify(self) -> dict[str, Any]:
         """Returns what the positions depend on, by the names that a user knows."""
@@ -242,13 +237,5 @@ class StreamLoader:
         return Path(folder) / f"stream_position_{self._args.process_index}.json"
 
 
-class StreamSteps(TrainerCallback):
-    """Keeps count where Trainer, which is told not to skip batches of a stream, begins to count anew."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Counts as epoch the share of the run that is done, as Trainer does for a run that was not interrupted."""
-        state.epoch = state.global_step / state.max_steps
-
-
-def _as_it_is(portion: Any) -> Any:
-    return portion
+def _as_it_is(read: Any) -> Any:
+    return read

@@ -1,4 +1,4 @@
-"""What a dataloader worker does with its part of a stream: batches of good rows, and word of the faulty ones."""
+"""What a dataloader worker reads of a stream: batches of good rows, and the faults of the others."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.records import RowError
 
 _MOST_FAULTS = 1000
-"""Faulty rows one after the other at which even `on_bad_row: skip` gives up."""
+"""Faulty rows in a single batch at which even `on_bad_row: skip` gives up."""
 
 
-class Portion(NamedTuple):
+class ReadBatch(NamedTuple):
     """What a worker hands over: a tuple, in which pinning of memory finds the batch."""
 
     batch: Batch | None
     position: Position
-    """Of the reader, behind the rows of the batch."""
+    """Of the reader, after the rows of the batch."""
     faults: Sequence[Fault] = ()
     failure: RowError | None = None
-    """Ends the run: passed on as it is, since PyTorch would wrap its message in a traceback."""
+    """Ends the run: handed over as it is, since PyTorch would wrap its message in a traceback."""
 
 
 @dataclass
-class Portions(IterableDataset[Portion]):
-    """What the workers of a process read, of whom batches are taken in turn."""
+class Reader(IterableDataset[ReadBatch]):
+    """What the workers of a process read; batches are taken from them in turn."""
 
     items: StreamItems
     collate: Callable[[Sequence[Item]], Batch]
@@ -45,19 +45,19 @@ class Portions(IterableDataset[Portion]):
     done: int
     """Batches given so far."""
 
-    def __iter__(self) -> Iterator[Portion]:
+    def __iter__(self) -> Iterator[ReadBatch]:
         worker = get_worker_info()
         if worker is not None:
-            # In a fork of a process that has read from the network, its lock would be waited for without end.
+            # A fork of a process that has read from the network would wait for that process's lock without end.
             fsspec.asyn.reset_lock()
-        # The next batch is of the reader whose turn it is, and PyTorch takes it from the first worker.
+        # PyTorch takes the next batch from the first worker, and it is the turn of another reader after resuming.
         turn = (self.done + (0 if worker is None else worker.id)) % len(self.positions)
         try:
-            yield from self._make_portions(turn)
+            yield from self._make_batches(turn)
         except RowError as error:
-            yield Portion(None, self.positions[turn], failure=error)
+            yield ReadBatch(None, self.positions[turn], failure=error)
 
-    def _make_portions(self, turn: int) -> Iterator[Portion]:
+    def _make_batches(self, turn: int) -> Iterator[ReadBatch]:
         items: list[Item] = []
         faults: list[Fault] = []
         for item, position in self.items.read(self.first_reader + turn, self.readers, self.positions[turn]):
@@ -74,18 +74,18 @@ class Portions(IterableDataset[Portion]):
                 raise RowError(faults[0].problem, source=faults[0].source)
             if len(faults) >= _MOST_FAULTS:
                 raise RowError(
-                    f"{len(faults)} faulty rows were met while one batch was made. The last one: {faults[-1].problem}",
+                    f"{len(faults)} faulty rows were read while one batch was made. The last one: {faults[-1].problem}",
                     source=faults[-1].source,
                 )
             if batch is not None:
-                yield Portion(batch, position, tuple(faults))
+                yield ReadBatch(batch, position, tuple(faults))
                 items, faults = [], []
 
     def _collate_good(self, items: Sequence[Item]) -> tuple[Batch | None, list[Fault]]:
         """Returns the batch of the items, or those among them that cannot be trained on."""
         try:
             return self.collate(items), []
-        # Odd rows raise nearly anything, and one of them must not end a run that skips them.
+        # Odd rows raise nearly anything, and must not end a run that skips them.
         except Exception as error:
             found = [fault for item in items if (fault := self._try_alone(item)) is not None]
             if not found:

@@ -1,4 +1,4 @@
-"""What decides the losses of a run, so that a checkpoint is never gone on with by another one."""
+"""What decides the losses of a run, so that no other run resumes from its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference
-from mmdpo.training.agreement import digest_row
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.distributed.agreement import digest_row
 
 WORLD_SIZE = "processes"
 
 ROWS_LOOKED_AT = 1024
-"""So many rows of a dataset, evenly spread, stand for all of them."""
+"""Rows of a dataset, evenly spread, that stand for all of them."""
 
 VALUES_LOOKED_AT = 64
-"""So many values of each weight, evenly spread, stand for all of them."""
+"""Values of each weight, evenly spread, that stand for all of them."""
 
 SHOWN = 60
 """Longest value that an error quotes, in characters."""
@@ -71,7 +71,7 @@ def options_of_losses(args: MDPOConfig) -> dict[str, Any]:
 
 
 def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Raises CheckpointError, which lists them, where what a checkpoint recorded differs from the run that is begun.
+    """Raises CheckpointError, which lists them, where what a checkpoint recorded differs from this run.
 
     Names that only one of them knows (another version's) are not compared.
     """
@@ -79,12 +79,12 @@ def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: s
     if not differing:
         return
     lines = [f"  {name}: {_quote(recorded[name])} there, {_quote(now[name])} now" for name in differing]
-    remedy = "go on with the recipe.yaml of that run"
+    remedy = "resume with the recipe.yaml of that run"
     if WORLD_SIZE in differing:
         remedy += ", on as many processes (each has a share of the data, of the random state and of the optimizer)"
     raise CheckpointError(
         "\n".join([f"{where} belongs to another run:", *lines])
-        + f"\nEither {remedy}; or begin a new run in another output_dir, which may start from that model"
+        + f"\nEither {remedy}; or start a new run in another output_dir; it may start from that model"
     )
 
 
