@@ -85,7 +85,7 @@ def csv_text(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def show_number(value: Any, form: int | str | None = None, *, signed: bool = False) -> str:
-    """Returns a number with a true minus sign; one that rounds to nothing has no sign, and what is none is MISSING.
+    """Returns a number with a true minus sign; one that rounds to zero has no sign, and MISSING for no number.
 
     `form` is the number of decimals, or a format such as `.1f`; four significant digits unless given.
     """

@@ -14,7 +14,8 @@ from mmdpo.files import read_mapping
 from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.start import ADAPTER_CONFIG, LoadOptions, Start, resolve_start
+from mmdpo.models.seams import commit_of
+from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SAMPLES, _SAMPLE_SIZE = 64, 65_536
@@ -63,7 +64,7 @@ class Checkpoint:
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
             raise FileNotFoundError(f"{folder}: there is no such folder to load a model from")
         if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
-            inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+            inside = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / UNSEALED).exists())
             hint = f"; name one of its checkpoints: {', '.join(inside)}" if inside else ""
             raise FileNotFoundError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}{hint}")
         return resolve_start(self.model, self.options)
@@ -79,7 +80,7 @@ class Checkpoint:
         base = Path(start.base)
         return {
             "model": self.model,
-            "weights": _digest_weights(base) if base.is_dir() else getattr(config, "_commit_hash", None),
+            "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
             "adapter": self.adapter,
             "adapter_weights": None if adapter is None else _digest_weights(adapter),
             "dtype": self.dtype,

@@ -31,8 +31,8 @@ from transformers.utils.hub import cached_file, has_file
 
 from mmdpo.models.adapters import attach_adapter, read_adapter
 from mmdpo.models.families import PARTS, VICUNA, find_family
-from mmdpo.models.families._seams import LOAD_REPORT
 from mmdpo.models.parts import freeze_others
+from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 

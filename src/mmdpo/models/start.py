@@ -18,6 +18,9 @@ from mmdpo.world.worlds import find_world
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+UNSEALED = "checkpoint.json.partly"
+"""File of a checkpoint that its run has not finished writing."""
+
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "README.md")
@@ -88,7 +91,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     CheckpointError for an adapter that names no base, or another one than is given.
     """
     if not isinstance(model, str):
-        return Start(str(model.config._name_or_path), str(model.config._name_or_path), options=options, given=model)
+        return Start(str(model.config.name_or_path), str(model.config.name_or_path), options=options, given=model)
     name, base, where = model, resolve_world(model), options.arguments
     check_name(base)
     found = find_adapter_config_file(base, **{k: where[k] for k in ("revision", "token") if where.get(k) is not None})
@@ -127,9 +130,9 @@ def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = 
     Raises CheckpointError for a name that is neither.
     """
     folder = Path(name).expanduser()
+    check_name(name)
     if folder.is_dir():
         return folder
-    check_name(name)
     try:
         patterns = [*WANTED, *(PICKLED if allow_pickle else ())]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
@@ -140,8 +143,11 @@ def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = 
 
 
 def check_name(name: str) -> None:
-    """Raises CheckpointError for what can only be a folder, and is none."""
-    if Path(name).is_dir():
+    """Raises CheckpointError for what can only be a folder and is none, and for a checkpoint that is unfinished."""
+    folder = Path(name).expanduser()
+    if (folder / UNSEALED).exists():
+        raise CheckpointError(f"{folder} is a checkpoint that its run has not finished writing: use another one")
+    if folder.is_dir():
         return
     try:
         validate_repo_id(name)

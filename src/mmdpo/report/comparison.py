@@ -35,17 +35,13 @@ def print_comparison(content: Content, console: Console) -> None:
     """
     content = clean(content)
     first, *others = content["runs"]
-    headers = ("", "A", "B", "B − A", "low", "high", "≠ 0", "items")
+    headers = ("", "A", "B", "B − A", "95 % interval", "≠ 0", "items")
     for run in others:
         for benchmark in dict.fromkeys(row["benchmark"] for row in _rows_of(content, run)):
-            rows = [row for row in _rows_of(content, run) if row["benchmark"] == benchmark]
-            shown = []
-            for row in rows:
-                name, first_value, value, difference, _, clear, items, _ = _cells(row)
-                ends = (_show(row[end], row, signed=True) for end in ("low", "high"))
-                shown.append((name.removeprefix(f"{benchmark}/"), first_value, value, difference, *ends, clear, items))
+            cells = [_cells(row) for row in _rows_of(content, run) if row["benchmark"] == benchmark]
+            rows = ((name.removeprefix(f"{benchmark}/"), *figures) for name, *figures, _ in cells)
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
-            console.print(Table(headers, tuple(shown)).terminal(padding=(0, 1, 0, 0)))
+            console.print(Table(headers, tuple(rows)).terminal(wrap=8, padding=(0, 1, 0, 0)))
             console.print()
     for line in _remarks(content, explain_needed=False):
         console.print(Text(line), soft_wrap=True)
@@ -138,19 +134,15 @@ def _rows_of(content: Content, run: str) -> list[Mapping[str, Any]]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    clear = {None: MISSING, True: "yes", False: "no"}[row["excludes_zero"]]
+    digits = DIGITS.get(row["unit"], 1)
     return (
         row["metric"] + ARROWS[row["better"]],
-        *(_show(row[value], row) for value in ("first_value", "value")),
-        _show(row["difference"], row, signed=True),
-        show_ends(row["low"], row["high"], DIGITS.get(row["unit"], 1), signed=True),
-        clear,
+        *(show_number(row[value], digits) for value in ("first_value", "value")),
+        show_number(row["difference"], digits, signed=True),
+        show_ends(row["low"], row["high"], digits, signed=True),
+        {None: MISSING, True: "yes", False: "no"}[row["excludes_zero"]],
         *(show_number(row[count], ",.0f") for count in ("items", "items_needed")),
     )
-
-
-def _show(number: float | None, row: Mapping[str, Any], *, signed: bool = False) -> str:
-    return show_number(number, DIGITS.get(row["unit"], 1), signed=signed)
 
 
 def _remarks(content: Content, *, explain_needed: bool = True) -> list[str]:

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from mmdpo.files import clean, clean_text, find_inside, read_rows, write_text
+from mmdpo.files import clean, clean_text, find_inside, write_text
 from mmdpo.report.figures import GREY, inline_figure, name_rows, write_figure
 from mmdpo.report.folders import DIAGNOSIS, Place
 from mmdpo.report.layout import Section, cut, identify, render
-from mmdpo.report.shape import NUMBER, ReportError, fit, read_result
+from mmdpo.report.shape import NUMBER, ReportError, read_lines, read_result
 from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
 
 EXAMPLES = "examples.jsonl"
@@ -66,14 +66,7 @@ def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], l
     result = read_result(path, ("kind", "pairs", "options"), RESULT_SHAPE, problems, "mmdpo diagnose")
     if result.get("kind") not in TITLES:
         raise ReportError(f"{path}: a diagnosis of kind {result.get('kind')!r} is not known")
-    pairs: list[dict[str, Any]] = []
-    try:
-        pairs = fit(list(read_rows(folder / EXAMPLES)), [dict], EXAMPLES, problems)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        problems.append(f"{EXAMPLES} is not read: {error}")
-    return {**_OPTIONAL, **result}, pairs
+    return {**_OPTIONAL, **result}, list(read_lines(folder / EXAMPLES, problems))
 
 
 def print_diagnosis(result: Mapping[str, Any], console: Console) -> None:

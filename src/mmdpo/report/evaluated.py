@@ -93,18 +93,17 @@ class EvaluatedRun:
 
 def read_evaluated(place: Place) -> EvaluatedRun:
     """Reads a result. Raises nothing: what cannot be read stands in `missing`."""
-    missing: list[str] = []
+    problems: list[str] = []
     name = clean_text(place.path.name)
     label = f"{place.label}, {name}" if name != place.label else place.label
-    result = read_object(place.path / RESULT, label, missing, what="it has no metrics")
-    result = fit(result, RESULT_SHAPE, f"{label}: {RESULT}", missing)
-    lines = list(read_lines(place.path / SCORES, label, missing, most=LOOKED_AT))
-    rows = fit(lines, [SCORE_SHAPE], f"{label}: {SCORES}", missing)
+    result = read_object(place.path / RESULT, problems, costs="it has no metrics")
+    result = fit(result, RESULT_SHAPE, RESULT, problems)
+    rows = fit(list(read_lines(place.path / SCORES, problems, most=LOOKED_AT)), [SCORE_SHAPE], SCORES, problems)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
-        missing.append(f"{label}: there is no {SCORES}, so it has no examples and no paired differences")
+        problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
     notes = (result.get("notes") or {}).values()
-    first = fit(next(iter(read_lines(place.path / ANSWERS, label, [], most=1)), {}), ANSWER_SHAPE, "", [])
+    first = fit(next(iter(read_lines(place.path / ANSWERS, [], most=1)), {}), ANSWER_SHAPE, "", [])
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
@@ -115,7 +114,7 @@ def read_evaluated(place: Place) -> EvaluatedRun:
         partial=tuple(f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())),
         notes=tuple(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}" for note in notes),
         items=items,
-        missing=tuple(missing),
+        missing=tuple(f"{label}: {problem}" for problem in problems),
     )
 
 
@@ -292,7 +291,7 @@ def _example(
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Returns the answers of these items; one that is not there is left out."""
     wanted, found = set(ids), dict[str, Mapping[str, Any]]()
-    for row in read_lines(folder / ANSWERS, "", []):
+    for row in read_lines(folder / ANSWERS, []):
         if str(row.get("id")) in wanted:
             found[str(row["id"])] = row
             if len(found) == len(wanted):

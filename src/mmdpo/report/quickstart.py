@@ -22,32 +22,24 @@ Scores: TypeAlias = Mapping[str, float | None]
 """The scores of one variant by the keys of results.json; None or absent where not measured."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table; arrows in the header say which way is better, and nothing is printed bold."""
-
-    key: str
-    header: str
-    meaning: str
-    digits: int = 1
-    signed: bool = False
-
-
-COLUMNS = (
-    Column("chair_i", "CHAIR_i ↓", "% of the named objects that are not in the scene"),
-    Column("chair_s", "CHAIR_s ↓", "% of the captions that name at least one such object"),
-    Column("cover", "Cover ↑", "% of the scenes' objects that are named"),
-    Column("cog", "Cog ↓", "% of the named objects that are absent partners of an object that is there"),
-    Column(
-        "delta_logp_chosen",
+COLUMNS = {
+    "chair_i": ("CHAIR_i ↓", ".1f", "% of the named objects that are not in the scene"),
+    "chair_s": ("CHAIR_s ↓", ".1f", "% of the captions that name at least one such object"),
+    "cover": ("Cover ↑", ".1f", "% of the scenes' objects that are named"),
+    "cog": ("Cog ↓", ".1f", "% of the named objects that are absent partners of an object that is there"),
+    "delta_logp_chosen": (
         "Δ log p(chosen)",
+        "+.2f",
         "change of the chosen answer's log-probability since the start, in nats, summed over its tokens",
-        digits=2,
-        signed=True,
     ),
-    Column("accuracy_real", "Pair acc., real image", "% of the pairs whose chosen answer has the higher reward"),
-    Column("accuracy_other", "Pair acc., other image", "the same under another scene's image"),
-)
+    "accuracy_real": (
+        "Pair acc., real image",
+        ".1f",
+        "% of the pairs whose chosen answer has the higher reward",
+    ),
+    "accuracy_other": ("Pair acc., other image", ".1f", "the same under another scene's image"),
+}
+"""Keys of results.json → header, in which arrows say which way is better; format; and meaning."""
 CAVEATS = (
     "The language prior that hallucinates is planted.",
     "Style alone decides 80 % of the pairs, so that DPO can do without the image is planted in part.",
@@ -153,14 +145,11 @@ def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
 def results_table(variants: Mapping[str, Scores]) -> Table:
     """Returns the table of results."""
     rows = (
-        (
-            VARIANT_LABELS.get(name, name),
-            *(show_number(scores.get(column.key), column.digits, signed=column.signed) for column in COLUMNS),
-        )
-        for name, scores in variants.items()
+        (VARIANT_LABELS.get(name, name), *(show_number(of.get(key), form) for key, (_, form, _) in COLUMNS.items()))
+        for name, of in variants.items()
     )
-    records = ({"variant": name, **{c.key: of.get(c.key) for c in COLUMNS}} for name, of in variants.items())
-    return Table(("Variant", *(column.header for column in COLUMNS)), tuple(rows), records=tuple(records))
+    records = ({"variant": name, **{key: of.get(key) for key in COLUMNS}} for name, of in variants.items())
+    return Table(("Variant", *(header for header, *_ in COLUMNS.values())), tuple(rows), records=tuple(records))
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
@@ -200,7 +189,7 @@ def quickstart_sections(run: QuickstartFolder, prefix: str = "", label: str = ""
     values = dict(
         results=results,
         table=table,
-        columns={column.header: column.meaning for column in COLUMNS},
+        columns={header: meaning for header, _, meaning in COLUMNS.values()},
         scenes=[_show_scene(number, scene) for number, scene in enumerate(run.scenes, start=1)],
         curves=Curves(panels, f"{prefix}curves"),
         settings=_settings(results),

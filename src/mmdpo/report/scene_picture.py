@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from mmdpo.report.curves import VARIANT_LABELS
 from mmdpo.report.figures import GREY, shorten, write_figure
-from mmdpo.report.layout import MarkedAnswer
 from mmdpo.report.quickstart import ShownScene, read_quickstart
 from mmdpo.report.shape import ReportError
 
 RED = "#b3121d"
-WIDTH = 10.0
-"""Inches, as the next four."""
-IMAGE_SIDE = 4 / 3
-MARGIN = 0.25
-LINE_HEIGHT = 0.19
-CHARACTER_WIDTH = 0.0752
-"""Of DejaVu Sans Mono, which ships with Matplotlib, at 9 points: 0.602 of its size, bold or not."""
-LABEL_CHARACTERS = 15
-CAPTION_CHARACTERS = 84
+WIDTH, IMAGE_SIDE, MARGIN, LINE_HEIGHT = 10.0, 4 / 3, 0.25, 0.19
+"""Inches."""
+INDENT, CAPTION = 15, 84
+"""Characters before an answer, where the variant stands, and of its longest line."""
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Stand for the brackets around hallucinated words while lines are broken: no other text has them."""
+_BRACKETS = str.maketrans({_OPEN: "[", _CLOSE: "]", "\N{NO-BREAK SPACE}": " "})
+
+Piece: TypeAlias = tuple[int, str, str, str]
+"""Number of a line, a text that begins at its left edge, its colour and weight."""
 
 
 def draw_scenes(run_dir: str | Path) -> Path:
@@ -42,54 +43,44 @@ def draw_scenes(run_dir: str | Path) -> Path:
 
 
 def _draw(scenes: Sequence[ShownScene]) -> Figure:
-    blocks = [_scene_lines(scene) for scene in scenes]
-    heights = [max(IMAGE_SIDE, len(lines) * LINE_HEIGHT) + MARGIN for lines in blocks]
+    blocks = [list(_write_lines(scene)) for scene in scenes]
+    heights = [max(IMAGE_SIDE, (pieces[-1][0] + 1) * LINE_HEIGHT) + MARGIN for pieces in blocks]
     figure = Figure(figsize=(WIDTH, sum(heights) + MARGIN))
     top = sum(heights)
-    for scene, lines, height in zip(scenes, blocks, heights, strict=True):
-        _draw_scene(figure, scene, lines, top)
+    for scene, pieces, height in zip(scenes, blocks, heights, strict=True):
+        _draw_scene(figure, scene, pieces, top)
         top -= height
     return figure
 
 
-@dataclass(frozen=True)
-class _Word:
-    """A word of the picture of scenes; `column` counts characters from the left edge of the text."""
+def _write_lines(scene: ShownScene) -> Iterator[Piece]:
+    """Yields the text beside one scene: a heading, then each variant's answer and what it missed.
 
-    text: str
-    column: int
-    colour: str = "black"
-    bold: bool = False
-
-
-def _scene_lines(scene: ShownScene) -> list[list[_Word]]:
-    """Lays out the text beside one scene: a heading, then each variant's answer and note."""
-    heading = f"{scene.setting}: {', '.join(scene.truth)}"
-    lines = [[_Word(heading, 0, bold=True)]]
+    All characters are equally wide, bold or not, so the words of a line that have another look are a text of their own,
+    with blanks in the places of the others.
+    """
+    yield 0, f"{scene.setting}: {', '.join(scene.truth)}", "black", "bold"
+    number = 1
     for variant, answer in scene.answers.items():
-        wrapped = _wrap_answer(answer)
-        wrapped[0].insert(0, _Word(shorten(VARIANT_LABELS.get(variant, variant)), 0, bold=True))
-        lines += wrapped
-        if answer.missed:
-            missed = textwrap.wrap(f"missed: {', '.join(answer.missed)}", CAPTION_CHARACTERS)
-            lines += [[_Word(line, LABEL_CHARACTERS, GREY)] for line in missed]
-    return lines
+        yield number, shorten(VARIANT_LABELS.get(variant, variant)), "black", "bold"
+        said = "".join(
+            f"{_OPEN}{span.text.replace(' ', chr(0xA0))}{_CLOSE}" if span.hallucinated else span.text
+            for span in answer.spans()
+        )
+        for line in textwrap.wrap(said, CAPTION) or [""]:
+            pieces = re.split(f"({_OPEN}.*?{_CLOSE})", line)  # every other one is hallucinated
+            for is_wrong, colour, weight in ((0, "black", "normal"), (1, RED, "bold")):
+                shown = (piece if place % 2 == is_wrong else " " * len(piece) for place, piece in enumerate(pieces))
+                text = "".join(shown).translate(_BRACKETS).rstrip()
+                if text:
+                    yield number, " " * INDENT + text, colour, weight
+            number += 1
+        for line in textwrap.wrap(f"missed: {', '.join(answer.missed)}", CAPTION) if answer.missed else ():
+            yield number, " " * INDENT + line, GREY, "normal"
+            number += 1
 
 
-def _wrap_answer(answer: MarkedAnswer) -> list[list[_Word]]:
-    lines: list[list[_Word]] = [[]]
-    column = LABEL_CHARACTERS
-    for span in answer.spans():
-        for text in [f"[{span.text}]"] if span.hallucinated else span.text.split():
-            if column + len(text) > LABEL_CHARACTERS + CAPTION_CHARACTERS and lines[-1]:
-                lines.append([])
-                column = LABEL_CHARACTERS
-            lines[-1].append(_Word(text, column, RED if span.hallucinated else "black", bold=span.hallucinated))
-            column += len(text) + 1
-    return lines
-
-
-def _draw_scene(figure: Figure, scene: ShownScene, lines: Sequence[Sequence[_Word]], top: float) -> None:
+def _draw_scene(figure: Figure, scene: ShownScene, pieces: Sequence[Piece], top: float) -> None:
     width, height = figure.get_size_inches()
     axes = figure.add_axes(
         (MARGIN / width, (top - IMAGE_SIDE) / height, IMAGE_SIDE / width, IMAGE_SIDE / height), frameon=False
@@ -99,16 +90,7 @@ def _draw_scene(figure: Figure, scene: ShownScene, lines: Sequence[Sequence[_Wor
         # "nearest" keeps the pixels of a small scene visible as pixels.
         axes.imshow(image.convert("RGB"), interpolation="nearest")
     axes.set_axis_off()
-    left = 2 * MARGIN + IMAGE_SIDE
-    for number, line in enumerate(lines):
-        for word in line:
-            figure.text(
-                (left + word.column * CHARACTER_WIDTH) / width,
-                (top - number * LINE_HEIGHT) / height,
-                word.text,
-                color=word.colour,
-                weight="bold" if word.bold else "normal",
-                family="DejaVu Sans Mono",
-                size=9,
-                va="top",
-            )
+    left = (2 * MARGIN + IMAGE_SIDE) / width
+    for number, text, colour, weight in pieces:
+        place = (top - number * LINE_HEIGHT) / height
+        figure.text(left, place, text, color=colour, weight=weight, family="DejaVu Sans Mono", size=9, va="top")

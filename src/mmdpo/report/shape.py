@@ -43,9 +43,9 @@ def read_result(path: Path, needed: Sequence[str], shape: Shape, problems: list[
 
 
 def read_object(
-    path: Path, label: str, missing: list[str], *, what: str, read: Callable[[Path], Any] = read_json
+    path: Path, problems: list[str], *, costs: str, read: Callable[[Path], Any] = read_json
 ) -> dict[str, Any]:
-    """Returns the object in a file; where there is none, an empty one, and a line in `missing` with what that costs."""
+    """Returns the object in a file; where there is none, an empty one, and what that costs as a line in `problems`."""
     try:
         content = read(path)
         if isinstance(content, dict):
@@ -55,11 +55,11 @@ def read_object(
         problem = f"there is no {path.name}"
     except (OSError, ValueError) as error:
         problem = f"{path.name} cannot be read ({error})"
-    missing.append(f"{label}: {problem}, so {what}")
+    problems.append(f"{problem}, so {costs}")
     return {}
 
 
-def read_lines(path: Path, label: str, missing: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, problems: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:
     """Yields the objects of a file of JSON lines, the first `most`; nothing where there is no file."""
     damaged = 0
     try:
@@ -71,9 +71,9 @@ def read_lines(path: Path, label: str, missing: list[str], *, most: int | None =
     except OSError:
         return
     except ValueError as error:
-        missing.append(f"{label}: {path.name} is not read: {error}")
+        problems.append(f"{path.name} is not read: {error}")
     if damaged:
-        missing.append(f"{label}: {damaged} lines of {path.name} are damaged and left out")
+        problems.append(f"{damaged} lines of {path.name} are damaged and left out")
 
 
 def fit(value: Any, shape: Shape, where: str, problems: list[str]) -> Any:

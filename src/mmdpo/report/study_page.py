@@ -122,7 +122,7 @@ def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
     """Returns what the finished trials of a study without a result have measured."""
     rows, records = dict[str, dict[str, str]](), []
     for trial in (trial for of in trials.values() for trial in of):
-        result = read_object(trial.folder / TRIAL, trial.label, [], what="")
+        result = read_object(trial.folder / TRIAL, [], costs="")
         metrics = fit(result.get("metrics") or {}, {str: (float, None)}, trial.label, [])
         rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
         records.append({"trial": trial.label, **metrics})

@@ -54,32 +54,31 @@ class TrainedRun:
 
 def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
     """Reads a run. Raises nothing: what cannot be read stands in `missing`."""
-    missing: list[str] = []
-    history = _read_history(place, missing)
-    if needs_model and not any(path for pattern in WEIGHTS for path in place.path.glob(pattern)):
-        missing.append(f"{place.label}: no model was saved, so the run has not come to its end")
-    options = "its options are not known"
-    recipe = read_object(place.path / RECIPE, place.label, missing, what=options, read=read_yaml)
-    versions = _read_versions(place.path)
-    samples = tuple(read_lines(place.path / SAMPLES, place.label, missing))
-    return TrainedRun(place.label, place.path, recipe, tuple(history), versions, samples, tuple(missing))
+    folder, problems = place.path, list[str]()
+    history = _read_history(folder, problems)
+    if needs_model and not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        problems.append("no model was saved, so the run has not come to its end")
+    recipe = read_object(folder / RECIPE, problems, costs="its options are not known", read=read_yaml)
+    samples = tuple(read_lines(folder / SAMPLES, problems))
+    missing = tuple(f"{place.label}: {problem}" for problem in problems)
+    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples, missing)
 
 
-def _read_history(place: Place, missing: list[str]) -> list[Mapping[str, Any]]:
+def _read_history(folder: Path, problems: list[str]) -> list[Mapping[str, Any]]:
     """Returns the log of the run's end, else of its last checkpoint that can be read."""
-    own = place.path / TRAINER_STATE
-    checkpoints = sorted(place.path.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
+    own = folder / TRAINER_STATE
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
     for path in [*([own] if own.is_file() else []), *checkpoints]:
         try:
             state = read_json(path)
-            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], f"{place.label}: log_history", missing)
+            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], "log_history", problems)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing.append(f"{place.label}: {path.relative_to(place.path)} is cut short or damaged ({error!r:.80})")
+            problems.append(f"{path.relative_to(folder)} is cut short or damaged ({error!r:.80})")
             continue
         if path != own:
-            missing.append(f"{place.label}: the curves end at step {_step_of(path)}, with {path.parent.name}")
+            problems.append(f"the curves end at step {_step_of(path)}, with {path.parent.name}")
         return history
-    missing.append(f"{place.label}: no log of its training (trainer_state.json, or one in a checkpoint), so no curves")
+    problems.append("no log of its training (trainer_state.json, or one in a checkpoint), so no curves")
     return []
 
 
@@ -90,7 +89,7 @@ def _step_of(path: Path) -> int:
 def _read_versions(folder: Path) -> dict[str, str]:
     """Returns what the last checkpoint, or else the model card, says of the versions that trained."""
     for path in sorted(folder.glob(f"checkpoint-*/{CHECKPOINT}"), key=_step_of, reverse=True):
-        versions = read_object(path, "", [], what="").get("versions")
+        versions = read_object(path, [], costs="").get("versions")
         if isinstance(versions, dict):
             return {str(name): str(version) for name, version in versions.items()}
     try:

@@ -14,6 +14,7 @@ from mmdpo.data.collate import Batch
 from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.load import check_model
 from mmdpo.models.parts import disable_dropout
+from mmdpo.models.seams import count_changes
 from mmdpo.records import Cell
 from mmdpo.scoring.forward import Scorer
 
@@ -67,7 +68,7 @@ class StartOfPolicy:
     _versions: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._versions = self._count_changes()
+        self._versions = count_changes(self.scorer.model)
 
     def leave(self) -> None:
         """Says that training begins, and that the policy is its own reference no longer."""
@@ -75,7 +76,7 @@ class StartOfPolicy:
 
     def has_moved(self) -> bool:
         """Says whether training has begun, or a weight was changed by hand."""
-        return self._has_left or self._versions != self._count_changes()
+        return self._has_left or self._versions != count_changes(self.scorer.model)
 
     def __call__(
         self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
@@ -95,10 +96,6 @@ class StartOfPolicy:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
-
-    def _count_changes(self) -> list[int]:
-        # PyTorch counts what is written into a tensor in place; moving it to another device is not counted.
-        return [parameter._version for parameter in self.scorer.model.parameters()]
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ from mmdpo.study.reliance import OTHER, PairScores, make_collator, score_batches
 from mmdpo.study.score_log import ScoreLog
 from mmdpo.study.shortcut import TextPair, measure_shortcut
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.durable.resume import check_run_folder
 from mmdpo.training.row_check import FullCheck
-from mmdpo.training.run import check_run_folder, read_examples
+from mmdpo.training.run import read_examples
 from mmdpo.world.worlds import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"

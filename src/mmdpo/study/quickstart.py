@@ -34,7 +34,7 @@ from mmdpo.study.variants import (
     training_options,
 )
 from mmdpo.training.callbacks import ProgressCallback
-from mmdpo.training.run import prepare_run_folder
+from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world.evaluate import compare_caption
 from mmdpo.world.scenes import Scene, render
 from mmdpo.world.worlds import SMALL

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.training.run import RunFolderError
+from mmdpo.training.durable.resume import RunFolderError
 
 
 @dataclass(frozen=True)

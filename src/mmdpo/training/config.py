@@ -30,10 +30,13 @@ SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 """Keys whose values are never written to disk or to a log, inside `model_init_kwargs` neither."""
 
 CROPS = ("crop_0_20", "crop_20_50")
-"""Corruptions that `crop_space: processed` can move behind the image processor."""
+"""Corruptions that `crop_space: processed` can move after the image processor."""
 
 
-MAPPINGS = ("corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+MAPPINGS = (
+    "corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs",
+    "chat_template_kwargs",
+)  # fmt: skip
 """Options that are mappings, which flags and recipes may write as JSON."""
 
 SHARDING = ("FSDP", "DEEPSPEED")
@@ -53,13 +56,6 @@ class MDPOConfig(TrainingArguments):
     of the steps, three epochs), or TRL's (a log every 10 steps, gradient checkpointing, bf16 where a GPU has it).
     Raises ValueError for values that cannot work together, naming the keys.
     """
-
-    _VALID_DICT_FIELDS = [  # noqa: RUF012
-        *TrainingArguments._VALID_DICT_FIELDS,
-        "model_init_kwargs",
-        "corruption_options",
-        "chat_template_kwargs",
-    ]
 
     # Defaults of TrainingArguments that differ here
     learning_rate: float = _option(1e-5, "loss", "Peak learning rate of AdamW.")
@@ -111,7 +107,7 @@ class MDPOConfig(TrainingArguments):
     # The model
     model_init_kwargs: dict[str, Any] | str | None = _option(None, "content", "Keyword arguments of from_pretrained.")
     adapter_name_or_path: str | None = _option(
-        None, "content", "A trained adapter on model_name_or_path to go on with; the reference is its start."
+        None, "content", "A trained adapter on model_name_or_path to train further; the reference is its start."
     )
     trust_remote_code: bool = _option(
         False, "running", "Run Python code that comes with the checkpoint. Off unless asked for."
@@ -255,7 +251,9 @@ class MDPOConfig(TrainingArguments):
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
-            raise ValueError("enable_jit_checkpoint saves in the middle of a step; leave it out: SIGTERM is seen to")
+            raise ValueError(
+                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves a checkpoint by itself"
+            )
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
@@ -291,7 +289,7 @@ class MDPOConfig(TrainingArguments):
             )
 
     def _check_loggers(self) -> None:
-        """Raises ValueError for a logger that is not there; transformers says so behind all that is loaded."""
+        """Raises ValueError for a logger that is not there; transformers says so only after everything is loaded."""
         found = get_available_reporting_integrations()
         for name in self.report_to:
             # Of `flyte` transformers does not say whether it is there.

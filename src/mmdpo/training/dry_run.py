@@ -26,11 +26,12 @@ from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
 from mmdpo.training.plan import RunPlan, resolve
 from mmdpo.training.recipe import Recipe, parse_recipe
 from mmdpo.training.row_check import check_rows
-from mmdpo.training.run import check_run_folder, find_checkpoint, open_stream, read_data
+from mmdpo.training.run import open_stream, read_data
 
 ADAPTER_PART = "adapter"
 

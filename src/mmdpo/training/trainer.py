@@ -35,25 +35,26 @@ from mmdpo.models.load import (
 )
 from mmdpo.models.movement import describe_rounding
 from mmdpo.models.parts import rest_frozen_modules
+from mmdpo.models.seams import move_inputs
 from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
 from mmdpo.training import build
-from mmdpo.training.agreement import check_agreement
-from mmdpo.training.callbacks import PlainStepLines, SetEpoch, StepLines
+from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.engines import check_engine
-from mmdpo.training.main_process import on_main_process
+from mmdpo.training.distributed.agreement import check_agreement, on_main_process
+from mmdpo.training.distributed.engines import check_engine
+from mmdpo.training.durable.identity import describe_run
+from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.plan import resolve
 from mmdpo.training.probing import settle_rows
 from mmdpo.training.row_check import to_preferences
-from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
+from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
-from mmdpo.training.run_identity import describe_run
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items, read_first_rows
+from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class MDPOTrainer(RowOrderTrainer):
         peft_config: Any = None,
     ) -> None:
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = MDPOConfig(output_dir=f"{Path(str(name)).name}-mDPO")
         if train_dataset is None:
             raise ValueError("train_dataset is required")
@@ -181,7 +182,6 @@ class MDPOTrainer(RowOrderTrainer):
         for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
             self.remove_callback(theirs)
             self.add_callback(lines[type(theirs)])
-        self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
         if self.args.sample_answers_steps:
             self.add_callback(SampleAnswers(self, self._collator))
         self.model_accepts_loss_kwargs = False
@@ -251,7 +251,7 @@ class MDPOTrainer(RowOrderTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the loss, the rewards [B, C] as predictions, and the example's places as labels."""
-        batch = self._prepare_inputs(inputs)
+        batch = move_inputs(self, inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, batch, return_outputs=True)
         if prediction_loss_only:
@@ -282,8 +282,8 @@ class MDPOTrainer(RowOrderTrainer):
         norm = float(logs.get("grad_norm", 0.0))
         if not math.isfinite(norm) and not self.args.fp16:  # whose scaler leaves such a step out, and goes on
             raise FloatingPointError(
-                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping makes nothing of "
-                "them: lower beta or the weights of terms, or use bf16 or float32"
+                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping cannot "
+                "mend that: lower beta or the weights of terms, or use bf16 or float32"
             )
         if "loss" in logs:
             logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
@@ -310,7 +310,7 @@ class MDPOTrainer(RowOrderTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet.
 
-        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
+        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` after the current step, checkpoint saved.
         """
         self._check_batches()
         folder = Path(self.args.output_dir)

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-import yaml
 from PIL import Image
 
 from mmdpo.report.curves import DASHES, MOST_POINTS, draw_panels, overlay_panels
@@ -17,38 +16,7 @@ from mmdpo.report.shape import ReportError
 from mmdpo.report.thumbnails import make_thumbnail
 from mmdpo.report.trained import SHOWN_STEPS, TrainedRun, read_trained, thin, training_section
 from mmdpo.tables import Table, show_interval, show_number
-from tests.unit.report.test_page import Page
-
-
-def write_log(steps, **values):
-    return [
-        {"step": step, "loss": 2.0 - step / 100, "loss/rank_image": 0.5, "grad_norm": 1.0, **values} for step in steps
-    ]
-
-
-def write_trained(folder, *, steps=range(1, 5), **recipe):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump({"objective": "mdpo", "dataset_name": "pairs.json", "output_dir": str(folder), **recipe})
-    )
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": write_log(steps)}))
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
-def write_evaluated(folder, *, benchmark="pope", image="{}.jpg", flagged=(), answer="a cup", **result):
-    folder.mkdir(parents=True, exist_ok=True)
-    metric = {"value": 12.5, "low": 10.0, "high": 15.0, "n": 3, "unit": "%", "better": "lower"}
-    content = {"benchmark": benchmark, "metrics": {f"{benchmark}/chair": metric}, "made_by": {}, **result}
-    (folder / "result.json").write_text(json.dumps(content))
-    scores = [
-        {"id": f"q{n}", "image": image.format(n), "counts": {}, "reason": {"word": {"flagged": list(flagged)}}}
-        for n in range(3)
-    ]
-    answers = [{"id": f"q{n}", "prompt": "what is there?", "answer": answer} for n in range(3)]
-    for name, rows in (("scores", scores), ("answers", answers)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+from tests.unit.report.makers import Page, write_evaluated, write_log, write_trained
 
 
 def read_report(folders, tmp_path, **changes):

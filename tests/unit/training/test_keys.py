@@ -28,8 +28,8 @@ from mmdpo.keys import (
 )
 from mmdpo.objective import preset_names, term_names
 from mmdpo.training import config
-from mmdpo.training.agreement import shared_options
-from mmdpo.training.run_identity import options_of_losses
+from mmdpo.training.distributed.agreement import shared_options
+from mmdpo.training.durable.identity import options_of_losses
 
 GROUPS = (OURS, MODEL, DATASET, TRAINING)
 

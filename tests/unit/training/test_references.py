@@ -19,7 +19,7 @@ from mmdpo.records import Cell, RowError
 from mmdpo.scoring import value_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.value_cache import ValueCacheError
-from mmdpo.training.checkpoint_folder import read_record
+from mmdpo.training.durable.sealing import read_record
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 

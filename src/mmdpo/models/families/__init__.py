@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.models.families._family import PARTS, Family
-from mmdpo.models.families._seams import attention_of
+from mmdpo.models.seams import attention_of
 from mmdpo.registry import Registry
 
 __all__ = ["PARTS", "VICUNA", "Family", "attention_of", "family_names", "find_family"]
