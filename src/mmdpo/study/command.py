@@ -27,8 +27,7 @@ def add_study_verb(verbs: argparse._SubParsersAction[Any]) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from mmdpo.study.design import StudyError
-    from mmdpo.study.study_file import describe_shipped, read_study, read_text, shipped_names
+    from mmdpo.study.study_file import StudyError, describe_shipped, read_study, read_text, shipped_names
 
     if options.list:
         print("".join(f"{name:20}{about}\n" for name, about in describe_shipped().items()), end="")
@@ -85,9 +84,9 @@ def _diagnose(options: argparse.Namespace) -> int:
     from rich.console import Console
     from transformers.utils import logging
 
+    from mmdpo.diagnosis.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
     from mmdpo.report.diagnosis import print_diagnosis
     from mmdpo.report.sections.diagnosis import write_diagnosis
-    from mmdpo.study.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
 
     _check_diagnosis(options)
     out = Path(options.out)
