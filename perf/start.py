@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from mmdpo import MDPOConfig
+from mmdpo.data.check import find_faults
 from mmdpo.training.build import build_collator
-from mmdpo.training.check import check_data
+from mmdpo.training.row_check import FullCheck, to_preferences
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
 from perf.measure import summarise
 from perf.record import RESULTS, describe_run, write_result
@@ -100,9 +101,9 @@ def _time_check(rows: list[dict[str, Any]], folder: str, workers: int) -> dict[s
     )
     collator = build_collator(build_processor(BODY), BODY.config(), args)
     start = time.perf_counter()
-    checked = check_data(rows, "train", collator, args)
+    checked = find_faults(to_preferences(rows, "train", args), FullCheck(collator), num_workers=workers, progress=False)
     wall = time.perf_counter() - start
-    assert len(checked.examples) == len(rows)
+    assert len(checked.good) == len(rows)
     return {"wall": wall}
 
 

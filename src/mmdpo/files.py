@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +115,28 @@ def read_yaml(path: Path) -> Any:
         raise UnusableFileError("it is nested too deeply") from error
 
 
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """Returns a mapping that may be written as JSON. Raises ValueError for anything else, and for infinite numbers."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
+    check_finite(name, value)
+    return value
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises ValueError for a number, at any depth of an option's mappings and lists, that is not finite."""
+    entries: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for entry in entries:
+        check_finite(name, entry)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} holds {value}: numbers have to be finite")
+
+
 def clean(value: Any) -> Any:
     """Returns data whose texts, keys too, can be shown anywhere, and whose numbers can be calculated with.
 
@@ -152,20 +174,27 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_whole(path, to_json(value, indent) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
+
+    Several processes may write one file at once; the last one stays.
 
     Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
     """
-    beside = path.with_name(f".{path.name}.partly")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partly")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
         beside.replace(path)
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
-        raise UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}") from error
+        raise explain_unwritable(path, error) from error
+
+
+def explain_unwritable(path: Path, error: OSError) -> UnusableFileError:
+    """Returns the error to raise for a file that cannot be written."""
+    mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
+    return UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 
 def digest_of(value: Any) -> str:

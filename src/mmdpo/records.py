@@ -16,7 +16,8 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -89,6 +90,15 @@ class RowError(ValueError):
         self.problem = printable(problem)
         self.source = printable(source)
         super().__init__(f"{self.source}: {self.problem}" if source else self.problem)
+
+
+@contextmanager
+def named_source(source: str) -> Iterator[None]:
+    """Adds where the row came from to a RowError of the block that does not say it."""
+    try:
+        yield
+    except RowError as error:
+        raise error if error.source else RowError(error.problem, source=source) from error
 
 
 def derive_seed(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MISSING = "–"
 """Stands where a number was not measured."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
+_IN_MARKDOWN = str.maketrans({"|": "\\|", "\n": " ", NO_BREAK: " "})
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 """Stand after the name of a measure: which way is better."""
 
@@ -39,7 +41,7 @@ class Table:
     def markdown(self) -> str:
         """Returns the table in GitHub's Markdown, ending with a newline; the title stands above it, bold."""
         lines = [self.headers, ("---", *("---:" for _ in self.headers[1:])), *self.rows]
-        escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+        escaped = ([cell.translate(_IN_MARKDOWN) for cell in line] for line in lines)
         title = f"**{self.title}**\n\n" if self.title else ""
         return title + "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
@@ -48,10 +50,11 @@ class Table:
         columns = list(dict.fromkeys(key for record in self.records for key in record))
         return csv_text(columns, ([record.get(column) for column in columns] for record in self.records))
 
-    def terminal(self, **look: Any) -> RichTable:
+    def terminal(self, *, wrap: int = 1000, **look: Any) -> RichTable:
         """Returns the table for `rich`: names are folded where room is short, figures never cut, nothing is markup.
 
-        `look` are arguments of `rich.table.Table`. A header breaks where it holds a line break.
+        Headers of figures are wrapped at `wrap` characters, longer words whole: rich would cut them to make the table
+        narrow enough. `look` are arguments of `rich.table.Table`.
         """
         from rich import box
         from rich.table import Table as RichTable
@@ -63,7 +66,7 @@ class Table:
             made.title, made.title_justify = Text(clean_text(self.title)), "left"
         for place, header in enumerate(self.headers):
             made.add_column(
-                Text(clean_text(header)),
+                Text(textwrap.fill(clean_text(header), wrap, break_long_words=False) if place else clean_text(header)),
                 justify="right" if place else "left",
                 no_wrap=bool(place),
                 overflow="ellipsis" if place else "fold",
@@ -82,7 +85,7 @@ def csv_text(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def show_number(value: Any, form: int | str | None = None, *, signed: bool = False) -> str:
-    """Returns a number with a true minus sign; one that rounds to nothing has no sign, and what is none is MISSING.
+    """Returns a number with a true minus sign; one that rounds to zero has no sign, and MISSING for no number.
 
     `form` is the number of decimals, or a format such as `.1f`; four significant digits unless given.
     """
@@ -99,11 +102,14 @@ def show_number(value: Any, form: int | str | None = None, *, signed: bool = Fal
 
 def show_interval(value: Any, low: Any, high: Any, form: int | str | None = None, *, signed: bool = False) -> str:
     """Returns a value with its interval in brackets, where it has one."""
-    shown = show_number(value, form, signed=signed)
-    if shown == MISSING or low is None or high is None:
-        return shown
-    ends = (show_number(end, form, signed=signed) for end in (low, high))
-    return f"{shown} [{f',{NO_BREAK}'.join(ends)}]"
+    shown, ends = show_number(value, form, signed=signed), show_ends(low, high, form)
+    return shown if MISSING in (shown, ends) else f"{shown} [{ends}]"
+
+
+def show_ends(low: Any, high: Any, form: int | str | None = None, *, signed: bool = False) -> str:
+    """Returns the ends of an interval, MISSING where there is none."""
+    ends = [show_number(end, form, signed=signed) for end in (low, high)]
+    return MISSING if MISSING in ends else f"{NO_BREAK}…{NO_BREAK}".join(ends)
 
 
 def matrix(

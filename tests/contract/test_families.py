@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,10 +37,10 @@ from plain_forwards import gradients, logprobs_alone, read, read_all_alone, writ
 from tiny_models import MODELS
 from torch.overrides import TorchFunctionMode
 
-from mmdpo.models.families import Family, find_family
+from mmdpo.models.families import PARTS, Family, find_family
+from mmdpo.models.parts import disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
-from mmdpo.training.build import PARTS, disable_dropout, freeze_parts
 
 
 @pytest.fixture(params=list(MODELS))
@@ -290,7 +289,7 @@ def test_every_parameter_has_its_part(tiny):
         outside = "projector" if between else "vision_tower"
         assert located.part_of(name) == ("language_model" if id(parameter) in text else outside), name
 
-    freeze_parts(model, family, SimpleNamespace(freeze_projector=True, freeze_vision_tower=True))
+    freeze_parts(model, family, ["language_model"])
     assert {id(parameter) for parameter in model.parameters() if parameter.requires_grad} == text
 
 

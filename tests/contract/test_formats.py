@@ -8,9 +8,10 @@ import datasets
 import pytest
 
 from mmdpo.data import formats
+from mmdpo.data.check import ExampleFacts, find_faults
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
-from mmdpo.data.validate import ExampleFacts, find_faults, validate_example
+from mmdpo.data.validate import validate_example
 from mmdpo.records import CHOSEN, REJECTED
 
 EXAMPLES = [(name, number) for name in formats.names() for number in range(len(formats.load(name).examples))]

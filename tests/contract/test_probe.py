@@ -23,10 +23,11 @@ from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import Family, attention_of, find_family
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.records import CORRUPTED
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import Probe, ProbeError, probe, score_alone
-from mmdpo.training.build import load_model, load_processor
 from mmdpo.world.pairs import make_pairs
 
 UNRECORDED = ("olmo2", "smollm3", "granite")
@@ -173,7 +174,10 @@ def make_trainer(tmp_path, rows, *, change=lambda model: model, peft_config=None
         output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=1,
         per_device_train_batch_size=2, logging_steps=1, **changes,
     )  # fmt: skip
-    model, processor = change(load_model("world", args)), load_processor("world", args)
+    model, processor = (
+        change(load_model(resolve_start("world"))),
+        load_processor(resolve_start("world")),
+    )
     return MDPOTrainer(model, args=args, train_dataset=rows, processing_class=processor, peft_config=peft_config)
 
 
@@ -201,4 +205,4 @@ def test_policy_and_reference_are_scored_alike_after_it(tmp_path, rows, caplog, 
 
 def test_a_faulty_row_is_not_what_is_tried(tmp_path, rows):
     broken = [{**rows[0], "images": [str(tmp_path / "nowhere.png")]}, *rows]
-    assert make_trainer(tmp_path, broken, check_data="text").probe.rows == "shared"
+    assert make_trainer(tmp_path, broken, on_bad_row="skip").probe.rows == "shared"

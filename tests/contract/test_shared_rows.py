@@ -25,11 +25,11 @@ from plain_forwards import gradients, logprobs_alone, read_all_alone
 from tiny_models import MODELS, TinyModel
 from tiny_models.decoders import OPTIONS, WINDOW, llava_with
 
+from mmdpo.models.adapters import add_adapter
 from mmdpo.models.families import Family, find_family
 from mmdpo.models.families._family import PROVEN_DECODERS
 from mmdpo.scoring import tree_attention
 from mmdpo.scoring.tree_attention import follow_paths, uses_flex
-from mmdpo.training.build import add_adapter
 
 SHARED_WAYS = WAYS[1:]
 SHARING = [name for name in MODELS if name not in SEPARATE_ALONE]
@@ -154,11 +154,12 @@ def test_flex_attention_scores_as_plain_forwards_do(monkeypatch, name, way):
 def adapt(name: str, way: str) -> Case:
     """Returns a model with an adapter that changes something, everything else frozen, and a copy to score with."""
     tiny = MODELS[name]()
-    freezing = SimpleNamespace(freeze_projector=True, freeze_vision_tower=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         adapter = LoraConfig(r=4, init_lora_weights=False)
-        adapted = add_adapter(copy.deepcopy(tiny.model), find_family(tiny.model.config), adapter, freezing).eval()
+        adapted = add_adapter(
+            copy.deepcopy(tiny.model), find_family(tiny.model.config), adapter, ["language_model"]
+        ).eval()
     return Case(replace(tiny, model=adapted), way, copy.deepcopy(adapted))
 
 

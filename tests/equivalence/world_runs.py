@@ -19,10 +19,10 @@ from peft import LoraConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.data.prepare import Preparer
 from mmdpo.records import RowError
 from mmdpo.scoring.reference import StartOfPolicy
-from mmdpo.training.agreement import DisagreementError
-from mmdpo.training.check import FullCheck
+from mmdpo.training.distributed.agreement import DisagreementError
 from mmdpo.world.pairs import make_pairs
 
 GLOBAL_BATCH = 4
@@ -175,17 +175,17 @@ def disagree(folder):
 
 def check(folder):
     rank = PartialState().process_index
-    tried, try_row = [], FullCheck.__call__
+    tried, open_row = [], Preparer.open
 
-    def noting(self, example):
-        tried.append(example.id)
-        return try_row(self, example)
+    def noting(self, item, rendered):
+        tried.append(item.example.id)
+        return open_row(self, item, rendered)
 
-    FullCheck.__call__ = noting
+    Preparer.open = noting
     rows = make_pairs(7, seed=5)
-    args = dict(use_cpu=True, report_to="none", disable_tqdm=True)
+    args = dict(use_cpu=True, report_to="none", disable_tqdm=True, probe=False)  # which opens two rows of its own
     trainer = MDPOTrainer("world", args=MDPOConfig(output_dir=str(folder / str(rank)), **args), train_dataset=rows)
-    FullCheck.__call__ = try_row
+    Preparer.open = open_row
     faulty = [{**row, "chosen": ""} if k in (2, 5) else row for k, row in enumerate(rows)]
     told, skipping = "", MDPOConfig(output_dir=str(folder / str(rank)), on_bad_row="skip", **args)
     try:

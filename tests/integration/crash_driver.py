@@ -14,8 +14,9 @@ from pathlib import Path
 import yaml
 
 from mmdpo.models.weights import CheckpointError
-from mmdpo.training.checkpoint_folder import list_checkpoints, read_record
-from mmdpo.training.run import RESOLVED_RECIPE, train
+from mmdpo.training.durable.resume import RESOLVED_RECIPE
+from mmdpo.training.durable.sealing import is_unfinished, list_checkpoints, read_record
+from mmdpo.training.run import train
 from mmdpo.world.pairs import make_pairs
 
 KILLS = 10
@@ -73,7 +74,7 @@ def kill_at(count: int, folder: Path) -> None:
 
 
 def find_whole(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints, all of which have to be whole unless their name says otherwise."""
+    """Returns the steps of the checkpoints, all of which have to be whole unless they were never sealed."""
     for checkpoint in list_checkpoints(folder):
         read_record(checkpoint)
     return [int(path.name.partition("-")[2]) for path in list_checkpoints(folder)]
@@ -118,7 +119,8 @@ def main(folder: Path, seed: int) -> None:
             whole, fault = find_whole(killed), None
         except CheckpointError as error:
             whole, fault = [], str(error)
-        left = sorted(path.name for path in (killed / "_unfinished").glob("*"))
+        unsealed = [path for path in killed.glob("checkpoint-*") if is_unfinished(path)]
+        left = sorted(path.name for path in [*(killed / "_unfinished").glob("*"), *unsealed])
         attempts.append({"event": event, "status": status, "whole": whole, "fault": fault, "left": left})
     last = os.waitpid(start(recipe, killed), 0)[1]
     report = {"attempts": attempts, "last": last, "seconds": duration}

@@ -114,7 +114,7 @@ def test_a_job_that_is_stopped_and_queued_again_runs_one_command(tmp_path, monke
     monkeypatch.setattr(MDPOTrainer, "training_step", stopped_at_third)
     run = tmp_path / "run"
     assert main(command(run)) == EXIT_STATUS == 75
-    assert f"stopped by SIGTERM behind step 3, which {run / 'checkpoint-3'} holds" in capsys.readouterr().err
+    assert f"stopped by SIGTERM after step 3, which {run / 'checkpoint-3'} holds" in capsys.readouterr().err
     assert main(["merge", str(run), str(tmp_path / "merged")]) == 2
     assert "name one of its checkpoints: checkpoint-2, checkpoint-3" in capsys.readouterr().err
     monkeypatch.undo()

@@ -5,11 +5,12 @@ from transformers import AutoProcessor
 
 from mmdpo import MDPOTrainer
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.diagnosis.pair_scores import OTHER, make_collator, score_pairs
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, score_pairs
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.records import ORIGINAL
 from mmdpo.study.measures import measure_reliance
 from mmdpo.study.quickstart import QuickstartPlan, training_options
-from mmdpo.training import build
 from mmdpo.world.captions import score_captions
 from mmdpo.world.model import CHECKPOINT, caption_scenes
 from mmdpo.world.pairs import make_pairs
@@ -28,8 +29,8 @@ def outcomes(tmp_path_factory):
     held_out = PreferenceDataset.from_rows(make_pairs(PLAN.held_out_pairs, PLAN.seed, purpose="held-out"))
     scenes = draw_test_scenes(PLAN.scenes, PLAN.seed)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    start = build.load_model("world", training_options("dpo", folder, seed=0, epochs=1))
-    collator = make_collator(processor, start.config, (ORIGINAL, OTHER), seed=PLAN.seed)
+    start = load_model(resolve_start("world", training_options("dpo", folder, seed=0, epochs=1).load_options()))
+    collator = make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=PLAN.seed)
     reference = score_pairs(start, collator, held_out)
     found = {}
     for objective in ("dpo", "mdpo", "dpo_conditional"):

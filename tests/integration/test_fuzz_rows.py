@@ -11,9 +11,11 @@ from PIL import Image
 
 from mmdpo.cli import main
 from mmdpo.data.items import Items
+from mmdpo.models.load import load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.training import build
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.run import read_examples
 
 GOOD, BAD = True, False
@@ -227,14 +229,16 @@ def test_training_leaves_the_faulty_rows_out_and_makes_batches_of_the_others(fol
     args = MDPOConfig(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", on_bad_row="skip", check_data=check
     )
-    collator = build.build_collator(build.load_processor("world", args), build.load_config("world", args), args)
-    checked = check_data(read_examples(str(folder / "rows.jsonl"), "train", args), "train", collator, args)
+    start = resolve_start("world")
+    collator = build.build_collator(load_processor(start), start.config, args)
+    examples = read_examples(str(folder / "rows.jsonl"), "train")
+    checked = check_rows(examples, "train", FullCheck(collator) if check == "full" else TextCheck(collator), args)
     faulty = {fault.row for fault in checked.faults}
     assert faulty <= EXPECTED
     if check == "text":
         return
     assert faulty == EXPECTED
-    items = Items(checked.examples, seed=0)
+    items = Items(examples.select(checked.good), seed=0)
     batch = collator([items[place] for place in range(len(items))])
     assert batch["prompt_mask"].shape[0] == 2 * len(items)
     words = collator.prepare.renderer.tokenizer.batch_decode(batch["answer_ids"], skip_special_tokens=True)

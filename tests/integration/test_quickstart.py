@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmdpo.study.quickstart import QuickstartPlan, run_quickstart
-from mmdpo.training.run import RunFolderError
+from mmdpo.training.durable.resume import RunFolderError
 
 SMALL = QuickstartPlan(seed=1, pairs=160, held_out_pairs=16, scenes=20, shown_scenes=2, epochs=1)
 KEYS = {"chair_i", "chair_s", "cover", "cog", "delta_logp_chosen", "accuracy_real", "accuracy_other"}

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mmdpo.cli import main
 from mmdpo.data.formats import names as format_names
-from mmdpo.models import adapters, load
-from mmdpo.training import build, dry_run
+from mmdpo.models import load, start
+from mmdpo.training import dry_run
 from mmdpo.world.pairs import make_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -102,8 +102,8 @@ def tiny_hub(monkeypatch):
             return find(name).processor
 
     monkeypatch.setattr(load, "AutoConfig", Configs)
-    monkeypatch.setattr(build, "AutoProcessor", Processors)
-    monkeypatch.setattr(adapters, "find_adapter_config_file", lambda name, **options: None)
+    monkeypatch.setattr(load, "AutoProcessor", Processors)
+    monkeypatch.setattr(start, "find_adapter_config_file", lambda name, **options: None)
 
 
 @pytest.mark.parametrize("name", RECIPES)

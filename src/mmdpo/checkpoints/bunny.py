@@ -86,8 +86,6 @@ TEXT_KEYS = (
 )  # fmt: skip
 """Keys that Phi's configuration has under the same name."""
 
-"""What config.json of the original says it is."""
-
 DEMANDED = {
     "model_type": BUNNY_LAYOUT,
     "mm_projector_type": "mlp2x_gelu",
@@ -109,7 +107,7 @@ def convert_bunny(
 ) -> None:
     """Writes the original checkpoint in `source` as a native LLaVA checkpoint with its processor into `target`.
 
-    Weights keep their precision unless `dtype` is given. At most two copies of the largest tensor are in memory.
+    Weights keep their precision unless `dtype` is given. One shard is in memory at a time.
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
     """
     original = _read_original_config(source)

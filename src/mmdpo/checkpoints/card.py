@@ -20,30 +20,21 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from mmdpo.files import check_regular, read_json, read_text, read_yaml, write_text
-from mmdpo.models.adapter_files import ADAPTER_CONFIG
+from mmdpo.keys import list_deciding
+from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
-from mmdpo.report.curves import curve_panels
-from mmdpo.report.figures import draw_panels
+from mmdpo.report.curves import curve_panels, draw_panels
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
 TRAINER_STATE = "trainer_state.json"
 PROBE = "probe.json"
 """File of a run folder: how rows were scored, and what the probe before training found."""
 
-HYPERPARAMETERS = (
-    "beta", "loss_type", "label_smoothing", "corruption", "corruption_options", "corruption_per_epoch", "crop_space",
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "adam_beta2", "max_grad_norm",
-    "max_length", "disable_dropout", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora",
-    "load_in_4bit", "load_in_8bit", "freeze_projector", "freeze_vision_tower", "dtype", "bf16", "fp16", "seed",
-)  # fmt: skip
-"""Keys of a recipe that decide what was learnt, in the card's order."""
-
 MOST_CARD_BYTES = 2**20
 """A longer card of a base is not read for its licence."""
 
-LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
+LORA_ONLY = ("lora_", "use_dora", "use_rslora")
 
 PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -84,7 +75,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
         _use(base, has_adapter),
         _data(recipe, run),
         _objective(recipe),
-        _table("Hyperparameters", ("key", "value"), _hyperparameters(recipe)),
+        _table("Hyperparameters", ("key", "value"), hyperparameters(recipe)),
         _table("Scoring", ("", ""), _scoring(run)),
         _table("Results", ("metric", "value"), _results(run, history)),
         _curves(history, name, target),
@@ -238,9 +229,10 @@ def _objective(recipe: Mapping[str, Any]) -> str:
     return _table(f"Objective: {_objective_name(recipe)}", ("term", "kind", "cells [image, response]", "weight"), rows)
 
 
-def _hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    left_out = () if recipe.get("use_peft") else LORA_ONLY
-    given = {key: recipe[key] for key in HYPERPARAMETERS if key in recipe and key not in left_out}
+def hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns the keys that decide what was learnt; the objective has a section of its own."""
+    is_shown = {key: key != "objective" and (not key.startswith(LORA_ONLY) or recipe.get("use_peft")) for key in recipe}
+    given = {key: recipe[key] for key in list_deciding("loss", "length") if is_shown.get(key)}
     return [
         (key, _short(value) if isinstance(value, str) else value)
         for key, value in given.items()

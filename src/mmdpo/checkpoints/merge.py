@@ -16,9 +16,9 @@ from transformers import AutoProcessor
 from mmdpo.checkpoints.bunny import ORIGINAL
 from mmdpo.checkpoints.card import find_base, write_card
 from mmdpo.checkpoints.sameness import check_same, score_sequence
-from mmdpo.models.adapter_files import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
-from mmdpo.models.fetch import find_folder
+from mmdpo.models.adapters import attach_adapter, read_adapter
 from mmdpo.models.load import load_whole_model
+from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, check_name, find_folder, read_base_name
 from mmdpo.models.weights import CheckpointError, read_json, read_weights, written_aside
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def merge_run(
     Raises CheckpointError for a folder without a model, an adapter for another base, a `target` that is not empty, and
     a merged model that scores otherwise.
     """
+    check_name(str(run))
     has_adapter = (run / ADAPTER_CONFIG).is_file()
     if not has_adapter:
         _check_whole_model(run)
@@ -97,7 +98,9 @@ def push_folder(folder: Path, repository: str) -> str:
 def _check_whole_model(run: Path) -> None:
     if (run / "config.json").is_file() and any(run.glob("*.safetensors")):
         return
-    checkpoints = sorted(path.name for path in run.glob("checkpoint-*") if path.is_dir())
+    checkpoints = sorted(
+        path.name for path in run.glob("checkpoint-*") if path.is_dir() and not (path / UNSEALED).exists()
+    )
     if checkpoints:
         raise CheckpointError(f"{run} holds no finished model; name one of its checkpoints: {', '.join(checkpoints)}")
     raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from mmdpo.data.pictures import Pictures
 from mmdpo.data.stamps import FileStamp, check_unchanged
-from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
+from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator, named_source
 
 
 class Filler(int):
@@ -39,31 +40,37 @@ class Items(Dataset[Item]):
     """Examples as items. Which other pictures an item names depends on the examples, the seed and its id alone."""
 
     def __init__(
-        self,
-        examples: Sequence[PreferenceExample],
-        *,
-        seed: int,
-        draw_others: bool = False,
-        per_epoch: bool = False,
-        lengths: Sequence[int] | None = None,
+        self, examples: Sequence[PreferenceExample], *, seed: int, draw_others: bool = False, per_epoch: bool = False
     ) -> None:
-        if draw_others and len(examples) < 2:
-            raise ValueError("random_image takes another example's image, and the dataset has one row only")
-        self.examples = examples
         self.seed = seed
         self.draw_others = draw_others
-        self._pictures = Pictures(example.images for example in examples) if draw_others else None
         self.per_epoch = per_epoch
-        self.lengths = lengths
-        """Tokens of each example, where they were counted."""
         self.epoch = 0
-        self.ref_logprobs: Float[Tensor, "N C"] | None = None
-        """Set by the pass before training; None for a dataset whose references are scored live."""
         self.stamps: Mapping[str, FileStamp] = {}
-        """Set by that pass: image files as it has read them."""
+        """Of the image files that the reference was scored under, by path."""
+        self.ref_logprobs: Float[Tensor, "N C"] | None = None
+        """None until the rows were scored before training."""
+        self.is_tried = False
+        """Whether the faulty rows were left out."""
+        self.lengths: Sequence[int] | None = None
+        """Tokens of each example, prompt and answers; None until they were counted."""
+        self.keep(examples)
+
+    def keep(self, examples: Sequence[PreferenceExample]) -> None:
+        """Takes these examples, and leaves all others out."""
+        if self.draw_others and len(examples) < 2:
+            raise ValueError("random_image takes another example's image, and the dataset has one row only")
+        self.examples: Any = examples
+        self._pictures = Pictures(map(self._images_of, range(len(examples)))) if self.draw_others else None
+
+    def _images_of(self, index: int) -> tuple[ImageSource, ...]:
+        try:
+            return tuple(self.examples[index].images)
+        except Exception:
+            return ()  # the check of every row names it
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves on to another epoch's corruptions, where each epoch has its own."""
+        """Moves on to another epoch, which has corrupted images of its own if the run asked for that."""
         self.epoch = epoch if self.per_epoch else 0
 
     def __len__(self) -> int:
@@ -72,10 +79,8 @@ class Items(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         example = self.examples[index]
         others = () if self._pictures is None else self._draw_others(self._pictures, example, index)
-        try:
+        with named_source(example.source):
             check_unchanged((*example.images, *example.rejected_images, *others), self.stamps)
-        except RowError as error:
-            raise RowError(error.problem, source=example.source) from error
         return Item(
             example=example,
             index=index,

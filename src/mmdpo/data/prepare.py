@@ -10,7 +10,7 @@ from PIL.Image import Image
 from mmdpo.corruption import Corruption, corrupt_image
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
-from mmdpo.data.tokenise import Renderer
+from mmdpo.data.tokenise import PromptText, Renderer
 from mmdpo.data.validate import validate_example
 from mmdpo.records import (
     CORRUPTED,
@@ -21,6 +21,7 @@ from mmdpo.records import (
     PreferenceExample,
     RowError,
     image_versions,
+    named_source,
     response_names,
 )
 
@@ -65,13 +66,26 @@ class Preparer:
 
     def __call__(self, item: Item) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
-        example = item.example
-        try:
-            validate_example(example, responses=response_names(self.cells))
+        return self.open(item, self.render(item))
+
+    def render(self, item: Item) -> dict[bool, PromptText]:
+        """Returns the texts of a row with (True) and without (False) images, those that cells need; opens no image.
+
+        Raises RowError, with the row's source, for a row whose text or columns cannot be trained on.
+        """
+        example, responses = item.example, response_names(self.cells)
+        with named_source(example.source):
+            validate_example(example, responses=responses)
             self.check_images(example)
-            return self._prepare(item)
-        except RowError as error:
-            raise RowError(error.problem, source=error.source or example.source) from error
+            return {
+                with_images: self.renderer.render(example, responses, with_images=with_images)
+                for with_images in {version != NO_IMAGE for version in image_versions(self.cells)}
+            }
+
+    def open(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
+        """Opens and corrupts the images of a row that was rendered, and tokenises its answers. Raises RowError."""
+        with named_source(item.example.source):
+            return self._prepare(item, rendered)
 
     def check_images(self, example: PreferenceExample) -> None:
         """Raises RowError for a row that lacks the images which the objective cannot do without."""
@@ -82,13 +96,8 @@ class Preparer:
                 "in place of rdpo"
             )
 
-    def _prepare(self, item: Item) -> PreparedExample:
-        versions, responses = image_versions(self.cells), response_names(self.cells)
-        originals = self._open(item.example.images)
-        rendered = {
-            with_images: self.renderer.render(item.example, responses, with_images=with_images)
-            for with_images in {version != NO_IMAGE for version in versions}
-        }
+    def _prepare(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
+        versions, originals = image_versions(self.cells), self._open(item.example.images)
         # Answers are the same under every image; they are tokenised behind the prompt that has the images, if any has.
         prompt = rendered[max(rendered)]
         answers = {name: self.renderer.answer_ids(prompt.prompt, text) for name, text in prompt.answers.items()}

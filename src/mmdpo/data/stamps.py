@@ -26,8 +26,9 @@ def stamp_file(path: Path) -> FileStamp:
     """Returns the stamp of an image file. Raises RowError for one that cannot be read."""
     try:
         before = path.stat()  # looked at first, so that what changes while it is read is noticed later
-    except FileNotFoundError as error:
-        raise RowError(f"image file {path} does not exist") from error
+    except OSError:
+        digest_image(path)  # says what is wrong
+        raise
     return FileStamp(before.st_size, before.st_mtime_ns, digest_image(path))
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
+from mmdpo.data.check import Fault
 from mmdpo.data.items import Item
 from mmdpo.data.pictures import Pictures
 from mmdpo.data.stream import PreferenceStream
-from mmdpo.data.validate import Fault
 from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
 
 _SHARD_BITS = 32

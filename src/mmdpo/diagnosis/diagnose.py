@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import release_memory
 from jaxtyping import Float
 from PIL.Image import Image, Resampling
@@ -26,22 +27,26 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from mmdpo.corruption import Corruption, corrupt_image, load
+from mmdpo.data.check import Inspect, find_faults
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
-from mmdpo.data.validate import ExampleFacts, Inspect, find_faults, validate_example
+from mmdpo.data.validate import validate_example
 from mmdpo.diagnosis.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
-from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_collator, make_items, score_pairs
+from mmdpo.diagnosis.options import DiagnosisOptions
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_items, make_pair_collator, score_pairs
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
-from mmdpo.files import make_folder, to_json, write_json
+from mmdpo.files import make_folder, read_mapping, to_json, write_json
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
-from mmdpo.scoring.reference_keys import CellKeys, describe_model, digest_processor, digest_weights
-from mmdpo.training import build
-from mmdpo.training.check import FullCheck
-from mmdpo.training.config import MDPOConfig
-from mmdpo.training.run import check_run_folder, read_examples
+from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
+from mmdpo.training.durable.resume import check_run_folder
+from mmdpo.training.row_check import FullCheck
+from mmdpo.training.run import read_examples
 from mmdpo.world.worlds import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
@@ -50,44 +55,12 @@ WITHOUT_REFERENCE = (
     "there is no reference (--reference, or an adapter): margins are of log-probabilities, which prefer short answers, "
     "not of rewards"
 )
+SHOWN = 6
+"""Pairs on the page from each end of the order."""
 _NAMED = 20
 """How many rows that were left out are named."""
 _LONGEST_SIDE = 320
 """Pixels of a small copy of a picture."""
-
-
-@dataclass(frozen=True)
-class DiagnosisPlan:
-    """What is diagnosed, and how."""
-
-    model: str
-    dataset: str
-    adapter: str | None = None
-    """The policy is the model with it, the reference the model without it."""
-    reference: str | None = None
-    split: str | None = None
-    """`train` unless given; of an embedded world `test`."""
-    pairs: int | None = None
-    """How many, drawn by the seed; all if None."""
-    corruption: str = "crop_0_20"
-    beta: float = 0.1
-    seed: int = 0
-    batch_size: int = 8
-    dtype: str | None = None
-    """bfloat16 on a GPU and float32 on a CPU unless given."""
-    max_length: int | None = 2048
-    dataset_format: str = "auto"
-    dataset_config: str | None = None
-    image_root: str | None = None
-    chat_template: str | None = None
-    chat_template_kwargs: str | None = None
-    """Variables of the chat template, as JSON."""
-    trust_remote_code: bool = False
-    probe: bool = True
-    """Compare how two pairs are scored with plain forwards before all are."""
-    resamples: int = 2000
-    shown: int = 6
-    """Pairs on the page from each end of the order."""
 
 
 @dataclass(frozen=True)
@@ -100,29 +73,30 @@ class GoodPairs:
     notes: list[str]
 
 
-def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]:
-    """Scores every pair under every image version, writes the files into `out`, and returns diagnosis.json's content.
+def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
+    """Scores every pair under every image version, writes the files, and returns diagnosis.json's content.
 
-    Scores that an interrupted diagnosis left in `out` are used again. Raises ValueError where no pair has an image, and
-    what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
+    Scores that an interrupted diagnosis left in the folder are used again. Raises ValueError where no pair has an
+    image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
     """
-    args, corruption = _options(plan, plan.adapter), load(plan.corruption)
-    make_folder(out)
-    processor, config = build.load_processor(plan.model, args), build.load_config(plan.model, args)
+    corruption = load(options.corruption)
+    make_folder(options.out)
+    start = _resolve(options, str(options.model), options.adapter)
+    processor, config = load_processor(start), start.config
 
     def collate(images: Iterable[str]) -> Collator:
-        options: dict[str, Any] = dict(seed=plan.seed, corruption=corruption, max_length=plan.max_length)
-        return make_collator(processor, config, tuple(images), **options)
+        how: dict[str, Any] = dict(seed=options.seed, corruption=corruption, max_length=options.max_length)
+        return make_pair_collator(processor, config, tuple(images), **how)
 
     collator = collate(CONDITIONS)
     inspect = FullCheck(collator)
 
-    def inspect_pair(example: PreferenceExample) -> ExampleFacts:
+    def inspect_pair(example: PreferenceExample) -> None:
         if not example.images:
             raise RowError("it has no image, so that nothing can depend on one")
-        return inspect(example)
+        inspect(example)
 
-    good = _find_good(plan, args, inspect_pair, progress=True)
+    good = _find_good(options, inspect_pair, progress=True)
     notes = list(good.notes)
     try:
         with console.status("drawing other examples' images"):
@@ -132,42 +106,37 @@ def diagnose(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]
     except ValueError as error:
         collator = collate(image for image in CONDITIONS if image != OTHER)
         notes.append(f"another example's image is not measured: {error}")
-    policy, reference, compared = _score(plan, args, collator, good.pairs, out, console)
-    values = compare_images(policy, reference, plan.beta)
+    policy, reference, compared = _score(options, start, collator, good.pairs, console)
+    values = compare_images(policy, reference, options.beta)
     examples = list(good.pairs)
     found = summarise_pairs(
-        values, [e.id for e in examples], list(map(name_images, examples)), resamples=plan.resamples
+        values, [e.id for e in examples], list(map(name_images, examples)), resamples=options.resamples
     )
     found["notes"] = [compared, *notes, *found["notes"]]
-    _write_rows(out, _describe_pairs(out, plan, examples, values, collator))
-    return _write_result(out, plan, "model", good, found)
+    _write_rows(options.out, _describe_pairs(options.out, examples, values, collator))
+    return _write_result(options, "model", good, found)
 
 
-def diagnose_data(plan: DiagnosisPlan, out: Path, console: Console) -> dict[str, Any]:
+def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     """Measures how well the text alone tells chosen from rejected, and writes the files without a model.
 
     examples.jsonl is sorted from the pairs that need the image to those that the text gives away.
     Raises ImportError without scikit-learn, ValueError where no pair can be read.
     """
-    make_folder(out)
-
-    def inspect_text(example: PreferenceExample) -> ExampleFacts:
-        validate_example(example)
-        return ExampleFacts(prompt_tokens=0, chosen_tokens=0, rejected_tokens=0, image_sizes=(), unit="words")
-
-    good = _find_good(plan, _options(plan, None), inspect_text, progress=False)
+    make_folder(options.out)
+    good = _find_good(options, validate_example, progress=False)
     texts = [
         TextPair(e.id, plain_text(e.prompt), name_images(e), *(plain_text(e.responses[n]) for n in (CHOSEN, REJECTED)))
         for e in good.pairs
     ]
     with console.status(f"reading {len(texts)} pairs"):
-        found = measure_shortcut(texts, resamples=plan.resamples, seed=plan.seed)
+        found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
     scores = found.pop("scores")
     found["notes"] += good.notes
     if scores:
         scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
-        _write_rows(out, ({"score": score, **asdict(text)} for score, text in scored))
-    return _write_result(out, plan, "data", good, found)
+        _write_rows(options.out, ({"score": score, **asdict(text)} for score, text in scored))
+    return _write_result(options, "data", good, found)
 
 
 def check_folder(out: Path) -> None:
@@ -182,13 +151,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
 
 
-def read_pairs(plan: DiagnosisPlan, args: MDPOConfig) -> PreferenceDataset:
-    """Returns the pairs that a plan names, or as many of them as it asks for, drawn by its seed."""
-    split = plan.split or ("test" if find_world(plan.dataset) is not None else "train")
-    pairs = read_examples(plan.dataset, split, args, config=plan.dataset_config)
-    if plan.pairs is None or plan.pairs >= len(pairs):
+def read_pairs(options: DiagnosisOptions) -> PreferenceDataset:
+    """Returns the pairs that the options name, or as many of them as they ask for, drawn by the seed."""
+    pairs = read_examples(
+        options.dataset,
+        options.split or ("test" if find_world(options.dataset) is not None else "train"),
+        config=options.dataset_config,
+        format=options.dataset_format,
+        image_root=options.image_root,
+        seed=options.seed,
+    )
+    if options.pairs is None or options.pairs >= len(pairs):
         return pairs
-    drawn = derive_generator(plan.seed, "", "diagnosis").permutation(len(pairs))[: plan.pairs]
+    drawn = derive_generator(options.seed, "", "diagnosis").permutation(len(pairs))[: options.pairs]
     return pairs.select(sorted(drawn.tolist()))
 
 
@@ -203,36 +178,31 @@ def name_images(example: PreferenceExample) -> str:
     return " ".join(map(name, example.images))
 
 
-def _options(plan: DiagnosisPlan, adapter: str | None) -> MDPOConfig:
-    dtype = plan.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    return MDPOConfig(
-        output_dir="unused",
-        adapter_name_or_path=adapter,
-        model_init_kwargs={"dtype": dtype},
-        max_length=plan.max_length,
-        dataset_format=plan.dataset_format,
-        image_root=plan.image_root,
-        chat_template=plan.chat_template,
-        chat_template_kwargs=plan.chat_template_kwargs,
-        trust_remote_code=plan.trust_remote_code,
-        report_to="none",
-        seed=plan.seed,
+def _resolve(options: DiagnosisOptions, name: str, adapter: str | None = None) -> Start:
+    variables: Any = options.chat_template_kwargs
+    load = LoadOptions(
+        adapter=adapter,
+        arguments={"dtype": options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")},
+        chat_template=options.chat_template,
+        chat_template_kwargs=read_mapping("--chat_template_kwargs", variables),
+        trust_remote_code=options.trust_remote_code,
     )
+    return resolve_start(name, load)
 
 
-def _find_good(plan: DiagnosisPlan, args: MDPOConfig, inspect: Inspect, *, progress: bool) -> GoodPairs:
+def _find_good(options: DiagnosisOptions, inspect: Inspect, *, progress: bool) -> GoodPairs:
     """Leaves out the pairs that `inspect` refuses. Raises ValueError where none is left."""
-    pairs = read_pairs(plan, args)
+    pairs = read_pairs(options)
     checked = find_faults(pairs, inspect, num_workers=1, progress=progress)
     left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
     if not checked.good:
-        raise ValueError(f"{plan.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
+        raise ValueError(f"{options.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
     notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
     return GoodPairs(pairs.select(checked.good), left_out[:_NAMED], notes)
 
 
 def _score(
-    plan: DiagnosisPlan, args: MDPOConfig, collator: Collator, pairs: PreferenceDataset, out: Path, console: Console
+    options: DiagnosisOptions, start: Start, collator: Collator, pairs: PreferenceDataset, console: Console
 ) -> tuple[PairScores, PairScores | None, str]:
     """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
     items, digest, cells = make_items(pairs, collator), CellKeys(collator.prepare), collator.prepare.cells
@@ -240,7 +210,7 @@ def _score(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
 
     def score(model: Any, role: str) -> PairScores:
-        log = ScoreLog(out / SCORES[role], _describe_scoring(model, role, collator, plan), keys)
+        log = ScoreLog(options.out / SCORES[role], _describe_scoring(model, role, collator, options), keys)
         known = log.read()
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.shape[1])
@@ -249,52 +219,52 @@ def _score(
                 log.append(start, scores)
                 progress.update(bar, completed=start + scores.shape[1])
 
-            options: dict[str, Any] = dict(batch_size=plan.batch_size, try_first=plan.probe)
-            return score_pairs(model, collator, pairs, known=known, keep=keep, **options)
+            how: dict[str, Any] = dict(batch_size=options.batch_size, try_first=not options.no_probe)
+            return score_pairs(model, collator, pairs, known=known, keep=keep, **how)
 
-    model = _load(plan.model, args)
+    model = _load(start)
     policy = score(model, "policy")
-    if plan.reference is None and hasattr(model, "disable_adapter"):
+    if options.reference is None and hasattr(model, "disable_adapter"):
         with model.disable_adapter():
             against = "rewards are taken against the model with its adapter switched off"
             return policy, score(model, "reference"), against
     release_memory(model)
     del model
-    if plan.reference is None:
+    if options.reference is None:
         return policy, None, WITHOUT_REFERENCE
-    reference = score(_load(plan.reference, _options(plan, None)), "reference")
-    return policy, reference, f"rewards are taken against {plan.reference}"
+    reference = score(_load(_resolve(options, options.reference)), "reference")
+    return policy, reference, f"rewards are taken against {options.reference}"
 
 
-def _describe_scoring(model: Any, role: str, collator: Collator, plan: DiagnosisPlan) -> dict[str, Any]:
+def _describe_scoring(model: Any, role: str, collator: Collator, options: DiagnosisOptions) -> dict[str, Any]:
     """Returns what scores depend on beside the rows."""
     parameter = next(model.parameters())
     return {
         "model": describe_model(model),
         "weights": digest_weights(model),
-        "adapter": "off" if role == "reference" and plan.reference is None else "on",
+        "adapter": "off" if role == "reference" and options.reference is None else "on",
         "processor": digest_processor(collator.prepare.renderer.processor),
         "precision": f"{parameter.dtype} on {parameter.device.type}",
-        "batch_size": plan.batch_size,
+        "batch_size": options.batch_size,
         "cells": [f"{cell.image}, {cell.response}" for cell in collator.prepare.cells],
         "versions": versions(),
     }
 
 
-def _load(name: str, args: MDPOConfig) -> Any:
-    model = build.load_model(name, args)
-    build.disable_dropout(model)
-    return model.to(args.device)
+def _load(start: Start) -> Any:
+    model = load_model(start)
+    disable_dropout(model)
+    return model.to(PartialState().device)
 
 
 def _describe_pairs(
-    out: Path, plan: DiagnosisPlan, examples: Sequence[PreferenceExample], values: PairValues, collator: Collator
+    out: Path, examples: Sequence[PreferenceExample], values: PairValues, collator: Collator
 ) -> Iterable[dict[str, Any]]:
     """Yields the pairs, sorted, and saves small pictures of those from both ends."""
     items, corruption = make_items(examples, collator), collator.prepare.corruptions["corrupted"]
     order = values.reliance.argsort(descending=True, stable=True).tolist()
     for rank, place in enumerate(order, start=1):
-        example, is_shown = examples[place], rank <= plan.shown or rank > len(order) - plan.shown
+        example, is_shown = examples[place], rank <= SHOWN or rank > len(order) - SHOWN
         yield {
             "rank": rank,
             "id": example.id,
@@ -305,7 +275,7 @@ def _describe_pairs(
             "reliance": float(values.reliance[place]),
             "margins": {name: float(margins[place]) for name, margins in values.margins.items()},
             "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
-            **(_save_pictures(out, items[place], rank, plan.seed, corruption) if is_shown else {}),
+            **(_save_pictures(out, items[place], rank, items.seed, corruption) if is_shown else {}),
         }
 
 
@@ -338,16 +308,14 @@ def _write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(to_json(row) + "\n" for row in rows)
 
 
-def _write_result(
-    out: Path, plan: DiagnosisPlan, kind: str, good: GoodPairs, found: Mapping[str, Any]
-) -> dict[str, Any]:
+def _write_result(options: DiagnosisOptions, kind: str, good: GoodPairs, found: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         "kind": kind,
         "pairs": len(good.pairs),
         **found,
         "left_out": good.left_out,
-        "options": asdict(plan),
+        "options": {**options.record(), "shown": SHOWN},
         "versions": versions(),
     }
-    write_json(out / RESULT, result)
+    write_json(options.out / RESULT, result)
     return result

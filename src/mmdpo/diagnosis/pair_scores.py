@@ -27,8 +27,8 @@ from mmdpo.models.families import find_family
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import probe
-from mmdpo.training import build
-from mmdpo.training.run import RunFolderError
+from mmdpo.training.build import find_context_length
+from mmdpo.training.durable.resume import RunFolderError
 
 OTHER = "random_image"
 """Image version: another example's."""
@@ -53,7 +53,7 @@ class PairScores:
         return self.of(image, CHOSEN) - self.of(image, REJECTED)
 
 
-def make_collator(
+def make_pair_collator(
     processor: Any,
     config: Any,
     images: Sequence[str],
@@ -71,7 +71,7 @@ def make_collator(
     if CORRUPTED in images:
         named[CORRUPTED] = corruption or load("crop_0_20")
     prepare = Preparer(Renderer(processor, find_family(config)), cells, named, seed)
-    return Collator(prepare, max_length, (), build.find_context_length(config))
+    return Collator(prepare, max_length, (), find_context_length(config))
 
 
 def make_items(examples: Sequence[PreferenceExample], collator: Collator) -> Items:

@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from xxhash import xxh3_128
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.models.adapter_files import ADAPTER_CONFIG
-from mmdpo.models.adapters import Start, find_start, unwrap_adapter
+from mmdpo.files import read_mapping
+from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import find_family
-from mmdpo.training.build import load_config, load_model, load_processor
-from mmdpo.training.config import MDPOConfig
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.seams import commit_of
+from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SAMPLES, _SAMPLE_SIZE = 64, 65_536
@@ -41,16 +41,13 @@ class Checkpoint:
     allow_pickle: bool = False
 
     @cached_property
-    def options(self) -> MDPOConfig:
-        """How it is opened, as the options of training that loading reads."""
-        return MDPOConfig(
-            output_dir="unused",
-            report_to="none",
-            use_cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
-            model_init_kwargs={"dtype": self.dtype, "revision": self.revision},
-            adapter_name_or_path=self.adapter,
+    def options(self) -> LoadOptions:
+        """How it is opened. Raises ValueError for variables of the chat template that are no JSON mapping."""
+        return LoadOptions(
+            adapter=self.adapter,
+            arguments={"dtype": self.dtype, "revision": self.revision},
             chat_template=self.chat_template,
-            chat_template_kwargs=self.chat_template_kwargs,
+            chat_template_kwargs=read_mapping("chat_template_kwargs", self.chat_template_kwargs),
             pad_to_square=self.pad_to_square,
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
@@ -67,10 +64,10 @@ class Checkpoint:
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
             raise FileNotFoundError(f"{folder}: there is no such folder to load a model from")
         if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
-            inside = sorted(path.name for path in folder.glob("checkpoint-*"))
+            inside = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / UNSEALED).exists())
             hint = f"; name one of its checkpoints: {', '.join(inside)}" if inside else ""
             raise FileNotFoundError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}{hint}")
-        return find_start(self.model, self.options)
+        return resolve_start(self.model, self.options)
 
     def describe(self) -> dict[str, Any]:
         """Returns what answers depend on: names, digests of local weights or the hub's commit, precision, template.
@@ -79,11 +76,11 @@ class Checkpoint:
         vision-language model.
         """
         start, adapter = self.start, self.start.adapter
-        config = load_config(self.model, self.options)
+        config = self.start.config
         base = Path(start.base)
         return {
             "model": self.model,
-            "weights": _digest_weights(base) if base.is_dir() else getattr(config, "_commit_hash", None),
+            "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
             "adapter": self.adapter,
             "adapter_weights": None if adapter is None else _digest_weights(adapter),
             "dtype": self.dtype,
@@ -95,12 +92,11 @@ class Checkpoint:
 
     def load_renderer(self) -> Renderer:
         """Returns the processor with what its family adds to it; raises what `describe` raises."""
-        processor = load_processor(self.model, self.options)
-        return Renderer(processor, find_family(load_config(self.model, self.options)))
+        return Renderer(load_processor(self.start), find_family(self.start.config))
 
     def load(self) -> Any:
         """Returns the model for generating, its adapter in place; raises what loading for training raises."""
-        return unwrap_adapter(load_model(self.model, self.options)).eval()
+        return unwrap_adapter(load_model(self.start)).eval()
 
 
 def _digest_weights(folder: Path) -> str:

@@ -1,113 +1,103 @@
-"""Where a run starts: a base model, plain or quantised, and the adapter that it goes on with, if any."""
+"""Adapters: put on a model, read from disk with every weight accounted for, and told from the base again."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import copy
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import PreTrainedModel
 
-from mmdpo.models.adapter_files import ADAPTER_CONFIG, attach_adapter, read_adapter, read_base_name
-from mmdpo.models.families import find_family
-from mmdpo.models.fetch import check_name, find_folder
-from mmdpo.models.weights import CheckpointError, read_json
-from mmdpo.world.worlds import find_world
+from mmdpo.models.families import PARTS, Family
+from mmdpo.models.start import ADAPTER_CONFIG
+from mmdpo.models.weights import CheckpointError, check_names, read_json
 
-if TYPE_CHECKING:
-    from mmdpo.training.config import MDPOConfig
-
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 
 
-@dataclass(frozen=True)
-class Start:
-    """What `model_name_or_path` and `adapter_name_or_path` mean."""
+def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts: Collection[str]) -> nn.Module:
+    """Returns the model with a PEFT adapter on the named parts alone.
 
-    base: str
-    """What `from_pretrained` takes."""
-    revision: str | None = None
-    """Branch, tag or commit of a base of the hub."""
-    adapter: Path | None = None
-    """Folder of the adapter that is trained further."""
-
-    @property
-    def processor(self) -> str:
-        """Where the processor lies: beside the adapter, where its run saved one, else beside the base."""
-        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in PROCESSOR_FILES)
-        return str(self.adapter) if saved else self.base
-
-
-def find_start(name: str, args: MDPOConfig) -> Start:
-    """Returns where a run starts: a model, or an adapter on one; either name may be a folder or of the hub.
-
-    `name` may be the adapter itself, which then names its base. Raises CheckpointError for an adapter that names no
-    base, or another one than `name`.
+    Without `target_modules`, or with `all-linear`, every linear layer of the language model is adapted, by full path.
+    Names that the user gives are kept, and never reach a part that is frozen.
     """
-    name, options = resolve_model(name), dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
-    where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
-    check_name(name)
-    found = find_adapter_config_file(name, **where)
-    if args.adapter_name_or_path is None:
-        if found is None:
-            return Start(name, options.get("revision"))
-        folder = find_folder(name, revision=options.get("revision"), allow_pickle=args.allow_pickle)
-        base = read_base_name(folder)
-        if base is None:
-            raise CheckpointError(
-                f"{folder / ADAPTER_CONFIG} names no base model: give it as model_name_or_path, and {name} as "
-                "adapter_name_or_path"
-            )
-        try:
-            check_name(resolve_model(base))
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"the base that {folder / ADAPTER_CONFIG} names: {error}. Where it lies elsewhere now, give it as "
-                f"model_name_or_path, and {name} as adapter_name_or_path"
-            ) from error
-        return Start(resolve_model(base), read_json(folder / ADAPTER_CONFIG).get("revision"), folder)
-    if found is not None:
-        raise CheckpointError(f"{name} is an adapter, and so is adapter_name_or_path: one of them has to be the base")
-    folder = find_folder(args.adapter_name_or_path, allow_pickle=args.allow_pickle)
-    base = read_base_name(folder)
-    if base is not None and not _is_same_model(resolve_model(base), name):
-        raise CheckpointError(
-            f"the adapter in {folder} was trained on {base}, and model_name_or_path is {name}: give that base, or, if "
-            f"both hold the same weights, write {name} as base_model_name_or_path into {folder / ADAPTER_CONFIG}"
+    from peft import get_peft_model
+
+    if unwrap_adapter(model) is not model:
+        raise ValueError(
+            "model is a PeftModel already, or names an adapter: give either an adapter in the model or peft_config "
+            "(use_peft: true), not both"
         )
-    return Start(name, options.get("revision"), folder)
-
-
-def resolve_model(name: str) -> str:
-    """Returns what `from_pretrained` takes: the name itself, or the folder of an embedded world's checkpoint.
-
-    Raises FileNotFoundError for a world whose checkpoint has yet to be built.
-    """
-    world = find_world(name)
-    return name if world is None else str(world.checkpoint)
-
-
-def continue_adapter(model: Any, start: Start, args: MDPOConfig, parts: Collection[str]) -> Any:
-    """Returns the model with the start's adapter on it, to be trained further on the named parts of the model alone.
-
-    Raises CheckpointError for an adapter that does not fit the model, or cannot be read.
-    """
-    assert start.adapter is not None
-    tensors = read_adapter(start.adapter, allow_pickle=args.allow_pickle)
-    adapted = attach_adapter(model, start.adapter, tensors, base=start.base, is_trained=True)
-    freeze_others(adapted, parts)
+    peft_config = copy.deepcopy(peft_config)  # the caller may use it again
+    if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
+        peft_config.target_modules = family.lora_targets(model, tuple(parts))
+    else:
+        others = tuple(part for part in PARTS if part not in parts)
+        peft_config.exclude_modules = _join_exclusions(
+            getattr(peft_config, "exclude_modules", None),
+            family.lora_exclusion(model, others, peft_config.target_modules),
+        )
+    adapted: nn.Module = get_peft_model(model, peft_config)
     return adapted
 
 
-def freeze_others(adapted: Any, parts: Collection[str]) -> None:
-    """Keeps what an adapter has on other parts of the model than those that are named as it is."""
-    base = unwrap_adapter(adapted)
-    located = find_family(base.config).locate_parts(base)
-    for name, parameter in base.named_parameters():
-        if located.part_of(name) not in parts:
-            parameter.requires_grad_(False)
+def read_settings(folder: Path, *, is_trained: bool) -> Any:
+    """Returns PEFT's configuration of an adapter. Raises CheckpointError for a kind that PEFT does not know."""
+    from peft import PeftConfig, PeftType
+
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind not in {known.value for known in PeftType}:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} is for no adapter that PEFT knows: peft_type is {kind!r}")
+    settings = PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode = not is_trained
+    return settings
+
+
+def attach_adapter(
+    model: Any, folder: Path, tensors: Mapping[str, torch.Tensor], *, base: str, is_trained: bool = False
+) -> Any:
+    """Returns the model with the adapter of a folder on it, frozen unless it `is_trained` further.
+
+    `tensors` are the adapter's weights, and `base` names the model in messages. Raises CheckpointError for an adapter
+    whose layers, names or shapes do not fit the model.
+    """
+    from peft import get_peft_model
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+    where = f"the adapter in {folder} is for another base than {base}"
+    settings = read_settings(folder, is_trained=is_trained)
+    settings.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
+    try:
+        adapted = get_peft_model(model, settings)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(adapted).items()}
+    check_names(expected, {key: tuple(value.shape) for key, value in tensors.items()}, where)
+    set_peft_model_state_dict(adapted, dict(tensors))
+    return adapted
+
+
+def read_adapter(folder: Path, *, allow_pickle: bool) -> dict[str, torch.Tensor]:
+    """Returns an adapter's weights. Raises CheckpointError for files that are missing, cut short, or pickled."""
+    if (folder / ADAPTER).is_file():
+        try:
+            return dict(load_file(folder / ADAPTER))
+        except Exception as error:  # safetensors' own error and OSError alike
+            raise CheckpointError(f"{folder / ADAPTER} is cut short or damaged ({error})") from error
+    if not (folder / PICKLED_ADAPTER).is_file():
+        raise CheckpointError(f"{folder} holds {ADAPTER_CONFIG} and no {ADAPTER}")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"{folder} holds a pickled adapter ({PICKLED_ADAPTER}), and a pickle can run code when it is opened: allow "
+            "it with allow_pickle (--allow_pickle) if you trust it"
+        )
+    loaded: dict[str, torch.Tensor] = torch.load(folder / PICKLED_ADAPTER, map_location="cpu", weights_only=True)
+    return loaded
 
 
 def unwrap_adapter(model: Any) -> Any:
@@ -155,21 +145,9 @@ def count_bits(model: Any) -> int | None:
     return 4 if getattr(model, "is_quantized", False) else None
 
 
-def check_quantised(bits: int | None, args: MDPOConfig, *, has_adapter: bool) -> None:
-    """Raises ValueError for quantised weights without an adapter, and for 8 bits with a reference that was cached."""
-    if bits is not None and not has_adapter:
-        raise ValueError(
-            "the weights are quantised (load_in_4bit, load_in_8bit), and quantised weights cannot move: train an "
-            "adapter on them with use_peft: true"
-        )
-    # Which columns of the activations stay in 16 bits depends on all tokens that are computed together.
-    if bits == 8 and args.precompute_ref_log_probs:
-        raise ValueError(
-            "load_in_8bit: a row's log-probabilities depend a little on the rows beside it, so that those which were "
-            "scored before training do not fit: set precompute_ref_log_probs: false, or take load_in_4bit"
-        )
-
-
-def _is_same_model(one: str, other: str) -> bool:
-    """Says whether two names may mean one model: the same folder, or the same last part (a copy, a mirror)."""
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve() or Path(one).name == Path(other).name
+def _join_exclusions(given: str | Collection[str] | None, frozen: str | None) -> str | Collection[str] | None:
+    """Returns what PEFT leaves alone: what the user's `exclude_modules` names, and what lies in frozen parts."""
+    if not given or frozen is None:
+        return given or frozen
+    names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
+    return "|".join([*names, frozen])

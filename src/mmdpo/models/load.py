@@ -1,21 +1,39 @@
-"""Loads a model with every weight accounted for, where transformers would only warn and make up what is missing."""
+"""Opens a start: configuration, processor, and the model with every weight accounted for.
+
+Where weights are missing or do not fit, transformers would warn and make them up.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils.hub import cached_file, has_file
 
-from mmdpo.models.families._seams import LOAD_REPORT
+from mmdpo.models.adapters import attach_adapter, read_adapter
+from mmdpo.models.families import PARTS, VICUNA, find_family
+from mmdpo.models.parts import freeze_others
+from mmdpo.models.seams import LOAD_REPORT
+from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"
@@ -23,6 +41,38 @@ BUNNY_LAYOUT = "bunny-phi"
 
 HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
 """Names of buffers that older checkpoints hold, and models now make themselves or do without."""
+
+
+def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
+    """Returns the vision-language model of a start: the one that was given, or what is loaded.
+
+    With an adapter it is a PeftModel, of which the adapter on the named `parts` is trained. Weights are loaded in
+    float32 unless the options name a dtype, as TRL does, and from safetensors alone unless `allow_pickle` is set.
+    Raises ValueError for a model that is no vision-language model, for weights that do not fit its configuration, and
+    an adapter that does not fit the model; OSError for weights that are missing or pickled.
+    """
+    if start.given is not None:
+        return start.given
+    options = start.options
+    arguments: dict[str, Any] = {"dtype": "float32"} | dict(options.arguments)
+    arguments |= {"trust_remote_code": options.trust_remote_code, "revision": start.revision or "main"}
+    if not options.allow_pickle:
+        arguments["use_safetensors"] = True
+    try:
+        model = load_whole_model(start.base, **arguments)
+    except OSError as error:
+        if options.allow_pickle or not _has_pickles_alone(start):
+            raise
+        raise OSError(
+            f"{start.name} has no weights in safetensors, and opening its pickles (pytorch_model.bin) can run code: "
+            "take a checkpoint in safetensors, or set allow_pickle: true"
+        ) from error
+    if start.adapter is None:
+        return model
+    tensors = read_adapter(start.adapter, allow_pickle=options.allow_pickle)
+    adapted = attach_adapter(model, start.adapter, tensors, base=start.base, is_trained=True)
+    freeze_others(adapted, parts)
+    return adapted
 
 
 def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
@@ -49,28 +99,142 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
     return model
 
 
-def has_pickles_alone(name: str, **where: Any) -> bool:
-    """Says whether a folder, or a repository of the hub, has its weights as pickles and not in safetensors."""
+def build_empty_model(start: Start) -> PreTrainedModel:
+    """Returns the model of a start, in its precision, whose weights are shapes without memory."""
+    config, arguments = start.config, start.options.arguments
+    dtype, attention = arguments.get("dtype") or "float32", arguments.get("attn_implementation")
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
+            config,
+            dtype=(config.dtype or "float32") if dtype == "auto" else dtype,
+            trust_remote_code=start.options.trust_remote_code,
+            **({"attn_implementation": attention} if attention else {}),
+        )
+    return model
 
-    def has(kind: str) -> bool:
-        return any(has_file(name, file, **where) for file in (kind, f"{kind}.index.json"))
 
-    return has("pytorch_model.bin") and not has("model.safetensors")
+def load_config(start: Start) -> Any:
+    """Returns the configuration of a start's model.
 
-
-def load_configuration(name: str, *, trust_remote_code: bool, **where: Any) -> Any:
-    """Returns a model's configuration; `where` are options of `from_pretrained` that say where it is found.
-
-    Raises CheckpointError for a checkpoint that has to be converted, and ValueError and OSError as transformers does.
+    Raises ValueError for a model that is no vision-language model, CheckpointError for one that has to be converted,
+    OSError for one that cannot be found.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **where)
-    except ValueError:
-        # Where a checkpoint brings its own code, transformers asks to run it.
-        check_layout(name, PreTrainedConfig.get_config_dict(name, **where)[0].get("model_type"))
-        raise
-    check_layout(name, config.model_type)
+    trusts = start.options.trust_remote_code
+    with explained("model", start.name):
+        try:
+            config = AutoConfig.from_pretrained(start.base, trust_remote_code=trusts, **start.where)
+        except ValueError:
+            # Where a checkpoint brings its own code, transformers asks to run it.
+            check_layout(start.base, PreTrainedConfig.get_config_dict(start.base, **start.where)[0].get("model_type"))
+            raise
+        check_layout(start.base, config.model_type)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trusts:
+        raise ValueError(
+            f"{start.name} is a {config.model_type} model, which transformers does not load as an image-text-to-text "
+            "model; mmdpo trains vision-language models"
+        )
     return config
+
+
+def load_generation_config(start: Start) -> GenerationConfig | None:
+    """Returns the generation config of a start's model, None where it has none."""
+    if start.given is not None:
+        return getattr(start.given, "generation_config", None)
+    try:
+        return GenerationConfig.from_pretrained(start.base, **start.where)
+    except OSError:
+        return None
+
+
+def load_processor(start: Start) -> ProcessorMixin:
+    """Returns the processor of a start, with the chat template and the padding that its options ask for.
+
+    Raises ValueError where it reads no images, OSError for one that cannot be found.
+    """
+    options = start.options
+    if start.given is not None:
+        start = resolve_start(start.name, options)
+    with explained("processor of", start.name):
+        processor = AutoProcessor.from_pretrained(
+            start.processor, trust_remote_code=options.trust_remote_code, **start.where
+        )
+    check_processor(processor)
+    if options.chat_template is not None:
+        processor.chat_template = read_template(options.chat_template)
+    if options.chat_template_kwargs:
+        set_template_variables(processor, options.chat_template_kwargs)
+    if options.pad_to_square:
+        find_family(start.config).pad_to_square(processor)
+    return with_padding_token(processor)
+
+
+def adapt_processor(processor: Any, options: LoadOptions) -> Any:
+    """Returns the processor that a caller brings, or a copy of it where options change it; his own renders as before.
+
+    Raises ValueError for one that reads no images, and for options that belong to a processor which mmdpo loads.
+    """
+    if options.chat_template is not None or options.pad_to_square:
+        raise ValueError(
+            "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
+            "set them on that processor and leave the options out"
+        )
+    check_processor(processor)
+    if options.chat_template_kwargs:
+        processor = copy.copy(processor)
+        set_template_variables(processor, options.chat_template_kwargs)
+    return with_padding_token(processor)
+
+
+def with_padding_token(processor: Any) -> Any:
+    """Returns the processor, or a copy that pads with the end-of-sequence token where it has none for padding."""
+    if processor.tokenizer.pad_token is None:
+        processor = copy.deepcopy(processor)
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def read_template(name: str) -> str:
+    """Returns the chat template of a file, or of LLaVA-1.5 (`vicuna`). Raises ValueError for a missing file."""
+    path = VICUNA if name == "vicuna" else Path(name)
+    if not path.is_file():
+        raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
+    return path.read_text(encoding="utf-8")
+
+
+def set_template_variables(processor: Any, variables: Any) -> None:
+    """Gives variables of a processor's chat template the values that they have where a caller names none.
+
+    They become part of the template, so that whoever renders with this processor, or with one saved beside a trained
+    model, renders alike. Raises ValueError where there is no template, or it reads no variable of such a name.
+    """
+    template = processor.chat_template
+    if not template:
+        raise ValueError("chat_template_kwargs: the model's processor has no chat template; name one (chat_template)")
+    if isinstance(template, dict):  # several by name, as tools and retrieval have theirs
+        template = template["default"]
+    for name, value in variables.items():
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(f"chat_template_kwargs: the chat template reads no variable {name!r}")
+        written = "none" if value is None else json.dumps(value)
+        template = f"{{%- if {name} is not defined -%}}{{%- set {name} = {written} -%}}{{%- endif -%}}{template}"
+    processor.chat_template = template
+
+
+def check_processor(processor: Any) -> None:
+    """Raises ValueError unless the processor has a tokenizer and an image processor."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
+            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises ValueError unless the model reads images."""
+    if not any(callable(getattr(type(module), "get_image_features", None)) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has no get_image_features: it is not a vision-language model that mmdpo can train"
+        )
 
 
 def check_layout(name: str, model_type: str | None) -> None:
@@ -147,3 +311,12 @@ def _describe_damage(name: str, options: dict[str, Any], error: Exception) -> st
     except CheckpointError as damage:
         return str(damage)
     return f"a weight file of {name} is cut short or damaged ({error}): fetch it again"
+
+
+def _has_pickles_alone(start: Start) -> bool:
+    """Says whether the base, a folder or a repository of the hub, has its weights as pickles and not in safetensors."""
+
+    def has(kind: str) -> bool:
+        return any(has_file(start.base, file, **start.where) for file in (kind, f"{kind}.index.json"))
+
+    return has("pytorch_model.bin") and not has("model.safetensors")

@@ -1,7 +1,4 @@
-"""Weights of a checkpoint folder, read and written one tensor at a time.
-
-Neither side ever holds a shard: safetensors files are mapped, and a file's header is known before its first tensor is.
-"""
+"""Weights of a checkpoint folder: read one tensor at a time, mapped from their files, and written shard by shard."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
-SHARD_BYTES = 5_000_000_000
-"""Largest file that is written, unless a single tensor is larger."""
+SHARD_BYTES = 2_000_000_000
+"""Largest file that is written, unless a single tensor is larger; so much is in memory at a time."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -106,7 +103,7 @@ def write_weights(
 ) -> None:
     """Writes tensors in the given order as safetensors, in files of up to `shard_bytes`, with an index if several.
 
-    `read` is called once for each name, when its turn comes; what it returns is let go before the next.
+    `read` is called once for each name; one file's tensors are in memory at a time.
     """
     shards = _part(infos, shard_bytes)
     count, weight_map = len(shards), {}
@@ -233,38 +230,9 @@ def _part(infos: Mapping[str, TensorInfo], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-@dataclass(frozen=True)
-class _Header:
-    """The head of a safetensors file: eight bytes of length, then JSON, padded so that tensors lie aligned."""
-
-    infos: Mapping[str, TensorInfo]
-
-    @cached_property
-    def order(self) -> list[str]:
-        """Wide elements first, so that each tensor begins at a multiple of its element size."""
-        return sorted(self.infos, key=lambda name: -self.infos[name].dtype.itemsize)
-
-    def encode(self) -> bytes:
-        """Returns the bytes."""
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for name in self.order:
-            info = self.infos[name]
-            ends = [offset, offset + info.bytes]
-            content[name] = {"dtype": names[info.dtype], "shape": list(info.shape), "data_offsets": ends}
-            offset = ends[1]
-        text = json.dumps(content, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-
 def _write_file(path: Path, infos: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> None:
-    header = _Header(infos)
-    with path.open("wb") as file:
-        file.write(header.encode())
-        for name in header.order:
-            tensor = read(name).contiguous()
-            if TensorInfo(tuple(tensor.shape), tensor.dtype) != infos[name]:
-                raise CheckpointError(f"{name} was announced as {infos[name]} and is {tuple(tensor.shape)}")
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    tensors = {name: read(name).contiguous() for name in infos}
+    for name, tensor in tensors.items():
+        if TensorInfo(tuple(tensor.shape), tensor.dtype) != infos[name]:
+            raise CheckpointError(f"{name} was announced as {infos[name]} and is {tuple(tensor.shape)}")
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -1,14 +1,22 @@
-"""What is plotted of a run: the trainers' logs sorted into panels of lines, without any drawing."""
+"""The curves of training: the trainers' logs sorted into panels of lines, and the panels drawn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from mmdpo.report.wording import variant_label
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mmdpo.report.figures import inline_figure, shorten, write_figure
+
+VARIANT_LABELS = {"start": "Start", "dpo": "DPO", "mdpo": "mDPO", "sft_chosen": "SFT on chosen"}
+"""What readers see of the quickstart's variants; another name stands as it is."""
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
 """A trainer's `log_history`: one record per logged step, and summaries with other keys."""
@@ -42,12 +50,14 @@ OVERLAID = {
     "eval_loss": ("Held-out loss", "mean over pairs"),
     "eval_rewards/margins": ("Held-out response margin", "reward"),
 }
-"""Metrics of which one panel shows all runs; terms of the loss stand behind the loss."""
+"""Metrics of which one panel shows all runs; terms of the loss stand after the loss."""
 CELL_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/corrupted")
-
-
 MOST_POINTS = 240
 """A line of more points is drawn as means over equal numbers of them."""
+PANEL_SIZE = (3.7, 2.7)
+"""Inches, width and height."""
+PANEL_AXES = (0.19, 0.165, 0.765, 0.745)
+"""Left, bottom, width and height of the axes of a panel that stands alone, as shares of it."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def _average(lines: Sequence[Line]) -> Line:
 
 def _compare(histories: Mapping[str, History], key: str, title: str, unit: str) -> Panel:
     lines = (
-        _line(log, key, variant_label(name), place, VARIANT_COLOURS)
+        _line(log, key, VARIANT_LABELS.get(name, name), place, VARIANT_COLOURS)
         for place, (name, log) in enumerate(histories.items())
     )
     return Panel(title, unit, tuple(line for line in lines if line.steps))
@@ -150,7 +160,7 @@ def _compare(histories: Mapping[str, History], key: str, title: str, unit: str) 
 
 def _one_variant(name: str, log: History, keys: Sequence[str], unit: str) -> Panel:
     lines = (_line(log, key, key.rpartition("/")[2], place, PART_COLOURS) for place, key in enumerate(keys))
-    title = f"{variant_label(name)}: {'loss and its terms' if unit == 'loss' else 'rewards'}"
+    title = f"{VARIANT_LABELS.get(name, name)}: {'loss and its terms' if unit == 'loss' else 'rewards'}"
     return Panel(title, unit, tuple(line for line in lines if line.steps))
 
 
@@ -186,3 +196,72 @@ def _same_limits(panels: Sequence[Panel]) -> list[Panel]:
     low, high = min(values), max(values)
     pad = 0.05 * (high - low) or 0.1
     return [replace(panel, limits=(low - pad, high + pad)) for panel in panels]
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
+    """Draws panels on one sheet, as the PNG `path` and an SVG beside it; returns the path, None without a panel."""
+    return write_figure(partial(_draw_sheet, panels), path) if panels else None
+
+
+def panel_svg(panel: Panel, prefix: str) -> Markup:
+    """Returns one panel as an `<svg>` element to stand inside a page; its ids begin with `prefix`."""
+
+    def draw() -> Figure:
+        figure = Figure(figsize=PANEL_SIZE)
+        _draw_panel(figure.add_axes(PANEL_AXES), panel)  # a layout that measures every text takes three times as long
+        return figure
+
+    return inline_figure(draw, prefix, panel.describe())
+
+
+def shared_lines(panels: Sequence[Panel]) -> dict[int, tuple[Line, str]]:
+    """Returns the lines of the legend that panels share, by their places: one line each, and its SVG dash pattern."""
+    patterns = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 2"}
+    lines = {line.place: line for panel in panels for line in panel.lines if line.place is not None}
+    return {place: (lines[place], patterns.get(str(lines[place].dashes), "2 5")) for place in sorted(lines)}
+
+
+def _draw_sheet(panels: Sequence[Panel]) -> Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = PANEL_SIZE
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    for place, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, place), panel)
+    # A panel that has no legend of its own has lines of the legend that all share.
+    sharing = [axes for axes in figure.axes if axes.get_legend() is None]
+    handles = {line.get_label(): line for axes in sharing for line in axes.lines}
+    if handles:
+        figure.legend(handles=list(handles.values()), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        few = len(line.steps) <= 30
+        axes.plot(
+            line.steps,
+            line.values,
+            label=shorten(line.label),
+            color=line.colour,
+            linestyle=line.dashes,
+            linewidth=1.6,
+            marker="o" if few and line.place is None else None,
+            markersize=3,
+            gid=None if line.place is None else f"series{line.place}",
+        )
+        if line.low:
+            band: dict[str, Any] = dict(color=line.colour, alpha=0.15, linewidth=0, gid=f"band-series{line.place}")
+            axes.fill_between(line.steps, line.low, line.high, **band)
+    axes.set_title(shorten(panel.title), loc="left", size=10)
+    axes.set_xlabel("step", size=9)
+    axes.set_ylabel(panel.unit, size=9)
+    axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # so that numbers have room
+    axes.grid(alpha=0.2, linewidth=0.6)
+    axes.margins(x=0.02)
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
+    if all(line.place is None for line in panel.lines):
+        axes.legend(fontsize=8, frameon=False, handlelength=2.6)

@@ -1,23 +1,25 @@
-"""The report of a diagnosis, from its files: for the terminal and as Markdown. Its page is `sections.diagnosis`."""
+"""The folder of `mmdpo diagnose`: read, and shown in the terminal, as Markdown, and on a page with pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich import box
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from mmdpo.files import clean, read_json, read_rows
-from mmdpo.report.runs import RunFolderError
-from mmdpo.report.shape import fit
-from mmdpo.tables import show_number
+from mmdpo.files import clean, clean_text, find_inside, write_text
+from mmdpo.report.figures import GREY, inline_figure, name_rows, write_figure
+from mmdpo.report.folders import DIAGNOSIS, Place
+from mmdpo.report.layout import Section, cut, identify, render
+from mmdpo.report.shape import NUMBER, ReportError, read_lines, read_result
+from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
 
-_NUMBER = (float, None)
-_MEASURE = {"label": str, "unit": str, "value": _NUMBER, "accuracy": _NUMBER, "low": _NUMBER, "high": _NUMBER}
+EXAMPLES = "examples.jsonl"
+_MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
 RESULT_SHAPE = {
     "kind": str,
     "pairs": float,
@@ -40,56 +42,38 @@ _OPTIONAL: Mapping[str, Any] = {
 }
 CHANCE = 50
 """Per cent of pairs that a rule which knows nothing gets right."""
-DIGITS = {"%": 1, "points": 1}
-"""Decimals that are shown, by unit; 2 for any other."""
-RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
-MISSING = "–"
 TITLES = {"model": "Does the preference depend on the image?", "data": "Does the text alone decide?"}
-RATE = {"unit": "%"}
-"""What the share of pairs that a rule gets right is measured in."""
 NAMED_TOGETHER = 5
 """Features that always go together and are named."""
+SHOWN_PAIRS, SHOWN_ALONE = 6, 12
+"""Pairs in a section among others, and on a page of its own."""
+PICTURES = {"picture": "image", "corrupted_picture": "corrupted", "other_picture": "another example's"}
+"""Key of a pair → what its picture is called."""
+PLACEHOLDER = "<image>"
+"""Stands in a prompt where its image goes, which is shown beside."""
+LONGEST_TEXT, LONGEST_TITLE = 600, 90
+"""Characters of an answer, and of the prompt in a heading."""
+BLUE = "#0e8fa8"
+"""Stands out from a white page and from a dark one."""
 
 
 def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns diagnosis.json and the examples; what is of a wrong type is left out, and named in `problems`.
 
-    Raises RunFolderError where diagnosis.json is missing or damaged, or says nothing.
+    Raises ReportError where diagnosis.json is missing or damaged, or says nothing.
     """
-    try:
-        result = fit(read_json(folder / RESULT), RESULT_SHAPE, RESULT, problems)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder}: {error}; give the folder that `mmdpo diagnose` wrote") from error
-    for key in ("kind", "pairs", "options"):
-        if key not in result:
-            raise RunFolderError(f"{folder / RESULT}: the key {key!r} is missing; is it a diagnosis?")
-    if result["kind"] not in TITLES:
-        raise RunFolderError(f"{folder / RESULT}: a diagnosis of kind {result['kind']!r} is not known")
-    return {**_OPTIONAL, **result}, _read_pairs(folder / EXAMPLES, problems)
-
-
-def _read_pairs(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    try:
-        pairs = list(read_rows(path))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.name} is not read: {error}")
-        return []
-    found: list[dict[str, Any]] = fit(pairs, [dict], path.name, problems)
-    return found
+    path = folder / DIAGNOSIS
+    result = read_result(path, ("kind", "pairs", "options"), RESULT_SHAPE, problems, "mmdpo diagnose")
+    if result.get("kind") not in TITLES:
+        raise ReportError(f"{path}: a diagnosis of kind {result.get('kind')!r} is not known")
+    return {**_OPTIONAL, **result}, list(read_lines(folder / EXAMPLES, problems))
 
 
 def print_diagnosis(result: Mapping[str, Any], console: Console) -> None:
     """Prints the measures, and what they say."""
     result = clean(result)
-    for heads, rows in _tables(result):
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for place, head in enumerate(heads):
-            table.add_column(head, justify="right" if place else "left")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+    for table in _tables(result):
+        console.print(table.terminal())
         console.print()
     console.print(Text(say(result), style="bold"))
     for note in result["notes"]:
@@ -98,42 +82,10 @@ def print_diagnosis(result: Mapping[str, Any], console: Console) -> None:
 
 def diagnosis_markdown(result: Mapping[str, Any]) -> str:
     """Returns the measures as Markdown."""
-    lines = [f"# {TITLES[result['kind']]}", "", summarise(result), "", say(result), ""]
-    for heads, rows in _tables(result):
-        lines += [_row(heads), "| --- |" + " ---: |" * (len(heads) - 1), *(_row(row) for row in rows), ""]
-    lines += [f"- {note}" for note in result["notes"]]
-    lines += [f"- left out: {line}" for line in result["left_out"]]
-    return "\n".join(lines) + "\n"
-
-
-def _tables(result: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], list[list[str]]]]:
-    """Yields heads and rows."""
-    if result["kind"] == "model":
-        rows = [
-            [f"{m['label']} ({m['unit']})", show(m.get("value"), m), show_ends(m)] for m in result["measures"].values()
-        ]
-        yield ("measure", "mean", "95 % interval"), rows
-        return
-    if result["rules"]:
-        found = [{**rule, **RATE} for rule in result["rules"].values()]
-        rules = [[rule["label"], show(rule.get("accuracy"), rule), show_ends(rule)] for rule in found]
-        yield ("a rule that reads", "right on % of pairs", "95 % interval"), rules
-    if result["features"]:
-        features = [
-            [
-                _name_feature(f["names"]),
-                show_number(f["weight"], 2, signed=True),
-                str(f["more_in_chosen"]),
-                str(f["more_in_rejected"]),
-            ]
-            for f in result["features"]
-        ]
-        yield ("what decides", "weight", "pairs: more in chosen", "more in rejected"), features
-
-
-def _name_feature(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMED_TOGETHER])
-    return shown if len(names) <= NAMED_TOGETHER else f"{shown} and {len(names) - NAMED_TOGETHER} more"
+    head = f"# {TITLES[result['kind']]}\n\n{summarise(result)}\n\n{say(result)}\n\n"
+    tables = "".join(f"{table.markdown()}\n" for table in _tables(result))
+    notes = (*result["notes"], *(f"left out: {line}" for line in result["left_out"]))
+    return head + tables + "".join(f"- {note}\n" for note in notes)
 
 
 def say(result: Mapping[str, Any]) -> str:
@@ -144,9 +96,9 @@ def say(result: Mapping[str, Any]) -> str:
     if rule is None:
         return "There are too few pairs to say whether the text alone decides."
     low, high = rule.get("low"), rule.get("high")
-    interval = "" if low is None or high is None else f" [{show_ends({**rule, **RATE})}]"
-    right = f"{show(rule.get('accuracy'), RATE)} %{interval}"
-    found = f"A rule that reads the text alone is right on {right} of unseen pairs"
+    right, ends = show_number(rule.get("accuracy"), 1), show_ends(low, high, 1)
+    interval = "" if ends == MISSING else f" [{ends}]"
+    found = f"A rule that reads the text alone is right on {right} %{interval} of unseen pairs"
     if not interval:
         return f"{found}. Whether the text alone decides cannot be told: there are too few pairs for an interval."
     if low <= CHANCE <= high:
@@ -166,21 +118,153 @@ def summarise(result: Mapping[str, Any]) -> str:
     return " · ".join(said)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _tables(result: Mapping[str, Any]) -> list[Table]:
+    """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
+    if result["kind"] == "model":
+        measures, headers = result["measures"], ("measure", "mean", "95 % interval", "n")
+        labels = {key: f"{m['label']} ({m['unit']})" for key, m in measures.items()}
+    else:
+        measures = {key: {**rule, "value": rule.get("accuracy"), "unit": "%"} for key, rule in result["rules"].items()}
+        headers = ("a rule that reads", "right on % of pairs", "95 % interval", "n")
+        labels = {key: rule["label"] for key, rule in measures.items()}
+    rows, records = [], []
+    for key, measure in measures.items():
+        digits = 1 if measure["unit"] in ("%", "points") else 2
+        ends = show_ends(measure.get("low"), measure.get("high"), digits)
+        rows.append(
+            (labels[key], show_number(measure.get("value"), digits), ends, show_number(measure.get("n"), ",.0f"))
+        )
+        records.append({"measure": key, **measure})
+    tables = [Table(headers, tuple(rows), records=tuple(records))] if rows or result["kind"] == "model" else []
+    if result["kind"] == "data" and result["features"]:
+        decisive = [
+            (
+                _name_feature(feature["names"]),
+                show_number(feature["weight"], 2, signed=True),
+                *(str(feature[count]) for count in ("more_in_chosen", "more_in_rejected")),
+            )
+            for feature in result["features"]
+        ]
+        headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
+        records = [{**feature, "names": ", ".join(feature["names"])} for feature in result["features"]]
+        tables.append(Table(headers, tuple(decisive), records=tuple(records)))
+    return tables
 
 
-def show(value: Any, measure: Mapping[str, Any]) -> str:
-    """Returns a number in the digits of a measure's unit."""
-    return show_number(value, digits_of(measure))
+def _name_feature(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMED_TOGETHER])
+    return shown if len(names) <= NAMED_TOGETHER else f"{shown} and {len(names) - NAMED_TOGETHER} more"
 
 
-def digits_of(measure: Mapping[str, Any]) -> int:
-    """Returns the decimals that a measure is shown with."""
-    return DIGITS.get(str(measure.get("unit")), 2)
+def write_diagnosis(folder: str | Path) -> Path:
+    """Writes diagnosis.md and diagnosis.html beside a diagnosis and returns the path of the page.
+
+    Raises ReportError for a folder without one, or with one of which something cannot be used.
+    """
+    folder = Path(folder)
+    problems: list[str] = []
+    result, pairs = read_diagnosis(folder, problems)
+    if problems:
+        raise ReportError(f"{folder}: {'; '.join(problems)}")
+    section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, SHOWN_ALONE, "Verdict")
+    write_text(folder / "diagnosis.md", diagnosis_markdown(result))
+    page = folder / "diagnosis.html"
+    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=[section]))
+    return page
 
 
-def show_ends(measure: Mapping[str, Any]) -> str:
-    """Returns both ends of a measure's interval, a dash where it has none."""
-    low, high = measure.get("low"), measure.get("high")
-    return MISSING if low is None or high is None else f"{show(low, measure)} … {show(high, measure)}"
+def diagnosis_section(place: Place, missing: list[str]) -> Section:
+    """Returns the section of a diagnosis; what cannot be used is added to `missing`.
+
+    Raises ReportError as `read_diagnosis` does.
+    """
+    problems: list[str] = []
+    result, pairs = read_diagnosis(place.path, problems)
+    missing += [f"{place.label}: {problem}" for problem in problems]
+    return _make_section(place, result, pairs, SHOWN_PAIRS, f"Diagnosis: {place.label}")
+
+
+def _make_section(
+    place: Place, result: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], most: int, title: str
+) -> Section:
+    name = f"diagnosis-{identify(place.label)}"
+    tables, accuracies = _tables(result), _accuracies_of(result)
+    figures: dict[str, Callable[[Path], object]] = {}
+    if accuracies:
+        figures[f"{name}_accuracy"] = partial(write_figure, partial(_draw, accuracies))
+    html = render(
+        "diagnosis.html",
+        kind=result["kind"],
+        verdict=say(result),
+        remarks=[*result["notes"], *result["left_out"]],
+        drawn=_accuracy_svg(accuracies, f"{name}-accuracy") if accuracies else None,
+        tables=tables,
+        pairs=[_show_pair(pair, place.path, len(pairs)) for pair in _choose(pairs, most)],
+        settings={**result["options"], **result["versions"]},
+    )
+    return Section(
+        name,
+        title,
+        html,
+        tables={f"{name}_{number}" if number else name: table for number, table in enumerate(tables)},
+        texts={f"{name}.md": diagnosis_markdown(result)},
+        figures=figures,
+    )
+
+
+def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Returns `count` pairs of both ends of the order: those with pictures, where any have."""
+    shown = [pair for pair in pairs if "picture" in pair] or list(pairs)
+    half = count // 2
+    return shown if len(shown) <= count else [*shown[:half], *shown[-half:]]
+
+
+def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:
+    pictures = [
+        (find_inside(folder, pair[key]), caption, f"{caption} image of pair {pair.get('id')}")
+        for key, caption in PICTURES.items()
+        if pair.get(key)
+    ]
+    prompt = " ".join(str(pair.get("prompt", "")).replace(PLACEHOLDER, " ").split())
+    facts = {"prompt": cut(prompt, LONGEST_TEXT)} if len(prompt) > LONGEST_TITLE else {}
+    facts |= {key: cut(str(pair.get(key, "")), LONGEST_TEXT) for key in ("chosen", "rejected")}
+    for key, name in (("margins", "margin"), ("gains", "log π with image − without")):
+        if isinstance(pair.get(key), Mapping):
+            facts[name] = " · ".join(f"{of} {show_number(value, 2, signed=True)}" for of, value in pair[key].items())
+    if "score" in pair:
+        facts["score of the text alone"] = show_number(pair["score"], 2, signed=True)
+    if "rank" in pair:
+        facts["place in the order"] = f"{pair['rank']} of {count}"
+    where = str(pair.get("source") or f"pair {pair.get('id', '')}")
+    title = f"{where}: {cut(prompt, LONGEST_TITLE)}" if prompt else where
+    return dict(title=title, pictures=pictures, facts=facts)
+
+
+def _accuracies_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns what the picture shows, by label: the accuracy under each image, or that of each rule."""
+    measures = {m["label"]: m for key, m in result["measures"].items() if key.startswith("accuracy_")}
+    rules = {rule["label"]: {**rule, "value": rule.get("accuracy")} for rule in result["rules"].values()}
+    return {label: m for label, m in {**measures, **rules}.items() if m.get("value") is not None}
+
+
+def _accuracy_svg(accuracies: Mapping[str, Mapping[str, Any]], prefix: str) -> str:
+    said = (f"{name} {show_interval(m['value'], m.get('low'), m.get('high'), 1)} %" for name, m in accuracies.items())
+    described = f"Share of pairs that are right, chance {CHANCE} %: {'; '.join(said)}"
+    return inline_figure(partial(_draw, accuracies), prefix, described)
+
+
+def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(8.2, len(accuracies) * 0.34 + 0.75), layout="constrained")
+    axes: Any = figure.add_subplot()
+    for place, measure in enumerate(accuracies.values()):
+        if measure.get("low") is not None and measure.get("high") is not None:
+            axes.plot([measure["low"], measure["high"]], [place, place], color=BLUE, linewidth=2.2)
+        axes.plot(measure["value"], place, "o", markersize=7, color=BLUE)
+        text = show_interval(measure["value"], measure.get("low"), measure.get("high"), 1)
+        axes.text(103, place, text, size=9, va="center")
+    axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    axes.text(CHANCE, -0.55, "chance", size=8, color=GREY, ha="center", va="bottom")
+    axes.set_xlim(0, 100)
+    name_rows(axes, list(accuracies), size=9)
+    axes.set_xlabel("% of pairs that are right, with 95 % intervals", size=9)
+    return figure

@@ -1,27 +1,33 @@
-"""Reads the folders of `mmdpo eval`: metrics, and the answers of a few items with what was flagged in them."""
+"""Results of `mmdpo eval`: read, and shown benchmark by benchmark with differences, and answers with what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from mmdpo.files import clean_text
+from PIL import Image
+
+from mmdpo.files import Unshown, clean, clean_text
+from mmdpo.report.comparison import comparison_svg, csv_comparison, draw_comparison, markdown_comparison
 from mmdpo.report.folders import ANSWERS, RESULT, SCORES, Place
-from mmdpo.report.shape import fit
-from mmdpo.report.trained import read_lines, read_object
+from mmdpo.report.layout import MarkedAnswer, Section, cut, identify, render
+from mmdpo.report.shape import NUMBER, fit, read_lines, read_object
+from mmdpo.report.thumbnails import Picture
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_interval
 
 LEAST_FAULTLESS = 3
 """The ratings of MMHal-Bench that stand for an answer without hallucination begin here."""
 LOOKED_AT = 2000
 """Items that examples are chosen from, and that tell whether runs are of the same data: the first of each run."""
-
-
-_NUMBER = (float, None)
+SHOWN_ITEMS = 6
+LONGEST_ANSWER = 1200
+"""Characters of an answer on the page."""
 RESULT_SHAPE = {
     "benchmark": str,
-    "metrics": ({str: {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "unit": str, "better": str}}, None),
+    "metrics": ({str: {"value": NUMBER, "low": NUMBER, "high": NUMBER, "unit": str, "better": str}}, None),
     "made_by": ({str: str}, None),
     "partial_because": [str],
     "notes": ({str: {"count": float, "meaning": str}}, None),
@@ -29,6 +35,22 @@ RESULT_SHAPE = {
 """What is read of result.json, and the next two of the lines beside it."""
 SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
 ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
+
+
+Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]]
+"""Folders of results of one benchmark, and their labels → the content of a compare.json; raises ValueError."""
+
+
+@dataclass(frozen=True)
+class ItemPictures:
+    """Where the pictures of items come from: what knows the benchmarks fills this in."""
+
+    find: Callable[[str, str, str], Picture | None] = lambda benchmark, item_id, image: None
+    """Benchmark, item and the file name of its image → the picture, None where there is none to be had."""
+    corrupt: Callable[[Path | Image.Image, str], Picture | None] = lambda picture, item_id: None
+    """A picture and its item → as training would corrupt it, None where that is not known."""
+    notes: tuple[str, ...] = ()
+    """Why corrupted images cannot be shown, where a run names them."""
 
 
 @dataclass(frozen=True)
@@ -71,69 +93,29 @@ class EvaluatedRun:
 
 def read_evaluated(place: Place) -> EvaluatedRun:
     """Reads a result. Raises nothing: what cannot be read stands in `missing`."""
-    missing: list[str] = []
+    problems: list[str] = []
     name = clean_text(place.path.name)
     label = f"{place.label}, {name}" if name != place.label else place.label
-    result = read_object(place.path / RESULT, label, missing, what="it has no metrics")
-    result = fit(result, RESULT_SHAPE, f"{label}: {RESULT}", missing)
-    lines = list(read_lines(place.path / SCORES, label, missing, most=LOOKED_AT))
-    rows = fit(lines, [SCORE_SHAPE], f"{label}: {SCORES}", missing)
+    result = read_object(place.path / RESULT, problems, costs="it has no metrics")
+    result = fit(result, RESULT_SHAPE, RESULT, problems)
+    rows = fit(list(read_lines(place.path / SCORES, problems, most=LOOKED_AT)), [SCORE_SHAPE], SCORES, problems)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
-        missing.append(f"{label}: there is no {SCORES}, so it has no examples and no paired differences")
-    partial = [f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())]
-    notes = []
-    for note in (result.get("notes") or {}).values():
-        notes.append(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}")
-    first = fit(next(iter(read_lines(place.path / ANSWERS, label, [], most=1)), {}), ANSWER_SHAPE, "", [])
-    versions = (first.get("generation") or {}).get("versions") or {}
+        problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
+    notes = (result.get("notes") or {}).values()
+    first = fit(next(iter(read_lines(place.path / ANSWERS, [], most=1)), {}), ANSWER_SHAPE, "", [])
     return EvaluatedRun(
-        place.label,
-        place.path,
-        result.get("benchmark") or first.get("benchmark") or name,
-        result.get("metrics") or {},
-        result.get("made_by") or {},
-        versions,
-        tuple(partial),
-        tuple(notes),
-        items,
-        tuple(missing),
+        label=place.label,
+        folder=place.path,
+        benchmark=result.get("benchmark") or first.get("benchmark") or name,
+        metrics=result.get("metrics") or {},
+        made_by=result.get("made_by") or {},
+        versions=(first.get("generation") or {}).get("versions") or {},
+        partial=tuple(f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())),
+        notes=tuple(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}" for note in notes),
+        items=items,
+        missing=tuple(f"{label}: {problem}" for problem in problems),
     )
-
-
-def read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Returns the answers of these items; one that is not there is left out."""
-    wanted, found = set(ids), dict[str, Mapping[str, Any]]()
-    for row in read_lines(folder / ANSWERS, "", []):
-        if str(row.get("id")) in wanted:
-            found[str(row["id"])] = row
-            if len(found) == len(wanted):
-                break
-    return found
-
-
-def why_incomparable(first: EvaluatedRun, other: EvaluatedRun) -> str:
-    """Returns why two results of one benchmark stand on other data, "" if they do not."""
-    truths = [run.made_by.get("ground_truth", "") for run in (first, other)]
-    if truths[0] != truths[1] and all(run.metrics for run in (first, other)):
-        named = [truth or "not named" for truth in truths]
-        return f"the ground truth is {named[0]} in {first.label} and {named[1]} in {other.label}"
-    if not first.items or not other.items:
-        return ""
-    common = [item_id for item_id in other.items if item_id in first.items]
-    if not common:
-        return f"{first.label} and {other.label} share no item"
-    moved = [item_id for item_id in common if first.items[item_id].image != other.items[item_id].image]
-    if moved:
-        return f"item {moved[0]} has another image in {first.label} than in {other.label}"
-    return ""
-
-
-def choose_items(runs: Sequence[EvaluatedRun], count: int) -> list[str]:
-    """Returns the first items in which any run is wrong; the first ones where too few are."""
-    items = runs[0].items
-    wrong = [item_id for item_id in items if any(r.items[item_id].is_wrong for r in runs if item_id in r.items)]
-    return list(dict.fromkeys((*wrong, *items)))[:count]
 
 
 def _score(row: Mapping[str, Any]) -> ScoredItem:
@@ -142,6 +124,7 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
     flagged = tuple(dict.fromkeys(str(word) for word in words)) if isinstance(words, list) else ()
     read, label = _find(reason, "read_as"), _find(reason, "label")
     rating, tolerant = _find(reason, "official"), _find(reason, "tolerant")
+    reference, reply = _find(reason, "reference"), _find(reason, "reply")
     is_question = isinstance(read, str) and isinstance(label, str)
     is_rated = isinstance(rating, int | float)
     said = []
@@ -159,8 +142,8 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         or (is_rated and rating < LEAST_FAULTLESS),
         flags_words=isinstance(words, list),
         remark=" · ".join(said),
-        reference=_text(_find(reason, "reference")),
-        reasons=_text(_find(reason, "reply")) if is_rated else "",
+        reference=reference if isinstance(reference, str) else "",
+        reasons=reply if is_rated and isinstance(reply, str) else "",
     )
 
 
@@ -173,10 +156,6 @@ def _say_tolerant(rating: float, tolerant: Any) -> str:
     return ""
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _find(reason: Any, key: str) -> Any:
     """Returns the first value under a key, at whatever depth a benchmark keeps it."""
     if not isinstance(reason, dict):
@@ -184,3 +163,146 @@ def _find(reason: Any, key: str) -> Any:
     if key in reason:
         return reason[key]
     return next((found for value in reason.values() if (found := _find(value, key)) is not None), None)
+
+
+def evaluation_section(
+    benchmark: str, runs: Sequence[EvaluatedRun], *, compare: Compare | None, pictures: ItemPictures
+) -> Section:
+    """Returns the results of runs on one benchmark; differences are taken to the first, where the data is the same."""
+    name = f"eval-{identify(benchmark)}"
+    metrics = _metrics_table(benchmark, runs)
+    texts, figures = dict[str, str](), dict[str, Callable[[Path], object]]()
+    comparable, remarks = _split(benchmark, runs)
+    differences: dict[str, Any] | None = None
+    if compare is not None and len(comparable) > 1:
+        try:
+            content = clean(compare([run.folder for run in comparable], [run.label for run in comparable]))
+        except Exception as error:  # what a folder holds may surprise who calculates with it
+            remarks.append(f"no differences: {error}")
+        else:
+            drawn = comparison_svg(content, f"{name}-differences")
+            differences = dict(statistics=content["statistics"], table=_differences_table(content), drawn=drawn)
+            remarks += [f"missing: {piece}" for piece in content["missing"]] + list(content["notes"])
+            texts = {
+                f"{name}_differences.csv": csv_comparison(content),
+                f"{name}_differences.md": markdown_comparison(content),
+            }
+            figures = {f"{name}_differences": partial(draw_comparison, content)}
+    html = render(
+        "evaluation.html",
+        remarks=[*dict.fromkeys(reason for run in runs for reason in run.partial), *remarks],
+        scorer_notes=[note for run in runs for note in run.notes],
+        metrics=metrics,
+        differences=differences,
+        examples=choose_examples(benchmark, runs, pictures),
+    )
+    return Section(name, f"Evaluation: {benchmark}", html, tables={name: metrics}, texts=texts, figures=figures)
+
+
+def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
+    rows: dict[str, dict[str, str]] = {}
+    records = []
+    for run in runs:
+        for metric, value in run.metrics.items():
+            arrow = ARROWS.get(str(value.get("better")), "")
+            head = f"{metric.removeprefix(f'{benchmark}/')} ({value.get('unit', '')}){arrow}"
+            shown = show_interval(value.get("value"), value.get("low"), value.get("high"))
+            rows.setdefault(head, {})[run.label] = shown
+            records.append({"run": run.label, "metric": metric, **value})
+    return matrix(f"{benchmark}: metrics", "metric", rows, [run.label for run in runs], records)
+
+
+def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
+    """Returns the runs on the data of the first one, and what is to be said of the others."""
+    usable = [run for run in runs if run.metrics and run.items]
+    comparable, notes = usable[:1], []
+    for run in usable[1:]:
+        why = _why_incomparable(usable[0], run)
+        if why:
+            notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
+        else:
+            comparable.append(run)
+    return comparable, notes
+
+
+def _why_incomparable(first: EvaluatedRun, other: EvaluatedRun) -> str:
+    """Returns why two results of one benchmark stand on other data, "" if they do not."""
+    truths = [run.made_by.get("ground_truth") or "not named" for run in (first, other)]
+    if truths[0] != truths[1]:
+        return f"the ground truth is {truths[0]} in {first.label} and {truths[1]} in {other.label}"
+    common = [item_id for item_id in other.items if item_id in first.items]
+    if not common:
+        return f"{first.label} and {other.label} share no item"
+    moved = [item_id for item_id in common if first.items[item_id].image != other.items[item_id].image]
+    return f"item {moved[0]} has another image in {first.label} than in {other.label}" if moved else ""
+
+
+def _differences_table(content: Mapping[str, Any]) -> Table:
+    first, *others = content["runs"]
+    rows: dict[str, dict[str, str]] = {}
+    for row in content["rows"]:
+        if row["difference"] is not None:
+            head = row["metric"].partition("/")[2] + ARROWS.get(row["better"], "")
+            digits = 4 if row["unit"] == "share" else 2
+            shown = show_interval(row["difference"], row["low"], row["high"], digits, signed=True)
+            rows.setdefault(head, {})[row["run"]] = shown + (f"{NO_BREAK}*" if row["excludes_zero"] else "")
+    return matrix(f"Differences to {first}", "metric", rows, others, ())
+
+
+def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> dict[str, Any]:
+    """Returns for `examples` of macros.html the first items in which any run is wrong; the first where too few are."""
+    shown = [run for run in runs if run.items]
+    known = shown[0].items if shown else {}
+    wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in shown if item_id in r.items)]
+    ids = list(dict.fromkeys((*wrong, *known)))[:SHOWN_ITEMS]
+    said = {run.label: _read_answers(run.folder, ids) for run in shown}
+    scored = [item for run in shown for item in run.items.values()]
+    return dict(
+        articles=[_example(benchmark, item_id, shown, said, pictures) for item_id in ids],
+        have_flags=any(item.flags_words for item in scored),
+        have_ratings=any(item.reasons for item in scored),
+    )
+
+
+def _example(
+    benchmark: str,
+    item_id: str,
+    runs: Sequence[EvaluatedRun],
+    said: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    pictures: ItemPictures,
+) -> dict[str, Any]:
+    rows = {run.label: said[run.label].get(item_id, {}) for run in runs}
+    items = [run.items[item_id] for run in runs if item_id in run.items]
+    picture = pictures.find(benchmark, item_id, items[0].image)
+    shown = [(picture, "image", f"Image of item {item_id}")]
+    corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
+    if corrupted is not None:
+        shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
+    prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
+    reference = next((item.reference for item in items if item.reference), "")
+    return dict(
+        title=f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id,
+        pictures=shown,
+        answers={run.label: _answer(run.items.get(item_id), rows[run.label]) for run in runs},
+        reference=cut(reference, LONGEST_ANSWER),
+    )
+
+
+def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Returns the answers of these items; one that is not there is left out."""
+    wanted, found = set(ids), dict[str, Mapping[str, Any]]()
+    for row in read_lines(folder / ANSWERS, []):
+        if str(row.get("id")) in wanted:
+            found[str(row["id"])] = row
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _answer(item: ScoredItem | None, row: Mapping[str, Any]) -> MarkedAnswer:
+    if item is None or "answer" not in row:
+        return MarkedAnswer(MISSING, remark="no answer")
+    nothing = "nothing hallucinated" if item.flags_words and not item.flagged else ""
+    said = " · ".join(part for part in (nothing, item.remark) if part)
+    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
+    return MarkedAnswer(text, item.flagged, remark=said, reasons=reasons)

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.files import clean_text
-from mmdpo.report.runs import EXAMPLES, RESULTS, TRAINER_STATE, RunFolderError
+from mmdpo.report.shape import ReportError
 
-RECIPE, STUDY, TRIALS, DIAGNOSIS, RESULT = "recipe.yaml", "study.yaml", "trials", "diagnosis.json", "result.json"
-SCORES, ANSWERS = "scores.jsonl", "answers.jsonl"
+RECIPE, TRAINER_STATE = "recipe.yaml", "trainer_state.json"
+RESULT, SCORES, ANSWERS = "result.json", "scores.jsonl", "answers.jsonl"
+RESULTS, EXAMPLES = "results.json", "examples.json"
+STUDY, TRIALS, DIAGNOSIS = "study.yaml", "trials", "diagnosis.json"
 LOOKED_FOR = (
     f"{RECIPE} or {TRAINER_STATE} (mmdpo train), {RESULT} (mmdpo eval), {RESULTS} with {EXAMPLES} (mmdpo quickstart), "
     f"{STUDY} (mmdpo study), {DIAGNOSIS} (mmdpo diagnose)"
 )
-WHOLE = {"run": "run of mmdpo train", "study": "study", "quickstart": "quickstart"}
+WHOLE = {"runs": "run of mmdpo train", "studies": "study", "quickstarts": "quickstart"}
+"""Kinds of folders that are reported only by their own name."""
 CHECKPOINT_NAME = re.compile("checkpoint-[0-9]+")
 DEPTH = 3
-"""Folders of results are looked for so many levels deep."""
+"""Levels below a folder that are searched for results."""
 _PASSED_OVER = ("sample_answers", "runs", "scenes", "pictures", TRIALS)
 
 
@@ -35,37 +38,35 @@ class Place:
 class Found:
     """Folders by kind, in the order in which they were named."""
 
-    runs: tuple[Place, ...]
-    evaluations: tuple[Place, ...]
-    quickstarts: tuple[Place, ...]
-    studies: tuple[Place, ...]
-    diagnoses: tuple[Place, ...]
+    runs: tuple[Place, ...] = ()
+    evaluations: tuple[Place, ...] = ()
+    quickstarts: tuple[Place, ...] = ()
+    studies: tuple[Place, ...] = ()
+    diagnoses: tuple[Place, ...] = ()
     left_out: tuple[str, ...] = ()
     """What lies in the folders and is not reported, with the reason."""
 
 
 def find_folders(folders: Sequence[str | Path]) -> Found:
-    """Says what the folders are; results inside a run, or inside a folder of results, are found too.
+    """Returns what the folders are; results inside a run, or inside a folder of results, are found too.
 
-    Raises RunFolderError for a folder that does not exist or is of no kind, saying what was looked for.
+    Raises ReportError for a folder that does not exist or is of no kind, saying what was looked for.
     """
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     found: dict[str, list[Place]] = {}
     left_out: list[str] = []
     for path, label in zip(paths, distinct_labels(paths), strict=True):
         if not path.is_dir():
-            raise RunFolderError(f"{path}: no such folder")
+            raise ReportError(f"{path}: no such folder")
         places = list(_look(path, label, left_out))
         if not places:
-            raise RunFolderError(
+            raise ReportError(
                 f"{path}: nothing to report on; looked there, and {DEPTH} levels down (not in folders called "
                 f"{', '.join(_PASSED_OVER)}), for {LOOKED_FOR}" + "".join(f"; {line}" for line in left_out)
             )
         for kind, place in places:
             found.setdefault(kind, []).append(place)
-    kinds = ("run", "evaluation", "quickstart", "study", "diagnosis")
-    runs, evaluations, quickstarts, studies, diagnoses = (tuple(found.get(kind, ())) for kind in kinds)
-    return Found(runs, evaluations, quickstarts, studies, diagnoses, tuple(left_out))
+    return Found(left_out=tuple(left_out), **{kind: tuple(of) for kind, of in found.items()})
 
 
 def distinct_labels(paths: Sequence[Path]) -> list[str]:
@@ -85,10 +86,10 @@ def number_at_end(path: Path) -> int:
 
 
 def _look(path: Path, label: str, left_out: list[str]) -> Iterator[tuple[str, Place]]:
-    kind_of_whole = _kind_of_whole(path)
-    if kind_of_whole is not None:
-        yield kind_of_whole, Place(path, label)
-    if kind_of_whole in ("study", "quickstart"):
+    own = _kind_of_whole(path)
+    if own is not None:
+        yield own, Place(path, label)
+    if own in ("studies", "quickstarts"):
         return
     inside = [folder for folder in _walk(path, DEPTH, label, left_out) if folder != path]
     for folder in inside:
@@ -96,10 +97,10 @@ def _look(path: Path, label: str, left_out: list[str]) -> Iterator[tuple[str, Pl
         if kind is not None:
             where = clean_text(folder.relative_to(path).as_posix())
             left_out.append(f"{label}/{where}: a {WHOLE[kind]} inside {label}; name its folder to report on it")
-    for kind, is_one in (("evaluation", _is_evaluation), ("diagnosis", _is_diagnosis)):
-        if is_one(path):
+    for kind, files in (("evaluations", (RESULT, SCORES)), ("diagnoses", (DIAGNOSIS,))):
+        if _holds(path, *files):
             yield kind, Place(path, label)
-        places = [folder for folder in inside if is_one(folder)]
+        places = [folder for folder in inside if _holds(folder, *files)]
         # Two results of one benchmark in one run, say of two checkpoints, are told apart by where they lie.
         ambiguous = len({folder.name for folder in places}) < len(places)
         for folder in places:
@@ -108,17 +109,19 @@ def _look(path: Path, label: str, left_out: list[str]) -> Iterator[tuple[str, Pl
 
 
 def _kind_of_whole(path: Path) -> str | None:
-    """Returns what a folder is that is reported by its own name alone, None for one that is no such."""
-    if (path / STUDY).is_file() or (path / TRIALS).is_dir():
-        return "study"
-    if (path / RESULTS).is_file() or (path / EXAMPLES).is_file():
-        return "quickstart"
-    is_run = any((path / name).is_file() for name in (RECIPE, TRAINER_STATE))
-    return "run" if is_run or any(path.glob(f"checkpoint-*/{TRAINER_STATE}")) else None
+    if _holds(path, STUDY) or (path / TRIALS).is_dir():
+        return "studies"
+    if _holds(path, RESULTS, EXAMPLES):
+        return "quickstarts"
+    return "runs" if _holds(path, RECIPE, TRAINER_STATE) or any(path.glob(f"checkpoint-*/{TRAINER_STATE}")) else None
+
+
+def _holds(path: Path, *files: str) -> bool:
+    return any((path / name).is_file() for name in files)
 
 
 def _walk(path: Path, depth: int, label: str, left_out: list[str]) -> Iterator[Path]:
-    """Yields a folder and those inside it, so many levels deep; says which cannot be opened or lie deeper."""
+    """Yields a folder and those inside it, `depth` levels deep; says which cannot be opened or lie deeper."""
     try:
         inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
     except OSError as error:
@@ -131,11 +134,3 @@ def _walk(path: Path, depth: int, label: str, left_out: list[str]) -> Iterator[P
         return
     for folder in inside:
         yield from _walk(folder, depth - 1, label, left_out)
-
-
-def _is_evaluation(path: Path) -> bool:
-    return any((path / name).is_file() for name in (RESULT, SCORES))
-
-
-def _is_diagnosis(path: Path) -> bool:
-    return (path / DIAGNOSIS).is_file()

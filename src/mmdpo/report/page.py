@@ -1,4 +1,4 @@
-"""Pages: the quickstart's own, and the report on any mix of folders. One HTML file needs neither network nor others."""
+"""`mmdpo report`: one page about any mix of folders. The HTML file needs neither network nor others."""
 
 from __future__ import annotations
 
@@ -7,32 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from mmdpo.files import make_folder, write_text
-from mmdpo.report.evaluated import EvaluatedRun, read_evaluated
+from mmdpo.report.diagnosis import diagnosis_section
+from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
 from mmdpo.report.folders import Found, Place, find_folders
-from mmdpo.report.layout import Section, bullets, identify, page_html
-from mmdpo.report.runs import RunFolderError, read_run
-from mmdpo.report.sections.diagnosis import diagnosis_section
-from mmdpo.report.sections.evaluation import Compare, Pictures, evaluation_section
-from mmdpo.report.sections.quickstart import quickstart_sections, summarise_quickstart
-from mmdpo.report.sections.samples import samples_section
-from mmdpo.report.sections.study import read_study, study_section
-from mmdpo.report.sections.training import settings_section, training_section
-from mmdpo.report.trained import TrainedRun, read_trained
-
-TITLE = "mmdpo quickstart"
-REPORT_TITLE = "mmdpo report"
-
-
-def write_page(run_dir: str | Path) -> Path:
-    """Writes report.html into the folder of a quickstart and returns its path.
-
-    Raises:
-        RunFolderError: as `read_run` does.
-    """
-    run = read_run(run_dir)
-    path = run.folder / "report.html"
-    write_text(path, page_html(TITLE, summarise_quickstart(run.results), quickstart_sections(run)))
-    return path
+from mmdpo.report.layout import Section, identify, render
+from mmdpo.report.quickstart import quickstart_sections, read_quickstart
+from mmdpo.report.shape import ReportError
+from mmdpo.report.study_page import study_section
+from mmdpo.report.trained import TrainedRun, read_trained, samples_section, settings_section, training_section
 
 
 def write_report(
@@ -40,7 +22,7 @@ def write_report(
     out: str | Path,
     *,
     compare: Compare | None = None,
-    pictures: Pictures = Pictures(),  # noqa: B008 - it is frozen
+    pictures: ItemPictures = ItemPictures(),  # noqa: B008 - it is frozen
 ) -> Path:
     """Writes one page about the folders, and its figures and tables into a folder beside it; returns the page's path.
 
@@ -48,7 +30,7 @@ def write_report(
     them in. What is damaged or missing in a folder is said on the page, and the rest is shown.
 
     Raises:
-        RunFolderError: a folder does not exist or is none of those that this package writes.
+        ReportError: a folder does not exist or is none of those that this package writes.
         UnusableFileError: the page cannot be written where it is to lie.
     """
     found = find_folders(folders)
@@ -58,12 +40,13 @@ def write_report(
     sections = _make_sections(found, missing, compare, pictures)
     _write_files(sections, path.with_name(f"{path.stem}_files"), missing)
     if missing:
-        sections.insert(0, Section("missing", "What is missing", bullets(list(dict.fromkeys(missing)))))
-    write_text(path, page_html(REPORT_TITLE, summarise(found), sections))
+        html = render("missing.html", lines=list(dict.fromkeys(missing)))
+        sections.insert(0, Section("missing", "What is missing", html))
+    write_text(path, render("page.html", title="mmdpo report", summary=summarise(found), sections=sections))
     return path
 
 
-def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: Pictures) -> list[Section]:
+def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: ItemPictures) -> list[Section]:
     runs = [read_trained(place) for place in found.runs]
     evaluated = [read_evaluated(place) for place in found.evaluations]
     missing += [line for run in runs for line in run.missing] + [line for run in evaluated for line in run.missing]
@@ -74,6 +57,8 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
         try:
             made = make()
             sections.extend([made] if isinstance(made, Section) else made)
+        except ReportError as error:
+            missing.append(f"{name}: cannot be read ({error})")
         except Exception as error:
             missing.append(f"{name}: cannot be shown ({type(error).__name__}: {error})")
 
@@ -86,13 +71,17 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
     if any(run.samples for run in runs):
         add("sample answers", lambda: samples_section([run for run in runs if run.samples]))
     for place in found.studies:
-        add(place.label, partial(_study, place, missing, pictures))
+        add(place.label, partial(study_section, place, missing, pictures))
     for place in found.diagnoses:
         add(place.label, partial(diagnosis_section, place, missing))
     for place in found.quickstarts:
-        add(place.label, partial(_quickstart, place, missing))
+        add(place.label, partial(_quickstart_sections, place, missing))
     if runs:
-        add("settings", lambda: settings_section(_with_versions(runs, evaluated)))
+        # Runs that were evaluated only are named for the versions that generated their answers.
+        known = {run.label for run in runs}
+        others = {run.label: run for run in evaluated if run.versions and run.label not in known}
+        answered = [TrainedRun(run.label, run.folder, {}, (), run.versions) for run in others.values()]
+        add("settings", lambda: settings_section([*runs, *answered]))
     return sections
 
 
@@ -116,26 +105,9 @@ def name_absent(evaluated: Sequence[EvaluatedRun]) -> list[str]:
     ]
 
 
-def _study(place: Place, missing: list[str], pictures: Pictures) -> Section:
-    study = read_study(place)
-    missing += study.missing
-    return study_section(study, pictures)
-
-
-def _with_versions(runs: Sequence[TrainedRun], evaluated: Sequence[EvaluatedRun]) -> list[TrainedRun]:
-    """Adds runs that were evaluated only, for the versions that generated their answers."""
-    known = {run.label for run in runs}
-    others = {run.label: run for run in evaluated if run.versions and run.label not in known}
-    return [*runs, *(TrainedRun(o.label, o.folder, {}, (), o.versions, (), ()) for o in others.values())]
-
-
-def _quickstart(place: Place, missing: list[str]) -> list[Section]:
+def _quickstart_sections(place: Place, missing: list[str]) -> list[Section]:
     problems: list[str] = []
-    try:
-        run = read_run(place.path, problems)
-    except RunFolderError as error:
-        missing.append(f"{place.label}: the quickstart cannot be read ({error})")
-        return []
+    run = read_quickstart(place.path, problems)
     missing += [f"{place.label}: {problem}" for problem in problems]
     return quickstart_sections(run, f"{identify(place.label)}-", place.label)
 
@@ -159,10 +131,9 @@ def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) 
     """Writes each table as Markdown and CSV and each figure as PNG and SVG; says which figure cannot be drawn."""
     make_folder(folder)
     for section in sections:
-        texts = dict(section.texts)
-        for name, grid in section.tables.items():
-            texts |= {f"{name}.md": grid.markdown(), f"{name}.csv": grid.csv()}
-        for name, text in texts.items():
+        texts = {f"{name}.md": table.markdown() for name, table in section.tables.items()}
+        texts |= {f"{name}.csv": table.csv() for name, table in section.tables.items()}
+        for name, text in {**texts, **section.texts}.items():
             write_text(folder / name, text)
         for name, draw in section.figures.items():
             try:

@@ -1,20 +1,38 @@
-"""Reads the folder of `mmdpo train`, whole or of a run that died: what is missing is said, and the rest is read."""
+"""Runs of `mmdpo train`, whole or died half way: read, and shown as curves, sample answers and settings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmdpo.files import read_json, read_rows, read_text, read_yaml
-from mmdpo.report.folders import RECIPE, Place, number_at_end
-from mmdpo.report.runs import TRAINER_STATE
-from mmdpo.report.shape import fit
+import yaml
+
+from mmdpo.files import find_inside, read_json, read_text, read_yaml
+from mmdpo.report.curves import curve_panels, draw_panels, overlay_panels
+from mmdpo.report.folders import RECIPE, TRAINER_STATE, Place, number_at_end
+from mmdpo.report.layout import Curves, Section, render
+from mmdpo.report.shape import fit, read_lines, read_object
+from mmdpo.tables import MISSING, Table, matrix, show_number
 
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
 WEIGHTS = ("*.safetensors", "*.bin")
+DATA_KEYS = (
+    "dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size", "seed",
+)  # fmt: skip
+"""Keys of a recipe that say what was trained on; the embedded world draws its pairs by the seed."""
+OWN_KEYS = ("output_dir", "run_name", "logging_dir")
+"""Keys in which every run differs."""
+SHOWN_METRICS = (
+    "rewards/margins", "rewards/accuracies", "rewards/image_margins", "rewards/image_accuracies", "rewards/chosen",
+    "logps/chosen", "grad_norm", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "train_runtime",
+)  # fmt: skip
+"""Metrics of the table of last values, after the loss and its terms; the CSV beside the page has all."""
+SHOWN_STEPS = 8
+SHOWN_PROMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -28,77 +46,39 @@ class TrainedRun:
     history: tuple[Mapping[str, Any], ...]
     """The trainer's `log_history`."""
     versions: Mapping[str, str]
-    samples: tuple[Mapping[str, Any], ...]
+    samples: tuple[Mapping[str, Any], ...] = ()
     """The lines of sample_answers.jsonl."""
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
     """What could not be read, and what the run did not come to."""
 
 
 def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
     """Reads a run. Raises nothing: what cannot be read stands in `missing`."""
-    missing: list[str] = []
-    history = _read_history(place, missing)
-    if needs_model and not any(path for pattern in WEIGHTS for path in place.path.glob(pattern)):
-        missing.append(f"{place.label}: no model was saved, so the run has not come to its end")
-    return TrainedRun(
-        place.label,
-        place.path,
-        _read_recipe(place, missing),
-        tuple(history),
-        _read_versions(place.path),
-        tuple(read_lines(place.path / SAMPLES, place.label, missing)),
-        tuple(missing),
-    )
+    folder, problems = place.path, list[str]()
+    history = _read_history(folder, problems)
+    if needs_model and not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        problems.append("no model was saved, so the run has not come to its end")
+    recipe = read_object(folder / RECIPE, problems, costs="its options are not known", read=read_yaml)
+    samples = tuple(read_lines(folder / SAMPLES, problems))
+    missing = tuple(f"{place.label}: {problem}" for problem in problems)
+    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples, missing)
 
 
-def read_object(path: Path, label: str, missing: list[str], *, what: str) -> dict[str, Any]:
-    """Returns the object in a JSON file; an empty one, and a line in `missing`, where there is none."""
-    try:
-        content = read_json(path)
-    except OSError:
-        missing.append(f"{label}: there is no {path.name}, so {what}")
-        return {}
-    except ValueError as error:
-        missing.append(f"{label}: {path.name} is cut short or damaged ({error}), so {what}")
-        return {}
-    if not isinstance(content, dict):
-        missing.append(f"{label}: {path.name} holds no object, so {what}")
-        return {}
-    return content
-
-
-def read_lines(path: Path, label: str, missing: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a file of JSON lines, the first `most`; nothing where there is no file."""
-    damaged = 0
-    try:
-        for row in read_rows(path, most=most):
-            if isinstance(row, dict):
-                yield row
-            else:
-                damaged += 1
-    except OSError:
-        return
-    except ValueError as error:
-        missing.append(f"{label}: {path.name} is not read: {error}")
-    if damaged:
-        missing.append(f"{label}: {damaged} lines of {path.name} are damaged and left out")
-
-
-def _read_history(place: Place, missing: list[str]) -> list[Mapping[str, Any]]:
+def _read_history(folder: Path, problems: list[str]) -> list[Mapping[str, Any]]:
     """Returns the log of the run's end, else of its last checkpoint that can be read."""
-    own = place.path / TRAINER_STATE
-    checkpoints = sorted(place.path.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
+    own = folder / TRAINER_STATE
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
     for path in [*([own] if own.is_file() else []), *checkpoints]:
         try:
             state = read_json(path)
-            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], f"{place.label}: log_history", missing)
+            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], "log_history", problems)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing.append(f"{place.label}: {path.relative_to(place.path)} is cut short or damaged ({error!r:.80})")
+            problems.append(f"{path.relative_to(folder)} is cut short or damaged ({error!r:.80})")
             continue
         if path != own:
-            missing.append(f"{place.label}: the curves end at step {_step_of(path)}, with {path.parent.name}")
+            problems.append(f"the curves end at step {_step_of(path)}, with {path.parent.name}")
         return history
-    missing.append(f"{place.label}: no log of its training (trainer_state.json, or one in a checkpoint), so no curves")
+    problems.append("no log of its training (trainer_state.json, or one in a checkpoint), so no curves")
     return []
 
 
@@ -106,22 +86,10 @@ def _step_of(path: Path) -> int:
     return number_at_end(path.parent)
 
 
-def _read_recipe(place: Place, missing: list[str]) -> dict[str, Any]:
-    try:
-        recipe = read_yaml(place.path / RECIPE)
-    except FileNotFoundError:
-        missing.append(f"{place.label}: there is no {RECIPE}, so its options are not known")
-        return {}
-    except (OSError, ValueError) as error:
-        missing.append(f"{place.label}: {RECIPE} cannot be read ({error}), so its options are not known")
-        return {}
-    return fit(recipe, dict, f"{place.label}: {RECIPE}", missing) or {}
-
-
 def _read_versions(folder: Path) -> dict[str, str]:
     """Returns what the last checkpoint, or else the model card, says of the versions that trained."""
     for path in sorted(folder.glob(f"checkpoint-*/{CHECKPOINT}"), key=_step_of, reverse=True):
-        versions = read_object(path, "", [], what="").get("versions")
+        versions = read_object(path, [], costs="").get("versions")
         if isinstance(versions, dict):
             return {str(name): str(version) for name, version in versions.items()}
     try:
@@ -130,3 +98,100 @@ def _read_versions(folder: Path) -> dict[str, str]:
         return {}
     rows: list[tuple[str, str]] = re.findall(r"^\| ([\w.-]+) \| ([\w.+-]+) \|$", card, flags=re.MULTILINE)
     return {name: version for name, version in rows if name != "package"}
+
+
+def training_section(runs: Sequence[TrainedRun]) -> Section:
+    """Returns curves and last values of the runs: of one run its terms together, of several a panel for each metric."""
+    if len(runs) == 1:
+        panels = curve_panels({runs[0].label: runs[0].history})
+    else:
+        panels = overlay_panels({run.label: [run.history] for run in runs})
+    curves, last = Curves(panels, "training-curves"), _last_values(runs)
+    differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
+    html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
+    figures = {"curves": partial(draw_panels, panels)} if panels else {}
+    return Section("training", "Training", html, tables={"training": last}, figures=figures, curves=curves)
+
+
+def _last_values(runs: Sequence[TrainedRun]) -> Table:
+    last = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
+    logged = list(dict.fromkeys(key for values in last.values() for key in values))
+    terms = [key for key in logged if key.startswith("loss/")]
+    shown = [key for key in ("step", "loss", *terms, *SHOWN_METRICS) if key in logged]
+    rows = {label: {key: show_number(values.get(key)) for key in shown} for label, values in last.items()}
+    records = [{"run": label, **{key: values.get(key) for key in logged}} for label, values in last.items()]
+    return matrix("Last logged values", "run", rows, shown, records)
+
+
+def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
+    if not first.recipe or not other.recipe:
+        return ""
+    differing = [key for key in DATA_KEYS if first.recipe.get(key) != other.recipe.get(key)]
+    said = ", ".join(f"{key} {first.recipe.get(key)} and {other.recipe.get(key)}" for key in differing)
+    both = f"{first.label} and {other.label}"
+    return f"{both} were not trained on the same data ({said}): losses and rewards do not compare" if said else ""
+
+
+def settings_section(runs: Sequence[TrainedRun]) -> Section:
+    """Returns the resolved recipes, differences first, and the versions."""
+    known = [run for run in runs if run.recipe]
+    keys = dict.fromkeys(key for run in known for key in run.recipe if key not in OWN_KEYS)
+    differing = [key for key in keys if len({str(run.recipe.get(key)) for run in known}) > 1]
+    records = [{"run": run.label, **{key: run.recipe.get(key) for key in keys}} for run in known]
+    settings = _by_run("Keys in which the runs differ", "key", {r.label: r.recipe for r in known}, differing, records)
+    packages = list(dict.fromkeys(name for run in runs for name in run.versions))
+    records = [{"run": run.label, **run.versions} for run in runs]
+    versions = _by_run("Versions that trained", "package", {r.label: r.versions for r in runs}, packages, records)
+    recipes = {run.label: yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True) for run in known}
+    html = render("settings.html", settings=settings, versions=versions, recipes=recipes)
+    tables = {name: table for name, table in (("settings", settings), ("versions", versions)) if table.rows}
+    return Section("settings", "Settings", html, tables=tables)
+
+
+def _by_run(
+    title: str, corner: str, values: Mapping[str, Mapping[str, Any]], names: Sequence[str], records: Sequence[Any]
+) -> Table:
+    """Returns a table with a row for each name and a column for each run."""
+    shown = {
+        name: {label: MISSING if of.get(name) is None else str(of[name]) for label, of in values.items()}
+        for name in names
+    }
+    return matrix(title, corner, shown, list(values), records)
+
+
+def samples_section(runs: Sequence[TrainedRun]) -> Section:
+    """Returns the answers that were generated while training: one strip over the steps for each prompt and run."""
+    prompts: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    folders = {run.label: run.folder for run in runs}
+    for run in runs:
+        for row in run.samples:
+            strips = prompts.setdefault((str(row.get("id")), str(row.get("chosen"))), {})
+            strips.setdefault(run.label, []).append(row)
+    shown = []
+    for (name, _), strips in list(prompts.items())[:SHOWN_PROMPTS]:
+        label, (first, *_) = next(iter(strips.items()))
+        pictures = [
+            (find_inside(folders[label], path), caption, f"{caption} of example {name}")
+            for key, caption in (("pictures", "image"), ("corrupted_pictures", "corrupted"))
+            for path in (first[key] if isinstance(first.get(key), list) else ())
+        ]
+        strips = {of: thin(rows) for of, rows in strips.items()}
+        shown.append(dict(name=name, first=first, pictures=pictures, strips=strips))
+    html = render(
+        "samples.html", prompts=shown, most_steps=SHOWN_STEPS, left_out=len(prompts) - len(shown), file=SAMPLES
+    )
+    return Section("samples", "Sample answers during training", html, tables={"samples": _samples_table(runs)})
+
+
+def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns at most `SHOWN_STEPS` rows, the first and the last among them."""
+    if len(rows) <= SHOWN_STEPS:
+        return list(rows)
+    return [rows[round(place * (len(rows) - 1) / (SHOWN_STEPS - 1))] for place in range(SHOWN_STEPS)]
+
+
+def _samples_table(runs: Sequence[TrainedRun]) -> Table:
+    headers = ("run", "step", "id", "prompt", "chosen", "answer")
+    records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
+    rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
+    return Table(headers, rows, "Sample answers", tuple(records))

@@ -1,7 +1,7 @@
 """Log-probabilities at answer positions only: the output head never sees a prompt position.
 
 A model's own forward returns log π(token) where it would return logits, a chunk of tokens at a time, so that no
-[tokens × vocabulary] tensor outlives its chunk. A model that changes logits behind its head returns those of answer
+[tokens × vocabulary] tensor outlives its chunk. A model that changes logits after its head returns those of answer
 positions instead.
 """
 
@@ -108,7 +108,7 @@ def _score(
 
 
 class _FrozenHead(torch.autograd.Function):
-    """log π(token) behind a linear head that is not trained.
+    """log π(token) under a linear head that is not trained.
 
     The gradient by the hidden state is W[token] − Σ_v π(v) W[v], whatever comes from above scales it: it is made
     while the logits are there, so that neither are they kept nor made again.

@@ -1,9 +1,21 @@
 """From cells to forward rows: pure index arithmetic, no model.
 
-A *tree* is a context with the answers that are scored behind it, side by side: `[prompt with images | answer | …]`.
+A *tree* is a context with the answers that are scored after it, side by side: `[prompt with images | answer | …]`.
 Every answer reads the prompt and itself, never its neighbour. Separately, each cell is a tree of its own in a row of
 its own, row c · B + b for cell c of example b, padded on the right. Shared, the cells of an example under the same
 images are one tree, and trees are packed into as few rows as a budget of tokens allows.
+
+One row r of the real image's tree, of P = 4 prompt tokens (image tokens among them) and two answers of L = 3 and 2:
+
+    place s      0   1   2   3 | 4   5   6  | 7   8  | 9
+    input_ids    q   m   m   q | w₁  w₂  w₃ | l₁  l₂ | padding
+    positions    0   1   2   3 | 4   5   6  | 4   5  |
+    sees         the prompt    | and w      | and l  |
+    predicts                 w₁  w₂  w₃
+                             l₁               l₂
+
+Place 3, the end of the prompt, predicts the first token of both answers, so that it is read twice: `predicts` is
+[3, 4, 5, 3, 7] and `targets` [w₁, w₂, w₃, l₁, l₂].
 """
 
 from __future__ import annotations
@@ -22,7 +34,7 @@ from mmdpo.records import Cell, image_versions, response_names
 
 @dataclass(frozen=True)
 class Branch:
-    """An answer behind its context. Lengths and places are in tokens."""
+    """An answer after its context. Lengths and places are in tokens."""
 
     cell: int
     """c · B + b for cell c of example b."""
@@ -61,7 +73,7 @@ class Rows:
     attention_mask: Int[Tensor, "R S"]
     token_types: dict[str, Int[Tensor, "R S"]]
     positions: Int[Tensor, "... R S"]
-    """Positions for rotary embeddings, beginning anew behind the prompt with every answer; [3, R, S] under M-RoPE."""
+    """Positions for rotary embeddings, beginning anew after the prompt with every answer; [3, R, S] under M-RoPE."""
     trees: tuple[Tree, ...]
     """In the order of rows, and from left to right in each: the order of the images."""
     predicts: Int[Tensor, "N"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Item, Items
 from mmdpo.models.families import Family, attention_of
-from mmdpo.records import Cell, RowError, image_versions, response_names
+from mmdpo.records import Cell, image_versions, response_names
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import answer_positions_only, find_suppressed, pick_logprobs
 
@@ -32,7 +32,7 @@ TOLERANCES = {"float32": 1e-3, "tf32": 2e-2, "float16": 5e-2, "bfloat16": 0.25}
 
 ROWS = 2
 LOOKED_AT = 64
-"""Among so many rows the first ones with images are taken."""
+"""Among so many good rows the first ones with images are taken."""
 
 
 class ProbeError(ValueError):
@@ -85,6 +85,8 @@ def probe(
     forwards, or shared ones do and `attention` is `shared`.
     """
     chosen = _choose_items(items, collator)
+    if not chosen:
+        return scorer, Probe("shared" if scorer.shares_prefix else "separate", "every row is faulty")
     batch: Batch = send_to_device(collator(chosen), device)
     cells, precision, why = scorer.collated, find_precision(scorer.model, device), None
     tolerance = TOLERANCES[precision]
@@ -175,25 +177,17 @@ def find_precision(model: nn.Module, device: Any = "cpu") -> str:
 
 
 def _choose_items(items: Items, collator: Collator) -> list[Item]:
-    """Returns the first rows with images, the first rows where there are too few; faulty ones are not for a probe.
-
-    Raises RowError where all that are looked at are faulty.
-    """
-    places = range(min(len(items), LOOKED_AT))
-    seeing = [place for place in places if items.examples[place].images]
-    chosen: list[Item] = []
-    fault: RowError | None = None
-    for place in seeing + [place for place in places if place not in seeing]:
+    """Returns the first rows with images, the first rows where there are too few; none where all are faulty."""
+    good: list[Item] = []
+    for place in range(len(items)):
         try:
             collator([items[place]])
-            chosen.append(items[place])
-        except RowError as error:
-            fault = fault or error
-        if len(chosen) == ROWS:
+            good.append(items[place])
+        except Exception:
+            continue  # the check of every row names it
+        if len(good) == LOOKED_AT or sum(bool(item.example.images) for item in good) == ROWS:
             break
-    if not chosen and fault is not None:
-        raise fault
-    return chosen
+    return sorted(good, key=lambda item: not item.example.images)[:ROWS]
 
 
 def _collate_alone(collator: Collator, item: Item, version: str, cells: tuple[Cell, ...]) -> Batch:

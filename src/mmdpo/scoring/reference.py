@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
+from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
+from mmdpo.models.load import check_model
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.seams import count_changes
 from mmdpo.records import Cell
 from mmdpo.scoring.forward import Scorer
 
@@ -64,7 +68,7 @@ class StartOfPolicy:
     _versions: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._versions = self._count_changes()
+        self._versions = count_changes(self.scorer.model)
 
     def leave(self) -> None:
         """Says that training begins, and that the policy is its own reference no longer."""
@@ -72,7 +76,7 @@ class StartOfPolicy:
 
     def has_moved(self) -> bool:
         """Says whether training has begun, or a weight was changed by hand."""
-        return self._has_left or self._versions != self._count_changes()
+        return self._has_left or self._versions != count_changes(self.scorer.model)
 
     def __call__(
         self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
@@ -92,10 +96,6 @@ class StartOfPolicy:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
-
-    def _count_changes(self) -> list[int]:
-        # PyTorch counts what is written into a tensor in place; moving it to another device is not counted.
-        return [parameter._version for parameter in self.scorer.model.parameters()]
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,31 @@ def copy_frozen(model: nn.Module) -> nn.Module:
     """Returns a frozen copy of the model that shares the parameters which are not trained."""
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     return copy.deepcopy(model, memo=dict(shared)).requires_grad_(False).eval()
+
+
+LiveReference: TypeAlias = AdapterOff | FrozenModel | StartOfPolicy
+
+
+def choose_reference(policy: Scorer, ref_model: nn.Module | None, *, is_live: bool, drops_out: bool) -> LiveReference:
+    """Returns the reference of a policy that has not been trained yet.
+
+    It is `ref_model` where one is given, without its dropout unless `drops_out`; the policy with its adapter off, where
+    the adapter is fresh; a frozen copy, where the reference `is_live` while the policy moves; else the policy itself,
+    which is asked before that alone.
+    """
+    if ref_model is not None:
+        check_model(ref_model)
+        if not drops_out:
+            disable_dropout(ref_model)
+        shares = policy.shares_prefix and policy.family.cannot_share(ref_model) is None
+        frozen = replace(policy, model=ref_model.requires_grad_(False).eval(), shares_prefix=shares)
+        return FrozenModel(frozen, share_images=False)
+    base = unwrap_adapter(policy.model)
+    located = policy.family.locate_parts(base)
+    moving = {located.part_of(name) for name, parameter in base.named_parameters() if parameter.requires_grad}
+    share_images = moving <= {"language_model"}
+    if policy.model is not base and is_undone_by_switching_off(policy.model):
+        return AdapterOff(policy, share_images)
+    if is_live:
+        return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
+    return StartOfPolicy(policy)

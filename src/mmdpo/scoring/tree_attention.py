@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from mmdpo.models.families import attention_of
-from mmdpo.models.families._seams import CAUSAL, attend, make_mask
+from mmdpo.models.seams import CAUSAL, attend, make_mask
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"

@@ -14,21 +14,20 @@ from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.diagnosis.diagnose import versions
-from mmdpo.diagnosis.pair_scores import OTHER, make_collator
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator
 from mmdpo.files import write_json
 from mmdpo.folder_lock import hold_folder
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
 from mmdpo.records import ORIGINAL
-from mmdpo.report.figures import draw_curves, draw_scenes
-from mmdpo.report.page import write_page
-from mmdpo.report.terminal import print_results
+from mmdpo.report.quickstart import draw_curves, print_results, write_page
+from mmdpo.report.scene_picture import draw_scenes
 from mmdpo.study.measures import measure_reliance
 from mmdpo.study.study_file import START
 from mmdpo.study.variants import CORRUPTION, Answers, HeldOut, ask, make_world_pairs, train_variant, training_options
-from mmdpo.training import build
 from mmdpo.training.callbacks import ProgressCallback
-from mmdpo.training.config import MDPOConfig
-from mmdpo.training.run import prepare_run_folder
+from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world.captions import compare_names, score_captions
 from mmdpo.world.scenes import Scene, draw_test_scenes, render
 from mmdpo.world.worlds import SMALL
@@ -63,12 +62,12 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
     began = time.perf_counter()
     with console.status("making preference pairs and test scenes"):
         pairs = make_world_pairs(plan.pairs, plan.seed)
-        start = build.load_model(SMALL.name, MDPOConfig(output_dir=str(folder)))
+        start = load_model(resolve_start(SMALL.name))
         processor = AutoProcessor.from_pretrained(SMALL.checkpoint)
         held_out = HeldOut(
             scenes=draw_test_scenes(plan.scenes, plan.seed),
             pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
-            collator=make_collator(processor, start.config, (ORIGINAL, OTHER), seed=plan.seed),
+            collator=make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=plan.seed),
         )
     answers: dict[str, Answers] = {}
     with _show_progress(console) as progress:

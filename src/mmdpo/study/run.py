@@ -21,8 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from mmdpo.files import make_folder, write_json
 from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.printable import printable
-from mmdpo.report.study import print_study, write_tables
-from mmdpo.report.study_picture import draw_study
+from mmdpo.report.study import draw_study, print_study, write_tables
 from mmdpo.study import pool
 from mmdpo.study.results import collect_results
 from mmdpo.study.study_file import Study, StudyError

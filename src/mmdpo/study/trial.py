@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -34,14 +34,16 @@ from trl import get_peft_config
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_collator
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, to_json, write_json
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.benchmarks import answer_benchmark
 from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, Evaluation, Variant
 from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
-from mmdpo.training import build
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
 from mmdpo.world.scenes import Scene, draw_test_scenes
@@ -175,8 +177,8 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     recipe = trial.variant.recipe(folder, trial.seed)
     values = {**recipe.resolved(), "output_dir": str(trial.folder)}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    recipe = replace(recipe, training=recipe.options())
     args = recipe.training
-    args.model_init_kwargs = recipe.model_options()
     began = time.perf_counter()
     model, processor, facts = _load_start(recipe) if trial.start is None else _train(trial, recipe, report)
     trained = time.perf_counter()
@@ -236,9 +238,10 @@ class _ReportSteps(TrainerCallback):
 
 
 def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
-    name, args = recipe.model.model_name_or_path, recipe.training
-    processor, model = build.load_processor(name, args), build.load_model(name, args)
-    build.disable_dropout(model)
+    args = recipe.training
+    start = resolve_start(recipe.model.model_name_or_path, args.load_options())
+    processor, model = load_processor(start), load_model(start)
+    disable_dropout(model)
     is_placed = recipe.model.load_in_4bit or recipe.model.load_in_8bit  # by bitsandbytes
     return model if is_placed else model.to(args.device), processor, {}
 
@@ -283,12 +286,19 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) 
         count = evaluation.pairs or WORLD_SPLITS["test"][0]
         pairs = make_world_pairs(count, trial.seed, "held-out", evaluation.decided_by, world)
     elif name is not None:
-        found = read_examples(name, evaluation.dataset_split, args, config=recipe.script.dataset_config)
+        found = read_examples(
+            name,
+            evaluation.dataset_split,
+            config=recipe.script.dataset_config,
+            format=args.dataset_format,
+            image_root=args.image_root,
+            seed=args.seed,
+        )
         pairs = found[: evaluation.pairs]
     return HeldOut(
         scenes=draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]),
         pairs=pairs,
-        collator=make_collator(processor, config, CONDITIONS, seed=trial.seed, max_length=args.max_length),
+        collator=make_pair_collator(processor, config, CONDITIONS, seed=trial.seed, max_length=args.max_length),
         batch_size=evaluation.batch_size,
     )
 

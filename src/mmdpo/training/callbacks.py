@@ -1,4 +1,4 @@
-"""What happens beside the steps: the epoch of the corruptions, when to save, what the terminal shows of a run."""
+"""What the terminal shows of a run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 from rich.progress import Progress
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback as TransformersProgress
-
-from mmdpo.data.items import Items
-from mmdpo.training.stopping import StopRequest
 
 SHOWN = {
     "loss": "loss {:.4f}",
@@ -55,57 +52,6 @@ class PlainStepLines(PrinterCallback):
         """Prints the line."""
         if state.is_world_process_zero and logs is not None:
             print(describe_log(logs, state.global_step, state.max_steps), flush=True)
-
-
-class SetEpoch(TrainerCallback):
-    """Tells the items which epoch's corruptions to make.
-
-    accelerate's dataloaders pass the epoch on to the dataset only where no wrapper hides its sampler, which one does
-    after resuming and with several processes.
-    """
-
-    def __init__(self, items: Items) -> None:
-        self.items = items
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Moves on, before the first batch of the epoch is fetched."""
-        self.items.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-class WhenToSave(TrainerCallback):
-    """Saves behind all that a step or an epoch still does, and as soon as the processes are asked to stop.
-
-    Trainer saves the last step of an epoch before it logs and evaluates the epoch. A run that was killed in between
-    would go on with the next epoch, and that log and evaluation would never be made.
-    """
-
-    def __init__(self, stop: StopRequest, accelerator: Any) -> None:
-        self.stop = stop
-        self.accelerator = accelerator
-        self._is_postponed = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Lets the intervals be those of the options; a resumed run would go on with the checkpoint's."""
-        state.compute_steps(args, state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Asks whether to stop, and leaves the checkpoint of an epoch's last step to the end of the epoch."""
-        if self.stop.agree(self.accelerator):
-            control.should_save = control.should_training_stop = True
-        if _ends_epoch(state):
-            self._is_postponed, control.should_save = control.should_save, False
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Saves what was left, or does nothing where the epoch was broken off: a resumed run will come to its end."""
-        if not _ends_epoch(state) and self.stop.is_agreed:
-            control.should_log = control.should_evaluate = control.should_save = False
-        elif self._is_postponed:
-            control.should_save = True
-        self._is_postponed = False
-
-
-def _ends_epoch(state: Any) -> bool:
-    return bool(state.global_step >= state.max_steps or state.epoch == int(state.epoch))
 
 
 class ProgressCallback(TrainerCallback):

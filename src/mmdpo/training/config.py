@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import os
 import re
@@ -16,10 +16,13 @@ from transformers.integrations import get_available_reporting_integrations
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
+from mmdpo.files import read_mapping
+from mmdpo.keys import ABSENT
+from mmdpo.models.families import PARTS
+from mmdpo.models.start import LoadOptions
 from mmdpo.objective import Objective, build_objective
 from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
-from mmdpo.training.absent import ABSENT
-from mmdpo.training.ranges import check_finite, check_ranges
+from mmdpo.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +30,22 @@ SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 """Keys whose values are never written to disk or to a log, inside `model_init_kwargs` neither."""
 
 CROPS = ("crop_0_20", "crop_20_50")
-"""Corruptions that `crop_space: processed` can move behind the image processor."""
+"""Corruptions that `crop_space: processed` can move after the image processor."""
 
 
-MAPPINGS = ("corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+MAPPINGS = (
+    "corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs",
+    "chat_template_kwargs",
+)  # fmt: skip
 """Options that are mappings, which flags and recipes may write as JSON."""
 
 SHARDING = ("FSDP", "DEEPSPEED")
 """What `accelerate launch` calls the engines that spread a model over processes."""
 
 
-def _option(default: Any, help_text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help_text, **metadata})
+def _option(default: Any, decides: str, help_text: str, **metadata: Any) -> Any:
+    """Returns a field. `decides` is one of `mmdpo.keys.DECIDES`; resuming, processes and cards compare by it."""
+    return field(default=default, metadata={"help": help_text, "decides": decides, **metadata})
 
 
 @dataclass
@@ -50,119 +57,151 @@ class MDPOConfig(TrainingArguments):
     Raises ValueError for values that cannot work together, naming the keys.
     """
 
-    _VALID_DICT_FIELDS = [  # noqa: RUF012
-        *TrainingArguments._VALID_DICT_FIELDS,
-        "model_init_kwargs",
-        "corruption_options",
-        "chat_template_kwargs",
-    ]
-
     # Defaults of TrainingArguments that differ here
-    learning_rate: float = _option(1e-5, "Peak learning rate of AdamW.")
-    lr_scheduler_type: str = _option("cosine", "Learning-rate schedule.")
-    warmup_steps: float = _option(0.1, "Warm-up: a number of steps, or a share of all steps if below 1.")
-    logging_steps: float = _option(10, "Log every so many steps; a share of all steps if below 1.")
+    learning_rate: float = _option(1e-5, "loss", "Peak learning rate of AdamW.")
+    lr_scheduler_type: str = _option("cosine", "loss", "Learning-rate schedule.")
+    warmup_steps: float = _option(0.1, "loss", "Warm-up: a number of steps, or a share of all steps if below 1.")
+    logging_steps: float = _option(10, "running", "Log every so many steps; a share of all steps if below 1.")
     gradient_checkpointing: bool | None = _option(
-        None, "Recompute activations in the backward pass to save memory. Unset: on."
+        None, "running", "Recompute activations in the backward pass to save memory. Unset: on."
     )
-    bf16: bool | None = _option(None, "bfloat16 mixed precision. Unset: on where a GPU supports it.")
-    logging_nan_inf_filter: bool = _option(False, "Leave losses that are not finite out of logs; here they are errors.")
-    label_names: list[str] | None = _option(None, "Names of labels; preference batches have none.")
+    bf16: bool | None = _option(None, "loss", "bfloat16 mixed precision. Unset: on where a GPU supports it.")
+    logging_nan_inf_filter: bool = _option(
+        False, "running", "Leave losses that are not finite out of logs; here they are errors."
+    )
+    label_names: list[str] | None = _option(None, "running", "Names of labels; preference batches have none.")
     greater_is_better: bool | None = _option(
-        None, "Whether the best model has the greatest metric_for_best_model. Unset: unless it is a loss."
+        None, "running", "Whether the best model has the greatest metric_for_best_model. Unset: unless it is a loss."
     )
     eval_strategy: str | None = _option(
         None,
+        "running",
         "When to evaluate: no, steps or epoch. Unset: once, at the end, where there is an evaluation dataset.",
         choices=["no", "steps", "epoch"],
     )
-    remove_unused_columns: bool = _option(False, "Ignored: rows are read by dataset format, not by column.")
+    remove_unused_columns: bool = _option(False, "running", "Ignored: rows are read by dataset format, not by column.")
 
     # The objective
     objective: str = _option(
-        "mdpo", "A preset (mdpo, dpo, rdpo, …), package.module:NAME, or a list of terms. See docs/objectives.md."
+        "mdpo",
+        "loss",
+        "A preset (mdpo, dpo, rdpo, …), package.module:NAME, or a list of terms. See docs/objectives.md.",
     )
-    beta: float = _option(0.1, "β: how far rewards let the policy move from the reference.")
-    loss_type: str = _option("sigmoid", "Loss of the term that ranks responses: sigmoid, ipo or hinge.")
-    label_smoothing: float = _option(0.0, "Probability that a response preference is wrong, in [0, 0.5).")
+    beta: float = _option(0.1, "loss", "β: how far rewards let the policy move from the reference.")
+    loss_type: str = _option("sigmoid", "loss", "Loss of the term that ranks responses: sigmoid, ipo or hinge.")
+    label_smoothing: float = _option(0.0, "loss", "Probability that a response preference is wrong, in [0, 0.5).")
 
     # The corrupted image
-    corruption: str = _option("crop_0_20", "How the corrupted image is made, or package.module:function.")
-    corruption_options: dict[str, Any] | str | None = _option(None, "Options of the corruption, such as {step: 700}.")
-    corruption_per_epoch: bool = _option(False, "Make a fresh corrupted image for every epoch.")
+    corruption: str = _option("crop_0_20", "loss", "How the corrupted image is made, or package.module:function.")
+    corruption_options: dict[str, Any] | str | None = _option(
+        None, "loss", "Options of the corruption, such as {step: 700}."
+    )
+    corruption_per_epoch: bool = _option(False, "loss", "Make a fresh corrupted image for every epoch.")
     crop_space: str = _option(
         "image",
+        "loss",
         "Crop the picture before processing (image), or the processed tensor (processed).",
         choices=["image", "processed"],
     )
 
     # The model
-    model_init_kwargs: dict[str, Any] | str | None = _option(None, "Keyword arguments of from_pretrained.")
+    model_init_kwargs: dict[str, Any] | str | None = _option(None, "content", "Keyword arguments of from_pretrained.")
     adapter_name_or_path: str | None = _option(
-        None, "A trained adapter on model_name_or_path to go on with; the reference is its start."
+        None, "content", "A trained adapter on model_name_or_path to train further; the reference is its start."
     )
-    trust_remote_code: bool = _option(False, "Run Python code that comes with the checkpoint. Off unless asked for.")
+    trust_remote_code: bool = _option(
+        False, "running", "Run Python code that comes with the checkpoint. Off unless asked for."
+    )
     chat_template: str | None = _option(
-        None, "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny."
+        None,
+        "content",
+        "Jinja file that replaces the processor's chat template; vicuna is that of LLaVA-1.5 and Bunny.",
     )
     chat_template_kwargs: dict[str, Any] | str | None = _option(
-        None, "Variables that the chat template reads, such as {enable_thinking: false}; kept in the saved template."
+        None,
+        "content",
+        "Variables that the chat template reads, such as {enable_thinking: false}; kept in the saved template.",
     )
-    pad_to_square: bool = _option(False, "LLaVA-1.5: pad pictures to a square, as in its training; no cropping.")
-    allow_pickle: bool = _option(False, "Open pickled weights where a checkpoint has no safetensors.")
-    disable_dropout: bool = _option(True, "Set every dropout to zero, in policy and reference.")
+    pad_to_square: bool = _option(
+        False, "content", "LLaVA-1.5: pad pictures to a square, as in its training; no cropping."
+    )
+    allow_pickle: bool = _option(False, "running", "Open pickled weights where a checkpoint has no safetensors.")
+    disable_dropout: bool = _option(True, "loss", "Set every dropout to zero, in policy and reference.")
     attention: str = _option(
         "auto",
+        "running",
         "Whether cells under the same images share one row with their prompt (shared) or not (separate); auto shares "
         "where a probe finds that the model scores alike.",
         choices=["auto", "shared", "separate"],
     )
     probe: bool = _option(
         True,
+        "running",
         "Before training, score two rows as the run will and by plain forwards, and stop where they differ; decides "
         "whether rows are shared.",
     )
     max_tokens_per_row: int | None = _option(
-        None, "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch."
+        None,
+        "running",
+        "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch.",
     )
-    freeze_vision_tower: bool = _option(True, "Keep the vision tower as it is.")
-    freeze_projector: bool = _option(True, "Keep the projector between vision tower and language model as it is.")
+    freeze_vision_tower: bool = _option(True, "loss", "Keep the vision tower as it is.")
+    freeze_projector: bool = _option(
+        True, "loss", "Keep the projector between vision tower and language model as it is."
+    )
 
     # The data
-    max_length: int | None = _option(2048, "Longest row in tokens, image tokens included; longer answers are cut.")
+    max_length: int | None = _option(
+        2048, "loss", "Longest row in tokens, image tokens included; longer answers are cut."
+    )
     dataset_num_proc: int | None = _option(
-        None, "Processes that check the dataset before training, in each process of the run. Unset: 1."
+        None, "machine", "Processes that check the dataset before training, in each process of the run. Unset: 1."
     )
-    dataset_format: str = _option("auto", "Format of the rows; auto decides by the columns of the first row.")
+    dataset_format: str = _option(
+        "auto", "content", "Format of the rows; auto decides by the columns of the first row."
+    )
     shuffle_buffer_size: int | None = _option(
-        None, "Of a stream: rows that a dataloader worker holds and shuffles among each other. Unset: 1000."
+        None, "loss", "Of a stream: rows that a dataloader worker holds and shuffles among each other. Unset: 1000."
     )
-    image_root: str | None = _option(None, "Folder that relative image paths start from.")
-    eval_dataset_name: str | None = _option(None, "Dataset to evaluate on, named as dataset_name is.")
-    eval_stream_rows: int = _option(1000, "Of a streamed eval_dataset: rows, from its beginning, that are evaluated.")
-    test_split_size: float | None = _option(None, "Share of the training rows that is kept for evaluation instead.")
+    image_root: str | None = _option(None, "machine", "Folder that relative image paths start from.")
+    eval_dataset_name: str | None = _option(None, "content", "Dataset to evaluate on, named as dataset_name is.")
+    eval_stream_rows: int = _option(
+        1000, "running", "Of a streamed eval_dataset: rows, from its beginning, that are evaluated."
+    )
+    test_split_size: float | None = _option(
+        None, "content", "Share of the training rows that is kept for evaluation instead."
+    )
     check_data: str = _option(
         "full",
+        "running",
         "Before training, try every row as training would (full), or only its text (text).",
         choices=["full", "text"],
     )
-    on_bad_row: str = _option("error", "What a faulty row does: error, or skip.", choices=["error", "skip"])
-    max_image_pixels: int = _option(100_000_000, "Images beyond this many pixels are faulty rows.")
+    on_bad_row: str = _option("error", "running", "What a faulty row does: error, or skip.", choices=["error", "skip"])
+    max_image_pixels: int = _option(100_000_000, "running", "Images beyond this many pixels are faulty rows.")
 
     # The reference
     precompute_ref_log_probs: bool | None = _option(
-        None, "Score the dataset with the reference before training, once for all runs. Unset: on, unless sharded."
+        None,
+        "running",
+        "Score the dataset with the reference before training, once for all runs. Unset: on, unless sharded.",
     )
-    precompute_ref_batch_size: int | None = _option(None, "Batch size of that pass; the training one if unset.")
+    precompute_ref_batch_size: int | None = _option(
+        None, "running", "Batch size of that pass; the training one if unset."
+    )
     ref_cache_dir: str | None = _option(
-        None, "Folder that keeps what that pass has scored; mmdpo/references in the Hugging Face home if unset."
+        None,
+        "machine",
+        "Folder that keeps what that pass has scored; mmdpo/references in the Hugging Face home if unset.",
     )
 
     # What is shown on the way
     sample_answers_steps: int | None = _option(
-        None, "Every so many steps, answer a few prompts and log it with their images. Unset or 0: off."
+        None, "running", "Every so many steps, answer a few prompts and log it with their images. Unset or 0: off."
     )
-    sample_answers: int = _option(4, "How many: the first examples of the evaluation dataset, else of training.")
+    sample_answers: int = _option(
+        4, "running", "How many: the first examples of the evaluation dataset, else of training."
+    )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Says of an option that TRL has what to use here; Python would only say that it is unexpected."""
@@ -173,7 +212,7 @@ class MDPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         check_ranges(self)
         for name in MAPPINGS:
-            setattr(self, name, _read_mapping(name, getattr(self, name, None)))
+            setattr(self, name, read_mapping(name, getattr(self, name, None)))
         self.loss_type = _single_loss(self.loss_type)
         self._check_precision()
         self.evaluates_at_end = self.eval_strategy != "no"
@@ -248,7 +287,7 @@ class MDPOConfig(TrainingArguments):
             )
 
     def _check_loggers(self) -> None:
-        """Raises ValueError for a logger that is not there; transformers says so behind all that is loaded."""
+        """Raises ValueError for a logger that is not there; transformers says so only after everything is loaded."""
         found = get_available_reporting_integrations()
         for name in self.report_to:
             # Of `flyte` transformers does not say whether it is there.
@@ -286,6 +325,35 @@ class MDPOConfig(TrainingArguments):
         if hasattr(self, "activation_checkpointing"):
             self.activation_checkpointing = self.gradient_checkpointing
 
+    def with_changes(self, **changes: Any) -> MDPOConfig:
+        """Returns a copy in which some options have other values; what is given stays as it is."""
+        copied = copy.copy(self)
+        for name, value in changes.items():
+            setattr(copied, name, value)
+        return copied
+
+    def load_options(self) -> LoadOptions:
+        """Returns how the model is opened. Processes of one run place it on their own devices themselves."""
+        arguments: dict[str, Any] = dict(self.model_init_kwargs or {})  # type: ignore[arg-type]
+        if self.distributed_state is not None and self.distributed_state.num_processes > 1:
+            arguments["device_map"] = None
+        variables: Any = self.chat_template_kwargs
+        return LoadOptions(
+            adapter=self.adapter_name_or_path,
+            arguments=arguments,
+            chat_template=self.chat_template,
+            chat_template_kwargs=variables,
+            pad_to_square=self.pad_to_square,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts of the model that move."""
+        frozen = {"projector": self.freeze_projector, "vision_tower": self.freeze_vision_tower}
+        return tuple(part for part in PARTS if not frozen.get(part, False))
+
     def build_objective(self) -> Objective:
         """Returns the objective that the options describe."""
         return build_objective(self.objective).with_response_loss(self.loss_type, self.label_smoothing)
@@ -314,19 +382,6 @@ def without_secrets(value: Any) -> Any:
 def _is_greater_better(metric: str | None) -> bool | None:
     """Says whether a metric, if any, is no loss; transformers takes `loss/anchor_chosen` for none."""
     return None if metric is None else re.search(r"(^|_)loss(/|$)", metric) is None
-
-
-def _read_mapping(name: str, value: Any) -> dict[str, Any] | None:
-    """Returns a mapping that may be written as JSON. Raises ValueError for anything else, and for infinite numbers."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
-    check_finite(name, value)
-    return value
 
 
 def _single_loss(loss_type: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,24 @@ from rich.table import Table
 from rich.text import Text as Plain
 from trl import get_peft_config
 
-from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.prepare import PreparedExample
-from mmdpo.models.adapter_files import read_settings
-from mmdpo.models.adapters import Start, check_quantised, find_added, find_start, freeze_others, unwrap_adapter
-from mmdpo.models.families import Family, find_family
+from mmdpo.data.items import Item
+from mmdpo.models.adapters import find_added, read_settings, unwrap_adapter
+from mmdpo.models.families import PARTS, Family, find_family
+from mmdpo.models.load import build_empty_model, load_generation_config, load_processor
+from mmdpo.models.parts import freeze_others
+from mmdpo.models.start import Start, resolve_start
+from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.training import build
-from mmdpo.training.check import check_data
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
+from mmdpo.training.plan import RunPlan, resolve
 from mmdpo.training.recipe import Recipe, parse_recipe
-from mmdpo.training.references import cacheable_cells
-from mmdpo.training.run import check_run_folder, find_checkpoint, open_stream, read_data
+from mmdpo.training.row_check import check_rows
+from mmdpo.training.run import open_stream, read_data
 
 ADAPTER_PART = "adapter"
 
@@ -52,8 +56,10 @@ class PartCount:
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """What a recipe comes to."""
+class DryRun:
+    """What a recipe comes to: its plan, on this data and this model."""
+
+    plan: RunPlan
 
     model_class: str
     family: str
@@ -90,37 +96,35 @@ def dry_run(arguments: Sequence[str], console: Console) -> None:
     recipe = parse_recipe(arguments)
     if find_checkpoint(recipe.training) is None:
         check_run_folder(Path(recipe.training.output_dir), "choose another output_dir, or remove it")
-    plan = plan_run(recipe)
+    found = plan_run(recipe)
     if recipe.training.process_index == 0:
-        print_plan(plan, console)
+        print_plan(found, console)
 
 
-def plan_run(recipe: Recipe) -> RunPlan:
+def plan_run(recipe: Recipe) -> DryRun:
     """Returns what a recipe comes to; its model lies on the `meta` device, without memory."""
-    args, name = recipe.training, recipe.model.model_name_or_path
-    args.model_init_kwargs = recipe.model_options(quantised=False)
     is_stream = recipe.script.dataset_streaming
     train_dataset, eval_dataset = _open_stream(recipe) if is_stream else read_data(recipe)
-    start, config = find_start(name, args), build.load_config(name, args)
-    processor = build.load_processor(name, args)
+    args = recipe.options(quantised=False).with_changes(check_data="full")  # tokens cannot be counted otherwise
+    plan = resolve(args, is_stream=is_stream)
+    args, objective = plan.options, plan.objective
+    start = resolve_start(recipe.model.model_name_or_path, plan.load)
+    config, processor = start.config, load_processor(start)
     family = find_family(config)
-    policy = _build_empty_policy(config, family, start, recipe)
-    objective = args.build_objective()
+    policy = _build_empty_policy(family, start, recipe)
     scorer = build.build_scorer(policy, family, objective.cells, args)
 
-    args.check_data = "full"  # tokens cannot be counted otherwise
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    collator = build.build_collator(processor, config, args, build.load_generation_config(name, args))
-    counting = _CountingCollator.of(collator, share=scorer.shares_prefix)
-    checked = check_data(train_dataset, "train", counting, args)
-    tokens = tuple(counting.pairs)
-    held_out = None if eval_dataset is None else check_data(eval_dataset, "eval", counting, args)
+    collator = build.build_collator(processor, config, args, load_generation_config(start))
+    count = _CountTokens(collator, share=scorer.shares_prefix)
+    checked = check_rows(train_dataset, "train", count, args)
+    tokens: tuple[PairTokens, ...] = checked.facts
+    held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)
     batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
-    steps_per_epoch = count_steps_per_epoch(len(checked.examples), args)
-    reference = _choose_reference(args, is_fresh=start.adapter is None and recipe.model.use_peft)
+    steps_per_epoch = count_steps_per_epoch(len(checked.good), args)
+    reference = _choose_reference(plan, is_fresh=start.adapter is None and recipe.model.use_peft)
     memory = estimate_memory(policy, family, args, batch, bits=_read_bits(recipe), reference=reference)
-    return RunPlan(
+    return DryRun(
+        plan=plan,
         model_class=type(unwrap_adapter(policy)).__name__,
         family=type(family).__name__,
         decoder=unwrap_adapter(policy).get_decoder().config.model_type,
@@ -128,9 +132,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
         adapter=_describe_adapter(policy, start),
         rows=_describe_rows(scorer, family, args),
         reference=next(line.basis for line in memory if line.name == "reference"),
-        pairs=len(checked.examples),
+        pairs=len(checked.good),
         skipped=len(checked.faults),
-        eval_pairs=None if held_out is None else len(held_out.examples),
+        eval_pairs=None if held_out is None else len(held_out.good),
         pairs_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         how_pairs=f"{args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         + ("process" if args.world_size == 1 else "processes"),
@@ -153,7 +157,7 @@ def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
     """Returns the parameters by part; what an adapter adds counts as a part of its own."""
     base = unwrap_adapter(policy)
     located, added = family.locate_parts(base), find_added(base)
-    counts = {part: [0, 0] for part in (*build.PARTS, ADAPTER_PART)}
+    counts = {part: [0, 0] for part in (*PARTS, ADAPTER_PART)}
     for name, parameter in base.named_parameters():
         entry = counts[ADAPTER_PART if name in added else located.part_of(name)]
         entry[0] += parameter.numel()
@@ -162,29 +166,23 @@ def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
 
 
 @dataclass(frozen=True)
-class _CountingCollator(Collator):
-    """Notes what each row costs while the check of the data makes a batch of it."""
+class _CountTokens:
+    """Makes a batch of one example, and says what its pair costs."""
 
-    share: bool = False
-    pairs: list[PairTokens] = field(default_factory=list)
+    collator: Collator
+    share: bool
 
-    @classmethod
-    def of(cls, collator: Collator, *, share: bool) -> _CountingCollator:
-        return cls(**{part.name: getattr(collator, part.name) for part in fields(collator)}, share=share)
-
-    def collate(self, examples: Sequence[PreparedExample]) -> Batch:
-        """Returns the batch of one example."""
-        batch = super().collate(examples)
-        trees = grow_trees(batch, self.prepare.cells, self.prepare.cells, share=self.share)
-        self.pairs.append(
-            PairTokens(
-                tokens=sum(tree.length for tree in trees),
-                longest=max(tree.length for tree in trees),
-                answers=sum(branch.length for tree in trees for branch in tree.branches),
-                trees=len(trees),
-            )
+    def __call__(self, example: PreferenceExample) -> PairTokens:
+        """Returns the cost. Raises RowError for an example that cannot be trained on."""
+        cells = self.collator.prepare.cells
+        batch = self.collator([Item(example, 0, other_images=example.images)])
+        trees = grow_trees(batch, cells, cells, share=self.share)
+        return PairTokens(
+            tokens=sum(tree.length for tree in trees),
+            longest=max(tree.length for tree in trees),
+            answers=sum(branch.length for tree in trees for branch in tree.branches),
+            trees=len(trees),
         )
-        return batch
 
 
 def _open_stream(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
@@ -192,21 +190,20 @@ def _open_stream(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset |
     if recipe.training.max_steps <= 0:
         raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
     stream, held_out = open_stream(recipe)
-    recipe.training.precompute_ref_log_probs = False
     return stream.head, held_out
 
 
-def _build_empty_policy(config: Any, family: Family, start: Start, recipe: Recipe) -> Any:
+def _build_empty_policy(family: Family, start: Start, recipe: Recipe) -> Any:
     """Returns the policy as training would build it, on the meta device."""
     args, peft_config = recipe.training, get_peft_config(recipe.model)
-    model = build.build_empty_model(config, args)
-    check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
+    model = build_empty_model(start)
+    build.check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
     with torch.device("meta"):
         if start.adapter is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, read_settings(start.adapter, is_trained=True))
-            freeze_others(model, build.trained_parts(args))
+            freeze_others(model, args.trained_parts)
         return build.prepare_policy(model, family, peft_config, args)
 
 
@@ -214,9 +211,9 @@ def _read_bits(recipe: Recipe) -> int | None:
     return 4 if recipe.model.load_in_4bit else 8 if recipe.model.load_in_8bit else None
 
 
-def _choose_reference(args: MDPOConfig, *, is_fresh: bool) -> str:
+def _choose_reference(plan: RunPlan, *, is_fresh: bool) -> str:
     """Returns which reference `choose_reference` will take: this model has no weights that could be looked at."""
-    if not set(args.build_objective().reference_cells).difference(cacheable_cells(args)):
+    if not plan.live_cells:
         return "none"
     return "adapter off" if is_fresh else "copy"
 
@@ -251,29 +248,30 @@ def _describe_rows(scorer: Any, family: Family, args: MDPOConfig) -> str:
     return f"separate, one for each cell: {why}"
 
 
-def print_plan(plan: RunPlan, console: Console) -> None:
+def print_plan(found: DryRun, console: Console) -> None:
     """Prints the plan as three tables: what is trained, on what, and in how much memory."""
     model = Table(show_header=False, title_justify="left")
     for name, value in (
-        ("model", f"{plan.model_class}, family {plan.family}, decoder {plan.decoder}"),
-        ("adapter", plan.adapter),
-        ("rows", plan.rows),
-        ("reference", plan.reference),
+        ("model", f"{found.model_class}, family {found.family}, decoder {found.decoder}"),
+        ("adapter", found.adapter),
+        ("rows", found.rows),
+        *found.plan.describe(),
+        ("reference", found.reference),
     ):
         model.add_row(name, Plain(value))
     counts = Table("part", "parameters", "trained")
-    total = PartCount("total", *(sum(getattr(part, n) for part in plan.parts) for n in ("parameters", "trained")))
-    for part in (*plan.parts, total):
+    total = PartCount("total", *(sum(getattr(part, n) for part in found.parts) for n in ("parameters", "trained")))
+    for part in (*found.parts, total):
         counts.add_row(part.part, f"{part.parameters:,}", f"{part.trained:,}")
     data = Table(show_header=False)
-    for name, value in _describe_data(plan):
+    for name, value in _describe_data(found):
         data.add_row(name, Plain(value))
     memory = Table("memory of one process", "", "assumed")
-    for line in plan.memory:
+    for line in found.memory:
         memory.add_row(line.name, format_bytes(line.bytes), Plain(line.basis))
     memory.add_row(
         "total",
-        format_bytes(sum(line.bytes for line in plan.memory)),
+        format_bytes(sum(line.bytes for line in found.memory)),
         "without CUDA's own (about 1 GB), fragments, and what FSDP or DeepSpeed spread over processes",
     )
     for table in (model, counts, data, memory):
@@ -281,15 +279,15 @@ def print_plan(plan: RunPlan, console: Console) -> None:
     console.print("Nothing was trained, written or loaded.")
 
 
-def _describe_data(plan: RunPlan) -> list[tuple[str, str]]:
-    lengths, is_stream = [pair.tokens for pair in plan.tokens], plan.steps_per_epoch is None
-    skipped = f", {plan.skipped} faulty ones skipped" if plan.skipped else ""
-    evaluated = "" if plan.eval_pairs is None else f"; {plan.eval_pairs:,} for evaluation"
+def _describe_data(found: DryRun) -> list[tuple[str, str]]:
+    lengths, is_stream = [pair.tokens for pair in found.tokens], found.steps_per_epoch is None
+    skipped = f", {found.skipped} faulty ones skipped" if found.skipped else ""
+    evaluated = "" if found.eval_pairs is None else f"; {found.eval_pairs:,} for evaluation"
     return [
-        ("pairs", f"{'a stream, tried on ' if is_stream else ''}{plan.pairs:,}{skipped}{evaluated}"),
-        ("pairs per step", f"{plan.pairs_per_step} = {plan.how_pairs}"),
-        ("steps", f"{plan.steps:,}" if is_stream else f"{plan.steps_per_epoch:,} per epoch, {plan.steps:,} in all"),
+        ("pairs", f"{'a stream, tried on ' if is_stream else ''}{found.pairs:,}{skipped}{evaluated}"),
+        ("pairs per step", f"{found.pairs_per_step} = {found.how_pairs}"),
+        ("steps", f"{found.steps:,}" if is_stream else f"{found.steps_per_epoch:,} per epoch, {found.steps:,} in all"),
         ("tokens per pair", f"{sum(lengths) / len(lengths):,.1f} on average, {max(lengths):,} at most, all its rows"),
-        ("tokens per step", f"{plan.tokens_per_step:,.0f} on average"),
-        ("largest micro-batch", f"{plan.batch.tokens:,} tokens, {plan.batch.answer_tokens:,} of them in answers"),
+        ("tokens per step", f"{found.tokens_per_step:,.0f} on average"),
+        ("largest micro-batch", f"{found.batch.tokens:,} tokens, {found.batch.answer_tokens:,} of them in answers"),
     ]

@@ -15,7 +15,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.models.adapters import count_bits, unwrap_adapter
 from mmdpo.models.families import Family, attention_of
-from mmdpo.models.modes import rest_frozen_modules
+from mmdpo.models.parts import rest_frozen_modules
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import Probe, ProbeError, probe
 from mmdpo.training import build

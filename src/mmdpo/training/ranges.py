@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,12 +113,3 @@ def check_ranges(options: Any) -> None:
         if hasattr(options, name) and not numbers.holds(value := getattr(options, name)):
             remedy = f" ({numbers.remedy})" if numbers.remedy else ""
             raise ValueError(f"{name} must be {numbers}; got {value!r}{remedy}")
-
-
-def check_finite(name: str, value: Any) -> None:
-    """Raises ValueError for a number, at any depth of an option's mappings and lists, that is not finite."""
-    entries: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for entry in entries:
-        check_finite(name, entry)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} holds {value}: numbers have to be finite")

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
+from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
 from mmdpo.training.config import SECRETS, MDPOConfig
-from mmdpo.training.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world.worlds import find_world
 
@@ -43,6 +43,10 @@ class Recipe:
         options = dict(revision=model.model_revision, attn_implementation=model.attn_implementation, dtype=model.dtype)
         quantisation = get_quantization_config(model) if quantised else None
         return {**options, **({} if quantisation is None else {"quantization_config": quantisation}), **given}
+
+    def options(self, *, quantised: bool = True) -> MDPOConfig:
+        """Returns the options of the run with those of the model among them."""
+        return self.training.with_changes(model_init_kwargs=self.model_options(quantised=quantised))
 
     def resolved(self) -> dict[str, Any]:
         """Returns every key with the value that the run uses, secrets left out; a recipe that repeats the run."""
@@ -122,6 +126,10 @@ def _check_worlds(model: str | None, dataset: str | None) -> None:
 
 class _Parser(TrlParser):
     """TRL's parser with argparse's exit turned into our error."""
+
+    def add_argument(self, *names: Any, decides: str = "", **settings: Any) -> Any:
+        """Adds a flag; of a field's metadata argparse knows all but what the option decides."""
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> Any:
         """Raises ValueError instead of leaving the process."""

@@ -1,62 +1,193 @@
-"""RowOrderTrainer: which rows a process is given, in which order, and where in it a resumed run goes on."""
+"""RowOrderTrainer: which rows the processes of a run are given, and in which order.
+
+The last batch of an epoch may be too small for all processes. accelerate and Trainer fill it with repeated rows, and a
+run on several processes would weigh these rows twice. Here it is filled with *padding rows*: a padding row is scored
+like any other, since no process may miss a forward, and its pair counts for nothing in the loss.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
+from transformers.trainer_utils import seed_worker
+
+from mmdpo.data.items import Filler, Items
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.training.checkpointing import CrashSafeTrainer
-from mmdpo.training.fillers import build_sampler_by_length, fill_last_batch
-from mmdpo.training.streaming import SkippedRows, StreamLoader
-
-SKIPPED_ROWS = "skipped_rows.jsonl"
-"""File in the run folder that lists the rows which `on_bad_row: skip` left out."""
-BY_LENGTH = ("group_by_length", "batch_rebalance")
-"""Values of `train_sampling_strategy` that need the length of every example."""
+from mmdpo.models.seams import train_batch_size_of
+from mmdpo.training.durable.durable_trainer import DurableTrainer
+from mmdpo.training.durable.resume import SKIPPED_ROWS
+from mmdpo.training.stopping import outlive_sigterm
+from mmdpo.training.streams.loader import SkippedRows, StreamLoader
 
 
-class RowOrderTrainer(CrashSafeTrainer):
-    """Trainer that draws rows by length, fills up last batches, and reads streams; `train_dataset` has the items."""
+class RowOrder(Sampler[int]):
+    """The places of an epoch's rows, then padding rows up to a multiple of what all processes take at once."""
+
+    def __init__(self, count: int, order: Callable[[int], Sequence[int]] | None = None, *, multiple: int = 1) -> None:
+        """`order` returns the places of all `count` rows in the order of an epoch; without it they stay as they are."""
+        self.count, self.order, self.multiple = count, order, multiple
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        places = range(self.count) if self.order is None else self.order(self.epoch)
+        yield from places
+        for _ in range(len(self) - self.count):
+            yield Filler(places[-1])
+
+    def __len__(self) -> int:
+        return -(-self.count // self.multiple) * self.multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose order comes next."""
+        self.epoch = epoch
+
+
+class RebalancedBatches(BatchRebalanceSampler):
+    """Batches of about equal cost, as Trainer's `batch_rebalance` makes them, for all processes in turn.
+
+    A step's batches are sorted by cost, so that the processes, which take them in turn, have about equal ones. Rows
+    that repeat an earlier one of the epoch are padding rows.
+    """
+
+    def __init__(self, lengths: Sequence[int], step_size: int, batches_per_step: int, *, drop_last: bool) -> None:
+        super().__init__(list(lengths), step_size, dp_size=1, grad_accum=batches_per_step, drop_last=drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        seen: set[int] = set()
+        for batch in super().__iter__():
+            marked = []
+            for place in batch:
+                marked.append(Filler(place) if place in seen else place)
+                seen.add(place)
+            yield marked
+
+
+class RowOrderTrainer(DurableTrainer):
+    """Trainer that gives rows in the order of seed and epoch alone, and reads streams; `train_dataset` has the items.
+
+    The order depends neither on the number of processes nor on what else draws random numbers, so that a resumed run
+    goes the same way.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rows: RowOrder | RebalancedBatches | None = None
+        """The order of the training rows; None for a stream."""
+        self._eval_loaders: dict[int, Any] = {}
+        self.add_callback(SetEpoch(self))
 
     def get_train_dataloader(self) -> Any:
-        """Returns Trainer's dataloader; of a stream, one that reads this process's part alone."""
-        if not isinstance(self.train_dataset, StreamItems):
-            return super().get_train_dataloader()
-        self._stream = StreamLoader(
-            self.train_dataset,
-            self.data_collator,
-            self.args,
-            self._train_batch_size,
-            SkippedRows(Path(self.args.output_dir) / SKIPPED_ROWS),
-        )
-        self._stream.check_agreement()
-        return self._stream
+        """Returns the batches of this process; those of a stream begin where the resumed checkpoint ends."""
+        args, items = self.args, self.train_dataset
+        if isinstance(items, StreamItems):
+            skipped = SkippedRows(Path(args.output_dir) / SKIPPED_ROWS)
+            self._stream = StreamLoader(items, self.data_collator, args, train_batch_size_of(self), skipped)
+            self._stream.check_agreement()
+            if self.resumed_from is not None:
+                self._stream.load(self.resumed_from)
+            return self._stream
+        start_worker = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        step_batches = args.gradient_accumulation_steps * args.world_size
+        step_size = args.train_batch_size * step_batches
+        order: Any = None  # of train_sampling_strategy: sequential
+        if args.train_sampling_strategy == "batch_rebalance":
+            self.rows = RebalancedBatches(items.lengths, step_size, step_batches, drop_last=args.dataloader_drop_last)
+            return self._load(items, start_worker, batch_sampler=self.rows)
+        if args.train_sampling_strategy == "group_by_length":
+            order = partial(_order_by_length, items.lengths, step_size, seed)
+        elif args.train_sampling_strategy == "random":
+            order = partial(_shuffle, len(items), seed)
+        batch_size = train_batch_size_of(self)
+        self.rows = self._order_rows(items, batch_size, order)
+        options = dict(sampler=self.rows, batch_size=batch_size, drop_last=args.dataloader_drop_last)
+        return self._load(items, start_worker, **options)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Saves what each process has of its own: its random state, and its position in a stream."""
-        super()._save_rng_state(output_dir)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Returns the batches of this process, rows in the order of the dataset."""
+        if isinstance(eval_dataset, str) or eval_dataset is None:
+            eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
+        if id(eval_dataset) not in self._eval_loaders:
+            size = self.args.eval_batch_size
+            rows = self._order_rows(eval_dataset, size, None)
+            loader = self._load(
+                eval_dataset, None, sampler=rows, batch_size=size, drop_last=self.args.dataloader_drop_last
+            )
+            if not self.args.dataloader_persistent_workers:
+                return loader
+            self._eval_loaders[id(eval_dataset)] = loader
+        return self._eval_loaders[id(eval_dataset)]
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Returns what `get_eval_dataloader` does."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def save_position(self, checkpoint: Path) -> None:
+        """Writes the position of this process in a stream; a dataset is skipped into by Trainer."""
         if isinstance(self.train_dataset, StreamItems):
-            self._stream.save(Path(output_dir))
+            self._stream.save(checkpoint)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Loads what `_save_rng_state` has saved, before the first batch is asked for."""
-        super()._load_rng_state(checkpoint)
-        if isinstance(self.train_dataset, StreamItems) and checkpoint is not None:
-            self._stream.load(Path(checkpoint))
+    def _order_rows(self, items: Items, batch_size: int, order: Any) -> RowOrder:
+        args = self.args
+        if args.world_size == 1 or args.dataloader_drop_last:
+            return RowOrder(len(items), order)
+        multiple = batch_size * (1 if args.accelerator_config.split_batches else args.world_size)
+        return RowOrder(len(items), order, multiple=multiple)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Returns Trainer's sampler, or one of ours that goes by the lengths which the check of the data counted."""
-        if self.args.train_sampling_strategy not in BY_LENGTH:
-            return super()._get_train_sampler(train_dataset)
-        return build_sampler_by_length(self.args, self.train_dataset.lengths)
+    def _load(self, items: Items, start_worker: Any, **options: Any) -> Any:
+        args = self.args
+        loader = DataLoader(
+            items,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            worker_init_fn=outlive_sigterm(start_worker),
+            **options,
+        )
+        return self.accelerator.prepare(loader)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Returns none: rows are evaluated in their order, whatever the strategy of training is."""
-        return None
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns Trainer's dataloader, which on several processes ends with fillers instead of repeated rows."""
-        dataloader = super()._get_dataloader(*args, **kwargs)
-        fill_last_batch(dataloader)
-        return dataloader
+class SetEpoch(TrainerCallback):
+    """Sets the epoch of rows and corruptions, or of a stream the share of the run that is done.
+
+    accelerate passes the epoch on only where no wrapper hides the sampler, as one does after resuming; and then Trainer
+    counts the epochs of a stream from zero.
+    """
+
+    def __init__(self, trainer: RowOrderTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Sets it before the first batch of the epoch is fetched."""
+        if self.trainer.rows is not None:
+            epoch = int((state.epoch or 0) + 1e-6)
+            self.trainer.rows.set_epoch(epoch)
+            self.trainer.train_dataset.set_epoch(epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Counts the epochs of a stream as for a run that was not interrupted."""
+        if self.trainer.rows is None:
+            state.epoch = state.global_step / state.max_steps
+
+
+def _shuffle(count: int, seed: int, epoch: int) -> list[int]:
+    places: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+    return places
+
+
+def _order_by_length(lengths: Sequence[int], step_size: int, seed: int, epoch: int) -> list[int]:
+    """Returns an order in which the rows of a step have about equal lengths, and steps are shuffled."""
+    generator = torch.Generator().manual_seed(seed + epoch)
+    places: list[int] = get_length_grouped_indices(list(lengths), step_size, generator=generator)
+    return places

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
@@ -29,6 +29,7 @@ from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.stream_items import StreamItems
+from mmdpo.files import to_json, write_whole
 from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
 
 if TYPE_CHECKING:
@@ -40,29 +41,31 @@ SAMPLES, PICTURES = "sample_answers.jsonl", "sample_answers"
 MAX_NEW_TOKENS = 128
 LONGEST_SIDE = 512
 """Pixels of a picture that is shown."""
-COLUMNS = ("step", "id", "image", "corrupted", "prompt", "chosen", "answer")
-"""Of the table that W&B and Trackio show."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """An example whose prompt is answered again and again."""
 
-    id: str
-    prompt: str
-    chosen: str
-    images: tuple[Image, ...]
+    row: Mapping[str, Any]
+    """What its lines in the file say besides step and answer: id, prompt, paths of pictures, chosen answer."""
+    images: Sequence[Image]
     """Small copies, as the next."""
-    corrupted: tuple[Image, ...]
-    """As training sees them; none where the objective has no corrupted image or it is made behind the processor."""
+    corrupted: Sequence[Image]
+    """As training sees them; none where the objective has no corrupted image or it is made after the processor."""
     inputs: Batch
     """The prompt under the original images, alone, so that nothing is padded."""
+
+    def pictures(self) -> Iterator[tuple[str, Image]]:
+        """Yields the path of each picture in the run folder, and the picture."""
+        yield from zip(self.row["pictures"], self.images, strict=True)
+        yield from zip(self.row["corrupted_pictures"], self.corrupted, strict=True)
 
 
 class SampleAnswers(TrainerCallback):
     """Lets the model answer fixed prompts greedily, and shows that to TensorBoard, W&B, Trackio and a file.
 
-    The examples are the first of the evaluation dataset, else of the training dataset. Training goes on as if nothing
+    The examples are the first of the evaluation dataset, else of the training dataset. Training continues as if nothing
     had been asked: random states and the modes of all modules are put back.
     """
 
@@ -74,28 +77,30 @@ class SampleAnswers(TrainerCallback):
                 "sample_answers_steps: FSDP and ZeRO-3 keep the model in pieces, and sample answers come from one "
                 "process: leave it out, or train with DDP or ZeRO-2"
             )
-        self.trainer = trainer
-        self.collator = collator
-        self.every, self.count = trainer.args.sample_answers_steps, trainer.args.sample_answers
+        self.trainer, self.collator = trainer, collator
         self.samples: tuple[Sample, ...] = ()
         self._pictures_shown = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Chooses the examples, saves their pictures and asks the start; a resumed run goes on with the file."""
+        """Chooses the examples, saves their pictures and asks the start; a resumed run continues the file."""
         if not state.is_world_process_zero:
             return
-        self.samples = choose_samples(_find_items(self.trainer), self.collator, self.count)
-        _save_pictures(self.samples, Path(args.output_dir))
-        if _cut_rows(Path(args.output_dir) / SAMPLES, state.global_step) < state.global_step or not state.global_step:
-            self._ask(state.global_step)
+        folder = Path(args.output_dir)
+        self.samples = choose_samples(_find_items(self.trainer), self.collator, args.sample_answers)
+        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+        for sample in self.samples:
+            for path, image in sample.pictures():
+                image.save(folder / path)
+        if _cut_rows(folder / SAMPLES, state.global_step) < state.global_step or not state.global_step:
+            self._ask(folder, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Asks every so many steps, and behind the last one."""
-        is_due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        """Asks every so many steps, and after the last one."""
+        is_due = state.global_step % args.sample_answers_steps == 0 or state.global_step >= state.max_steps
         if state.is_world_process_zero and is_due:
-            self._ask(state.global_step)
+            self._ask(Path(args.output_dir), state.global_step)
 
-    def _ask(self, step: int) -> None:
+    def _ask(self, folder: Path, step: int) -> None:
         trainer = self.trainer
         try:
             with undisturbed(trainer.model), trainer.compute_loss_context_manager():
@@ -104,9 +109,11 @@ class SampleAnswers(TrainerCallback):
             release_memory()
             logger.warning("no sample answers at step %d: they do not fit into memory beside the training", step)
             return
-        rows = [_describe(sample, number, step, said) for number, (sample, said) in enumerate(self._pair(answers), 1)]
-        with (Path(trainer.args.output_dir) / SAMPLES).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        rows = [
+            {"step": step, **sample.row, "answer": said} for sample, said in zip(self.samples, answers, strict=True)
+        ]
+        with (folder / SAMPLES).open("a", encoding="utf-8") as file:
+            file.writelines(to_json(row) + "\n" for row in rows)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 _show_in_tensorboard(callback.tb_writer, self.samples, rows, with_pictures=not self._pictures_shown)
@@ -115,18 +122,15 @@ class SampleAnswers(TrainerCallback):
                 library.log({"sample_answers": _table(library, self.samples, rows), "train/global_step": step})
         self._pictures_shown = True
 
-    def _pair(self, answers: Sequence[str]) -> Iterator[tuple[Sample, str]]:
-        return zip(self.samples, answers, strict=True)
-
 
 def choose_samples(items: Items, collator: Collator, count: int) -> tuple[Sample, ...]:
     """Returns the first `count` examples, opened and tokenised; rows that cannot be prepared are passed over."""
     prepare = replace(collator.prepare, cells=(Cell(ORIGINAL, CHOSEN),))
     ask = replace(collator, prepare=prepare, weight_columns=())
-    # What is cropped behind the processor is no picture.
+    # What is cropped after the processor is no picture.
     versions = (ORIGINAL, CORRUPTED if collator.prepare.crop_space == "image" else "")
 
-    def prepared() -> Iterator[Sample]:
+    def prepared() -> Iterator[tuple[Any, list[list[Image]], Batch]]:
         for place in range(len(items)):
             try:
                 item = items[place]
@@ -134,12 +138,20 @@ def choose_samples(items: Items, collator: Collator, count: int) -> tuple[Sample
                 inputs = ask([item])
             except RowError:
                 continue
-            images, corrupted = ([_shrink(i) for i in contexts[v].images] if v in contexts else [] for v in versions)
-            prompt = plain_text(item.example.prompt).replace(IMAGE_PLACEHOLDER, "").strip()
-            chosen = plain_text(item.example.responses[CHOSEN])
-            yield Sample(item.example.id, prompt, chosen, tuple(images), tuple(corrupted), inputs)
+            shown = [[_shrink(i) for i in contexts[v].images] if v in contexts else [] for v in versions]
+            yield item.example, shown, inputs
 
-    return tuple(islice(prepared(), count))
+    samples = []
+    for number, (example, (images, corrupted), inputs) in enumerate(islice(prepared(), count), start=1):
+        row = {
+            "id": example.id,
+            "prompt": plain_text(example.prompt).replace(IMAGE_PLACEHOLDER, "").strip(),
+            "pictures": [f"{PICTURES}/{number}_{place}.png" for place in range(len(images))],
+            "corrupted_pictures": [f"{PICTURES}/{number}_{place}_corrupted.png" for place in range(len(corrupted))],
+            "chosen": plain_text(example.responses[CHOSEN]),
+        }
+        samples.append(Sample(row, images, corrupted, inputs))
+    return tuple(samples)
 
 
 @torch.no_grad()  # not inference_mode: a model may keep what it computes, for the next step's backward pass
@@ -151,34 +163,29 @@ def answer(model: Any, sample: Sample, collator: Collator) -> str:
         name: value.to(model.dtype) if value.is_floating_point() else value
         for name, value in batch["image_inputs"].items()
     }
-    tokenizer = collator.prepare.renderer.tokenizer
+    tokenizer, own = collator.prepare.renderer.tokenizer, model.generation_config.eos_token_id
     room = MAX_NEW_TOKENS if collator.context_length is None else min(MAX_NEW_TOKENS, collator.context_length - length)
     tokens = model.generate(
         input_ids=batch["prompt_ids"],
         attention_mask=batch["prompt_mask"].long(),
         **batch["token_types"],
         **images,
-        generation_config=_greedy(model, tokenizer, room),
+        # Plain greedy decoding; of the model's own configuration only its tokens hold.
+        generation_config=GenerationConfig(
+            max_new_tokens=room,
+            do_sample=False,
+            num_beams=1,
+            temperature=1.0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            use_cache=True,
+            eos_token_id=tokenizer.eos_token_id if own is None else own,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
     )
     text: str = tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
     return text.strip()
-
-
-def _greedy(model: Any, tokenizer: Any, room: int) -> GenerationConfig:
-    """Returns plain greedy decoding; of the model's own configuration only its tokens hold."""
-    own = model.generation_config.eos_token_id
-    return GenerationConfig(
-        max_new_tokens=room,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-        eos_token_id=tokenizer.eos_token_id if own is None else own,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 @contextmanager
@@ -211,52 +218,22 @@ def _find_items(trainer: MDPOTrainer) -> Items:
     return found  # type: ignore[no-any-return]
 
 
-def _save_pictures(samples: Sequence[Sample], folder: Path) -> None:
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    for number, sample in enumerate(samples, start=1):
-        for paths, images in zip(_name_pictures(sample, number), (sample.images, sample.corrupted), strict=True):
-            for path, image in zip(paths, images, strict=True):
-                image.save(folder / path)
+def _cut_rows(path: Path, step: int) -> int:
+    """Removes what an interrupted run wrote after the step that this one resumes from; returns the last step left."""
+    kept: dict[str, int] = {}
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        with suppress(ValueError):  # cut in the middle
+            kept[line] = json.loads(line)["step"]
+    kept = {line: written for line, written in kept.items() if written <= step}
+    if path.is_file():
+        write_whole(path, "".join(line + "\n" for line in kept))
+    return max(kept.values(), default=-1)
 
 
 def _shrink(image: Image) -> Image:
     small = image.convert("RGB")
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return small
-
-
-def _name_pictures(sample: Sample, number: int) -> tuple[list[str], list[str]]:
-    """Returns the paths of the original and the corrupted pictures, from the run folder."""
-    originals = [f"{PICTURES}/{number}_{place}.png" for place in range(len(sample.images))]
-    return originals, [f"{PICTURES}/{number}_{place}_corrupted.png" for place in range(len(sample.corrupted))]
-
-
-def _cut_rows(path: Path, step: int) -> int:
-    """Removes what an interrupted run wrote behind the step it goes on from; returns the last step that is left."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut in the middle
-            continue
-        if row["step"] <= step:
-            rows.append(row)
-    if path.is_file():
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return max((row["step"] for row in rows), default=-1)
-
-
-def _describe(sample: Sample, number: int, step: int, said: str) -> dict[str, Any]:
-    pictures, corrupted = _name_pictures(sample, number)
-    return {
-        "step": step,
-        "id": sample.id,
-        "prompt": sample.prompt,
-        "pictures": pictures,
-        "corrupted_pictures": corrupted,
-        "chosen": sample.chosen,
-        "answer": said,
-    }
 
 
 def _show_in_tensorboard(
@@ -278,4 +255,4 @@ def _table(library: Any, samples: Sequence[Sample], rows: Sequence[Mapping[str, 
     for sample, row in zip(samples, rows, strict=True):
         shown = [library.Image(images[0]) if images else None for images in (sample.images, sample.corrupted)]
         data.append([row["step"], row["id"], *shown, row["prompt"], row["chosen"], row["answer"]])
-    return library.Table(columns=list(COLUMNS), data=data)
+    return library.Table(columns=["step", "id", "image", "corrupted", "prompt", "chosen", "answer"], data=data)

@@ -1,4 +1,4 @@
-"""SIGTERM: the step under way is finished, a checkpoint is saved, and the process ends with a status of its own."""
+"""SIGTERM: the current step is finished, a checkpoint is saved, and the process ends with a status of its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SAME_REQUEST_S = 5.0
 
 
 class TrainingStopped(Exception):  # noqa: N818 (nothing went wrong)
-    """Training has ended before its end because it was asked to; says where, and how to go on."""
+    """Training has ended before its end because it was asked to; says where, and how to resume."""
 
     def __init__(self, checkpoint: Path, step: int) -> None:
         self.checkpoint = checkpoint
         self.step = step
         super().__init__(
-            f"stopped by SIGTERM behind step {step}, which {checkpoint} holds. Go on with --resume_from_checkpoint true"
+            f"stopped by SIGTERM after step {step}, which {checkpoint} holds. Resume with --resume_from_checkpoint true"
         )
 
 
@@ -72,14 +72,14 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def _give_back(self) -> None:
-        # None stands for a handler that was not set from Python, and cannot be set again from there.
+        # None stands for a handler that was not set from Python and cannot be set again from there.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
 
 
 def outlive_sigterm(first: Callable[[int], None] | None) -> Callable[[int], None]:
     """Returns what a dataloader worker starts with: `first`, and then SIGTERM ends it only if its parent has sent it.
 
-    A scheduler signals every process of a job. A worker that died of it would take the step under way with it.
+    A scheduler signals every process of a job. A worker that died of it would end the current step too.
     """
     return partial(_start_worker, first)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,42 @@ from transformers import EvalPrediction, PrinterCallback, ProcessorMixin, Traine
 from transformers.trainer_callback import ProgressCallback as TransformersProgress
 
 from mmdpo.checkpoints.card import PROBE
+from mmdpo.data.check import Fault, write_faults
 from mmdpo.data.clock import asks_for_date
-from mmdpo.data.collate import Batch
+from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.data.validate import write_faults
+from mmdpo.data.validate import require_images
 from mmdpo.folder_lock import hold_folder
-from mmdpo.models.modes import rest_frozen_modules
+from mmdpo.models.load import (
+    adapt_processor,
+    check_model,
+    load_generation_config,
+    load_model,
+    load_processor,
+)
 from mmdpo.models.movement import describe_rounding
+from mmdpo.models.parts import rest_frozen_modules
+from mmdpo.models.seams import move_inputs
+from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
-from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy
+from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
 from mmdpo.training import build
-from mmdpo.training.agreement import check_agreement
-from mmdpo.training.callbacks import PlainStepLines, SetEpoch, StepLines
-from mmdpo.training.check import CheckedData, check_data, to_preferences
+from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.engines import check_engine
-from mmdpo.training.main_process import on_main_process
+from mmdpo.training.distributed.agreement import check_agreement, on_main_process
+from mmdpo.training.distributed.engines import check_engine
+from mmdpo.training.durable.identity import describe_run
+from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
+from mmdpo.training.plan import resolve
 from mmdpo.training.probing import settle_rows
-from mmdpo.training.references import ReferencePass, cacheable_cells, choose_reference
-from mmdpo.training.row_order import SKIPPED_ROWS, RowOrderTrainer
-from mmdpo.training.run_identity import describe_run
+from mmdpo.training.row_check import to_preferences
+from mmdpo.training.row_order import RowOrderTrainer
+from mmdpo.training.row_pass import RowPass
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streaming import SkippedRows, StreamSteps, is_stream, make_stream_items, read_first_rows
+from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -79,57 +89,43 @@ class MDPOTrainer(RowOrderTrainer):
         peft_config: Any = None,
     ) -> None:
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = MDPOConfig(output_dir=f"{Path(str(name)).name}-mDPO")
         if train_dataset is None:
             raise ValueError("train_dataset is required")
         if ref_model is model:
             raise ValueError("model and ref_model are one object; leave ref_model out to use the policy's start")
-        args = copy.copy(args)  # options are resolved in place below, and the caller may use his again
-        self.objective = args.build_objective()
+        # 1. What is asked for, worked out once: nothing is read or loaded yet.
+        plan = resolve(args, is_stream=is_stream(train_dataset))
+        args, self.plan, self.objective = plan.options, plan, plan.objective
         if compute_metrics is None and eval_dataset is not None:
             several = eval_dataset if isinstance(eval_dataset, Mapping) else ()
             check_best_metric(args.metric_for_best_model, self.objective, several)
         set_seed(args.seed)  # an adapter is initialised at random
-        config = build.load_config(model, args) if isinstance(model, str) else model.config
-        name = model if isinstance(model, str) else config._name_or_path
-        processor = build.load_processor(str(name), args) if processing_class is None else processing_class
-        if processing_class is not None and (args.chat_template is not None or args.pad_to_square):
-            raise ValueError(
-                "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
-                "set them on that processor and leave the options out"
-            )
-        build.check_processor(processor)
-        if processing_class is not None and args.chat_template_kwargs:
-            processor = copy.copy(processing_class)  # the caller's own renders as before
-            build.set_template_variables(processor, args.chat_template_kwargs)
-        if processor.tokenizer.pad_token is None:
-            processor = copy.deepcopy(processor)  # it may be the caller's
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
+        # 2. Where the model comes from, and the processor that makes batches for it.
+        start = resolve_start(model, plan.load)
+        config = start.config  # first: it says of a text model that it is none
+        given = processing_class is not None
+        processor = adapt_processor(processing_class, plan.load) if given else load_processor(start)
+        self._collator = collator = build.build_collator(processor, config, args, load_generation_config(start))
+
+        # 3. The rows: the same on every process. None of their images is opened yet.
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
-        generation_config = (
-            build.load_generation_config(model, args)
-            if isinstance(model, str)
-            else getattr(model, "generation_config", None)
-        )
-        collator = build.build_collator(processor, config, args, generation_config)
-        self._collator, self._skipped = collator, CheckedData.empty()
-        if is_stream(train_dataset):
-            train_items: Items | StreamItems = make_stream_items(train_dataset, "train", collator, args)
-        elif args.shuffle_buffer_size is not None:
-            raise ValueError("shuffle_buffer_size is for streams, and train_dataset is read whole: leave it out")
-        else:
-            train_items = self._make_items(train_dataset, "train", args)
-        eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, args))
+        self._skipped = list[Fault]()
+        make = make_stream_items if plan.is_stream else self._make_items
+        train_items: Items | StreamItems = make(train_dataset, "train", collator, args)
+        eval_items = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, collator, args))
 
-        policy = build.load_model(model, args) if isinstance(model, str) else model
-        build.check_model(policy)
+        # 4. The model, with its adapter, and which of its parts move.
+        policy = load_model(start, parts=plan.trained_parts)
+        check_model(policy)
         family = collator.prepare.renderer.family
         policy = build.prepare_policy(policy, family, peft_config, args)
 
+        # 5. The trainer of transformers, which places the model on its device.
         super().__init__(
             model=policy,
             args=args,
@@ -141,38 +137,59 @@ class MDPOTrainer(RowOrderTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if args.n_gpu > 1:
+        self._check_devices(policy)
+        self._metrics = {"train": MetricSums(), "eval": MetricSums()}
+        self._set_callbacks(train_items)
+
+        # 6. How rows are scored, and with which reference; then every row is tried, and scored before training.
+        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
+        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
+        self._live_reference = choose_reference(
+            self._scorer, ref_model, is_live=bool(plan.live_cells), drops_out=not args.disable_dropout
+        )
+        self.reference: Reference = self._live_reference
+        if plan.cached_cells:
+            self.reference = Precomputed(plan.cached_cells, self._live_reference)
+        check_engine(
+            self.accelerator, self._live_reference, is_cached=bool(plan.cached_cells), is_live=bool(plan.live_cells)
+        )
+        self.ref_model = None
+        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
+        if isinstance(self._live_reference, FrozenModel):
+            self.ref_model = self._live_reference.scorer.model
+            self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
+        self._agree_on_date()
+        self._row_pass = RowPass(
+            collator, self.data_collator, self._live_reference, plan.cached_cells, policy, self.accelerator, args
+        )
+        try:
+            self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
+        except Exception:
+            with suppress(OSError):  # it holds something
+                Path(args.output_dir).rmdir()  # Trainer has made it
+            raise
+
+    def _check_devices(self, policy: nn.Module) -> None:
+        """Raises ValueError for several GPUs in one process, and warns of weights that updates are too small for."""
+        if self.args.n_gpu > 1:
             raise ValueError(
-                f"{args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
+                f"{self.args.n_gpu} GPUs are visible to one process, and nn.DataParallel cannot score cells: start one "
                 "process per GPU with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
             )
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
-        if not is_sharded and (rounding := describe_rounding(policy, args.learning_rate)) is not None:
+        if not is_sharded and (rounding := describe_rounding(policy, self.args.learning_rate)) is not None:
             logger.warning("%s", rounding)
-        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
-        self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
-        self._cached_cells = cacheable_cells(args)
-        is_live = bool(set(self.objective.reference_cells).difference(self._cached_cells))
-        reference = choose_reference(self._scorer, ref_model, args, is_live=is_live)
-        check_engine(self.accelerator, reference, is_cached=bool(self._cached_cells), is_live=is_live)
-        self.model_accepts_loss_kwargs = False
+
+    def _set_callbacks(self, train_items: Items | StreamItems) -> None:
         lines = {TransformersProgress: StepLines, PrinterCallback: PlainStepLines}
         for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
             self.remove_callback(theirs)
             self.add_callback(lines[type(theirs)])
-        self.add_callback(StreamSteps() if isinstance(train_items, StreamItems) else SetEpoch(train_items))
-        if args.sample_answers_steps:
-            self.add_callback(SampleAnswers(self, collator))
-        if isinstance(reference, FrozenModel):
-            self.accelerator.prepare_model(reference.scorer.model, evaluation_mode=True)
-        self._live_reference = reference
-        self.ref_model = reference.scorer.model if isinstance(reference, FrozenModel) else None
-        """The reference model, None where it is the policy without its adapter or at its start, as TRL has it."""
-        self.reference: Reference = Precomputed(self._cached_cells, reference) if self._cached_cells else reference
-        self._agree_on_date()
-        self._metrics = {"train": MetricSums(), "eval": MetricSums()}
-        if hasattr(policy, "add_model_tags"):
-            policy.add_model_tags(["mmdpo", "dpo"])
+        if self.args.sample_answers_steps:
+            self.add_callback(SampleAnswers(self, self._collator))
+        self.model_accepts_loss_kwargs = False
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(["mmdpo", "dpo"])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -237,7 +254,7 @@ class MDPOTrainer(RowOrderTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the loss, the rewards [B, C] as predictions, and the example's places as labels."""
-        batch = self._prepare_inputs(inputs)
+        batch = move_inputs(self, inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, batch, return_outputs=True)
         if prediction_loss_only:
@@ -296,7 +313,7 @@ class MDPOTrainer(RowOrderTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `transformers.Trainer` does, after the reference pass over what no run has scored yet.
 
-        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` behind the step under way, checkpoint saved.
+        SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` after the current step, checkpoint saved.
         """
         self._check_batches()
         folder = Path(self.args.output_dir)
@@ -304,14 +321,14 @@ class MDPOTrainer(RowOrderTrainer):
         with hold_folder(folder) if self.is_world_process_zero() else nullcontext():
             checkpoint = self.open_run_folder(resume_from_checkpoint)
             self._agree_on_date()
-            self._precompute(self.train_dataset, self.eval_dataset)
+            self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
             if isinstance(self._live_reference, StartOfPolicy):
                 self._live_reference.leave()
             if isinstance(self.train_dataset, StreamItems):
                 if self.is_world_process_zero():
-                    SkippedRows(folder / SKIPPED_ROWS).add(self._skipped.faults)
-            elif self._skipped.faults and self.is_world_process_zero():
-                write_faults(folder / SKIPPED_ROWS, self._skipped.faults)
+                    SkippedRows(folder / SKIPPED_ROWS).add(self._skipped)
+            elif self._skipped and self.is_world_process_zero():
+                write_faults(folder / SKIPPED_ROWS, self._skipped)
             result = super().train(checkpoint, *args, **kwargs)
             if self.is_world_process_zero():
                 (folder / PROBE).write_text(json.dumps(self.probe.to_dict(), indent=2) + "\n")
@@ -333,9 +350,13 @@ class MDPOTrainer(RowOrderTrainer):
         return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
-        """Goes on with the date of the run's beginning."""
-        if "date" in remembered:
-            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(remembered["date"])
+        """Goes on with the date of the run's beginning: prompts that write it are scored anew."""
+        clock, date = self._collator.prepare.renderer.clock, remembered.get("date")
+        if date is not None and clock.moment != (moment := datetime.fromisoformat(date)):
+            clock.moment = moment
+            for items in (self.train_dataset, *_by_name(self.eval_dataset).values()):
+                if isinstance(items, Items):
+                    items.ref_logprobs = None
 
     def _agree_on_date(self) -> None:
         """Lets all processes write the date of the main one into prompts."""
@@ -353,51 +374,38 @@ class MDPOTrainer(RowOrderTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, self.args))
             check_agreement(self.args, _by_name(eval_dataset))
-            eval_dataset = _map_datasets(eval_dataset, lambda name, data: self._make_items(data, name, self.args))
-        self._precompute(self.eval_dataset if eval_dataset is None or isinstance(eval_dataset, str) else eval_dataset)
+            eval_dataset = _map_datasets(
+                eval_dataset, lambda name, data: self._make_items(data, name, self._collator, self.args)
+            )
+            self._try_rows(_by_name(eval_dataset))
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
-    def _make_items(self, dataset: Any, name: str, args: MDPOConfig) -> Items:
+    def _make_items(self, dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> Items:
+        """Returns rows as items, none of which was looked at yet."""
         if isinstance(dataset, Items):
             return dataset
         if isinstance(dataset, datasets.IterableDataset):
             dataset = read_first_rows(dataset, name, args)
-        checked = check_data(dataset, name, self._collator, args)
-        self._skipped = self._skipped.with_faults(checked)
-        draw_others = any(found.needs_other_image for found in self._collator.prepare.corruptions.values())
-        return Items(
-            checked.examples,
-            seed=args.seed,
-            draw_others=draw_others,
-            per_epoch=args.corruption_per_epoch,
-            lengths=checked.lengths,
-        )
+        examples = to_preferences(dataset, name, args)
+        require_images(examples)
+        draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
+        return Items(examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
 
     def _make_head_items(self, items: StreamItems) -> Items:
         """Returns the first rows of a stream as items."""
         return Items(items.stream.head, seed=items.seed, draw_others=items.draw_others, per_epoch=items.per_epoch)
 
-    def _precompute(self, *datasets: Any) -> None:
-        """Scores datasets with the reference, each once: one, several under names, or None.
+    def _try_rows(self, datasets: Mapping[str, Any]) -> None:
+        """Tries and scores the rows of datasets, each dataset once; streams are tried while they are read.
 
-        Where the reference is the policy itself and has moved, it is too late; `StartOfPolicy` will say so.
+        Where the reference is the policy itself and has moved, it is too late to score; `StartOfPolicy` will say so.
         """
-        live, waiting = self._live_reference, list[Items]()
-        if not self._cached_cells or (isinstance(live, StartOfPolicy) and live.has_moved()):
-            return
-        for dataset in datasets:
-            _map_datasets(dataset, lambda _, items: waiting.append(items) if items.ref_logprobs is None else None)
-        if not waiting:
-            return
-        ReferencePass(
-            reference=live,
-            cells=self._cached_cells,
-            policy=self._scorer.model,
-            accelerator=self.accelerator,
-            collate=self.data_collator,
-            args=self.args,
-        ).score(waiting)
+        live = self._live_reference
+        can_score = bool(self.plan.cached_cells) and not (isinstance(live, StartOfPolicy) and live.has_moved())
+        for name, items in datasets.items():
+            if isinstance(items, Items) and (not items.is_tried or (can_score and items.ref_logprobs is None)):
+                self._skipped += self._row_pass.run(items, name, scores=can_score)
 
 
 def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:

@@ -13,6 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaConfig
 
 from mmdpo.checkpoints.bunny import convert_bunny, native_config, native_shapes, original_name, revert_bunny
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError, read_weights
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
@@ -75,7 +77,10 @@ class TestScoring:
         from mmdpo.data.items import Items
 
         args = MDPOConfig(output_dir=str(tmp_path / "run"), objective="dpo", use_cpu=True, report_to="none")
-        model, processor = build.load_model(str(converted), args), build.load_processor(str(converted), args)
+        model, processor = (
+            load_model(resolve_start(str(converted), args.load_options())),
+            load_processor(resolve_start(str(converted), args.load_options())),
+        )
         with torch.no_grad():
             model.lm_head.weight[-1] = 3.0  # as training the whole model could leave it
         prompt, answers = (
@@ -292,7 +297,7 @@ class TestRefusals:
             revert_bunny(tmp_path / "other", tmp_path / "back")
 
 
-def test_memory_stays_at_two_of_the_largest_tensor(tmp_path, tiny_tower):
+def test_memory_stays_at_one_shard_and_two_tensors(tmp_path, tiny_tower):
     """80 MB of weights in four files go through; the largest tensor has 4 MB."""
     source = write_bunny(tmp_path / "large", hidden_size=512, intermediate_size=2048, num_hidden_layers=6)
     convert_bunny(write_bunny(tmp_path / "warm"), tmp_path / "warmed")  # imports, the tokenizer
@@ -307,7 +312,7 @@ def test_memory_stays_at_two_of_the_largest_tensor(tmp_path, tiny_tower):
     grown = _peak(status) - before
     assert len(list((tmp_path / "target").glob("*.safetensors"))) >= 4
     assert total > 75e6
-    assert grown < 16e6, f"{grown / 1e6:.1f} MB for {total / 1e6:.1f} MB"
+    assert grown < total / 4 + 8e6, f"{grown / 1e6:.1f} MB for {total / 1e6:.1f} MB"
 
 
 def _peak(status):

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmdpo.data.check import find_faults
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
-from mmdpo.data.validate import find_faults
 
 SIZE = (24, 16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (8, 3), dtype=np.uint8)

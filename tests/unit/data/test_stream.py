@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdpo.data.check import Fault
 from mmdpo.data.items import Item
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
-from mmdpo.data.validate import Fault
 from mmdpo.records import RowError
 
 SIZES = (7, 3, 5, 9, 2)

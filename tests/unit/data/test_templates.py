@@ -6,8 +6,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import Family
+from mmdpo.models.load import set_template_variables
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
-from mmdpo.training.build import set_template_variables
 from tiny_tokenizers import CHATML, qwen_tokenizer, turn_template
 
 PARTS = turn_template(**CHATML, image="<image>")

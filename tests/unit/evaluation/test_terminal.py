@@ -63,12 +63,12 @@ def test_numbers_of_a_metric_have_its_decimals_and_say_which_way_is_better(tmp_p
     monkeypatch.setenv("COLUMNS", "100")
     run("pope", *POPE, "--out", tmp_path / "pope")
     shown = shown_by(capsys)
-    assert re.search(r"pope/random/accuracy ↑ +│ +0\.500 │ +\d\.\d{3} – \d\.\d{3} │", shown)
-    assert re.search(r"pope/random/yes_ratio +│ +0\.500 │", shown)
+    assert re.search(r"pope/random/accuracy ↑ +0\.500 +\d\.\d{3}\s…\s\d\.\d{3} ", shown)
+    assert re.search(r"pope/random/yes_ratio +0\.500 ", shown)
     run("amber", *AMBER, "--similarity", "exact", "--out", tmp_path / "amber", "--resamples", "100")
     shown = shown_by(capsys)
-    assert re.search(r"amber/chair ↓ +│ +25\.0 │ +\d+\.\d – \d+\.\d │", shown)
-    assert re.search(r"amber/existence/accuracy ↑ +│ +50\.0 │", shown)
+    assert re.search(r"amber/chair ↓ +25\.0 +\d+\.\d\s…\s\d+\.\d ", shown)
+    assert re.search(r"amber/existence/accuracy ↑ +50\.0 ", shown)
 
 
 def test_what_is_not_official_is_said_on_the_terminal(tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_a_table_of_similar_pairs_beside_the_data_stands_in_for_a_model_that_is_
     def missing():
         raise ImportError("en_core_web_lg is not installed")
 
-    monkeypatch.setattr("mmdpo.benchmarks.similarity.load_spacy", missing)
+    monkeypatch.setattr("mmdpo.evaluation.run.load_spacy", missing)
     shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "amber" / "data")
     options = ["amber", *AMBER, "--data_dir", tmp_path, "--out", tmp_path / "run", "--resamples", "100"]
     with pytest.raises(ImportError, match="not installed"):

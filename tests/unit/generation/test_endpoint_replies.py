@@ -28,7 +28,7 @@ KEY = "sk-a-very-secret-key"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setattr("mmdpo.generation.endpoint._FIRST_WAIT", 0.001)
-    monkeypatch.setattr("mmdpo.generation.endpoint.LARGEST_REPLY", 1 << 20)
+    monkeypatch.setattr("mmdpo.generation.http_client.LARGEST_REPLY", 1 << 20)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 

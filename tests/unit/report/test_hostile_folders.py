@@ -14,21 +14,25 @@ from PIL import Image
 from rich.console import Console
 
 from mmdpo.evaluation.compare import compare_runs, write_comparison
-from mmdpo.evaluation.report_command import MOST_SCENES, compare_results, find_picture, make_pictures
+from mmdpo.evaluation.pictures import MOST_SCENES, compare_results, find_picture, make_pictures
 from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
-from mmdpo.report.layout import MOST_PIXELS, picture_html
-from mmdpo.report.page import write_page, write_report
-from mmdpo.report.runs import RunFolderError
-from mmdpo.report.sections.diagnosis import write_diagnosis
-from mmdpo.report.shape import fit
-from mmdpo.report.study import print_study, read_study_results, study_csv, write_tables
-from mmdpo.report.study_picture import draw_study
-from mmdpo.report.tables import csv_table, rich_table
+from mmdpo.report.diagnosis import write_diagnosis
+from mmdpo.report.page import write_report
+from mmdpo.report.quickstart import results_table, write_page
+from mmdpo.report.shape import ReportError, fit
+from mmdpo.report.study import draw_study, print_study, read_study_results, study_csv, write_tables
+from mmdpo.report.thumbnails import MOST_PIXELS, make_thumbnail
 from mmdpo.tables import csv_text
-from tests.unit.report.conftest import write_run
-from tests.unit.report.test_mixed_folders import write_evaluated, write_trained
-from tests.unit.report.test_page import Page
+from tests.unit.report.makers import (
+    Page,
+    write_all,
+    write_diagnosed,
+    write_evaluated,
+    write_run,
+    write_study,
+    write_trained,
+)
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -43,90 +47,6 @@ PAYLOADS = (
 )
 HOSTILE = " ".join(PAYLOADS)
 CONTROLS = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))]
-
-
-def write_study(folder):
-    def value(mean):
-        seeds = {"0": mean, "1": mean + 1, "2": mean + 2}
-        return {
-            "mean": mean,
-            "std": 1.0,
-            "low": mean - 1,
-            "high": mean + 1,
-            "n": 3,
-            "by_seed": seeds,
-            "p": 0.1,
-            "q": 0.2,
-        }
-
-    for variant in ("start", "dpo", "mdpo"):
-        trial = write_trained(folder / "trials" / variant / "seed-0")
-        (trial / "trial.json").write_text(json.dumps({"metrics": {"world/chair_i": 3.0}}))
-        write_evaluated(trial / "world", benchmark="world", flagged=["cup"])
-    measures = {
-        "world/chair_i": {"label": "CHAIR_i", "unit": "%", "better": "lower", "digits": 1},
-        "pairs/image_gain": {"label": "image gain", "unit": "nats", "better": "higher", "digits": 2},
-    }
-    results = {
-        "study": "mine", "about": "what it asks", "command": "mmdpo study", "seeds": [0, 1, 2], "baseline": "dpo",
-        "variants": {"start": "the start", "dpo": "plain", "mdpo": "the method"}, "measures": measures,
-        "values": {name: {m: value(5.0) for m in measures} for name in ("start", "dpo", "mdpo")},
-        "differences": {name: {m: value(-2.0) for m in measures} for name in ("start", "mdpo")},
-        "missing": [{"variant": "mdpo", "seed": 7, "error": "it blew up"}], "statistics": "by seed",
-        "notes": ["a note"], "trial_seconds": 3.0, "versions": {"torch": "2.13.0"},
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "study.yaml").write_text(
-        yaml.safe_dump({"name": "mine", "variants": [{"name": "dpo"}, {"name": "mdpo"}]})
-    )
-    return folder
-
-
-def write_diagnosed(folder, kind="model"):
-    (folder / "pictures").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(folder / "pictures" / "1.png")
-    measure = {"label": "pair accuracy, the real image", "unit": "%", "value": 90.0, "low": 80.0, "high": 95.5, "n": 2}
-    result = {
-        "kind": kind, "pairs": 2, "measures": {"accuracy_real": measure}, "notes": ["few"], "left_out": ["row 3: no"],
-        "verdict": {"depends": True, "text": "It depends on the image."},
-        "options": {"model": "m", "adapter": None, "reference": None, "dataset": "d"}, "versions": {"torch": "2"},
-    }  # fmt: skip
-    if kind == "data":
-        rule = {"label": "length alone", "accuracy": 80.0, "low": 70.0, "high": 90.0, "n": 2}
-        feature = {"names": ["“sure”"], "weight": 0.5, "more_in_chosen": 2, "more_in_rejected": 0}
-        result |= {"measures": {}, "rules": {"text": rule}, "features": [feature], "grouped_by": "prompt"}
-    (folder / "diagnosis.json").write_text(json.dumps(result))
-    pair = {"rank": 1, "id": "p", "source": "pairs, row 1", "prompt": "<image>what?", "chosen": "c", "rejected": "r"}
-    pair |= {"margins": {"real": 1.5}, "gains": {"chosen": -0.25}, "picture": "pictures/1.png"}
-    (folder / "examples.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps({**pair, "id": "q", "rank": 2}) + "\n")
-    return folder
-
-
-def write_judged(folder):
-    write_evaluated(folder, benchmark="mmhal")
-    reason = {"official": 0, "tolerant": 0, "reply": "why it is wrong", "reference": "the right answer"}
-    rows = [{"id": f"q{n}", "image": "a.jpg", "counts": {}, "reason": reason} for n in range(3)]
-    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def write_all(root):
-    """Writes one folder of each kind and returns them."""
-    run = write_trained(root / "run")
-    (run / "checkpoint-1").mkdir()
-    (run / "checkpoint-1" / "checkpoint.json").write_text(json.dumps({"versions": {"torch": "2.13.0"}}))
-    Image.new("RGB", (8, 8)).save(run / "a.png")
-    row = {"step": 0, "id": "s1", "prompt": "p", "chosen": "c", "answer": "a", "pictures": ["a.png"]}
-    (run / "sample_answers.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "step": 1}) + "\n")
-    write_evaluated(run / "eval" / "pope", flagged=["fork"], answer="a fork", notes={"n": {"count": 1, "meaning": "m"}})
-    return [
-        run,
-        write_judged(root / "judged"),
-        write_run(root / "quickstart"),
-        write_study(root / "study"),
-        write_diagnosed(root / "diagnosis"),
-        write_diagnosed(root / "data", "data"),
-    ]
 
 
 def spoil(value, to):
@@ -248,7 +168,7 @@ class TestText:
         statistics = {"resampled": "image", "resamples": 5, "seed": 0}
         content = {"runs": names, "rows": [row], "notes": [HOSTILE], "missing": []}
         print_comparison({**content, "statistics": statistics}, shown)
-        shown.print(rich_table({"[/bold]": {}}))
+        shown.print(results_table({"[/bold]": {}}).terminal())
         text = shown.file.getvalue()
         assert "[/bold]x" in text
         assert "[red]\\x1b[2Jy" in text
@@ -279,7 +199,7 @@ class TestFormulas:
         row = {"run": "=2", "metric": "@m", "value": -1.0}
         tables = (
             study_csv(results),
-            csv_table({"=1": {"chair_i": -1.0}}),
+            results_table({"=1": {"chair_i": -1.0}}).csv(),
             csv_comparison({"runs": ["=1", "=2"], "rows": [row]}),
         )
         for table in tables:
@@ -305,8 +225,7 @@ class TestPictures:
             None,
         ):
             found = find_inside(tmp_path / "folder", name)
-            html = picture_html(found, "image", "")
-            assert "data:image" not in html, name
+            assert not make_thumbnail(found).uri, name
 
     def test_those_of_a_reported_diagnosis_quickstart_and_benchmark_stay_inside(self, tmp_path):
         Image.new("RGB", (200, 200), "red").save(tmp_path / "secret.png")
@@ -345,8 +264,9 @@ class TestPictures:
         else:
             path.write_text("no picture")
         began = time.monotonic()
-        html = picture_html(path, "image", "")
-        assert "image not shown: it " in html
+        shown = make_thumbnail(path)
+        assert not shown.uri
+        assert " not shown: it " in shown.why
         assert time.monotonic() - began < 5
 
     def test_pixels_are_limited_below_what_pillow_warns_of(self):
@@ -476,7 +396,7 @@ class TestWrongTypes:
         assert "said by the healthy one" in page.all_text
         if (name, text) != ("examples.json", "[]"):
             assert name in page.all_text or "results.json" in page.all_text
-        with pytest.raises(RunFolderError) if (name, text) != ("examples.json", "[]") else nothing():
+        with pytest.raises(ReportError) if (name, text) != ("examples.json", "[]") else nothing():
             write_page(run_dir)
 
     def test_a_scene_whose_picture_is_gone_is_shown_without_it_among_others(self, run_dir, tmp_path):

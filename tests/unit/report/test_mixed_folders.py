@@ -4,52 +4,19 @@ import json
 import re
 
 import pytest
-import yaml
 from PIL import Image
 
-from mmdpo.report.curves import DASHES, MOST_POINTS, overlay_panels
-from mmdpo.report.figures import draw_panels
+from mmdpo.report.curves import DASHES, MOST_POINTS, draw_panels, overlay_panels
+from mmdpo.report.diagnosis import write_diagnosis
+from mmdpo.report.evaluated import ItemPictures
 from mmdpo.report.folders import Place, distinct_labels, find_folders
-from mmdpo.report.layout import curves_html, curves_rules, picture_html
+from mmdpo.report.layout import render
 from mmdpo.report.page import write_report
-from mmdpo.report.runs import RunFolderError
-from mmdpo.report.sections.diagnosis import write_diagnosis
-from mmdpo.report.sections.evaluation import Pictures
-from mmdpo.report.sections.samples import SHOWN_STEPS, thin
-from mmdpo.report.trained import read_trained
+from mmdpo.report.shape import ReportError
+from mmdpo.report.thumbnails import make_thumbnail
+from mmdpo.report.trained import SHOWN_STEPS, TrainedRun, read_trained, thin, training_section
 from mmdpo.tables import Table, show_interval, show_number
-from tests.unit.report.test_page import Page
-
-
-def write_log(steps, **values):
-    return [
-        {"step": step, "loss": 2.0 - step / 100, "loss/rank_image": 0.5, "grad_norm": 1.0, **values} for step in steps
-    ]
-
-
-def write_trained(folder, *, steps=range(1, 5), **recipe):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump({"objective": "mdpo", "dataset_name": "pairs.json", "output_dir": str(folder), **recipe})
-    )
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": write_log(steps)}))
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
-def write_evaluated(folder, *, benchmark="pope", image="{}.jpg", flagged=(), answer="a cup", **result):
-    folder.mkdir(parents=True, exist_ok=True)
-    metric = {"value": 12.5, "low": 10.0, "high": 15.0, "n": 3, "unit": "%", "better": "lower"}
-    content = {"benchmark": benchmark, "metrics": {f"{benchmark}/chair": metric}, "made_by": {}, **result}
-    (folder / "result.json").write_text(json.dumps(content))
-    scores = [
-        {"id": f"q{n}", "image": image.format(n), "counts": {}, "reason": {"word": {"flagged": list(flagged)}}}
-        for n in range(3)
-    ]
-    answers = [{"id": f"q{n}", "prompt": "what is there?", "answer": answer} for n in range(3)]
-    for name, rows in (("scores", scores), ("answers", answers)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+from tests.unit.report.makers import Page, write_evaluated, write_log, write_trained
 
 
 def read_report(folders, tmp_path, **changes):
@@ -100,9 +67,9 @@ class TestFolders:
         assert distinct_labels(paths[1:]) == ["run", "other"]
 
     def test_a_folder_of_no_kind_names_what_was_looked_for(self, tmp_path):
-        with pytest.raises(RunFolderError, match=r"recipe.yaml or trainer_state.json .*result.json .*diagnosis.json"):
+        with pytest.raises(ReportError, match=r"recipe.yaml or trainer_state.json .*result.json .*diagnosis.json"):
             find_folders([tmp_path])
-        with pytest.raises(RunFolderError, match="absent: no such folder"):
+        with pytest.raises(ReportError, match="absent: no such folder"):
             find_folders([tmp_path / "absent"])
 
 
@@ -150,11 +117,11 @@ class TestMissing:
         page = read_report([run, run_dir, study, diagnosis], tmp_path)
         for said in (
             "mdpo: recipe.yaml cannot be read",
-            "result.json is cut short or damaged",
+            "result.json cannot be read",
             "1 lines of scores.jsonl are damaged",
-            "run: the quickstart cannot be read",
+            "run: cannot be read",
             "study: the study has no results.json that can be read",
-            "diagnosis: the diagnosis cannot be read",
+            "diagnosis: cannot be read",
             "4.25",
             "a cup",
         ):
@@ -224,7 +191,7 @@ class TestDifferences:
         assert page.all_text.count("not the same data, so there is no difference between these runs") == 2
         assert "item q0 has another image in first than in moved" in page.all_text
         assert "the ground truth is not named in first and another in truth" in page.all_text
-        assert "−2.00 [−3.00, −1.00] *" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "−2.00 [−3.00 … −1.00] *" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
         assert {"eval-pope_differences.png", "eval-pope_differences.svg", "eval-pope_differences.md"} <= beside
 
@@ -247,7 +214,7 @@ class TestExamples:
         write_evaluated(tmp_path / "right")
         write_evaluated(tmp_path / "wrong", flagged=["fork"], answer="a cup, a fork")
         grey, black = (Image.new("RGB", (400, 300), colour) for colour in ("grey", "black"))
-        pictures = Pictures(lambda *item: grey, lambda picture, item_id: black)
+        pictures = ItemPictures(lambda *item: grey, lambda picture, item_id: black)
         page = read_report([tmp_path / "right", tmp_path / "wrong"], tmp_path, pictures=pictures)
         assert page.text["mark"] == ["marked", "fork", "fork", "fork"]
         assert len({link for link in page.links if link.startswith("data:image/jpeg")}) == 2
@@ -264,7 +231,7 @@ class TestExamples:
             (folder / "scores.jsonl").write_text("".join(json.dumps(row | {"id": f"q{n}"}) + "\n" for n in range(3)))
         page = read_report([tmp_path / name for name in ("base", "mdpo", "odd", "none")], tmp_path)
         html = (tmp_path / "out" / "page.html").read_text()
-        text = " ".join(re.sub("<[^>]+>", " ", html).replace("&#x27;", "'").split())
+        text = " ".join(re.sub("<[^>]+>", " ", html).replace("&#39;", "'").split())
         for said in (
             "rated 0 of 6 by the judge",
             "rated 5 of 6 by the judge",
@@ -348,7 +315,7 @@ class TestStudiesAndDiagnoses:
             "torch 2.13.0", "Differences to dpo", "its 95 % interval: by seed.", "CHAIR_i (%) ↓",
         ):  # fmt: skip
             assert said in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
-        assert "−3.0 [−4.0, −2.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "−3.0 [−4.0 … −2.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert page.text["mark"] == ["marked", "cup", "cup", "cup"], "once for each item, though there are two seeds"
         html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
         assert "band-series0" in html, "seeds are a band"
@@ -389,7 +356,7 @@ class TestStudiesAndDiagnoses:
             "few",
         ):
             assert said in page.all_text
-        assert "90.0 [80.0, 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "90.0 [80.0 … 95.5]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
         assert page.all_text.count("corrupted: the picture is missing") == 2
 
@@ -448,8 +415,8 @@ class TestStudiesAndDiagnoses:
         (folder / "trials").mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(results))
         text = read_report([folder], tmp_path).all_text.replace("\N{NO-BREAK SPACE}", " ")
-        assert text.count("−3.0 [−4.0, −2.0] †") == 1
-        assert text.count("−3.0 [−4.0, −2.0]") == 2
+        assert text.count("−3.0 [−4.0 … −2.0] †") == 1
+        assert text.count("−3.0 [−4.0 … −2.0]") == 2
         assert "† stands after the 1 of 2 differences" in text
 
     def test_a_verdict_stands_first_and_large_beside_a_picture_of_accuracies(self, tmp_path):
@@ -471,7 +438,7 @@ class TestStudiesAndDiagnoses:
         assert html.index('<p class="verdict">It depends.</p>') < html.index("<table>")
         assert "pairs.jsonl, row 17: what is there?" in page.text["h3"]
         assert "<image>" not in page.all_text
-        assert "100.0 [100.0, 100.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
+        assert "100.0 [100.0 … 100.0]" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert page.text["figcaption"] == ["image", "another example's"]
         assert 'aria-label="Share of pairs that are right, chance 50 %: pair accuracy, the real image' in html
         assert "mmdpo report" not in page.text["h1"]
@@ -479,17 +446,18 @@ class TestStudiesAndDiagnoses:
 
 class TestCurves:
     def test_ten_runs_share_a_legend_and_no_two_look_alike(self, tmp_path):
-        runs = {f"run {n}": [write_log(range(1, 40), **{"rewards/chosen": n})] for n in range(10)}
-        panels = overlay_panels(runs)
-        titles = [panel.title for panel in panels]
-        assert titles == ["Loss term rank_image", "Reward of chosen", "Gradient norm"]
+        logs = {f"run {n}": tuple(write_log(range(1, 40), **{"rewards/chosen": n})) for n in range(10)}
+        section = training_section([TrainedRun(name, tmp_path, {}, log, {}) for name, log in logs.items()])
+        panels = section.curves.panels
+        assert [panel.title for panel in panels] == ["Loss term rank_image", "Reward of chosen", "Gradient norm"]
         looks = {(line.colour, str(line.dashes)) for line in panels[0].lines}
         assert len(looks) == 10
         assert len({str(line.dashes) for line in panels[0].lines}) == len(DASHES)
-        html, rules = curves_html(panels, "mine"), curves_rules(panels, "mine")
+        page = render("page.html", title="", summary="", sections=[section])
         for place in range(10):
-            assert html.count(f'-series{place}"') == len(panels), "one line in each panel"
-            assert f'#mine:has(#mine-pick{place}:not(:checked)) [id$="-series{place}"]' in rules
+            assert section.html.count(f'-series{place}"') == len(panels), "one line in each panel"
+            rule = f'#training-curves:has(#training-curves-pick{place}:not(:checked)) [id$="-series{place}"]'
+            assert rule in page, "its box takes it out"
         path = draw_panels(panels, tmp_path / "curves.png")
         assert path.with_suffix(".svg").read_text().count("run 7") == 1, "the legend of the sheet"
 
@@ -522,7 +490,7 @@ class TestCurves:
         (show_number(None), "–"),
         (show_number(float("nan")), "nan"),
         (show_interval(-1.5, -2.0, None, 1), "−1.5"),
-        (show_interval(1.5, -2.0, 3.0, 1, signed=True), "+1.5 [−2.0,\N{NO-BREAK SPACE}+3.0]"),
+        (show_interval(1.5, -2.0, 3.0, 1, signed=True), "+1.5 [−2.0\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}3.0]"),
     ],
 )
 def test_numbers_are_shown_with_true_signs(shown, text):
@@ -538,8 +506,9 @@ def test_a_table_keeps_what_is_missing_missing():
 def test_large_pictures_are_made_small_and_small_ones_keep_their_pixels(tmp_path):
     Image.effect_noise((3000, 2000), 80).convert("RGB").save(tmp_path / "large.png")
     Image.new("RGB", (48, 48), "red").save(tmp_path / "small.png")
-    large, small = (picture_html(tmp_path / f"{name}.png", "image", "") for name in ("large", "small"))
-    assert "data:image/jpeg" in large
-    assert len(large) < 120_000
-    assert 'class="small" src="data:image/png' in small
-    assert "the picture is missing" in picture_html(tmp_path / "gone.png", "image", "")
+    large, small = (make_thumbnail(tmp_path / f"{name}.png") for name in ("large", "small"))
+    assert large.uri.startswith("data:image/jpeg")
+    assert len(large.uri) < 120_000
+    assert small.is_small
+    assert small.uri.startswith("data:image/png")
+    assert "the picture is missing" in make_thumbnail(tmp_path / "gone.png").why

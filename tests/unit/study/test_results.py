@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from mmdpo.report.study import study_csv, study_markdown
-from mmdpo.report.study_picture import draw_study
+from mmdpo.report.study import draw_study, study_csv, study_markdown
 from mmdpo.study.results import adjust, collect_results, describe, p_value, t_quantile
 from mmdpo.study.study_file import Evaluation, Study, Variant
 from mmdpo.study.trial import Trial, digest_trial

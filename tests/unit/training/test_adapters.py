@@ -12,6 +12,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.cli import main
 from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.training import build
 from mmdpo.training.dry_run import plan_run
@@ -151,7 +153,9 @@ class TestReference:
         assert all("lora_" in name for name in copied)
 
     def adapted(self, tmp_path, **options):
-        model = build.load_model("world", MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+        model = load_model(
+            resolve_start("world", MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none").load_options())
+        )
         return get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], **options))
 
     def test_is_not_the_adapter_switched_off_where_that_leaves_something_behind(self, tmp_path):
@@ -194,14 +198,22 @@ class TestContinued:
 
     def test_leaves_frozen_parts_as_they_are(self, tmp_path):
         args = MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-        model = build.load_model("world", args)
+        model = load_model(resolve_start("world"), parts=args.trained_parts)
         get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "everywhere")
         args.adapter_name_or_path = str(tmp_path / "everywhere")
-        moving = {name for name, p in build.load_model("world", args).named_parameters() if p.requires_grad}
+        moving = {
+            name
+            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
+            if p.requires_grad
+        }
         assert moving
         assert all("language_model" in name for name in moving)
         args.freeze_vision_tower = False
-        wider = {name for name, p in build.load_model("world", args).named_parameters() if p.requires_grad}
+        wider = {
+            name
+            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
+            if p.requires_grad
+        }
         assert len(wider) > len(moving)
 
     def test_with_options_for_a_new_adapter_is_an_error(self, run, capsys):

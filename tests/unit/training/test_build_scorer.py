@@ -6,9 +6,11 @@ import pytest
 
 from mmdpo import MDPOConfig
 from mmdpo.models.families import Family, find_family
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.objective import build_objective
 from mmdpo.scoring.tree_attention import SDPA
-from mmdpo.training.build import build_scorer, load_model
+from mmdpo.training.build import build_scorer
 
 CELLS = build_objective("mdpo").cells
 REASON = "LlavaForConditionalGeneration is not among the model families proven to share prefixes"
@@ -20,7 +22,7 @@ def configure(tmp_path, **options):
 
 def build(tmp_path, *, family=None, **options):
     args = configure(tmp_path, **options)
-    model = load_model("world", args)
+    model = load_model(resolve_start("world"))
     return build_scorer(model, family or find_family(model.config), CELLS, args)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmdpo.data.validate import Fault
-from mmdpo.training.check import describe_faults, to_preferences
+from mmdpo.data.check import Fault, describe_faults
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.row_check import to_preferences
 
 ROW = {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "images": ["a.jpg"]}
 

@@ -2,6 +2,7 @@
 cannot be gone on with is refused."""
 
 import errno
+import itertools
 import json
 import os
 import resource
@@ -18,14 +19,17 @@ import torch
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.checkpoints.merge import merge_run
 from mmdpo.folder_lock import LOCK
+from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError
-from mmdpo.training import checkpoint_folder, stopping
-from mmdpo.training.checkpoint_folder import RECORD, UNFINISHED, SaveError, list_checkpoints, read_record
-from mmdpo.training.run import RunFolderError, find_checkpoint
+from mmdpo.training import stopping
+from mmdpo.training.durable import sealing
+from mmdpo.training.durable.resume import RunFolderError, find_checkpoint
+from mmdpo.training.durable.sealing import RECORD, UNFINISHED, SaveError, list_checkpoints, read_record
 from mmdpo.training.stopping import StopRequest, TrainingStopped
 from mmdpo.world.pairs import make_pairs
 
@@ -81,7 +85,22 @@ def reseal(checkpoint):
     """Lets a checkpoint that was changed be whole again."""
     record = json.loads((checkpoint / RECORD).read_text())
     (checkpoint / RECORD).unlink()
-    checkpoint_folder.seal(checkpoint, {key: record[key] for key in ("run", "versions", "save_only_model")})
+    sealing.seal(checkpoint, {key: record[key] for key in ("run", "versions", "save_only_model")})
+
+
+def kill_before(count, folder):
+    """Kills this process before it opens, makes, renames or removes something in a folder for the count-th time."""
+    left = count
+
+    def watch(event, arguments):
+        nonlocal left
+        changes = event == "open" or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if changes and str(arguments[0]).startswith(str(folder)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
 
 
 class Send(TrainerCallback):
@@ -212,10 +231,10 @@ class TestRefusals:
         cut.write_bytes(cut.read_bytes()[:-20])
         with pytest.raises(CheckpointError, match=name):
             train(tmp_path / "run", rows, resume=str(cut.parent))
-        assert checkpoint_folder.find_last_whole(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
+        assert sealing.find_last_whole(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
         shutil.rmtree(tmp_path / "run" / "checkpoint-2")
         with pytest.raises(CheckpointError, match=f"no checkpoint in .*{name}"):
-            checkpoint_folder.find_last_whole(tmp_path / "run")
+            sealing.find_last_whole(tmp_path / "run")
 
     def test_changed_bytes_and_missing_files_are_noticed_and_an_edited_card_is_none(self, run, tmp_path):
         copy = shutil.copytree(run / "checkpoint-3", tmp_path / "checkpoint-3")
@@ -263,6 +282,38 @@ class TestRefusals:
     def test_transformers_own_way_of_saving_on_sigterm_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="enable_jit_checkpoint"):
             MDPOConfig(output_dir=str(tmp_path), enable_jit_checkpoint=True)
+
+
+class TestSealing:
+    def test_older_checkpoints_are_removed_only_after_the_newer_one_is_sealed(self, tmp_path, rows, monkeypatch):
+        seen, seal = [], sealing.seal
+
+        def look(checkpoint, content):
+            seen.append([path.name for path in list_checkpoints(checkpoint.parent)])
+            seal(checkpoint, content)
+
+        monkeypatch.setattr(sealing, "seal", look)
+        trainer = train(tmp_path / "run", rows, num_train_epochs=1, save_total_limit=1)
+        assert seen == [[], ["checkpoint-1"], ["checkpoint-2"]]
+        assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-3"]
+        saved = torch.load(tmp_path / "run" / "checkpoint-3" / "training_args.bin", weights_only=False)
+        assert trainer.args.save_total_limit == saved.save_total_limit == 1
+
+    def test_at_the_end_the_best_one_alone_is_left_where_the_limit_is_one(self, tmp_path, rows):
+        best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+        options = dict(save_strategy="epoch", eval_strategy="epoch", save_total_limit=1, eval_rows=rows[:3])
+        trainer = train(tmp_path / "run", rows, **options, **best)
+        assert [str(path) for path in list_checkpoints(tmp_path / "run")] == [trainer.state.best_model_checkpoint]
+
+    def test_a_checkpoint_is_pushed_once_and_sealed(self, tmp_path, rows, monkeypatch):
+        pushed = []
+        monkeypatch.setattr(
+            Trainer, "_push_from_checkpoint", lambda _, folder: pushed.append((folder, bool(read_record(Path(folder)))))
+        )
+        trainer = build_trainer(tmp_path / "run", rows, max_steps=2)
+        trainer.args.push_to_hub = True
+        trainer.train()
+        assert pushed == [(str(tmp_path / "run" / f"checkpoint-{step}"), True) for step in (1, 2)]
 
 
 class Spoil(TrainerCallback):
@@ -373,7 +424,7 @@ class TestFullDisk:
         assert not list((tmp_path / "run").rglob("*.*"))
 
     def test_too_little_space_is_said_before_training(self, tmp_path, rows, monkeypatch, caplog):
-        monkeypatch.setattr(checkpoint_folder, "find_free_bytes", lambda _: 2**20)
+        monkeypatch.setattr(sealing, "find_free_bytes", lambda _: 2**20)
         trainer = build_trainer(tmp_path / "run", rows, with_adapter=False)
         with caplog.at_level("WARNING", logger="mmdpo"):
             trainer.open_run_folder(None)
@@ -410,7 +461,9 @@ class TestSigterm:
     def test_it_saves_where_nothing_else_would_and_keeps_that_beside_the_best(self, tmp_path, rows):
         options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, save_total_limit=1)
         best = dict(load_best_model_at_end=True, metric_for_best_model="loss", eval_strategy="epoch")
-        for name, more in {"none": dict(save_strategy="no"), "best": dict(save_strategy="epoch", **best)}.items():
+        worse = dict(save_strategy="best", eval_strategy="steps", eval_steps=1, greater_is_better=True)
+        cases = {"none": dict(save_strategy="no"), "worse": best | worse, "best": dict(save_strategy="epoch", **best)}
+        for name, more in cases.items():
             trainer = build_trainer(tmp_path / name, rows, Send(5, sigterm), eval_rows=rows[:3], **options, **more)
             with pytest.raises(TrainingStopped):
                 trainer.train()
@@ -464,35 +517,61 @@ class TestFolder:
         (folder / "weights").write_text(content)
         return folder
 
-    def test_a_kill_between_the_renamings_leaves_the_checkpoint_that_was_there(self, tmp_path, monkeypatch):
-        self.make(tmp_path / "checkpoint-4", "old")
-        aside = self.make(tmp_path / UNFINISHED / "checkpoint-4")
-        rename, done = Path.rename, []
+    @pytest.mark.parametrize("with_older", [True, False])
+    def test_a_kill_before_any_file_operation_leaves_the_older_or_the_newer_checkpoint_whole(
+        self, tmp_path, with_older
+    ):
+        """A child writes a checkpoint and dies before its first, second, … file operation, until it ends."""
+        content = {"run": {}, "versions": {}, "save_only_model": False}
+        for operations in itertools.count(1):
+            run = tmp_path / str(operations)
+            run.mkdir()
+            checkpoint = run / "checkpoint-4"
+            if with_older:
+                sealing.begin(checkpoint)
+                (checkpoint / "weights").write_text("older")
+                sealing.seal(checkpoint, content)
+            if child := os.fork():
+                status = os.waitpid(child, 0)[1]
+            else:
+                kill_before(operations, run)
+                sealing.begin(checkpoint)
+                (checkpoint / "weights").write_text("newer")
+                sealing.seal(checkpoint, content)
+                os._exit(0)
+            sealing.clear_unfinished(run)
+            found = sealing.find_last_whole(run)
+            assert {path.name for path in run.iterdir()} <= {"checkpoint-4"}
+            if found is None:
+                assert not with_older
+            else:
+                assert (found / "weights").read_text() in ("older", "newer")
+            if status == 0:
+                break
+        assert operations > 8
+        assert (found / "weights").read_text() == "newer"
 
-        def rename_once(path, target):
-            if done:
-                raise KeyboardInterrupt
-            done.append(path)
-            return rename(path, target)
-
-        monkeypatch.setattr(Path, "rename", rename_once)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoint_folder.publish(aside, tmp_path / "checkpoint-4")
-        monkeypatch.undo()
-        assert not (tmp_path / "checkpoint-4").exists()
-        checkpoint_folder.clear_unfinished(tmp_path)
-        assert (tmp_path / "checkpoint-4" / "weights").read_text() == "old"
-        assert not (tmp_path / UNFINISHED).exists()
+    def test_what_was_begun_and_not_sealed_is_no_checkpoint(self, tmp_path):
+        sealing.begin(tmp_path / "checkpoint-4")
+        (tmp_path / "checkpoint-4" / "weights").write_text("half")
+        assert list_checkpoints(tmp_path) == []
+        with pytest.raises(CheckpointError, match="has finished writing"):
+            read_record(tmp_path / "checkpoint-4")
+        for refused in (resolve_start, lambda name: merge_run(Path(name), tmp_path / "merged")):
+            with pytest.raises(CheckpointError, match="has not finished writing"):
+                refused(str(tmp_path / "checkpoint-4"))
+        sealing.clear_unfinished(tmp_path)
+        assert not any(tmp_path.iterdir())
 
     def test_the_oldest_go_first_and_never_the_newest_or_the_best(self, tmp_path):
         for step in (2, 10, 4, 8):
             self.make(tmp_path / f"checkpoint-{step}")
         self.make(tmp_path / "checkpoint-notes")
         # Steps 8 and 10 are of an attempt that was given up: step 4 is the newest.
-        checkpoint_folder.rotate(tmp_path, 2, [tmp_path / "checkpoint-4", tmp_path / "checkpoint-2"])
+        sealing.rotate(tmp_path, 2, [tmp_path / "checkpoint-4", tmp_path / "checkpoint-2"])
         assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4", "checkpoint-notes"}
-        checkpoint_folder.rotate(tmp_path, 1, [tmp_path / "checkpoint-4", tmp_path / "checkpoint-2"])
-        checkpoint_folder.rotate(tmp_path, None, [])
+        sealing.rotate(tmp_path, 1, [tmp_path / "checkpoint-4", tmp_path / "checkpoint-2"])
+        sealing.rotate(tmp_path, None, [])
         assert len(list_checkpoints(tmp_path)) == 2
 
     def test_half_a_model_has_no_configuration(self, tmp_path, monkeypatch):
@@ -510,7 +589,7 @@ class TestFolder:
 
         monkeypatch.setattr(Path, "replace", replace_first)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint_folder.publish_model(aside, target)
+            sealing.publish_model(aside, target)
         assert (target / "weights").read_text() == "new"
         assert not (target / "config.json").exists()
 

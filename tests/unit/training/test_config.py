@@ -7,9 +7,9 @@ import re
 import pytest
 from trl import DPOConfig, ModelConfig, ScriptArguments
 
+from mmdpo.keys import ABSENT
 from mmdpo.records import Cell
 from mmdpo.training import config
-from mmdpo.training.absent import ABSENT
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.ranges import RANGES
 

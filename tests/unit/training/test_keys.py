@@ -6,14 +6,17 @@ import dataclasses
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+from mmdpo.checkpoints.card import hyperparameters
 from mmdpo.corruption import names as corruption_names
 from mmdpo.data.formats import names as format_names
-from mmdpo.objective import preset_names, term_names
-from mmdpo.training.keys import (
+from mmdpo.keys import (
     DATASET,
+    DECIDES,
+    INHERITED,
     MODEL,
     OURS,
     TRAINING,
@@ -23,6 +26,10 @@ from mmdpo.training.keys import (
     describe_keys,
     known_keys,
 )
+from mmdpo.objective import preset_names, term_names
+from mmdpo.training import config
+from mmdpo.training.distributed.agreement import shared_options
+from mmdpo.training.durable.identity import options_of_losses
 
 GROUPS = (OURS, MODEL, DATASET, TRAINING)
 
@@ -56,8 +63,37 @@ class TestKeysFromSource:
                 pytest.fail(f"{key.name} has the default {default}, which was not read")
 
     def test_a_class_that_moved_is_imported_instead(self, group, monkeypatch):
-        monkeypatch.setattr("mmdpo.training.keys._find_class", lambda *_: None)
+        monkeypatch.setattr("mmdpo.keys._find_class", lambda *_: None)
         assert set(declared(group)) <= {key.name for key in group.read()}
+
+
+class TestWhatOptionsDecide:
+    def test_every_option_of_ours_says_it(self):
+        fields = declared(OURS)
+        assert {key.name: key.decides for key in OURS.read()} == {
+            name: field.metadata["decides"] for name, field in fields.items()
+        }
+        assert {field.metadata["decides"] for field in fields.values()} <= set(DECIDES)
+
+    def test_those_of_others_that_are_listed_exist(self):
+        listed = {name for names in INHERITED.values() for name in names}
+        # TrainingArguments of this version has no logging_dir, which older ones have.
+        assert listed - known_keys() <= {"logging_dir"}
+
+    def test_resuming_processes_and_cards_follow_a_new_option(self, monkeypatch, tmp_path):
+        """Options are added to the class, one for each thing that they may decide, and nothing else is edited."""
+        added = "".join(f'    new_{kind}: float = _option(0.0, "{kind}", "New.")\n' for kind in DECIDES)
+        source = Path(config.__file__).read_text(encoding="utf-8")
+        (tmp_path / "extended.py").write_text(source.replace("    objective: str =", f"{added}    objective: str ="))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr("mmdpo.keys.OURS", Group("mmdpo", "extended", "MDPOConfig"))
+        values = {f"new_{kind}": 1.0 for kind in DECIDES}
+        args = import_module("extended").MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **values)
+        assert [name for name in options_of_losses(args) if name in values] == ["new_loss"]
+        assert [name for name in shared_options(args) if name in values] == [
+            name for name in values if name != "new_machine"
+        ]
+        assert [name for name, _ in hyperparameters(values)] == ["new_loss", "new_length"]
 
 
 def test_known_are_all_keys_but_those_that_mean_nothing_here():

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from mmdpo.cli import main
 from mmdpo.models.families import find_family
+from mmdpo.models.load import load_config, load_model, load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError, TensorInfo, write_weights
-from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
 
@@ -58,25 +59,25 @@ class TestWeights:
         with pytest.raises(
             CheckpointError, match=r"weights of .*LlavaFor.*: 1 missing: model\.language_model\.norm\.w"
         ):
-            build.load_model(name, config(tmp_path))
+            load_model(resolve_start(name, config(tmp_path).load_options()))
         assert "newly initialized" not in caplog.text, "transformers says the opposite"
 
     def test_that_nobody_asked_for(self, spoil, tmp_path):
         name = spoil(lambda held: held | {"extra.weight": torch.ones(2)})
         with pytest.raises(CheckpointError, match=r"1 unknown: extra\.weight$"):
-            build.load_model(name, config(tmp_path))
+            load_model(resolve_start(name, config(tmp_path).load_options()))
 
     def test_of_another_shape(self, spoil, tmp_path):
         name = spoil(lambda held: held | {NORM: torch.ones(7)})
         with pytest.raises(CheckpointError, match=r"1 of another shape: .*norm\.weight is \[7\] instead of \[128\]"):
-            build.load_model(name, config(tmp_path))
+            load_model(resolve_start(name, config(tmp_path).load_options()))
 
     def test_of_another_architecture(self, checkpoint, tmp_path):
         MODELS["idefics3"]().model.config.save_pretrained(checkpoint)
         with pytest.raises(
             CheckpointError, match=r"describes a Idefics3ForCond.* are those of another architecture.*missing.*unknown"
         ):
-            build.load_model(str(checkpoint), config(tmp_path))
+            load_model(resolve_start(str(checkpoint), config(tmp_path).load_options()))
 
     def test_that_are_cut_short_are_named_by_file(self, checkpoint, tmp_path):
         tensors = load_file(checkpoint / WEIGHTS)
@@ -84,16 +85,18 @@ class TestWeights:
         infos = {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in tensors.items()}
         write_weights(checkpoint, infos, tensors.__getitem__, shard_bytes=1_000_000)
         first, second, *_ = sorted(checkpoint.glob("*.safetensors"))
-        assert len(build.load_model(str(checkpoint), config(tmp_path)).state_dict()) == len(tensors)
+        assert len(load_model(resolve_start(str(checkpoint), config(tmp_path).load_options())).state_dict()) == len(
+            tensors
+        )
         content = second.read_bytes()
         for cut in (content[:-1], content[:100], b""):
             second.write_bytes(cut)
             with pytest.raises(CheckpointError, match=rf"{second.name} is cut short or damaged") as raised:
-                build.load_model(str(checkpoint), config(tmp_path))
+                load_model(resolve_start(str(checkpoint), config(tmp_path).load_options()))
             assert first.name not in str(raised.value)
         second.unlink()
         with pytest.raises(OSError, match=second.name):
-            build.load_model(str(checkpoint), config(tmp_path))
+            load_model(resolve_start(str(checkpoint), config(tmp_path).load_options()))
 
     @pytest.mark.parametrize(
         ("content", "told"),
@@ -104,15 +107,15 @@ class TestWeights:
         (checkpoint / WEIGHTS).rename(checkpoint / "model-00001-of-00001.safetensors")
         (checkpoint / f"{WEIGHTS}.index.json").write_text(content)
         with pytest.raises(CheckpointError, match=rf"model\.safetensors\.index\.json.*{told}"):
-            build.load_model(str(checkpoint), config(tmp_path))
+            load_model(resolve_start(str(checkpoint), config(tmp_path).load_options()))
 
     def test_that_are_known_to_be_left_out_are_not_missed(self, spoil, tmp_path):
         name = spoil(lambda held: held | {"vision_tower.vision_model.embeddings.position_ids": torch.arange(17)})
-        assert build.load_model(name, config(tmp_path)).lm_head.weight.any()
+        assert load_model(resolve_start(name, config(tmp_path).load_options())).lm_head.weight.any()
         MODELS["qwen2_5_vl"]().model.save_pretrained(tmp_path / "qwen")  # which has no such buffer at all
         held = load_file(tmp_path / "qwen" / WEIGHTS) | {"visual.position_ids": torch.arange(17)}
         save_file(held, tmp_path / "qwen" / WEIGHTS, metadata={"format": "pt"})
-        assert build.load_model(str(tmp_path / "qwen"), config(tmp_path))
+        assert load_model(resolve_start(str(tmp_path / "qwen"), config(tmp_path).load_options()))
 
     @pytest.mark.parametrize("holds_head", [False, True], ids=["once", "twice"])
     def test_that_are_tied(self, tmp_path, holds_head):
@@ -129,13 +132,13 @@ class TestWeights:
             embedding = next(key for key in held if key.endswith("embed_tokens.weight"))
             held[embedding.replace("model.embed_tokens", "lm_head")] = held[embedding].clone()
             save_file(held, tmp_path / "tied" / WEIGHTS, metadata={"format": "pt"})
-        loaded = build.load_model(str(tmp_path / "tied"), config(tmp_path))
+        loaded = load_model(resolve_start(str(tmp_path / "tied"), config(tmp_path).load_options()))
         assert torch.equal(loaded.lm_head.weight, tied.lm_head.weight)
 
     def test_whole_checkpoints_of_every_family_pass(self, tmp_path):
         for name, make in MODELS.items():
             make().model.save_pretrained(tmp_path / name)
-            build.load_model(str(tmp_path / name), config(tmp_path))
+            load_model(resolve_start(str(tmp_path / name), config(tmp_path).load_options()))
 
 
 class TestFolders:
@@ -143,24 +146,26 @@ class TestFolders:
         """transformers would ask to trust its code, which would not make it trainable either."""
         (checkpoint / "config.json").write_text(json.dumps({"model_type": "bunny-phi"}))
         with pytest.raises(CheckpointError, match=rf"`mmdpo convert bunny {checkpoint} FOLDER`"):
-            build.load_config(str(checkpoint), config(tmp_path))
+            load_config(resolve_start(str(checkpoint), config(tmp_path).load_options()))
 
     def test_that_are_not_there(self, tmp_path):
         with pytest.raises(CheckpointError, match="there is no folder /nowhere/model, and the hub has no names like"):
-            build.load_config("/nowhere/model", config(tmp_path))
+            load_config(resolve_start("/nowhere/model", config(tmp_path).load_options()))
 
     def test_without_a_tokenizer_are_named(self, checkpoint, tmp_path):
         for path in checkpoint.glob("*token*"):
             path.unlink()
         with pytest.raises(CheckpointError, match=f"cannot load the processor of '{checkpoint}'"):
-            build.load_processor(str(checkpoint), config(tmp_path))
+            load_processor(resolve_start(str(checkpoint), config(tmp_path).load_options()))
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     """A LoRA on the world's model, as a folder."""
     folder = tmp_path_factory.mktemp("adapter")
-    model = build.load_model("world", MDPOConfig(output_dir=str(folder), use_cpu=True, report_to="none"))
+    model = load_model(
+        resolve_start("world", MDPOConfig(output_dir=str(folder), use_cpu=True, report_to="none").load_options())
+    )
     targets = find_family(model.config).lora_targets(model)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     adapted.save_pretrained(folder)
@@ -176,7 +181,9 @@ def copied(adapter, tmp_path):
 class TestAdapters:
     def refuse(self, folder, tmp_path, *, base="world", **options):
         with pytest.raises(CheckpointError) as raised:
-            build.load_model(base, config(tmp_path, adapter_name_or_path=str(folder), **options))
+            load_model(
+                resolve_start(base, config(tmp_path, adapter_name_or_path=str(folder), **options).load_options())
+            )
         return str(raised.value)
 
     def test_for_a_base_of_another_name(self, adapter, checkpoint, tmp_path):
@@ -188,7 +195,7 @@ class TestAdapters:
 
     def test_for_a_base_that_was_moved(self, copied, checkpoint, tmp_path):
         moved = checkpoint.rename(tmp_path / CHECKPOINT.name)
-        model = build.load_model(str(moved), config(tmp_path, adapter_name_or_path=str(copied)))
+        model = load_model(resolve_start(str(moved), config(tmp_path, adapter_name_or_path=str(copied)).load_options()))
         assert model.peft_config["default"].base_model_name_or_path == str(moved)
 
     def test_whose_layers_the_base_lacks(self, copied, tmp_path):
@@ -228,13 +235,13 @@ class TestAdapters:
     def test_whose_base_is_gone(self, copied, tmp_path):
         self.change(copied, base_model_name_or_path="/gone/base")
         with pytest.raises(CheckpointError, match=r"/gone/base.*as model_name_or_path, and .*as adapter_name_or_path"):
-            build.load_config(str(copied), config(tmp_path))
+            load_config(resolve_start(str(copied), config(tmp_path).load_options()))
 
     def test_that_names_no_base(self, copied, tmp_path):
         self.change(copied, base_model_name_or_path=None)
         with pytest.raises(CheckpointError, match="names no base model: give it as model_name_or_path"):
-            build.load_config(str(copied), config(tmp_path))
-        assert build.load_model("world", config(tmp_path, adapter_name_or_path=str(copied)))
+            load_config(resolve_start(str(copied), config(tmp_path).load_options()))
+        assert load_model(resolve_start("world", config(tmp_path, adapter_name_or_path=str(copied)).load_options()))
 
 
 def test_the_command_says_it_in_one_line(spoil, tmp_path, capsys):

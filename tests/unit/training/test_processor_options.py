@@ -10,7 +10,8 @@ from transformers import AutoProcessor
 
 from mmdpo import MDPOTrainer
 from mmdpo.models.families import VICUNA
-from mmdpo.training import build
+from mmdpo.models.load import load_processor
+from mmdpo.models.start import resolve_start
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
@@ -40,8 +41,8 @@ def config(tmp_path, **options):
 
 def test_llava_pads_with_its_mean_colour_before_it_resizes(checkpoint, tmp_path):
     picture = Image.effect_noise((45, 20), 90).convert("RGB")
-    cropped = build.load_processor(checkpoint, config(tmp_path))
-    padded = build.load_processor(checkpoint, config(tmp_path, pad_to_square=True))
+    cropped = load_processor(resolve_start(checkpoint, config(tmp_path).load_options()))
+    padded = load_processor(resolve_start(checkpoint, config(tmp_path, pad_to_square=True).load_options()))
     square = Image.new("RGB", (45, 45), (122, 116, 104))
     square.paste(picture, (0, 12))
     expected = np.asarray(square.resize((16, 16), Image.Resampling.BICUBIC), dtype=np.float32) / 255
@@ -61,20 +62,22 @@ def test_padding_is_refused_where_it_is_unknown(tmp_path):
     made.model.config.save_pretrained(tmp_path / "model")
     made.processor.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=r"pad_to_square works for LLaVA-1\.5 and its kin; Idefics3Processor"):
-        build.load_processor(str(tmp_path / "model"), config(tmp_path, pad_to_square=True))
+        load_processor(resolve_start(str(tmp_path / "model"), config(tmp_path, pad_to_square=True).load_options()))
 
 
 def test_the_chat_template_can_be_llava_s_own_or_a_file(checkpoint, tmp_path):
-    processor = build.load_processor(checkpoint, config(tmp_path, chat_template="vicuna"))
+    processor = load_processor(resolve_start(checkpoint, config(tmp_path, chat_template="vicuna").load_options()))
     prompt = processor.apply_chat_template(TURNS, add_generation_prompt=True)
     assert prompt == f"{OPENING}USER: <image>\nWhat is this? ASSISTANT:"
     answered = [*TURNS, {"role": "assistant", "content": "A cup."}]
     assert processor.apply_chat_template(answered) == f"{prompt} A cup.</s>"
     (tmp_path / "mine.jinja").write_text("mine")
-    other = build.load_processor(checkpoint, config(tmp_path, chat_template=str(tmp_path / "mine.jinja")))
+    other = load_processor(
+        resolve_start(checkpoint, config(tmp_path, chat_template=str(tmp_path / "mine.jinja")).load_options())
+    )
     assert other.apply_chat_template(TURNS) == "mine"
     with pytest.raises(ValueError, match=r"there is no file nowhere\.jinja"):
-        build.load_processor(checkpoint, config(tmp_path, chat_template="nowhere.jinja"))
+        load_processor(resolve_start(checkpoint, config(tmp_path, chat_template="nowhere.jinja").load_options()))
     assert VICUNA.is_file()
 
 
@@ -93,7 +96,7 @@ def test_variables_of_the_template_are_those_of_the_run_and_of_what_it_saves(che
     file = tmp_path / "template.jinja"
     file.write_text(VICUNA.read_text(encoding="utf-8") + THINKING, encoding="utf-8")
     options = config(tmp_path, chat_template=str(file), chat_template_kwargs='{"enable_thinking": true}')
-    processor = build.load_processor(checkpoint, options)
+    processor = load_processor(resolve_start(checkpoint, options.load_options()))
     processor.save_pretrained(tmp_path / "saved")
     for made in (processor, AutoProcessor.from_pretrained(tmp_path / "saved")):
         assert made.apply_chat_template(TURNS, add_generation_prompt=True).endswith("ASSISTANT:<think>")

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.folder_lock import LOCK
 from mmdpo.records import Cell, RowError
-from mmdpo.scoring import reference_cache
+from mmdpo.scoring import value_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
-from mmdpo.scoring.reference_cache import ReferenceCacheError
-from mmdpo.training.checkpoint_folder import read_record
+from mmdpo.scoring.value_cache import ValueCacheError
+from mmdpo.training.durable.sealing import read_record
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
@@ -43,8 +43,9 @@ def rows(made_rows):
 @pytest.fixture
 def build_trainer(tmp_path):
     def make(
-        rows, *, model="world", peft_config=None, eval_dataset=None, ref_model=None, data_collator=None, **changes
-    ):
+        rows, *, model="world", peft_config=None, eval_dataset=None, ref_model=None, data_collator=None,
+        processing_class=None, **changes,
+    ):  # fmt: skip
         options = {
             "output_dir": str(tmp_path / "run"),
             "ref_cache_dir": str(tmp_path / "cache"),
@@ -69,6 +70,7 @@ def build_trainer(tmp_path):
             train_dataset=rows,
             eval_dataset=eval_dataset,
             peft_config=peft_config,
+            processing_class=processing_class,
         )
 
     return make
@@ -95,7 +97,6 @@ def score(build_trainer, asked):
     def run(rows, **changes):
         asked.clear()
         trainer = build_trainer(rows, **changes)
-        trainer._precompute(trainer.train_dataset)
         assert max(asked.values(), default=1) == 1, "something was scored twice"
         return trainer.train_dataset.ref_logprobs, set(asked)
 
@@ -200,10 +201,10 @@ class TestReuse:
         ours = build_trainer(rows).data_collator
         for _ in range(2):
             asked.clear()
-            trainer = build_trainer(rows, data_collator=lambda items: ours(items))
+            trainer = build_trainer(rows, data_collator=lambda items: ours(items), ref_cache_dir=str(tmp_path / "own"))
             trainer.train()
             assert set(asked) == grid(range(8))
-        assert not (tmp_path / "cache").exists()
+        assert not list((tmp_path / "own").glob("*/*.safetensors"))
 
 
 class TestFailure:
@@ -226,7 +227,7 @@ class TestFailure:
         assert torch.equal(values, whole)
 
     def test_values_are_on_disk_before_the_pass_ends(self, score, rows, monkeypatch, tmp_path):
-        monkeypatch.setattr(reference_cache, "SHARD_VALUES", 12)
+        monkeypatch.setattr(value_cache, "SHARD_VALUES", 12)
         ask, counts = StartOfPolicy.__call__, []
 
         def look(*arguments, **keywords):
@@ -252,9 +253,8 @@ class TestFailure:
         self, build_trainer, asked, rows, tmp_path
     ):
         (tmp_path / "file").write_text("")
-        trainer = build_trainer(rows, ref_cache_dir=str(tmp_path / "file"))
-        with pytest.raises(ReferenceCacheError, match=rf"{tmp_path}/file.*ref_cache_dir"):
-            trainer.train()
+        with pytest.raises(ValueCacheError, match=rf"{tmp_path}/file.*ref_cache_dir"):
+            build_trainer(rows, ref_cache_dir=str(tmp_path / "file"))
         assert not asked
         build_trainer(rows, ref_cache_dir=str(tmp_path / "file"), precompute_ref_log_probs=False).train()
 
@@ -266,7 +266,7 @@ class TestFailure:
 
         monkeypatch.setattr("tempfile.TemporaryFile", refuse)
         assert torch.equal(score(rows[:4])[0], whole)
-        with pytest.raises(ReferenceCacheError, match=r"Permission denied.*ref_cache_dir"):
+        with pytest.raises(ValueCacheError, match=r"Permission denied.*ref_cache_dir"):
             score(rows)
         assert not asked
 
@@ -279,8 +279,6 @@ class TestFailure:
     def test_two_trainers_in_one_process_keep_their_precisions(self, build_trainer, rows):
         # accelerate keeps one setting for all: the second trainer's, when the first one scores
         full, half = build_trainer(rows), build_trainer(rows, bf16=True)
-        for trainer in (full, half):
-            trainer._precompute(trainer.train_dataset)
         assert not torch.equal(full.train_dataset.ref_logprobs, half.train_dataset.ref_logprobs)
 
     def test_a_value_that_is_not_finite_names_its_row_and_is_not_stored(self, score, rows, monkeypatch):
@@ -322,7 +320,6 @@ class TestLive:
         live = reference_of(build_trainer(rows, precompute_ref_log_probs=False))
         for _ in range(2):
             cached = build_trainer(rows)
-            cached._precompute(cached.train_dataset)
             assert first_batch(cached)["ref_logprobs"] is not None
             assert torch.equal(reference_of(cached), live)
 
@@ -341,7 +338,6 @@ class TestLive:
         config.text_config.attention_dropout = 0.5
         model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, config=config, dtype="float32")
         trainer = build_trainer(rows, model=model.train(), disable_dropout=False)
-        trainer._precompute(trainer.train_dataset)
         assert model.training
         torch.testing.assert_close(trainer.train_dataset.ref_logprobs, score(rows)[0])
 
@@ -384,7 +380,7 @@ class TestLive:
     @pytest.mark.parametrize("how", ["by hand", "by training"])
     def test_a_policy_that_has_moved_is_no_reference(self, build_trainer, rows, how):
         trainer = build_trainer(rows)
-        batch = first_batch(trainer)
+        batch = first_batch(trainer) | {"ref_logprobs": None}
         assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(3 * math.log(2), abs=1e-5)
         if how == "by hand":
             shift(trainer.model)
@@ -406,7 +402,7 @@ class TestDatasets:
     def test_an_objective_without_a_reference_is_given_none(self, build_trainer, asked, rows, tmp_path):
         build_trainer(rows, objective="sft_chosen").train()
         assert not asked
-        assert not (tmp_path / "cache").exists()
+        assert not list((tmp_path / "cache").glob("*/*.safetensors"))
 
     def test_a_given_reference_is_the_one_that_is_scored(self, build_trainer, score, rows):
         own, _ = score(rows)
@@ -454,10 +450,9 @@ class TestDates:
     @pytest.fixture
     def dated(self, build_trainer, rows):
         def make(**changes):
-            trainer = build_trainer(rows, save_strategy="steps", save_steps=1, **changes)
-            template = trainer.processing_class.chat_template
-            trainer.processing_class.chat_template = "{{ strftime_now('%H %M %S %f') }}" + template
-            return trainer
+            processor = AutoProcessor.from_pretrained(CHECKPOINT)
+            processor.chat_template = "{{ strftime_now('%H %M %S %f') }}" + processor.chat_template
+            return build_trainer(rows, processing_class=processor, save_strategy="steps", save_steps=1, **changes)
 
         return make
 
@@ -484,15 +479,14 @@ class TestDates:
 
 class TestPassesThatAreCutOff:
     def test_a_disk_that_fills_up_is_one_error_and_what_was_stored_is_whole(self, build_trainer, rows, tmp_path):
-        trainer = build_trainer(rows)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # real writes fail beyond it, as on a full disk
         try:
-            with pytest.raises(ReferenceCacheError, match=r"cannot be written .*set ref_cache_dir"):
-                trainer.train()
+            with pytest.raises(ValueCacheError, match=r"cannot be written .*set ref_cache_dir"):
+                build_trainer(rows)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".partial")]
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(".partly")]
         again = build_trainer(rows)
         again.train()
         assert again.state.global_step == 2
@@ -500,8 +494,8 @@ class TestPassesThatAreCutOff:
     def test_one_that_is_killed_is_gone_on_with_and_ends_as_if_it_had_not_been(
         self, build_trainer, rows, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(reference_cache, "SHARD_VALUES", 1)
-        write = reference_cache.ReferenceCache.write
+        monkeypatch.setattr(value_cache, "SHARD_VALUES", 1)
+        write = value_cache.ValueCache.write
         child = os.fork()
         if not child:
             written = []
@@ -511,12 +505,11 @@ class TestPassesThatAreCutOff:
                 written.append(len(values))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-            monkeypatch.setattr(reference_cache.ReferenceCache, "write", write_and_die)
+            monkeypatch.setattr(value_cache.ValueCache, "write", write_and_die)
             torch.set_num_threads(1)
             build_trainer(rows).train()
             os._exit(1)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert (tmp_path / "run" / LOCK).exists(), "it was killed while it held the folder"
         killed, whole = build_trainer(rows), build_trainer(rows, ref_cache_dir=str(tmp_path / "other"))
         for trainer in (killed, whole):
             trainer.train()

@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from mmdpo.cli import main
-from mmdpo.training import build
+from mmdpo.models.load import load_config, load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
@@ -73,14 +74,14 @@ class TestTokens:
 class TestPickles:
     def test_they_are_refused_with_the_way_out(self, pickled, tmp_path):
         with pytest.raises(OSError, match=r"no weights in safetensors.*allow_pickle: true"):
-            build.load_model(str(pickled), config(tmp_path))
-        model = build.load_model(str(pickled), config(tmp_path, allow_pickle=True))
+            load_model(resolve_start(str(pickled), config(tmp_path).load_options()))
+        model = load_model(resolve_start(str(pickled), config(tmp_path, allow_pickle=True).load_options()))
         expected = load_file(CHECKPOINT / "model.safetensors")
         assert len(model.state_dict()) == len(expected)
 
     def test_another_error_stays_what_it_is(self, tmp_path):
         with pytest.raises(OSError, match=r"couldn't connect|nobody/nothing") as raised:
-            build.load_model("nobody/nothing", config(tmp_path))
+            load_model(resolve_start("nobody/nothing", config(tmp_path).load_options()))
         assert "allow_pickle" not in str(raised.value)
 
 
@@ -104,5 +105,5 @@ class TestRemoteCode:
         (folder / "config.json").write_text(json.dumps(settings))
         (folder / "coded.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')\n")
         with pytest.raises(ValueError, match=r"coded"):
-            build.load_config(str(folder), config(tmp_path))
+            load_config(resolve_start(str(folder), config(tmp_path).load_options()))
         assert not (tmp_path / "was run").exists()

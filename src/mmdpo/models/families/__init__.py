@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmdpo.models.families._family import Family
-from mmdpo.models.families._seams import attention_of
+from mmdpo.models.families._family import PARTS, Family
+from mmdpo.models.seams import attention_of
 from mmdpo.registry import Registry
 
-__all__ = ["VICUNA", "Family", "attention_of", "family_names", "find_family"]
+__all__ = ["PARTS", "VICUNA", "Family", "attention_of", "family_names", "find_family"]
 
 VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""

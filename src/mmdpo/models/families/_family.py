@@ -17,7 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from mmdpo.models.families._seams import attention_of
+from mmdpo.models.seams import attention_of
+
+PARTS = ("language_model", "projector", "vision_tower")
+"""The parts of a vision-language model, as options and tables name them."""
 
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
@@ -44,7 +47,7 @@ CHANGES_OF_LOGITS = (
     "logits_soft_cap",
     "lm_head_multiplier",
 )
-"""Options of text decoders that do something to logits behind the output head."""
+"""Options of text decoders that do something to logits after the output head."""
 
 UNREAD = ("hidden_states", "attentions")
 """What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
@@ -78,7 +81,7 @@ class Family:
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
 
     shares_prefix: ClassVar[bool] = False
-    """Whether the contract test has proven that answers behind one prompt in one row score as they do alone."""
+    """Whether the contract test has proven that answers after one prompt in one row score as they do alone."""
 
     def cannot_share(self, model: nn.Module) -> str | None:
         """Returns why cells of this model can never share a row with their prompt, None where they might."""

@@ -15,7 +15,7 @@ class PaliGemma(Family):
     answer_token_types: ClassVar[dict[str, int]] = {"token_type_ids": 1}
 
     def complete_prompt(self, processor: Any, prompt: str) -> str:
-        """Returns the prompt as the processor has it: BOS behind the last image, a line break at the end."""
+        """Returns the prompt as the processor has it: BOS after the last image, a line break at the end."""
         token = self.image_placeholder(processor)
         images, found, text = prompt.rpartition(token)
         return f"{images}{found}{processor.tokenizer.bos_token}{text}\n"

@@ -1,0 +1,25 @@
+"""Does a model's preference, or the data alone, need the image?"""
+
+from __future__ import annotations
+
+from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.diagnosis.options import DiagnosisOptions
+from mmdpo.printable import printable
+
+
+def run(options: DiagnosisOptions) -> int:
+    """Diagnoses a model or data, and prints and writes what was found."""
+    from rich.console import Console
+
+    from mmdpo.diagnosis.diagnose import check_folder, diagnose, diagnose_data
+    from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
+
+    check_folder(options.out)
+    quiet_libraries()
+    console = Console()
+    print_diagnosis(diagnose_data(options, console) if options.data_only else diagnose(options, console), console)
+    console.print(f"\nPage: {printable(str(write_diagnosis(options.out)))}", highlight=False, markup=False)
+    return 0
+
+
+VERB = Verb(__doc__, DiagnosisOptions, run)

@@ -1,0 +1,229 @@
+"""Tries the rows of a dataset in worker processes, without stopping at the first that is faulty."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
+from xxhash import xxh3_128
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import digest_image, open_image
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
+from mmdpo.data.validate import validate_example
+from mmdpo.printable import printable
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, Text
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_TASK = 16
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ExampleFacts:
+    """What was measured on one good row."""
+
+    prompt_tokens: int
+    chosen_tokens: int | None
+    rejected_tokens: int | None
+    """None for an answer that the objective does not read."""
+    image_sizes: tuple[tuple[int, int], ...]
+    """(width, height) in pixels, upright, of each of the example's own images."""
+    unit: str = "tokens"
+    """What the three lengths count: `tokens` or `words`."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be trained on."""
+
+    row: int
+    """Number of the row in its file, from 1."""
+    source: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `find_faults` found: the good rows and their facts, the faulty rows and their problems."""
+
+    good: tuple[int, ...]
+    """Positions of the good rows in the dataset, ready for `PreferenceDataset.select`."""
+    facts: tuple[Any, ...]
+    """What `inspect` returned for each of `good`."""
+    faults: tuple[Fault, ...]
+    repeats: int
+    """Good rows with the prompt and the images of an earlier one."""
+
+
+Inspect: TypeAlias = Callable[[PreferenceExample], Any]
+
+
+def inspect_example(example: PreferenceExample) -> ExampleFacts:
+    """Validates an example, opens all of its images, and measures lengths in words: the check that needs no model.
+
+    Raises:
+        RowError: as `validate_example` and `open_image`.
+    """
+    validate_example(example)
+    for image in example.rejected_images:
+        open_image(image)
+    return ExampleFacts(
+        prompt_tokens=_count_words(example.prompt),
+        chosen_tokens=_count_words(example.responses[CHOSEN]),
+        rejected_tokens=_count_words(example.responses[REJECTED]),
+        image_sizes=tuple(open_image(image).size for image in example.images),
+        unit="words",
+    )
+
+
+def find_faults(
+    dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 1, progress: bool = True
+) -> CheckResult:
+    """Runs `inspect` over every row. A row that raises is a fault, whatever it raises; the check goes on.
+
+    Processes and errors are those of `run_over_rows`, a worker being started for every 16 rows at most.
+    """
+    workers = min(num_workers, len(dataset) // _ROWS_PER_TASK)
+    groups = run_over_rows(
+        partial(_try_rows, dataset, inspect),
+        range(len(dataset)),
+        size=_ROWS_PER_TASK,
+        workers=workers,
+        progress=progress,
+    )
+    outcomes = [outcome for group in groups for outcome in group]
+    good = [(place, *outcome) for place, outcome in enumerate(outcomes) if not isinstance(outcome, Fault)]
+    return CheckResult(
+        good=tuple(place for place, _, _ in good),
+        facts=tuple(facts for _, facts, _ in good),
+        faults=tuple(outcome for outcome in outcomes if isinstance(outcome, Fault)),
+        repeats=len(good) - len({content for _, _, content in good}),
+    )
+
+
+def run_over_rows(
+    work: Callable[[Sequence[int]], Result], places: Sequence[int], *, size: int, workers: int, progress: bool
+) -> Iterator[Result]:
+    """Yields what `work` makes of so many rows at a time (`size`), in their order.
+
+    With more than one worker so many processes share the rows, and `work` has to be picklable where processes are
+    spawned; otherwise it runs in this one. A progress bar is shown on standard error if asked for. Raises OSError where
+    a worker was killed.
+    """
+    groups = [places[first : first + size] for first in range(0, len(places), size)]
+    # A generator of its own: a loader without one draws from the generator that initialises adapters.
+    options: dict[str, Any] = dict(collate_fn=_as_it_is, generator=torch.Generator())
+    loader = DataLoader(_Groups(work, groups), None, num_workers=workers if workers > 1 else 0, **options)
+    done = 0
+    with _show_progress(len(places), enabled=progress) as advance:
+        results = iter(loader)
+        while True:
+            try:
+                result = next(results)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if workers <= 1:
+                    raise
+                raise OSError(
+                    f"a process that checks rows ended after row {done} or later ({error}). Where memory ran out, use "
+                    "fewer of them (dataset_num_proc, or --num_proc)"
+                ) from error
+            yield result
+            done = min(done + size, len(places))
+            advance(done)
+
+
+def as_fault(dataset: PreferenceDataset, place: int, error: Exception) -> Fault:
+    """Returns the fault of a row that raised: odd rows raise nearly anything, and must not hide the others' faults."""
+    problem = error.problem if isinstance(error, RowError) else printable(f"{type(error).__name__}: {error}")
+    return Fault(dataset.row_of(place), printable(dataset.source_of(place)), problem)
+
+
+def refuse_faults(name: str, faults: Sequence[Fault], rows: int, *, skip: bool) -> None:
+    """Raises RowError, which names the faulty rows, or warns that they are skipped.
+
+    Raises ValueError where all would be skipped.
+    """
+    if not faults:
+        return
+    if not skip:
+        raise RowError(describe_faults(faults, rows))
+    if len(faults) == rows:
+        raise ValueError(f"every row of {name} is faulty; the first: {faults[0].source}: {faults[0].problem}")
+    logger.warning("%s: %d of %d rows are faulty and skipped", name, len(faults), rows)
+
+
+def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
+    """Returns one message that names every faulty row, up to `most` of them."""
+    lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
+    if len(faults) > most:
+        lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
+    hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
+    head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
+    return "\n".join([head, *lines])
+
+
+def write_faults(path: str | Path, faults: Collection[Fault]) -> None:
+    """Writes faults as JSON lines with `row` (from 1), `source` and `problem`."""
+    lines = (json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults)
+    Path(path).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class _Groups(Dataset[Result], Generic[Result]):
+    """What `work` makes of each group of rows, for the workers of a DataLoader."""
+
+    work: Callable[[Sequence[int]], Result]
+    groups: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Result:
+        return self.work(self.groups[index])
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+def _try_rows(dataset: PreferenceDataset, inspect: Inspect, places: Sequence[int]) -> list[tuple[Any, bytes] | Fault]:
+    """Returns what was found in each row, with the digest of its prompt and images, or its fault."""
+    outcomes: list[tuple[Any, bytes] | Fault] = []
+    for place in places:
+        try:
+            example = dataset[place]
+            outcomes.append((inspect(example), _digest(example)))
+        except Exception as error:
+            outcomes.append(as_fault(dataset, place, error))
+    return outcomes
+
+
+def _count_words(text: Text) -> int:
+    return len(plain_text(text).replace(IMAGE_PLACEHOLDER, " ").split())
+
+
+def _digest(example: PreferenceExample) -> bytes:
+    images = [str(image) if isinstance(image, str | Path) else digest_image(image) for image in example.images]
+    return xxh3_128(json.dumps([example.prompt, images], sort_keys=True, default=str).encode()).digest()
+
+
+@contextmanager
+def _show_progress(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("Checking rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)

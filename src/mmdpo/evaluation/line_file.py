@@ -1,0 +1,96 @@
+"""A file of JSON lines that grows while something long runs, and survives whatever ends it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from mmdpo.benchmarks.reading import parse_json
+from mmdpo.files import explain_unwritable, make_folder, to_json
+
+_SYNC_EVERY = 5.0
+"""Seconds that a crash of the machine may cost; a crash of the program costs nothing."""
+_BLOCK = 65_536
+
+
+class LineFile:
+    """Appends objects, one a line, each handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes nothing yet."""
+        self.path, self.written = path, 0
+        self._file: IO[bytes] | None = None
+        self._is_new = False
+        self._synced = time.monotonic()
+
+    def open(self) -> None:
+        """Makes the file and its folder, unless they are there; raises UnusableFileError where none can be written."""
+        if self._file is not None:
+            return
+        make_folder(self.path.parent)
+        self._is_new = not self.path.exists()
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise explain_unwritable(self.path, error) from error
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Writes one line; raises UnusableFileError where the disk takes no more, with all earlier lines kept."""
+        line = (to_json(row) + "\n").encode()
+        self.open()
+        assert self._file is not None
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:  # an unbuffered write may take part of it
+                line = line[self._file.write(line) or 0 :]
+            if time.monotonic() - self._synced > _SYNC_EVERY:
+                self._sync()
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)  # another thread's line may follow
+            raise explain_unwritable(self.path, error) from error
+        self.written += 1
+
+    def close(self) -> None:
+        """Ends writing; a file that was made for lines that never came is removed."""
+        if self._file is not None:
+            self._sync()
+            self._file.close()
+            self._file = None
+            if self._is_new and not self.written:
+                self.path.unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+
+def mend_last_line(path: Path) -> bool:
+    """Ends a file with a whole line, where a crash or a full disk cut it; returns whether half a line was removed.
+
+    A last line that lacks nothing but its end is kept.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        start, tail = size, b""
+        while start > 0 and b"\n" not in tail:
+            step = min(_BLOCK, start)
+            start -= step
+            file.seek(start)
+            tail = file.read(step) + tail
+        last = tail.rpartition(b"\n")[2]
+        if not last:
+            return False
+        try:
+            parse_json(last)
+        except ValueError:  # no JSON, or cut within a character
+            file.truncate(size - len(last))
+            return True
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n")
+        return False

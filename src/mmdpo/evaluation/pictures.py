@@ -1,0 +1,128 @@
+"""What a report is handed from the rooms above it: the pictures of benchmarks, corrupted too, and comparisons.
+
+The page is built by `mmdpo.report`, which knows files and neither benchmarks nor corruptions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdpo.world.worlds import find_world
+
+SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
+MOST_SCENES = 5_000
+"""Scenes of a seed that are painted: each takes those before it."""
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmdpo.corruption import Corruption
+    from mmdpo.report.evaluated import ItemPictures
+    from mmdpo.report.thumbnails import Picture
+    from mmdpo.world.worlds import World
+
+
+def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:
+    """Returns the content of a compare.json; raises EvaluationError as `compare_runs` does."""
+    from mmdpo.evaluation.compare import compare_runs
+
+    return asdict(compare_runs(folders, labels=labels))
+
+
+def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> ItemPictures:
+    """Returns where the pictures of benchmarks come from, and how the first of the runs that says so corrupts them."""
+    from mmdpo.report.evaluated import ItemPictures
+
+    find, notes = partial(find_picture, image_dir), list[str]()
+    for run in runs:
+        try:
+            found = _read_corruption(run)
+        except ValueError as error:
+            notes.append(f"{run}: corrupted images are not shown: {error}")
+            continue
+        if found is not None:
+            return ItemPictures(find, partial(_corrupt, *found), tuple(notes))
+    return ItemPictures(find, notes=tuple(notes))
+
+
+def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: str) -> Picture | None:
+    """Returns the picture of an item: drawn, for an embedded world; else a file of `image_dir` or the downloads.
+
+    A name that leads out of these folders is refused: it comes from the folder that is reported.
+    """
+    from mmdpo.files import Unshown, find_inside
+
+    world = find_world(benchmark)
+    if world is not None:
+        return _draw_scene(world, item_id)
+    found: Picture | None = None
+    for folder in (image_dir,) if image_dir is not None else _image_folders(benchmark):
+        found = find_inside(folder, image) if image else None
+        if isinstance(found, Unshown) or (found is not None and found.exists()):
+            return found
+    return None
+
+
+@cache
+def _image_folders(benchmark: str) -> tuple[Path, ...]:
+    from mmdpo.benchmarks.tasks import names
+    from mmdpo.evaluation.asking import IMAGE_FOLDERS
+    from mmdpo.evaluation.download import default_folder
+
+    return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS) if benchmark in names() else ()
+
+
+def _draw_scene(world: World, item_id: str) -> Picture | None:
+    """Paints a test scene, whose id is `test-SEED-NUMBER`; scenes are drawn one after the other, up to its number."""
+    from mmdpo.files import Unshown
+    from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
+
+    found = SCENE_ID.fullmatch(item_id)
+    if found is None:
+        return None
+    seed, number = map(int, found.groups())
+    if number >= MOST_SCENES:
+        return Unshown(f"of a seed's scenes the first {MOST_SCENES:,} are painted")
+    return render(sample_scenes(number + 1, seed, BALANCED_CO_OCCURRENCE, "test", world)[-1])
+
+
+def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
+    """Returns the corruption of a run's recipe and its seed; None for a recipe that has none or cannot be read.
+
+    Nothing is imported that the recipe names: whoever wrote the folder is not asked to run code here. Raises ValueError
+    for a corruption that is not one of the package's, or with options that it does not take.
+    """
+    from mmdpo.corruption import load, names
+    from mmdpo.files import read_yaml
+
+    try:
+        recipe = read_yaml(run / "recipe.yaml")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(recipe, dict) or recipe.get("corruption") is None:
+        return None
+    name, options, seed = recipe["corruption"], recipe.get("corruption_options") or {}, recipe.get("seed", 0)
+    if name not in names():
+        raise ValueError(f"its corruption {name!r} is not one of the package's, and no other code is run for a report")
+    if not isinstance(options, dict) or not isinstance(seed, int):
+        raise ValueError("its corruption_options are no mapping, or its seed is no number")
+    corruption = load(name).with_options(**options)
+    return None if corruption.needs_other_image else (corruption, seed)
+
+
+def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: str) -> Picture | None:
+    from mmdpo.corruption import corrupt_image
+    from mmdpo.data.images import open_image
+    from mmdpo.files import Unshown
+    from mmdpo.report.thumbnails import open_picture
+
+    try:
+        opened = open_picture(picture) if isinstance(picture, Path) else picture
+        return corrupt_image(corruption, open_image(opened), run_seed=seed, example_id=item_id, image_index=0)
+    except Exception as error:  # decoders, and a corruption whose options do not fit the picture, raise nearly anything
+        return Unshown(f"it cannot be made: {error}")

@@ -1,0 +1,310 @@
+"""The keys of a recipe, read from the source of their classes: importing those takes seconds, and help should not.
+
+`TrainingArguments` cannot be imported without torch. Its fields, like ours and TRL's, are assignments in the body of a
+class, with literals for defaults and help, so the syntax tree of the installed file says all that there is to say.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmdpo.registry import Registry, name_nearest
+
+HIDDEN = ("ignore_bias_buffers",)
+"""Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
+
+COMMON = (
+    "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps",
+    "save_total_limit", "resume_from_checkpoint", "report_to", "run_name", "seed", "dataloader_num_workers",
+    "push_to_hub",
+)  # fmt: skip
+"""Keys of TrainingArguments that most runs set; `--help` shows them, and `--help_all` all."""
+
+
+INHERITED = {
+    "loss": (
+        "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2",
+        "adam_epsilon", "lr_scheduler_kwargs", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "train_sampling_strategy", "dataloader_drop_last", "ignore_data_skip", "fp16", "seed", "data_seed",
+        "dtype", "load_in_4bit", "load_in_8bit", "use_peft", "lora_r", "lora_alpha", "lora_dropout",
+        "lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora",
+    ),
+    "length": ("num_train_epochs", "max_steps"),
+    "machine": (
+        "local_rank", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "use_cpu",
+        "dataloader_num_workers",
+    ),
+}  # fmt: skip
+"""What options of transformers and TRL decide, as `decides` says of ours; of those that are not listed, `running`."""
+
+DECIDES = {
+    "loss": "the numbers of a step: the same on every process, and when a run is resumed",
+    "length": "how long is trained: the same on every process, and free when a run is resumed",
+    "content": "where data, model or template are found: what is found there is compared when a run is resumed",
+    "running": "what is evaluated, logged, saved and checked, and how fast: the same on every process",
+    "machine": "paths of a machine, and how much it can do: each process may have its own",
+}
+"""What an option may decide, in its field's metadata. What resuming, agreement of processes and cards list follows."""
+
+_DIVERGENCE = "rewards are those of the reverse KL divergence here: leave it out"
+_SYNC = "the reference stays the start of the run: leave it out, or begin a new run from the last model"
+_CUT = "the answer's end is cut, never the prompt and its images: leave it out, and set max_length"
+_LOSS = "write the objective as terms, each with a weight of its own (docs/objectives.md)"
+_ADAPTERS = "the reference is the policy with its adapter off, or ref_model: leave it out"
+_ROWS = "rows are packed without padding (attention, max_tokens_per_row): leave it out"
+_WARMUP = "give the share of all steps as warmup_steps, such as warmup_steps: 0.1"
+
+ABSENT: Mapping[str, str] = {
+    "truncation_mode": _CUT,
+    "max_prompt_length": _CUT,
+    "max_completion_length": _CUT,
+    "label_pad_token_id": "labels are not padded: leave it out",
+    "pad_token": "padding is masked, whatever its token is: leave it out, or set it on the processor's tokenizer",
+    "padding_value": "padding is masked, whatever its token is: leave it out",
+    "padding_free": _ROWS,
+    "pad_to_multiple_of": _ROWS,
+    "use_logits_to_keep": "logits are made for answers alone: leave it out",
+    "use_liger_loss": "logits are made in chunks, for answers alone: leave it out",
+    "activation_offloading": "leave it out, and use gradient_checkpointing",
+    "router_aux_loss_coef": "the loss of a mixture's router is not added: leave it out",
+    "loss_weights": _LOSS,
+    "rpo_alpha": "add a term nll: [original, chosen] to the objective, or use the preset dpo_nll (weight 0.5)",
+    "ld_alpha": "answers of different length are weighed by per_token: true of a term (docs/objectives.md)",
+    "use_weighting": "give a weight by row with weight_column of a term (docs/objectives.md)",
+    "discopop_tau": _LOSS,
+    "f_divergence_type": _DIVERGENCE,
+    "f_alpha_divergence_coef": _DIVERGENCE,
+    "reference_free": "use the objective sft_chosen, or terms without a reference such as nll",
+    "sync_ref_model": _SYNC,
+    "ref_model_mixup_alpha": _SYNC,
+    "ref_model_sync_steps": _SYNC,
+    "model_adapter_name": _ADAPTERS,
+    "ref_adapter_name": _ADAPTERS,
+    "force_use_ref_model": _ADAPTERS,
+    "base_model_attribute_name": "leave it out: the base model is found by itself",
+    "ref_model_init_kwargs": "load the reference yourself, and give it as ref_model",
+    "generate_during_eval": "set sample_answers_steps: N, which answers prompts every N steps",
+    "is_encoder_decoder": "leave it out: the model's class says it",
+    "tools": "write tools into the rows' prompts",
+    "warmup_ratio": _WARMUP,
+}
+"""Options of TRL's DPOConfig, and of older versions of it, that mmdpo does not have: what to use instead."""
+
+
+SWITCHES = ("config", "dry_run", "help", "help_all")
+"""Flags of `mmdpo train` that are no keys."""
+
+
+class RecipeError(ValueError):
+    """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key of a recipe as its class declares it."""
+
+    name: str
+    help: str = ""
+    default: str | None = None
+    """As it would be typed; None where there is no default or it is unset."""
+    decides: str = ""
+    """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The class that keys come from: a package, the module that was imported from it, a name."""
+
+    title: str
+    module: str
+    name: str
+
+    def read(self) -> tuple[Key, ...]:
+        """Returns the keys in the order of the source. A class that is not where it was is imported instead."""
+        body = _find_class(self.module, self.name)
+        if body is None:
+            return tuple(map(_as_declared, dataclasses.fields(getattr(import_module(self.module), self.name))))
+        return tuple(key for statement in body for key in _read_field(statement))
+
+
+OURS = Group("mmdpo", "mmdpo.training.config", "MDPOConfig")
+MODEL = Group("model and adapter (TRL)", "trl.trainer.model_config", "ModelConfig")
+DATASET = Group("dataset (TRL)", "trl.scripts.utils", "ScriptArguments")
+TRAINING = Group("training (transformers.TrainingArguments)", "transformers.training_args", "TrainingArguments")
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Returns the name of every key."""
+    return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
+
+
+def list_deciding(*kinds: str) -> tuple[str, ...]:
+    """Returns the keys that decide one of these things (`DECIDES`), ours first. A key not listed decides `running`."""
+    kinds_of = {key.name: key.decides for key in OURS.read()}
+    for kind, names in INHERITED.items():
+        for name in names:
+            kinds_of.setdefault(name, kind)
+    return tuple(name for name, kind in kinds_of.items() if kind in kinds)
+
+
+def check_flags(arguments: Sequence[str]) -> dict[str, None]:
+    """Returns the names of the flags in their order.
+
+    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
+    """
+    seen: dict[str, None] = {}
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        key = argument[2:].partition("=")[0].replace("-", "_")
+        if key not in known_keys():
+            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
+        if key in seen:
+            raise RecipeError(f"the flag --{key} is given twice")
+        seen[key] = None
+    return seen
+
+
+def explain_unknown(key: str, known: Iterable[str]) -> str:
+    """Returns how a message about an unknown key goes on: what stands for an option of TRL, or the nearest key."""
+    return f": {ABSENT[key]}" if key in ABSENT else name_nearest(key, known)
+
+
+def describe_keys(*, every: bool = False) -> str:
+    """Returns what `mmdpo train --help` prints, or with `every` what `--help_all` prints."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    lines = [
+        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
+        "",
+        *textwrap.wrap(
+            "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed; "
+            "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and "
+            "prints what the run would train, on how many tokens and in how much memory; it reads no weights and "
+            "writes no file.",
+            width,
+        ),
+        "",
+    ]
+    ours = {key.name for key in OURS.read()}
+    for group in (OURS, MODEL, DATASET, TRAINING):
+        keys = [key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours)]
+        left = 0
+        if group is TRAINING and not every:
+            common = [key for key in keys if key.name in COMMON]
+            keys, left = common, len(keys) - len(common)
+        lines.append(f"{group.title}:")
+        for key in keys:
+            lines += _describe(key, width)
+        lines += [f"  … and {left} more: mmdpo train --help_all"] if left else []
+        lines.append("")
+    lists = {
+        "objectives": _keys_of_mapping("mmdpo.objective.presets", "PRESETS"),
+        "terms": Registry("objective.terms", "").names(),
+        "corruptions": Registry("corruption", "").names(),
+        "formats": Registry("data.formats", "").names(),
+    }
+    for title, names in lists.items():
+        lines += textwrap.wrap(f"{title + ':':<13} {', '.join(names)}", width, subsequent_indent=" " * 14)
+    return "\n".join(lines)
+
+
+def _describe(key: Key, width: int) -> Iterator[str]:
+    default = "" if key.default is None else f" [{key.default}]"
+    text = textwrap.wrap(" ".join(f"{key.help}{default}".split()), max(width - 32, 30), break_on_hyphens=False)
+    head = f"  {key.name:<29}"
+    if len(key.name) > 28:
+        yield head.rstrip()
+        head = " " * 31
+    yield f"{head} {text[0] if text else ''}".rstrip()
+    yield from (f"{'':<32}{line}" for line in text[1:])
+
+
+def _find_class(module: str, name: str) -> list[ast.stmt] | None:
+    """Returns the body of a class in the source of an installed module, which is not imported."""
+    tree = _parse_source(module)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name] if tree else []
+    return classes[0].body if classes else None
+
+
+@cache
+def _parse_source(module: str) -> ast.Module | None:
+    path = _find_source(module)
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _find_source(module: str) -> Path:
+    """Returns where the source of a module lies, or would lie; of its parents only the outermost is looked up."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed: pip install {package}")
+    folder = Path(spec.origin).parent.joinpath(*parts)
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+
+
+def _read_field(statement: ast.stmt) -> Iterator[Key]:
+    """Yields the key that a statement of a dataclass declares: `name: type = field(default=…, metadata=…)`, or ours."""
+    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+        return
+    if "ClassVar" in ast.unparse(statement.annotation):
+        return
+    name, value = statement.target.id, statement.value
+    if not isinstance(value, ast.Call):
+        yield Key(name, default=_as_typed(value))
+        return
+    named: dict[str | None, ast.expr] = {keyword.arg: keyword.value for keyword in value.keywords}
+    if ast.unparse(value.func).endswith("field"):
+        metadata = named.get("metadata")
+        entries = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+        texts = [entry for key, entry in entries if isinstance(key, ast.Constant) and key.value == "help"]
+        yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
+    else:
+        default, decides, text = value.args
+        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides))
+
+
+def _as_text(node: ast.expr) -> str:
+    """Returns a help text; one that is put together from parts is shown as far as its parts are literals."""
+    if isinstance(node, ast.BinOp):
+        return _as_text(node.left) + _as_text(node.right)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_as_text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else "…"
+
+
+def _as_typed(node: ast.expr | None) -> str | None:
+    """Returns a literal default as one would type it, None for one that is worked out when the module is imported."""
+    try:
+        value = None if node is None else ast.literal_eval(node)
+    except ValueError:
+        return None
+    return None if value is None else str(value)
+
+
+def _as_declared(field: dataclasses.Field[Any]) -> Key:
+    is_unset = field.default is dataclasses.MISSING or field.default is None
+    default = None if is_unset else str(field.default)
+    return Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", ""))
+
+
+def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:
+    """Returns the keys of a mapping literal at the top of a module, in its order."""
+    tree = _parse_source(module)
+    assert tree is not None, module
+    mapping = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Dict)
+    )
+    return tuple(str(key.value) for key in mapping.keys if isinstance(key, ast.Constant))

@@ -1,0 +1,82 @@
+"""What mmdpo uses of transformers and torch that has no public name: each with its reason and the test that guards it.
+
+What has a public name is used by it: attention kernels and masks from their registries, image features by the argument
+`mm_encoder_outputs`, a finished mask as a tensor of four dimensions. Four methods of Trainer that begin with an
+underscore are overridden in `training/durable/durable_trainer.py`, since an override has to stand in its class; the
+test of this file lists them (test_seams.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+CAUSAL: Callable[..., Any] = causal_mask_function
+"""The rule of plain causal layers. It is recognised by identity, since nothing else says that a rule is causal alone;
+one that is not recognised is asked for every pair of places, which is slower and right (test_tree_attention.py)."""
+
+LOAD_REPORT = "LOAD REPORT"
+"""Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
+
+_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
+
+
+def is_write_failure(error: BaseException) -> bool:
+    """Returns whether an error says that a file could not be written, as on a full disk.
+
+    Those of safetensors, of `torch.distributed.checkpoint` and of `torch.save` are no OSErrors, and the last is a plain
+    RuntimeError, known by its text alone (test_seams.py).
+    """
+    if isinstance(error, OSError | SafetensorError | CheckpointException):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _WRITE_FAILURES)
+
+
+def train_batch_size_of(trainer: Any) -> int:
+    """Returns the rows of a micro-batch of this process: `auto_find_batch_size` lowers this number and leaves the
+    options as they are (test_seams.py).
+    """
+    return int(trainer._train_batch_size)
+
+
+def move_inputs(trainer: Any, inputs: Any) -> Any:
+    """Returns a batch on the trainer's device and, with DeepSpeed, in its precision, as a training step takes it.
+
+    Trainer has no public name for it, and a `prediction_step` of one's own needs it (test_seams.py).
+    """
+    return trainer._prepare_inputs(inputs)
+
+
+def count_changes(model: nn.Module) -> list[int]:
+    """Returns how often each weight was written in place; moving it is not counted (test_seams.py)."""
+    return [parameter._version for parameter in model.parameters()]
+
+
+def commit_of(config: Any) -> str | None:
+    """Returns the commit of the hub that a configuration was loaded from, None for a folder's (test_seams.py)."""
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit
+
+
+def attention_of(module: nn.Module) -> str:
+    """Returns the attention implementation of a model or its text decoder: `sdpa`, `eager`, or a registered name.
+
+    There is `set_attn_implementation`, and no public name to read it by (test_shared_rows.py).
+    """
+    return str(module.config._attn_implementation)  # type: ignore[union-attr]
+
+
+def attend(name: str, *args: Any, **kwargs: Any) -> Any:
+    """Calls the attention of a registered implementation, as transformers' layers do."""
+    return ALL_ATTENTION_FUNCTIONS[name](*args, **kwargs)
+
+
+def make_mask(name: str, **kwargs: Any) -> Any:
+    """Calls the mask function of a registered implementation, as transformers' models do."""
+    return ALL_MASK_ATTENTION_FUNCTIONS[name](**kwargs)

@@ -1,0 +1,183 @@
+"""Where a model comes from: a folder, a name of the hub or an embedded world, perhaps with a trained adapter on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from mmdpo.models.weights import CheckpointError, read_json
+from mmdpo.world.worlds import find_world
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+UNSEALED = "checkpoint.json.partly"
+"""File of a checkpoint that its run has not finished writing."""
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "README.md")
+"""Files that are fetched from the hub: no code, and nothing pickled."""
+
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model and its processor are opened: the same for training, answering, diagnosing and merging."""
+
+    adapter: str | None = None
+    """A trained adapter on the model: a folder, or a name of the hub."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `from_pretrained`: dtype (float32 unless given), revision, token, attn_implementation, …"""
+    chat_template: str | None = None
+    """A Jinja file, or `vicuna`; the processor's own unless given."""
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """Variables of the chat template, by name."""
+    pad_to_square: bool = False
+    """LLaVA-1.5: pad pictures to a square."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    allow_pickle: bool = False
+    """Open pickled weights where a checkpoint has no safetensors."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a name and its options mean: resolved once, then read by whoever opens the model or its processor."""
+
+    name: str
+    """As it was given."""
+    base: str
+    """What `from_pretrained` takes."""
+    revision: str | None = None
+    """Branch, tag or commit of a base of the hub."""
+    adapter: Path | None = None
+    """Folder of the adapter on the base."""
+    options: LoadOptions = LoadOptions()
+    given: Any = None
+    """The model itself, where a caller brings one."""
+
+    @property
+    def processor(self) -> str:
+        """Where the processor lies: beside the adapter, where its run saved one, else beside the base."""
+        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in PROCESSOR_FILES)
+        return str(self.adapter) if saved else self.base
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` that say where the files are found."""
+        return {"revision": self.revision or "main", "token": self.options.arguments.get("token")}
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's configuration. Raises what `load_config` raises."""
+        from mmdpo.models.load import load_config
+
+        return load_config(self) if self.given is None else self.given.config
+
+
+def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Start:
+    """Returns what a name means: a model, or an adapter on one; either may be a folder or of the hub.
+
+    The name may be that of the adapter itself, which then names its base. A model is its own start. Raises
+    CheckpointError for an adapter that names no base, or another one than is given.
+    """
+    if not isinstance(model, str):
+        return Start(str(model.config.name_or_path), str(model.config.name_or_path), options=options, given=model)
+    name, base, where = model, resolve_world(model), options.arguments
+    check_name(base)
+    found = find_adapter_config_file(base, **{k: where[k] for k in ("revision", "token") if where.get(k) is not None})
+    if options.adapter is not None:
+        if found is not None:
+            raise CheckpointError(
+                f"{base} is an adapter, and so is adapter_name_or_path: one of them has to be the base"
+            )
+        folder = find_folder(options.adapter, allow_pickle=options.allow_pickle)
+        _check_base(folder, base)
+        return Start(name, base, where.get("revision"), folder, options)
+    if found is None:
+        return Start(name, base, where.get("revision"), None, options)
+    folder = find_folder(base, revision=where.get("revision"), allow_pickle=options.allow_pickle)
+    return Start(name, _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision"), folder, options)
+
+
+def resolve_world(name: str) -> str:
+    """Returns what `from_pretrained` takes: the name itself, or the folder of an embedded world's checkpoint.
+
+    Raises FileNotFoundError for a world whose checkpoint has yet to be built.
+    """
+    world = find_world(name)
+    return name if world is None else str(world.checkpoint)
+
+
+def read_base_name(folder: Path) -> str | None:
+    """Returns the name of the base that an adapter says it is for, None where it names none."""
+    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    return str(name) if name else None
+
+
+def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path:
+    """Returns a local folder as it is, and downloads a hub name (`owner/model`) into the hub's cache.
+
+    Raises CheckpointError for a name that is neither.
+    """
+    folder = Path(name).expanduser()
+    check_name(name)
+    if folder.is_dir():
+        return folder
+    try:
+        patterns = [*WANTED, *(PICKLED if allow_pickle else ())]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {error})"
+        ) from error
+
+
+def check_name(name: str) -> None:
+    """Raises CheckpointError for what can only be a folder and is none, and for a checkpoint that is unfinished."""
+    folder = Path(name).expanduser()
+    if (folder / UNSEALED).exists():
+        raise CheckpointError(f"{folder} is a checkpoint that its run has not finished writing: use another one")
+    if folder.is_dir():
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise CheckpointError(f"there is no folder {name}, and the hub has no names like this (owner/model)") from None
+
+
+def _find_base(folder: Path, name: str) -> str:
+    """Returns the base that an adapter names. Raises CheckpointError for one that names none, or none that is there."""
+    base = read_base_name(folder)
+    remedy = f"give it as model_name_or_path, and {name} as adapter_name_or_path"
+    if base is None:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} names no base model: {remedy}")
+    try:
+        check_name(resolve_world(base))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base that {folder / ADAPTER_CONFIG} names: {error}. Where it lies elsewhere now, {remedy}"
+        ) from error
+    return resolve_world(base)
+
+
+def _check_base(folder: Path, name: str) -> None:
+    """Raises CheckpointError where an adapter names another base: neither the same folder nor a copy or mirror."""
+    named = read_base_name(folder)
+    if named is None:
+        return
+    one, other = Path(resolve_world(named)), Path(name)
+    if one.expanduser().resolve() != other.expanduser().resolve() and one.name != other.name:
+        raise CheckpointError(
+            f"the adapter in {folder} was trained on {named}, and model_name_or_path is {name}: give that base, or, if "
+            f"both hold the same weights, write {name} as base_model_name_or_path into {folder / ADAPTER_CONFIG}"
+        )

@@ -1,0 +1,135 @@
+"""What the processes of a run agree on: what the main one has done for all, and that data and options are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from accelerate.utils import broadcast_object_list, gather_object
+from PIL import Image
+from xxhash import xxh3_64, xxh3_128
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.items import Items
+from mmdpo.keys import list_deciding
+from mmdpo.records import ImageSource, PreferenceExample
+from mmdpo.training.config import MDPOConfig
+
+Outcome = TypeVar("Outcome")
+
+SAME_DATA = (
+    "Give every process the same files in the same order: one shared folder, one revision of a hub dataset, and no "
+    "order that comes from listing a folder or from a set"
+)
+
+
+class DisagreementError(ValueError):
+    """Processes of one run that were given different data or options."""
+
+
+def on_main_process(function: Callable[[], Outcome], *, is_main: bool) -> Outcome:
+    """Returns on every process what a function returns on the main one, which alone calls it, to touch the disk.
+
+    Raises on every process what it raises there: OSError, ValueError. Every process must call it.
+    """
+    outcome: list[Any] = [None]
+    if is_main:
+        try:
+            outcome = [function()]
+        except (OSError, ValueError) as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[no-any-return]
+
+
+def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
+    """Raises DisagreementError, on every process, unless all have the same options and the same datasets.
+
+    Rows are compared by id, text, weights, and the names and sizes of their images: no image is opened. Every process
+    must call it. A dataset without rows to look at, such as a stream, is compared by its name alone.
+    """
+    if args.distributed_state is None or args.distributed_state.num_processes == 1:
+        return
+    if found := find_difference(shared_options(args)):
+        raise DisagreementError(
+            f"the processes were given different options: {found}. Start all of them with the same recipe and flags"
+        )
+    examples = {name: _examples_of(data) for name, data in datasets.items() if data is not None}
+    if found := find_difference({"the list of datasets": ", ".join(examples)}):
+        raise DisagreementError(f"the processes were given different datasets: {found}. {SAME_DATA}")
+    rows = {name: [_digest_or_fault(mine, place) for place in range(len(mine))] for name, mine in examples.items()}
+    if find_difference({name: (len(mine), xxh3_128(b"".join(mine)).hexdigest()) for name, mine in rows.items()}):
+        for name, mine in rows.items():
+            everyone = gather_object([mine])
+            for rank, theirs in enumerate(everyone):
+                if theirs != everyone[0]:
+                    raise DisagreementError(_explain(name, examples[name], everyone[0], theirs, rank))
+
+
+def shared_options(args: MDPOConfig) -> dict[str, str]:
+    """Returns the options that all processes have to share, as text: all but those of a machine."""
+    own = list_deciding("machine")
+    return {key: _write(value) for key, value in args.to_dict().items() if key not in own}
+
+
+def find_difference(mine: Mapping[str, Any]) -> str | None:
+    """Returns in words the first value that differs between processes, None for none. Every process must call it."""
+    everyone = gather_object([dict(mine)])
+    for rank, other in enumerate(everyone):
+        for key, value in everyone[0].items():
+            if other.get(key) != value:
+                return f"{key} is {value} on process 0 and {other.get(key)} on process {rank}"
+    return None
+
+
+def _examples_of(data: Any) -> PreferenceDataset | Any:
+    """Returns the rows of a dataset that is not prepared yet, or is; none of a stream."""
+    examples = data.examples if isinstance(data, Items) else data
+    return examples if isinstance(examples, PreferenceDataset) else ()
+
+
+def _explain(name: str, examples: Any, ours: list[bytes], theirs: list[bytes], rank: int) -> str:
+    place = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    source = examples.source_of(place) if place < len(examples) else ""
+    where = f"row {place + 1}" + (f" ({source} on this process)" if source else "")
+    return (
+        f"the processes were given different data: {name} has {len(ours)} rows on process 0 and {len(theirs)} on "
+        f"process {rank}, and the first that differs is {where}. {SAME_DATA}"
+    )
+
+
+def _digest_or_fault(examples: PreferenceDataset, place: int) -> bytes:
+    """Returns the digest of a row; that of one which cannot be read is empty: the check that comes next names it."""
+    try:
+        return digest_row(examples[place])
+    except Exception:  # as broad as the check
+        return b""
+
+
+def digest_row(example: PreferenceExample) -> bytes:
+    """Returns the digest of a row's id, texts, weights, and the names and sizes of its images; none is opened."""
+    content = [
+        example.id,
+        example.prompt,
+        dict(example.responses),
+        dict(example.weights),
+        [_describe_image(image) for image in example.images],
+        [_describe_image(image) for image in example.rejected_images],
+    ]
+    return xxh3_64(_write(content).encode()).digest()
+
+
+def _write(value: Any) -> str:
+    # An object that JSON does not know may show its address, which is another one in each process.
+    return json.dumps(value, sort_keys=True, default=lambda unknown: type(unknown).__name__)
+
+
+def _describe_image(image: ImageSource) -> Any:
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, Image.Image):
+        return image.size
+    return str(image).replace("\\", "/").rpartition("/")[2]  # the folder may be another one on another machine

@@ -1,0 +1,1 @@
+"""What makes a run durable: sealed checkpoints, stopping on SIGTERM, and resuming exactly."""

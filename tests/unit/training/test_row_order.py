@@ -1,0 +1,99 @@
+"""Padding rows stand after the rows, as many as processes need, and orders depend on seed and epoch alone."""
+
+from functools import partial
+
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from torch.utils.data import DataLoader
+
+from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.data.items import Filler
+from mmdpo.training import row_order
+from mmdpo.training.row_order import RebalancedBatches, RowOrder
+from mmdpo.world.pairs import make_pairs
+
+
+def prepare(rows, batch_size, processes=1, rank=0, **options):
+    order = RowOrder(rows, multiple=1 if processes == 1 or options else batch_size * processes)
+    loader = DataLoader(range(rows), batch_size=batch_size, sampler=order, collate_fn=list, **options)
+    return prepare_data_loader(loader, num_processes=processes, process_index=rank, put_on_device=False)
+
+
+def shares(rows, processes, batch_size, **options):
+    """Returns what each process is given: a batch is its places, None for a padding row."""
+    given = [prepare(rows, batch_size, processes, rank, **options).batch_sampler for rank in range(processes)]
+    return [[[None if isinstance(k, Filler) else k for k in batch] for batch in share] for share in given]
+
+
+def test_the_last_batch_of_all_is_filled():
+    assert shares(9, 2, 2) == [[[0, 1], [4, 5], [8, None]], [[2, 3], [6, 7], [None, None]]]
+    assert shares(8, 2, 2) == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    assert shares(1, 3, 2) == [[[0, None]], [[None, None]], [[None, None]]]
+
+
+def test_a_resumed_epoch_ends_with_the_same_padding_rows():
+    batches = list(skip_first_batches(prepare(9, 2, processes=2), 2).batch_sampler)
+    assert batches == [[8, 8]]
+    assert [isinstance(place, Filler) for place in batches[0]] == [False, True]
+
+
+def test_one_process_and_dropped_batches_need_none():
+    assert shares(5, 1, 2) == [[[0, 1], [2, 3], [4]]]
+    assert shares(9, 2, 2, drop_last=True) == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+
+
+def test_a_padding_row_repeats_a_row_of_the_dataset():
+    places = list(RowOrder(3, lambda epoch: [2, 0, 1], multiple=4))
+    assert places == [2, 0, 1, 1]
+    assert [isinstance(place, Filler) for place in places] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("rows", [9, 3], ids=["a few are left for the last step", "fewer rows than batches of a step"])
+def test_micro_batches_that_are_rebalanced_are_filled(rows):
+    lengths = [5, 9, 3, 8, 4, 7, 6, 2, 9][:rows]
+    batches = list(RebalancedBatches(lengths, step_size=4, batches_per_step=4, drop_last=False))
+    assert len(batches) == -(-rows // 4) * 4
+    places = [place for batch in batches for place in batch]
+    real = [place for place in places if not isinstance(place, Filler)]
+    assert sorted(real) == list(range(rows))
+    assert len(places) - len(real) == -rows % 4
+
+
+def test_processes_take_rebalanced_batches_in_turn():
+    given = []
+    for rank in range(2):
+        sampler = RebalancedBatches([5, 9, 3, 8, 4, 7, 6, 2], step_size=4, batches_per_step=2, drop_last=False)
+        loader = DataLoader(range(8), batch_sampler=sampler, collate_fn=list)
+        prepared = prepare_data_loader(loader, num_processes=2, process_index=rank, put_on_device=False)
+        given.append(list(prepared.batch_sampler))
+    assert [len(share) for share in given] == [2, 2]
+    assert sorted(place for share in given for batch in share for place in batch) == list(range(8))
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance", "sequential"])
+def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
+    rows = make_pairs(24, seed=5)
+
+    def order(epoch, seed=1):
+        args = MDPOConfig(
+            output_dir=str(tmp_path), train_sampling_strategy=strategy, data_seed=seed, per_device_train_batch_size=2,
+            report_to="none", use_cpu=True,
+        )  # fmt: skip
+        trainer = MDPOTrainer("world", args=args, train_dataset=rows)
+        loader = trainer.get_train_dataloader()
+        trainer.rows.set_epoch(epoch)
+        torch.rand(1)  # what others draw must not matter
+        return [place for batch in loader.batch_sampler for place in batch]
+
+    assert sorted(order(3)) == list(range(24))
+    assert order(0) == order(0)
+    assert (order(0) == order(1)) == (strategy == "sequential")
+    assert (order(0) == order(0, seed=2)) == (strategy in ("sequential", "batch_rebalance"))
+
+
+def test_rows_of_a_step_have_about_equal_lengths():
+    lengths = [1 + k % 7 for k in range(64)]
+    places = list(RowOrder(64, partial(row_order._order_by_length, lengths, 4, 1)))
+    spread = [max(step) - min(step) for step in zip(*[iter([lengths[k] for k in places[4:]])] * 4, strict=False)]
+    assert sum(spread) < len(spread) * 2
