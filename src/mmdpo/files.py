@@ -218,7 +218,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise UnusableFileError(f"{folder} cannot be made ({error.strerror}): choose another place") from error
     if not os.access(folder, os.W_OK):
-        raise UnusableFileError(f"{folder} must not be written into: choose another place, or change its rights")
+        raise UnusableFileError(f"{folder} cannot be written to: choose another place, or change its rights")
 
 
 def find_inside(folder: Path, name: Any) -> Path | Unshown:

@@ -18,7 +18,7 @@ from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import read_table, write_evaluation
 from mmdpo.benchmarks.stats import exists
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 from mmdpo.world.worlds import WORLDS
 
 every_benchmark = pytest.mark.parametrize("name", tasks.names())

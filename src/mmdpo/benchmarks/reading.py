@@ -16,7 +16,7 @@ class EvaluationError(ValueError):
     """Something given to an evaluation that cannot be used: says which file and line, what, and how to mend it."""
 
 
-def read_text(path: Path) -> str:
+def read_data_text(path: Path) -> str:
     """Returns the text of one of a benchmark's files; raises EvaluationError if it is missing, or no regular file."""
     try:
         return files.read_text(path)
@@ -26,10 +26,10 @@ def read_text(path: Path) -> str:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_data(path: Path) -> Any:
     """Returns the content of one of a benchmark's JSON files; raises EvaluationError if it is missing or damaged."""
     try:
-        return parse_json(read_text(path))
+        return parse_json(read_data_text(path))
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{path}, line {error.lineno}: no JSON ({error.msg}); fetch the file again") from error
     except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmdpo.benchmarks.answers import read_rows
 from mmdpo.benchmarks.evaluate import Evaluation
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.stats import CountTable
 from mmdpo.files import make_folder, to_json, write_json, write_whole
 
@@ -35,7 +35,7 @@ def check_folder(folder: Path, benchmark: str, answers: Iterable[Path] = ()) -> 
     if folder.exists() and not folder.is_dir():
         raise EvaluationError(f"{folder}: is a file; --out names a folder")
     result, own = folder / RESULT, folder / ANSWERS
-    other = read_json(result).get("benchmark") if result.exists() else benchmark
+    other = read_data(result).get("benchmark") if result.exists() else benchmark
     if other != benchmark:
         raise EvaluationError(f"{result}: holds a result of {other}; choose another --out for {benchmark}")
     files = [file.resolve() for file in answers]

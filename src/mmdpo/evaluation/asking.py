@@ -27,7 +27,7 @@ from mmdpo.evaluation.options import EvaluationOptions, make_settings
 from mmdpo.files import make_folder, to_json, write_whole
 from mmdpo.folder_lock import hold_folder
 from mmdpo.generation.endpoint import BudgetSpentError
-from mmdpo.generation.records import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
+from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
 from mmdpo.printable import printable
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")

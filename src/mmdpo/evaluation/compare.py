@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.records import Metric
 from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
@@ -271,7 +271,7 @@ def read_runs(folder: Path, label: str) -> dict[str, ScoredRun]:
 
 def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
     try:
-        result = read_json(folder / "result.json")
+        result = read_data(folder / "result.json")
         benchmark, metrics = result["benchmark"], result["metrics"]
         values = {metric: _read_number(value["value"]) for metric, value in metrics.items()}
         made_by = {str(tool): str(name) for tool, name in result.get("made_by", {}).items()}

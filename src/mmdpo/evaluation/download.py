@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
 from mmdpo.files import write_json
@@ -123,7 +123,7 @@ class _Record:
     @classmethod
     def read(cls, path: Path) -> _Record:
         """Raises EvaluationError for a file that is none that `write` has written."""
-        content = read_json(path) if path.exists() else {}
+        content = read_data(path) if path.exists() else {}
         try:
             files, archives = dict(content.get("files", {})), dict(content.get("archives", {}))
             texts = [entry["sha256"] for entry in (*files.values(), *archives.values())]
@@ -138,7 +138,7 @@ class _Record:
     def write(self) -> None:
         content = {"files": dict(sorted(self.files.items())), "archives": self.archives}
         # Left alone where nothing is new: the folder may be write-protected.
-        if self.files and not (self.path.exists() and read_json(self.path) == content):
+        if self.files and not (self.path.exists() and read_data(self.path) == content):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, content, indent=1)
 

@@ -11,7 +11,7 @@ from mmdpo.options import REQUIRED, Options, group, option
 
 if TYPE_CHECKING:
     from mmdpo.benchmarks.tasks import Benchmark
-    from mmdpo.generation.records import Answerer, GenerationSettings
+    from mmdpo.generation.questions import Answerer, GenerationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class SuiteOptions(EvaluationOptions):
 
 def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSettings:
     """Returns the settings that are given, else the benchmark's; raises ValueError for one that is none."""
-    from mmdpo.generation.records import GenerationSettings
+    from mmdpo.generation.questions import GenerationSettings
 
     names = {field.name: field.name for field in fields(GenerationSettings)} | {"seed": "generation_seed"}
     given = {name: getattr(asking, option) for name, option in names.items()}

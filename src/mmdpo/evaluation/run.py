@@ -23,7 +23,7 @@ from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
 from mmdpo.files import make_folder
 from mmdpo.folder_lock import hold_folder
-from mmdpo.generation.records import Answerer
+from mmdpo.generation.questions import Answerer
 from mmdpo.printable import printable
 from mmdpo.tables import ARROWS, Table, show_ends, show_number
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from mmdpo.benchmarks.evaluate import Evaluation
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
 from mmdpo.evaluation.run import run_benchmark
@@ -164,7 +164,7 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         return {}
     if scored is None:
         raise EvaluationError("it was answered and not scored, for the reason above")
-    content: Mapping[str, Any] = read_json(out / "result.json")
+    content: Mapping[str, Any] = read_data(out / "result.json")
     return content
 
 
@@ -282,11 +282,9 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
         MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
         for column, cell in zip(COLUMNS, suite.cells.values(), strict=True)
     ]
-    headers = [column.header for column in COLUMNS]
     if is_narrow:
         rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
-        shown = [text.replace(" [", "\n[").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n") for text in shown]
-        headers = [header.replace(" ", "\n") for header in headers]
+        shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
     given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
     records = [
         {"row": label}
@@ -297,11 +295,11 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
         }
         for label, cells in {**given, suite.label: suite.cells.values()}.items()
     ]
-    return Table(("", *headers), (*rows, (suite.label, *shown)), records=tuple(records))
+    return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
 
 
 def _print(suite: Suite, out: Path) -> None:
     print()
     if any(suite.cells.values()):  # an embedded world is in no column
-        Console().print(build_table(suite, is_narrow=True).terminal(padding=(0, 0, 0, 1)))
+        Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
     print(printable("\n".join([*suite.remarks, f"Suite: {out / 'suite.json'}"])))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 from mmdpo.judges import Fail, Failure, JudgeOptions, Keep, Request
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.evaluation.options import EvaluationOptions
 from mmdpo.evaluation.run import run_benchmark
 from mmdpo.options import UsageError, parse_options
@@ -36,7 +36,7 @@ def answer_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dic
     except UsageError as error:
         raise EvaluationError(f"evaluation: benchmarks: {error}") from error
     run_benchmark(name, options)
-    metrics = read_json(out / "result.json")["metrics"]
+    metrics = read_data(out / "result.json")["metrics"]
     return {
         name: BenchmarkValue(found["value"], Measure(name, found["unit"], found["better"], 2))
         for name, found in metrics.items()

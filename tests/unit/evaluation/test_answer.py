@@ -18,7 +18,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.asking import AnswerLog, answer_items, choose_items, make_image_finder
 from mmdpo.evaluation.options import make_answerer, make_settings
 from mmdpo.files import UnusableFileError
-from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes
+from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 
 SETTINGS = GenerationSettings(max_new_tokens=9)
 

@@ -17,7 +17,7 @@ from mmdpo.generation.endpoint import (
     EndpointError,
     RefusedError,
 )
-from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)

@@ -18,7 +18,7 @@ import pytest
 from chat_server import Act, serve
 from eval_verb import run
 from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointError, RefusedError
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)

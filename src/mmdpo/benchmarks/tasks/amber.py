@@ -18,7 +18,7 @@ import numpy as np
 
 from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
-from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, read_data, read_data_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
@@ -149,7 +149,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
         EvaluationError: a file is missing or is not AMBER's.
     """
     folder = _data_folder(data_dir)
-    annotations, queries = read_json(folder / "annotations.json"), read_json(folder / "query" / "query_all.json")
+    annotations, queries = read_data(folder / "annotations.json"), read_data(folder / "query" / "query_all.json")
     try:
         asked = {query["id"]: query for query in queries}
         return tuple(
@@ -183,7 +183,7 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
     """Returns the official rules; descriptions use the language tool and the word similarity, questions neither."""
     folder = _data_folder(data_dir)
     words = AmberWords.build(
-        associated=read_json(folder / "relation.json"), safe=read_text(folder / "safe_words.txt").split("\n")
+        associated=read_data(folder / "relation.json"), safe=read_data_text(folder / "safe_words.txt").split("\n")
     )
 
     def score(item: Item, answer: str) -> ItemScore:

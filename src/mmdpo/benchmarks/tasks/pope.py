@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
@@ -80,7 +80,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
 
 def _read_split(file: Path, split: str) -> list[Item]:
     items = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_data_text(file).splitlines(), 1):
         try:
             row = parse_json(line)
             truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
