@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.cli import main
-from mmdpo.study.score_log import ScoreLog
+from mmdpo.diagnosis.pair_scores import ScoreLog
 from mmdpo.study.variants import make_world_pairs, train_variant, training_options
 from mmdpo.world.pairs import make_pairs
 
@@ -98,7 +98,7 @@ class TestInterrupted:
         data = write_pairs(tmp_path, 14)
         code = (
             "import os, signal\n"
-            "from mmdpo.study.score_log import ScoreLog\n"
+            "from mmdpo.diagnosis.pair_scores import ScoreLog\n"
             "append = ScoreLog.append\n"
             "def append_and_die(log, start, scores):\n"
             "    append(log, start, scores)\n"

@@ -31,10 +31,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, write_caption
-from mmdpo.world.evaluate import WorldScores, caption_prompt, caption_scenes, score_captions
-from mmdpo.world.model import build_model, build_processor
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scenes
+from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, WorldScores, score_captions, write_caption
+from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes
+from mmdpo.world.scenes import SUPERVISED_CO_OCCURRENCE, Scene, draw_test_scenes, render, sample_scenes
 from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
 
 IGNORED = -100
@@ -208,7 +207,7 @@ def refuse_used_folder(folder: Path) -> None:
 def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMALL) -> WorldScores:
     """Loads a saved checkpoint and scores its greedy captions of `count` test scenes."""
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, "test", world)
+    scenes = draw_test_scenes(count, seed, world)
     return score_captions(scenes, caption_scenes(model, AutoProcessor.from_pretrained(folder), scenes, batch_size=64))
 
 

@@ -25,7 +25,6 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world import scenes as world_scenes
 from mmdpo.world.captions import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
@@ -35,8 +34,15 @@ from mmdpo.world.captions import (
     mentioned_objects,
     write_caption,
 )
-from mmdpo.world.evaluate import caption_prompt, generate_captions
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scene
+from mmdpo.world.model import caption_prompt, generate_captions
+from mmdpo.world.scenes import (
+    BALANCED_CO_OCCURRENCE,
+    SUPERVISED_CO_OCCURRENCE,
+    Scene,
+    render,
+    sample_scene,
+    sample_scenes,
+)
 from mmdpo.world.worlds import SMALL, World
 
 DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
@@ -93,13 +99,6 @@ class CaptionPair:
         return write_caption(self.scene.world, self.rejected_objects, self.scene.setting, self.rejected_style)
 
 
-def sample_scenes(
-    count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE, world: World = SMALL
-) -> list[Scene]:
-    """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
-    return world_scenes.sample_scenes(count, seed, co_occurrence, "test", world)
-
-
 def make_pairs(
     count: int,
     seed: int,
@@ -145,7 +144,7 @@ def draw_pairs(
     style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
     a rule that reads only the text would be right on far fewer than 95 % of them.
     """
-    scenes = world_scenes.sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
+    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
     pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
     if any(pair.by_content for pair in pairs):
         _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)

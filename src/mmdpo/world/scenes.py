@@ -108,6 +108,13 @@ def sample_scenes(count: int, seed: int, co_occurrence: float, purpose: str, wor
     return [sample_scene(derive_generator(seed, str(index), purpose), co_occurrence, world) for index in range(count)]
 
 
+def draw_test_scenes(
+    count: int, seed: int, world: World = SMALL, co_occurrence: float = BALANCED_CO_OCCURRENCE
+) -> list[Scene]:
+    """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
+    return sample_scenes(count, seed, co_occurrence, "test", world)
+
+
 def render(scene: Scene) -> Image.Image:
     """Paints a scene as an RGB picture: gradient, then icons, then pixel noise."""
     world = scene.world

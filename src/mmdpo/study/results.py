@@ -17,9 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from mmdpo.study.design import START, Study
-from mmdpo.study.digest import digest_code, library_versions
-from mmdpo.study.trial import FAILURE, RESULT, Trial, read_json
+from mmdpo.study.study_file import START, Study
+from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versions
 
 LEAST_SEEDS = 3
 """Fewer seeds than these say too little of their spread for an interval."""
@@ -32,9 +31,9 @@ _T975 = (
 """97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
 
 
-def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     """Returns what the trials have measured so far, ready for JSON; what is missing is listed with its reason."""
-    results = {(t.variant.name, t.seed): read_json(t.folder / RESULT) for t in trials if t.is_finished()}
+    results = {(t.variant.name, t.seed): t.read(RESULT) for t in trials if t.is_finished()}
     values = {variant.name: _collect(variant.name, study.seeds, results) for variant in study.variants}
     baseline = study.variants[1].name
     measures: dict[str, Any] = {}
@@ -56,7 +55,11 @@ def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
                 if name != baseline
             }
         ),
-        "missing": [_explain(trial) for trial in trials if not trial.is_finished()],
+        "missing": [
+            {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
+            for t in trials
+            if not t.is_finished()
+        ],
         "statistics": METHOD,
         "notes": _note(study, values),
         "trial_seconds": sum(sum(result["seconds"].values()) for result in results.values()),
@@ -165,12 +168,6 @@ def _collect(
 
 def _compare(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, Any]:
     return describe({seed: value - baseline[seed] for seed, value in values.items() if seed in baseline})
-
-
-def _explain(trial: Trial) -> dict[str, Any]:
-    failure = read_json(trial.folder / FAILURE)
-    error = failure["error"] if failure.get("digest") == trial.digest else "not run yet"
-    return {"variant": trial.variant.name, "seed": trial.seed, "error": error}
 
 
 def _note(study: Study, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
