@@ -39,8 +39,9 @@ engines: setup
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# Without whole commands and trainings: a few minutes.
 test-unit: setup
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/contract
 
 # About a quarter of an hour, one thread; nothing else should run beside it. Writes perf/results and docs/performance.md.
 perf: setup

@@ -1,16 +1,14 @@
 """`mmdpo eval` as the command line calls it, with errors raised instead of printed."""
 
-import argparse
+from mmdpo.commands.eval import VERB
+from mmdpo.options import parse_options
 
-from mmdpo.evaluation.command import add_eval_verb
 
-
-def parse(*arguments):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    return parser.parse_args(["eval", *map(str, arguments)])
+def parse(name, *arguments):
+    """Returns the options of a verb."""
+    return parse_options(VERB.verbs[name].options, list(map(str, arguments)), f"eval {name}")
 
 
 def run(*arguments):
-    options = parse(*arguments)
-    return options.verb(options)
+    """Runs a verb; returns its exit status."""
+    return VERB(list(map(str, arguments)), "eval")

@@ -188,8 +188,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
-        raise UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}") from error
+        raise explain_unwritable(path, error) from error
+
+
+def explain_unwritable(path: Path, error: OSError) -> UnusableFileError:
+    """Returns the error to raise for a file that cannot be written."""
+    mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
+    return UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 
 def digest_of(value: Any) -> str:
@@ -213,7 +218,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise UnusableFileError(f"{folder} cannot be made ({error.strerror}): choose another place") from error
     if not os.access(folder, os.W_OK):
-        raise UnusableFileError(f"{folder} must not be written into: choose another place, or change its rights")
+        raise UnusableFileError(f"{folder} cannot be written to: choose another place, or change its rights")
 
 
 def find_inside(folder: Path, name: Any) -> Path | Unshown:

@@ -16,7 +16,7 @@ from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation.prompts import chat_request, chat_turns
-from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.models.families import find_family

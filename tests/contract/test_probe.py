@@ -175,8 +175,8 @@ def make_trainer(tmp_path, rows, *, change=lambda model: model, peft_config=None
         per_device_train_batch_size=2, logging_steps=1, **changes,
     )  # fmt: skip
     model, processor = (
-        change(load_model(resolve_start("world", args.load_options()))),
-        load_processor(resolve_start("world", args.load_options())),
+        change(load_model(resolve_start("world"))),
+        load_processor(resolve_start("world")),
     )
     return MDPOTrainer(model, args=args, train_dataset=rows, processing_class=processor, peft_config=peft_config)
 

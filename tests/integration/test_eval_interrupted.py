@@ -16,10 +16,13 @@ import pytest
 from benchmark_data import HAND_MADE
 from chat_server import Act, serve
 from eval_verb import run
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.evaluation import asking, judging, suite
+from mmdpo.files import UnusableFileError
 
 ITEMS, AT_ONCE = 40, 2
-REFUSED = (EvaluationError, OSError)
+LOADED = (asking, judging, suite)
+"""Imported before a test gives up its rights to read the installed packages."""
+REFUSED = (UnusableFileError, OSError)
 
 
 def start(*arguments, largest_file=None):
@@ -158,7 +161,7 @@ def test_nothing_is_asked_where_no_answer_can_be_kept(inside, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-secret-key")
     with serve(lambda request, number: Act()) as server:
         for ask in (ask_about_world, ask_judge):
-            with read_only_folder() as folder, pytest.raises(REFUSED, match=r"cannot be written \(Permission"):
+            with read_only_folder() as folder, pytest.raises(REFUSED, match=r"cannot be (made|written) \(Permission"):
                 run(*ask(server, folder / inside))
         assert server.requests == []
 
@@ -167,6 +170,6 @@ def test_nothing_is_asked_where_the_kept_replies_cannot_be_written(tmp_path, mon
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-secret-key")
     (tmp_path / "file").write_text("")
     with serve(lambda request, number: Act()) as server:
-        with pytest.raises(EvaluationError, match=r"file.*cannot be written"):
+        with pytest.raises(UnusableFileError, match=r"file.*cannot be made"):
             run(*ask_judge(server, tmp_path / "out", "--judge_cache", tmp_path / "file" / "cache"))
         assert server.requests == []

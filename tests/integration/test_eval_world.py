@@ -17,7 +17,7 @@ from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.tasks.world import draw_image, read_items
 from mmdpo.cli import main
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.world.evaluate import caption_scenes, score_captions
 from mmdpo.world.model import CHECKPOINT

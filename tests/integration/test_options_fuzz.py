@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mmdpo.cli import main
 from mmdpo.world.pairs import make_pairs
 
-COMBINATIONS, SEED = 200, 20262
+COMBINATIONS, SEED = 120, 20262
 
 NUMBERS = ["0", "-1", "1", "2", "3", "0.5", "1e-3", "1.5", "1e30", "-0.1", "nan", "inf", "-inf", "ten", ""]
 WORDS = ["", "none", "yes", "no", "true", "{", "[1]", '{"a": 1}', "[[[[", "müll\x1b[2J", "a:b", "world", "../x", "null"]

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mmdpo.cli import main
-from mmdpo.evaluation.report_command import find_picture
+from mmdpo.evaluation.pictures import find_picture
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
 

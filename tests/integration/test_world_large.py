@@ -57,7 +57,7 @@ def test_a_study_of_the_large_world_ends_in_a_page_with_its_scenes(run):
 
 
 def test_the_large_world_is_a_benchmark_of_its_own(run):
-    folder, _ = run("-m", "mmdpo", "eval", "world_large", "--model", "world_large", "--out", "eval")
+    folder, _ = run("-m", "mmdpo", "eval", "world_large", "--model", "world_large", "--limit", "20", "--out", "eval")
     assert "world_large/chair_i" in (folder / "eval" / "result.json").read_text()
 
 

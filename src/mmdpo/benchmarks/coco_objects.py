@@ -11,7 +11,7 @@ from typing import Final
 
 from mmdpo.benchmarks.linguistics import Linguistics
 
-_ANIMALS: Final = [
+_ANIMALS: Final = (
     "bird",
     "cat",
     "dog",
@@ -24,7 +24,7 @@ _ANIMALS: Final = [
     "giraffe",
     "animal",
     "cub",
-]
+)
 _NO_OBJECTS: Final = ("home plate", "train track")
 """Pairs that are merged so that neither word counts."""
 _LLM_LEMMAS: Final = {"scissors": "scissor"}

@@ -1,28 +1,19 @@
-"""From a file of answers to a result: reads, scores, adds up, resamples, writes.
-
-answers.jsonl   one line per item: id, prompt, image, answer, generation settings if they are known
-scores.jsonl    one line per item: counts, and the reason of each
-result.json     metrics with intervals, coverage, what the official rule could not see, what produced the numbers
-"""
+"""From a file of answers to an evaluation: reads, scores, adds up, resamples. `result_folder.py` writes it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.answers import Answers, read_answers, read_rows
-from mmdpo.benchmarks.asking import ask_judge
-from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools
-from mmdpo.benchmarks.run_folder import ANSWERS, RESULT, check_folder
+from mmdpo.benchmarks.answers import Answers, read_answers
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.records import AskingJudge, Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
@@ -34,7 +25,7 @@ from mmdpo.benchmarks.stats import (
     visible_difference,
 )
 from mmdpo.benchmarks.tasks import Benchmark, load
-from mmdpo.benchmarks.thoughts import holds_thoughts, take_off_thoughts
+from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
 
 EMPTY = "empty_answer"
 REPLACED = "replaced_characters"
@@ -45,8 +36,6 @@ _MEANINGS = {
     THOUGHTS: "answers with a model's thoughts (<think>…</think>), scored with them; --strip_thoughts takes them off",
     TAKEN_OFF: "answers whose thoughts (<think>…</think>) were taken off before they were scored",
 }
-_LARGEST_COUNT = 1e15
-"""Of anything in one answer; what is no number is not below it."""
 _SHOWN = 5
 """How many item ids a note names."""
 
@@ -163,43 +152,6 @@ def build_table(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> Count
     return CountTable.build(rows)
 
 
-def read_table(run: str | Path) -> CountTable:
-    """Returns the counts of a run that was written before; raises EvaluationError if `scores.jsonl` is damaged."""
-    rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
-    for row in read_rows(Path(run) / "scores.jsonl"):
-        item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
-        if not (isinstance(item_id, str) and isinstance(image, str) and _are_counts(counts)):
-            raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
-        if item_id in rows:
-            raise EvaluationError(f"{row.place}: a second score of item {item_id}")
-        rows[item_id] = (item_id, image, row.values["counts"])
-    return CountTable.build(list(rows.values()))
-
-
-def _are_counts(counts: Any) -> bool:
-    """Returns whether something maps names to numbers that can be added up."""
-    return isinstance(counts, dict) and all(
-        isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in counts.values()
-    )
-
-
-def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
-    """Writes answers.jsonl, scores.jsonl and result.json into the folder `out`; returns the path of the last.
-
-    Raises:
-        EvaluationError: the folder holds something else (`check_folder`), or the disk takes no more.
-    """
-    folder = Path(out)
-    check_folder(folder, evaluation.benchmark, evaluation.answers.files)
-    make_folder(folder)
-    result = folder / RESULT
-    if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
-        write_whole(folder / ANSWERS, _as_lines(_answer_rows(evaluation)))
-    write_whole(folder / "scores.jsonl", _as_lines(_score_rows(evaluation)))
-    write_whole(result, to_json(_as_result(evaluation), indent=2) + "\n")
-    return result
-
-
 def _find_missing(items: Items, answers: Answers) -> list[str]:
     """Says for each part that has an answer which of its items have none."""
     problems = []
@@ -298,37 +250,32 @@ def _note(
     return notes
 
 
-def _answer_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-    for item in evaluation.items:
-        if item.id in evaluation.answers.by_id:
-            answer = evaluation.answers.by_id[item.id]
-            row = {"id": item.id, "benchmark": evaluation.benchmark, "prompt": item.prompt, "image": item.image}
-            known = {name: answer.row.values[name] for name in ("generation",) if name in answer.row.values}
-            yield row | {"answer": answer.text} | known
+# -- what a judge will be asked ----------------------------------------------------------------------------------------
 
 
-def _score_rows(evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-    for item in evaluation.items:
-        if item.id in evaluation.scores:
-            yield {"id": item.id, "part": item.part, "image": item.image} | vars(evaluation.scores[item.id])
+@dataclass
+class _Listener:
+    """Stands in for a judge, and notes what a scorer asks it."""
+
+    name: str = "nobody yet"
+    asked: list[tuple[Item, str]] = field(default_factory=list)
+
+    def reply(self, item: Item, answer: str) -> None:
+        self.asked.append((item, answer))
 
 
-def _as_result(evaluation: Evaluation) -> dict[str, Any]:
-    files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in evaluation.answers.files}
-    known = [answer.row.values.get("generation") for answer in evaluation.answers.by_id.values()]
-    generation = {json.dumps(settings, sort_keys=True): settings for settings in known if settings}
-    return {
-        "benchmark": evaluation.benchmark,
-        "partial": bool(evaluation.partial),
-        "partial_because": evaluation.partial,
-        "coverage": {part: asdict(coverage) for part, coverage in evaluation.coverage.items()},
-        "metrics": {name: asdict(value) for name, value in evaluation.metrics.items()},
-        "notes": {trap: asdict(note) for trap, note in evaluation.notes.items()},
-        "made_by": evaluation.made_by,
-        "statistics": evaluation.statistics,
-        "answers": {"sha256": files, "generation": list(generation.values())},
-    }
+def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[Item, str]]) -> None:
+    """Lets a judge that has to be waited for reply to all answers; does nothing where replies are at hand.
 
-
-def _as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(to_json(row) + "\n" for row in rows)
+    Which answers a judge is asked about, and in what words, the scorer alone knows: it runs once for that. Raises what
+    the judge raises.
+    """
+    if not isinstance(tools.judge, AskingJudge):
+        return
+    listener = _Listener()
+    score = benchmark.make_scorer(
+        folder, replace(tools, make_linguistics=lambda: tools.linguistics, judge=listener, used={})
+    )
+    for item, answer in answers:
+        score(item, answer)
+    tools.judge.ask_all(listener.asked)

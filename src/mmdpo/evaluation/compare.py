@@ -9,36 +9,32 @@ compare.md, compare.png, compare.svg
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, make_folder, to_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.records import Metric
+from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
     CountTable,
     Difference,
-    Interval,
     check_bootstrap,
     exists,
     items_needed,
     paired_differences,
 )
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.evaluation.runs import Run, label_folders, read_runs
-from mmdpo.evaluation.terminal import print_line
-from mmdpo.files import clean
-
-COMPARISON = "compare.json"
+from mmdpo.files import clean, make_folder, write_json, write_whole
+from mmdpo.printable import printable
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedMetric:
     """One metric of a run beside the first run's. None stands for what is not known."""
 
     benchmark: str
@@ -48,15 +44,15 @@ class Row:
     run: str
     first_value: float | None
     value: float | None
-    difference: float | None
+    difference: float | None = None
     """Not rounded: value minus first_value over the items that both have scored."""
-    low: float | None
-    high: float | None
-    standard_error: float | None
-    excludes_zero: bool | None
-    items: int | None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+    excludes_zero: bool | None = None
+    items: int | None = None
     """Items that both have scored."""
-    items_needed: int | None
+    items_needed: int | None = None
     """How many would show a true difference of this size four times out of five."""
 
 
@@ -66,28 +62,12 @@ class Comparison:
 
     runs: tuple[str, ...]
     """Their labels, the one that differences are taken to first."""
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedMetric, ...]
     notes: tuple[str, ...]
     """What a reader of the differences should know: other judges, other items, partial results."""
     missing: tuple[str, ...]
     """Pieces that could not be read."""
     statistics: Mapping[str, Any]
-
-
-def run_compare(options: argparse.Namespace) -> int:
-    """Compares, writes and prints what the options name; returns 1 if pieces are missing, else 0."""
-    from rich.console import Console
-
-    from mmdpo.report.comparison import print_comparison
-
-    check_bootstrap(options.resamples, options.seed)
-    comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
-    out = options.out or options.runs[0].resolve().parent / "compare"
-    picture = write_comparison(comparison, out)
-    console = Console()
-    print_comparison(_as_content(comparison), console)
-    print_line(console, f"Tables and picture: {picture.parent}")
-    return 1 if comparison.missing else 0
 
 
 def compare_runs(
@@ -99,12 +79,13 @@ def compare_runs(
         EvaluationError: fewer than two folders, one that does not exist, or no benchmark that the first run and another
             have both been scored on.
     """
+    check_bootstrap(resamples, seed)
     if len(folders) < 2:
         raise EvaluationError("a comparison needs two runs at least")
     labels = label_folders(folders) if labels is None else list(labels)
     runs = [read_runs(folder, label) for folder, label in zip(folders, labels, strict=True)]
     kinds = [name for name in names() if any(name in found for found in runs)]
-    rows: list[Row] = []
+    rows: list[ComparedMetric] = []
     notes: list[str] = []
     missing = [run.problem for found in runs for run in found.values() if run.problem]
     for kind in kinds:
@@ -127,24 +108,25 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     from mmdpo.report.comparison import csv_comparison, draw_comparison, markdown_comparison
 
     make_folder(out)
-    content = _as_content(comparison)
-    write_whole(out / COMPARISON, to_json(content, indent=2) + "\n")
+    content = as_content(comparison)
+    write_json(out / "compare.json", content)
     write_whole(out / "compare.csv", csv_comparison(content))
     write_whole(out / "compare.md", markdown_comparison(content))
     return draw_comparison(content, out / "compare.png")
 
 
-def _as_content(comparison: Comparison) -> dict[str, Any]:
+def as_content(comparison: Comparison) -> dict[str, Any]:
+    """Returns the content of compare.json."""
     return dict(clean(asdict(comparison)))
 
 
-def _of(runs: Sequence[Mapping[str, Run]], kind: str) -> Iterator[Run]:
+def _of(runs: Sequence[Mapping[str, ScoredRun]], kind: str) -> Iterator[ScoredRun]:
     return (found[kind] for found in runs if kind in found)
 
 
 def _compare(
-    kind: str, label: str, first: Run | None, run: Run | None, notes: list[str], resamples: int, seed: int
-) -> Iterator[Row]:
+    kind: str, label: str, first: ScoredRun | None, run: ScoredRun | None, notes: list[str], resamples: int, seed: int
+) -> Iterator[ComparedMetric]:
     """Yields the rows of one run beside the first, in the benchmark's order; a missing side leaves its values out."""
     differences: dict[str, Difference] = {}
     if first is not None and run is not None:
@@ -153,14 +135,18 @@ def _compare(
             differences = _differ(kind, first, run, notes, resamples, seed)
     for metric in load(kind).metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
-        difference = differences.get(metric.name)
-        if difference is not None:
-            yield _row(metric, kind, label, _show(metric, difference, first, run), difference)
+        row = ComparedMetric(kind, metric.name, metric.unit, metric.better, label, values[0], values[1])
+        if metric.name in differences:
+            assert first is not None
+            assert run is not None
+            yield _add_difference(row, metric, differences[metric.name], (first, run))
         elif any(value is not None for value in values):
-            yield _row(metric, kind, label, values, None)
+            yield row
 
 
-def _differ(kind: str, first: Run, run: Run, notes: list[str], resamples: int, seed: int) -> dict[str, Difference]:
+def _differ(
+    kind: str, first: ScoredRun, run: ScoredRun, notes: list[str], resamples: int, seed: int
+) -> dict[str, Difference]:
     """Returns the differences over the items that both runs have scored, metric by metric."""
     assert first.table is not None
     assert run.table is not None
@@ -208,58 +194,32 @@ def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
     return frozenset(item_id for item_id, is_counted in zip(table.ids, counted, strict=True) if is_counted)
 
 
-def _show(metric: Metric, difference: Difference, first: Run | None, run: Run | None) -> list[float | None]:
-    """Returns both values: as printed where they stand on the same items, else over the common ones."""
+def _add_difference(
+    row: ComparedMetric, metric: Metric, difference: Difference, sides: Sequence[ScoredRun]
+) -> ComparedMetric:
+    """Returns a row with its difference, and both values over the same items: as printed where these are all items."""
     shown: list[float | None] = []
-    for side, exact in ((first, difference.first), (run, difference.second)):
-        assert side is not None
+    for side, exact in zip(sides, (difference.first, difference.second), strict=True):
         assert side.table is not None
-        sums = side.table.sums()
-        whole = math.isclose(float(metric.compute(sums)[0]), exact, rel_tol=1e-9, abs_tol=1e-12)
-        tidy = _tidy(exact, metric.digits)
-        shown.append(side.values.get(metric.name, tidy) if whole else tidy)
-    return shown
+        tidy = exact if metric.digits is None else round(exact, metric.digits)
+        whole = float(metric.compute(side.table.sums())[0])
+        is_whole = math.isclose(whole, exact, rel_tol=1e-9, abs_tol=1e-12)
+        value = side.values.get(metric.name, tidy) if is_whole else tidy
+        shown.append(value if value is None or math.isfinite(value) else None)
+    row = replace(row, first_value=shown[0], value=shown[1])
+    size, interval = difference.difference, difference.interval
+    if not math.isfinite(size):
+        return row
+    row = replace(row, difference=size, items=difference.n)
+    if interval is None:
+        return row
+    is_shown = metric.digits is None or round(size, metric.digits) != 0  # a difference in the digits that are printed
+    needed = items_needed(size, interval.standard_error, difference.n) if size and interval.standard_error else None
+    row = replace(row, low=interval.low, high=interval.high, standard_error=interval.standard_error)
+    return replace(row, excludes_zero=difference.excludes_zero and is_shown, items_needed=needed)
 
 
-def _tidy(value: float, digits: int | None) -> float | None:
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
-
-
-def _row(metric: Metric, kind: str, label: str, values: Sequence[float | None], difference: Difference | None) -> Row:
-    known = None if difference is None or not math.isfinite(difference.difference) else difference
-    interval = known.interval if known is not None else None
-    return Row(
-        benchmark=kind,
-        metric=metric.name,
-        unit=metric.unit,
-        better=metric.better,
-        run=label,
-        first_value=values[0],
-        value=values[1],
-        difference=None if known is None else known.difference,
-        low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
-        standard_error=None if interval is None else interval.standard_error,
-        excludes_zero=None if known is None or interval is None else _is_clear(known, metric.digits),
-        items=None if known is None else known.n,
-        items_needed=None if known is None or interval is None else _needed(known, interval),
-    )
-
-
-def _is_clear(difference: Difference, digits: int | None) -> bool:
-    """Returns whether the interval leaves out 0, and the difference is one in the digits that are printed at all."""
-    return difference.excludes_zero and (digits is None or round(difference.difference, digits) != 0)
-
-
-def _needed(difference: Difference, interval: Interval) -> int | None:
-    if not difference.difference or not interval.standard_error:
-        return None
-    return items_needed(difference.difference, interval.standard_error, difference.n)
-
-
-def _explain_tools(first: Run, run: Run) -> Iterator[str]:
+def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
     for tool in sorted({*first.made_by, *run.made_by}):
         used = [side.made_by.get(tool, "none") for side in (first, run)]
         if used[0] != used[1]:
@@ -267,3 +227,69 @@ def _explain_tools(first: Run, run: Run) -> Iterator[str]:
                 f"{run.benchmark}: not the same {tool}: {used[0]} in {first.label}, {used[1]} in {run.label}; the "
                 "differences mix that with what the models do"
             )
+
+
+# -- runs read again --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """What one run says of one benchmark."""
+
+    label: str
+    benchmark: str
+    values: Mapping[str, float | None]
+    """As its result.json prints them, over all items that it scored."""
+    made_by: Mapping[str, str]
+    partial: tuple[str, ...]
+    table: CountTable | None
+    problem: str = ""
+    """Why a piece is missing; empty if none is."""
+
+
+def label_folders(folders: Sequence[Path]) -> list[str]:
+    """Returns the folders' names, or their paths where names do not tell them apart; all of it can be shown."""
+    short = [printable(folder.resolve().name) for folder in folders]
+    return short if len(set(short)) == len(short) else [printable(str(folder)) for folder in folders]
+
+
+def read_runs(folder: Path, label: str) -> dict[str, ScoredRun]:
+    """Reads a run, or the runs of a suite, by benchmark; what cannot be read says so in its `problem`.
+
+    Raises EvaluationError for a folder that does not exist or holds no result.
+    """
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: no folder of results")
+    if (folder / "result.json").exists():
+        run = _read_result(folder, label, folder.name)
+        return {run.benchmark: run}
+    parts = sorted(part for part in folder.iterdir() if (part / "result.json").exists())
+    if not parts:
+        raise EvaluationError(f"{folder}: holds no result.json, nor folders that do; has `mmdpo eval` finished there?")
+    return {run.benchmark: run for run in (_read_result(part, label, part.name) for part in parts)}
+
+
+def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
+    try:
+        result = read_data(folder / "result.json")
+        benchmark, metrics = result["benchmark"], result["metrics"]
+        values = {metric: _read_number(value["value"]) for metric, value in metrics.items()}
+        made_by = {str(tool): str(name) for tool, name in result.get("made_by", {}).items()}
+        partial = tuple(map(str, result.get("partial_because", ())))
+        load(benchmark)
+    except (EvaluationError, KeyError, TypeError, AttributeError, ValueError) as error:
+        problem = f"{label}: {folder / 'result.json'} cannot be read ({error}); score the run again"
+        return ScoredRun(label, name, {}, {}, (), None, problem)
+    try:
+        table = read_table(folder)
+    except (EvaluationError, OSError) as error:
+        problem = f"{label}: {folder / 'scores.jsonl'} cannot be read ({error}), so {benchmark} has values alone"
+        return ScoredRun(label, benchmark, values, made_by, partial, None, problem)
+    return ScoredRun(label, benchmark, values, made_by, partial, table)
+
+
+def _read_number(value: Any) -> float | None:
+    """Returns a metric's value, None where the official rule divides by zero; raises TypeError for anything else."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)):
+        return value
+    raise TypeError(f"a metric's value is {value!r:.40}, and no number")

@@ -10,9 +10,7 @@ decides, and a later one that differs is an error.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,9 +18,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json, write_whole
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
+from mmdpo.files import write_json
 from mmdpo.printable import printable
 
 CHECKSUMS = "checksums.json"
@@ -32,21 +31,23 @@ _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 Say = Callable[[str], None]
 
 
-def run_download(options: argparse.Namespace) -> int:
-    """Fetches what the options name; raises ValueError for a name that is none, and what `download` raises."""
-    unknown = set(options.names) - {*SOURCES, "all"}
+def download_all(chosen: Sequence[str], data_dir: Path | None, *, images: bool = True) -> None:
+    """Fetches the chosen benchmarks, `all` for every one; one that fails does not keep the others from being fetched.
+
+    Raises ValueError for another name, and what `download` raises.
+    """
+    unknown = set(chosen) - {*SOURCES, "all"}
     if unknown:
         raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}, all")
-    folder = options.data_dir or default_folder()
+    folder = data_dir or default_folder()
     failed = []
-    for name in SOURCES if "all" in options.names else dict.fromkeys(options.names):
+    for name in SOURCES if "all" in chosen else dict.fromkeys(chosen):
         try:
-            download(name, folder / name, images=not options.no_images, say=lambda line: print(printable(line)))
-        except EvaluationError as error:  # the others may well come
+            download(name, folder / name, images=images, say=lambda line: print(printable(line)))
+        except ValueError as error:
             failed.append(f"{name}: {error}")
     if failed:
         raise EvaluationError("; ".join(failed))
-    return 0
 
 
 def default_folder() -> Path:
@@ -56,22 +57,22 @@ def default_folder() -> Path:
     return Path(constants.HF_HOME) / "mmdpo" / "benchmarks"
 
 
-def choose_data_dir(name: str, given: str | None) -> str:
+def choose_data_dir(name: str, given: Path | None) -> Path:
     """Returns the folder that holds a benchmark's data: the given one, else the cache.
 
     Raises EvaluationError if that is no folder, or none is given and the benchmark's data was not downloaded.
     """
-    if given is not None and not Path(given).is_dir():
+    if given is not None and not given.is_dir():
         raise EvaluationError(f"--data_dir {given}: no such folder")
     if given is not None or name not in SOURCES:
-        return given or "."
+        return given or Path()
     folder = default_folder()
     if not (folder / name).is_dir():
         raise EvaluationError(
             f"no data of {name} in {folder}: fetch it by `mmdpo eval download {name}`, or name the folder that has it "
             "(--data_dir)"
         )
-    return str(folder)
+    return folder
 
 
 def download(name: str, folder: Path, *, images: bool = True, say: Say, sources: Mapping[str, Data] = SOURCES) -> None:
@@ -98,7 +99,7 @@ def download(name: str, folder: Path, *, images: bool = True, say: Say, sources:
             _get_images(folder, addresses, record)
     except OSError as error:
         raise EvaluationError(
-            f"{folder}: cannot be written ({error.strerror}); what came before is kept, and the same command goes on"
+            f"{folder}: cannot be written ({error.strerror}); what came before is kept: run the same command again"
         ) from error
     finally:
         record.write()
@@ -118,29 +119,28 @@ class _Record:
     path: Path
     files: dict[str, dict[str, Any]]
     archives: dict[str, dict[str, Any]]
-    read_as: str
 
     @classmethod
     def read(cls, path: Path) -> _Record:
         """Raises EvaluationError for a file that is none that `write` has written."""
-        content = read_json(path) if path.exists() else {}
+        content = read_data(path) if path.exists() else {}
         try:
             files, archives = dict(content.get("files", {})), dict(content.get("archives", {}))
-            is_whole = all(isinstance(entry["sha256"], str) and "pinned" in entry for entry in files.values())
-            is_whole &= all(
-                isinstance(entry["sha256"] + "".join(entry["unpacked"]), str) for entry in archives.values()
-            )
+            texts = [entry["sha256"] for entry in (*files.values(), *archives.values())]
+            texts += [name for entry in archives.values() for name in entry["unpacked"]]
+            is_whole = all(isinstance(text, str) for text in texts) and all("pinned" in e for e in files.values())
         except (AttributeError, KeyError, TypeError, ValueError):
             is_whole = False
         if not is_whole:
             raise EvaluationError(f"{path}: holds no checksums; remove it, and the next download writes it anew")
-        return cls(path, files, archives, json.dumps(content, sort_keys=True))
+        return cls(path, files, archives)
 
     def write(self) -> None:
         content = {"files": dict(sorted(self.files.items())), "archives": self.archives}
-        if self.files and json.dumps(content, sort_keys=True) != self.read_as:  # the folder may be write-protected
+        # Left alone where nothing is new: the folder may be write-protected.
+        if self.files and not (self.path.exists() and read_data(self.path) == content):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(content, indent=1) + "\n")
+            write_json(self.path, content, indent=1)
 
     def expect(self, kind: Mapping[str, Mapping[str, Any]], key: str, pinned: str | None) -> tuple[str | None, str]:
         """Returns the checksum that something must have, and where that is written down."""

@@ -1,4 +1,4 @@
-"""Fetching one file over HTTP: goes on where it broke off, tries again where that may help, and checks what came."""
+"""Fetching one file over HTTP: resumes where it broke off, tries again where that may help, and checks what came."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -25,7 +24,8 @@ TIMEOUT = 60.0
 LARGEST = 4 << 30
 """Bytes: many times what any file here has."""
 _BLOCK = 1 << 20
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_PASSING = (408, 416, 425, 429, 500, 502, 503, 504)
+"""States that another try may mend; 416 says that what is here is not the file's beginning."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,20 @@ def fetch(
             got = hash_file(part)
             if sha256 is not None and got != sha256:
                 wrong = part.replace(target.with_name(f"{target.name}.wrong"))
-                _validator_file(part).unlink(missing_ok=True)
-                raise FetchError(
+                raise EvaluationError(
                     f"wrong checksum: expected SHA-256 {sha256}{whence}, got {got}; what came lies in {wrong}"
                 )
             if check is not None:
-                _check(check, part)
-        except FetchError as error:
+                check(part)
+        except _UnreachableError as error:  # what came is kept, and the next run resumes it
             problems.append(f"{address}: {error}")
-            continue
-        part.replace(target)
-        _validator_file(part).unlink(missing_ok=True)
-        return Fetched(got, address)
+        except EvaluationError as error:
+            _discard(part)
+            problems.append(f"{address}: {error}")
+        else:
+            part.replace(target)
+            _discard(part)
+            return Fetched(got, address)
     raise FetchError(f"{target} cannot be fetched. " + "; ".join(problems))
 
 
@@ -88,14 +90,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(check: Callable[[Path], None], part: Path) -> None:
-    try:
-        check(part)
-    except FetchError:
-        raise
-    except EvaluationError as error:
-        part.unlink()
-        raise FetchError(str(error)) from error
+class _UnreachableError(EvaluationError):
+    """A place that refuses, or gives nothing more."""
 
 
 def _resolve(address: str) -> str:
@@ -110,81 +106,64 @@ def _resolve(address: str) -> str:
 
 
 def _download(address: str, part: Path, show: bool) -> None:
-    """Completes `part`; raises FetchError when the place refuses, or after TRIES without progress."""
+    """Completes `part`; raises _UnreachableError when the place refuses, or after TRIES without progress."""
     failed = 0
     while True:
         before = _size(part)
         try:
-            _go_on(address, part, show)
+            _request_rest(address, part, show)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing lies behind what is here: it is not the file's beginning
-                part.unlink(missing_ok=True)
-            elif error.code not in _PASSING:
-                raise FetchError(f"state {error.code} ({error.reason})") from error
             problem = f"state {error.code} ({error.reason})"
+            if error.code not in _PASSING:
+                raise _UnreachableError(problem) from error
+            if error.code == 416:
+                _discard(part)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
-        except OSError as error:
-            raise EvaluationError(f"{part}: cannot be written ({error.strerror}); what came before is kept") from error
         failed = 1 if _size(part) > before else failed + 1
         if failed >= TRIES:
-            raise FetchError(f"{problem}; gave up after {TRIES} tries in a row. What came is kept: run it again later")
+            raise _UnreachableError(
+                f"{problem}; gave up after {TRIES} tries in a row. What came is kept: run it again later"
+            )
         time.sleep(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
 
 
-def _go_on(address: str, part: Path, show: bool) -> None:
+def _request_rest(address: str, part: Path, show: bool) -> None:
     """Makes one request for what `part` lacks; raises ConnectionError if the answer breaks off."""
-    request = urllib.request.Request(address, headers={"User-Agent": "mmdpo"})
-    have, validator = _size(part), _read_validator(part)
-    if have and validator:  # without it the rest might be another version's
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", validator)
+    version = _version_file(part)
+    known = version.read_text(encoding="utf-8") if version.exists() else ""
+    have = _size(part) if known else 0  # where no version is known the rest might be another one's
+    headers = {"Range": f"bytes={have}-", "If-Range": known} if have else {}
+    request = urllib.request.Request(address, headers={"User-Agent": "mmdpo", **headers})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         resumed = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
-        if not resumed:
-            have = 0
+        have = have if resumed else 0
         length = answer.headers.get("Content-Length")
         whole = None if length is None else have + int(length)
-        _write_validator(part, answer.headers)
-        with part.open("ab" if resumed else "wb") as file, _bar(show, part, have, whole) as bar:
+        tag = answer.headers.get("ETag", "")
+        version.write_text(tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", ""))
+        look = dict(desc=part.stem, unit="B", unit_scale=True, leave=False, disable=None if show else True)
+        with part.open("ab" if resumed else "wb") as file, tqdm(total=whole, initial=have, **look) as bar:
             while block := answer.read(_BLOCK):
                 have += len(block)
                 if have > LARGEST:
-                    part.unlink()
-                    raise FetchError(f"more came than {LARGEST:,} bytes, which is no file of a benchmark")
+                    raise EvaluationError(f"more came than {LARGEST:,} bytes, which is no file of a benchmark")
                 file.write(block)
                 bar.update(len(block))
     if whole is not None and _size(part) < whole:
         raise ConnectionError(f"broke off after {_size(part):,} of {whole:,} bytes")
 
 
-def _bar(show: bool, part: Path, have: int, whole: int | None) -> Any:
-    name = part.name.removesuffix(".part")
-    return tqdm(
-        total=whole, initial=have, desc=name, unit="B", unit_scale=True, leave=False, disable=None if show else True
-    )
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _validator_file(part: Path) -> Path:
+def _version_file(part: Path) -> Path:
+    """Returns where it is noted which version of a file `part` is the beginning of, as the place calls it."""
     return part.with_name(f"{part.name}.version")
 
 
-def _read_validator(part: Path) -> str:
-    file = _validator_file(part)
-    return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def _write_validator(part: Path, headers: Any) -> None:
-    """Notes which version of the file this is, if the place says so."""
-    tag = headers.get("ETag", "")
-    version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
-    file = _validator_file(part)
-    if version:
-        file.write_text(version, encoding="utf-8")
-    else:
-        file.unlink(missing_ok=True)
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)

@@ -1,19 +1,33 @@
-"""A judge that keeps every reply, asks again for those that cannot be read, and gives up when it is down."""
+"""A judge that keeps every reply, asks again for those that cannot be read, and gives up when it is down.
+
+Replies are lines of a file, each appended as it arrives, so that none is ever asked for twice:
+
+    {"id", "answer", "reply", "model", "requested_model", "attempt", "readable", "finish_reason", "usage", "time",
+     "settings", "key"}
+
+`key` is the SHA-256 of prompt, requested model and settings. `--judge_replies` reads the file too.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from mmdpo.benchmarks.answers import read_rows
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item
+from mmdpo.benchmarks.records import Item, Judge, Tools
+from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.judge_cache import CachedReply, ReplyCache, make_key
+from mmdpo.evaluation.line_file import LineFile, mend_last_line
+from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply
-from mmdpo.judges import Failure, Request, Source
+from mmdpo.judges import Failure, JudgeOptions, Request, Source, make_source
 
 FAILURES = 3
 """Requests that may fail, each after all its tries, before nothing more is asked."""
@@ -21,6 +35,37 @@ REMINDER = (
     "An earlier reply to this could not be read by the program that it was for. Keep exactly to the form that is asked "
     "for above."
 )
+
+REPLIES = "judge_replies.jsonl"
+
+
+def check_judge(benchmark: Benchmark, options: JudgeOptions) -> None:
+    """Raises ValueError for options of a judge that do not fit together or the benchmark: before hours of answers."""
+    if not options.model and (options.url is not None or options.kind is not None):
+        raise ValueError("--judge_url and --judge need the model's name too: --judge_model")
+    if options.is_given and benchmark.judge_prompt is None:
+        given = "--judge_model" if options.replies is None else "--judge_replies"
+        raise ValueError(f"{given}: {benchmark.name} has no judge")
+    if options.replies is not None and options.model:
+        raise ValueError("--judge_replies stands instead of a model: leave --judge_model out")
+
+
+def choose_judge(
+    benchmark: Benchmark, data_dir: Path, tools: Tools, options: JudgeOptions, out: Path, *, allow_missing: bool
+) -> Judge | None:
+    """Returns the judge that the options name, None if they name none.
+
+    `data_dir` holds the benchmark's data, `out` the replies unless the options say where. Raises what `KeepingJudge`
+    and `RecordedReplies` raise.
+    """
+    if not options.is_given:
+        return None
+    if options.replies is not None:
+        return RecordedReplies.read(options.replies, [item.id for item in benchmark.read_items(data_dir, tools)])
+    source = make_source(options.kind or ("local" if options.url is None else "endpoint"), options)
+    # One folder of replies may serve many runs, and every benchmark has ids of its own.
+    cache = out / REPLIES if options.cache is None else options.cache / f"{benchmark.name}.jsonl"
+    return KeepingJudge(source, benchmark, cache, retries=options.retries, allow_missing=allow_missing)
 
 
 class KeepingJudge:
@@ -87,7 +132,7 @@ class KeepingJudge:
         return Request(item.id, answer, prompt if attempt == 0 else f"{prompt}\n\n{REMINDER}", attempt)
 
     def _key(self, request: Request) -> str:
-        return make_key(request.prompt, self._source.model, self._source.settings(request.attempt))
+        return digest_of([request.prompt, self._source.model, dict(self._source.settings(request.attempt))])
 
     def _replies(self, item: Item, answer: str) -> list[CachedReply]:
         """Returns the replies to an answer, of the first attempt and those after it, as far as there are any."""
@@ -147,9 +192,81 @@ class KeepingJudge:
         return (
             f"the judge {self._source.model} gave no reply to {len(missing):,} of {len(requests):,} requests, the "
             f"first about item {missing[0].item_id}: {last.problem}. The {len(self._cache):,} replies so far are kept "
-            f"in {self._cache.path}; the same command goes on from there, and --partial scores without the rest"
+            f"in {self._cache.path}; the same command resumes there, and --partial scores without the rest"
         )
 
 
 class _GiveUp(Exception):  # noqa: N818 - never seen outside
     """Nothing more is to be asked."""
+
+
+# -- the replies on disk ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CachedReply:
+    """A reply that was kept."""
+
+    text: str
+    model: str
+    """The model that the server said it was."""
+
+
+class ReplyCache:
+    """The replies of one file; threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file; a last line that is cut off, by a crash or a full disk, is removed.
+
+        Raises EvaluationError with file and line for a line that is no kept reply.
+        """
+        self.path = path
+        self._file = LineFile(path)
+        self._lock = threading.Lock()
+        self._replies: dict[str, CachedReply] = {}
+        if path.exists():
+            mend_last_line(path)
+            for row in read_rows(path):
+                self._replies[_read_key(row.values, row.place)] = CachedReply(
+                    row.values["reply"], str(row.values.get("model", ""))
+                )
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def open(self) -> None:
+        """Makes sure that replies can be kept, before one is paid for; raises EvaluationError where they cannot."""
+        self._file.open()
+
+    def find(self, key: str) -> CachedReply | None:
+        """Returns the reply of a key, None if there is none."""
+        return self._replies.get(key)
+
+    def keep(self, key: str, request: Request, reply: Reply, about: Mapping[str, Any]) -> None:
+        """Writes a reply to disk, then remembers it; `about` is added to the line.
+
+        Raises EvaluationError where the disk takes no more.
+        """
+        line = {
+            "id": request.item_id,
+            "answer": request.answer,
+            "reply": reply.text,
+            "model": reply.model,
+            "attempt": request.attempt,
+            "finish_reason": reply.finish_reason,
+            "usage": dict(reply.usage),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "key": key,
+        }
+        with self._lock:
+            self._file.append(line | dict(about))
+            self._replies[key] = CachedReply(reply.text, reply.model)
+
+
+def _read_key(values: Mapping[str, Any], place: str) -> str:
+    if not isinstance(values.get("key"), str) or not isinstance(values.get("reply"), str):
+        raise EvaluationError(
+            f"{place}: no kept reply of a judge ('key' and 'reply' are needed); remove the line, or name another "
+            "folder (--judge_cache). Replies from elsewhere are read by --judge_replies"
+        )
+    return str(values["key"])

@@ -22,6 +22,8 @@ from mmdpo.benchmarks.reading import EvaluationError, parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
+QUESTIONS = "obj_halbench_300_questions.jsonl"
+"""Object HalBench's, taken out of a file that holds the images too."""
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
@@ -37,9 +39,8 @@ _UNREADABLE = (
 )
 """What `zipfile` raises for damaged, encrypted (RuntimeError) and otherwise packed members (NotImplementedError)."""
 
-_AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
 _RLHF_V = "https://raw.githubusercontent.com/RLHF-V/RLHF-V/3d35a91568b237fcc9d884463d9279fd7ae10350/eval/data"
-_POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
+_DRIVE = "https://drive.usercontent.google.com/download"
 _COCO = "http://images.cocodataset.org"
 _COCO_LICENCE = "COCO images: their photographers', under Flickr's terms, see cocodataset.org; annotations CC BY 4.0"
 
@@ -168,41 +169,30 @@ def unpack_questions(rows: Path) -> Unpacked:
                 yield f"{IMAGES}/{name}", base64.b64decode(row["image"], validate=True)
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"no questions of Object HalBench with their images ({error!r})") from error
-    yield "obj_halbench_300_questions.jsonl", "".join(f"{question}\n" for question in questions).encode()
+    yield QUESTIONS, "".join(f"{question}\n" for question in questions).encode()
+
+
+def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ...]:
+    """Returns files that one place holds: path → SHA-256."""
+    return tuple(RemoteFile(path, (f"{base}/{path}",), sha256) for path, sha256 in checksums.items())
 
 
 SOURCES: Mapping[str, Data] = {
     "amber": Data(
         licences=("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
-        files=(
-            RemoteFile(
-                "data/annotations.json",
-                (f"{_AMBER}/data/annotations.json",),
-                "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
-            ),
-            RemoteFile(
-                "data/query/query_all.json",
-                (f"{_AMBER}/data/query/query_all.json",),
-                "127680ae61f7d4a92d2f7f07a8deaec07f0689b194d2c7c0f41ead7bd2c5bcf5",
-            ),
-            RemoteFile(
-                "data/relation.json",
-                (f"{_AMBER}/data/relation.json",),
-                "c4c1491e9bbc3209abc1888c12a1bf8413bdbab8a0d8be04b990a2e7680cf23e",
-            ),
-            RemoteFile(
-                "data/safe_words.txt",
-                (f"{_AMBER}/data/safe_words.txt",),
-                "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
-            ),
+        files=_list_files(
+            "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd",
+            {
+                "data/annotations.json": "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
+                "data/query/query_all.json": "127680ae61f7d4a92d2f7f07a8deaec07f0689b194d2c7c0f41ead7bd2c5bcf5",
+                "data/relation.json": "c4c1491e9bbc3209abc1888c12a1bf8413bdbab8a0d8be04b990a2e7680cf23e",
+                "data/safe_words.txt": "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
+            },
         ),
         archives=(
             Archive(
                 "AMBER's images",
-                (
-                    "https://drive.usercontent.google.com/download?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl"
-                    "&export=download&confirm=t",
-                ),
+                (f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t",),
                 unpack_pictures,
                 "1,004 images",
                 only_images=True,
@@ -211,12 +201,9 @@ SOURCES: Mapping[str, Data] = {
     ),
     "mmhal": Data(
         licences=("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
-        files=(
-            RemoteFile(
-                "mmhal-bench_answer_template.json",
-                (f"{_RLHF_V}/mmhal-bench_answer_template.json",),
-                "28ed24e19ffef292597c35f1dad37760b2e0a088b3b40ca3b50f105fc1b951bb",
-            ),
+        files=_list_files(
+            _RLHF_V,
+            {"mmhal-bench_answer_template.json": "28ed24e19ffef292597c35f1dad37760b2e0a088b3b40ca3b50f105fc1b951bb"},
         ),
         archives=(
             Archive(
@@ -230,27 +217,19 @@ SOURCES: Mapping[str, Data] = {
     ),
     "object_halbench": Data(
         licences=("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
-        files=(
-            RemoteFile(
-                "synonyms_refine.txt",
-                (f"{_RLHF_V}/synonyms_refine.txt",),
-                "681041d2958d7871ed6fa69c3108f34aa6a0a354eb53ed4c5a425e65f86bc72a",
-            ),
+        files=_list_files(
+            _RLHF_V, {"synonyms_refine.txt": "681041d2958d7871ed6fa69c3108f34aa6a0a354eb53ed4c5a425e65f86bc72a"}
         ),
         archives=(
             Archive(
                 "questions and images",
-                (
-                    "https://raw.githubusercontent.com/RLHF-V/RLHF-V/main/eval/data/obj_halbench_300_with_image.jsonl",
-                    "https://raw.githubusercontent.com/RLHF-V/RLAIF-V/main/eval/data/obj_halbench_300_with_image.jsonl",
+                tuple(
+                    f"https://raw.githubusercontent.com/RLHF-V/{name}/main/eval/data/obj_halbench_300_with_image.jsonl"
+                    for name in ("RLHF-V", "RLAIF-V")
                 ),
                 unpack_questions,
                 "300 images",
-                contents={
-                    "obj_halbench_300_questions.jsonl": (
-                        "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"
-                    )
-                },
+                contents={QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"},
             ),
             Archive(
                 "COCO's annotations",
@@ -262,13 +241,13 @@ SOURCES: Mapping[str, Data] = {
     ),
     "pope": Data(
         licences=("POPE: MIT", _COCO_LICENCE),
-        files=tuple(
-            RemoteFile(f"coco_pope_{split}.json", (f"{_POPE}/coco_pope_{split}.json",), sha256)
-            for split, sha256 in (
-                ("random", "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994"),
-                ("popular", "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753"),
-                ("adversarial", "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8"),
-            )
+        files=_list_files(
+            "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco",
+            {
+                "coco_pope_random.json": "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994",
+                "coco_pope_popular.json": "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753",
+                "coco_pope_adversarial.json": "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8",
+            },
         ),
         image_address=_coco_image,
         image_names=_pope_images,

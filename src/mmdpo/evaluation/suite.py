@@ -3,37 +3,81 @@
     <out>/<benchmark>/…                  what `mmdpo eval <benchmark>` writes
     <out>/suite.json, suite.md, suite.csv
 
-Each benchmark is run by the function that runs it alone; one that fails is shown as missing, with the reason.
+Each benchmark is run by the function that runs it alone; one that fails is shown as missing, with the reason. The
+paper's figures: Wang et al., mDPO: Conditional Preference Optimization for Multimodal Large Language Models, EMNLP 2024
+(arXiv 2406.11839v2), Table 1. One run each, no intervals.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from mmdpo.benchmarks.reading import EvaluationError, make_folder, read_json, to_json, write_whole
+from rich.console import Console
+
+from mmdpo.benchmarks.evaluate import Evaluation
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.evaluation.table1 import COLUMNS, PAPER, SOURCE, Column
-from mmdpo.evaluation.terminal import as_text, print_line
+from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
+from mmdpo.evaluation.run import run_benchmark
+from mmdpo.files import make_folder, write_json, write_whole
+from mmdpo.judges import JudgeOptions
 from mmdpo.printable import printable
-from mmdpo.tables import csv_text
+from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval, show_number
 from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
 
 DEFAULT = tuple(name for name in names() if find_world(name) is None)
-MISSING = "–"
-_OF_JUDGE = ("judge", "judge_model", "judge_url", "judge_replies", "judge_cache")
 
-RunBenchmark = Callable[[str, argparse.Namespace], int]
+RunBenchmark = Callable[[str, EvaluationOptions], Evaluation | None]
+
+SOURCE: Final = "Wang et al., mDPO, EMNLP 2024 (arXiv 2406.11839v2), Table 1"
 
 
 @dataclass(frozen=True)
-class Cell:
+class PaperColumn:
+    """A column of the table."""
+
+    header: str
+    metrics: tuple[str, ...]
+    """The metric of a result that stands there, the first that it has."""
+    form: str
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark that it belongs to."""
+        return self.metrics[0].partition("/")[0]
+
+
+COLUMNS: Final = (
+    PaperColumn("MMHal score ↑", ("mmhal/score",), ".2f"),
+    PaperColumn("MMHal HalRate ↓", ("mmhal/hallucination_rate",), ".2f"),
+    PaperColumn("ObjHal CHAIRs ↓", ("object_halbench/llm/chair_s", "object_halbench/word/chair_s"), ".1f"),
+    PaperColumn("ObjHal CHAIRi ↓", ("object_halbench/llm/chair_i", "object_halbench/word/chair_i"), ".1f"),
+    PaperColumn("AMBER CHAIR ↓", ("amber/chair",), ".1f"),
+    PaperColumn("AMBER Cover ↑", ("amber/cover",), ".1f"),
+    PaperColumn("AMBER Hal ↓", ("amber/hal",), ".1f"),
+    PaperColumn("AMBER Cog ↓", ("amber/cog",), ".1f"),
+)
+
+PAPER: Final[dict[str, tuple[float, ...]]] = {
+    "Bunny-v1.0-3B": (2.11, 0.58, 43.0, 8.9, 9.8, 75.6, 64.9, 6.0),
+    "Bunny-v1.0-3B + DPO": (2.28, 0.56, 44.3, 7.6, 7.9, 74.1, 58.9, 4.8),
+    "Bunny-v1.0-3B + mDPO": (2.96, 0.42, 27.0, 4.6, 4.9, 67.4, 37.7, 2.4),
+    "LLaVA-v1.5-7B": (2.19, 0.57, 54.7, 15.9, 7.4, 51.8, 34.7, 4.1),
+    "LLaVA-v1.5-7B + DPO": (2.14, 0.65, 49.0, 13.0, 6.5, 55.1, 34.5, 2.3),
+    "LLaVA-v1.5-7B + mDPO": (2.39, 0.54, 35.7, 9.8, 4.4, 52.4, 24.5, 2.4),
+}
+"""Row → its figures in the order of COLUMNS."""
+
+
+@dataclass(frozen=True)
+class TableValue:
     """One figure of the run: as the official scorer prints it, with its 95 % interval."""
 
     metric: str
@@ -50,80 +94,78 @@ class Suite:
     """Name of the folder."""
     of: str
     """Whose answers these are."""
-    cells: Mapping[str, Cell | None]
+    cells: Mapping[str, TableValue | None]
     """Header of the column → the figure, None where it is missing."""
     missing: Mapping[str, str]
     """Benchmark → why it has no result."""
     notes: tuple[str, ...]
 
+    @property
+    def remarks(self) -> list[str]:
+        """What stands below the table."""
+        return [*(f"missing: {name}: {reason}" for name, reason in self.missing.items()), *self.notes]
 
-def run_suite(options: argparse.Namespace, run_benchmark: RunBenchmark) -> int:
-    """Runs the benchmarks that the options name; returns 1 if one has no result, else 0.
+
+def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
+    """Runs the benchmarks that the options name, writes the table and prints it.
 
     Raises ValueError for a benchmark that is none, EvaluationError for a folder of answers that is none.
     """
-    chosen = _choose(options)
+    run = run or partial(run_benchmark, make=cache(partial(make_answerer, options)))
     results: dict[str, Mapping[str, Any]] = {}
     missing: dict[str, str] = {}
-    for name in chosen:
+    for name in choose_benchmarks(options):
         print(f"\n{name}", flush=True)
         try:
-            results[name] = _run_one(name, options, run_benchmark)
-        except Exception as error:  # a later benchmark may well work, and hours of answers stand behind it
+            result = _run_one(name, options, run)
+            results |= {name: result} if result else {}
+        except Exception as error:  # a later benchmark may well work, and this one's answers took hours
             logger.debug("%s failed", name, exc_info=True)
-            missing[name] = printable(
-                f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-            )
+            is_clear = isinstance(error, ValueError | OSError)
+            missing[name] = printable(str(error) if is_clear else f"{type(error).__name__}: {error}")
             print(f"{name} has no result: {missing[name]}", flush=True)
-    if _is_main(options) and not options.answers_only:
-        suite = summarise(printable(Path(options.out).resolve().name), printable(_whose(options)), results, missing)
-        write_suite(suite, results, Path(options.out))
-        _print(suite, Path(options.out))
-    return 1 if missing else 0
+    suite = summarise(printable(options.out.resolve().name), printable(_whose(options)), results, missing)
+    if _is_main(options) and not options.asking.answers_only:
+        write_suite(suite, results, options.out)
+        _print(suite, options.out)
+    return suite
 
 
-def _choose(options: argparse.Namespace) -> tuple[str, ...]:
-    unknown = sorted(set(options.benchmarks or ()) - set(names()))
+def choose_benchmarks(options: SuiteOptions) -> tuple[str, ...]:
+    """Returns which benchmarks are run; raises what `run_suite` raises."""
+    unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
         raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")
-    if options.answers is not None and not Path(options.answers).is_dir():
+    if options.answers is not None and not options.answers.is_dir():
         raise EvaluationError(
             f"--answers {options.answers}: a suite takes a folder, with BENCHMARK.jsonl or BENCHMARK/answers.jsonl each"
         )
     if options.benchmarks:
         return tuple(dict.fromkeys(options.benchmarks))
-    return DEFAULT if find_world(options.model) is None else (options.model,)
+    return DEFAULT if options.model is None or find_world(options.model) is None else (options.model,)
 
 
-def _run_one(name: str, options: argparse.Namespace, run_benchmark: RunBenchmark) -> Mapping[str, Any]:
-    """Runs one benchmark in a folder of its own; returns its result. Raises whatever it raises."""
-    part = argparse.Namespace(**vars(options))
-    part.out = str(Path(options.out) / name)
-    if options.answers is not None:
-        part.answers = str(find_file(Path(options.answers), name, "answers"))
-    if options.image_dir is not None:
-        part.image_dir = _find_images(Path(options.image_dir), name)
-    if load(name).judge_prompt is None:
-        for option in _OF_JUDGE:
-            setattr(part, option, None)
-    elif options.judge_replies is not None and Path(options.judge_replies).is_dir():
-        part.judge_replies = str(find_file(Path(options.judge_replies), name, "judge_replies"))
-    result = Path(part.out) / "result.json"
-    before = result.stat().st_mtime_ns if result.exists() else None
-    run_benchmark(name, part)
-    if options.answers_only or not _is_main(options):
+def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str, Any]:
+    """Runs one benchmark in a folder of its own; returns its result, nothing where none is wanted from this process."""
+    benchmark, asking, judge, answers = load(name), options.asking, options.judge, options.answers
+    if answers is not None:
+        answers = find_file(answers, name, "answers")
+    if asking.image_dir is not None:  # drawn pictures are in no folder
+        own = asking.image_dir / name
+        image_dir = None if benchmark.draw_image else own if own.is_dir() else asking.image_dir
+        asking = replace(asking, image_dir=image_dir)
+    if benchmark.judge_prompt is None:
+        judge = JudgeOptions()
+    elif judge.replies is not None and judge.replies.is_dir():
+        judge = replace(judge, replies=find_file(judge.replies, name, "judge_replies"))
+    out = options.out / name
+    scored = run(name, replace(options, out=out, answers=answers, asking=asking, judge=judge))
+    if options.asking.answers_only or not _is_main(options):
         return {}
-    if not result.exists() or result.stat().st_mtime_ns == before:
+    if scored is None:
         raise EvaluationError("it was answered and not scored, for the reason above")
-    content: Mapping[str, Any] = read_json(result)
+    content: Mapping[str, Any] = read_data(out / "result.json")
     return content
-
-
-def _find_images(folder: Path, name: str) -> str | None:
-    """Returns a benchmark's own folder of pictures where there is one; None for pictures that are drawn."""
-    if load(name).draw_image is not None:
-        return None
-    return str(folder / name if (folder / name).is_dir() else folder)
 
 
 def find_file(folder: Path, name: str, stem: str) -> Path:
@@ -140,12 +182,12 @@ def find_file(folder: Path, name: str, stem: str) -> Path:
     return found
 
 
-def _whose(options: argparse.Namespace) -> str:
-    adapter = f" + {options.adapter}" if getattr(options, "adapter", None) else ""
+def _whose(options: SuiteOptions) -> str:
+    adapter = f" + {options.checkpoint.adapter}" if options.checkpoint.adapter else ""
     return f"{options.model}{adapter}" if options.model else f"answers in {options.answers}"
 
 
-def _is_main(options: argparse.Namespace) -> bool:
+def _is_main(options: SuiteOptions) -> bool:
     if options.model is None:
         return True
     from accelerate import PartialState
@@ -155,15 +197,15 @@ def _is_main(options: argparse.Namespace) -> bool:
 
 def summarise(label: str, of: str, results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]) -> Suite:
     """Puts the results of benchmarks into the columns of Table 1, with what a reader of that row should know."""
-    cells = {column.header: _cell(column, results.get(column.benchmark, {})) for column in COLUMNS}
+    cells = {column.header: _find_value(column, results.get(column.benchmark, {})) for column in COLUMNS}
     return Suite(label, of, cells, dict(missing), (f"{label}: {of}", *_explain(results)))
 
 
-def _cell(column: Column, result: Mapping[str, Any]) -> Cell | None:
+def _find_value(column: PaperColumn, result: Mapping[str, Any]) -> TableValue | None:
     metrics = result.get("metrics", {})
     for name in column.metrics:
         if metrics.get(name, {}).get("value") is not None:
-            return Cell(name, *(metrics[name][key] for key in ("value", "low", "high")))
+            return TableValue(name, *(metrics[name][key] for key in ("value", "low", "high")))
     return None
 
 
@@ -217,80 +259,47 @@ def _value(result: Mapping[str, Any], metric: str, form: str) -> str:
     return MISSING if value is None else format(value, form)
 
 
-def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> Path:
-    """Writes suite.json, suite.md and suite.csv; returns the path of the first."""
+def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+    """Writes suite.json, suite.md and suite.csv."""
     make_folder(out)
     content = asdict(suite) | {
         "results": {name: str(Path(name) / "result.json") for name in results},
         "paper": {"source": SOURCE, "columns": [column.header for column in COLUMNS], "rows": PAPER},
     }
-    write_whole(out / "suite.json", to_json(content, indent=2) + "\n")
-    write_whole(out / "suite.md", markdown_suite(suite))
-    write_whole(out / "suite.csv", csv_suite(suite))
-    return out / "suite.json"
+    table = build_table(suite)
+    write_json(out / "suite.json", content)
+    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in suite.remarks))
+    write_whole(out / "suite.csv", table.csv())
 
 
-def markdown_suite(suite: Suite) -> str:
-    """Returns the table in GitHub's Markdown, then what is missing and what to know, ending with a newline."""
-    headers = ["", *(column.header for column in COLUMNS)]
-    lines = [headers, ["---", *("---:" for _ in COLUMNS)], *_rows(suite, "<br>")]
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
-    return table + "\n" + "".join(f"- {line}\n" for line in _remarks(suite))
-
-
-def csv_suite(suite: Suite) -> str:
-    """Returns the rows with an interval's ends in fields of their own; a missing figure is an empty field."""
-    headers = ["row", *(f"{column.header[:-2]}{end}" for column in COLUMNS for end in ("", " low", " high"))]
+def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
+    """Returns the paper's rows and the run's; a narrow one has intervals below values, for terminals of 80 columns."""
     rows = [
-        [label, *(field for figure in figures for field in (figure, None, None))] for label, figures in PAPER.items()
+        (label, *(show_number(value, column.form) for value, column in zip(values, COLUMNS, strict=True)))
+        for label, values in PAPER.items()
     ]
-    fields = [
-        field
-        for cell in suite.cells.values()
-        for field in ((None, None, None) if cell is None else (cell.value, cell.low, cell.high))
+    shown = [
+        MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
+        for column, cell in zip(COLUMNS, suite.cells.values(), strict=True)
     ]
-    return csv_text(headers, [*rows, [suite.label, *fields]])
-
-
-def _rows(suite: Suite, between: str) -> Iterator[Sequence[str]]:
-    for label, figures in PAPER.items():
-        yield [label, *(format(figure, column.form) for figure, column in zip(figures, COLUMNS, strict=True))]
-    yield [suite.label, *(_show(suite.cells[column.header], column, between) for column in COLUMNS)]
-
-
-def _show(cell: Cell | None, column: Column, between: str) -> str:
-    if cell is None:
-        return MISSING
-    interval = "" if cell.low is None or cell.high is None else f"{cell.low:{column.form}}–{cell.high:{column.form}}"
-    return format(cell.value, column.form) + (between + interval if interval else "")
-
-
-def _remarks(suite: Suite) -> list[str]:
-    return [*(f"missing: {name}: {reason}" for name, reason in suite.missing.items()), *suite.notes]
+    if is_narrow:
+        rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
+        shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
+    given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
+    records = [
+        {"row": label}
+        | {
+            f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)
+            for column, cell in zip(COLUMNS, cells, strict=True)
+            for end, name in (("", "value"), (" low", "low"), (" high", "high"))
+        }
+        for label, cells in {**given, suite.label: suite.cells.values()}.items()
+    ]
+    return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
 
 
 def _print(suite: Suite, out: Path) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("", min_width=13, overflow="fold")
-    for column in COLUMNS:  # narrow enough, with an interval on two lines, for 80 columns
-        table.add_column(column.header.replace(" ", "\n"), justify="right", no_wrap=True)
-    rows = list(_rows(suite, "\n"))
-    for place, (label, *cells) in enumerate(rows):
-        trained = label.partition(" + ")[2] if label in PAPER else ""
-        is_last_of_paper = place == len(rows) - 2
-        table.add_row(
-            f"  + {trained}" if trained else as_text(label),
-            *(cell.replace("–", "–\n") if "\n" in cell else cell for cell in cells),
-            end_section=is_last_of_paper,
-        )
-    console = Console()
-    console.print()
+    print()
     if any(suite.cells.values()):  # an embedded world is in no column
-        console.print(table)
-    for line in _remarks(suite):
-        print_line(console, line)
-    print_line(console, f"Suite: {out / 'suite.json'}")
+        Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
+    print(printable("\n".join([*suite.remarks, f"Suite: {out / 'suite.json'}"])))

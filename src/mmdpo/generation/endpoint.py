@@ -10,42 +10,35 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
-import math
 import random
 import re
 import threading
-import time
-import zlib
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from mmdpo.generation.http_client import KEYLESS, FailedTry, make_client, read_retry_after, show_address
 from mmdpo.generation.prompts import chat_request
-from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
 from mmdpo.printable import printable
 from mmdpo.records import Message
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 LONGEST_WAIT = 300.0
 """Seconds: a server that asks to be left alone for longer is an error."""
-LARGEST_REPLY = 16 << 20
-"""Bytes, unpacked: far more than any answer, far less than the memory."""
 _FIRST_WAIT, _LONGEST_OWN_WAIT = 1.0, 60.0
 _WORTH_ANOTHER_TRY = (408, 409, 425, 429)
 _ABOUT_THE_REQUEST = (400, 413, 422)
 _NEWER_LIMIT = "max_completion_tokens"
 """What some models of OpenAI insist on instead of `max_tokens`, to the same effect; older servers know that alone."""
-_KEYLESS = "none"
-"""Stands where a local server asks for no key; the package insists on one."""
 _SHORTEST_SECRET = 8
 """Characters: a shorter key is a placeholder for a local server, and may well be a word of an answer."""
-_REDIRECTS = (307, 308)
-"""Those that send the same request again."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -122,12 +115,12 @@ class ChatEndpoint:
         409, 425, 429 and 5xx. Raises ImportError without the `openai` package, ValueError for an address that is none,
         a timeout of no time, or a key that no header can hold.
         """
-        self.address = _show_address(base_url)
+        self.address = show_address(base_url)
         if not timeout > 0:
             raise ValueError(f"a timeout of {timeout:g} s lets nothing reply; give one above 0")
         self.base_url, self.model, self.timeout = base_url, model, timeout
         self.retries, self.budget = retries, budget or Budget()
-        self._client = _make_client(base_url, timeout)
+        self._client = make_client(base_url, timeout)
         parts = urlsplit(base_url)
         self._secrets = [secret for secret in (self._client.api_key, parts.password, parts.query) if secret]
         self._loop = _event_loop()  # here, since the first requests may come from many threads at once
@@ -152,13 +145,38 @@ class ChatEndpoint:
             self.budget.take_request()
             try:
                 return self._ask(messages, settings)
-            except _FailedTry as failure:
+            except FailedTry as failure:
                 if attempt == self.retries:
                     raise EndpointError(
                         f"{self.address}: {self._tidy(str(failure))}; gave up after {attempt + 1} tries"
                     ) from None
                 self._wait(attempt, failure)
         raise AssertionError("the last try returns or raises")
+
+    def ask_each(
+        self, waiting: deque[_T], ask: Callable[[_T], _R], concurrency: int
+    ) -> Iterator[tuple[_T, _R | Exception]]:
+        """Yields each of `waiting` with what asking about it returned or raised, as they finish, `concurrency` at once.
+
+        Whoever clears `waiting` ends the asking, and what is on its way is still yielded. Where the iterator is closed
+        before, or interrupted, nobody wants the rest, and the endpoint is closed.
+        """
+        asked: dict[Future[_R], _T] = {}
+        threads = ThreadPoolExecutor(concurrency)
+        try:
+            while asked or waiting:
+                while waiting and len(asked) < concurrency:
+                    item = waiting.popleft()
+                    asked[threads.submit(ask, item)] = item
+                for future in wait(asked, return_when=FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield asked.pop(future), future.result() if error is None else error
+        finally:
+            if asked:
+                self.close()
+            threads.shutdown()
 
     def close(self) -> None:
         """Ends waits and connections; requests on their way fail."""
@@ -177,12 +195,12 @@ class ChatEndpoint:
         try:
             content = self._run(self._post(model=self.model, messages=list(messages), **options))
         except (TimeoutError, openai.APITimeoutError):
-            raise _FailedTry(f"no whole reply within {self.timeout:g} s") from None
+            raise FailedTry(f"no whole reply within {self.timeout:g} s") from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, _FailedTry):
+            if isinstance(error.__cause__, FailedTry):
                 raise error.__cause__ from None
             why = self._tidy(str(error.__cause__ or error))
-            raise _FailedTry(f"no connection, or one that broke off ({why})") from None
+            raise FailedTry(f"no connection, or one that broke off ({why})") from None
         except openai.APIStatusError as error:
             if limit_name == "max_tokens" and error.status_code == 400 and _NEWER_LIMIT in str(error.message):
                 self._limit_name = _NEWER_LIMIT
@@ -215,24 +233,24 @@ class ChatEndpoint:
             self._running.discard(running)
 
     def _parse(self, content: bytes) -> Mapping[str, Any]:
-        """Returns the JSON object of a body; raises _FailedTry for anything else."""
+        """Returns the JSON object of a body; raises FailedTry for anything else."""
         try:
             completion = json.loads(content)
         except (ValueError, RecursionError) as error:
             start = self._tidy(content[:4096].decode("utf-8", "replace"))[:60]
-            raise _FailedTry(f"a reply that is no JSON ({type(error).__name__}; it begins {start!r})") from None
+            raise FailedTry(f"a reply that is no JSON ({type(error).__name__}; it begins {start!r})") from None
         if not isinstance(completion, dict):
-            raise _FailedTry(f"a reply that is no chat completion (JSON, but {type(completion).__name__})")
+            raise FailedTry(f"a reply that is no chat completion (JSON, but {type(completion).__name__})")
         return completion
 
     def _read_reply(self, completion: Mapping[str, Any], usage: Mapping[str, int]) -> Reply:
-        """Returns the first choice of a completion; raises _FailedTry for one without text, RefusedError as it says."""
+        """Returns the first choice of a completion; raises FailedTry for one without text, RefusedError as it says."""
         choices = completion.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             said = completion.get("error") or completion
-            raise _FailedTry(f"a reply that is no chat completion ({self._tidy(json.dumps(said))[:200]})")
+            raise FailedTry(f"a reply that is no chat completion ({self._tidy(json.dumps(said))[:200]})")
         reason = choice.get("finish_reason")
         reason = reason if isinstance(reason, str) else ""
         text = _join_parts(message.get("content"))
@@ -241,9 +259,9 @@ class ChatEndpoint:
         if text is None:
             why = f"finish_reason {self._tidy(reason)[:40]!r}" if reason else "no reason given"
             hint = "; the limit of new tokens was spent before any text came" if reason == "length" else ""
-            raise _FailedTry(f"a reply without text ({why}){hint}")
+            raise FailedTry(f"a reply without text ({why}){hint}")
         if reason == "error":
-            raise _FailedTry("a reply that the server itself calls an error (finish_reason 'error')")
+            raise FailedTry("a reply that the server itself calls an error (finish_reason 'error')")
         model = completion.get("model")
         named = model if isinstance(model, str) else ""
         return Reply(self._clean(text), self._clean(named), self._clean(reason), usage)
@@ -254,7 +272,7 @@ class ChatEndpoint:
         if error.status_code in _ABOUT_THE_REQUEST:
             return RefusedError(f"{self.address} refuses a request: {said}")
         if error.status_code in _WORTH_ANOTHER_TRY or error.status_code >= 500:
-            return _FailedTry(said, _read_retry_after(error.response.headers))
+            return FailedTry(said, read_retry_after(error.response.headers))
         if 300 <= error.status_code < 400:
             place = self._tidy(error.response.headers.get("location", "no place"))[:200]
             return EndpointError(
@@ -278,16 +296,16 @@ class ChatEndpoint:
     def _tidy(self, text: str) -> str:
         """Returns text of a server for a message: on one line, nothing that steers a terminal, no secret."""
         for secret in self._secrets:
-            if secret != _KEYLESS:
+            if secret != KEYLESS:
                 text = text.replace(secret, "…")
         return printable(" ".join(text.split()))
 
-    def _wait(self, attempt: int, failure: _FailedTry) -> None:
+    def _wait(self, attempt: int, failure: FailedTry) -> None:
         """Waits for what the server asks, else for twice as long as last time; the random part keeps clients apart."""
         if failure.retry_after > LONGEST_WAIT:
             raise EndpointError(
-                f"{self.address}: {self._tidy(str(failure))}; it asks to wait {failure.retry_after:.0f} s: go on "
-                "later, by the same command"
+                f"{self.address}: {self._tidy(str(failure))}; it asks to wait {failure.retry_after:.0f} s: run "
+                "the same command again later"
             ) from None
         own = min(_FIRST_WAIT * 2**attempt, _LONGEST_OWN_WAIT) * random.uniform(0.5, 1.0)
         self._closed.wait(failure.retry_after + 0.1 * own if failure.retry_after else own)
@@ -311,50 +329,32 @@ class EndpointAnswerer:
     def answer(self, questions: Sequence[Question], settings: GenerationSettings) -> Iterator[GeneratedAnswer]:
         """Yields the answers as they arrive.
 
-        A question that the endpoint refuses is left out, and the refusal raised behind all others. Anything else that
-        fails ends the asking; what was on its way by then is still yielded before the error is raised.
+        A question that the endpoint refuses is left out, and the refusal raised after all others are answered. Anything
+        else that fails ends the asking; what was on its way by then is still yielded before the error is raised.
         """
         refused: list[RefusedError] = []
         failed: Exception | None = None
-        waiting = list(reversed(questions))
-        asked: set[Future[GeneratedAnswer]] = set()
-        threads = ThreadPoolExecutor(self.concurrency)
-        try:
-            while asked or (waiting and failed is None):
-                while waiting and failed is None and len(asked) < self.concurrency:
-                    asked.add(threads.submit(self._ask, waiting.pop(), settings))
-                done, asked = wait(asked, return_when=FIRST_COMPLETED)
-                for future in done:
-                    try:
-                        yield future.result()
-                    except RefusedError as error:
-                        refused.append(error)
-                    except Exception as error:  # a picture that cannot be read, for instance
-                        failed = failed or error
-        finally:
-            if asked:  # nobody wants the rest: waits between tries would hold up the end
-                self.endpoint.close()
-            threads.shutdown()
+        waiting = deque(questions)
+        for _, outcome in self.endpoint.ask_each(waiting, partial(self._ask, settings), self.concurrency):
+            if isinstance(outcome, RefusedError):
+                refused.append(outcome)
+            elif isinstance(outcome, Exception):  # a picture that cannot be read, for instance
+                failed = failed or outcome
+                waiting.clear()
+            else:
+                yield outcome
         if failed is not None:
             raise failed
         if refused:
             raise RefusedError(f"{len(refused):,} questions got no answer; the first: {refused[0]}")
 
-    def _ask(self, question: Question, settings: GenerationSettings) -> GeneratedAnswer:
+    def _ask(self, settings: GenerationSettings, question: Question) -> GeneratedAnswer:
         try:
             reply = self.endpoint.complete(chat_request(question, settings), settings)
         except RefusedError as error:
             raise RefusedError(f"item {question.id}: {error}") from error
         details = {"model": reply.model, "finish_reason": reply.finish_reason}
         return GeneratedAnswer(question.id, reply.text.strip(), details)
-
-
-class _FailedTry(Exception):  # noqa: N818 - never seen outside
-    """One try that another may mend."""
-
-    def __init__(self, problem: str, retry_after: float = 0.0) -> None:
-        super().__init__(problem)
-        self.retry_after = retry_after
 
 
 @cache
@@ -365,91 +365,10 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _show_address(url: str) -> str:
-    """Returns an address without user name, password and query.
-
-    Raises ValueError, which shows no more than that, for an address that no request can be sent to.
-    """
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    except ValueError:  # it names a part of the address, which may be a part of the password
-        pass
-    scheme, mark, _ = url.partition("://")
-    bare = (f"{scheme}{mark}" if mark else "") + url.removeprefix(f"{scheme}{mark}" if mark else "").rpartition("@")[2]
-    raise ValueError(
-        f"{re.split('[?#]', bare)[0]!r} is no address of an endpoint; give one such as http://localhost:8000/v1"
-    )
-
-
-def _make_client(base_url: str, timeout: float) -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise ImportError('an endpoint needs the openai package: pip install "mmdpo[openai]"') from error
-
-    class BoundedClient(openai.DefaultAsyncHttpxClient):
-        """Reads no more than LARGEST_REPLY, and takes a prompt to no other server."""
-
-        async def send(self, request: Any, **options: Any) -> Any:
-            options |= {"stream": True, "follow_redirects": False}
-            response = await super().send(request, **options)
-            on = response.next_request
-            if on is not None and response.status_code in _REDIRECTS and _is_same_server(request.url, on.url):
-                await response.aclose()
-                response = await super().send(on, **options)
-            try:
-                content = await _read_body(response)
-            finally:
-                await response.aclose()
-            kept = {name: response.headers[name] for name in ("retry-after", "location") if name in response.headers}
-            return type(response)(response.status_code, headers=kept, content=content, request=request)
-
-    options: dict[str, Any] = dict(base_url=base_url, timeout=timeout, max_retries=0)
-    options |= {"http_client": BoundedClient(), "default_headers": {"Accept-Encoding": "gzip"}}
-    try:
-        client = openai.AsyncOpenAI(**options)
-    except openai.OpenAIError:  # no key in the environment
-        client = openai.AsyncOpenAI(api_key=_KEYLESS, **options)
-    client.api_key = client.api_key.strip() or _KEYLESS  # a file read into the variable ends in a line break
-    if not re.fullmatch("[!-~]+", client.api_key):
-        raise ValueError(
-            "OPENAI_API_KEY holds a blank, a line break or another character that no key has; set it to the key alone"
-        )
-    return client
-
-
-def _is_same_server(asked: Any, told: Any) -> bool:
-    return asked.netloc == told.netloc and told.scheme in (asked.scheme, "https")
-
-
-async def _read_body(response: Any) -> bytes:
-    """Returns the unpacked body; raises _FailedTry for one that is too large or packed in a way not asked for."""
-    too_large = _FailedTry(f"a reply of more than {LARGEST_REPLY >> 20} MiB")
-    body = bytearray()
-    async for block in response.aiter_raw():
-        body += block
-        if len(body) > LARGEST_REPLY:
-            raise too_large
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        return bytes(body)
-    if encoding not in ("gzip", "x-gzip"):
-        raise _FailedTry(f"a reply packed as {printable(encoding)[:40]!r}, which was not asked for")
-    try:
-        content = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, LARGEST_REPLY + 1)
-    except zlib.error:
-        raise _FailedTry("a reply that is not packed as it says (gzip)") from None
-    if len(content) > LARGEST_REPLY:
-        raise too_large
-    return content
-
-
 def _join_parts(content: Any) -> str | None:
     """Returns the text of a message, whose parts some servers list; None for a message without text.
 
-    What a model thought stands in parts of its own, which are no answer. Raises _FailedTry for other content.
+    What a model thought stands in parts of its own, which are no answer. Raises FailedTry for other content.
     """
     if content is None or isinstance(content, str):
         return content
@@ -461,7 +380,7 @@ def _join_parts(content: Any) -> str | None:
         if kind in ("text", "output_text") and isinstance(text, str):
             texts.append(text)
         elif kind not in ("thinking", "reasoning"):
-            raise _FailedTry(f"a reply with a part that is no text ({type(part).__name__}, {str(kind)[:40]!r})")
+            raise FailedTry(f"a reply with a part that is no text ({type(part).__name__}, {str(kind)[:40]!r})")
     return "".join(texts) if texts else None
 
 
@@ -470,16 +389,3 @@ def _read_usage(counted: Any) -> dict[str, int]:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     known = {name: counted.get(name) for name in names} if isinstance(counted, dict) else {}
     return {name: n for name, n in known.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
-
-
-def _read_retry_after(headers: Mapping[str, str]) -> float:
-    """Returns the seconds that a server asks to wait, given as a number or a date; 0 where it says nothing readable."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError, OSError):
-            return 0.0
-    return 0.0 if math.isnan(seconds) else max(0.0, seconds)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image
 
 from mmdpo.data.images import open_image
-from mmdpo.generation.records import GenerationSettings, LazyImage, Question
+from mmdpo.generation.questions import GenerationSettings, LazyImage, Question
 from mmdpo.records import Message, PreferenceExample, RowError
 
 if TYPE_CHECKING:

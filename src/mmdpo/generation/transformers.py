@@ -21,7 +21,7 @@ from transformers import BatchFeature, GenerationConfig
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import load_image, render_prompt, sort_key
-from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
 from mmdpo.records import RowError, derive_seed
 from mmdpo.scoring.probe import TOLERANCES, ProbeError, compare, find_precision
 

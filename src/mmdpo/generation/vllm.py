@@ -14,7 +14,7 @@ from typing import Any
 
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.prompts import load_image, render_prompt, sort_key
-from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import read_json
 

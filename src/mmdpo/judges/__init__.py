@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
+from mmdpo.options import Options, option
 from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
@@ -25,24 +27,39 @@ RETRY_TEMPERATURE = 0.7
 """Of every attempt after the first, which is made because the first reply could not be read."""
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """How a judge is asked."""
+JUDGES = Registry("judges", "judge")
 
-    model: str
-    """A name that the server knows, or of a local checkpoint: a folder or a hub name."""
-    url: str | None = None
-    temperature: float = 0.0
-    """Of the first attempt."""
-    max_new_tokens: int = 1024
-    concurrency: int = 8
-    """Requests on their way at once."""
-    batch_size: int = 8
-    """Prompts that a local model reads at once."""
-    timeout: float = 120.0
-    """Seconds for one try of one request."""
-    tries: int = 7
-    """Of one request, before the judge counts as having failed."""
+
+def names() -> tuple[str, ...]:
+    """Returns the names of the judges of this folder, sorted, without importing them."""
+    return JUDGES.names()
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Options):
+    """judge: a language model that reads answers (mmhal, object_halbench)"""
+
+    PREFIX: ClassVar[str] = "judge_"
+
+    replies: Path | None = option(None, "Read recorded replies from this file instead of asking a model.")
+    model: str = option("", "The model's name on the server; else a local folder or a hub name.")
+    url: str | None = option(None, "Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key.")
+    kind: str | None = option(
+        None, "How to ask. The default is endpoint with --judge_url, else local.", choices=names(), flag="judge"
+    )
+    cache: Path | None = option(None, "Keep and reuse replies in this folder. The default is --out.")
+    retries: int = option(2, "Ask so often again for a reply that can be read.", least=0)
+    temperature: float = option(0.0, "Temperature of first attempts; 0 is greedy.")
+    max_new_tokens: int = option(1024, "Limit of tokens of a reply.", least=1)
+    concurrency: int = option(8, "Endpoint: how many requests are sent at once.", least=1)
+    timeout: float = option(120.0, "Endpoint: seconds for one try, from start to end.")
+    tries: int = option(7, "Endpoint: tries after which a request has failed.", least=1)
+    batch_size: int = option(8, "Local: how many prompts are read at once.", least=1)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a judge."""
+        return self.replies is not None or bool(self.model)
 
     def settings(self, attempt: int) -> dict[str, Any]:
         """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
@@ -94,14 +111,6 @@ class Source(Protocol):
         `fail` raises to end it: what is on its way is still handed over, nothing more is asked.
         """
         ...
-
-
-JUDGES = Registry("judges", "judge")
-
-
-def names() -> tuple[str, ...]:
-    """Returns the names of the judges of this folder, sorted, without importing them."""
-    return JUDGES.names()
 
 
 def make_source(name: str, options: JudgeOptions) -> Source:

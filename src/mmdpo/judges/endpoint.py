@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 from mmdpo.judges import Fail, Failure, JudgeOptions, Keep, Request
 
 
@@ -38,21 +38,18 @@ class EndpointSource:
             settings = GenerationSettings(**self.settings(request.attempt))
             keep(request, self.endpoint.complete([{"role": "user", "content": request.prompt}], settings))
 
-        with ThreadPoolExecutor(self.options.concurrency) as threads:
-            asked = {threads.submit(ask, request): request for request in requests}
+        waiting, ended = deque(requests), list[Exception]()
+        for request, outcome in self.endpoint.ask_each(waiting, ask, self.options.concurrency):
             try:
-                for future in as_completed(asked):
-                    error = future.exception()
-                    if isinstance(error, EndpointError):
-                        fail(asked[future], _explain(error))
-                    elif error is not None:
-                        raise error
-            except KeyboardInterrupt:
-                self.endpoint.close()  # else the waits between tries would hold up the end for a minute
-                raise
-            finally:
-                for future in asked:
-                    future.cancel()
+                if isinstance(outcome, EndpointError):
+                    fail(request, _explain(outcome))
+                elif outcome is not None:
+                    raise outcome
+            except Exception as error:
+                ended.append(error)
+                waiting.clear()
+        if ended:
+            raise ended[0]
 
 
 def _explain(error: EndpointError) -> Failure:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from mmdpo.generation.endpoint import Reply
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 from mmdpo.judges import Fail, JudgeOptions, Keep, Request
 
 

@@ -155,17 +155,22 @@ class ValueCache:
 class ShardWriter:
     """Collects values and writes a shard every so many values or seconds, and what is left however the block ends."""
 
-    cache: ValueCache
+    cache: ValueCache | None
+    """None where nothing is kept."""
     is_optional: bool = False
     """Whether a folder that cannot be written is a warning, said once, and no error."""
+    _is_open: bool = False
     _pending: dict[bytes, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.monotonic)
-    _stopped: bool = False
+
+    def open(self) -> None:
+        """Makes sure, once, that the folder can be written. Raises ValueCacheError where it cannot."""
+        if self.cache is not None and not self._is_open:
+            self.cache.make_writable()
+            self._is_open = True
 
     def add(self, values: Mapping[bytes, float]) -> None:
         """Takes values, each stored by the next shard."""
-        if self._stopped:
-            return
         self._pending.update(values)
         if len(self._pending) >= SHARD_VALUES or time.monotonic() - self._last >= SHARD_SECONDS:
             self._flush()
@@ -179,14 +184,15 @@ class ShardWriter:
         self._flush()
 
     def _flush(self) -> None:
-        try:
-            if self._pending:
+        if self._pending and self.cache is not None:
+            try:
+                self.open()
                 self.cache.write(self._pending)
-        except ValueCacheError as error:
-            if not self.is_optional:
-                raise
-            logger.warning("%s", error)
-            self._stopped = True
+            except ValueCacheError as error:
+                if not self.is_optional:
+                    raise
+                logger.warning("%s", error)
+                self.cache = None
         self._pending, self._last = {}, time.monotonic()
 
 

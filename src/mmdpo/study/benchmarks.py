@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.evaluation.options import EvaluationOptions
+from mmdpo.evaluation.run import run_benchmark
+from mmdpo.options import UsageError, parse_options
 from mmdpo.study.measures import Measure
 
 
@@ -28,26 +30,14 @@ def answer_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dic
     """
     flags = [f"--{key}={value}" for key, value in benchmark.items() if key != "name" and not isinstance(value, bool)]
     flags += [f"--{key}" for key, value in benchmark.items() if value is True]
-    options = _parse([str(benchmark["name"]), f"--model={model}", f"--out={out}", *flags])
-    options.verb(options)
-    metrics = read_json(out / "result.json")["metrics"]
+    name = str(benchmark["name"])
+    try:
+        options = parse_options(EvaluationOptions, [f"--model={model}", f"--out={out}", *flags], f"eval {name}")
+    except UsageError as error:
+        raise EvaluationError(f"evaluation: benchmarks: {error}") from error
+    run_benchmark(name, options)
+    metrics = read_data(out / "result.json")["metrics"]
     return {
         name: BenchmarkValue(found["value"], Measure(name, found["unit"], found["better"], 2))
         for name, found in metrics.items()
     }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with its exit turned into our error."""
-
-    def error(self, message: str) -> Any:
-        """Raises instead of leaving the process."""
-        raise EvaluationError(f"evaluation: benchmarks: mmdpo eval: {message}")
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    from mmdpo.evaluation.command import add_eval_verb
-
-    parser = _Parser(prog="mmdpo", exit_on_error=False)
-    add_eval_verb(parser.add_subparsers(parser_class=_Parser))
-    return parser.parse_args(["eval", *arguments])

@@ -251,7 +251,9 @@ class MDPOConfig(TrainingArguments):
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
-            raise ValueError("enable_jit_checkpoint saves in the middle of a step; leave it out: SIGTERM is seen to")
+            raise ValueError(
+                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves a checkpoint by itself"
+            )
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"

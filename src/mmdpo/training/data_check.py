@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,8 +20,11 @@ from mmdpo.training import build
 from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
 
+if TYPE_CHECKING:
+    from mmdpo.commands.data import DataCheckOptions
 
-def check_dataset(options: Namespace, console: Console) -> int:
+
+def check_dataset(options: DataCheckOptions, console: Console) -> int:
     """Prints the summary of a dataset; returns 1 where a row is faulty, else 0.
 
     With `options.model_name_or_path` every row is tried exactly as training would, and lengths are the model's tokens;
@@ -45,7 +48,7 @@ def check_dataset(options: Namespace, console: Console) -> int:
     return 1 if result.faults else 0
 
 
-def _open_collator(options: Namespace) -> Collator:
+def _open_collator(options: DataCheckOptions) -> Collator:
     load = LoadOptions(
         chat_template=options.chat_template,
         chat_template_kwargs=read_mapping("chat_template_kwargs", options.chat_template_kwargs),

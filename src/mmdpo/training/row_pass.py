@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +68,13 @@ class TriedGroup:
     faults: list[tuple[int, Fault]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     stamps: dict[str, FileStamp] = field(default_factory=dict)
+    """Of the image files that were read for the first time, by path."""
+
+    def add(self, other: TriedGroup) -> None:
+        """Takes what was found of other rows, without their batches."""
+        self.good.extend(other.good)
+        self.faults.extend(other.faults)
+        self.stamps.update(other.stamps)
 
 
 class BatchMaker(Protocol):
@@ -172,62 +179,74 @@ class TryRows:
             group.parts.append(Part(tuple(good), columns, made))
 
 
-@dataclass
 class RowPass:
-    """Tries datasets, each once, and scores them with a reference as far as no run has yet."""
+    """Tries datasets, and scores them with a reference as far as no run has yet. Every process must make one."""
 
-    collator: Collator
-    make_batch: BatchMaker
-    """What makes the run's batches. Scores are stored only if it is the collator: what another makes is unknown."""
-    reference: LiveReference
-    cells: tuple[Cell, ...]
-    """Those that are scored before training."""
-    policy: nn.Module
-    accelerator: Any
-    args: MDPOConfig
-    _scores: dict[bytes, float] = field(default_factory=dict)
-    """Of all datasets so far, by key."""
+    def __init__(
+        self,
+        collator: Collator,
+        make_batch: BatchMaker,
+        reference: LiveReference,
+        cells: tuple[Cell, ...],
+        policy: nn.Module,
+        accelerator: Any,
+        args: MDPOConfig,
+    ) -> None:
+        """Opens the caches. `cells` are those to score; scores are stored only if `make_batch` is the collator.
 
-    def run(self, items: Items, name: str, *, scores: bool = True) -> tuple[Fault, ...]:
-        """Leaves the faulty rows of a dataset out and returns them; gives the items lengths and, if asked for, scores.
+        Raises ValueCacheError, on every process, for a folder of scores that cannot be used.
+        """
+        self.collator = collator
+        self.own = None if type(make_batch) is Collator else make_batch
+        self.reference, self.cells, self.policy = reference, cells, policy
+        self.accelerator, self.args = accelerator, args
+        self.score_cache, self.length_cache = on_main_process(self._open_caches, is_main=accelerator.is_main_process)
+        self._scores: dict[bytes, float] = {} if self.score_cache is None else self.score_cache.read()
+        self._lengths: dict[bytes, float] = {} if self.length_cache is None else self.length_cache.read()
+
+    def run(self, items: Items, name: str) -> tuple[Fault, ...]:
+        """Leaves the faulty rows of a dataset out and returns them; gives the items their lengths and scores.
 
         Every process must call it, with the same rows. Raises on all of them: RowError with every faulty row unless
-        `on_bad_row` is `skip`, ValueError where no row is left, ValueCacheError for a cache folder that cannot be used,
-        and FloatingPointError, naming the row, for a score that is not finite.
+        `on_bad_row` is `skip`, ValueError where no row is left, ValueCacheError for a cache that cannot be written, and
+        FloatingPointError, naming the row, for a score that is not finite.
         """
-        cells = self.cells if scores else ()
         faults: tuple[Fault, ...] = ()
         while True:
-            found = self._try_rows(items, cells)
+            found = self._try_rows(items, self.cells)
             if found.faults and items.draw_others:
                 # What is wrong may be the picture of another row: each is judged by its own pictures alone.
                 alone = self._try_rows(items, (), draws=False)
                 found = alone if alone.faults else found
             if not found.faults:
                 break
-            in_order = [fault for _, fault in sorted(found.faults, key=lambda fault: fault[0])]
+            in_order = tuple(fault for _, fault in sorted(found.faults, key=lambda pair: pair[0]))
             refuse_faults(name, in_order, len(items), skip=self.args.on_bad_row == "skip")
-            faults += tuple(in_order)
+            faults += in_order
             items.keep(items.examples.select(sorted(row.place for row in found.good)))
             if not items.draw_others:
-                break  # with other pictures to draw from, other pictures are drawn
+                break  # of fewer pictures others are drawn
         items.is_tried = True
         rows = sorted(found.good, key=lambda row: row.place)
-        lengths = [row.length for row in rows if row.length is not None]
-        items.lengths = tuple(lengths) if len(lengths) == len(rows) else None
-        if cells:
+        lengths = tuple(row.length for row in rows if row.length is not None)
+        items.lengths = lengths if len(lengths) == len(rows) else None
+        if self.cells:
             items.stamps = found.stamps
             items.ref_logprobs = torch.tensor([[self._scores[key] for key in row.keys] for row in rows])
         return faults
 
     def _try_rows(self, items: Items, cells: tuple[Cell, ...], *, draws: bool = True) -> TriedGroup:
         """Returns what became of every row, each tried in one process of the run."""
-        stores = on_main_process(lambda: self._open_stores(cells), is_main=self.accelerator.is_main_process)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        own = TriedGroup()
+        own, places = TriedGroup(), range(rank, len(items), processes)
         error: Exception | None = None
+        if self.own is not None:
+            self._scores.clear()  # of other rows, with the same keys
         try:
-            self._try_own_rows(items, range(rank, len(items), processes), cells, draws, stores, own)
+            if self.args.check_data == "text" and not cells:
+                _look_at_texts(items, places, self.collator, own)
+            else:
+                self._try_own_rows(items, places, cells, draws, own)
         except Exception as raised:
             if processes == 1:
                 raise
@@ -238,73 +257,52 @@ class RowPass:
         for group, theirs, problem in everyone:
             if problem is not None:
                 raise problem
-            tried.good.extend(group.good)
-            tried.faults.extend(group.faults)
-            tried.stamps.update(group.stamps)
+            tried.add(group)
             self._scores |= theirs
         return tried
 
     def _try_own_rows(
-        self,
-        items: Items,
-        places: Sequence[int],
-        cells: tuple[Cell, ...],
-        draws: bool,
-        stores: tuple[ValueCache | None, ValueCache | None],
-        found: TriedGroup,
+        self, items: Items, places: Sequence[int], cells: tuple[Cell, ...], draws: bool, found: TriedGroup
     ) -> None:
-        score_cache, length_cache = stores
-        if self.args.check_data == "text" and not cells:
-            _look_at_texts(items, places, self.collator, found)
-            return
-        if score_cache is not None:
-            self._scores |= score_cache.read()
-        before = set(self._scores)
-        lengths = {} if length_cache is None else length_cache.read()
-        own = None if type(self.make_batch) is Collator else self.make_batch
-        work = TryRows(items, self.collator, own, cells, self._scores, lengths, CellKeys(self.collator.prepare), draws)
-        good: dict[int, GoodRow] = {}
-        with self._scoring(cells), ExitStack() as stack:
-            score_writer, length_writer = (
-                None if cache is None else stack.enter_context(ShardWriter(cache, is_optional=cache is length_cache))
-                for cache in stores
-            )
+        """Adds what becomes of this process's rows; leaves scores with the others, and writes them on the way."""
+        args, known = self.args, set(self._scores)
+        keys = CellKeys(self.collator.prepare)
+        work = TryRows(items, self.collator, self.own, cells, self._scores, self._lengths, keys, draws)
+        with (
+            self._evaluating() if cells else nullcontext(),
+            ShardWriter(self.score_cache) as score_writer,
+            ShardWriter(self.length_cache, is_optional=True) as length_writer,
+        ):
             left = places
             while left:
-                for group in self._run(work, left):
+                tried = TriedGroup()
+                for group in run_over_rows(
+                    work,
+                    left,
+                    size=args.precompute_ref_batch_size or args.per_device_train_batch_size,
+                    workers=args.dataset_num_proc or args.dataloader_num_workers,
+                    progress=not args.disable_tqdm and self.accelerator.is_local_main_process,
+                ):
                     for part in group.parts:
-                        self._score(part, items, cells, score_cache, score_writer)
-                    new = {row.record: float(row.length or 0) for row in group.good if row.record not in lengths}
-                    if length_writer is not None and new:
-                        length_writer.add(new)
-                    good |= {row.place: row for row in group.good}
-                    found.faults.extend(group.faults)
-                    found.stamps.update(group.stamps)
-                # A score may have been left to an equal row that turned out to be faulty.
-                left = [place for place, row in good.items() if not self._scores.keys() >= set(row.keys)]
-        found.good.extend(good.values())
-        wanted = {key for row in found.good for key in row.keys}
-        if score_cache is not None:
+                        self._score(part, items, cells, score_writer)
+                    length_writer.add(
+                        {row.record: float(row.length or 0) for row in group.good if row.record not in self._lengths}
+                    )
+                    tried.add(group)
+                # The score of a row may have been left to an equal one that turned out to be faulty.
+                waiting = {row.place for row in tried.good if not all(key in self._scores for key in row.keys)}
+                tried.good[:] = [row for row in tried.good if row.place not in waiting]
+                found.add(tried)
+                left = sorted(waiting)
+        if self.score_cache is not None and cells:
+            wanted = {key for row in found.good for key in row.keys}
             logger.info(
                 "%d of %d reference log-probabilities are read from %s",
-                *(len(wanted & before), len(wanted), score_cache.folder),
+                *(len(wanted & known), len(wanted), self.score_cache.folder),
             )
 
-    def _run(self, work: TryRows, places: Sequence[int]) -> Iterator[TriedGroup]:
-        args = self.args
-        return run_over_rows(
-            work,
-            places,
-            size=args.precompute_ref_batch_size or args.per_device_train_batch_size,
-            workers=args.dataset_num_proc or args.dataloader_num_workers,
-            progress=not args.disable_tqdm and self.accelerator.is_local_main_process,
-        )
-
     @contextmanager
-    def _scoring(self, cells: tuple[Cell, ...]) -> Iterator[None]:
-        if not cells:
-            yield
-            return
+    def _evaluating(self) -> Iterator[None]:
         self.policy.to(self.accelerator.device)
         was_training = self.policy.training
         self.policy.eval()
@@ -313,20 +311,12 @@ class RowPass:
         finally:
             self.policy.train(was_training)
 
-    def _score(
-        self,
-        part: Part,
-        items: Items,
-        cells: tuple[Cell, ...],
-        cache: ValueCache | None,
-        writer: ShardWriter | None,
-    ) -> None:
+    def _score(self, part: Part, items: Items, cells: tuple[Cell, ...], writer: ShardWriter) -> None:
         """Scores the rows of a batch, unless equal rows were scored meanwhile."""
         rows = {row.place: row for row in part.rows}
         if all(row.keys[c] in self._scores for row in part.rows for c in part.columns):
             return
-        if cache is not None:
-            cache.make_writable()
+        writer.open()  # a folder that cannot be written is an error before the first forward
         batch = send_to_device(part.batch, self.accelerator.device)
         with self.accelerator.autocast():  # the precision that the policy will be scored in
             logprobs = self.reference(batch, tuple(cells[c] for c in part.columns), policy=self.policy, memo={})
@@ -342,18 +332,19 @@ class RowPass:
             for c, value in zip(part.columns, of_row, strict=True)
         }
         self._scores |= scored
-        if writer is not None:
-            writer.add(scored)
+        writer.add(scored)
 
-    def _open_stores(self, cells: tuple[Cell, ...]) -> tuple[ValueCache | None, ValueCache | None]:
-        """Returns where scores and where lengths are kept, None for what is not; called on the main process."""
+    def _open_caches(self) -> tuple[ValueCache | None, ValueCache | None]:
+        """Returns what keeps scores and what keeps lengths, None for what is not kept; called on the main process."""
         root = Path(self.args.ref_cache_dir or Path(constants.HF_HOME) / "mmdpo" / "references").expanduser()
         scores = None
-        if cells and type(self.make_batch) is Collator:
+        if self.cells and self.own is None:
             scores = ValueCache(root, fingerprint_reference(self.reference, self.collator, self.accelerator))
             scores.open()
-        elif cells:
+        elif self.cells:
             logger.info("references are not stored on disk: a data_collator of the caller makes the batches")
+        if self.args.check_data == "text" and not self.cells:
+            return scores, None
         lengths = ValueCache(root / "rows", fingerprint_preparation(self.collator))
         try:
             lengths.open()

@@ -117,7 +117,7 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
     if Path(str(script.dataset_name)).is_file():
         raise RecipeError(
             f"eval_strategy asks for evaluations and {script.dataset_name} is a single file without splits: set "
-            " test_split_size (a share of its rows) or eval_dataset_name"
+            "test_split_size (a share of its rows) or eval_dataset_name"
         )
     return examples, _read(recipe, script.dataset_name, test_split)
 

@@ -159,9 +159,6 @@ class MDPOTrainer(RowOrderTrainer):
             self.ref_model = self._live_reference.scorer.model
             self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
         self._agree_on_date()
-        self._row_pass = RowPass(
-            collator, self.data_collator, self._live_reference, plan.cached_cells, policy, self.accelerator, args
-        )
         try:
             self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
         except Exception:
@@ -285,8 +282,8 @@ class MDPOTrainer(RowOrderTrainer):
         norm = float(logs.get("grad_norm", 0.0))
         if not math.isfinite(norm) and not self.args.fp16:  # whose scaler leaves such a step out, and goes on
             raise FloatingPointError(
-                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping makes nothing of "
-                "them: lower beta or the weights of terms, or use bf16 or float32"
+                f"the norm of the gradients is {norm} at step {self.state.global_step}, and clipping cannot "
+                "mend that: lower beta or the weights of terms, or use bf16 or float32"
             )
         if "loss" in logs:
             logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
@@ -401,11 +398,19 @@ class MDPOTrainer(RowOrderTrainer):
 
         Where the reference is the policy itself and has moved, it is too late to score; `StartOfPolicy` will say so.
         """
-        live = self._live_reference
-        can_score = bool(self.plan.cached_cells) and not (isinstance(live, StartOfPolicy) and live.has_moved())
-        for name, items in datasets.items():
-            if isinstance(items, Items) and (not items.is_tried or (can_score and items.ref_logprobs is None)):
-                self._skipped += self._row_pass.run(items, name, scores=can_score)
+        live, cells = self._live_reference, self.plan.cached_cells
+        if isinstance(live, StartOfPolicy) and live.has_moved():
+            cells = ()
+        waiting = {
+            name: items
+            for name, items in datasets.items()
+            if isinstance(items, Items) and (not items.is_tried or (cells and items.ref_logprobs is None))
+        }
+        if waiting:
+            policy = self._scorer.model
+            tries = RowPass(self._collator, self.data_collator, live, cells, policy, self.accelerator, self.args)
+            for name, items in waiting.items():
+                self._skipped += tries.run(items, name)
 
 
 def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:

@@ -6,9 +6,10 @@ import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.answers import read_answers
-from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.records import Item
+from mmdpo.benchmarks.result_folder import write_evaluation
 from mmdpo.benchmarks.tasks import amber, pope
 
 ITEMS = {

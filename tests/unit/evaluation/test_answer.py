@@ -1,6 +1,5 @@
 """`mmdpo eval NAME --model M`: what is asked, what is kept, and how a run goes on."""
 
-import argparse
 import json
 import resource
 import shutil
@@ -12,14 +11,14 @@ from PIL import Image
 
 from benchmark_data import HAND_MADE, plain_tools
 from chat_server import Act, serve
-from eval_verb import run
+from eval_verb import parse, run
 from mmdpo.benchmarks.evaluate import find_data
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.evaluation.answer import answer_items, choose_items, make_image_finder
-from mmdpo.evaluation.answer_log import AnswerLog
-from mmdpo.evaluation.answer_options import add_answer_options, make_answerer, make_settings
-from mmdpo.generation.records import GeneratedAnswer, GenerationSettings, Processes
+from mmdpo.evaluation.asking import AnswerLog, answer_items, choose_items, make_image_finder
+from mmdpo.evaluation.options import make_answerer, make_settings
+from mmdpo.files import UnusableFileError
+from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 
 SETTINGS = GenerationSettings(max_new_tokens=9)
 
@@ -144,7 +143,7 @@ def files_of_at_most(size):
 def test_a_disk_that_fills_costs_no_answer(pope, capsys):
     with (
         files_of_at_most(1000),
-        pytest.raises(EvaluationError, match=r"answers\.jsonl: cannot be written .*make room"),
+        pytest.raises(UnusableFileError, match=r"answers\.jsonl: cannot be written .*make room"),
     ):
         pope(Parrot())
     kept = (pope.run / "answers.jsonl").read_bytes().count(b"\n")
@@ -180,7 +179,7 @@ def test_a_limit_takes_the_first_of_every_part(pope):
     assert [item.part for item in chosen] == list(dict.fromkeys(item.part for item in pope.items))
     assert choose_items(pope.items, None) == pope.items
     with pytest.raises(ValueError, match="--limit is 0"):
-        choose_items(pope.items, 0)
+        parse("pope", "--model", "m", "--out", "o", "--limit", "0")
 
 
 def test_pictures_are_drawn_or_lie_in_a_folder(pope, tmp_path):
@@ -199,35 +198,34 @@ def test_pictures_are_drawn_or_lie_in_a_folder(pope, tmp_path):
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-def parse(*arguments):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model")
-    add_answer_options(parser)
-    return parser.parse_args([*map(str, arguments)])
+def options_of(*arguments):
+    return parse("pope", "--out", "o", "--model", *arguments)
 
 
 def test_a_benchmark_s_own_settings_hold_unless_others_are_given():
     benchmark = load("object_halbench")
-    assert make_settings(benchmark, parse()) == GenerationSettings(max_new_tokens=1024, num_beams=3)
-    given = parse("--num_beams", 1, "--temperature", 0.5, "--generation_seed", 4)
+    assert make_settings(benchmark, options_of("m").asking) == GenerationSettings(max_new_tokens=1024, num_beams=3)
+    given = options_of("m", "--num_beams", 1, "--temperature", 0.5, "--generation_seed", 4)
     expected = GenerationSettings(max_new_tokens=1024, num_beams=1, temperature=0.5, seed=4)
-    assert make_settings(benchmark, given) == expected
+    assert make_settings(benchmark, given.asking) == expected
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_benchmark_says_how_it_is_generated(name):
-    settings = make_settings(load(name), parse())
+    settings = make_settings(load(name), options_of("m").asking)
     assert settings.temperature == 0
     assert (settings.num_beams > 1) == (name == "object_halbench")
 
 
 def test_options_of_another_way_of_asking_are_refused():
     with pytest.raises(ValueError, match="--adapter means nothing to --backend endpoint"):
-        make_answerer(parse("--model", "m", "--base_url", "http://localhost:1/v1", "--adapter", "run"))
+        options_of("m", "--base_url", "http://localhost:1/v1", "--adapter", "run")
     with pytest.raises(ValueError, match="--concurrency means nothing to --backend transformers"):
-        make_answerer(parse("--model", "world", "--concurrency", 2))
+        options_of("world", "--concurrency", 2)
+    with pytest.raises(ValueError, match="--no_probe means nothing to --backend vllm"):
+        options_of("world", "--backend", "vllm", "--no_probe")
     with pytest.raises(ValueError, match="needs an address: --base_url"):
-        make_answerer(parse("--model", "m", "--backend", "endpoint"))
+        make_answerer(options_of("m", "--backend", "endpoint"))
 
 
 # -- the verb, over HTTP ----------------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ def test_an_endpoint_answers_and_is_scored(pope, endpoint, tmp_path, capsys):
     assert run(*arguments, "--max_requests", 3, "--concurrency", 1) == 0
     shown = capsys.readouterr().out
     assert f"3 of {len(pope.items)} items answered" in shown
-    assert "the budget of 3 requests is spent; the same command goes on from there" in shown
+    assert "the budget of 3 requests is spent; the same command resumes there" in shown
     assert json.loads((tmp_path / "e" / "result.json").read_text())["partial"] is True
     assert run(*arguments) == 0
     assert len(endpoint.requests) == len(pope.items)  # nobody was asked twice
@@ -282,7 +280,7 @@ def test_what_scoring_lacks_is_found_before_anything_is_asked(endpoint, tmp_path
     def missing():
         raise ImportError("similarity: spaCy is not installed")
 
-    monkeypatch.setattr("mmdpo.benchmarks.similarity.load_spacy", missing)
+    monkeypatch.setattr("mmdpo.evaluation.run.load_spacy", missing)
     shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "data")  # without the table of similar pairs
     arguments = ["--model", "m", "--base_url", endpoint.url, "--data_dir", tmp_path, "--linguistics", "table"]
     with pytest.raises(ImportError, match="spaCy is not installed"):
@@ -290,9 +288,8 @@ def test_what_scoring_lacks_is_found_before_anything_is_asked(endpoint, tmp_path
     assert endpoint.requests == []
 
 
-def test_a_model_and_answers_exclude_each_other(tmp_path, capsys):
-    with pytest.raises(SystemExit):
+def test_a_model_and_answers_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="one of the two"):
         run("world", "--model", "world", "--answers", "a.jsonl", "--out", tmp_path)
-    assert "not allowed with" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="one of the two"):
         run("world", "--out", tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from benchmark_data import HAND_MADE
 from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.files import UnusableFileError
 
 AMBER = ["--data_dir", str(HAND_MADE), "--answers", str(HAND_MADE / "amber" / "answers.json"), "--linguistics", "table"]
 
@@ -101,15 +102,15 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmdpo.benchmarks.reading.os.replace", fail)
-    with pytest.raises(EvaluationError, match=r"answers\.jsonl: cannot be written \(No space left on device\)"):
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(UnusableFileError, match=r"answers\.jsonl: cannot be written \(No space left on device\)"):
         run("pope", "--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--out", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_a_judge_that_cannot_be_is_refused_before_a_model_answers(tmp_path, monkeypatch):
     answered = []
-    monkeypatch.setattr("mmdpo.evaluation.answer_options.answer_benchmark", lambda *given: answered.append(given))
+    monkeypatch.setattr("mmdpo.evaluation.asking.answer_benchmark", lambda *given: answered.append(given))
     world = ["world", "--model", "world", "--out", tmp_path]
     with pytest.raises(ValueError, match="need the model's name too: --judge_model"):
         run(*world, "--judge_url", "http://127.0.0.1:9")

@@ -269,6 +269,6 @@ def test_what_is_downloaded_is_found_without_a_folder_being_named(server, tmp_pa
     answers = ["pope", "--answers", HAND_MADE / "pope" / "answers.jsonl", "--out", tmp_path / "run"]
     assert run("download", "pope") == 0
     assert "licence: POPE: MIT" in capsys.readouterr().out
-    assert choose_data_dir("pope", None) == str(default_folder())
+    assert choose_data_dir("pope", None) == default_folder()
     assert run(*answers, "--resamples", "100") == 0
-    assert choose_data_dir("pope", str(tmp_path)) == str(tmp_path)
+    assert choose_data_dir("pope", tmp_path) == tmp_path

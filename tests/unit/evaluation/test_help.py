@@ -1,15 +1,15 @@
 """The help of an evaluation shows what its benchmark uses, in sentences; every option works where it worked."""
 
-import argparse
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from eval_verb import parse
+from eval_verb import parse, run
 from mmdpo.benchmarks.tasks import names
-from mmdpo.evaluation.command import add_eval_verb
+from mmdpo.commands.eval import VERB
+from mmdpo.options import UsageError
 
 JUDGE, WORDS, PAIRS, FILES = "--judge_model", "--nltk_data", "--similar_pairs", "--image_dir"
 SHOWN = {
@@ -25,7 +25,7 @@ SHOWN = {
 
 def help_of(verb, capsys):
     with pytest.raises(SystemExit) as ended:
-        parse(verb, "--help")
+        run(verb, "--help")
     assert ended.value.code == 0
     return capsys.readouterr().out
 
@@ -41,30 +41,34 @@ def test_the_help_shows_what_is_used(verb, capsys):
 @pytest.mark.parametrize("verb", [*names(), "suite"])
 def test_options_that_are_not_shown_are_taken_all_the_same(verb):
     given = ["--judge_model", "m", "--nltk_data", "n", "--similar_pairs", "p", "--image_dir", "i", "--data_dir", "d"]
-    options = parse(verb, "--answers", "a", "--out", "o", *given)
-    assert (options.judge_model, options.nltk_data, options.similar_pairs) == ("m", "n", "p")
-    assert (options.image_dir, options.data_dir, options.judge_tries) == ("i", "d", 7)
+    options = parse(verb, "--model", "m", "--out", "o", *given)
+    words = options.words
+    assert (options.judge.model, words.nltk_data, words.similar_pairs) == ("m", Path("n"), Path("p"))
+    assert (options.asking.image_dir, options.data_dir, options.judge.tries) == (Path("i"), Path("d"), 7)
 
 
-@pytest.mark.parametrize("verb", names())
-def test_an_error_is_told_in_two_lines(verb, capsys):
-    with pytest.raises(SystemExit):
-        parse(verb, "--answers", "a")
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 2
-    assert "required: --out" in lines[-1]
+def test_an_error_is_one_line_that_says_what_is_missing_or_meant():
+    with pytest.raises(UsageError, match=r"eval pope: .*required: --out"):
+        parse("pope", "--answers", "a")
+    with pytest.raises(UsageError, match="unknown flag --judge_modle; did you mean '--judge_model'"):
+        parse("mmhal", "--answers", "a", "--judge_modle", "m")
+    with pytest.raises(UsageError, match="there is no benchmark 'ambre'; did you mean 'amber'"):
+        run("ambre")
+    with pytest.raises(ValueError, match="--judge_tries is 0"):
+        parse("mmhal", "--answers", "a", "--out", "o", "--judge_tries", "0")
 
 
 @pytest.mark.parametrize("verb", [*names(), "suite", "compare", "download"])
 def test_every_option_has_a_sentence(verb):
-    parser = argparse.ArgumentParser()
-    add_eval_verb(parser.add_subparsers())
-    found = parser
-    for name in ("eval", verb):
-        choices = next(action for action in found._actions if isinstance(action, argparse._SubParsersAction))
-        found = choices.choices[name]
-    for action in found._actions[1:]:
-        assert re.fullmatch(r"\S.{10,}\.", action.help or ""), action.option_strings
+    def sentences(options):
+        for field in options.__dataclass_fields__.values():
+            if "group" in field.metadata:
+                yield from sentences(field.metadata["group"])
+            elif "text" in field.metadata:
+                yield field.metadata["text"]
+
+    for text in sentences(VERB.verbs[verb].options):
+        assert re.fullmatch(r"\S.{10,}\.", text), text
 
 
 def test_every_command_of_the_page_is_one():

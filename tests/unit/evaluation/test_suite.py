@@ -1,6 +1,5 @@
 """`mmdpo eval suite`: every benchmark through the code that runs it alone, beside the paper's Table 1."""
 
-import argparse
 import csv
 import json
 import shutil
@@ -10,8 +9,7 @@ import pytest
 from benchmark_data import HAND_MADE
 from eval_verb import parse, run
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.evaluation.suite import _choose, run_suite
-from mmdpo.evaluation.table1 import COLUMNS, PAPER
+from mmdpo.evaluation.suite import COLUMNS, PAPER, choose_benchmarks, run_suite
 
 
 @pytest.fixture
@@ -86,7 +84,7 @@ def test_one_that_fails_is_missing_with_its_reason_and_the_others_go_on(answers,
     assert content["cells"]["ObjHal CHAIRs ↓"]["metric"] == "object_halbench/word/chair_s"
     assert any("word mode, without a language model" in note for note in content["notes"])
     last = (tmp_path / "some" / "suite.md").read_text().splitlines()[8]
-    assert last.startswith("| some | – | – | 75.0<br>")
+    assert last.startswith("| some | – | – | 75.0 [")
     assert "missing: pope: " in capsys.readouterr().out
 
 
@@ -95,21 +93,18 @@ def test_every_benchmark_may_have_its_own_pictures(tmp_path):
     found = {}
 
     def note(name, options):
-        found[name] = options.image_dir
-        return 0
+        found[name] = options.asking.image_dir
 
-    options = parse("suite", "--model", "m", "--out", tmp_path / "out", "--answers_only")
-    options.image_dir, options.benchmarks = str(tmp_path), ["pope", "amber", "world"]
-    run_suite(options, note)
-    assert found == {"pope": str(tmp_path / "pope"), "amber": str(tmp_path), "world": None}
+    given = ["--image_dir", tmp_path, "--benchmarks", "pope", "amber", "world"]
+    run_suite(parse("suite", "--model", "m", "--out", tmp_path / "out", "--answers_only", *given), note)
+    assert found == {"pope": tmp_path / "pope", "amber": tmp_path, "world": None}
 
 
 def test_what_was_answered_and_not_scored_is_missing(tmp_path):
     (tmp_path / "pope").mkdir()
     (tmp_path / "pope" / "result.json").write_text("{}")  # of an earlier time
-    names = dict.fromkeys(["model", "answers", "adapter", "answers_only", "judge_replies", "image_dir"])
-    options = argparse.Namespace(out=tmp_path, benchmarks=["pope"], **names)
-    assert run_suite(options, lambda name, part: 0) == 1
+    options = parse("suite", "--model", "m", "--out", tmp_path, "--benchmarks", "pope")
+    assert run_suite(options, lambda name, part: None).missing.keys() == {"pope"}
     assert "not scored" in json.loads((tmp_path / "suite.json").read_text())["missing"]["pope"]
 
 
@@ -126,20 +121,19 @@ def test_an_error_of_the_machine_is_a_reason_too(answers, tmp_path, monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("mmdpo.benchmarks.evaluate.evaluate_answers", fail)
+    monkeypatch.setattr("mmdpo.evaluation.run.evaluate_answers", fail)
     assert suite(answers, tmp_path / "run", "--benchmarks", "pope") == 1
     content = json.loads((tmp_path / "run" / "suite.json").read_text())
     assert content["missing"] == {"pope": "RuntimeError: out of memory"}
 
 
 def test_the_world_is_run_where_it_is_meant():
-    chosen = {
-        (model, asked): _choose(argparse.Namespace(model=model, benchmarks=asked, answers=None))
-        for model, asked in (("world", None), ("some/model", None), ("some/model", ("world", "pope")))
-    }
-    assert chosen["world", None] == ("world",)
-    assert chosen["some/model", None] == ("amber", "mmhal", "object_halbench", "pope")
-    assert chosen["some/model", ("world", "pope")] == ("world", "pope")
+    def choose(model, *more):
+        return choose_benchmarks(parse("suite", "--out", "o", "--model", model, *more))
+
+    assert choose("world") == ("world",)
+    assert choose("some/model") == ("amber", "mmhal", "object_halbench", "pope")
+    assert choose("some/model", "--benchmarks", "world", "pope") == ("world", "pope")
 
 
 def test_wrong_uses_are_named(answers, tmp_path):

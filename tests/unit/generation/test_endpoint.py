@@ -17,7 +17,7 @@ from mmdpo.generation.endpoint import (
     EndpointError,
     RefusedError,
 )
-from mmdpo.generation.records import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)
@@ -90,7 +90,7 @@ def test_waits_grow(monkeypatch):
 def test_it_gives_up_and_says_why():
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1.*state 500 .*overheated.*gave up after 3 tries"):
         ask(lambda request, number: Act("overheated", status=500), retries=2)
-    with pytest.raises(EndpointError, match="asks to wait 900 s: go on later"):
+    with pytest.raises(EndpointError, match="asks to wait 900 s: run the same command again later"):
         ask(lambda request, number: Act(status=429, headers={"Retry-After": "900"}))
     with pytest.raises(EndpointError, match="no connection"):
         ChatEndpoint("http://127.0.0.1:9/v1", "m", retries=1).complete(ASKED, GREEDY)

@@ -18,7 +18,7 @@ import pytest
 from chat_server import Act, serve
 from eval_verb import run
 from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointError, RefusedError
-from mmdpo.generation.records import GenerationSettings
+from mmdpo.generation.questions import GenerationSettings
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)
@@ -28,7 +28,7 @@ KEY = "sk-a-very-secret-key"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setattr("mmdpo.generation.endpoint._FIRST_WAIT", 0.001)
-    monkeypatch.setattr("mmdpo.generation.endpoint.LARGEST_REPLY", 1 << 20)
+    monkeypatch.setattr("mmdpo.generation.http_client.LARGEST_REPLY", 1 << 20)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 

@@ -208,7 +208,7 @@ def test_a_full_disk_is_no_fault_of_the_judge(serve, tmp_path, monkeypatch):
     def fail(*_):
         raise EvaluationError("cannot be written (No space left on device)")
 
-    monkeypatch.setattr("mmdpo.evaluation.judge_cache.LineFile.append", fail)
+    monkeypatch.setattr("mmdpo.evaluation.judging.LineFile.append", fail)
     with pytest.raises(EvaluationError, match="No space left"):
         judge("mmhal", serve(lambda prompt, number: "Rating: 3"), tmp_path, "--partial")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmdpo.evaluation.compare import compare_runs, write_comparison
-from mmdpo.evaluation.report_command import MOST_SCENES, compare_results, find_picture, make_pictures
+from mmdpo.evaluation.pictures import MOST_SCENES, compare_results, find_picture, make_pictures
 from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
 from mmdpo.report.diagnosis import write_diagnosis

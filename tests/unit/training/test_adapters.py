@@ -198,14 +198,12 @@ class TestContinued:
 
     def test_leaves_frozen_parts_as_they_are(self, tmp_path):
         args = MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-        model = load_model(resolve_start("world", args.load_options()), parts=args.trained_parts)
+        model = load_model(resolve_start("world"), parts=args.trained_parts)
         get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "everywhere")
         args.adapter_name_or_path = str(tmp_path / "everywhere")
         moving = {
             name
-            for name, p in load_model(
-                resolve_start("world", args.load_options()), parts=args.trained_parts
-            ).named_parameters()
+            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
             if p.requires_grad
         }
         assert moving
@@ -213,9 +211,7 @@ class TestContinued:
         args.freeze_vision_tower = False
         wider = {
             name
-            for name, p in load_model(
-                resolve_start("world", args.load_options()), parts=args.trained_parts
-            ).named_parameters()
+            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
             if p.requires_grad
         }
         assert len(wider) > len(moving)

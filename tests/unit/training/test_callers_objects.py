@@ -1,12 +1,14 @@
 """What a caller gives to a trainer is his: it may be used for a second trainer, and is as it was."""
 
 import copy
+from functools import partial
 
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
+from mmdpo import MDPOTrainer
 from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
@@ -17,11 +19,7 @@ def rows():
     return make_pairs(4, seed=5)
 
 
-def configure(tmp_path, **changes):
-    return MDPOConfig(
-        output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, max_steps=1, save_strategy="no",
-        per_device_train_batch_size=2, **changes,
-    )  # fmt: skip
+configure = partial(small_trainer.configure, max_steps=1, per_device_train_batch_size=2)
 
 
 def count_adapted(trainer, part):
@@ -61,7 +59,7 @@ def test_a_convolution_of_a_frozen_tower_is_not_adapted_by_its_name(tmp_path, ro
 
 def test_options_and_processor_of_the_caller_are_as_they_were(tmp_path, rows):
     args = configure(tmp_path, hub_token="secret", model_init_kwargs={"dtype": "float32", "token": "secret"})
-    processor = load_processor(resolve_start("world", args.load_options()))
+    processor = load_processor(resolve_start("world"))
     processor.tokenizer.pad_token = None
     before = copy.copy(args)
     stream = Dataset.from_list(rows).to_iterable_dataset()  # for which options are resolved in place

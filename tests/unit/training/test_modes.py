@@ -1,6 +1,7 @@
 """Training mode reaches what is trained: frozen parts compute what the reference computes, and no dropout is left."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.beit.modeling_beit import BeitDropPath
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
+from mmdpo import MDPOTrainer
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout, rest_frozen_modules
 from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
+from small_trainer import losses_of
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +25,12 @@ def rows():
     return make_pairs(8, seed=5)
 
 
-def configure(tmp_path, **changes):
-    options = dict(
-        output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=3,
-        per_device_train_batch_size=2, logging_steps=1, learning_rate=0.0, warmup_steps=0, seed=1,
-    )  # fmt: skip
-    return MDPOConfig(**{**options, **changes})
+configure = partial(small_trainer.configure, max_steps=3, per_device_train_batch_size=2, learning_rate=0.0)
 
 
 def model_with_statistics(args):
     """The world's model, whose vision tower normalises over the batch, as FastVLM's does."""
-    model = load_model(resolve_start("world", args.load_options()))
+    model = load_model(resolve_start("world"))
     embeddings = next(module for module in model.modules() if hasattr(module, "patch_embedding"))
     width = embeddings.patch_embedding.out_channels
     norm = nn.BatchNorm2d(width)
@@ -43,10 +41,6 @@ def model_with_statistics(args):
     embeddings.patch_embedding = nn.Sequential(first, norm)
     embeddings.patch_embedding.weight = first.weight  # the embeddings ask it for its dtype
     return model, norm
-
-
-def losses_of(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize("adapter", [None, LoraConfig(r=2)], ids=["full", "lora"])
@@ -61,7 +55,7 @@ def test_at_learning_rate_zero_a_tower_with_batch_statistics_leaves_the_loss_at_
         model,
         args=args,
         train_dataset=rows,
-        processing_class=load_processor(resolve_start("world", args.load_options())),
+        processing_class=load_processor(resolve_start("world")),
         peft_config=adapter,
     )
     trainer.train()
@@ -78,7 +72,7 @@ def test_statistics_of_a_trained_tower_rest_too(tmp_path, rows):
         model,
         args=args,
         train_dataset=rows,
-        processing_class=load_processor(resolve_start("world", args.load_options())),
+        processing_class=load_processor(resolve_start("world")),
     )
     trainer.train()
     assert losses_of(trainer) == pytest.approx([3 * math.log(2)] * 3, abs=1e-5)
@@ -99,9 +93,8 @@ def test_modules_without_a_trained_parameter_are_in_evaluation_mode_and_others_t
     assert all(part.training for module in adapted for part in (module, module.lora_dropout))
 
 
-def test_frozen_layers_behind_a_trained_projector_recompute_their_activations(tmp_path):
-    args = configure(tmp_path)
-    model = load_model(resolve_start("world", args.load_options()))
+def test_frozen_layers_under_a_trained_projector_recompute_their_activations(tmp_path):
+    model = load_model(resolve_start("world"))
     family = find_family(model.config)
     part_of = family.locate_parts(model).part_of
     for name, parameter in model.named_parameters():

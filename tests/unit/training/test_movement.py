@@ -7,16 +7,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo import MDPOTrainer
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.movement import describe_rounding, describe_unreached
 from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
-
-
-def configure(tmp_path, **changes):
-    return MDPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, **changes)
+from small_trainer import configure
 
 
 class Experts(nn.Module):
@@ -28,7 +25,7 @@ class Experts(nn.Module):
 
 
 def model_with_experts(args):
-    model = load_model(resolve_start("world", args.load_options()))
+    model = load_model(resolve_start("world"))
     for layer in model.get_decoder().layers:
         layer.mlp.experts = Experts(8)
     return model
@@ -36,7 +33,7 @@ def model_with_experts(args):
 
 def test_experts_that_lora_does_not_reach_are_said_with_their_number(tmp_path, caplog):
     args = configure(tmp_path)
-    model, processor = model_with_experts(args), load_processor(resolve_start("world", args.load_options()))
+    model, processor = model_with_experts(args), load_processor(resolve_start("world"))
     layers = len(model.get_decoder().layers)
     with caplog.at_level(logging.WARNING, "mmdpo"):
         MDPOTrainer(
@@ -61,7 +58,7 @@ def test_experts_that_are_named_are_reached(tmp_path):
 
 
 def test_of_linear_layers_alone_nothing_is_said(tmp_path):
-    model = load_model(resolve_start("world", configure(tmp_path).load_options()))
+    model = load_model(resolve_start("world"))
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     assert describe_unreached(adapted, find_family(model.config), ("language_model",)) is None
 
@@ -86,7 +83,7 @@ def test_updates_that_round_away_are_said(dtype, rate, is_said):
 
 
 def test_full_training_in_bf16_says_so(tmp_path, caplog):
-    args = configure(tmp_path, model_init_kwargs={"dtype": "bfloat16"})
+    args = configure(tmp_path, learning_rate=1e-5, model_init_kwargs={"dtype": "bfloat16"})
     with caplog.at_level(logging.WARNING, "mmdpo"):
         MDPOTrainer("world", args=args, train_dataset=make_pairs(2, seed=5))
     assert any("trained weights in bfloat16" in record.getMessage() for record in caplog.records)

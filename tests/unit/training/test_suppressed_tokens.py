@@ -2,11 +2,12 @@
 
 import pytest
 
-from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo import MDPOTrainer
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.records import RowError
 from mmdpo.world.pairs import make_pairs
+from small_trainer import configure
 
 
 @pytest.fixture
@@ -16,15 +17,11 @@ def rows():
     return rows
 
 
-def make_args(tmp_path, **changes):
-    return MDPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, **changes)
-
-
 def suppress_a_word_of_the_second_row(args, rows):
     """Returns the world's model, to which a token is impossible that the second row alone has."""
     model, tokenizer = (
-        load_model(resolve_start("world", args.load_options())),
-        load_processor(resolve_start("world", args.load_options())).tokenizer,
+        load_model(resolve_start("world")),
+        load_processor(resolve_start("world")).tokenizer,
     )
     ids = [set(tokenizer(str(row["chosen"]) + str(row["rejected"]))["input_ids"]) for row in rows]
     model.generation_config.suppress_tokens = [min(ids[1] - ids[0] - ids[2])]
@@ -32,34 +29,34 @@ def suppress_a_word_of_the_second_row(args, rows):
 
 
 def test_the_row_is_named_before_training(tmp_path, rows):
-    args = make_args(tmp_path)
+    args = configure(tmp_path)
     model = suppress_a_word_of_the_second_row(args, rows)
     with pytest.raises(RowError, match=r"row 2.*suppress_tokens"):
         MDPOTrainer(
             model,
             args=args,
             train_dataset=rows,
-            processing_class=load_processor(resolve_start("world", args.load_options())),
+            processing_class=load_processor(resolve_start("world")),
         )
 
 
 def test_the_row_is_skipped_where_faulty_rows_are(tmp_path, rows):
-    args = make_args(tmp_path, on_bad_row="skip")
+    args = configure(tmp_path, on_bad_row="skip")
     model = suppress_a_word_of_the_second_row(args, rows)
     trainer = MDPOTrainer(
         model,
         args=args,
         train_dataset=rows,
-        processing_class=load_processor(resolve_start("world", args.load_options())),
+        processing_class=load_processor(resolve_start("world")),
     )
     assert len(trainer.train_dataset) == 2
 
 
 def test_a_checkpoint_s_own_generation_config_is_asked(tmp_path, rows):
-    args = make_args(tmp_path / "run")
+    args = configure(tmp_path)
     model, processor = (
         suppress_a_word_of_the_second_row(args, rows),
-        load_processor(resolve_start("world", args.load_options())),
+        load_processor(resolve_start("world")),
     )
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")

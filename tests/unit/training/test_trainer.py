@@ -8,12 +8,14 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
+import small_trainer
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.records import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.training.metrics import check_best_metric
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
+from small_trainer import first_batch, losses_of, weights_of
 from waits import CountWaits
 
 
@@ -22,43 +24,12 @@ def rows():
     return make_pairs(12, seed=5)
 
 
-def build_trainer(tmp_path, rows, *, model="world", peft_config=None, eval_rows=None, callbacks=None, **changes):
-    options = {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "gradient_checkpointing": False,
-        "freeze_projector": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 1,
-    }
-    args = MDPOConfig(**{**options, **changes})
-    return MDPOTrainer(
-        model, args=args, train_dataset=rows, eval_dataset=eval_rows, peft_config=peft_config, callbacks=callbacks
-    )
-
-
-def losses_of(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def weights_of(trainer):
-    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+def build_trainer(folder, rows, **changes):
+    return small_trainer.build_trainer(folder, rows, **{"freeze_projector": False, **changes})
 
 
 def loss_of(trainer, model, batch):
     return float(trainer.compute_loss(model, batch).detach())
-
-
-def first_batch(trainer, count=4, start=0):
-    return trainer.data_collator([trainer.train_dataset[i] for i in range(start, start + count)])
 
 
 def test_a_step_waits_for_the_device_no_oftener_than_it_has_to(tmp_path, rows):
@@ -245,9 +216,9 @@ class TestReference:
 
     def test_full_fine_tuning_with_precomputed_references_equals_the_live_run(self, tmp_path, rows):
         live = build_trainer(
-            tmp_path / "a", rows, eval_rows=rows[:4], eval_strategy="epoch", precompute_ref_log_probs=False
+            tmp_path / "a", rows, eval_dataset=rows[:4], eval_strategy="epoch", precompute_ref_log_probs=False
         )
-        precomputed = build_trainer(tmp_path / "b", rows, eval_rows=rows[:4], eval_strategy="epoch")
+        precomputed = build_trainer(tmp_path / "b", rows, eval_dataset=rows[:4], eval_strategy="epoch")
         live.train()
         precomputed.train()
         assert losses_of(precomputed) == pytest.approx(losses_of(live), rel=1e-5)
@@ -282,7 +253,7 @@ class TestReference:
 
 class TestEvaluation:
     def test_metrics_of_training_come_back_with_the_prefix(self, tmp_path, rows):
-        trainer = build_trainer(tmp_path, rows, eval_rows={"near": rows[:5], "far": rows[5:]}, eval_strategy="epoch")
+        trainer = build_trainer(tmp_path, rows, eval_dataset={"near": rows[:5], "far": rows[5:]}, eval_strategy="epoch")
         trainer.train()
         names = {name for entry in evaluations(trainer) for name in entry}
         for name in ("loss", "rewards/margins", "rewards/image_accuracies", "logps/chosen", "loss/anchor_chosen"):
@@ -297,13 +268,13 @@ class TestEvaluation:
         ],
     )
     def test_a_metric_that_no_evaluation_gives_is_named_before_anything_is_loaded(self, tmp_path, rows, metric, near):
-        options = dict(eval_rows=rows[:5], eval_strategy="epoch", metric_for_best_model=metric)
+        options = dict(eval_dataset=rows[:5], eval_strategy="epoch", metric_for_best_model=metric)
         with pytest.raises(ValueError, match=f"no evaluation gives '{metric}'; did you mean {near}"):
             build_trainer(tmp_path, rows, model="nowhere/nothing", **options)
 
     @pytest.mark.parametrize("objective", ["mdpo", "mdpo_combined", "sft_chosen"])
     def test_every_metric_of_an_evaluation_may_choose_the_best_model(self, tmp_path, rows, objective):
-        trainer = build_trainer(tmp_path, rows, eval_rows={"near": rows[:5]}, objective=objective)
+        trainer = build_trainer(tmp_path, rows, eval_dataset={"near": rows[:5]}, objective=objective)
         for name in trainer.evaluate():
             if "preparation_time" not in name and not name.endswith("epoch"):
                 check_best_metric(name, trainer.objective, ["near"])
@@ -350,7 +321,7 @@ class TestEvaluation:
     def test_with_precomputed_references_evaluation_works_before_training_and_refuses_what_came_too_late(
         self, tmp_path, rows
     ):
-        trainer = build_trainer(tmp_path, rows, eval_rows=rows[:4])
+        trainer = build_trainer(tmp_path, rows, eval_dataset=rows[:4])
         assert trainer.evaluate()["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
         trainer.train()
         assert trainer.evaluate()["eval_loss"] < 3 * math.log(2) - 1e-3
@@ -389,7 +360,7 @@ class TestResuming:
         trainer = build_trainer(
             tmp_path,
             rows,
-            eval_rows=rows[:4],
+            eval_dataset=rows[:4],
             learning_rate=3e-2,
             num_train_epochs=2,
             eval_strategy="epoch",

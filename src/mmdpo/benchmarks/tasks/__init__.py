@@ -6,7 +6,7 @@ A benchmark is a module with a docstring, whose first line says what it measures
     METRICS     tuple of Metric, named `benchmark/…`
     TRAPS       trap → what it means, for every key of `ItemScore.traps`
     GENERATION  how answers are generated unless somebody says otherwise: fields of
-                `mmdpo.generation.records.GenerationSettings` that differ from its defaults, which are greedy
+                `mmdpo.generation.questions.GenerationSettings` that differ from its defaults, which are greedy
     read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]
                 the items in their official order; raises EvaluationError for a file that is not the benchmark's. What
                 it says about the data it read goes to `tools.used`

@@ -3,8 +3,8 @@
 Source: Wang et al., AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation, 2023; scoring
 as the authors' `inference.py`. Every denominator of the official code starts at 0.001, and its F1 is taken from the
 printed precision and recall; the AMBER score is the paper's. How a description is held against its image:
-`amber_words.py`. `tolerant/…` are the measures of the questions over answers read with more sense (`yes_no.py`), which
-leaves out those that say neither yes nor no.
+`amber_words.py`. `tolerant/…` are the measures of the questions over answers read with more sense (`tolerant.py`),
+which leaves out those that say neither yes nor no.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 
 from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
-from mmdpo.benchmarks.reading import EvaluationError, read_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, read_data, read_data_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
-from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
-from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
+from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
 LICENCE = "AMBER: Apache-2.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
@@ -130,21 +130,14 @@ def _discriminative(reading: str, dimension: str) -> tuple[Metric, ...]:
 
 
 _DESCRIBED: Final = ("generative/n",)
+_SCORED: Final = (*_DESCRIBED, *(f"{part}/n" for part in _DIMENSIONS["overall"]))
 METRICS = (
     Metric("amber/chair", _chair, _DESCRIBED, "lower", "%", 1),
     Metric("amber/cover", _cover, _DESCRIBED, "higher", "%", 1),
     Metric("amber/hal", _hal, _DESCRIBED, "lower", "%", 1),
     Metric("amber/cog", _cog, _DESCRIBED, "lower", "%", 1),
     *(metric for dimension in _DIMENSIONS for metric in _discriminative(_OFFICIAL, dimension)),
-    Metric(
-        "amber/score",
-        _score,
-        _DESCRIBED + tuple(f"{part}/n" for part in _DIMENSIONS["overall"]),
-        "higher",
-        "points",
-        1,
-        _printed_score,
-    ),
+    Metric("amber/score", _score, _SCORED, "higher", "points", 1, _printed_score),
     *(metric for dimension in _DIMENSIONS for metric in _discriminative(_TOLERANT, dimension)),
 )
 
@@ -156,7 +149,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
         EvaluationError: a file is missing or is not AMBER's.
     """
     folder = _data_folder(data_dir)
-    annotations, queries = read_json(folder / "annotations.json"), read_json(folder / "query" / "query_all.json")
+    annotations, queries = read_data(folder / "annotations.json"), read_data(folder / "query" / "query_all.json")
     try:
         asked = {query["id"]: query for query in queries}
         return tuple(
@@ -190,7 +183,7 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
     """Returns the official rules; descriptions use the language tool and the word similarity, questions neither."""
     folder = _data_folder(data_dir)
     words = AmberWords.build(
-        associated=read_json(folder / "relation.json"), safe=read_text(folder / "safe_words.txt").split("\n")
+        associated=read_data(folder / "relation.json"), safe=read_data_text(folder / "safe_words.txt").split("\n")
     )
 
     def score(item: Item, answer: str) -> ItemScore:

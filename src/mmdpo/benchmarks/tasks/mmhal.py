@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.reading import EvaluationError, read_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
@@ -82,7 +82,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
                     "reference": record["gt_answer"],
                 },
             )
-            for record in read_json(file)
+            for record in read_data(file)
         )
     except (KeyError, TypeError) as error:
         raise EvaluationError(f"{file}: no answer template of MMHal-Bench ({error!r})") from error

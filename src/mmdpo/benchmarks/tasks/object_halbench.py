@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
-from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data, read_data_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
@@ -68,7 +68,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     """
     file = data_dir / "obj_halbench_300_questions.jsonl"
     try:
-        rows = [parse_json(line) for line in read_text(file).splitlines() if line.strip()]
+        rows = [parse_json(line) for line in read_data_text(file).splitlines() if line.strip()]
         asked = {str(row["image_id"]): str(row["question"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{file}: no questions of Object HalBench ({error!r})") from error
@@ -87,16 +87,16 @@ def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapp
     captions = sorted(data_dir.glob("captions_*2014.json"))
     if not instances or not captions:
         tools.used["ground_truth"] = "gt_objects_300.json, as given"
-        found: Mapping[str, Sequence[str]] = read_json(data_dir / "gt_objects_300.json")
+        found: Mapping[str, Sequence[str]] = read_data(data_dir / "gt_objects_300.json")
         return found
     tools.used["ground_truth"] = ", ".join(file.name for file in (*instances, *captions))
     synonyms = _read_synonyms(data_dir)
     objects: dict[str, set[str]] = {}
-    for content in map(read_json, instances):
+    for content in map(read_data, instances):
         names = {category["id"]: category["name"] for category in content["categories"]}
         for image_id, record in _annotations(content, image_ids):
             objects.setdefault(image_id, set()).add(synonyms.class_of[names[record["category_id"]]])
-    for content in map(read_json, captions):
+    for content in map(read_data, captions):
         for image_id, record in _annotations(content, image_ids):
             named = synonyms.mentions(record["caption"], tools.linguistics)
             objects.setdefault(image_id, set()).update(mention.coco_class for mention in named)
@@ -109,7 +109,7 @@ def _annotations(content: Mapping[str, Any], image_ids: frozenset[str]) -> list[
 
 
 def _read_synonyms(data_dir: Path) -> CocoObjects:
-    return CocoObjects.build(read_text(data_dir / "synonyms_refine.txt").splitlines())
+    return CocoObjects.build(read_data_text(data_dir / "synonyms_refine.txt").splitlines())
 
 
 def find_id(row: Row, items: Items) -> str:

@@ -3,7 +3,7 @@
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
 `evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
 Answers are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more
-sense (`yes_no.py`), which leaves out those that say neither yes nor no.
+sense (`tolerant.py`), which leaves out those that say neither yes nor no.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_text
+from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data_text
 from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.yes_no import TRAPS as TRAPS_OF_READING
-from mmdpo.benchmarks.yes_no import find_traps, read_yes_no
+from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
+from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
@@ -30,36 +30,20 @@ TRAPS = {
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
 } | TRAPS_OF_READING
 
-_HIT, _FALSE_ALARM, _REJECTION, _MISS = "true_yes", "false_yes", "true_no", "false_no"
+_OUTCOMES: Final = ("true_yes", "false_yes", "true_no", "false_no")
 
 
-def _accuracy(sums: Sums, split: str) -> Values:
-    return divide(sums[f"{split}/{_HIT}"] + sums[f"{split}/{_REJECTION}"], sums[f"{split}/n"])
-
-
-def _precision(sums: Sums, split: str) -> Values:
-    return divide(sums[f"{split}/{_HIT}"], sums[f"{split}/{_HIT}"] + sums[f"{split}/{_FALSE_ALARM}"])
-
-
-def _recall(sums: Sums, split: str) -> Values:
-    return divide(sums[f"{split}/{_HIT}"], sums[f"{split}/{_HIT}"] + sums[f"{split}/{_MISS}"])
-
-
-def _f1(sums: Sums, split: str) -> Values:
-    precision, recall = _precision(sums, split), _recall(sums, split)
+def _f1(hit: Values, false_alarm: Values, rejection: Values, miss: Values) -> Values:
+    precision, recall = divide(hit, hit + false_alarm), divide(hit, hit + miss)
     return divide(2 * precision * recall, precision + recall)
 
 
-def _yes_ratio(sums: Sums, split: str) -> Values:
-    return divide(sums[f"{split}/{_HIT}"] + sums[f"{split}/{_FALSE_ALARM}"], sums[f"{split}/n"])
-
-
-_RULES: Final[Mapping[str, Callable[[Sums, str], Values]]] = {
-    "accuracy": _accuracy,
-    "precision": _precision,
-    "recall": _recall,
+_RULES: Final[Mapping[str, Callable[[Values, Values, Values, Values], Values]]] = {
+    "accuracy": lambda hit, alarm, rejection, miss: divide(hit + rejection, hit + alarm + rejection + miss),
+    "precision": lambda hit, alarm, rejection, miss: divide(hit, hit + alarm),
+    "recall": lambda hit, alarm, rejection, miss: divide(hit, hit + miss),
     "f1": _f1,
-    "yes_ratio": _yes_ratio,
+    "yes_ratio": lambda hit, alarm, rejection, miss: divide(hit + alarm, hit + alarm + rejection + miss),
 }
 
 
@@ -67,7 +51,8 @@ def _metric(reading: str, split: str, rule: str) -> Metric:
     splits = [f"{reading}{name}" for name in (SPLITS if split == "macro" else (split,))]
 
     def compute(sums: Sums) -> Values:
-        mean: Values = np.mean([_RULES[rule](sums, name) for name in splits], axis=0)
+        values = [_RULES[rule](*(sums[f"{name}/{outcome}"] for outcome in _OUTCOMES)) for name in splits]
+        mean: Values = np.mean(values, axis=0)
         return mean
 
     better = "neither" if rule == "yes_ratio" else "higher"
@@ -95,7 +80,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
 
 def _read_split(file: Path, split: str) -> list[Item]:
     items = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_data_text(file).splitlines(), 1):
         try:
             row = parse_json(line)
             truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
@@ -143,8 +128,7 @@ def _score(item: Item, answer: str) -> ItemScore:
 
 
 def _count(part: str, said: str, label: str) -> dict[str, float]:
-    outcome = {("yes", "yes"): _HIT, ("yes", "no"): _FALSE_ALARM, ("no", "no"): _REJECTION}.get((said, label), _MISS)
-    return {f"{part}/n": 1, f"{part}/{outcome}": 1}
+    return {f"{part}/n": 1, f"{part}/{'true' if said == label else 'false'}_{said}": 1}
 
 
 def read_answer(answer: str) -> str:

@@ -1,11 +1,10 @@
-"""`mmdpo report RUN…`: one page about any mix of runs, results, studies and diagnoses.
+"""What a report is handed from the rooms above it: the pictures of benchmarks, corrupted too, and comparisons.
 
-The page is built by `mmdpo.report`, which knows files alone; what knows benchmarks and corruptions is handed in here.
+The page is built by `mmdpo.report`, which knows files and neither benchmarks nor corruptions.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdpo.printable import printable
 from mmdpo.world.worlds import find_world
 
 SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
@@ -27,33 +25,6 @@ if TYPE_CHECKING:
     from mmdpo.report.evaluated import ItemPictures
     from mmdpo.report.thumbnails import Picture
     from mmdpo.world.worlds import World
-
-
-def add_report_verb(verbs: argparse._SubParsersAction[Any]) -> None:
-    """Adds `report`, which sets `verb`, a function of the options that returns the exit status."""
-    parser = verbs.add_parser("report", help="one self-contained HTML page about runs, results, studies, diagnoses")
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders that mmdpo wrote")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
-    parser.add_argument("--image_dir", type=Path, metavar="FOLDER", help="where the images of benchmarks lie")
-    parser.set_defaults(verb=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from mmdpo.report.folders import find_folders
-    from mmdpo.report.page import summarise, write_report
-
-    if options.out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {options.out}: name the page, such as report.html")
-    if options.image_dir is not None and not options.image_dir.is_dir():
-        raise ValueError(f"--image_dir {options.image_dir}: no such folder")
-    found = find_folders(options.runs)
-    pictures = make_pictures(options.runs, options.image_dir)
-    page = write_report(options.runs, options.out, compare=compare_results, pictures=pictures)
-    print(printable(f"Found: {summarise(found)}"))
-    for line in found.left_out:
-        print(printable(f"Left out: {line}"))
-    print(printable(f"Report: {page}; figures and tables: {page.with_name(f'{page.stem}_files')}"))
-    return 0
 
 
 def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:
@@ -100,7 +71,7 @@ def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: st
 @cache
 def _image_folders(benchmark: str) -> tuple[Path, ...]:
     from mmdpo.benchmarks.tasks import names
-    from mmdpo.evaluation.answer import IMAGE_FOLDERS
+    from mmdpo.evaluation.asking import IMAGE_FOLDERS
     from mmdpo.evaluation.download import default_folder
 
     return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS) if benchmark in names() else ()

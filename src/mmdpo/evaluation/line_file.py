@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mmdpo.benchmarks.reading import explain_unwritable, make_folder, parse_json, to_json
+from mmdpo.benchmarks.reading import parse_json
+from mmdpo.files import explain_unwritable, make_folder, to_json
 
 _SYNC_EVERY = 5.0
 """Seconds that a crash of the machine may cost; a crash of the program costs nothing."""
@@ -27,7 +28,7 @@ class LineFile:
         self._synced = time.monotonic()
 
     def open(self) -> None:
-        """Makes the file and its folder, unless they are there; raises EvaluationError where none can be written."""
+        """Makes the file and its folder, unless they are there; raises UnusableFileError where none can be written."""
         if self._file is not None:
             return
         make_folder(self.path.parent)
@@ -38,7 +39,7 @@ class LineFile:
             raise explain_unwritable(self.path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Writes one line; raises EvaluationError where the disk takes no more, with all earlier lines kept."""
+        """Writes one line; raises UnusableFileError where the disk takes no more, with all earlier lines kept."""
         line = (to_json(row) + "\n").encode()
         self.open()
         assert self._file is not None

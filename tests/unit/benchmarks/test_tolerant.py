@@ -8,8 +8,7 @@ from benchmark_data import HAND_MADE, plain_tools
 from eval_verb import run
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.tasks import load
-from mmdpo.benchmarks.thoughts import take_off_thoughts
-from mmdpo.benchmarks.yes_no import read_yes_no
+from mmdpo.benchmarks.tolerant import read_yes_no, take_off_thoughts
 
 
 @pytest.mark.parametrize(

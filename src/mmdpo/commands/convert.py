@@ -1,0 +1,47 @@
+"""Turn a checkpoint of another layout into one that transformers loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.commands._dtype import Dtype, find_dtype
+from mmdpo.options import REQUIRED, Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class BunnyOptions(Options):
+    """Which checkpoint of Bunny is converted, and how."""
+
+    source: str = option(
+        REQUIRED, "A folder, or a hub name such as BAAI/Bunny-v1_0-3B.", metavar="SRC", positional=True
+    )
+    target: Path = option(REQUIRED, "A new folder.", metavar="DST", positional=True)
+    reverse: bool = option(False, "Convert back to the original's names.")
+    original: Path | None = option(None, "With --reverse: folder of the original's config and tokenizer.")
+    revision: str | None = option(None, "Branch, tag or commit of a hub name.")
+    dtype: Dtype | None = option(None, "Precision of the weights; the source's unless given.")
+    allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
+
+
+def convert_bunny(options: BunnyOptions) -> int:
+    """Converts a checkpoint of Bunny, or converts it back."""
+    from mmdpo.checkpoints import bunny
+    from mmdpo.models.start import find_folder
+
+    quiet_libraries()
+    if options.original is not None and not options.reverse:
+        raise ValueError("--original goes with --reverse")
+    source = find_folder(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
+    dtype = find_dtype(options.dtype)
+    if options.reverse:
+        bunny.revert_bunny(source, options.target, original=options.original, dtype=dtype)
+    else:
+        bunny.convert_bunny(source, options.target, dtype=dtype, allow_pickle=options.allow_pickle)
+    print(f"Converted: {options.target}")
+    return 0
+
+
+_ABOUT = "Bunny-v1.0-3B to and from LlavaForConditionalGeneration."
+VERB = Verbs(__doc__, {"bunny": Verb(_ABOUT, BunnyOptions, convert_bunny)}, kind="checkpoint")

@@ -1,0 +1,91 @@
+"""Ask a model, or score answers, by the official rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mmdpo.benchmarks.tasks import load, names
+from mmdpo.commands import Verb, Verbs
+from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions
+from mmdpo.options import REQUIRED, Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """Which runs are compared."""
+
+    runs: tuple[Path, ...] = option(REQUIRED, "Folders of results, or of suites.", metavar="RUN", positional=True)
+    out: Path | None = option(None, "Folder of the comparison; `compare` beside the first run unless given.")
+    resamples: int = option(2000, "Number of resamples of the bootstrap.")
+    seed: int = option(0, "Seed of the bootstrap.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(Options):
+    """What is fetched, and where it goes."""
+
+    names: tuple[str, ...] = option(REQUIRED, "Benchmarks, or all.", metavar="NAME", positional=True)
+    data_dir: Path | None = option(None, "Folder of the benchmarks; a cache, where `mmdpo eval` looks, unless given.")
+    no_images: bool = option(False, "Fetch only what is needed to score answers.")
+
+
+def run_benchmark(name: str, options: EvaluationOptions) -> int:
+    """Runs one benchmark."""
+    from mmdpo.evaluation.run import run_benchmark
+
+    run_benchmark(name, options)
+    return 0
+
+
+def run_suite(options: SuiteOptions) -> int:
+    """Runs all benchmarks; returns 1 if one has no result, else 0."""
+    from mmdpo.evaluation.suite import run_suite
+
+    return 1 if run_suite(options).missing else 0
+
+
+def compare(options: CompareOptions) -> int:
+    """Compares runs, and prints and writes the comparison; returns 1 if pieces are missing, else 0."""
+    from rich.console import Console
+
+    from mmdpo.evaluation.compare import as_content, compare_runs, write_comparison
+    from mmdpo.printable import printable
+    from mmdpo.report.comparison import print_comparison
+
+    comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
+    picture = write_comparison(comparison, options.out or options.runs[0].resolve().parent / "compare")
+    print_comparison(as_content(comparison), Console())
+    print(printable(f"Tables and picture: {picture.parent}"))
+    return 1 if comparison.missing else 0
+
+
+def download(options: DownloadOptions) -> int:
+    """Fetches what the options name."""
+    from mmdpo.evaluation.download import download_all
+
+    download_all(options.names, options.data_dir, images=not options.no_images)
+    return 0
+
+
+VERB = Verbs(
+    __doc__,
+    {
+        "compare": Verb(
+            "Set runs beside each other: differences with intervals, and a picture.", CompareOptions, compare
+        ),
+        "download": Verb("Fetch data and images of benchmarks from their public places.", DownloadOptions, download),
+        "suite": Verb("Run all benchmarks and print them beside the paper's Table 1.", SuiteOptions, run_suite),
+        **{
+            name: Verb(
+                f"Ask a model about {name}, or score answers.",
+                EvaluationOptions,
+                partial(run_benchmark, name),
+                uses=partial(lambda name: load(name).uses, name),
+            )
+            for name in names()
+        },
+    },
+    kind="benchmark",
+)

@@ -1,0 +1,48 @@
+"""Make one model of a run: adapter and base, processor, model card."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands._dtype import Dtype, find_dtype
+from mmdpo.options import REQUIRED, Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Options):
+    """Which run is merged, and where the model goes."""
+
+    run: Path = option(REQUIRED, "A run folder, or a checkpoint inside one.", metavar="RUN", positional=True)
+    target: Path = option(REQUIRED, "A new folder.", metavar="DST", positional=True)
+    base: str | None = option(None, "The adapter's base, where it is not what the adapter says.")
+    dtype: Dtype | None = option(None, "Precision of the weights; the base's unless given.")
+    push_to_hub: str | None = option(None, "Upload DST to this repository of the hub.")
+    allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
+    trust_remote_code: bool = option(False, "Run Python code that comes with the base.")
+
+
+def run(options: MergeOptions) -> int:
+    """Merges, and uploads where that is asked."""
+    from mmdpo.checkpoints.merge import merge_run, push_folder
+
+    quiet_libraries()
+    if options.trust_remote_code:
+        logging.warning("trust_remote_code: Python files that come with the base are run with your rights and tokens")
+    merge_run(
+        options.run,
+        options.target,
+        base=options.base,
+        dtype=find_dtype(options.dtype),
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+    )
+    print(f"Merged: {options.target}")
+    if options.push_to_hub:
+        print(f"Uploaded: {push_folder(options.target, options.push_to_hub)}")
+    return 0
+
+
+VERB = Verb(__doc__, MergeOptions, run)

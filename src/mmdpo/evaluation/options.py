@@ -1,0 +1,199 @@
+"""What an evaluation can be told: where answers come from, how a model is asked, which judge and which tools score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from mmdpo.judges import JudgeOptions
+from mmdpo.options import REQUIRED, Options, group, option
+
+if TYPE_CHECKING:
+    from mmdpo.benchmarks.tasks import Benchmark
+    from mmdpo.generation.questions import Answerer, GenerationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskingOptions(Options):
+    """answers from a model (with --model; what a benchmark asks for is the default)"""
+
+    image_dir: Path | None = option(
+        None, "Folder of the pictures. The default is images, image or val2014 in the folder of the data.", use="files"
+    )
+    limit: int | None = option(None, "Ask the first N items of every part; the result is partial.", least=1)
+    answers_only: bool = option(False, "Score nothing; --answers does so later, anywhere.")
+    backend: Literal["transformers", "vllm", "endpoint"] | None = option(
+        None, "How to ask. The default is endpoint with --base_url, else transformers."
+    )
+    max_new_tokens: int | None = option(None, "Limit of tokens of an answer.")
+    num_beams: int | None = option(None, "Number of beams; only transformers searches them.")
+    temperature: float | None = option(None, "Temperature of sampling; 0 is greedy.")
+    top_p: float | None = option(None, "Sample from the most probable tokens up to this share.")
+    generation_seed: int | None = option(None, "Seed of sampling.")
+    system_prompt: str | None = option(None, "Begin every conversation with this text.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(Options):
+    """answers by transformers or vLLM"""
+
+    adapter: str | None = option(None, "Put the adapter of this run onto --model.")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = option(
+        None, "Precision. The default is bfloat16 on a GPU that has it."
+    )
+    revision: str = option("main", "Branch, tag or commit of a hub name.")
+    chat_template: str | None = option(None, "Template instead of the processor's; vicuna is LLaVA-1.5's.")
+    chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
+    pad_to_square: bool = option(False, "Pad pictures as LLaVA-1.5 was trained to see them.")
+    trust_remote_code: bool = option(False, "Run the checkpoint's Python code.")
+    allow_pickle: bool = option(False, "Open pickled weights, which can run code.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(Options):
+    """answers by transformers"""
+
+    batch_size: int = option(32, "Questions at once in each process.")
+    num_workers: int | None = option(None, "Number of processes that read pictures ahead.")
+    no_probe: bool = option(False, "Do not compare two questions with the same questions alone before answering.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions(Options):
+    """answers from an endpoint (its key is OPENAI_API_KEY)"""
+
+    base_url: str | None = option(None, "Address, such as http://localhost:8000/v1.")
+    concurrency: int = option(8, "How many requests are sent at once.", least=1)
+    timeout: float = option(120.0, "Seconds for one try, from start to end.")
+    tries: int = option(7, "Tries after which a request has failed.", least=1)
+    max_requests: int | None = option(None, "Stop after so many requests, failed tries included.")
+    max_tokens_total: int | None = option(None, "Stop after so many tokens, as the server counts them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordOptions(Options):
+    """how words are read"""
+
+    linguistics: Literal["nltk", "table"] = option(
+        "nltk", "By NLTK, as officially, or by a table that needs nothing installed.", use="linguistics"
+    )
+    nltk_data: Path | None = option(
+        None,
+        "Folder of NLTK's data. The default is nltk_data in --data_dir, else NLTK's own places.",
+        use="linguistics",
+    )
+    similarity: Literal["model", "exact"] = option(
+        "model",
+        "amber: words are similar by en_core_web_lg, as officially, or only if they are equal.",
+        use="similarity",
+    )
+    similar_pairs: Path | None = option(
+        None,
+        "amber: table of similar words. similar_pairs.json in --data_dir is taken where the model is missing.",
+        use="similarity",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Options):
+    """One evaluation. Raises ValueError unless exactly one of `answers` and `model` is given, and options fit it."""
+
+    USAGE: ClassVar[str] = "(--answers PATH | --model TEXT)"
+
+    answers: Path | None = option(None, "Score these answers, in our format or the official one; a file or a folder.")
+    model: str | None = option(None, "Ask this model: a hub name, a folder, a run of mmdpo train, or world.")
+    out: Path = option(REQUIRED, "Write answers, scores and result.json into this folder.")
+    data_dir: Path | None = option(
+        None, "Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.", use="files"
+    )
+    strip_thoughts: bool = option(False, "Take a model's thoughts, <think> to </think>, off before scoring.")
+    partial: bool = option(False, "Score what is there though answers are missing.")
+    resamples: int = option(2000, "Number of resamples of the bootstrap.")
+    seed: int = option(0, "Seed of the bootstrap.")
+    words: WordOptions = group(WordOptions)
+    asking: AskingOptions = group(AskingOptions)
+    checkpoint: CheckpointOptions = group(CheckpointOptions)
+    batches: BatchOptions = group(BatchOptions)
+    endpoint: EndpointOptions = group(EndpointOptions)
+    judge: JudgeOptions = group(JudgeOptions, use="judge")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.answers is None) == (self.model is None):
+            raise ValueError("give --answers to score answers that exist, or --model to ask a model; one of the two")
+        of_backends = {
+            "transformers": self.checkpoint.given | self.batches.given,
+            "vllm": self.checkpoint.given,
+            "endpoint": self.endpoint.given,
+        }
+        given = frozenset[str]().union(*of_backends.values(), self.batches.given)
+        if self.model is None and given | self.asking.given:
+            raise ValueError(
+                f"--{min(given | self.asking.given)} goes with --model; answers that exist already (--answers) are "
+                "scored as they are"
+            )
+        if given - of_backends[self.backend]:
+            raise ValueError(
+                f"--{min(given - of_backends[self.backend])} means nothing to --backend {self.backend}; leave it out"
+            )
+
+    @property
+    def backend(self) -> Literal["transformers", "vllm", "endpoint"]:
+        """How a model is asked."""
+        return self.asking.backend or ("transformers" if self.endpoint.base_url is None else "endpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions(EvaluationOptions):
+    """All benchmarks, each with these options."""
+
+    benchmarks: tuple[str, ...] = option((), "Run these. The default is all but the embedded worlds.")
+
+
+def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSettings:
+    """Returns the settings that are given, else the benchmark's; raises ValueError for one that is none."""
+    from mmdpo.generation.questions import GenerationSettings
+
+    names = {field.name: field.name for field in fields(GenerationSettings)} | {"seed": "generation_seed"}
+    given = {name: getattr(asking, option) for name, option in names.items()}
+    return GenerationSettings(**{**benchmark.generation, **{name: v for name, v in given.items() if v is not None}})
+
+
+def make_answerer(options: EvaluationOptions) -> Answerer:
+    """Returns the model that the options name, not loaded yet.
+
+    Raises ValueError for an endpoint without an address, ImportError for a package that is not installed.
+    """
+    assert options.model is not None
+    if options.backend == "endpoint":
+        from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer
+
+        chosen = options.endpoint
+        if chosen.base_url is None:
+            raise ValueError("--backend endpoint needs an address: --base_url http://localhost:8000/v1")
+        budget = Budget(chosen.max_requests, chosen.max_tokens_total)
+        endpoint = ChatEndpoint(
+            chosen.base_url, options.model, timeout=chosen.timeout, retries=chosen.tries - 1, budget=budget
+        )
+        return EndpointAnswerer(endpoint, concurrency=chosen.concurrency)
+
+    from transformers.utils import is_torch_bf16_gpu_available, logging
+
+    from mmdpo.generation.checkpoint import Checkpoint
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    opened = {field.name: getattr(options.checkpoint, field.name) for field in fields(CheckpointOptions)[1:]}
+    opened["dtype"] = opened["dtype"] or ("bfloat16" if is_torch_bf16_gpu_available() else "float32")
+    checkpoint = Checkpoint(options.model, **opened)
+    if options.backend == "vllm":
+        from mmdpo.generation.vllm import VllmAnswerer
+
+        return VllmAnswerer(checkpoint)
+    from mmdpo.generation.transformers import TransformersAnswerer
+
+    batches = options.batches
+    return TransformersAnswerer(
+        checkpoint, batch_size=batches.batch_size, workers=batches.num_workers, probe=not batches.no_probe
+    )

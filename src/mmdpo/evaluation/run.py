@@ -1,0 +1,152 @@
+"""One benchmark from its options to its result: asks a model where one is named, scores, writes and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from mmdpo.benchmarks.answers import list_files
+from mmdpo.benchmarks.evaluate import Evaluation, evaluate_answers, find_data
+from mmdpo.benchmarks.linguistics import Linguistics, NltkLinguistics
+from mmdpo.benchmarks.records import Tools
+from mmdpo.benchmarks.result_folder import check_folder, write_evaluation
+from mmdpo.benchmarks.similarity import PAIRS, PairTable, Similarity, load_spacy
+from mmdpo.benchmarks.stats import check_bootstrap
+from mmdpo.benchmarks.tasks import Benchmark, load
+from mmdpo.benchmarks.word_table import TableLinguistics
+from mmdpo.evaluation.download import choose_data_dir
+from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
+from mmdpo.files import make_folder
+from mmdpo.folder_lock import hold_folder
+from mmdpo.generation.questions import Answerer
+from mmdpo.printable import printable
+from mmdpo.tables import ARROWS, Table, show_ends, show_number
+
+MakeAnswerer = Callable[[], Answerer]
+
+
+def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | None = None) -> Evaluation | None:
+    """Runs a benchmark, writes its result and prints it; `make` gives a model that several benchmarks share.
+
+    Returns None where nothing is scored: in processes beside the first, with `answers_only`, without a judge that is
+    needed. Raises what asking, scoring and writing raise.
+    """
+    from mmdpo.evaluation.judging import check_judge, choose_judge
+
+    check_bootstrap(options.resamples, options.seed)
+    benchmark = load(name)
+    check_judge(benchmark, options.judge)
+    data_dir = choose_data_dir(name, options.data_dir)
+    folder = find_data(name, data_dir)
+    tools = make_language_tools(options.words, (folder, data_dir))
+    answers, is_partial = options.answers, options.partial
+    if answers is not None:
+        check_folder(options.out, name, list_files(answers))
+    else:
+        outcome = _ask(benchmark, folder, options, tools, make or partial(make_answerer, options))
+        if outcome is None:
+            return None
+        answers, is_partial = outcome[0], is_partial or outcome[1]
+    if options.judge.is_given:
+        make_folder(options.out)  # replies are kept there from the first on
+    with hold_folder(options.out) if options.out.is_dir() else nullcontext():
+        judge = choose_judge(benchmark, folder, tools, options.judge, options.out, allow_missing=is_partial)
+        evaluation = evaluate_answers(
+            name,
+            answers,
+            data_dir,
+            replace(tools, judge=judge, used={}),
+            allow_partial=is_partial,
+            strip_thoughts=options.strip_thoughts,
+            resamples=options.resamples,
+            seed=options.seed,
+        )
+        result = write_evaluation(evaluation, options.out)
+    _print(evaluation, result, options.words)
+    return evaluation
+
+
+def _ask(
+    benchmark: Benchmark, folder: Path, options: EvaluationOptions, tools: Tools, make: MakeAnswerer
+) -> tuple[Path, bool] | None:
+    """Asks the model; returns its answers and whether some are missing, None where nothing is to be scored now."""
+    from mmdpo.evaluation.asking import answer_benchmark
+
+    outcome = answer_benchmark(benchmark, folder, options, tools, make())
+    if not outcome.is_main:
+        return None
+    print(printable(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}"))
+    if outcome.stopped:
+        print(f"{outcome.stopped}; the same command resumes there")
+    if benchmark.needs_judge and not options.judge.is_given:
+        again = printable(f"mmdpo eval {benchmark.name} --answers {outcome.path}")
+        print(
+            f"{benchmark.name} needs a judge: {again} with --judge_model M (and --judge_url for an endpoint), or with "
+            "--judge_replies FILE"
+        )
+        return None
+    return None if options.asking.answers_only or not outcome.answered else (outcome.path, outcome.is_partial)
+
+
+def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools:
+    """Returns the language tools that the options choose; those that a benchmark does not use are never loaded.
+
+    `folders` hold the benchmark's data, its own before the one that may hold several benchmarks.
+    """
+
+    def make_linguistics() -> Linguistics:
+        beside = folders[1] / "nltk_data"
+        return NltkLinguistics(words.nltk_data or (beside if beside.is_dir() else None))
+
+    def make_similarity() -> Similarity:
+        if words.similar_pairs is not None:
+            return PairTable.read(words.similar_pairs)
+        if words.similarity == "exact":
+            return PairTable((), "equal words alone, which is not the official rule")
+        try:
+            return load_spacy()
+        except ImportError:
+            beside = next((folder / PAIRS for folder in folders if (folder / PAIRS).is_file()), None)
+            if beside is None:
+                raise
+            return PairTable.read(beside)
+
+    return Tools(TableLinguistics if words.linguistics == "table" else make_linguistics, make_similarity)
+
+
+def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
+    digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
+    rows = []
+    for name, value in evaluation.metrics.items():
+        form = digits[name]
+        shown = "undefined" if value.value is None else show_number(value.value, form)
+        interval = "" if value.low is None else show_ends(value.low, value.high, form)
+        rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))
+    title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
+    console = Console()
+    console.print(Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title).terminal())
+    lines = []
+    if any(ARROWS[value.better] for value in evaluation.metrics.values()):
+        lines.append("↑ higher is better, ↓ lower is better")
+    lines += [
+        f"{part}: {coverage.scored:,} of {coverage.items:,} items scored"
+        for part, coverage in evaluation.coverage.items()
+    ]
+    lines += [f"{tool}: {made_by}" for tool, made_by in evaluation.made_by.items()]
+    lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, words)]
+    lines += [f"partial: {reason}" for reason in evaluation.partial]
+    lines += [f"note: {note.count:,} × {note.meaning}" for note in evaluation.notes.values()]
+    print(printable("\n".join([*lines, f"Result: {result}"])))
+
+
+def _list_unofficial(evaluation: Evaluation, words: WordOptions) -> Iterator[str]:
+    """Yields what was used, and is not what the official scorer uses, by a choice of the options."""
+    if words.linguistics == "table" and "linguistics" in evaluation.made_by:
+        yield "words are read by this project's table; the official scorers use NLTK"
+    if words.similarity == "exact" and words.similar_pairs is None and "similarity" in evaluation.made_by:
+        yield "equal words alone count as similar; the official scorer uses the vectors of en_core_web_lg"

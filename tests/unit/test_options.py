@@ -1,0 +1,88 @@
+"""Flags are made of the fields of dataclasses: every type, groups, what was given, and errors that name the flag."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+
+from mmdpo.commands import COMMANDS
+from mmdpo.options import REQUIRED, Options, UsageError, group, option, parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine(Options):
+    """the engine"""
+
+    PREFIX: ClassVar[str] = "engine_"
+
+    kind: str = option("petrol", "What it burns.", choices=("petrol", "wood"), flag="engine")
+    power: float = option(1.0, "Its power.")
+    pistons: int = option(4, "How many pistons it has.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Car(Options):
+    """A car."""
+
+    place: Path = option(REQUIRED, "Where it stands.", positional=True, metavar="PLACE")
+    owner: str | None = option(None, "Whose it is; 100 % of it.", positional=True, metavar="OWNER")
+    colour: Literal["red", "blue"] | None = option(None, "Its colour.")
+    doors: tuple[int, ...] = option((), "Widths of its doors.", use="doors")
+    is_old: bool = option(False, "It is old.")
+    engine: Engine = group(Engine)
+
+
+def parse(*words, uses=None):
+    return parse_options(Car, words, "car", uses=uses)
+
+
+def test_values_have_the_types_of_their_fields_and_the_rest_its_defaults():
+    car = parse("garage", "--doors", "70", "80", "--engine", "wood", "--engine_power=-2.5", "--is_old")
+    assert car == Car(place=Path("garage"), doors=(70, 80), is_old=True, engine=Engine(kind="wood", power=-2.5))
+    assert (car.given, car.engine.given) == ({"place", "doors", "is_old"}, {"engine", "engine_power"})
+    assert parse("garage", "me", "--col", "red").owner == "me"
+    assert parse("garage").given == {"place"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "required: PLACE|required: place"),
+        (("garage", "--colr", "red"), "unknown flag --colr; did you mean '--colour'"),
+        (("garage", "--colour", "green"), "--colour: invalid choice"),
+        (("garage", "--engine_pistons", "many"), "--engine_pistons: invalid int value: 'many'"),
+        (("garage", "me", "you"), "unrecognized arguments: you"),
+    ],
+)
+def test_wrong_words_are_named_with_their_verb(words, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        parse(*words)
+    assert str(caught.value).startswith("car: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_number_that_is_too_small_is_refused_from_the_command_line_and_from_code():
+    for make in (lambda: parse("garage", "--engine_pistons", "0"), lambda: Engine(pistons=0)):
+        with pytest.raises(ValueError, match="--engine_pistons is 0; give 1 or more"):
+            make()
+
+
+def test_the_help_has_groups_and_defaults_and_leaves_out_what_is_not_used(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--help", uses=())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "usage: mmdpo car PLACE [OWNER] [options]" in shown
+    assert "the engine: --engine {petrol,wood} What it burns. [petrol]" in shown
+    assert "100 % of it" in shown
+    assert "--doors" not in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_every_verb_says_in_one_line_what_it_does(name):
+    module = COMMANDS.load(name)
+    first, _, rest = module.__doc__.partition("\n")
+    assert first.endswith((".", "?"))
+    assert not rest.strip()
+    assert callable(module.VERB)
