@@ -150,6 +150,8 @@ class DurableTrainer(Trainer, ABC):
         """Runs an epoch, unless all steps are taken: Trainer takes one too many when it resumes such a run."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes a micro-batch as Trainer does, and adds its loss to the sum since the last log."""
