@@ -53,4 +53,4 @@ class DiagnosisOptions(Options):
         """Returns what diagnosis.json says of the options."""
         left_out = ("given", "out", "data_only", "no_probe")
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return {**values, "probe": not self.no_probe}
+        return {**values, "model": self.model or "", "probe": not self.no_probe}

@@ -3,7 +3,7 @@
 Seeds are what is repeated: each has its own pairs, scenes and order of training, so that the spread over seeds holds
 all of these. Intervals are Student's, over seeds: the mean ± t · s / √n, of the values or of their paired differences.
 
-An interval says nothing of how many others stand beside it. So each difference also has p, of the two-sided t-test that
+An interval does not allow for the number of comparisons. So each difference also has p, of the two-sided t-test that
 its interval belongs to, and q, which is p after Benjamini and Hochberg: of the differences with q ≤ 0.05, one in twenty
 is expected to be chance.
 """
@@ -21,7 +21,7 @@ from mmdpo.study.study_file import START, Study
 from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versions
 
 LEAST_SEEDS = 3
-"""Fewer seeds than these say too little of their spread for an interval."""
+"""An interval needs so many seeds: fewer say too little about their spread."""
 METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"
 _T975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -102,7 +102,7 @@ def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[s
 
 
 def p_value(difference: Mapping[str, Any]) -> float:
-    """Returns p of the two-sided t-test of a mean against 0; differences that are all alike are 0, or surely not."""
+    """Returns p of the two-sided t-test of a mean against 0; without spread it is 1 for a mean of 0, else 0."""
     if not difference["std"]:
         return float(not difference["mean"])
     t = difference["mean"] / (difference["std"] / math.sqrt(difference["n"]))

@@ -63,7 +63,7 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
 
 
 def plan_trials(study: Study, folder: Path) -> list[Trial]:
-    """Returns the trials of a study, seed by seed, so that one that is cut short has whole seeds."""
+    """Returns the trials of a study, seed by seed, so that an interrupted study has complete seeds."""
     trials = []
     for seed in study.seeds:
         start: Path | None = None

@@ -220,7 +220,7 @@ def _load(text: str, file: str) -> dict[str, Any]:
 
 
 def _refuse_repeats(node: Any) -> None:
-    """Raises StudyError for a key that is written twice, of which YAML would keep the second."""
+    """Raises StudyError for a key that is written twice; YAML would keep the second."""
     seen: dict[str, int] = {}
     for child in node.value if isinstance(node, yaml.CollectionNode) else ():
         if isinstance(node, yaml.MappingNode):

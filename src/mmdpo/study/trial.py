@@ -73,7 +73,7 @@ class Trial:
     seed: int
     evaluation: Evaluation
     folder: Path
-    """Where it lies once it is finished."""
+    """Its place once it is finished."""
     digest: str
     """Of what decides its outcome, see `digest_trial`."""
     start: Path | None

@@ -1,8 +1,8 @@
 """Makes the supervised checkpoint of a world, the shipped one too: `python -m mmdpo.world.build --world world_large`.
 
 Two stages, as in a large LLaVA: a vision tower learns to recognise the objects and is frozen; then projector and
-language model learn to write captions, from scenes whose partners nearly always stand beside their anchors and from
-a captioner who names half of the partners that do not. What comes out sees well and hallucinates from habit.
+language model learn to write captions of scenes in which partners nearly always stand beside their anchors, by a
+captioner who names half of the partners that do not. The result sees well and hallucinates from habit.
 
 Every random choice derives from the seed. The weights are the same from run to run on one machine with one number of
 threads; elsewhere rounding differs, and quality agrees only as closely as two seeds do.
@@ -181,7 +181,7 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     `FileExistsError` if the folder holds anything.
     """
     refuse_used_folder(output_dir)
-    # Written aside and renamed: what lies under its name is whole, however the build ended.
+    # Written aside and renamed: the folder of that name is whole, however the build ended.
     aside = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -193,7 +193,7 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # safetensors lets nobody but the owner read what it writes; a packaged file is everybody's.
+    # safetensors writes files that only their owner can read; all users read a packaged one.
     (aside / "model.safetensors").chmod(0o644)
     aside.replace(output_dir)
 
@@ -236,7 +236,7 @@ def _optimise(
 
 
 def _shuffled_batches(count: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Yields batches of row numbers for ever, every row once per round; a rest smaller than a batch is left out."""
+    """Yields batches of row numbers without end, every row once per round; an incomplete batch is left out."""
     while True:
         order = torch.from_numpy(generator.permutation(count))
         yield from (order[start : start + size] for start in range(0, count - size + 1, size))

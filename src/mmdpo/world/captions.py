@@ -23,7 +23,7 @@ Style: TypeAlias = Literal["terse", "polite"]
 
 @dataclass(frozen=True)
 class Captioner:
-    """Somebody who looks at scenes and sometimes writes what is usual instead of what is there."""
+    """Looks at scenes, and sometimes writes what is usual instead of what is there."""
 
     partner_rate: float
     """Probability of naming a present anchor's absent partner; its twin, if there, is then taken for it."""
@@ -65,7 +65,7 @@ def write_caption(world: World, objects: Collection[str], setting: str, style: S
 
 @dataclass(frozen=True)
 class CaptionDetail:
-    """One caption held against its scene. A word that a caption repeats counts once."""
+    """One caption compared with its scene. A word that a caption repeats counts once."""
 
     mentioned: tuple[str, ...]
     """All objects that the caption names, in its order."""

@@ -71,8 +71,8 @@ def build_processor(world: World = SMALL) -> Any:
 def build_model(seed: int, world: World = SMALL) -> Any:
     """Returns a freshly initialised captioner in float32; the same seed gives the same weights.
 
-    The features are those of the last layer of the tower, not of the last but one as in large LLaVA: of so few
-    layers none is spared. The global random state of torch is left as it was.
+    The features are those of the last layer of the tower, not of the last but one as in large LLaVA, since there are
+    so few layers. The global random state of torch is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

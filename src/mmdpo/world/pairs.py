@@ -8,9 +8,9 @@ correction  the two differ in one partner again, which is there as often as not,
             else they name, both of them, is what the supervised captioner names: its mistakes are in the chosen one too
 
 In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
-objects, on 81 % of the second, where it learns the very habit that hallucinates, and on half of the third. Chosen
-captions of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like
-answers of the model itself of which somebody has mended one mistake. All of it is planted.
+objects, on 81 % of the second, where it learns the habit that hallucinates, and on half of the third. Chosen captions
+of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like answers of
+the model itself with one mistake mended. All of it is planted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from mmdpo.world.worlds import SMALL, World
 DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
-"""As they usually are, of the chosen and of the rejected caption."""
+"""Usual styles of the chosen and of the rejected caption."""
 
 STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
@@ -196,7 +196,7 @@ def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair
 
 
 def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
-    """Replaces the rejected objects of content pairs, in place, by objects that the model names and chosen does not.
+    """Replaces the rejected objects of content pairs, in place, by the objects that the model names.
 
     A pair whose every sample named the chosen objects stays as it is, decided by style.
     """

@@ -84,9 +84,9 @@ class Scene:
 def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
     """Draws one scene.
 
-    `co_occurrence` is the probability of a partner beside its anchor; `ValueError` if it is none. A draw without any
-    object is thrown away and drawn again, for there would be nothing to say about it: that happens to one draw in
-    nineteen, and raises the rate of every object by as much.
+    `co_occurrence` is the probability of a partner beside its anchor; ValueError if it is no probability. A draw
+    without any object is repeated, since there would be nothing to say about it: that happens to one draw in nineteen,
+    and raises the rate of every object by as much.
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
