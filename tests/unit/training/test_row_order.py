@@ -10,7 +10,6 @@ from mmdpo.data.items import Filler
 from mmdpo.training.row_order import RebalancedBatches, RowOrder
 from mmdpo.world.pairs import make_pairs
 
-
 FIRST_EPOCH = {
     "random": [13, 2, 18, 20, 7, 6, 17, 23, 4, 21, 14, 11, 16, 1, 5, 15, 22, 3, 10, 0, 12, 9, 19, 8],
     "group_by_length": [20, 6, 18, 13, 7, 2, 17, 4, 23, 14, 21, 11, 16, 1, 5, 22, 3, 15, 10, 19, 12, 8, 0, 9],
