@@ -65,6 +65,7 @@ def main() -> None:
         parser.error(f"{options.rows} rows are a trial that does not belong among the results: give another --output")
     sides = dict(side.split("=", 1) for side in options.side)
     result = describe_run("cpu") | {"kind": "first_step", "miniature": is_trial, "size": SIZE, "rows": options.rows}
+    result["commits"] = {name: name_commit(Path(source)) for name, source in sides.items()}
     result |= {"workers": WORKERS, "expected": EXPECTED, "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         recipe = write_run(Path(folder), options.rows)
@@ -115,6 +116,13 @@ def write_photographs(folder: Path, count: int) -> None:
         pixels = np.asarray(Image.open(io.BytesIO(draw_photograph(seed))))
         for place in range(seed, count, PHOTOGRAPHS):
             Image.fromarray(np.roll(pixels, place, axis=(0, 1))).save(folder / f"{place}.jpg", quality=90)
+
+
+def name_commit(source: Path) -> str | None:
+    """Returns the commit that a folder of sources was checked out from, None where it is in no repository."""
+    command = ["git", "-C", str(source), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def time_run(recipe: Path, source: Path, side: str) -> dict[str, float]:

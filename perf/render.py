@@ -71,14 +71,15 @@ def render(folder: Path) -> str:
     results = sorted((result for result in found if not result["miniature"]), key=lambda result: result["date"])
     loaders = {result["machine"]: result for result in results if result.get("kind") == "loader"}
     starts = {result["machine"]: result for result in results if result.get("kind") == "start"}
-    results = [result for result in results if result.get("kind") not in ("loader", "start")]
+    first_steps = {result["machine"]: result for result in results if result.get("kind") == "first_step"}
+    results = [result for result in results if result.get("kind") not in ("loader", "start", "first_step")]
     on_cpu = [result for result in results if result["device"] == "cpu"]
     if not on_cpu:
         raise ValueError(f"{folder} holds no result of a CPU; run `make perf`")
     on_gpu = {result["machine"]: result for result in results if result["device"] != "cpu"}
     values = fill(on_cpu[-1]) | {"section.gpu": render_gpu(list(on_gpu.values()))}
     values["section.loader"] = render_loader(list(loaders.values()))
-    values["section.start"] = render_start(list(starts.values()))
+    values["section.start"] = render_start(list(starts.values()), list(first_steps.values()))
     return re.sub(r"\{\{(.+?)\}\}", lambda found: values[found[1]], TEMPLATE.read_text())
 
 

@@ -8,11 +8,32 @@ from typing import Any
 WIDTH = 120
 
 
-def render_start(results: list[dict[str, Any]]) -> str:
-    """Returns the section, one part per machine."""
-    if not results:
+def render_start(starts: list[dict[str, Any]], first_steps: list[dict[str, Any]]) -> str:
+    """Returns the section, one part per machine and measurement."""
+    if not starts:
         return "Nothing has been measured. `python -m perf.start` measures it and writes its file."
-    return "\n\n".join(_render_machine(result) for result in results)
+    return "\n\n".join([*map(_render_machine, starts), *map(_render_first_step, first_steps)])
+
+
+def _render_first_step(result: dict[str, Any]) -> str:
+    width, height = result["size"]
+    counts = {figures["wall"]["repetitions"] for figures in result["sides"].values()}
+    head = (
+        f"From the command to the first step, `{result['machine']}`, {result['date']}: {result['rows']} pairs with "
+        f"photographs of {width} × {height} in files, LLaVA's processor at 336 pixels and a tiny LLaVA with LoRA, "
+        f"{result['workers']} workers; whole processes in turn, medians of {max(counts)} repetitions with the cache of "
+        f"references full, and the run before them that filled it. CPU seconds are those of the process and its "
+        f"workers. The load average was {result['load_before']:.1f} before and {result['load_after']:.1f} after, so "
+        "that wall seconds say less."
+    )
+    table = ["| version | cached: CPU, s | wall, s | first run: CPU, s | wall, s |", "|---|---:|---:|---:|---:|"]
+    for name, figures in result["sides"].items():
+        first = result["first_run"][name]
+        table.append(
+            f"| {name} | {figures['cpu']['median']:.0f} | {figures['wall']['median']:.0f} | {first['cpu']:.0f} | "
+            f"{first['wall']:.0f} |"
+        )
+    return "\n".join([fill(head, WIDTH), "", *table, "", fill(f"Expected beforehand: {result['expected']}.", WIDTH)])
 
 
 def _render_machine(result: dict[str, Any]) -> str:

@@ -1,18 +1,140 @@
-"""What a dataloader worker is given: an example, and all that its corrupted images depend on."""
+"""What a dataloader worker is given: an example, and all that its corrupted images depend on.
+
+Among it are the pictures of other examples, and what image files were like when the reference was scored under them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmdpo.data.pictures import Pictures
-from mmdpo.data.stamps import FileStamp, check_unchanged
+from mmdpo.data.images import digest_image
 from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator, named_source
+
+
+class Pictures:
+    """Which pictures there are, each once however many rows show it, and which of them each row shows.
+
+    Pictures are known by their content: the encoded bytes, or the pixels of an open image. Files are read only where
+    others of the same size could be copies of them.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[ImageSource]]) -> None:
+        places: dict[str, tuple[int, int]] = {}
+        sizes: dict[str, int | None] = {}
+        named_rows: list[tuple[str, ...]] = []
+        for row, images in enumerate(rows):
+            names = tuple(_name(image) for image in images)
+            for place, (name, image) in enumerate(zip(names, images, strict=True)):
+                if name not in places:
+                    places[name], sizes[name] = (row, place), _size(image)
+            named_rows.append(names)
+        of_size = Counter(sizes.values())
+        contents = {
+            name: _digest_file(name) if name.startswith(_FILE) and of_size[sizes[name]] > 1 else name for name in places
+        }
+        numbers: dict[str, int] = {}
+        self._first: list[tuple[int, int]] = []
+        for name, first in places.items():
+            if contents[name] not in numbers:
+                numbers[contents[name]] = len(numbers)
+                self._first.append(first)
+        self._shown = [tuple(numbers[contents[name]] for name in names) for names in named_rows]
+
+    def draw_others(self, row: int, generator: np.random.Generator) -> list[tuple[int, int]] | None:
+        """Draws a picture for each of a row's own: uniformly, none of the row's, no two alike while there are enough.
+
+        Returns rows and places in their images where these pictures stand; None where the row's own are all there are.
+        """
+        own, drawn = set(self._shown[row]), list[int]()
+        if own and len(own) == len(self._first):
+            return None
+        for _ in self._shown[row]:
+            left_out = own.union(drawn)
+            if len(left_out) == len(self._first):
+                left_out = own
+            number = int(generator.integers(len(self._first) - len(left_out)))
+            for passed in sorted(left_out):
+                number += number >= passed
+            drawn.append(number)
+        return [self._first[number] for number in drawn]
+
+
+_FILE = "file "
+
+
+def _name(source: ImageSource) -> str:
+    """Returns what tells a picture apart before any file is read."""
+    return f"{_FILE}{source}" if isinstance(source, str | Path) else digest_image(source)
+
+
+def _size(source: ImageSource) -> int | None:
+    """Returns the length of the encoded image in bytes, None for one that is not encoded or that cannot be found."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        return Path(source).stat().st_size if isinstance(source, str | Path) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _digest_file(name: str) -> str:
+    try:
+        return digest_image(name.removeprefix(_FILE))
+    except RowError:
+        return name  # said when the picture is opened, with the row that it is of
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """What a file was like when it was read."""
+
+    size: int
+    """Bytes."""
+    changed_ns: int
+    """Time of its last change, in nanoseconds."""
+    digest: str
+    """Of its content."""
+
+
+def stamp_file(path: Path) -> FileStamp:
+    """Returns the stamp of an image file. Raises RowError for one that cannot be read."""
+    try:
+        before = path.stat()  # looked at first, so that what changes while it is read is noticed later
+    except OSError:
+        digest_image(path)  # says what is wrong
+        raise
+    return FileStamp(before.st_size, before.st_mtime_ns, digest_image(path))
+
+
+def check_unchanged(sources: Iterable[ImageSource], stamps: Mapping[str, FileStamp]) -> None:
+    """Raises RowError for an image file with another content than its stamp says; files without one pass.
+
+    A file of the same size and time is not read. One that is missing is left to what opens it.
+    """
+    for source in sources:
+        if not isinstance(source, str | Path) or str(source) not in stamps:
+            continue
+        path, stamp = Path(source), stamps[str(source)]
+        try:
+            now = path.stat()
+            is_other = (now.st_size, now.st_mtime_ns) != (stamp.size, stamp.changed_ns)
+            is_replaced = is_other and stamp_file(path).digest != stamp.digest
+        except FileNotFoundError:
+            continue
+        if is_replaced:
+            raise RowError(
+                f"image file {path} was replaced after the reference had been scored under the one before: put that "
+                "back, or start anew, so that policy and reference see one picture"
+            )
 
 
 class Filler(int):

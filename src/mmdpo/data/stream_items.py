@@ -15,8 +15,7 @@ from itertools import count, islice
 from typing import Any
 
 from mmdpo.data.check import Fault
-from mmdpo.data.items import Item
-from mmdpo.data.pictures import Pictures
+from mmdpo.data.items import Item, Pictures
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
 

@@ -22,9 +22,8 @@ from xxhash import xxh3_128
 
 from mmdpo.data.collate import Collator
 from mmdpo.data.images import digest_image, image_size
-from mmdpo.data.items import Item
+from mmdpo.data.items import FileStamp, Item, stamp_file
 from mmdpo.data.prepare import Preparer
-from mmdpo.data.stamps import FileStamp, stamp_file
 from mmdpo.data.tokenise import PromptText
 from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import attention_of

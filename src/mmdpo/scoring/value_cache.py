@@ -147,7 +147,7 @@ class ValueCache:
             prefix = "" if name == "precision" else f"{name} "
             logger.info(
                 "cached %s are for %s%s, this run is %s%s: computing anew",
-                *(self.fingerprint.what, prefix, found[name], prefix, ours.get(name)),
+                *(self.fingerprint.what, prefix, str(found[name])[:60], prefix, str(ours.get(name))[:60]),
             )
 
 

@@ -155,7 +155,7 @@ class MDPOConfig(TrainingArguments):
         2048, "loss", "Longest row in tokens, image tokens included; longer answers are cut."
     )
     dataset_num_proc: int | None = _option(
-        None, "machine", "Processes that check the dataset before training, in each process of the run. Unset: 1."
+        None, "machine", "Workers that try the rows before training, in each process; unset: dataloader_num_workers."
     )
     dataset_format: str = _option(
         "auto", "content", "Format of the rows; auto decides by the columns of the first row."
@@ -174,7 +174,7 @@ class MDPOConfig(TrainingArguments):
     check_data: str = _option(
         "full",
         "running",
-        "Before training, try every row as training would (full), or only its text (text).",
+        "Before training, try every row as training would (full), or, unless references are scored, its text (text).",
         choices=["full", "text"],
     )
     on_bad_row: str = _option("error", "running", "What a faulty row does: error, or skip.", choices=["error", "skip"])
@@ -252,7 +252,7 @@ class MDPOConfig(TrainingArguments):
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves a checkpoint by itself"
+                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself"
             )
         if self.neftune_noise_alpha is not None:
             raise ValueError(

@@ -24,9 +24,8 @@ from xxhash import xxh3_128
 
 from mmdpo.data.check import Fault, as_fault, refuse_faults, run_over_rows
 from mmdpo.data.collate import Batch, Collator
-from mmdpo.data.items import Item, Items
+from mmdpo.data.items import FileStamp, Item, Items
 from mmdpo.data.prepare import PreparedExample
-from mmdpo.data.stamps import FileStamp
 from mmdpo.data.validate import validate_example
 from mmdpo.records import CHOSEN, REJECTED, Cell
 from mmdpo.scoring.digests import CellKeys, fingerprint_preparation, fingerprint_reference
