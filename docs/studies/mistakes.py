@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmdpo.world.captions import compare_names
-from mmdpo.world.pairs import sample_scenes
+from mmdpo.world.scenes import draw_test_scenes
 from mmdpo.world.worlds import WORLDS, World
 
 
@@ -32,7 +32,7 @@ def main(study: Path) -> None:
         world, seed = WORLDS[file.parent.name], int(file.parts[-3].removeprefix("seed-"))
         answers = [json.loads(line)["answer"] for line in file.open(encoding="utf-8")]
         count = counts.setdefault(file.parts[-4], Counter())
-        for scene, answer in zip(sample_scenes(len(answers), seed, world=world), answers, strict=True):
+        for scene, answer in zip(draw_test_scenes(len(answers), seed, world=world), answers, strict=True):
             found = compare_names(world, scene.names, answer)
             count["mentions"] += len(found.mentioned)
             count.update(name_mistake(world, scene.names, name) for name in found.hallucinated)

@@ -11,9 +11,8 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmdpo.world.evaluate import caption_prompt
-from mmdpo.world.pairs import sample_scenes
-from mmdpo.world.scenes import render
+from mmdpo.world.model import caption_prompt
+from mmdpo.world.scenes import draw_test_scenes, render
 from mmdpo.world.worlds import LARGE
 
 
@@ -23,7 +22,7 @@ def main(name: str) -> None:
     opening = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
     partners = {twin: partner for partner, twin in LARGE.twins.items()}
     found: dict[int, list[list[float]]] = defaultdict(list)
-    for scene in sample_scenes(400, 0, world=LARGE):
+    for scene in draw_test_scenes(400, 0, world=LARGE):
         for placed in scene.objects:
             if placed.name not in partners:
                 continue

@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Table:
-    """A table. The first column says what a row is about, the others hold figures."""
+    """A table. The first column says what a row is about."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -37,10 +37,16 @@ class Table:
     title: str = ""
     records: tuple[Mapping[str, Any], ...] = ()
     """The same unrounded, in as many rows as it takes; None stands for what is missing."""
+    holds_figures: bool = True
+    """Whether the other columns hold figures, which stand on the right and are never cut, or text."""
 
     def markdown(self) -> str:
         """Returns the table in GitHub's Markdown, ending with a newline; the title stands above it, bold."""
-        lines = [self.headers, ("---", *("---:" for _ in self.headers[1:])), *self.rows]
+        lines = [
+            self.headers,
+            ("---", *("---:" if self.holds_figures else "---" for _ in self.headers[1:])),
+            *self.rows,
+        ]
         escaped = ([cell.translate(_IN_MARKDOWN) for cell in line] for line in lines)
         title = f"**{self.title}**\n\n" if self.title else ""
         return title + "".join(f"| {' | '.join(line)} |\n" for line in escaped)
@@ -67,9 +73,9 @@ class Table:
         for place, header in enumerate(self.headers):
             made.add_column(
                 Text(textwrap.fill(clean_text(header), wrap, break_long_words=False) if place else clean_text(header)),
-                justify="right" if place else "left",
-                no_wrap=bool(place),
-                overflow="ellipsis" if place else "fold",
+                justify="right" if place and self.holds_figures else "left",
+                no_wrap=bool(place) and self.holds_figures,
+                overflow="ellipsis" if place and self.holds_figures else "fold",
             )
         for row in self.rows:
             made.add_row(*(Text(clean_text(cell)) for cell in row))

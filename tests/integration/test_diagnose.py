@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.cli import main
-from mmdpo.study.score_log import ScoreLog
+from mmdpo.diagnosis.pair_scores import ScoreLog
 from mmdpo.study.variants import make_world_pairs, train_variant, training_options
 from mmdpo.world.pairs import make_pairs
 
@@ -90,15 +90,16 @@ class TestFiles:
 
 
 class TestInterrupted:
-    """Scores are on disk as they are made; a diagnosis that was killed goes on with them."""
+    """Scores are on disk as they are made; a diagnosis that was killed resumes from them."""
 
-    @pytest.fixture
-    def killed(self, tmp_path):
-        """A diagnosis in a process that is killed after two of four batches."""
-        data = write_pairs(tmp_path, 14)
+    @pytest.fixture(scope="class")
+    def killed_once(self, tmp_path_factory):
+        """A diagnosis in a process that is killed after two of four batches, once for all tests."""
+        folder = tmp_path_factory.mktemp("killed")
+        data = write_pairs(folder, 14)
         code = (
             "import os, signal\n"
-            "from mmdpo.study.score_log import ScoreLog\n"
+            "from mmdpo.diagnosis.pair_scores import ScoreLog\n"
             "append = ScoreLog.append\n"
             "def append_and_die(log, start, scores):\n"
             "    append(log, start, scores)\n"
@@ -106,16 +107,22 @@ class TestInterrupted:
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
             "ScoreLog.append = append_and_die\n"
             "from mmdpo.cli import main\n"
-            f"main({self.command(data, tmp_path / 'out')!r})\n"
+            f"main({self.command(data, folder / 'out')!r})\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True)
         assert done.returncode == -signal.SIGKILL
-        return data, tmp_path / "out"
+        return folder
+
+    @pytest.fixture
+    def killed(self, killed_once, tmp_path):
+        """Its data and its folder, copied for one test."""
+        shutil.copytree(killed_once, tmp_path, dirs_exist_ok=True)
+        return str(tmp_path / "pairs.jsonl"), tmp_path / "out"
 
     def command(self, data, out):
         return ["diagnose", "--model", "world", "--dataset", data, "--batch_size", "4", "--out", str(out)]
 
-    def test_it_goes_on_where_it_was_and_finds_what_an_uninterrupted_one_finds(self, killed, monkeypatch):
+    def test_it_resumes_where_it_was_and_finds_what_an_uninterrupted_one_finds(self, killed, monkeypatch):
         data, out = killed
         assert len((out / "policy_scores.jsonl").read_text().splitlines()) == 1 + 8
         with (out / "policy_scores.jsonl").open("a") as file:

@@ -5,13 +5,16 @@ from transformers import AutoProcessor
 
 from mmdpo import MDPOTrainer
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, score_pairs
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
+from mmdpo.records import ORIGINAL
+from mmdpo.study.measures import measure_reliance
 from mmdpo.study.quickstart import QuickstartPlan, training_options
-from mmdpo.study.reliance import measure_reliance, score_pairs
-from mmdpo.world.evaluate import caption_scenes, score_captions
-from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.pairs import make_pairs, sample_scenes
+from mmdpo.world.captions import score_captions
+from mmdpo.world.model import CHECKPOINT, caption_scenes
+from mmdpo.world.pairs import make_pairs
+from mmdpo.world.scenes import draw_test_scenes
 
 PLAN = QuickstartPlan(seed=0)
 
@@ -24,16 +27,17 @@ def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("directions")
     pairs = PreferenceDataset.from_rows(make_pairs(PLAN.pairs, PLAN.seed))
     held_out = PreferenceDataset.from_rows(make_pairs(PLAN.held_out_pairs, PLAN.seed, purpose="held-out"))
-    scenes = sample_scenes(PLAN.scenes, PLAN.seed)
+    scenes = draw_test_scenes(PLAN.scenes, PLAN.seed)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     start = load_model(resolve_start("world", training_options("dpo", folder, seed=0, epochs=1).load_options()))
-    reference = score_pairs(start, processor, held_out, seed=PLAN.seed)
+    collator = make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=PLAN.seed)
+    reference = score_pairs(start, collator, held_out)
     found = {}
     for objective in ("dpo", "mdpo", "dpo_conditional"):
         args = training_options(objective, folder / objective, seed=PLAN.seed, epochs=PLAN.epochs)
         trainer = MDPOTrainer("world", args=args, train_dataset=pairs)
         trainer.train()
-        policy = score_pairs(trainer.model, processor, held_out, seed=PLAN.seed)
+        policy = score_pairs(trainer.model, collator, held_out)
         captions = caption_scenes(trainer.model, processor, scenes, batch_size=100)
         found[objective] = (measure_reliance(policy, reference), score_captions(scenes, captions))
     return found

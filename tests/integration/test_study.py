@@ -17,9 +17,8 @@ import yaml
 from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
-from mmdpo.study.design import Evaluation, Variant
 from mmdpo.study.pool import Progress, run_trials
-from mmdpo.study.study_file import shipped_names
+from mmdpo.study.study_file import Evaluation, Variant, shipped_names
 from mmdpo.study.trial import Trial
 
 TINY = {
@@ -99,7 +98,7 @@ def test_folders_of_something_else_are_refused(study, tmp_path, capsys):
     assert main(["study", "--config", str(tmp_path / "other.yaml"), "--out", str(out)]) == 2
     assert "holds another study" in capsys.readouterr().err
     assert main(["study", "--config", str(folder / "tiny.yaml"), "--out", str(folder)]) == 2
-    assert "no study" in capsys.readouterr().err
+    assert "holds no study" in capsys.readouterr().err
 
 
 def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_path):

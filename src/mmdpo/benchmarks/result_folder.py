@@ -54,7 +54,8 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     """Writes answers.jsonl, scores.jsonl and result.json into the folder `out`; returns the path of the last.
 
     Raises:
-        EvaluationError: the folder holds something else (`check_folder`), or the disk takes no more.
+        EvaluationError: the folder holds something else (`check_folder`).
+        UnusableFileError: the disk takes no more.
     """
     folder = Path(out)
     check_folder(folder, evaluation.benchmark, evaluation.answers.files)

@@ -25,6 +25,7 @@ from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
 from mmdpo.report.curves import curve_panels, draw_panels
+from mmdpo.tables import Table
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"
 TRAINER_STATE = "trainer_state.json"
@@ -310,13 +311,11 @@ def _read_results(run: Path, part: str) -> dict[str, Any]:
     return _read_object(run / f"{part}_results.json")
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _table(title: str, head: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return ""
-    lines = [head, ["---"] * len(head), *rows]
-    escaped = ([" ".join(str(cell).replace("|", "\\|").split("\n")) for cell in line] for line in lines)
-    text = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-    return f"## {title}\n\n{text}"
+    cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+    return f"## {title}\n\n{Table(head, cells, holds_figures=False).markdown().rstrip()}"
 
 
 def _objective_name(recipe: Mapping[str, Any]) -> str:

@@ -2,72 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-
 from mmdpo.commands import Verb, quiet_libraries
-from mmdpo.commands._dtype import Dtype
-from mmdpo.options import REQUIRED, Options, option
+from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.printable import printable
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiagnoseOptions(Options):
-    """What is diagnosed, and how."""
-
-    dataset: str = option(REQUIRED, "Pairs: a file, a folder, a hub name, `world`.")
-    out: Path = option(REQUIRED, "A new folder; a diagnosis that was interrupted there is resumed.")
-    model: str | None = option(None, "A hub name, a run folder, an adapter, or `world`.")
-    adapter: str | None = option(None, "Adapter on the model; the reference is then the model without it.")
-    reference: str | None = option(None, "What the model was trained from, for rewards.")
-    data_only: bool = option(False, "Without a model: does the text alone decide?")
-    split: str | None = option(None, "Split of the dataset; train unless given (of `world`: test).")
-    dataset_config: str | None = option(None, "Configuration of a hub dataset.")
-    dataset_format: str = option("auto", "Format of the rows.")
-    image_root: str | None = option(None, "Folder that relative image paths start from.")
-    pairs: int | None = option(None, "Number of pairs, drawn by the seed; all unless given.", least=1)
-    corruption: str = option("crop_0_20", "What makes the corrupted image.")
-    beta: float = option(0.1, "β of the rewards.")
-    seed: int = option(0, "Seed of the draws and of the bootstrap.")
-    batch_size: int = option(8, "Pairs at a time.", least=1)
-    max_length: int = option(2048, "Tokens of a row.", least=1)
-    chat_template: str | None = option(None, "Template instead of the processor's own.")
-    chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
-    dtype: Dtype | None = option(None, "Precision; bfloat16 on a GPU unless given.")
-    trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
-    no_probe: bool = option(False, "Do not score two pairs by plain forwards first.")
-    resamples: int = option(2000, "Number of resamples of the bootstrap.", least=100)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data_only:
-            named = [name for name in ("model", "adapter", "reference") if getattr(self, name) is not None]
-            if named:
-                raise ValueError(f"--data_only needs no model: leave out --{', --'.join(named)}, or --data_only")
-        elif self.model is None:
-            raise ValueError("--model is missing; without a model, --data_only diagnoses the data")
-        if self.adapter is not None and self.reference is not None:
-            raise ValueError("give --adapter, whose reference is the model without it, or --reference, not both")
-        if not self.beta > 0:
-            raise ValueError(f"--beta is {self.beta}; give a number above 0")
-
-
-def run(options: DiagnoseOptions) -> int:
+def run(options: DiagnosisOptions) -> int:
     """Diagnoses a model or data, and prints and writes what was found."""
     from rich.console import Console
 
+    from mmdpo.diagnosis.diagnose import check_folder, diagnose, diagnose_data
     from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
-    from mmdpo.study.diagnose import DiagnosisPlan, check_folder, diagnose, diagnose_data
 
     check_folder(options.out)
     quiet_libraries()
-    shared = {field.name for field in fields(DiagnosisPlan)} & {field.name for field in fields(options)}
-    given = {name: getattr(options, name) for name in shared} | {"model": options.model or ""}
-    plan, console = DiagnosisPlan(**given, probe=not options.no_probe), Console()
-    result = diagnose_data(plan, options.out, console) if options.data_only else diagnose(plan, options.out, console)
-    print_diagnosis(result, console)
+    console = Console()
+    print_diagnosis(diagnose_data(options, console) if options.data_only else diagnose(options, console), console)
     console.print(f"\nPage: {printable(str(write_diagnosis(options.out)))}", highlight=False, markup=False)
     return 0
 
 
-VERB = Verb(__doc__, DiagnoseOptions, run)
+VERB = Verb(__doc__, DiagnosisOptions, run)

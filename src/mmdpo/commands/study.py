@@ -28,8 +28,7 @@ class StudyOptions(Options):
 
 def run(options: StudyOptions) -> int:
     """Runs a study; returns 1 if a trial is missing, else 0."""
-    from mmdpo.study.design import StudyError
-    from mmdpo.study.study_file import describe_shipped, read_study, read_text, shipped_names
+    from mmdpo.study.study_file import StudyError, describe_shipped, read_study, read_text, shipped_names
 
     if options.list:
         print("".join(f"{name:20}{about}\n" for name, about in describe_shipped().items()), end="")

@@ -92,7 +92,8 @@ def answer_items(
 
     Raises:
         FolderInUseError: another run writes into the folder.
-        EvaluationError: pictures are missing, the folder holds answers that were made differently, or the disk is full.
+        EvaluationError: pictures are missing, or the folder holds answers that were made differently.
+        UnusableFileError: the disk takes no more.
     """
     processes, stopped = answerer.processes, ""
     make_folder(folder)
@@ -225,11 +226,11 @@ class AnswerLog:
         return item_id in self._rows
 
     def open(self) -> None:
-        """Makes sure that answers can be kept, before one is paid for; raises EvaluationError where they cannot."""
+        """Makes sure that answers can be kept, before one is paid for; raises UnusableFileError where they cannot."""
         self._lines.open()
 
     def append(self, answer: GeneratedAnswer) -> None:
-        """Adds an answer; raises EvaluationError where the disk takes no more."""
+        """Adds an answer; raises UnusableFileError where the disk takes no more."""
         item = self._items[answer.id]
         row: dict[str, Any] = {"id": item.id, "benchmark": self.benchmark, "prompt": item.prompt, "image": item.image}
         row |= {"answer": answer.text, "generation": self._generation, "details": dict(answer.details)}

@@ -56,7 +56,7 @@ def fetch(
 
     Raises:
         FetchError: no place gave the file. One with a wrong checksum lies beside the target, ending in `.wrong`.
-        EvaluationError: the disk takes no more.
+        OSError: the disk takes no more.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")

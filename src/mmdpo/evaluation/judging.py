@@ -235,7 +235,7 @@ class ReplyCache:
         return len(self._replies)
 
     def open(self) -> None:
-        """Makes sure that replies can be kept, before one is paid for; raises EvaluationError where they cannot."""
+        """Makes sure that replies can be kept, before one is paid for; raises UnusableFileError where they cannot."""
         self._file.open()
 
     def find(self, key: str) -> CachedReply | None:
@@ -245,7 +245,7 @@ class ReplyCache:
     def keep(self, key: str, request: Request, reply: Reply, about: Mapping[str, Any]) -> None:
         """Writes a reply to disk, then remembers it; `about` is added to the line.
 
-        Raises EvaluationError where the disk takes no more.
+        Raises UnusableFileError where the disk takes no more.
         """
         line = {
             "id": request.item_id,

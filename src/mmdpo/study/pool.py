@@ -1,7 +1,7 @@
 """Trials in processes of their own, several at a time; one that dies takes no other with it.
 
 Processes are forked from a server that has imported the libraries once and run nothing else: one thread of Python, no
-CUDA, no tensor. So a trial begins at once, is alone with its memory, and leaves nothing behind.
+CUDA, no tensor. So a trial begins at once, has its memory to itself, and leaves nothing in that of others.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from mmdpo.study.trial import FAILURE, Trial, read_json, run_trial, write_json
+from mmdpo.files import write_json
+from mmdpo.study.trial import FAILURE, Trial, run_trial
 
 LOG = "log.txt"
 _LOG_TAIL = 2000
-"""Characters of a dead process's last words that are kept with its failure."""
+"""Characters of a dead process's log that are kept with its failure."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running trial says of itself."""
+    """How far a running trial is."""
 
     done: int
     total: int
@@ -41,7 +42,7 @@ class Progress:
 
 
 Watch = Callable[[Trial, "Progress | str | None"], None]
-"""Told of every trial: its progress, then its error, or None once it is finished."""
+"""Receives of every trial its progress, then its error, or None once it is finished."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ def run_trials(trials: Sequence[Trial], jobs: int, watch: Watch) -> None:
         while waiting or running:
             while waiting and len(running) < jobs:
                 slot = min(set(range(jobs)) - {entry.slot for entry in running.values()})
-                _start(context, waiting.popleft(), jobs, slot, gpus, running)
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
-                entry = running[connection]
+                connection, entry = _start(context, waiting.popleft(), jobs, slot, gpus)
+                running[connection] = entry
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                entry = running[ready]
                 try:
-                    watch(entry.trial, connection.recv())
+                    watch(entry.trial, ready.recv())
                 except EOFError:
-                    del running[connection]
+                    del running[ready]
                     entry.process.join()
                     watch(entry.trial, _settle(entry.trial, entry.process.exitcode))
     finally:
@@ -104,9 +106,7 @@ def _context() -> Any:
     return context
 
 
-def _start(
-    context: Any, trial: Trial, jobs: int, slot: int, gpus: Sequence[str], running: dict[Connection, _Running]
-) -> None:
+def _start(context: Any, trial: Trial, jobs: int, slot: int, gpus: Sequence[str]) -> tuple[Connection, _Running]:
     here, there = context.Pipe(duplex=False)
     # Of what torch would take here, by OMP_NUM_THREADS or the cores that this process may use.
     threads = 1 if trial.is_of_small_world else max(1, torch.get_num_threads() // jobs)
@@ -114,13 +114,13 @@ def _start(
     process = context.Process(target=_work, args=(trial, there, threads, gpu), name=trial.label)
     process.start()
     there.close()  # so that the pipe ends when the process does
-    running[here] = _Running(trial, process, slot)
+    return here, _Running(trial, process, slot)
 
 
 def _end_with_parent() -> None:
     """Ends this process when its study's does, however that ended.
 
-    A trial that went on alone would meet the one that the same command, given again, writes in the same place.
+    Otherwise the same command, given again, would write in the place where this trial still writes.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -156,7 +156,7 @@ def _print_into(path: Path) -> None:
 
 
 def _replace(trial: Trial) -> None:
-    """Puts what was written aside into its place."""
+    """Renames the folder that was written aside into its place."""
     if trial.folder.exists():
         shutil.rmtree(trial.folder)
     trial.aside.rename(trial.folder)
@@ -166,16 +166,16 @@ def _settle(trial: Trial, exit_code: int | None) -> str | None:
     """Returns the error of a trial whose process has ended, None where it is finished."""
     if trial.is_finished():
         return None
-    failure = read_json(trial.folder / FAILURE)
-    if exit_code == 0 and failure.get("digest") == trial.digest:
-        return str(failure["error"])
+    if exit_code == 0 and trial.read(FAILURE):
+        return str(trial.read(FAILURE)["error"])
     how = f"was killed by signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"ended ({exit_code})"
     hint = ", out of memory perhaps: try fewer --jobs" if exit_code == -9 else ""
     said = ""
     with suppress(OSError):
         said = (trial.aside / LOG).read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:]
-    record_failure(trial, f"its process {how}{hint}", said)
-    return str(read_json(trial.folder / FAILURE)["error"])
+    error = f"its process {how}{hint}"
+    record_failure(trial, error, said)
+    return error
 
 
 def _name_gpus() -> list[str]:

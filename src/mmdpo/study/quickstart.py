@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +13,25 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoProcessor
 
 from mmdpo.corruption import corrupt_image, load
+from mmdpo.diagnosis.diagnose import versions
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator
+from mmdpo.files import write_json
 from mmdpo.folder_lock import hold_folder
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
+from mmdpo.records import ORIGINAL
 from mmdpo.report.quickstart import draw_curves, print_results, write_page
 from mmdpo.report.scene_picture import draw_scenes
-from mmdpo.study.variants import (
-    CORRUPTION,
-    Answers,
-    HeldOut,
-    ask,
-    make_world_pairs,
-    make_world_scenes,
-    measure_world,
-    train_variant,
-    training_options,
-)
+from mmdpo.study.measures import measure_reliance
+from mmdpo.study.study_file import START
+from mmdpo.study.variants import CORRUPTION, Answers, HeldOut, ask, make_world_pairs, train_variant, training_options
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.durable.resume import prepare_run_folder
-from mmdpo.world.evaluate import compare_caption
-from mmdpo.world.scenes import Scene, render
+from mmdpo.world.captions import compare_names, score_captions
+from mmdpo.world.scenes import Scene, draw_test_scenes, render
 from mmdpo.world.worlds import SMALL
 
-START = "start"
 VARIANTS = ("dpo", "mdpo", "sft_chosen")
 """Objectives that are trained, each from the start."""
 
@@ -70,22 +62,23 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
     began = time.perf_counter()
     with console.status("making preference pairs and test scenes"):
         pairs = make_world_pairs(plan.pairs, plan.seed)
+        start = load_model(resolve_start(SMALL.name))
+        processor = AutoProcessor.from_pretrained(SMALL.checkpoint)
         held_out = HeldOut(
-            scenes=make_world_scenes(plan.scenes, plan.seed),
+            scenes=draw_test_scenes(plan.scenes, plan.seed),
             pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
-            processor=AutoProcessor.from_pretrained(SMALL.checkpoint),
-            seed=plan.seed,
+            collator=make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=plan.seed),
         )
     answers: dict[str, Answers] = {}
     with _show_progress(console) as progress:
-        answers[START] = ask(load_model(resolve_start(SMALL.name)), held_out)
+        answers[START] = ask(start, held_out)
         for name in VARIANTS:
             args = training_options(name, folder / name, seed=plan.seed, epochs=plan.epochs)
             bar = ProgressCallback(progress, f"training {name}")
             trainer = train_variant(SMALL.name, args, pairs, callbacks=[bar])
             trainer.save_model()
             answers[name] = ask(trainer.model, held_out)
-    variants = {name: measure_world(said, answers[START], held_out) for name, said in answers.items()}
+    variants = {name: _measure(said, answers[START], held_out.scenes) for name, said in answers.items()}
     variants[START] |= dict.fromkeys(("accuracy_real", "accuracy_other"))  # no reward yet, so no preference
     captions = {name: said.captions for name, said in answers.items()}
     _write_examples(folder, captions, held_out.scenes, plan)
@@ -94,9 +87,9 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
         seconds=round(time.perf_counter() - began, 1),
         command="mmdpo quickstart",
         **asdict(plan),
-        versions=_versions(),
+        versions=versions(),
     )
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(folder / "results.json", results)
     draw_scenes(folder)
     draw_curves(folder)
     page = write_page(folder)
@@ -104,6 +97,14 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
     said = f"\n{results['seconds']:.0f} s. Captions, pictures and curves: {printable(str(page))}"
     console.print(said, markup=False)
     return results
+
+
+def _measure(answers: Answers, start: Answers, scenes: Sequence[Scene]) -> dict[str, float | None]:
+    """Returns the measures of the table: those of captions, and image reliance against the start."""
+    assert answers.scores is not None
+    assert start.scores is not None
+    reliance = measure_reliance(answers.scores, start.scores)
+    return {**asdict(score_captions(scenes, answers.captions)), **asdict(reliance)}
 
 
 def _show_progress(console: Console) -> Progress:
@@ -134,7 +135,7 @@ def _write_examples(
         corrupted.save(folder / "scenes" / f"{number}_corrupted.png")
         answers = {}
         for name, texts in captions.items():
-            found = compare_caption(scene, texts[place])
+            found = compare_names(scene.world, scene.names, texts[place])
             answers[name] = dict(text=texts[place], hallucinated=list(found.hallucinated), missed=list(found.missed))
         records.append(
             dict(
@@ -145,8 +146,4 @@ def _write_examples(
                 answers=answers,
             )
         )
-    (folder / "examples.json").write_text(json.dumps(records, indent=2) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
+    write_json(folder / "examples.json", records)

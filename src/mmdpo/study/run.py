@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,24 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from mmdpo.files import make_folder
+from mmdpo.files import make_folder, write_json
 from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.printable import printable
 from mmdpo.report.study import draw_study, print_study, write_tables
 from mmdpo.study import pool
-from mmdpo.study.design import Study, StudyError
-from mmdpo.study.digest import digest_trial
-from mmdpo.study.summary import summarise
-from mmdpo.study.trial import Trial, write_json
+from mmdpo.study.results import collect_results
+from mmdpo.study.study_file import Study, StudyError
+from mmdpo.study.trial import Trial, digest_trial
 
 RESULTS, STUDY = "results.json", "study.yaml"
+WITHOUT_START = "not run, since the start could not be measured with this seed"
 
 
 def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dict[str, Any]:
     """Runs the trials of a study that are not finished, writes results and tables, and returns the results.
 
     A trial that fails is missing in the table; the others go on. Raises StudyError for a folder that holds another
-    study or that another process is working in.
+    study, FolderInUseError for one that another process is working in.
     """
     if jobs < 1:
         raise StudyError(f"--jobs is {jobs}; it takes at least one")
@@ -46,15 +45,15 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
         began = time.perf_counter()
         trials = plan_trials(study, folder)
         starts, others = ([t for t in trials if (t.start is None) is is_start] for is_start in (True, False))
-        with _Screen(trials, console) as screen:
-            pool.run_trials(_unfinished(starts), jobs, screen.watch)
+        with _show_progress(trials, console) as watch:
+            pool.run_trials(_unfinished(starts), jobs, watch)
             begun = {trial.seed for trial in starts if trial.is_finished()}
             for trial in others:
                 if trial.seed not in begun:
-                    screen.watch(trial, "not run, since the start could not be measured with this seed")
-                    pool.record_failure(trial, "not run, since the start could not be measured with this seed")
-            pool.run_trials(_unfinished([t for t in others if t.seed in begun]), jobs, screen.watch)
-        results = summarise(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
+                    watch(trial, WITHOUT_START)
+                    pool.record_failure(trial, WITHOUT_START)
+            pool.run_trials(_unfinished([t for t in others if t.seed in begun]), jobs, watch)
+        results = collect_results(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
         write_json(folder / RESULTS, results)
     paths = (*write_tables(folder), draw_study(folder))
     print_study(results, console)
@@ -64,7 +63,7 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
 
 
 def plan_trials(study: Study, folder: Path) -> list[Trial]:
-    """Returns the trials of a study, seed by seed, so that one that is cut short has whole seeds."""
+    """Returns the trials of a study, seed by seed, so that an interrupted study has complete seeds."""
     trials = []
     for seed in study.seeds:
         start: Path | None = None
@@ -82,10 +81,10 @@ def _unfinished(trials: Sequence[Trial]) -> list[Trial]:
 
 @contextmanager
 def _claim(folder: Path, study: Study) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it however the process ends."""
+    """Holds the folder for this process; the system releases it however the process ends."""
     recipe = folder / STUDY
     if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
-        raise StudyError(f"{folder} holds something that is no study: choose another --out")
+        raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
     if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
         raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
     make_folder(folder)
@@ -94,45 +93,35 @@ def _claim(folder: Path, study: Study) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Screen:
-    """The bars of a running study: one for all of it, one for each running trial."""
+@contextmanager
+def _show_progress(trials: Sequence[Trial], console: Console) -> Iterator[pool.Watch]:
+    """Shows a bar for all of the study and one for each running trial; yields what updates them."""
+    bars: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description:>28}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    done = len(trials) - len(_unfinished(trials))
+    if done:
+        console.print(f"{done} of {len(trials)} trials are finished already", highlight=False)
+    with Progress(*columns, console=console) as progress:
+        all_trials = progress.add_task("trials", total=len(trials), completed=done, note="")
 
-    trials: Sequence[Trial]
-    console: Console
-    _bars: dict[str, TaskID] = field(default_factory=dict)
+        def watch(trial: Trial, said: pool.Progress | str | None) -> None:
+            if isinstance(said, pool.Progress):
+                if trial.label not in bars:
+                    bars[trial.label] = progress.add_task(trial.label, total=1, note="")
+                if said.total:
+                    progress.update(bars[trial.label], total=said.total, completed=said.done)
+                progress.update(bars[trial.label], note=said.note)
+                return
+            if trial.label in bars:
+                progress.remove_task(bars.pop(trial.label))
+            progress.advance(all_trials)
+            if said is not None:
+                failed = printable(f"{trial.label} failed: {said}")
+                console.print(failed, style="red", highlight=False, markup=False)
 
-    def __enter__(self) -> _Screen:
-        self._progress = Progress(
-            TextColumn("{task.description:>28}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
-        done = len(self.trials) - len(_unfinished(self.trials))
-        self._all = self._progress.add_task("trials", total=len(self.trials), completed=done, note="")
-        if done:
-            self.console.print(f"{done} of {len(self.trials)} trials are finished already", highlight=False)
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.stop()
-
-    def watch(self, trial: Trial, said: pool.Progress | str | None) -> None:
-        """Shows what a trial says of itself, and that it has ended."""
-        if isinstance(said, pool.Progress):
-            if trial.label not in self._bars:
-                self._bars[trial.label] = self._progress.add_task(trial.label, total=1, note="")
-            bar = self._bars[trial.label]
-            if said.total:
-                self._progress.update(bar, total=said.total, completed=said.done)
-            self._progress.update(bar, note=said.note)
-            return
-        if trial.label in self._bars:
-            self._progress.remove_task(self._bars.pop(trial.label))
-        self._progress.advance(self._all)
-        if said is not None:
-            failed = printable(f"{trial.label} failed: {said}")
-            self.console.print(failed, style="red", highlight=False, markup=False)
+        yield watch

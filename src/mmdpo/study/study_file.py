@@ -2,7 +2,7 @@
 
     name: mine                        # letters, digits, - _ .
     about: what the study asks
-    recipe: world                     # or world_large, or a recipe file; what `options` is laid over
+    recipe: world                     # or world_large, or a recipe file; `options` override it
     options: {beta: 0.1}              # keys of a recipe, and those below; shared by all variants
     seeds: [0, 1, 2, 3, 4]
     evaluation: {scenes: 400, pairs: 256}
@@ -10,7 +10,7 @@
       - {name: dpo, objective: dpo}
       - {name: mdpo, about: the method, objective: mdpo}
 
-`fraction` trains on that share of the pairs. Of the embedded worlds', `pairs` says how many are made, and `decided_by`
+`fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, and `decided_by`
 of which kind. What is unknown, missing or repeated is an error that names file and key.
 """
 
@@ -18,20 +18,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import yaml
 
+from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.registry import name_nearest
-from mmdpo.study.design import START, Evaluation, Study, StudyError, Variant
 from mmdpo.study.variants import world_options
-from mmdpo.training.recipe import RecipeError
+from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.world.pairs import DecidedBy
 from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
+START = "start"
+"""Name of what every variant begins as; it is measured, not trained."""
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "variants", "keep_models")
 OWN_OPTIONS = ("fraction", "pairs", "decided_by")
@@ -39,19 +44,88 @@ OWN_OPTIONS = ("fraction", "pairs", "decided_by")
 SET_BY_STUDY = {
     "seed": "list `seeds:`",
     "output_dir": "give --out",
-    "resume_from_checkpoint": "the study itself goes on",
+    "resume_from_checkpoint": "the study resumes by itself",
     "push_to_hub": "a study uploads nothing",
 }
 PROCESSOR_OPTIONS = ("chat_template", "chat_template_kwargs", "pad_to_square")
 ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", *PROCESSOR_OPTIONS, "dtype")
-"""Options that variants share, for all begin at one start."""
-_WORLD_NAMES = " or ".join(WORLDS)
+"""Options that variants share, since all begin at one start."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SHIPPED = Path(str(files("mmdpo.study"))) / "studies"
+_WORLD_NAMES, _KINDS = " or ".join(WORLDS), " or ".join(get_args(DecidedBy))
+
+
+class StudyError(ValueError):
+    """A study that cannot be run: says which file and key, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train."""
+
+    name: str
+    about: str
+    options: Mapping[str, Any]
+    """All keys of its recipe but those that the study sets."""
+    pairs: int | None = None
+    """How many pairs of an embedded world are made; None means as many as its training split has."""
+    decided_by: DecidedBy = "style"
+    """Which kind of an embedded world's pairs."""
+    fraction: float = 1.0
+    """Share of the training pairs that is used, drawn by the seed; a larger share holds the smaller ones."""
+
+    def recipe(self, output_dir: str | Path, seed: int) -> Recipe:
+        """Returns the recipe of a trial, parsed by the rules of recipe files. Raises RecipeError."""
+        values = {**self.options, "output_dir": str(output_dir), "seed": seed}
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.yaml"
+            path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            try:
+                return parse_recipe(["--config", str(path)])
+            except RecipeError as error:
+                raise RecipeError(str(error).removeprefix(f"{path}: ")) from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every model of a study is measured on."""
+
+    scenes: int = 0
+    """Test scenes of an embedded world to caption."""
+    world: str = SMALL.name
+    """Which world's; that of the training pairs unless given."""
+    dataset_name: str | None = None
+    """Held-out pairs: `world`, a file, a folder or a hub name; None means no measures of preference."""
+    dataset_split: str = "test"
+    pairs: int | None = None
+    """How many of them, the first; all if None."""
+    decided_by: DecidedBy = "style"
+    """Which kind of an embedded world's pairs; that of `options` unless given."""
+    batch_size: int = 8
+    benchmarks: tuple[Mapping[str, Any], ...] = ()
+    """Benchmarks of `mmdpo eval`: `name`, `data_dir`, and further options of answering and scoring."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, checked."""
+
+    command: str
+    """What runs it again."""
+    name: str
+    about: str
+    variants: tuple[Variant, ...]
+    """The start first; the second is the one that differences are taken to."""
+    seeds: tuple[int, ...]
+    evaluation: Evaluation
+    keep_models: bool = False
+    content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What the file says."""
 
 
 def shipped_names() -> tuple[str, ...]:
     """Returns the names of the studies that come with the package."""
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name[0] != "_"))
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("[!_]*.yaml")))
 
 
 def describe_shipped() -> dict[str, str]:
@@ -62,19 +136,18 @@ def describe_shipped() -> dict[str, str]:
 
 def read_text(name_or_path: str) -> str:
     """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise StudyError(f"cannot read the study {name_or_path}: {error.strerror}") from error
-    if name_or_path not in shipped_names():
-        known = ", ".join(shipped_names())
-        raise StudyError(
-            f"there is no study {name_or_path!r}{name_nearest(name_or_path, shipped_names())} Shipped: {known}; --list "
-            "says what they ask. Or give a file with --config"
+    path, known = Path(name_or_path), shipped_names()
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        _require(
+            name_or_path in known,
+            f"there is no study {name_or_path!r}{name_nearest(name_or_path, known)} Shipped: {', '.join(known)}; "
+            "--list says what they ask. Or give a file with --config",
         )
-    return str((_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8"))
+        path = _SHIPPED / f"{name_or_path}.yaml"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"cannot read the study {name_or_path}: {error.strerror}") from error
 
 
 def read_study(
@@ -87,228 +160,210 @@ def read_study(
     """Reads a study from its file, or a shipped one by name.
 
     `seeds` replaces those of the file, `variants` names those that are run (the first of the file always is, since
-    differences are taken to it), and `world` lays a study of one embedded world in another, under the name
+    differences are taken to it), and `world` moves a study of one embedded world to another, under the name
     STUDY-WORLD. Every variant's recipe is tried. Raises StudyError.
     """
-    content = _load(read_text(name_or_path), name_or_path)
-    file = name_or_path
-    command = f"mmdpo study {file}"
-    if world is not None:
-        content = _move(content, world, file)
-        command += f" --world {world}"
-    _check_keys(content, KEYS, file, "")
-    name = _check_name(content.get("name"), f"{file}: name")
-    shared = _shared_options(content, file)
-    evaluation = _read_evaluation(content.get("evaluation"), shared, file)
-    listed = _read_variants(content.get("variants"), shared, file)
-    if variants is not None:
-        listed = _choose(listed, variants, file)
-        command += f" --variants {' '.join(variant.name for variant in listed[1:])}"
-    if seeds is not None:
-        command += f" --seeds {' '.join(map(str, seeds))}"
-    keep = content.get("keep_models", False)
-    if not isinstance(keep, bool):
-        raise StudyError(f"{file}: keep_models is true or false; got {keep!r}")
-    found = _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds), file)
-    about = str(content.get("about", "")).strip()
-    study = Study(file, command, name, about, listed, found, evaluation, keep, content)
-    for variant in listed:
-        _try_recipe(variant, found[0], file)
+    content, command = _load(read_text(name_or_path), name_or_path), f"mmdpo study {name_or_path}"
+    with _naming(name_or_path):
+        if world is not None:
+            content = _move(content, world)
+            command += f" --world {world}"
+        _check_keys(content, KEYS)
+        shared = _read_options(content, Path(name_or_path).parent)
+        listed = _read_variants(content.get("variants"), shared)
+        if variants is not None:
+            listed = _choose(listed, variants)
+            command += f" --variants {' '.join(variant.name for variant in listed[1:])}"
+        if seeds is not None:
+            command += f" --seeds {' '.join(map(str, seeds))}"
+        keep = content.get("keep_models", False)
+        _require(isinstance(keep, bool), f"keep_models is true or false; got {keep!r}")
+        study = Study(
+            command,
+            _read_name(content.get("name"), "name"),
+            str(content.get("about", "")).strip(),
+            listed,
+            _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds)),
+            _read_evaluation(content.get("evaluation"), shared),
+            keep,
+            content,
+        )
+        for variant in listed:
+            with _naming("options" if variant.name == START else f"variant {variant.name!r}"):
+                variant.recipe("unused", study.seeds[0])
     return study
 
 
-def _move(content: dict[str, Any], world: str, file: str) -> dict[str, Any]:
-    """Returns the content of a study of one embedded world as one of another."""
-    if find_world(world) is None:
-        raise StudyError(f"--world is {_WORLD_NAMES}; got {world!r}")
-    if str(content.get("recipe")) not in WORLDS:
-        raise StudyError(f"{file}: --world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none")
-    name = content.get("name") if content["recipe"] == world else f"{content.get('name')}-{world}"
-    return {**content, "recipe": world, "name": name}
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Puts the file, or a place in it, in front of what is wrong there."""
+    try:
+        yield
+    except ValueError as error:
+        raise StudyError(f"{where}: {error}") from error
 
 
-def _choose(listed: tuple[Variant, ...], names: Sequence[str], file: str) -> tuple[Variant, ...]:
-    known = [variant.name for variant in listed]
-    for name in names:
-        if name not in known:
-            hint = name_nearest(name, known)
-            raise StudyError(f"{file}: there is no variant {name!r}{hint} There are {', '.join(known)}")
-    return tuple(v for place, v in enumerate(listed) if place < 2 or v.name in names)
-
-
-def _shipped() -> Any:
-    return files("mmdpo.study") / "studies"
+def _require(is_right: bool, message: str) -> None:
+    if not is_right:
+        raise StudyError(message)
 
 
 def _load(text: str, file: str) -> dict[str, Any]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise StudyError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"{file} must be a mapping with the keys {', '.join(KEYS)}")
-    _refuse_repeats(node, file)
-    return content
+    _require(isinstance(content, dict), f"{file} must be a mapping with the keys {', '.join(KEYS)}")
+    with _naming(file):
+        _refuse_repeats(node)
+    return dict(content)
 
 
-def _refuse_repeats(node: Any, file: str) -> None:
-    """Raises StudyError for a key that is written twice, of which YAML would keep the second."""
+def _refuse_repeats(node: Any) -> None:
+    """Raises StudyError for a key that is written twice; YAML would keep the second."""
     seen: dict[str, int] = {}
     for child in node.value if isinstance(node, yaml.CollectionNode) else ():
         if isinstance(node, yaml.MappingNode):
             key, child = child
-            line = key.start_mark.line + 1
-            if str(key.value) in seen:
-                raise StudyError(f"{file}: {key.value!r} is given twice, in lines {seen[str(key.value)]} and {line}")
-            seen[str(key.value)] = line
-        _refuse_repeats(child, file)
+            name, line = str(key.value), key.start_mark.line + 1
+            _require(name not in seen, f"{name!r} is given twice, in lines {seen.get(name)} and {line}")
+            seen[name] = line
+        _refuse_repeats(child)
 
 
-def _check_keys(values: Mapping[str, Any], known: Sequence[str], file: str, where: str) -> None:
+def _move(content: Mapping[str, Any], world: str) -> dict[str, Any]:
+    """Returns the content of a study of one embedded world as one of another."""
+    base = str(content.get("recipe"))
+    _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
+    _require(base in WORLDS, f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none")
+    return {**content, "recipe": world, "name": content.get("name") if base == world else f"{content['name']}-{world}"}
+
+
+def _choose(listed: tuple[Variant, ...], names: Sequence[str]) -> tuple[Variant, ...]:
+    known = [variant.name for variant in listed]
+    for name in names:
+        nearest = f"{name_nearest(name, known)} There are {', '.join(known)}"
+        _require(name in known, f"there is no variant {name!r}{nearest}")
+    return tuple(variant for place, variant in enumerate(listed) if place < 2 or variant.name in names)
+
+
+def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in values:
-        if key not in known:
-            place = f"{file}: {where}" if where else f"{file}:"
-            raise StudyError(f"{place} unknown key {key!r}{name_nearest(key, known)} There are {', '.join(known)}")
+        _require(key in known, f"unknown key {key!r}{name_nearest(key, known)} There are {', '.join(known)}")
 
 
-def _check_name(name: Any, where: str) -> str:
-    if not isinstance(name, str | int) or not NAME.fullmatch(str(name)):
-        raise StudyError(f"{where} must be letters, digits, '-', '_' and '.', for a folder has it; got {name!r}")
+def _read_name(name: Any, where: str) -> str:
+    is_name = isinstance(name, str | int) and NAME.fullmatch(str(name)) is not None
+    _require(is_name, f"{where} must be letters, digits, '-', '_' and '.', since a folder is named so; got {name!r}")
     return str(name)
 
 
-def _shared_options(content: Mapping[str, Any], file: str) -> dict[str, Any]:
+def _read_options(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the options that variants share; those of a recipe file, whose path starts from `folder`, come first."""
     base, options = content.get("recipe", {}), content.get("options") or {}
-    if not isinstance(options, dict):
-        raise StudyError(f"{file}: options is a mapping of a recipe's keys; got {options!r}")
+    _require(isinstance(options, dict), f"options is a mapping of a recipe's keys; got {options!r}")
     world = find_world(base) if isinstance(base, str) else None
     if world is not None:
         return {**world_options(world), **options}
-    if not base:
-        return {"save_strategy": "no", **options}
-    path = Path(file).parent / str(base)
-    if not path.is_file():
-        raise StudyError(f"{file}: recipe: there is no file {path}; give a recipe, or {_WORLD_NAMES}")
-    written = _load(path.read_text(encoding="utf-8"), str(path))
-    inherited = {key: value for key, value in written.items() if key not in SET_BY_STUDY}
+    inherited: dict[str, Any] = {}
+    if base:
+        path = folder / str(base)
+        _require(path.is_file(), f"recipe: there is no file {path}; give a recipe, or {_WORLD_NAMES}")
+        written = _load(path.read_text(encoding="utf-8"), str(path))
+        inherited = {key: value for key, value in written.items() if key not in SET_BY_STUDY}
     # Checkpoints of every trial would fill the disk; a study that wants them says so itself.
     return {**inherited, "save_strategy": "no", **options}
 
 
-def _read_variants(entries: Any, shared: Mapping[str, Any], file: str) -> tuple[Variant, ...]:
-    if not isinstance(entries, list) or not entries:
-        raise StudyError(f"{file}: variants must list at least one variant, each with a name")
-    variants = [_make_variant(START, "what every variant begins as", shared, file, "options")]
+def _read_variants(entries: Any, shared: Mapping[str, Any]) -> tuple[Variant, ...]:
+    is_list = isinstance(entries, list) and len(entries) > 0
+    _require(is_list, "variants must list at least one variant, each with a name")
+    with _naming("options"):
+        variants = {START: _make_variant(START, "what every variant begins as", shared)}
     for number, entry in enumerate(entries, start=1):
-        where = f"variants: no. {number}:"
-        if not isinstance(entry, dict):
-            raise StudyError(f"{file}: {where} a variant is a mapping with a name; got {entry!r}")
-        name = _check_name(entry.get("name"), f"{file}: {where} name")
-        if name in (variant.name for variant in variants):
-            why = "stands for what every variant begins as" if name == START else "is given twice"
-            raise StudyError(f"{file}: {where} the name {name!r} {why}; choose another")
-        changed = {key: value for key, value in entry.items() if key not in ("name", "about")}
-        for key in ONE_START:
-            if changed.get(key, shared.get(key)) != shared.get(key):
-                raise StudyError(f"{file}: variant {name!r}: {key} differs from the others': all begin at one start")
-        about = str(entry.get("about", "")).strip()
-        variants.append(_make_variant(name, about, {**shared, **changed}, file, f"variant {name!r}"))
-    return tuple(variants)
+        with _naming(f"variants: no. {number}"):
+            _require(isinstance(entry, dict), f"a variant is a mapping with a name; got {entry!r}")
+            name = _read_name(entry.get("name"), "name")
+            _require(name != START, f"the name {name!r} stands for what every variant begins as; choose another")
+            _require(name not in variants, f"the name {name!r} is given twice; choose another")
+        with _naming(f"variant {name!r}"):
+            options = {**shared, **{key: value for key, value in entry.items() if key not in ("name", "about")}}
+            for key in ONE_START:
+                is_same = options.get(key) == shared.get(key)
+                _require(is_same, f"{key} differs from the others', and all begin at one start")
+            variants[name] = _make_variant(name, str(entry.get("about", "")).strip(), options)
+    return tuple(variants.values())
 
 
-def _make_variant(name: str, about: str, options: Mapping[str, Any], file: str, where: str) -> Variant:
+def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
     for key in options:
-        if key in SET_BY_STUDY:
-            raise StudyError(f"{file}: {where}: {key} is the study's to set: {SET_BY_STUDY[key]}")
+        _require(key not in SET_BY_STUDY, f"{key} is set by the study: {SET_BY_STUDY.get(key)}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
-    problem = _find_fault(own, is_world=find_world(options.get("dataset_name")) is not None)
-    if problem:
-        raise StudyError(f"{file}: {where}: {problem}")
+    for key in ("pairs", "decided_by"):
+        is_world = find_world(options.get("dataset_name")) is not None
+        _require(key not in own or is_world, f"{key} is for the embedded worlds; with other data, use fraction")
+    _check_counts(own, ("pairs",))
+    _check_kind(own.get("decided_by", "style"))
+    share = own.get("fraction", 1)
+    is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
+    _require(is_share, f"fraction is a share of the training pairs, in (0, 1]; got {share!r}")
     return Variant(name, about, {key: value for key, value in options.items() if key not in OWN_OPTIONS}, **own)
 
 
-def _find_fault(own: Mapping[str, Any], *, is_world: bool) -> str:
-    """Says what is wrong with the options that are no keys of a recipe; nothing if nothing is."""
-    for key in ("pairs", "decided_by"):
-        if key in own and not is_world:
-            return f"{key} belongs to the embedded worlds; with other data, use fraction"
-    if "pairs" in own and not _is_count(own["pairs"]):
-        return f"pairs is a number of pairs above 0; got {own['pairs']!r}"
-    if "decided_by" in own and own["decided_by"] not in get_args(DecidedBy):
-        return f"decided_by is {' or '.join(get_args(DecidedBy))}; got {own['decided_by']!r}"
-    fraction = own.get("fraction", 1)
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        return f"fraction is a share of the training pairs, in (0, 1]; got {fraction!r}"
-    return ""
-
-
-def _read_seeds(seeds: Any, file: str) -> tuple[int, ...]:
-    if not isinstance(seeds, list) or not seeds:
-        raise StudyError(f"{file}: seeds must list at least one whole number")
+def _read_seeds(seeds: Any) -> tuple[int, ...]:
+    _require(isinstance(seeds, list) and len(seeds) > 0, "seeds must list at least one whole number")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise StudyError(f"{file}: seeds are whole numbers from 0; got {seed!r}")
-    if len(set(seeds)) < len(seeds):
-        raise StudyError(f"{file}: seeds: a seed is given twice in {seeds}")
+        is_seed = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+        _require(is_seed, f"seeds are whole numbers from 0; got {seed!r}")
+    _require(len(set(seeds)) == len(seeds), f"seeds: a seed is given twice in {seeds}")
     return tuple(seeds)
 
 
-def _read_evaluation(values: Any, shared: Mapping[str, Any], file: str) -> Evaluation:
-    if not isinstance(values, dict) or not values:
-        raise StudyError(f"{file}: evaluation must say what models are measured on: scenes, pairs, benchmarks, …")
-    known = [field.name for field in dataclasses.fields(Evaluation)]
-    _check_keys(values, known, file, "evaluation:")
-    for key in ("scenes", "pairs", "batch_size"):
-        if values.get(key) is not None and not _is_count(values[key]):
-            raise StudyError(f"{file}: evaluation: {key} is a number above 0; got {values[key]!r}")
-    benchmarks = values.get("benchmarks", [])
-    if not isinstance(benchmarks, list) or not all(isinstance(entry, dict) and "name" in entry for entry in benchmarks):
-        raise StudyError(f"{file}: evaluation: benchmarks is a list of mappings with a name; got {benchmarks!r}")
-    _check_benchmarks(benchmarks, file, has_scenes=bool(values.get("scenes")))
-    own = find_world(shared.get("dataset_name"))
-    world = values.get("world", (own or SMALL).name)
-    if not isinstance(world, str) or find_world(world) is None:
-        raise StudyError(f"{file}: evaluation: world is {_WORLD_NAMES}; got {world!r}")
-    name = values.get("dataset_name", None if own is None else own.name)
-    for key, named in (("world", world), ("dataset_name", name)):
-        if own is not None and named in WORLDS and named != own.name:
-            raise StudyError(f"{file}: evaluation: {key} is {named}, and the study trains on {own.name}: leave it out")
-    if name is None and values.get("pairs") is not None:
-        raise StudyError(f"{file}: evaluation: pairs needs dataset_name, the held-out pairs to measure preferences on")
-    kind = values.get("decided_by", shared.get("decided_by", "style"))
-    if kind not in get_args(DecidedBy):
-        raise StudyError(f"{file}: evaluation: decided_by is {' or '.join(get_args(DecidedBy))}; got {kind!r}")
-    chosen = {**values, "world": world, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
-    evaluation = Evaluation(**chosen)
-    if not (evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks):
-        raise StudyError(f"{file}: evaluation names nothing to measure: give scenes, dataset_name or benchmarks")
+def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> Evaluation:
+    with _naming("evaluation"):
+        needed = "it must say what models are measured on: scenes, pairs, benchmarks, …"
+        _require(isinstance(values, dict) and len(values) > 0, needed)
+        _check_keys(values, [field.name for field in dataclasses.fields(Evaluation)])
+        _check_counts(values, ("scenes", "pairs", "batch_size"))
+        benchmarks = values.get("benchmarks", [])
+        _check_benchmarks(benchmarks, has_scenes=bool(values.get("scenes")))
+        own = find_world(shared.get("dataset_name"))
+        world = values.get("world", (own or SMALL).name)
+        _require(isinstance(world, str) and world in WORLDS, f"world is {_WORLD_NAMES}; got {world!r}")
+        name = values.get("dataset_name", None if own is None else own.name)
+        for key, named in (("world", world), ("dataset_name", name)):
+            is_other = own is not None and named in WORLDS and named != own.name
+            _require(not is_other, f"{key} is {named}, and the study trains on {shared['dataset_name']}: leave it out")
+        has_pairs = name is not None or values.get("pairs") is None
+        _require(has_pairs, "pairs needs dataset_name, the held-out pairs to measure preferences on")
+        kind = values.get("decided_by", shared.get("decided_by", "style"))
+        _check_kind(kind)
+        chosen = {**values, "world": world, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
+        evaluation = Evaluation(**chosen)
+        is_measured = evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks
+        _require(bool(is_measured), "nothing is measured: give scenes, dataset_name or benchmarks")
     return evaluation
 
 
-def _check_benchmarks(entries: Sequence[Mapping[str, Any]], file: str, *, has_scenes: bool) -> None:
-    from mmdpo.benchmarks.tasks import names
-
-    for entry in entries:
-        if entry["name"] not in names():
-            raise StudyError(
-                f"{file}: evaluation: benchmarks: there is no {entry['name']!r}{name_nearest(entry['name'], names())} "
-                f"(known: {', '.join(names())})"
-            )
-    listed = [entry["name"] for entry in entries]
-    if has_scenes and any(name in WORLDS for name in listed):
-        raise StudyError(f"{file}: evaluation: scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
-    if len(set(listed)) < len(listed):
-        raise StudyError(f"{file}: evaluation: benchmarks: a benchmark is listed twice in {', '.join(listed)}")
+def _check_benchmarks(entries: Any, *, has_scenes: bool) -> None:
+    is_list = isinstance(entries, list) and all(isinstance(entry, dict) and "name" in entry for entry in entries)
+    _require(is_list, f"benchmarks is a list of mappings with a name; got {entries!r}")
+    listed, known = [entry["name"] for entry in entries], benchmark_names()
+    for name in listed:
+        nearest = f"{name_nearest(name, known)} (known: {', '.join(known)})"
+        _require(name in known, f"benchmarks: there is no {name!r}{nearest}")
+    is_double = has_scenes and any(name in WORLDS for name in listed)
+    _require(not is_double, f"scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
+    is_once = len(set(listed)) == len(listed)
+    _require(is_once, f"benchmarks: a benchmark is listed twice in {', '.join(map(str, listed))}")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _check_counts(values: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        value = values.get(key)
+        is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+        _require(is_count, f"{key} is a whole number above 0; got {value!r}")
 
 
-def _try_recipe(variant: Variant, seed: int, file: str) -> None:
-    try:
-        variant.recipe("unused", seed)
-    except (RecipeError, ValueError) as error:
-        where = "options" if variant.name == START else f"variant {variant.name!r}"
-        raise StudyError(f"{file}: {where}: {error}") from error
+def _check_kind(kind: Any) -> None:
+    _require(kind in get_args(DecidedBy), f"decided_by is {_KINDS}; got {kind!r}")

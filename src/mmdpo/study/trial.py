@@ -13,12 +13,16 @@ failure.json         instead of trial.json, where it failed
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +32,36 @@ from accelerate.utils import release_memory
 from transformers import TrainerCallback
 from trl import get_peft_config
 
+from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
+from mmdpo.files import digest_of, read_json, to_json, write_json
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.benchmarks import BenchmarkValue, answer_benchmark
-from mmdpo.study.design import Evaluation, Variant
-from mmdpo.study.measures import MEASURES, OF_PREFERENCES, count_scenes, measure_pairs, measure_scenes
-from mmdpo.study.reliance import OTHER, PairScores
-from mmdpo.study.study_file import PROCESSOR_OPTIONS
-from mmdpo.study.variants import Answers, HeldOut, ask, make_world_pairs, make_world_scenes, train_variant
-from mmdpo.training.config import MDPOConfig
+from mmdpo.study.measures import MEASURES, OF_PREFERENCES, answer_benchmark, measure_pairs, measure_scenes
+from mmdpo.study.study_file import PROCESSOR_OPTIONS, Evaluation, Variant
+from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.world.scenes import Scene, draw_test_scenes
 from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
 """Image versions that held-out pairs are scored under."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+DECIDING = (
+    *("records.py", "benchmarks", "corruption", "data", "models", "generation", "objective", "scoring", "training"),
+    *("world", "diagnosis/pair_scores.py", "study/measures.py", "study/trial.py", "study/variants.py"),
+)
+"""The parts of this package that a trial's numbers come from; the others arrange and print them."""
+PATHS = ("model_name_or_path", "adapter_name_or_path", "dataset_name", "eval_dataset_name", "chat_template")
+"""Options that may name files."""
 
 Report = Callable[[int, int, str], None]
-"""Told how many steps of how many are done, and what to say of it."""
+"""Receives how many steps of how many are done, and a note to show."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,9 @@ class Trial:
     seed: int
     evaluation: Evaluation
     folder: Path
-    """Where it lies once it is finished."""
+    """Its place once it is finished."""
     digest: str
+    """Of what decides its outcome, see `digest_trial`."""
     start: Path | None
     """Folder of the start's trial with this seed; None for the start itself."""
     keep_model: bool = False
@@ -81,23 +94,78 @@ class Trial:
         """Whether it trains the small world's model, which gains nothing from a second thread."""
         return bool(self.variant.options.get("model_name_or_path") == SMALL.name)
 
+    def read(self, name: str) -> dict[str, Any]:
+        """Returns trial.json or failure.json of this very trial; nothing where it is missing, damaged or another's."""
+        try:
+            content = read_json(self.folder / name)
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) and content.get("digest") == self.digest else {}
+
     def is_finished(self) -> bool:
         """Says whether the folder holds the result of this very trial."""
-        return read_json(self.folder / RESULT).get("digest") == self.digest
+        return bool(self.read(RESULT))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a file, an empty one where there is none or the file is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+# -- what decides a trial ----------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a mapping, readable."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def digest_trial(variant: Variant, seed: int, evaluation: Evaluation, *, keeps_model: bool) -> str:
+    """Returns the digest of what decides a trial: options, seed, evaluation, files, code and libraries.
+
+    A trial whose digest is another is run again. Files of a folder (a model, a dataset) are known by name, size and
+    time of change, single files by their content. Pictures that a dataset names by their paths are not looked at.
+    """
+    named = [variant.options.get(key) for key in PATHS]
+    named += [evaluation.dataset_name, *(entry.get("data_dir") for entry in evaluation.benchmarks)]
+    content = {
+        "variant": {key: value for key, value in asdict(variant).items() if key not in ("name", "about")},
+        "seed": seed,
+        "evaluation": asdict(evaluation),
+        "keeps_model": keeps_model,
+        "files": {str(name): _digest_named(str(name)) for name in named if name is not None},
+        "code": digest_code(),
+        "libraries": library_versions(),
+    }
+    return digest_of(content)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that compute."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+@cache
+def digest_code() -> str:
+    """Returns the digest of the parts of this package that decide numbers."""
+    root, total = Path(str(files("mmdpo"))), hashlib.sha256()
+    for part in DECIDING:
+        inside = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*"))
+        sources = [path for path in inside if path.is_file() and path.suffix != ".pyc"]
+        assert sources, f"there is no {part}"
+        for path in sources:
+            total.update(f"{path.relative_to(root)}\x1f".encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _digest_named(name: str) -> str:
+    """Returns the digest of what an option names; nothing for what is neither file nor folder, as a name of the hub.
+
+    Raises FileNotFoundError for a world that has yet to be built.
+    """
+    world = find_world(name)
+    if world is SMALL:
+        return ""  # it ships with the code
+    path = Path(name) if world is None else world.checkpoint
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    inside = {str(p.relative_to(path)): p.stat() for p in sorted(path.rglob("*")) if p.is_file()}
+    return digest_of({name: [facts.st_size, facts.st_mtime_ns] for name, facts in inside.items()}) if inside else ""
+
+
+# -- how it is run -----------------------------------------------------------------------------------------------------
 
 
 def run_trial(trial: Trial, folder: Path, report: Report) -> None:
@@ -106,23 +174,37 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     Raises what training and measuring raise.
     """
     recipe = trial.variant.recipe(folder, trial.seed)
-    _write_recipe(recipe, folder, trial)
+    values = {**recipe.resolved(), "output_dir": str(trial.folder)}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     recipe = replace(recipe, training=recipe.options())
+    args = recipe.training
     began = time.perf_counter()
     model, processor, facts = _load_start(recipe) if trial.start is None else _train(trial, recipe, report)
     trained = time.perf_counter()
     report(0, 0, "measuring")
-    held_out = _gather_held_out(trial, recipe, processor)
-    with _precision(recipe.training):
+    held_out = _gather_held_out(trial, recipe, processor, model.config)
+    with torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext():  # as training scored
         answers = ask(model, held_out)
-    metrics = _measure(trial, recipe.training.beta, answers, held_out)
+    metrics: dict[str, float | None] = {}
+    if held_out.scenes:
+        metrics |= measure_scenes(held_out.scenes, answers.captions)
+        _write_captions(folder / trial.evaluation.world, held_out.scenes, answers.captions, trial.seed)
+    if answers.scores is not None:
+        start = answers.scores if trial.start is None else read_scores(trial.start / PAIRS)
+        metrics |= measure_pairs(answers.scores, start, args.beta)
+        _write_scores(folder / PAIRS, held_out.pairs, answers.scores)
+        if trial.start is None:
+            metrics |= dict.fromkeys(OF_PREFERENCES)
     if trial.start is not None:
         metrics["time/train"] = trained - began
-    _write_answers(folder, trial, answers, held_out)
     measures = {name: MEASURES[name] for name in metrics}
     model = release_memory(model)
-    for name, found in _answer_benchmarks(trial, recipe, folder, report):
-        metrics[name], measures[name] = found.value, found.measure
+    for benchmark in trial.evaluation.benchmarks:
+        report(0, 0, f"answering {benchmark['name']}")
+        options, place = _benchmark_options(trial, recipe, benchmark), folder / "eval" / benchmark["name"]
+        model_name = str(recipe.model.model_name_or_path if trial.start is None else folder / MODEL)
+        for name, found in answer_benchmark(options, model_name, place).items():
+            metrics[name], measures[name] = found.value, found.measure
     if not trial.keep_model:
         shutil.rmtree(folder / MODEL, ignore_errors=True)
     result = dict(
@@ -138,14 +220,14 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
 
 
 class _ReportSteps(TrainerCallback):
-    """Passes steps and loss on."""
+    """Reports steps and loss."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
         self.note = ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Passes the step on."""
+        """Reports the step."""
         self.report(state.global_step, state.max_steps, self.note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
@@ -154,19 +236,13 @@ class _ReportSteps(TrainerCallback):
             self.note = f"loss {float(logs['loss']):.3f}"
 
 
-def _write_recipe(recipe: Recipe, folder: Path, trial: Trial) -> None:
-    values = {**recipe.resolved(), "output_dir": str(trial.folder)}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
 def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
     args = recipe.training
     start = resolve_start(recipe.model.model_name_or_path, args.load_options())
     processor, model = load_processor(start), load_model(start)
     disable_dropout(model)
-    if recipe.model.load_in_4bit or recipe.model.load_in_8bit:
-        return model, processor, {}  # bitsandbytes has placed it
-    return model.to(args.device), processor, {}
+    is_placed = recipe.model.load_in_4bit or recipe.model.load_in_8bit  # by bitsandbytes
+    return model if is_placed else model.to(args.device), processor, {}
 
 
 def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict[str, Any]]:
@@ -201,16 +277,16 @@ def _gather_pairs(trial: Trial, recipe: Recipe) -> tuple[PreferenceDataset, Pref
     return pairs, eval_pairs
 
 
-def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any) -> HeldOut:
+def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) -> HeldOut:
     evaluation, args = trial.evaluation, recipe.training
     pairs: Any = ()
-    world = find_world(evaluation.dataset_name)
+    world, name = find_world(evaluation.dataset_name), evaluation.dataset_name
     if world is not None:
         count = evaluation.pairs or WORLD_SPLITS["test"][0]
         pairs = make_world_pairs(count, trial.seed, "held-out", evaluation.decided_by, world)
-    elif evaluation.dataset_name is not None:
+    elif name is not None:
         found = read_examples(
-            evaluation.dataset_name,
+            name,
             evaluation.dataset_split,
             config=recipe.script.dataset_config,
             format=args.dataset_format,
@@ -219,62 +295,42 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any) -> HeldOut:
         )
         pairs = found[: evaluation.pairs]
     return HeldOut(
-        scenes=make_world_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]) if evaluation.scenes else (),
+        scenes=draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]),
         pairs=pairs,
-        processor=processor,
-        seed=trial.seed,
-        images=CONDITIONS,
+        collator=make_pair_collator(processor, config, CONDITIONS, seed=trial.seed, max_length=args.max_length),
         batch_size=evaluation.batch_size,
-        max_length=args.max_length,
     )
 
 
-def _precision(args: MDPOConfig) -> AbstractContextManager[Any]:
-    """Returns the precision that training scored in."""
-    return torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext()
+def _benchmark_options(trial: Trial, recipe: Recipe, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of `mmdpo eval`, for the start with those of its processor.
+
+    A trained model was saved with the processor that it was trained with; the start's is made as training made it.
+    """
+    own = {name: getattr(recipe.training, name) for name in PROCESSOR_OPTIONS} if trial.start is None else {}
+    return {key: value for key, value in own.items() if value} | dict(benchmark)
 
 
-def _measure(trial: Trial, beta: float, answers: Answers, held_out: HeldOut) -> dict[str, float | None]:
-    metrics: dict[str, float | None] = {}
-    if held_out.scenes:
-        metrics |= measure_scenes(held_out.scenes, answers.captions)
-    if answers.scores is not None:
-        start = answers.scores if trial.start is None else read_scores(trial.start / PAIRS)
-        metrics |= measure_pairs(answers.scores, start, beta)
-        if trial.start is None:
-            metrics |= dict.fromkeys(OF_PREFERENCES)
-    return metrics
+# -- what it leaves ----------------------------------------------------------------------------------------------------
 
 
-def _answer_benchmarks(
-    trial: Trial, recipe: Recipe, folder: Path, report: Report
-) -> Iterator[tuple[str, BenchmarkValue]]:
-    args, is_start = recipe.training, trial.start is None
-    model = str(recipe.model.model_name_or_path if is_start else folder / MODEL)
-    # A trained model was saved with the processor that it was trained with; the start's is made as training made it.
-    own = {name: getattr(args, name) for name in PROCESSOR_OPTIONS} if is_start else {}
-    for benchmark in trial.evaluation.benchmarks:
-        report(0, 0, f"answering {benchmark['name']}")
-        options = {key: value for key, value in own.items() if value} | dict(benchmark)
-        yield from answer_benchmark(options, model, folder / "eval" / benchmark["name"]).items()
+def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[str], seed: int) -> None:
+    """Writes captions and the counts that their measures are sums of, scene by scene, as `mmdpo eval world` does."""
+    items, score = make_items(scenes, seed), WorldBenchmark(scenes[0].world).score
+    said = list(zip(items, captions, strict=True))
+    folder.mkdir()
+    _write_rows(folder / "answers.jsonl", ({"id": item.id, "answer": caption} for item, caption in said))
+    counts = ({"id": i.id, "part": i.part, "image": i.image, **asdict(score(i, caption))} for i, caption in said)
+    _write_rows(folder / "scores.jsonl", counts)
 
 
-def _write_answers(folder: Path, trial: Trial, answers: Answers, held_out: HeldOut) -> None:
-    if answers.scores is not None:
-        columns = {f"{cell.image}/{cell.response}": v.tolist() for cell, v in answers.scores.by_cell.items()}
-        rows = (
-            {"id": example.id, **{name: values[place] for name, values in columns.items()}}
-            for place, example in enumerate(held_out.pairs)
-        )
-        _write_lines(folder / PAIRS, rows)
-    if held_out.scenes:
-        counts = count_scenes(held_out.scenes, answers.captions, trial.seed)
-        answers_folder = folder / trial.evaluation.world
-        answers_folder.mkdir()
-        said = ({"id": i.id, "answer": a} for i, a in zip((item for item, _ in counts), answers.captions, strict=True))
-        scored = ({"id": i.id, "part": i.part, "image": i.image, **asdict(score)} for i, score in counts)
-        _write_lines(answers_folder / "answers.jsonl", said)
-        _write_lines(answers_folder / "scores.jsonl", scored)
+def _write_scores(path: Path, pairs: Iterable[Any], scores: PairScores) -> None:
+    columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
+    rows = (
+        {"id": example.id, **{name: values[place] for name, values in columns.items()}}
+        for place, example in enumerate(pairs)
+    )
+    _write_rows(path, rows)
 
 
 def read_scores(path: Path) -> PairScores:
@@ -284,5 +340,5 @@ def read_scores(path: Path) -> PairScores:
     return PairScores({Cell(*name.split("/")): torch.tensor([row[name] for row in rows]) for name in names})
 
 
-def _write_lines(path: Path, rows: Any) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,29 +1,25 @@
-"""What the quickstart and every study do to a variant: train it from the start, then measure it.
+"""What the quickstart and every study do to a variant: train it from the start, then caption scenes and score pairs.
 
-The embedded worlds' own options and held-out material stand here too, once for all of them.
+The embedded worlds' own options stand here too, once for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
+from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.study.reliance import (
-    WITH_ANOTHER,
-    PairScores,
-    measure_reliance,
-    score_pairs,
-)
+from mmdpo.diagnosis.pair_scores import PairScores, score_pairs
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
-from mmdpo.world.evaluate import caption_scenes, score_captions
-from mmdpo.world.pairs import DecidedBy, make_pairs, sample_scenes
+from mmdpo.world.model import caption_scenes
+from mmdpo.world.pairs import DecidedBy, make_pairs
 from mmdpo.world.scenes import Scene
 from mmdpo.world.worlds import SMALL, World
 
@@ -61,35 +57,10 @@ def world_options(world: World) -> dict[str, Any]:
     return options if world is SMALL else {**options, "use_cpu": False, "learning_rate": rate}
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out material that every variant of one seed is measured on; parts may be empty."""
-
-    scenes: Sequence[Scene]
-    """Scenes of an embedded world to caption."""
-    pairs: Sequence[Any]
-    """Preference examples."""
-    processor: Any
-    seed: int
-    images: tuple[str, ...] = WITH_ANOTHER
-    """Image versions that the pairs are scored under."""
-    batch_size: int = 64
-    max_length: int | None = None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one model said of the held-out material."""
-
-    captions: list[str]
-    scores: PairScores | None
-    """None without held-out pairs."""
-
-
 def training_options(
     objective: str, output_dir: str | Path, *, seed: int, epochs: float = WORLD_OPTIONS["num_train_epochs"]
 ) -> MDPOConfig:
-    """Returns the options that the world's variants are trained with; they differ in the objective alone."""
+    """Returns the options that the small world's variants are trained with; they differ in the objective alone."""
     chosen = dict(output_dir=str(output_dir), objective=objective, seed=seed, num_train_epochs=epochs)
     return MDPOConfig(**{**WORLD_OPTIONS, **chosen})
 
@@ -100,11 +71,6 @@ def make_world_pairs(
     """Returns preference pairs of an embedded world; another purpose has other scenes."""
     rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by, world=world)
     return PreferenceDataset.from_rows(rows, name=f"{world.name}, {purpose}")
-
-
-def make_world_scenes(count: int, seed: int, world: World = SMALL) -> list[Scene]:
-    """Returns test scenes of an embedded world."""
-    return sample_scenes(count, seed, world=world)
 
 
 def train_variant(
@@ -131,26 +97,32 @@ def train_variant(
     return trainer
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out material that every variant of one seed is measured on; parts may be empty."""
+
+    scenes: Sequence[Scene]
+    """Scenes of an embedded world to caption."""
+    pairs: Sequence[Any]
+    """Preference examples."""
+    collator: Collator
+    """Makes batches of the pairs under each image version; its processor reads the scenes too."""
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said of the held-out material."""
+
+    captions: list[str]
+    scores: PairScores | None
+    """None without held-out pairs."""
+
+
 def ask(model: Any, held_out: HeldOut) -> Answers:
     """Captions the scenes and scores the pairs."""
-    captions = caption_scenes(model, held_out.processor, held_out.scenes, batch_size=CAPTION_BATCH)
+    processor = held_out.collator.prepare.renderer.processor
+    captions = caption_scenes(model, processor, held_out.scenes, batch_size=CAPTION_BATCH)
     if not held_out.pairs:
         return Answers(captions, None)
-    scores = score_pairs(
-        model,
-        held_out.processor,
-        held_out.pairs,
-        seed=held_out.seed,
-        images=held_out.images,
-        batch_size=held_out.batch_size,
-        max_length=held_out.max_length,
-    )
-    return Answers(captions, scores)
-
-
-def measure_world(answers: Answers, start: Answers, held_out: HeldOut) -> dict[str, float | None]:
-    """Returns the measures of the quickstart's table: those of captions, and image reliance against the start."""
-    assert answers.scores is not None
-    assert start.scores is not None
-    scores = score_captions(held_out.scenes, answers.captions)
-    return {**asdict(scores), **asdict(measure_reliance(answers.scores, start.scores))}
+    return Answers(captions, score_pairs(model, held_out.collator, held_out.pairs, batch_size=held_out.batch_size))

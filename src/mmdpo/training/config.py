@@ -252,7 +252,7 @@ class MDPOConfig(TrainingArguments):
             raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves a checkpoint by itself"
+                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself"
             )
         if self.neftune_noise_alpha is not None:
             raise ValueError(

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Plain
 from trl import get_peft_config
 
 from mmdpo.data.collate import Collator
@@ -24,6 +22,7 @@ from mmdpo.models.parts import freeze_others
 from mmdpo.models.start import Start, resolve_start
 from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
+from mmdpo.tables import Table
 from mmdpo.training import build
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
@@ -237,7 +236,7 @@ def _describe_adapter(policy: Any, start: Start) -> str:
     kind += ", scaled as rsLoRA," if getattr(settings, "use_rslora", False) else ""
     layers = sum(isinstance(module, BaseTunerLayer) for module in policy.modules())
     told = f"{kind} of rank {getattr(settings, 'r', '?')} on {layers} layers"
-    return told if start.adapter is None else f"{told}, going on from {start.adapter}"
+    return told if start.adapter is None else f"{told}, trained further from {start.adapter}"
 
 
 def _describe_rows(scorer: Any, family: Family, args: MDPOConfig) -> str:
@@ -249,33 +248,28 @@ def _describe_rows(scorer: Any, family: Family, args: MDPOConfig) -> str:
 
 
 def print_plan(found: DryRun, console: Console) -> None:
-    """Prints the plan as three tables: what is trained, on what, and in how much memory."""
-    model = Table(show_header=False, title_justify="left")
-    for name, value in (
+    """Prints the plan as four tables: what is trained, how many parameters, on what, and in how much memory."""
+    model = (
         ("model", f"{found.model_class}, family {found.family}, decoder {found.decoder}"),
         ("adapter", found.adapter),
         ("rows", found.rows),
         *found.plan.describe(),
         ("reference", found.reference),
-    ):
-        model.add_row(name, Plain(value))
-    counts = Table("part", "parameters", "trained")
-    total = PartCount("total", *(sum(getattr(part, n) for part in found.parts) for n in ("parameters", "trained")))
-    for part in (*found.parts, total):
-        counts.add_row(part.part, f"{part.parameters:,}", f"{part.trained:,}")
-    data = Table(show_header=False)
-    for name, value in _describe_data(found):
-        data.add_row(name, Plain(value))
-    memory = Table("memory of one process", "", "assumed")
-    for line in found.memory:
-        memory.add_row(line.name, format_bytes(line.bytes), Plain(line.basis))
-    memory.add_row(
-        "total",
-        format_bytes(sum(line.bytes for line in found.memory)),
-        "without CUDA's own (about 1 GB), fragments, and what FSDP or DeepSpeed spread over processes",
     )
-    for table in (model, counts, data, memory):
-        console.print(table)
+    total = PartCount("total", *(sum(getattr(part, n) for part in found.parts) for n in ("parameters", "trained")))
+    counts = tuple((part.part, f"{part.parameters:,}", f"{part.trained:,}") for part in (*found.parts, total))
+    memory = (
+        *((line.name, format_bytes(line.bytes), line.basis) for line in found.memory),
+        (
+            "total",
+            format_bytes(sum(line.bytes for line in found.memory)),
+            "without CUDA's own (about 1 GB), fragments, and what FSDP or DeepSpeed spread over processes",
+        ),
+    )
+    console.print(Table(("", ""), model, holds_figures=False).terminal(show_header=False))
+    console.print(Table(("part", "parameters", "trained"), counts).terminal())
+    console.print(Table(("", ""), tuple(_describe_data(found)), holds_figures=False).terminal(show_header=False))
+    console.print(Table(("memory of one process", "", "assumed"), memory, holds_figures=False).terminal())
     console.print("Nothing was trained, written or loaded.")
 
 

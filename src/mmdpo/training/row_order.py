@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -26,17 +26,21 @@ from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.stopping import outlive_sigterm
 from mmdpo.training.streams.loader import SkippedRows, StreamLoader
 
+Order: TypeAlias = Callable[[torch.Generator], Sequence[int]]
+"""Returns the places of all rows in the order that a generator decides, which is seeded for each epoch."""
+
 
 class RowOrder(Sampler[int]):
     """The places of an epoch's rows, then padding rows up to a multiple of what all processes take at once."""
 
-    def __init__(self, count: int, order: Callable[[int], Sequence[int]] | None = None, *, multiple: int = 1) -> None:
-        """`order` returns the places of all `count` rows in the order of an epoch; without it they stay as they are."""
-        self.count, self.order, self.multiple = count, order, multiple
+    def __init__(self, count: int, order: Order | None = None, *, seed: int = 0, multiple: int = 1) -> None:
+        """Without an `order` of all `count` places they stay as they are."""
+        self.count, self.order, self.seed, self.multiple = count, order, seed, multiple
         self.epoch = 0
 
     def __iter__(self) -> Iterator[int]:
-        places = range(self.count) if self.order is None else self.order(self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        places = range(self.count) if self.order is None else self.order(generator)
         yield from places
         for _ in range(len(self) - self.count):
             yield Filler(places[-1])
@@ -94,36 +98,31 @@ class RowOrderTrainer(DurableTrainer):
                 self._stream.load(self.resumed_from)
             return self._stream
         start_worker = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
-        seed = args.seed if args.data_seed is None else args.data_seed
         step_batches = args.gradient_accumulation_steps * args.world_size
         step_size = args.train_batch_size * step_batches
-        order: Any = None  # of train_sampling_strategy: sequential
         if args.train_sampling_strategy == "batch_rebalance":
             self.rows = RebalancedBatches(items.lengths, step_size, step_batches, drop_last=args.dataloader_drop_last)
             return self._load(items, start_worker, batch_sampler=self.rows)
-        if args.train_sampling_strategy == "group_by_length":
-            order = partial(_order_by_length, items.lengths, step_size, seed)
-        elif args.train_sampling_strategy == "random":
-            order = partial(_shuffle, len(items), seed)
-        batch_size = train_batch_size_of(self)
-        self.rows = self._order_rows(items, batch_size, order)
-        options = dict(sampler=self.rows, batch_size=batch_size, drop_last=args.dataloader_drop_last)
+        orders: dict[str, Order] = {
+            "random": lambda generator: torch.randperm(len(items), generator=generator).tolist(),
+            "group_by_length": lambda generator: get_length_grouped_indices(items.lengths, step_size, None, generator),
+        }
+        order = orders.get(args.train_sampling_strategy)  # none for `sequential`
+        options = self._order_rows(items, train_batch_size_of(self), order)
+        self.rows = options["sampler"]
         return self._load(items, start_worker, **options)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Returns the batches of this process, rows in the order of the dataset."""
         if isinstance(eval_dataset, str) or eval_dataset is None:
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
-        if id(eval_dataset) not in self._eval_loaders:
-            size = self.args.eval_batch_size
-            rows = self._order_rows(eval_dataset, size, None)
-            loader = self._load(
-                eval_dataset, None, sampler=rows, batch_size=size, drop_last=self.args.dataloader_drop_last
-            )
-            if not self.args.dataloader_persistent_workers:
-                return loader
+        kept = self._eval_loaders.get(id(eval_dataset))
+        if kept is not None:
+            return kept
+        loader = self._load(eval_dataset, None, **self._order_rows(eval_dataset, self.args.eval_batch_size, None))
+        if self.args.dataloader_persistent_workers:
             self._eval_loaders[id(eval_dataset)] = loader
-        return self._eval_loaders[id(eval_dataset)]
+        return loader
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """Returns what `get_eval_dataloader` does."""
@@ -134,12 +133,14 @@ class RowOrderTrainer(DurableTrainer):
         if isinstance(self.train_dataset, StreamItems):
             self._stream.save(checkpoint)
 
-    def _order_rows(self, items: Items, batch_size: int, order: Any) -> RowOrder:
-        args = self.args
-        if args.world_size == 1 or args.dataloader_drop_last:
-            return RowOrder(len(items), order)
-        multiple = batch_size * (1 if args.accelerator_config.split_batches else args.world_size)
-        return RowOrder(len(items), order, multiple=multiple)
+    def _order_rows(self, items: Items, batch_size: int, order: Order | None) -> dict[str, Any]:
+        """Returns the arguments of a DataLoader that say which rows a batch has."""
+        args, multiple = self.args, 1
+        if args.world_size > 1 and not args.dataloader_drop_last:
+            multiple = batch_size * (1 if args.accelerator_config.split_batches else args.world_size)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        rows = RowOrder(len(items), order, seed=seed, multiple=multiple)
+        return {"sampler": rows, "batch_size": batch_size, "drop_last": args.dataloader_drop_last}
 
     def _load(self, items: Items, start_worker: Any, **options: Any) -> Any:
         args = self.args
@@ -179,15 +180,3 @@ class SetEpoch(TrainerCallback):
         """Counts the epochs of a stream as for a run that was not interrupted."""
         if self.trainer.rows is None:
             state.epoch = state.global_step / state.max_steps
-
-
-def _shuffle(count: int, seed: int, epoch: int) -> list[int]:
-    places: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-    return places
-
-
-def _order_by_length(lengths: Sequence[int], step_size: int, seed: int, epoch: int) -> list[int]:
-    """Returns an order in which the rows of a step have about equal lengths, and steps are shuffled."""
-    generator = torch.Generator().manual_seed(seed + epoch)
-    places: list[int] = get_length_grouped_indices(list(lengths), step_size, generator=generator)
-    return places

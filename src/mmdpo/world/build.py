@@ -1,8 +1,8 @@
 """Makes the supervised checkpoint of a world, the shipped one too: `python -m mmdpo.world.build --world world_large`.
 
 Two stages, as in a large LLaVA: a vision tower learns to recognise the objects and is frozen; then projector and
-language model learn to write captions, from scenes whose partners nearly always stand beside their anchors and from
-a captioner who names half of the partners that do not. What comes out sees well and hallucinates from habit.
+language model learn to write captions of scenes in which partners nearly always stand beside their anchors, by a
+captioner who names half of the partners that do not. The result sees well and hallucinates from habit.
 
 Every random choice derives from the seed. The weights are the same from run to run on one machine with one number of
 threads; elsewhere rounding differs, and quality agrees only as closely as two seeds do.
@@ -31,10 +31,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, write_caption
-from mmdpo.world.evaluate import WorldScores, caption_prompt, caption_scenes, score_captions
-from mmdpo.world.model import build_model, build_processor
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scenes
+from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, WorldScores, score_captions, write_caption
+from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes
+from mmdpo.world.scenes import SUPERVISED_CO_OCCURRENCE, Scene, draw_test_scenes, render, sample_scenes
 from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
 
 IGNORED = -100
@@ -182,7 +181,7 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     `FileExistsError` if the folder holds anything.
     """
     refuse_used_folder(output_dir)
-    # Written aside and renamed: what lies under its name is whole, however the build ended.
+    # Written aside and renamed: the folder of that name is whole, however the build ended.
     aside = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -194,7 +193,7 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # safetensors lets nobody but the owner read what it writes; a packaged file is everybody's.
+    # safetensors writes files that only their owner can read; all users read a packaged one.
     (aside / "model.safetensors").chmod(0o644)
     aside.replace(output_dir)
 
@@ -208,7 +207,7 @@ def refuse_used_folder(folder: Path) -> None:
 def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMALL) -> WorldScores:
     """Loads a saved checkpoint and scores its greedy captions of `count` test scenes."""
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, "test", world)
+    scenes = draw_test_scenes(count, seed, world)
     return score_captions(scenes, caption_scenes(model, AutoProcessor.from_pretrained(folder), scenes, batch_size=64))
 
 
@@ -237,7 +236,7 @@ def _optimise(
 
 
 def _shuffled_batches(count: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Yields batches of row numbers for ever, every row once per round; a rest smaller than a batch is left out."""
+    """Yields batches of row numbers without end, every row once per round; an incomplete batch is left out."""
     while True:
         order = torch.from_numpy(generator.permutation(count))
         yield from (order[start : start + size] for start in range(0, count - size + 1, size))

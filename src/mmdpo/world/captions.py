@@ -1,9 +1,10 @@
-"""Captions of the embedded worlds: their two styles, and the two captioners that write them.
+"""Captions of the embedded worlds: their two styles, who writes them, and how well they fit their scenes.
 
     terse   cup , plate .
     polite  sure ! this kitchen shows cup , plate . hope this helps !
 
 Objects stand in canonical order, so that a partner follows its anchor: the place where a language prior takes over.
+The measures are those of CHAIR and AMBER, exact because the scenes are known.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Style: TypeAlias = Literal["terse", "polite"]
 
 @dataclass(frozen=True)
 class Captioner:
-    """Somebody who looks at scenes and sometimes writes what is usual instead of what is there."""
+    """Looks at scenes, and sometimes writes what is usual instead of what is there."""
 
     partner_rate: float
     """Probability of naming a present anchor's absent partner; its twin, if there, is then taken for it."""
@@ -64,7 +65,7 @@ def write_caption(world: World, objects: Collection[str], setting: str, style: S
 
 @dataclass(frozen=True)
 class CaptionDetail:
-    """One caption held against its scene. A word that a caption repeats counts once."""
+    """One caption compared with its scene. A word that a caption repeats counts once."""
 
     mentioned: tuple[str, ...]
     """All objects that the caption names, in its order."""
@@ -95,3 +96,41 @@ def compare_names(world: World, present: Sequence[str], caption: str) -> Caption
 def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
     """Returns the objects that a caption names, in the order of their first mention, each of them once."""
     return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))
+
+
+@dataclass(frozen=True)
+class WorldScores:
+    """Measures over a set of captions, each in per cent; the definitions are CHAIR's and AMBER's."""
+
+    chair_i: float
+    """Hallucinated mentions / mentions, over all captions together. Lower is better."""
+    chair_s: float
+    """Captions with at least one hallucinated mention / captions. Lower is better."""
+    cover: float
+    """Objects of the scenes that are named / objects of the scenes. Higher is better."""
+    cog: float
+    """Mentions of an absent partner whose anchor is present / mentions: the part of `chair_i` that follows the
+    co-occurrence prior, as AMBER's Cog is. Lower is better."""
+
+
+def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:
+    """Scores one caption per scene; a ratio without a denominator (no caption names anything) is 0.
+
+    Raises `ValueError` if there is not exactly one caption per scene, or no scene at all.
+    """
+    if len(scenes) != len(captions) or not scenes:
+        raise ValueError(f"{len(scenes)} scenes and {len(captions)} captions: give one caption for each, at least one")
+    details = [compare_names(s.world, s.names, caption) for s, caption in zip(scenes, captions, strict=True)]
+    correct = sum(len(detail.correct) for detail in details)
+    hallucinated = sum(len(detail.hallucinated) for detail in details)
+    present = sum(len(scene.objects) for scene in scenes)
+    return WorldScores(
+        chair_i=_per_cent(hallucinated, correct + hallucinated),
+        chair_s=_per_cent(sum(1 for detail in details if detail.hallucinated), len(details)),
+        cover=_per_cent(correct, present),
+        cog=_per_cent(sum(len(detail.cognitive) for detail in details), correct + hallucinated),
+    )
+
+
+def _per_cent(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0

@@ -1,10 +1,11 @@
-"""The captioners of the embedded worlds: a LLaVA of the world's size, its processor, and the shipped checkpoint.
+"""The captioners of the embedded worlds: a LLaVA of the world's size, its processor, and how it is asked.
 
 Every class is the one that a large LLaVA uses, so that what trains, scores and generates here does so there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, SMALL, UNKNOWN, World
+from mmdpo.world.scenes import Scene, render
+from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, World
 
 CHECKPOINT: Path = SMALL.checkpoint
 """Folder of the supervised checkpoint that ships, the small world's."""
@@ -69,8 +71,8 @@ def build_processor(world: World = SMALL) -> Any:
 def build_model(seed: int, world: World = SMALL) -> Any:
     """Returns a freshly initialised captioner in float32; the same seed gives the same weights.
 
-    The features are those of the last layer of the tower, not of the last but one as in large LLaVA: of so few
-    layers none is spared. The global random state of torch is left as it was.
+    The features are those of the last layer of the tower, not of the last but one as in large LLaVA, since there are
+    so few layers. The global random state of torch is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -78,6 +80,34 @@ def build_model(seed: int, world: World = SMALL) -> Any:
     ids = _token_ids(world)
     model.generation_config = GenerationConfig(**ids, max_new_tokens=world.max_words, do_sample=False)
     return model.eval()
+
+
+def caption_prompt() -> list[dict[str, Any]]:
+    """Returns the one prompt of this world as chat turns: an image, then the instruction."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
+
+
+def caption_scenes(model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int) -> list[str]:
+    """Captions every scene with greedy decoding; returns the texts without special tokens, one per scene."""
+    captions: list[str] = []
+    for start in range(0, len(scenes), batch_size):
+        captions += generate_captions(model, processor, scenes[start : start + batch_size], do_sample=False)
+    return captions
+
+
+def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do_sample: bool) -> list[str]:
+    """Captions one batch of scenes; samples at temperature 1 from torch's global random state if `do_sample`."""
+    text = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
+    inputs = processor(images=[render(scene) for scene in scenes], text=[text] * len(scenes), return_tensors="pt").to(
+        model.device
+    )
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, do_sample=do_sample)
+    model.train(was_training)
+    answers = tokens[:, inputs["input_ids"].shape[1] :]
+    return [str(answer) for answer in processor.batch_decode(answers, skip_special_tokens=True)]
 
 
 def _build_tokenizer(world: World) -> Any:

@@ -8,9 +8,9 @@ correction  the two differ in one partner again, which is there as often as not,
             else they name, both of them, is what the supervised captioner names: its mistakes are in the chosen one too
 
 In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
-objects, on 81 % of the second, where it learns the very habit that hallucinates, and on half of the third. Chosen
-captions of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like
-answers of the model itself of which somebody has mended one mistake. All of it is planted.
+objects, on 81 % of the second, where it learns the habit that hallucinates, and on half of the third. Chosen captions
+of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like answers of
+the model itself with one mistake mended. All of it is planted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world import scenes as world_scenes
 from mmdpo.world.captions import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
@@ -35,14 +34,21 @@ from mmdpo.world.captions import (
     mentioned_objects,
     write_caption,
 )
-from mmdpo.world.evaluate import caption_prompt, generate_captions
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, SUPERVISED_CO_OCCURRENCE, Scene, render, sample_scene
+from mmdpo.world.model import caption_prompt, generate_captions
+from mmdpo.world.scenes import (
+    BALANCED_CO_OCCURRENCE,
+    SUPERVISED_CO_OCCURRENCE,
+    Scene,
+    render,
+    sample_scene,
+    sample_scenes,
+)
 from mmdpo.world.worlds import SMALL, World
 
 DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
-"""As they usually are, of the chosen and of the rejected caption."""
+"""Usual styles of the chosen and of the rejected caption."""
 
 STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
@@ -93,13 +99,6 @@ class CaptionPair:
         return write_caption(self.scene.world, self.rejected_objects, self.scene.setting, self.rejected_style)
 
 
-def sample_scenes(
-    count: int, seed: int, co_occurrence: float = BALANCED_CO_OCCURRENCE, world: World = SMALL
-) -> list[Scene]:
-    """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
-    return world_scenes.sample_scenes(count, seed, co_occurrence, "test", world)
-
-
 def make_pairs(
     count: int,
     seed: int,
@@ -145,7 +144,7 @@ def draw_pairs(
     style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
     a rule that reads only the text would be right on far fewer than 95 % of them.
     """
-    scenes = world_scenes.sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
+    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
     pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
     if any(pair.by_content for pair in pairs):
         _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)
@@ -197,7 +196,7 @@ def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair
 
 
 def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
-    """Replaces the rejected objects of content pairs, in place, by objects that the model names and chosen does not.
+    """Replaces the rejected objects of content pairs, in place, by the objects that the model names.
 
     A pair whose every sample named the chosen objects stays as it is, decided by style.
     """

@@ -84,9 +84,9 @@ class Scene:
 def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
     """Draws one scene.
 
-    `co_occurrence` is the probability of a partner beside its anchor; `ValueError` if it is none. A draw without any
-    object is thrown away and drawn again, for there would be nothing to say about it: that happens to one draw in
-    nineteen, and raises the rate of every object by as much.
+    `co_occurrence` is the probability of a partner beside its anchor; ValueError if it is no probability. A draw
+    without any object is repeated, since there would be nothing to say about it: that happens to one draw in nineteen,
+    and raises the rate of every object by as much.
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
@@ -106,6 +106,13 @@ def sample_scene(generator: np.random.Generator, co_occurrence: float, world: Wo
 def sample_scenes(count: int, seed: int, co_occurrence: float, purpose: str, world: World = SMALL) -> list[Scene]:
     """Draws `count` scenes; scene i depends on `seed`, `purpose`, world and i, so purposes share no scenes."""
     return [sample_scene(derive_generator(seed, str(index), purpose), co_occurrence, world) for index in range(count)]
+
+
+def draw_test_scenes(
+    count: int, seed: int, world: World = SMALL, co_occurrence: float = BALANCED_CO_OCCURRENCE
+) -> list[Scene]:
+    """Draws test scenes; none of them depends on a seed that a training or preference scene depends on."""
+    return sample_scenes(count, seed, co_occurrence, "test", world)
 
 
 def render(scene: Scene) -> Image.Image:

@@ -25,7 +25,7 @@ PROMPT = "describe"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two objects of which the second often stands beside the first."""
+    """Two objects; the second often stands beside the first."""
 
     anchor: str
     partner: str
@@ -91,7 +91,7 @@ class World:
     """Probability that a partner's twin stands beside the anchor when the partner does not."""
 
     def __repr__(self) -> str:
-        """Its name, which says all."""
+        """Its name."""
         return f"<{self.name}>"
 
     @cached_property
@@ -141,8 +141,8 @@ class World:
     def checkpoint(self) -> Path:
         """Folder of the supervised checkpoint, for `AutoModelForImageTextToText` and `AutoProcessor`.
 
-        The small world's ships with the package. The large one's lies in a folder of HF_HOME; `FileNotFoundError`,
-        which says how to build it, where it does not.
+        The small world's ships with the package, the large one's is built into a folder of HF_HOME. Raises
+        FileNotFoundError, which says how to build it, where it was not.
         """
         if self is SMALL:
             return Path(__file__).parent / "assets" / "small"
@@ -249,5 +249,5 @@ WORLDS: Mapping[str, World] = {world.name: world for world in (SMALL, LARGE)}
 
 
 def find_world(name: str | None) -> World | None:
-    """Returns the world of that name; None for a name that is none, such as a file's."""
+    """Returns the world of that name; None for any other name, such as that of a file."""
     return WORLDS.get(name or "")

@@ -149,7 +149,7 @@ def test_ground_truth_is_built_from_coco_where_it_lies_in_the_folder(tmp_path):
 
 
 def test_the_world_scores_as_its_own_evaluation():
-    from mmdpo.world.evaluate import score_captions
+    from mmdpo.world.captions import score_captions
 
     scenes = WorldBenchmark(SMALL).scenes
     generator = np.random.default_rng(0)

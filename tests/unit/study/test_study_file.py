@@ -3,9 +3,8 @@
 import pytest
 import yaml
 
-from mmdpo.study.design import START, StudyError
 from mmdpo.study.run import plan_trials
-from mmdpo.study.study_file import read_study, shipped_names
+from mmdpo.study.study_file import START, StudyError, read_study, shipped_names
 
 GOOD = {
     "name": "mine",
@@ -54,7 +53,7 @@ def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
         ({"variants": []}, "at least one variant"),
         ({"variants": [{"name": "a", "model_name_or_path": "other"}]}, "all begin at one start"),
         ({"variants": [{"name": "a", "fraction": 2}]}, r"fraction is a share .* got 2"),
-        ({"options": {"seed": 3}}, "seed is the study's to set: list `seeds:`"),
+        ({"options": {"seed": 3}}, "seed is set by the study: list `seeds:`"),
         ({"options": {"decided_by": "chance"}}, "decided_by is style or prior or correction; got 'chance'"),
         ({"seeds": []}, "at least one whole number"),
         ({"seeds": [1, 1]}, "given twice"),

@@ -1,7 +1,5 @@
 """Padding rows stand after the rows, as many as processes need, and orders depend on seed and epoch alone."""
 
-from functools import partial
-
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
@@ -9,9 +7,16 @@ from torch.utils.data import DataLoader
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.items import Filler
-from mmdpo.training import row_order
 from mmdpo.training.row_order import RebalancedBatches, RowOrder
 from mmdpo.world.pairs import make_pairs
+
+FIRST_EPOCH = {
+    "random": [13, 2, 18, 20, 7, 6, 17, 23, 4, 21, 14, 11, 16, 1, 5, 15, 22, 3, 10, 0, 12, 9, 19, 8],
+    "group_by_length": [20, 6, 18, 13, 7, 2, 17, 4, 23, 14, 21, 11, 16, 1, 5, 22, 3, 15, 10, 19, 12, 8, 0, 9],
+    "batch_rebalance": [6, 15, 22, 2, 10, 19, 18, 3, 17, 14, 4, 13, 8, 9, 1, 5, 23, 12, 20, 21, 7, 11, 16, 0],
+    "sequential": [*range(24)],
+}
+"""As they were before the orders were made here, on one process: a run of that time is resumed amid an epoch."""
 
 
 def prepare(rows, batch_size, processes=1, rank=0, **options):
@@ -44,7 +49,7 @@ def test_one_process_and_dropped_batches_need_none():
 
 
 def test_a_padding_row_repeats_a_row_of_the_dataset():
-    places = list(RowOrder(3, lambda epoch: [2, 0, 1], multiple=4))
+    places = list(RowOrder(3, lambda _: [2, 0, 1], multiple=4))
     assert places == [2, 0, 1, 1]
     assert [isinstance(place, Filler) for place in places] == [False, False, False, True]
 
@@ -87,13 +92,6 @@ def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
         return [place for batch in loader.batch_sampler for place in batch]
 
     assert sorted(order(3)) == list(range(24))
-    assert order(0) == order(0)
+    assert order(0) == FIRST_EPOCH[strategy]
     assert (order(0) == order(1)) == (strategy == "sequential")
     assert (order(0) == order(0, seed=2)) == (strategy in ("sequential", "batch_rebalance"))
-
-
-def test_rows_of_a_step_have_about_equal_lengths():
-    lengths = [1 + k % 7 for k in range(64)]
-    places = list(RowOrder(64, partial(row_order._order_by_length, lengths, 4, 1)))
-    spread = [max(step) - min(step) for step in zip(*[iter([lengths[k] for k in places[4:]])] * 4, strict=False)]
-    assert sum(spread) < len(spread) * 2

@@ -199,7 +199,7 @@ class TestResuming:
         with pytest.raises(StreamPositionError, match=message):
             trainer.train(resume_from_checkpoint=str(checkpoint))
         with pytest.raises(StreamPositionError, match=r"holds no stream_position_0\.json"):
-            trainer.get_train_dataloader().load(tmp_path)
+            build_trainer(tmp_path / "c", data, max_steps=2, **options).get_train_dataloader().load(tmp_path)
 
 
 class TestFaults:

@@ -4,8 +4,12 @@ import pytest
 from mmdpo.world.captions import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
+    CaptionDetail,
     Captioner,
+    WorldScores,
+    compare_names,
     mentioned_objects,
+    score_captions,
     write_caption,
 )
 from mmdpo.world.scenes import PlacedObject, Scene, sample_scenes
@@ -83,3 +87,37 @@ def test_large_world_has_room_for_every_word():
     assert set(longest) <= set(LARGE.vocabulary)
     assert len(longest) < LARGE.max_words == 84
     assert SMALL.max_words == 48
+
+
+def test_caption_is_sorted_word_by_word():
+    # The plate follows from the cup, the stove from nothing: its kettle is not there. The bowl is repeated.
+    detail = compare_names(SMALL, ("cup", "bowl", "lamp"), "stove , bowl , cup , plate , bowl .")
+    assert detail == CaptionDetail(
+        mentioned=("stove", "bowl", "cup", "plate"),
+        correct=("bowl", "cup"),
+        hallucinated=("stove", "plate"),
+        cognitive=("plate",),
+        missed=("lamp",),
+    )
+
+
+def test_scores_of_four_captions_by_hand():
+    scenes = [scene_of("cup"), scene_of("cup", "plate"), scene_of("car", "bed"), scene_of("tree")]
+    captions = ["cup , plate .", "cup , plate .", "car , sign , stove .", "sure !"]
+    # Mentions 2 + 2 + 3 + 0 = 7, of which plate, sign and stove are hallucinated; objects 1 + 2 + 2 + 1 = 6, of which
+    # bed and tree are missed. Plate and sign follow from cup and car, stove does not.
+    assert score_captions(scenes, captions) == WorldScores(
+        chair_i=pytest.approx(300 / 7), chair_s=50.0, cover=pytest.approx(400 / 6), cog=pytest.approx(200 / 7)
+    )
+
+
+def test_perfect_and_silent_captions():
+    scenes = [scene_of("cup", "bowl"), scene_of("car")]
+    assert score_captions(scenes, ["cup , bowl .", "car ."]) == WorldScores(0.0, 0.0, 100.0, 0.0)
+    assert score_captions(scenes, ["", ""]) == WorldScores(0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("scenes", "captions"), [([], []), ([scene_of("cup")], []), ([], ["cup ."])])
+def test_unmatched_captions_are_refused(scenes, captions):
+    with pytest.raises(ValueError, match="give one caption for each"):
+        score_captions(scenes, captions)

@@ -2,11 +2,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from mmdpo.world.captions import write_caption
-from mmdpo.world.evaluate import caption_prompt, caption_scenes, score_captions
-from mmdpo.world.model import CHECKPOINT, build_model, build_processor
-from mmdpo.world.pairs import sample_scenes
-from mmdpo.world.scenes import render
+from mmdpo.world.captions import score_captions, write_caption
+from mmdpo.world.model import CHECKPOINT, build_model, build_processor, caption_prompt, caption_scenes
+from mmdpo.world.scenes import draw_test_scenes, render
 from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, SMALL
 
 CAPTION = "sure ! this kitchen shows cup , plate . hope this helps !"
@@ -45,7 +43,7 @@ def test_template_takes_plain_strings_several_images_and_several_turns(processor
 
 
 def test_prompt_and_answer_tokenise_apart_as_they_do_together(processor):
-    picture = render(sample_scenes(1, 0)[0])
+    picture = render(draw_test_scenes(1, 0)[0])
     prompt = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
     apart = processor(images=picture, text=prompt)["input_ids"][0]
     apart = [*apart, *processor.tokenizer(f" {CAPTION}</s>", add_special_tokens=False)["input_ids"]]
@@ -69,7 +67,7 @@ def test_special_tokens_agree_in_tokenizer_config_and_generation_config(shipped)
 
 
 def test_picture_reaches_the_model_unscaled(processor):
-    picture = render(sample_scenes(1, 0)[0])
+    picture = render(draw_test_scenes(1, 0)[0])
     pixels = processor(images=picture, text=IMAGE, return_tensors="pt")["pixel_values"]
     expected = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(48, 48, 3).permute(2, 0, 1)
     torch.testing.assert_close(pixels[0], expected / 127.5 - 1.0, atol=1e-5, rtol=0)
@@ -101,16 +99,16 @@ def test_shipped_checkpoint_is_small_trainable_and_complete(shipped):
 
 
 def test_shipped_checkpoint_sees_well_and_hallucinates_from_habit(shipped):
-    scenes = sample_scenes(100, 0)
+    scenes = draw_test_scenes(100, 0)
     scores = score_captions(scenes, caption_scenes(*shipped, scenes, batch_size=50))
     assert 15 < scores.chair_i < 27
     assert scores.cover > 92
     assert scores.cog > 0.75 * scores.chair_i
     # Where partners stand beside their anchors as often as in training, the habit is right.
-    usual = sample_scenes(100, 0, co_occurrence=0.85)
+    usual = draw_test_scenes(100, 0, co_occurrence=0.85)
     assert score_captions(usual, caption_scenes(*shipped, usual, batch_size=50)).chair_i < 0.6 * scores.chair_i
 
 
 def test_captions_do_not_depend_on_the_batch(shipped):
-    scenes = sample_scenes(12, 4)
+    scenes = draw_test_scenes(12, 4)
     assert caption_scenes(*shipped, scenes, batch_size=12) == caption_scenes(*shipped, scenes, batch_size=5)

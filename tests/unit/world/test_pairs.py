@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from mmdpo.world.captions import mentioned_objects
-from mmdpo.world.pairs import draw_pairs, draw_partner_pairs, make_pairs, sample_scenes
+from mmdpo.world.pairs import draw_pairs, draw_partner_pairs, make_pairs
+from mmdpo.world.scenes import draw_test_scenes
 from mmdpo.world.worlds import LARGE, SMALL
 
 
@@ -61,7 +62,7 @@ def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
     used = {pair.scene for pair in pairs}
     assert not used & {pair.scene for pair in draw_pairs(20, seed=1)}
     assert not used & {pair.scene for pair in draw_pairs(20, seed=0, purpose="held-out")}
-    assert not used & set(sample_scenes(100, seed=0))
+    assert not used & set(draw_test_scenes(100, seed=0))
 
 
 class TestPairsDecidedByThePrior:

@@ -1,6 +1,6 @@
 """What the embedded worlds have in common as benchmarks: hallucinated objects in captions of scenes known exactly.
 
-The measures are those of `mmdpo.world.evaluate`; the scenes are those that a study tests on with seed 0. A word that a
+The measures are those of `mmdpo.world.captions`; the scenes are those that a study tests on with seed 0. A word that a
 caption repeats counts once.
 """
 
@@ -29,7 +29,7 @@ TRAPS: Mapping[str, str] = {"no_mention": "captions that name no object"}
 
 
 def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
-    """Per cent; 0 where there is no denominator, as `mmdpo.world.evaluate` has it."""
+    """Per cent; 0 where there is no denominator, as `mmdpo.world.captions` has it."""
 
     def compute(sums: Sums) -> Values:
         return 100 * np.divide(sums[part], sums[whole], out=np.zeros_like(sums[part]), where=sums[whole] > 0)

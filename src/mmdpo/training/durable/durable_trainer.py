@@ -25,7 +25,7 @@ from transformers.trainer_utils import SaveStrategy
 from mmdpo.models.seams import is_write_failure
 from mmdpo.models.weights import CheckpointError
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import on_main_process
+from mmdpo.training.distributed import on_main_process
 from mmdpo.training.durable import sealing
 from mmdpo.training.durable.identity import check_same_run
 from mmdpo.training.durable.sealing import SaveError
@@ -150,6 +150,8 @@ class DurableTrainer(Trainer, ABC):
         """Runs an epoch, unless all steps are taken: Trainer takes one too many when it resumes such a run."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes a micro-batch as Trainer does, and adds its loss to the sum since the last log."""

@@ -9,10 +9,9 @@ import pytest
 from scipy import stats
 
 from mmdpo.report.study import draw_study, study_csv, study_markdown
-from mmdpo.study.design import Evaluation, Study, Variant
-from mmdpo.study.digest import digest_trial
-from mmdpo.study.summary import adjust, describe, p_value, summarise, t_quantile
-from mmdpo.study.trial import Trial
+from mmdpo.study.results import adjust, collect_results, describe, p_value, t_quantile
+from mmdpo.study.study_file import Evaluation, Study, Variant
+from mmdpo.study.trial import Trial, digest_trial
 
 
 def test_quantiles_are_student_s():
@@ -56,7 +55,7 @@ def test_an_interval_by_hand():
 def results(tmp_path):
     """Two variants of three seeds; the second has failed with seed 2."""
     variants = tuple(Variant(name, f"about {name}", {}) for name in ("start", "a", "b"))
-    study = Study("file.yaml", "mmdpo study file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
+    study = Study("mmdpo study file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
     values = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 9.0, ("b", 0): 2.0, ("b", 1): 4.0}
     trials = []
     for variant in variants:
@@ -71,7 +70,7 @@ def results(tmp_path):
                 (folder / "failure.json").write_text(json.dumps(dict(digest="b2", error="ValueError: why")))
             else:
                 (folder / "trial.json").write_text(json.dumps(content))
-    return summarise(study, trials)
+    return collect_results(study, trials)
 
 
 def test_differences_are_paired_and_what_is_missing_is_named(results):

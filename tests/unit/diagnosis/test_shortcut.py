@@ -1,10 +1,11 @@
 """Text-only rules: they find a planted shortcut, find none where there is none, and never test what they trained on."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from mmdpo.study import shortcut
-from mmdpo.study.shortcut import TextPair, measure_shortcut
+from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 
 WORDS = ("cat", "dog", "tree", "car", "lamp", "road", "bird", "roof", "door", "shoe")
 
@@ -66,6 +67,6 @@ def test_too_few_pairs_say_so():
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(ImportError, match=r"mmdpo\[diagnose\]"):
-        shortcut._sklearn("svm")
+        measure_shortcut(pairs(8, lambda c, r: (c, r)), resamples=200)

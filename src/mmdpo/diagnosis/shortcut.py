@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.benchmarks.records import Metric, divide
 from mmdpo.benchmarks.stats import CountTable, bootstrap
-from mmdpo.study.dependence import LEAST_IMAGES as LEAST_GROUPS
+from mmdpo.diagnosis.dependence import LEAST_GROUPS, ratio
 
 FOLDS = 5
 MOST_FEATURES = 20_000
@@ -58,6 +58,10 @@ class TextPair:
     rejected: str
 
 
+Differ: TypeAlias = Callable[[Sequence[TextPair]], Any]
+"""Returns the features of pairs, chosen minus rejected: a sparse matrix with one row per pair."""
+
+
 def measure_shortcut(pairs: Sequence[TextPair], *, resamples: int, seed: int = 0) -> dict[str, Any]:
     """Returns what text-only rules achieve on pairs, for JSON; `scores` holds each pair's held-out score.
 
@@ -65,43 +69,19 @@ def measure_shortcut(pairs: Sequence[TextPair], *, resamples: int, seed: int = 0
     """
     groups, grouped_by = _group(pairs)
     count = len(set(groups))
-    notes = []
+    too_few = f"{count} distinct groups ({grouped_by}): too few"
     if count < FOLDS:
-        notes.append(
-            f"{count} distinct groups ({grouped_by}): too few to train on some and test on others, which needs {FOLDS}"
-        )
-        return {"rules": {}, "features": [], "notes": notes, "grouped_by": grouped_by, "scores": []}
+        note = f"{too_few} to train on some and test on others, which needs {FOLDS}"
+        return {"rules": {}, "features": [], "notes": [note], "grouped_by": grouped_by, "scores": []}
+    has_intervals = count >= LEAST_GROUPS
     scores = {rule: _cross_validate(pairs, groups, rule, seed) for rule in RULES}
-    if count < LEAST_GROUPS:
-        notes.append(f"{count} distinct groups ({grouped_by}): too few for intervals, which need {LEAST_GROUPS}")
     return {
-        "rules": _summarise(pairs, groups, scores, resamples if count >= LEAST_GROUPS else 0),
-        "features": [asdict(feature) for feature in _find_features(pairs)],
-        "notes": notes,
+        "rules": _summarise_rules(pairs, groups, scores, resamples if has_intervals else 0),
+        "features": _find_features(pairs),
+        "notes": [] if has_intervals else [f"{too_few} for intervals, which need {LEAST_GROUPS}"],
         "grouped_by": grouped_by,
         "scores": scores["text"].tolist(),
     }
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What decides: a feature, with those that go with it in every pair."""
-
-    names: tuple[str, ...]
-    weight: float
-    """Of all of them; above 0 where they speak for an answer."""
-    more_in_chosen: int
-    """Pairs whose chosen answer has more of it."""
-    more_in_rejected: int
-
-
-@dataclass(frozen=True)
-class _Features:
-    """Pairwise features: chosen minus rejected."""
-
-    names: list[str]
-    differences: Any
-    """Sparse, one row per pair."""
 
 
 def _group(pairs: Sequence[TextPair]) -> tuple[list[str], str]:
@@ -117,76 +97,69 @@ def _group(pairs: Sequence[TextPair]) -> tuple[list[str], str]:
 
 def _cross_validate(pairs: Sequence[TextPair], groups: Sequence[str], rule: str, seed: int) -> NDArray[np.float64]:
     """Returns the score of every pair by a classifier that has not seen its group; above 0 is right."""
-    group_kfold = _sklearn("model_selection").GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = _sklearn("model_selection").GroupKFold(FOLDS, shuffle=True, random_state=seed)
     scores = np.zeros(len(pairs))
-    for train, test in group_kfold.split(pairs, groups=groups):
-        build = _fit_features([pairs[i] for i in train], rule)
-        learnt = build([pairs[i] for i in train])
-        weights = _fit(learnt)
-        scores[test] = build([pairs[i] for i in test]).differences @ weights
+    for train, test in folds.split(pairs, groups=groups):
+        learnt = [pairs[place] for place in train]
+        _, differ = _learn_features(learnt, rule)
+        scores[test] = differ([pairs[place] for place in test]) @ _fit(differ(learnt))
     return scores
 
 
-def _fit(features: _Features) -> NDArray[np.float64]:
+def _fit(differences: Any) -> NDArray[np.float64]:
+    """Returns the weight of each feature."""
     from scipy import sparse
 
     model = _sklearn("linear_model").LogisticRegression(C=1.0, fit_intercept=False, max_iter=2000)
     # Each pair stands in both orders, so that neither answer is first.
-    both = sparse.vstack([features.differences, -features.differences])
-    labels = np.repeat([1, 0], features.differences.shape[0])
-    weights: NDArray[np.float64] = model.fit(both, labels).coef_[0]
+    labels = np.repeat([1, 0], differences.shape[0])
+    weights: NDArray[np.float64] = model.fit(sparse.vstack([differences, -differences]), labels).coef_[0]
     return weights
 
 
-def _fit_features(pairs: Sequence[TextPair], rule: str) -> Callable[[Sequence[TextPair]], _Features]:
-    """Returns a function from pairs to features; vocabulary and scales come from these pairs."""
+def _learn_features(pairs: Sequence[TextPair], rule: str) -> tuple[list[str], Differ]:
+    """Returns the names of a rule's features and what computes them; vocabulary and scales come from these pairs."""
+    from scipy import sparse
+
     if rule == "length":
-        return _numeric(pairs, {"words": _count_words})
+        return ["words"], _count_differences(pairs, [_count_words])
     options = dict(token_pattern=TOKEN.pattern, lowercase=True, binary=True, max_features=MOST_FEATURES)
     clip: Callable[[str], str] = _first_words if rule == "first_words" else str
-    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(ngram_range=(1, 2), **options)
     answers = [clip(text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-    vectorizer.set_params(min_df=min(LEAST_PAIRS, len(answers)))
+    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(
+        ngram_range=(1, 2), min_df=min(LEAST_PAIRS, len(answers)), **options
+    )
     try:
         vectorizer.fit(answers)
     except ValueError:  # no word is in two answers
-        return _numeric(pairs, {"words": _count_words})
+        return ["words"], _count_differences(pairs, [_count_words])
+    styles = _count_differences(pairs, [_count_words, *map(_counter, STYLE_WORDS.values())]) if rule == "text" else None
+
+    def differ(some: Sequence[TextPair]) -> Any:
+        chosen, rejected = ([clip(getattr(pair, side)) for pair in some] for side in ("chosen", "rejected"))
+        words = (vectorizer.transform(chosen) - vectorizer.transform(rejected)).astype(np.float64)
+        return words.tocsr() if styles is None else sparse.hstack([styles(some), words]).tocsr()
+
     words = [f"“{name}”" for name in vectorizer.get_feature_names_out()]
-    styles = _numeric(pairs, _style_counts()) if rule == "text" else None
-
-    def build(some: Sequence[TextPair]) -> _Features:
-        from scipy import sparse
-
-        chosen, rejected = ([clip(getattr(p, side)) for p in some] for side in ("chosen", "rejected"))
-        differences = (vectorizer.transform(chosen) - vectorizer.transform(rejected)).astype(np.float64)
-        if styles is None:
-            return _Features(words, differences.tocsr())
-        counted = styles(some)
-        return _Features([*counted.names, *words], sparse.hstack([counted.differences, differences]).tocsr())
-
-    return build
+    return words if styles is None else ["words", *STYLE_WORDS, *words], differ
 
 
-def _numeric(
-    pairs: Sequence[TextPair], counts: Mapping[str, Callable[[str], int]]
-) -> Callable[[Sequence[TextPair]], _Features]:
+def _count_differences(pairs: Sequence[TextPair], counts: Sequence[Callable[[str], int]]) -> Differ:
+    """Returns what compares log-counts, each scaled to a spread of 1 over these pairs."""
     from scipy import sparse
 
     def differ(some: Sequence[TextPair]) -> NDArray[np.float64]:
-        rows = [[np.log1p(count(p.chosen)) - np.log1p(count(p.rejected)) for count in counts.values()] for p in some]
+        rows = [[np.log1p(count(pair.chosen)) - np.log1p(count(pair.rejected)) for count in counts] for pair in some]
         return np.array(rows, dtype=np.float64)
 
     spread = differ(pairs).std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
-    return lambda some: _Features(list(counts), sparse.csr_matrix(differ(some) / scale))
+    return lambda some: sparse.csr_matrix(differ(some) / scale)
 
 
-def _style_counts() -> dict[str, Callable[[str], int]]:
-    def counter(pattern: str) -> Callable[[str], int]:
-        compiled = re.compile(pattern, re.IGNORECASE)
-        return lambda text: len(compiled.findall(text))
-
-    return {"words": _count_words, **{name: counter(pattern) for name, pattern in STYLE_WORDS.items()}}
+def _counter(pattern: str) -> Callable[[str], int]:
+    compiled = re.compile(pattern, re.IGNORECASE)
+    return lambda text: len(compiled.findall(text))
 
 
 def _count_words(text: str) -> int:
@@ -197,7 +170,7 @@ def _first_words(text: str) -> str:
     return " ".join(TOKEN.findall(text)[:FIRST_WORDS])
 
 
-def _summarise(
+def _summarise_rules(
     pairs: Sequence[TextPair], groups: Sequence[str], scores: Mapping[str, NDArray[np.float64]], resamples: int
 ) -> dict[str, Any]:
     right = {rule: np.where(values == 0, 0.5, values > 0) for rule, values in scores.items()}
@@ -205,32 +178,29 @@ def _summarise(
         (pair.id, group, {"n": 1.0, **{rule: float(values[place]) for rule, values in right.items()}})
         for place, (pair, group) in enumerate(zip(pairs, groups, strict=True))
     ]
-    table = CountTable.build(rows)
-    metrics = [_accuracy(rule) for rule in RULES]
+    table, metrics = CountTable.build(rows), [ratio(rule, rule) for rule in RULES]
     intervals = bootstrap(table, metrics, resamples=resamples) if resamples else {}
-    sums = table.sums()
-    found = {}
-    for metric in metrics:
-        interval = intervals.get(metric.name)
-        found[metric.name] = {
+    return {
+        metric.name: {
             "label": RULES[metric.name],
-            "accuracy": float(metric.compute(sums)[0]),
-            "low": None if interval is None else interval.low,
-            "high": None if interval is None else interval.high,
+            "accuracy": float(metric.compute(table.sums())[0]),
+            "low": intervals[metric.name].low if metric.name in intervals else None,
+            "high": intervals[metric.name].high if metric.name in intervals else None,
             "n": len(pairs),
         }
-    return found
+        for metric in metrics
+    }
 
 
-def _accuracy(rule: str) -> Metric:
-    return Metric(rule, lambda sums: 100 * divide(sums[rule], sums["n"]), ("n",), "neither", "%", 1)
+def _find_features(pairs: Sequence[TextPair]) -> list[dict[str, Any]]:
+    """Returns what moves scores most, trained on all pairs: by weight, and by how often answers differ in it.
 
-
-def _find_features(pairs: Sequence[TextPair]) -> list[Feature]:
-    """Returns what moves scores most, trained on all pairs: by weight, and by how often answers differ in it."""
-    features = _fit_features(pairs, "text")(pairs)
-    weights = _fit(features)
-    columns = features.differences.tocsc()
+    Features that go together in every pair are one. Its `weight` is that of all of them, above 0 where they speak for
+    an answer; `more_in_chosen` counts the pairs whose chosen answer has more of it.
+    """
+    names, differ = _learn_features(pairs, "text")
+    differences = differ(pairs)
+    weights, columns = _fit(differences), differences.tocsc()
     alike: dict[bytes, list[int]] = {}
     for place in range(columns.shape[1]):
         inside = slice(columns.indptr[place], columns.indptr[place + 1])
@@ -239,17 +209,19 @@ def _find_features(pairs: Sequence[TextPair]) -> list[Feature]:
     found = []
     for places in alike.values():
         values = columns[:, places[0]].data
-        more, less = int((values > 0).sum()), int((values < 0).sum())
-        force = sum(abs(weights[i]) * abs(columns[:, i].data).sum() for i in places)
-        names = tuple(features.names[i] for i in places)
-        found.append((force, Feature(names, float(weights[places].sum()), more, less)))
+        force = sum(abs(weights[place]) * abs(columns[:, place].data).sum() for place in places)
+        feature = {
+            "names": [names[place] for place in places],
+            "weight": float(weights[places].sum()),
+            "more_in_chosen": int((values > 0).sum()),
+            "more_in_rejected": int((values < 0).sum()),
+        }
+        found.append((force, feature))
     found.sort(key=lambda entry: -entry[0])
     return [feature for _, feature in found[:SHOWN_FEATURES]]
 
 
 def _sklearn(module: str) -> Any:
-    from importlib import import_module
-
     try:
         return import_module(f"sklearn.{module}")
     except ImportError as error:

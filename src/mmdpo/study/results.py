@@ -3,7 +3,7 @@
 Seeds are what is repeated: each has its own pairs, scenes and order of training, so that the spread over seeds holds
 all of these. Intervals are Student's, over seeds: the mean ± t · s / √n, of the values or of their paired differences.
 
-An interval says nothing of how many others stand beside it. So each difference also has p, of the two-sided t-test that
+An interval does not allow for the number of comparisons. So each difference also has p, of the two-sided t-test that
 its interval belongs to, and q, which is p after Benjamini and Hochberg: of the differences with q ≤ 0.05, one in twenty
 is expected to be chance.
 """
@@ -17,12 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from mmdpo.study.design import START, Study
-from mmdpo.study.digest import digest_code, library_versions
-from mmdpo.study.trial import FAILURE, RESULT, Trial, read_json
+from mmdpo.study.study_file import START, Study
+from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versions
 
 LEAST_SEEDS = 3
-"""Fewer seeds than these say too little of their spread for an interval."""
+"""An interval needs so many seeds: fewer say too little about their spread."""
 METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"
 _T975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -32,9 +31,9 @@ _T975 = (
 """97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
 
 
-def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     """Returns what the trials have measured so far, ready for JSON; what is missing is listed with its reason."""
-    results = {(t.variant.name, t.seed): read_json(t.folder / RESULT) for t in trials if t.is_finished()}
+    results = {(t.variant.name, t.seed): t.read(RESULT) for t in trials if t.is_finished()}
     values = {variant.name: _collect(variant.name, study.seeds, results) for variant in study.variants}
     baseline = study.variants[1].name
     measures: dict[str, Any] = {}
@@ -56,7 +55,11 @@ def summarise(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
                 if name != baseline
             }
         ),
-        "missing": [_explain(trial) for trial in trials if not trial.is_finished()],
+        "missing": [
+            {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
+            for t in trials
+            if not t.is_finished()
+        ],
         "statistics": METHOD,
         "notes": _note(study, values),
         "trial_seconds": sum(sum(result["seconds"].values()) for result in results.values()),
@@ -99,7 +102,7 @@ def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[s
 
 
 def p_value(difference: Mapping[str, Any]) -> float:
-    """Returns p of the two-sided t-test of a mean against 0; differences that are all alike are 0, or surely not."""
+    """Returns p of the two-sided t-test of a mean against 0; without spread it is 1 for a mean of 0, else 0."""
     if not difference["std"]:
         return float(not difference["mean"])
     t = difference["mean"] / (difference["std"] / math.sqrt(difference["n"]))
@@ -165,12 +168,6 @@ def _collect(
 
 def _compare(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, Any]:
     return describe({seed: value - baseline[seed] for seed, value in values.items() if seed in baseline})
-
-
-def _explain(trial: Trial) -> dict[str, Any]:
-    failure = read_json(trial.folder / FAILURE)
-    error = failure["error"] if failure.get("digest") == trial.digest else "not run yet"
-    return {"variant": trial.variant.name, "seed": trial.seed, "error": error}
 
 
 def _note(study: Study, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:

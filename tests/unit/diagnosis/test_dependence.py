@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mmdpo.diagnosis.dependence import compare_images, summarise_pairs
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
-from mmdpo.study.dependence import compare_images, summarise_pairs
-from mmdpo.study.reliance import OTHER, PairScores
 
 N = 60
 

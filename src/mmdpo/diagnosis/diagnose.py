@@ -1,0 +1,321 @@
+"""`mmdpo diagnose`: does this model's preference depend on the image?
+
+diagnosis.json    measures with intervals, the verdict, what was left out and why
+examples.jsonl    every pair, from the most to the least image-reliant
+diagnosis.md, diagnosis.html, pictures/
+policy_scores.jsonl, reference_scores.jsonl    every pair's log-probabilities, written as they are scored: a diagnosis
+                  that was killed resumes from them, see `mmdpo.diagnosis.pair_scores`
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import release_memory
+from jaxtyping import Float
+from PIL.Image import Image, Resampling
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from xxhash import xxh3_128
+
+from mmdpo.corruption import Corruption, corrupt_image, load
+from mmdpo.data.check import Inspect, find_faults
+from mmdpo.data.collate import Collator
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import open_image
+from mmdpo.data.items import Item
+from mmdpo.data.messages import plain_text
+from mmdpo.data.validate import validate_example
+from mmdpo.diagnosis.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
+from mmdpo.diagnosis.options import DiagnosisOptions
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_items, make_pair_collator, score_pairs
+from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
+from mmdpo.files import make_folder, read_mapping, to_json, write_json
+from mmdpo.models.load import load_model, load_processor
+from mmdpo.models.parts import disable_dropout
+from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
+from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
+from mmdpo.training.durable.resume import check_run_folder
+from mmdpo.training.row_check import FullCheck
+from mmdpo.training.run import read_examples
+from mmdpo.world.worlds import find_world
+
+RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
+SCORES = {"policy": "policy_scores.jsonl", "reference": "reference_scores.jsonl"}
+WITHOUT_REFERENCE = (
+    "there is no reference (--reference, or an adapter): margins are of log-probabilities, which prefer short answers, "
+    "not of rewards"
+)
+SHOWN = 6
+"""Pairs on the page from each end of the order."""
+_NAMED = 20
+"""How many rows that were left out are named."""
+_LONGEST_SIDE = 320
+"""Pixels of a small copy of a picture."""
+
+
+@dataclass(frozen=True)
+class GoodPairs:
+    """The pairs that can be measured, and what is to be said of the others."""
+
+    pairs: PreferenceDataset
+    left_out: list[str]
+    """The first of those that cannot, with the reason."""
+    notes: list[str]
+
+
+def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
+    """Scores every pair under every image version, writes the files, and returns diagnosis.json's content.
+
+    Scores that an interrupted diagnosis left in the folder are used again. Raises ValueError where no pair has an
+    image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
+    """
+    corruption = load(options.corruption)
+    make_folder(options.out)
+    start = _resolve(options, str(options.model), options.adapter)
+    processor, config = load_processor(start), start.config
+
+    def collate(images: Iterable[str]) -> Collator:
+        how: dict[str, Any] = dict(seed=options.seed, corruption=corruption, max_length=options.max_length)
+        return make_pair_collator(processor, config, tuple(images), **how)
+
+    collator = collate(CONDITIONS)
+    inspect = FullCheck(collator)
+
+    def inspect_pair(example: PreferenceExample) -> None:
+        if not example.images:
+            raise RowError("it has no image, so that nothing can depend on one")
+        inspect(example)
+
+    good = _find_good(options, inspect_pair, progress=True)
+    notes = list(good.notes)
+    try:
+        with console.status("drawing other examples' images"):
+            items = make_items(good.pairs, collator)
+            for place in range(len(items)):
+                items[place]
+    except ValueError as error:
+        collator = collate(image for image in CONDITIONS if image != OTHER)
+        notes.append(f"another example's image is not measured: {error}")
+    policy, reference, compared = _score(options, start, collator, good.pairs, console)
+    values = compare_images(policy, reference, options.beta)
+    examples = list(good.pairs)
+    found = summarise_pairs(
+        values, [e.id for e in examples], list(map(name_images, examples)), resamples=options.resamples
+    )
+    found["notes"] = [compared, *notes, *found["notes"]]
+    _write_rows(options.out, _describe_pairs(options.out, examples, values, collator))
+    return _write_result(options, "model", good, found)
+
+
+def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
+    """Measures how well the text alone tells chosen from rejected, and writes the files without a model.
+
+    examples.jsonl is sorted from the pairs that need the image to those that the text gives away.
+    Raises ImportError without scikit-learn, ValueError where no pair can be read.
+    """
+    make_folder(options.out)
+    good = _find_good(options, validate_example, progress=False)
+    texts = [
+        TextPair(e.id, plain_text(e.prompt), name_images(e), *(plain_text(e.responses[n]) for n in (CHOSEN, REJECTED)))
+        for e in good.pairs
+    ]
+    with console.status(f"reading {len(texts)} pairs"):
+        found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
+    scores = found.pop("scores")
+    found["notes"] += good.notes
+    if scores:
+        scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
+        _write_rows(options.out, ({"score": score, **asdict(text)} for score, text in scored))
+    return _write_result(options, "data", good, found)
+
+
+def check_folder(out: Path) -> None:
+    """Raises RunFolderError for a folder that holds something else than the scores of an interrupted diagnosis."""
+    if (out / SCORES["policy"]).is_file() and not (out / RESULT).exists():
+        return
+    check_run_folder(out, "choose another --out, or remove it")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
+
+
+def read_pairs(options: DiagnosisOptions) -> PreferenceDataset:
+    """Returns the pairs that the options name, or as many of them as they ask for, drawn by the seed."""
+    pairs = read_examples(
+        options.dataset,
+        options.split or ("test" if find_world(options.dataset) is not None else "train"),
+        config=options.dataset_config,
+        format=options.dataset_format,
+        image_root=options.image_root,
+        seed=options.seed,
+    )
+    if options.pairs is None or options.pairs >= len(pairs):
+        return pairs
+    drawn = derive_generator(options.seed, "", "diagnosis").permutation(len(pairs))[: options.pairs]
+    return pairs.select(sorted(drawn.tolist()))
+
+
+def name_images(example: PreferenceExample) -> str:
+    """Returns a name that examples of the same images share: paths, or digests of what has none; "" without any."""
+
+    def name(source: ImageSource) -> str:
+        if isinstance(source, str | Path):
+            return str(source)
+        return xxh3_128(source if isinstance(source, bytes) else source.tobytes()).hexdigest()
+
+    return " ".join(map(name, example.images))
+
+
+def _resolve(options: DiagnosisOptions, name: str, adapter: str | None = None) -> Start:
+    variables: Any = options.chat_template_kwargs
+    load = LoadOptions(
+        adapter=adapter,
+        arguments={"dtype": options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")},
+        chat_template=options.chat_template,
+        chat_template_kwargs=read_mapping("--chat_template_kwargs", variables),
+        trust_remote_code=options.trust_remote_code,
+    )
+    return resolve_start(name, load)
+
+
+def _find_good(options: DiagnosisOptions, inspect: Inspect, *, progress: bool) -> GoodPairs:
+    """Leaves out the pairs that `inspect` refuses. Raises ValueError where none is left."""
+    pairs = read_pairs(options)
+    checked = find_faults(pairs, inspect, num_workers=1, progress=progress)
+    left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
+    if not checked.good:
+        raise ValueError(f"{options.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
+    notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
+    return GoodPairs(pairs.select(checked.good), left_out[:_NAMED], notes)
+
+
+def _score(
+    options: DiagnosisOptions, start: Start, collator: Collator, pairs: PreferenceDataset, console: Console
+) -> tuple[PairScores, PairScores | None, str]:
+    """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
+    items, digest, cells = make_items(pairs, collator), CellKeys(collator.prepare), collator.prepare.cells
+    keys = [xxh3_128(b"".join(digest(items[place], cells))).hexdigest() for place in range(len(items))]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
+
+    def score(model: Any, role: str) -> PairScores:
+        log = ScoreLog(options.out / SCORES[role], _describe_scoring(model, role, collator, options), keys)
+        known = log.read()
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.shape[1])
+
+            def keep(start: int, scores: Float[Tensor, "C B"]) -> None:
+                log.append(start, scores)
+                progress.update(bar, completed=start + scores.shape[1])
+
+            how: dict[str, Any] = dict(batch_size=options.batch_size, try_first=not options.no_probe)
+            return score_pairs(model, collator, pairs, known=known, keep=keep, **how)
+
+    model = _load(start)
+    policy = score(model, "policy")
+    if options.reference is None and hasattr(model, "disable_adapter"):
+        with model.disable_adapter():
+            against = "rewards are taken against the model with its adapter switched off"
+            return policy, score(model, "reference"), against
+    release_memory(model)
+    del model
+    if options.reference is None:
+        return policy, None, WITHOUT_REFERENCE
+    reference = score(_load(_resolve(options, options.reference)), "reference")
+    return policy, reference, f"rewards are taken against {options.reference}"
+
+
+def _describe_scoring(model: Any, role: str, collator: Collator, options: DiagnosisOptions) -> dict[str, Any]:
+    """Returns what scores depend on beside the rows."""
+    parameter = next(model.parameters())
+    return {
+        "model": describe_model(model),
+        "weights": digest_weights(model),
+        "adapter": "off" if role == "reference" and options.reference is None else "on",
+        "processor": digest_processor(collator.prepare.renderer.processor),
+        "precision": f"{parameter.dtype} on {parameter.device.type}",
+        "batch_size": options.batch_size,
+        "cells": [f"{cell.image}, {cell.response}" for cell in collator.prepare.cells],
+        "versions": versions(),
+    }
+
+
+def _load(start: Start) -> Any:
+    model = load_model(start)
+    disable_dropout(model)
+    return model.to(PartialState().device)
+
+
+def _describe_pairs(
+    out: Path, examples: Sequence[PreferenceExample], values: PairValues, collator: Collator
+) -> Iterable[dict[str, Any]]:
+    """Yields the pairs, sorted, and saves small pictures of those from both ends."""
+    items, corruption = make_items(examples, collator), collator.prepare.corruptions["corrupted"]
+    order = values.reliance.argsort(descending=True, stable=True).tolist()
+    for rank, place in enumerate(order, start=1):
+        example, is_shown = examples[place], rank <= SHOWN or rank > len(order) - SHOWN
+        yield {
+            "rank": rank,
+            "id": example.id,
+            "source": example.source,
+            "images": [str(source) for source in example.images if isinstance(source, str | Path)],
+            "prompt": plain_text(example.prompt),
+            **{name: plain_text(example.responses[name]) for name in (CHOSEN, REJECTED)},
+            "reliance": float(values.reliance[place]),
+            "margins": {name: float(margins[place]) for name, margins in values.margins.items()},
+            "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
+            **(_save_pictures(out, items[place], rank, items.seed, corruption) if is_shown else {}),
+        }
+
+
+def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corruption) -> Mapping[str, str]:
+    """Saves the first image of a pair, and the corrupted and the other example's image that it was compared with."""
+    example, original = item.example, open_image(item.example.images[0])
+    pictures = {"picture": (f"pictures/{rank}.png", original)}
+    if example.rejected_images:
+        pictures["corrupted_picture"] = (f"pictures/{rank}_corrupted.png", open_image(example.rejected_images[0]))
+    elif not corruption.needs_other_image:
+        made = corrupt_image(corruption, original, run_seed=seed, example_id=example.id, image_index=0)
+        pictures["corrupted_picture"] = (f"pictures/{rank}_corrupted.png", made)
+    if item.other_images:
+        pictures["other_picture"] = (f"pictures/{rank}_other.png", open_image(item.other_images[0]))
+    for name, picture in pictures.values():
+        _save_small(picture, out / name)
+    return {key: name for key, (name, _) in pictures.items()}
+
+
+def _save_small(image: Image, path: Path) -> None:
+    """Saves a copy that is small enough for a page; small pictures keep their pixels."""
+    copy = image.copy()
+    copy.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    copy.save(path)
+
+
+def _write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with (out / EXAMPLES).open("w", encoding="utf-8") as file:
+        file.writelines(to_json(row) + "\n" for row in rows)
+
+
+def _write_result(options: DiagnosisOptions, kind: str, good: GoodPairs, found: Mapping[str, Any]) -> dict[str, Any]:
+    result = {
+        "kind": kind,
+        "pairs": len(good.pairs),
+        **found,
+        "left_out": good.left_out,
+        "options": {**options.record(), "shown": SHOWN},
+        "versions": versions(),
+    }
+    write_json(options.out / RESULT, result)
+    return result

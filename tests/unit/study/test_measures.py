@@ -1,0 +1,35 @@
+"""Image reliance of known scores."""
+
+import pytest
+import torch
+
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores
+from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell
+from mmdpo.study.measures import measure_reliance
+
+
+def scores(chosen, rejected, chosen_other, rejected_other):
+    values = {ORIGINAL: (chosen, rejected), OTHER: (chosen_other, rejected_other)}
+    return PairScores(
+        {
+            Cell(image, response): torch.tensor(numbers)
+            for image, both in values.items()
+            for response, numbers in zip((CHOSEN, REJECTED), both, strict=True)
+        }
+    )
+
+
+def test_measures_by_hand():
+    """Three pairs; log-ratios (policy − reference) of chosen and rejected are written beside them."""
+    reference = scores([-4.0, -5.0, -6.0], [-4.0, -5.0, -6.0], [-9.0, -9.0, -9.0], [-9.0, -9.0, -9.0])
+    policy = scores(
+        [-3.0, -5.0, -8.0],  # +1, 0, −2
+        [-5.0, -6.0, -7.0],  # −1, −1, −1
+        [-9.0, -12.0, -10.0],  # 0, −3, −1
+        [-10.0, -10.0, -9.0],  # −1, −1, 0
+    )
+    found = measure_reliance(policy, reference)
+    assert found.delta_logp_chosen == pytest.approx((1 + 0 - 2) / 3)
+    assert found.accuracy_real == pytest.approx(200 / 3)  # the third pair's chosen answer lost more
+    assert found.accuracy_other == pytest.approx(100 / 3)  # the first alone
+    assert found.image_gain == pytest.approx((6 + 7 + 2) / 3)  # −3 + 9, −5 + 12, −8 + 10
