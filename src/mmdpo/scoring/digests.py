@@ -40,9 +40,6 @@ _INCIDENTAL = {
 }  # fmt: skip
 """Settings of models and adapters that say where they came from, or that a trainer changes, and no score depends on."""
 
-REMEDY = "set precompute_ref_log_probs: false"
-"""What a message proposes where values cannot be stored."""
-
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -241,7 +238,9 @@ def digest_weights(model: nn.Module, *, adapter_prefix: str | None = None) -> st
             total.update(f"\x1f{name}\x1f{value!r}".encode())
             continue
         if value.is_meta:
-            raise ValueError(f"the weight {name} is not in memory, so that no cache can know it: {REMEDY}")
+            raise ValueError(
+                f"the weight {name} is not in memory, so that no cache can know it: set precompute_ref_log_probs: false"
+            )
         total.update(f"\x1f{name}\x1f{value.dtype}\x1f{tuple(value.shape)}\x1f".encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object, send_to_device
@@ -56,7 +56,7 @@ class Part:
 
     rows: tuple[GoodRow, ...]
     columns: tuple[int, ...]
-    batch: Batch | Any
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,13 @@ class TriedGroup:
         self.stamps.update(other.stamps)
 
 
-class BatchMaker(Protocol):
-    """Makes a batch of items: a `Collator`, or what the caller of the trainer gave instead."""
-
-    def __call__(self, items: list[Item], /) -> Any:
-        """Returns the batch."""
-        ...
-
-
 @dataclass(frozen=True)
 class TryRows:
     """What a worker does with a group of rows; pickles, so that it can be spawned."""
 
     items: Items
     collator: Collator
-    own: BatchMaker | None
+    own: Callable[..., Any] | None
     """Makes the batches that are scored, where it is not the collator."""
     cells: tuple[Cell, ...]
     """Those that are scored before training."""
@@ -184,7 +176,7 @@ class RowPass:
     def __init__(
         self,
         collator: Collator,
-        make_batch: BatchMaker,
+        make_batch: Callable[..., Any],
         reference: LiveReference,
         cells: tuple[Cell, ...],
         policy: nn.Module,
