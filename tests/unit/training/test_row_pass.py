@@ -1,4 +1,4 @@
-"""The pass over the reference: what it scores, what it reads from disk, and that both say the same."""
+"""The pass before training: which rows it tries, what it scores, what it reads from disk, and that all say the same."""
 
 import logging
 import math
@@ -14,6 +14,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.data.collate import Collator
+from mmdpo.data.prepare import Preparer
 from mmdpo.folder_lock import LOCK
 from mmdpo.records import Cell, RowError
 from mmdpo.scoring import value_cache
@@ -390,6 +392,120 @@ class TestLive:
             trainer.compute_loss(trainer.model, batch)
         with pytest.raises(ValueError, match="not scored before training"):
             trainer.evaluate(make_pairs(2, seed=9))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Lists the ids of rows whose images are opened, the probe's left out."""
+    ids, original = [], Preparer.open
+
+    def note(self, item, rendered):
+        ids.append(item.example.id)
+        return original(self, item, rendered)
+
+    monkeypatch.setattr(Preparer, "open", note)
+    return ids
+
+
+class TestOnePass:
+    """Each row is prepared once, and not at all where an earlier run has tried it with the same content and options."""
+
+    @pytest.fixture
+    def run(self, build_trainer, opened):
+        def make(rows, **changes):
+            opened.clear()
+            return build_trainer(rows, probe=False, **changes), list(opened)
+
+        return make
+
+    def test_a_row_is_prepared_once_and_in_the_next_run_not_at_all(self, run, rows):
+        first, ids = run(rows)
+        assert len(ids) == len(set(ids)) == 8
+        again, ids = run(rows)
+        assert not ids
+        assert again.train_dataset.lengths == first.train_dataset.lengths
+        assert torch.equal(again.train_dataset.ref_logprobs, first.train_dataset.ref_logprobs)
+        again.train()
+        assert again.state.global_step == 2
+
+    def test_what_is_known_of_rows_serves_runs_with_live_references_too(self, run, rows):
+        run(rows, precompute_ref_log_probs=False)
+        trainer, ids = run(rows, precompute_ref_log_probs=False, peft_config=LoraConfig(r=2))
+        assert not ids
+        assert len(trainer.train_dataset.lengths) == 8
+
+    @pytest.mark.parametrize(
+        ("change", "options", "count"),
+        [
+            (lambda rows: rows[2].update(images=[Image.new("RGB", (48, 48))]), {}, 1),
+            (lambda rows: rows[3].update(chosen=rows[4]["rejected"]), {}, 1),
+            (lambda rows: None, {"max_length": 64}, 8),
+            (lambda rows: None, {"max_image_pixels": 10_000}, 8),
+            (lambda rows: None, {"seed": 2}, 8),
+            (lambda rows: None, {"learning_rate": 1e-5}, 0),
+        ],
+        ids=["image", "answer", "max_length", "pixels", "seed", "learning rate"],
+    )
+    def test_what_changed_is_tried_again(self, run, rows, change, options, count):
+        run(rows, precompute_ref_log_probs=False)
+        change(rows)
+        assert len(run(rows, precompute_ref_log_probs=False, **options)[1]) == count
+
+    def test_faulty_rows_are_tried_in_every_run_and_cost_the_others_nothing(self, run, rows, asked):
+        rows[3]["chosen"] = "describe " * 300
+        rows[3]["rejected"] = "describe " * 301
+        for count in (8, 1):
+            trainer, ids = run(rows, on_bad_row="skip", max_length=64)
+            assert len(trainer.train_dataset) == 7
+            assert len(ids) == count
+        assert max(asked.values()) == 1
+        plain = run([row for k, row in enumerate(rows) if k != 3], max_length=64, ref_cache_dir=None)[0]
+        torch.testing.assert_close(trainer.train_dataset.ref_logprobs, plain.train_dataset.ref_logprobs)
+
+    def test_the_score_that_was_left_to_an_equal_row_is_made_up_for_where_that_is_faulty(self, run, rows, monkeypatch):
+        collate = Collator.collate
+
+        def refuse(self, examples):
+            if any(example.item.example.id == "odd" for example in examples):
+                raise RowError("odd")
+            return collate(self, examples)
+
+        monkeypatch.setattr(Collator, "collate", refuse)
+        trainer, _ = run([{**rows[0], "id": "odd"}, rows[0]], on_bad_row="skip")
+        assert len(trainer.train_dataset) == 1
+        assert trainer.train_dataset.ref_logprobs.isfinite().all()
+
+    def test_workers_find_what_one_process_finds(self, run, rows, tmp_path):
+        alone, _ = run(rows, per_device_train_batch_size=2)
+        shared, _ = run(rows, per_device_train_batch_size=2, dataset_num_proc=2, ref_cache_dir=str(tmp_path / "other"))
+        assert torch.equal(shared.train_dataset.ref_logprobs, alone.train_dataset.ref_logprobs)
+        assert shared.train_dataset.lengths == alone.train_dataset.lengths
+
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_another_rows_broken_picture_is_that_rows_fault_alone(self, run, rows, tmp_path, cached):
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        rows[5]["images"] = [str(tmp_path / "broken.png")]
+        options = {"objective": "mdpo_other_image", "precompute_ref_log_probs": cached}
+        with pytest.raises(RowError, match=r"1 of 8 rows .*\n.*row 6: .*broken\.png"):
+            run(rows, **options)
+        trainer, _ = run(rows, on_bad_row="skip", **options)
+        assert len(trainer.train_dataset) == 7
+        assert len(first_batch(trainer, 7)["index"]) == 7
+
+    def test_scores_of_one_dataset_are_not_anothers_where_the_caller_makes_batches(self, build_trainer, rows):
+        ours = build_trainer(rows[:4]).data_collator
+        trainer = build_trainer(rows[:4], eval_dataset=rows[4:], data_collator=lambda items: ours(items))
+        expected = build_trainer(rows[:4], eval_dataset=rows[4:])
+        for name in ("train_dataset", "eval_dataset"):
+            found = getattr(trainer, name).ref_logprobs
+            torch.testing.assert_close(found, getattr(expected, name).ref_logprobs)
+
+    def test_a_folder_that_cannot_be_written_costs_live_references_nothing(self, run, rows, tmp_path, caplog):
+        (tmp_path / "file").write_text("")
+        options = {"ref_cache_dir": str(tmp_path / "file"), "precompute_ref_log_probs": False}
+        for _ in range(2):
+            assert len(run(rows, **options)[1]) == 8
+        assert "every row is tried anew" in caplog.text
 
 
 class TestDatasets:
