@@ -213,6 +213,8 @@ def make_folder(folder: Path) -> None:
 
     Raises UnusableFileError, which names the folder, where that is not possible or nothing may be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UnusableFileError(f"{folder} is a file: choose another place")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

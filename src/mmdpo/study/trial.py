@@ -40,8 +40,7 @@ from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.benchmarks import answer_benchmark
-from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_pairs, measure_scenes
+from mmdpo.study.measures import MEASURES, OF_PREFERENCES, answer_benchmark, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, Evaluation, Variant
 from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
 from mmdpo.training.recipe import Recipe
