@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
+from mmdpo.evaluation.options import EvaluationOptions
+from mmdpo.evaluation.run import run_benchmark
+from mmdpo.options import UsageError, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.world.captions import score_captions
 from mmdpo.world.scenes import Scene
@@ -82,6 +88,26 @@ def measure_pairs(policy: PairScores, start: PairScores, beta: float) -> dict[st
         "margin_none": beta * float(ratios.margins(NO_IMAGE).mean()),
     }
     return {f"pairs/{name}": value for name, value in values.items()}
+
+
+def measure_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dict[str, tuple[float | None, Measure]]:
+    """Lets a model answer a benchmark by `mmdpo eval`, into the folder `out`; returns the numbers by name.
+
+    Every key of `benchmark` but its name is an option of `mmdpo eval`. Raises EvaluationError for an option that it
+    does not have, and what answering and scoring raise.
+    """
+    flags = [f"--{key}={value}" for key, value in benchmark.items() if key != "name" and not isinstance(value, bool)]
+    flags += [f"--{key}" for key, value in benchmark.items() if value is True]
+    name = str(benchmark["name"])
+    try:
+        options = parse_options(EvaluationOptions, [f"--model={model}", f"--out={out}", *flags], f"eval {name}")
+    except UsageError as error:
+        raise EvaluationError(f"evaluation: benchmarks: {error}") from error
+    run_benchmark(name, options)
+    return {
+        name: (found["value"], Measure(name, found["unit"], found["better"], 2))
+        for name, found in read_data(out / "result.json")["metrics"].items()
+    }
 
 
 def _accuracy(ratios: PairScores, image: str) -> float:
