@@ -19,7 +19,7 @@ import json, sys
 from pathlib import Path
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.read import read_stream
-from mmdpo.training.distributed.agreement import DisagreementError
+from mmdpo.training.distributed import DisagreementError
 
 class Recorder(MDPOTrainer):
     seen = ()

@@ -22,7 +22,7 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Preparer
 from mmdpo.records import RowError
 from mmdpo.scoring.reference import StartOfPolicy
-from mmdpo.training.distributed.agreement import DisagreementError
+from mmdpo.training.distributed import DisagreementError
 from mmdpo.world.pairs import make_pairs
 
 GLOBAL_BATCH = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mmdpo.options import Options, UsageError, parse_options
 from mmdpo.registry import Registry, name_nearest
@@ -74,3 +74,13 @@ def quiet_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+
+def find_dtype(name: Dtype | None) -> Any:
+    """Returns torch's dtype of that name; None for None."""
+    import torch
+
+    return None if name is None else getattr(torch, name)

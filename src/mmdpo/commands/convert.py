@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Verb, Verbs, quiet_libraries
-from mmdpo.commands._dtype import Dtype, find_dtype
+from mmdpo.commands import Dtype, Verb, Verbs, find_dtype, quiet_libraries
 from mmdpo.options import REQUIRED, Options, option
 
 

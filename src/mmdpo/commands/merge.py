@@ -6,8 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Verb, quiet_libraries
-from mmdpo.commands._dtype import Dtype, find_dtype
+from mmdpo.commands import Dtype, Verb, find_dtype, quiet_libraries
 from mmdpo.options import REQUIRED, Options, option
 
 

@@ -32,7 +32,7 @@ from mmdpo.scoring.digests import CellKeys, fingerprint_preparation, fingerprint
 from mmdpo.scoring.reference import LiveReference
 from mmdpo.scoring.value_cache import ShardWriter, ValueCache, ValueCacheError
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import on_main_process
+from mmdpo.training.distributed import on_main_process
 
 logger = logging.getLogger(__name__)
 

@@ -33,23 +33,21 @@ from mmdpo.models.load import (
     load_model,
     load_processor,
 )
-from mmdpo.models.movement import describe_rounding
-from mmdpo.models.parts import rest_frozen_modules
+from mmdpo.models.parts import describe_rounding, rest_frozen_modules
 from mmdpo.models.seams import move_inputs
 from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
 from mmdpo.training import build
+from mmdpo.training.build import settle_rows
 from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import check_agreement, on_main_process
-from mmdpo.training.distributed.engines import check_engine
+from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.identity import describe_run
 from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
 from mmdpo.training.plan import resolve
-from mmdpo.training.probing import settle_rows
 from mmdpo.training.row_check import to_preferences
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass

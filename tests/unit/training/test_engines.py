@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
-from mmdpo.training.distributed.engines import check_engine
+from mmdpo.training.distributed import check_engine
 
 
 def accelerator(**plugins):

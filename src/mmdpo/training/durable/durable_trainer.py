@@ -25,7 +25,7 @@ from transformers.trainer_utils import SaveStrategy
 from mmdpo.models.seams import is_write_failure
 from mmdpo.models.weights import CheckpointError
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import on_main_process
+from mmdpo.training.distributed import on_main_process
 from mmdpo.training.durable import sealing
 from mmdpo.training.durable.identity import check_same_run
 from mmdpo.training.durable.sealing import SaveError

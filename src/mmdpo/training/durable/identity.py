@@ -17,7 +17,7 @@ from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import digest_row
+from mmdpo.training.distributed import digest_row
 
 WORLD_SIZE = "processes"
 

@@ -19,7 +19,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed.agreement import SAME_DATA, DisagreementError, find_difference
+from mmdpo.training.distributed import SAME_DATA, DisagreementError, find_difference
 from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.stopping import outlive_sigterm
 from mmdpo.training.streams.reader import Reader
