@@ -91,7 +91,7 @@ def inspect_example(example: PreferenceExample) -> ExampleFacts:
 def find_faults(
     dataset: PreferenceDataset, inspect: Inspect = inspect_example, *, num_workers: int = 1, progress: bool = True
 ) -> CheckResult:
-    """Runs `inspect` over every row. A row that raises is a fault, whatever it raises; the check goes on.
+    """Runs `inspect` over every row. A row that raises is a fault, whatever it raises, and the check continues.
 
     Processes and errors are those of `run_over_rows`, a worker being started for every 16 rows at most.
     """

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text as Plain
 
-from mmdpo.data.check import CheckResult, Fault
+from mmdpo.data.check import CheckResult
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
 from mmdpo.printable import printable
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
+from mmdpo.records import CHOSEN, REJECTED
+from mmdpo.tables import MISSING, Table
 
 _EXAMPLES_SHOWN = 3
 _EXAMPLE_CHARACTERS = 300
@@ -27,18 +27,51 @@ def print_summary(result: CheckResult, dataset: PreferenceDataset, console: Cons
 
     `result` is what `find_faults` returned for this `dataset`.
     """
-    _print_titled(console, dataset.name, _table_counts(result, dataset))
+
+    def show(title: str, headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, figures: bool = False) -> None:
+        # Not the table's own title, which is broken into lines where the table is narrow.
+        console.print(Plain(printable(title), style="bold"))
+        table = Table(tuple(headers), tuple(rows), holds_figures=figures)
+        console.print(table.terminal(show_header=any(headers)))
+
+    longer, _, pairs = _compare_lengths(result)
+    counts = {
+        "format": dataset.format.name,
+        "rows": str(len(dataset)),
+        "good": str(len(result.good)),
+        "faulty": str(len(result.faults)),
+        "chosen is longer": f"{longer / pairs:.0%} of the pairs" if pairs else MISSING,
+    }
+    show(dataset.name, ("", ""), list(counts.items()))
     if result.facts:
-        _print_titled(console, f"Lengths in {result.facts[0].unit}", _table_lengths(result))
-    sizes = [size for facts in result.facts for size in facts.image_sizes]
-    if sizes:
-        _print_titled(console, _describe_sizes(sizes), _table_images(sizes))
-    for index in _spread(result.good, _EXAMPLES_SHOWN):
-        _print_titled(console, dataset.source_of(index), _table_example(dataset[index]))
+        lengths = {
+            "prompt": [facts.prompt_tokens for facts in result.facts],
+            "chosen": [facts.chosen_tokens for facts in result.facts if facts.chosen_tokens is not None],
+            "rejected": [facts.rejected_tokens for facts in result.facts if facts.rejected_tokens is not None],
+        }
+        rows = [(name, *_percentiles(values, [0, 50, 95, 100])) for name, values in lengths.items() if values]
+        show(f"Lengths in {result.facts[0].unit}", ("", "min", "median", "p95", "max"), rows, figures=True)
+    if sizes := [size for facts in result.facts for size in facts.image_sizes]:
+        (width, height), most = Counter(sizes).most_common(1)[0]
+        rows = [
+            ("width", *_percentiles([width for width, _ in sizes], [0, 50, 100])),
+            ("height", *_percentiles([height for _, height in sizes], [0, 50, 100])),
+            ("width / height", *_percentiles([width / height for width, height in sizes], [0, 50, 100], ".2f")),
+        ]
+        title = f"Images: {len(sizes)} with {len(set(sizes))} distinct sizes, most often {width} × {height} ({most})"
+        show(title, ("", "min", "median", "max"), rows, figures=True)
+    shown = min(_EXAMPLES_SHOWN, len(result.good))
+    for place in range(shown):  # evenly spread over the whole
+        index = result.good[place * len(result.good) // shown]
+        example = dataset[index]
+        answers = {name: example.responses[name] for name in (CHOSEN, REJECTED) if name in example.responses}
+        texts = {"prompt": example.prompt, **answers}
+        show(dataset.source_of(index), ("", ""), [(name, _shorten(plain_text(text))) for name, text in texts.items()])
     for warning in list_warnings(result):
         console.print(Plain(f"Note: {warning}", style="yellow"))
     if result.faults:
-        _print_titled(console, "Faulty rows", _table_faults(result.faults))
+        faults = [(str(fault.row), fault.source, fault.problem) for fault in result.faults]
+        show("Faulty rows", ("row", "source", "problem"), faults)
 
 
 def list_warnings(result: CheckResult) -> list[str]:
@@ -70,86 +103,10 @@ def _compare_lengths(result: CheckResult) -> tuple[int, int, int]:
     return longer, sum(chosen < rejected for chosen, rejected in pairs), len(pairs)
 
 
-def _print_titled(console: Console, title: str, table: Table) -> None:
-    # Not rich's own title, which is broken into lines where the table is narrow.
-    console.print(Plain(printable(title), style="bold"))
-    console.print(table)
-
-
-def _table_counts(result: CheckResult, dataset: PreferenceDataset) -> Table:
-    table = Table(show_header=False)
-    longer, _, pairs = _compare_lengths(result)
-    rows = [
-        ("format", dataset.format.name),
-        ("rows", str(len(dataset))),
-        ("good", str(len(result.good))),
-        ("faulty", str(len(result.faults))),
-        ("chosen is longer", f"{longer / pairs:.0%} of the pairs" if pairs else "-"),
-    ]
-    for name, value in rows:
-        table.add_row(name, Plain(value))
-    return table
-
-
-def _table_lengths(result: CheckResult) -> Table:
-    table = Table()
-    for heading in ("", "min", "median", "p95", "max"):
-        table.add_column(heading, justify="right" if heading else "left")
-    lengths: dict[str, Sequence[int | None]] = {
-        "prompt": [facts.prompt_tokens for facts in result.facts],
-        "chosen": [facts.chosen_tokens for facts in result.facts],
-        "rejected": [facts.rejected_tokens for facts in result.facts],
-    }
-    for name, counted in lengths.items():
-        values = [value for value in counted if value is not None]
-        if not values:
-            continue  # the objective does not read this answer
-        table.add_row(name, *(f"{value:.0f}" for value in np.percentile(values, [0, 50, 95, 100])))
-    return table
-
-
-def _describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    (width, height), most = Counter(sizes).most_common(1)[0]
-    return f"Images: {len(sizes)} with {len(set(sizes))} distinct sizes, most often {width} × {height} ({most})"
-
-
-def _table_images(sizes: Sequence[tuple[int, int]]) -> Table:
-    table = Table()
-    for heading in ("", "min", "median", "max"):
-        table.add_column(heading, justify="right" if heading else "left")
-    measures: dict[str, tuple[list[float], str]] = {
-        "width": ([width for width, _ in sizes], ".0f"),
-        "height": ([height for _, height in sizes], ".0f"),
-        "width / height": ([width / height for width, height in sizes], ".2f"),
-    }
-    for name, (values, form) in measures.items():
-        table.add_row(name, *(format(value, form) for value in np.percentile(values, [0, 50, 100])))
-    return table
-
-
-def _table_example(example: PreferenceExample) -> Table:
-    # Text of a dataset may hold square brackets, which rich would read as markup in a plain string.
-    table = Table(show_header=False)
-    table.add_row("prompt", Plain(_shorten(plain_text(example.prompt))))
-    for name in (CHOSEN, REJECTED):
-        if name in example.responses:
-            table.add_row(name, Plain(_shorten(plain_text(example.responses[name]))))
-    return table
-
-
-def _table_faults(faults: Sequence[Fault]) -> Table:
-    table = Table("row", "source", "problem")
-    for fault in faults:
-        table.add_row(str(fault.row), Plain(printable(fault.source)), Plain(printable(fault.problem)))
-    return table
+def _percentiles(values: Sequence[float], which: Sequence[float], form: str = ".0f") -> list[str]:
+    return [format(value, form) for value in np.percentile(values, which)]
 
 
 def _shorten(text: str) -> str:
     text = printable(text.strip())
     return text if len(text) <= _EXAMPLE_CHARACTERS else f"{text[:_EXAMPLE_CHARACTERS]} …"
-
-
-def _spread(positions: Sequence[int], count: int) -> list[int]:
-    """Returns up to `count` entries, evenly spread over the whole."""
-    count = min(count, len(positions))
-    return [positions[i * len(positions) // count] for i in range(count)]

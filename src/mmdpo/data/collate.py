@@ -47,7 +47,7 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class Prompts:
-    """The contexts of a batch behind the processor, unpadded."""
+    """The contexts of a batch after the processor, unpadded."""
 
     ids: list[list[int]]
     types: dict[str, list[list[int]]]
@@ -135,7 +135,7 @@ class Collator:
         return prompts
 
     def _room(self, example: PreparedExample, prompts: list[list[int]]) -> int | None:
-        """Returns how many tokens an answer may have behind the longest context of its example."""
+        """Returns how many tokens an answer may have after the longest context of its example."""
         longest = max(prompts, key=len)
         if self.max_length is None or len(longest) < self.max_length:
             return None if self.max_length is None else self.max_length - len(longest)
@@ -160,7 +160,7 @@ class Collator:
             )
 
     def _crop_processed(self, pixels: Float[Tensor, "..."], examples: Sequence[PreparedExample]) -> None:
-        """Crops pixels in place, behind the processor instead of before it, as the released mDPO code does."""
+        """Crops pixels in place, after the processor instead of before it, as the released mDPO code does."""
         versions = image_versions(self.prepare.cells)
         places = [
             (example.item, version, k)

@@ -56,7 +56,7 @@ class Preparer:
     """How every image version but the original and none is made, by version."""
     seed: int
     crop_space: str = "image"
-    """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, behind the image
+    """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, after the image
     processor."""
     max_image_pixels: int = 100_000_000
     suppressed: frozenset[int] = frozenset()
@@ -98,7 +98,7 @@ class Preparer:
 
     def _prepare(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
         versions, originals = image_versions(self.cells), self._open(item.example.images)
-        # Answers are the same under every image; they are tokenised behind the prompt that has the images, if any has.
+        # Answers are the same under every image; they are tokenised after the prompt that has the images, if any has.
         prompt = rendered[max(rendered)]
         answers = {name: self.renderer.answer_ids(prompt.prompt, text) for name, text in prompt.answers.items()}
         for name, ids in answers.items():

@@ -137,7 +137,7 @@ def _read(rows: datasets.IterableDataset, shard: int, start: int, name: str) -> 
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise RowError(
-                f"cannot be read behind row {place} ({reason}): fetch it again or leave it out", source=name
+                f"cannot be read after row {place} ({reason}): fetch it again or leave it out", source=name
             ) from error
         if batch is None:
             return

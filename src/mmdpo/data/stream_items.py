@@ -1,9 +1,9 @@
-"""What each reader of a stream reads, in which order, and how it goes on exactly where it stopped.
+"""What each reader of a stream reads, in which order, and how it resumes exactly where it stopped.
 
 A *reader* is a dataloader worker of a process. Every epoch the shards are put into an order that the seed and the epoch
 alone decide, and shared out among the readers of all processes. A reader reads its shards one after the other and
 shuffles within *blocks* of so many rows: each is read whole and given in a random order before the next one begins. So
-a position is the first row of a block and the number of its rows that were taken; to go on there, the block is read
+a position is the first row of a block and the number of its rows that were taken; to resume there, the block is read
 again.
 """
 
@@ -40,7 +40,7 @@ class Position:
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard, or every so-manieth row of one that several readers share."""
+    """A shard, or every n-th row of one that n readers share."""
 
     shard: int
     every: int = 1
@@ -58,7 +58,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class StreamItems:
-    """The items of a stream. It has no end: behind the last row of an epoch comes the first one of the next."""
+    """The items of a stream. It has no end: after the last row of an epoch comes the first one of the next."""
 
     stream: PreferenceStream
     seed: int
@@ -70,7 +70,7 @@ class StreamItems:
     per_epoch: bool = False
 
     def read(self, reader: int, readers: int, start: Position = Position()) -> Iterator[tuple[Item | Fault, Position]]:
-        """Yields what one of the readers reads from a position on: items or faulty rows, and the positions behind them.
+        """Yields what one of the readers reads from a position on: items or faulty rows, and the positions after them.
 
         Raises:
             RowError: a shard cannot be read, or there is no row for this reader.

@@ -37,7 +37,7 @@ class Clock:
         # A doubled percent sign is none of these codes, whatever letter follows it.
         steps = [("%%", "\x00"), *((code, text) for code, text in texts if text != code), ("\x00", "%")]
         replaced = "".join(f" | replace({code!r}, {text!r})" for code, text in steps)
-        # An empty expression keeps a line break at the template's start, which Jinja cuts behind a block.
+        # An empty expression keeps a line break at the template's start, which Jinja cuts after a block.
         return f"{{% macro {ASKS}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}{{{{ '' }}}}{template}"
 
 
@@ -105,7 +105,7 @@ class Renderer:
     def opening_ids(self, prompt: str) -> list[int]:
         """Returns the beginning-of-sequence token where the tokenizer itself adds it and the template did not.
 
-        It is added to the tokens and not to the text: behind `<s>` in a text, SentencePiece-like tokenizers read the
+        It is added to the tokens and not to the text: after `<s>` in a text, SentencePiece-like tokenizers read the
         first word without the space that they otherwise put before it.
         """
         bos: str | None = self.tokenizer.bos_token
@@ -116,7 +116,7 @@ class Renderer:
 
         Tokenised together and cut at the prompt's end, which keeps the leading space that byte-pair tokenizers fold
         into the first word and the one that SentencePiece adds by itself. Where a merge would cross the boundary, the
-        answer is tokenised behind a line break instead: the model has to continue from the prompt's own tokens.
+        answer is tokenised after a line break instead: the model has to continue from the prompt's own tokens.
         """
         complete = self.family.complete_prompt(self.processor, prompt)
         for before in (complete, "\n"):

@@ -83,7 +83,7 @@ class CellKeys:
             return tuple(self._digest_cell(item, cell, texts, sizes) for cell in cells)
 
     def _digest_cell(self, item: Item, cell: Cell, rendered: Mapping[bool, PromptText], sizes: list[Any]) -> bytes:
-        # Answers are tokenised behind the prompt with images, if any version has them, whatever the cell's own is.
+        # Answers are tokenised after the prompt with images, if any version has them, whatever the cell's own is.
         tokenised = rendered[max(rendered)]
         content = [
             rendered[cell.image != NO_IMAGE].prompt,
@@ -123,7 +123,7 @@ class CellKeys:
     def _compare_sizes(self, item: Item, versions: tuple[str, ...]) -> list[Any]:
         """Returns whether some context has images of the row's own sizes, and the sizes of those that differ.
 
-        Answers are cut behind the longest context, so that a cell depends on how many tokens its neighbours have.
+        Answers are cut after the longest context, so that a cell depends on how many tokens its neighbours have.
         """
         replacing = {version: self._find_replacing(item, version) for version in versions if version != NO_IMAGE}
         has_own = not all(replacing.values())

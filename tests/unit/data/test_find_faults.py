@@ -264,7 +264,7 @@ def test_answers_that_the_objective_does_not_read_are_not_spoken_of():
     print_summary(result, dataset, console)
     lines = [" ".join(line.replace("│", " ").split()) for line in console.file.getvalue().splitlines()]
     assert "chosen 7 7 7 7" in lines
-    assert "chosen is longer -" in lines
+    assert "chosen is longer –" in lines
     assert not any(line.startswith("rejected 0") for line in lines)
 
 

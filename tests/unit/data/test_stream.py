@@ -188,7 +188,7 @@ class TestErrors:
         whole = (folder / "pairs-3.parquet").read_bytes()
         (folder / "pairs-3.parquet").write_bytes(whole[:200] + b"\0" * 400 + whole[600:])
         items = make_items(read_stream(folder))
-        with pytest.raises(RowError, match=r"pairs-3\.parquet: cannot be read behind row \d+ \(.+fetch it again"):
+        with pytest.raises(RowError, match=r"pairs-3\.parquet: cannot be read after row \d+ \(.+fetch it again"):
             list(islice(items.read(0, 1), 60))
 
     def test_a_truncated_archive_is_named(self, tmp_path):
@@ -196,7 +196,7 @@ class TestErrors:
         path = write_tar(tmp_path / "a.tar", {f"{k:03}": {"jpg": jpeg(k), "json": row} for k in range(90)})
         path.write_bytes(path.read_bytes()[: 85 * 2 * 1024 + 700])
         with pytest.raises(
-            RowError, match=r"a\.tar: cannot be read behind row 64 \(ReadError: unexpected end of data\)"
+            RowError, match=r"a\.tar: cannot be read after row 64 \(ReadError: unexpected end of data\)"
         ):
             list(islice(make_items(read_stream(path)).read(0, 1), 300))
 
