@@ -83,7 +83,7 @@ def make_loader(stream: PreferenceStream, folder: str) -> StreamLoader:
 
 
 def measure_pace(loader: StreamLoader, steps: int) -> dict[str, Any]:
-    """Returns how long each step had to wait for its batch, behind a first tenth that fills the queue."""
+    """Returns how long each step had to wait for its batch, after a first tenth that fills the queue."""
     waits, batches = [], iter(loader)
     for _ in range(steps):
         start = time.perf_counter()

@@ -174,6 +174,11 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_whole(path, to_json(value, indent) + "\n")
 
 
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Writes each value as a line of JSON, as `write_whole` does; `read_rows` reads them."""
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
 
@@ -213,6 +218,8 @@ def make_folder(folder: Path) -> None:
 
     Raises UnusableFileError, which names the folder, where that is not possible or nothing may be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UnusableFileError(f"{folder} is a file: choose another place")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

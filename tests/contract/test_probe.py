@@ -16,15 +16,13 @@ from plain_forwards import logprobs_alone, read_all_alone
 from tiny_models import MODELS, TinyModel
 from tiny_models.decoders import llava_with
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
 from mmdpo.corruption import load
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import Family, attention_of, find_family
-from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.start import resolve_start
 from mmdpo.records import CORRUPTED
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import Probe, ProbeError, probe, score_alone
@@ -169,16 +167,10 @@ def rows():
     return make_pairs(4, seed=5)
 
 
-def make_trainer(tmp_path, rows, *, change=lambda model: model, peft_config=None, **changes):
-    args = MDPOConfig(
-        output_dir=str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=1,
-        per_device_train_batch_size=2, logging_steps=1, **changes,
-    )  # fmt: skip
-    model, processor = (
-        change(load_model(resolve_start("world"))),
-        load_processor(resolve_start("world")),
-    )
-    return MDPOTrainer(model, args=args, train_dataset=rows, processing_class=processor, peft_config=peft_config)
+def make_trainer(tmp_path, rows, *, change=lambda model: model, **changes):
+    model, processor = small_trainer.open_world()
+    options = {"output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 2, **changes}
+    return small_trainer.build_trainer(tmp_path, rows, model=change(model), processing_class=processor, **options)
 
 
 def test_training_stops_before_its_references_are_scored(tmp_path, rows):

@@ -88,7 +88,7 @@ class TestTrain:
         for place, told in (("file", "is a file"), ("file/run", "cannot be made (Not a directory)")):
             flags = ["--output_dir", str(tmp_path / place), "--model_name_or_path", "nobody/nothing"]
             assert main(["train", "--config", str(recipe), *flags]) == 2
-            assert f"{tmp_path / place} {told}: choose another output_dir" in capsys.readouterr().err
+            assert f"{tmp_path / place} {told}: choose another place" in capsys.readouterr().err
 
     def test_the_resolved_recipe_repeats_the_run(self, recipe, tmp_path):
         assert main(["train", "--config", str(recipe), "--beta", "0.2", "--objective", "dpo"]) == 0

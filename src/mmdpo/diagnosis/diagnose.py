@@ -38,7 +38,7 @@ from mmdpo.diagnosis.dependence import CONDITIONS, PairValues, compare_images, s
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_items, make_pair_collator, score_pairs
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
-from mmdpo.files import make_folder, read_mapping, to_json, write_json
+from mmdpo.files import make_folder, read_mapping, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import LoadOptions, Start, resolve_start
@@ -113,7 +113,7 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
         values, [e.id for e in examples], list(map(name_images, examples)), resamples=options.resamples
     )
     found["notes"] = [compared, *notes, *found["notes"]]
-    _write_rows(options.out, _describe_pairs(options.out, examples, values, collator))
+    write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator))
     return _write_result(options, "model", good, found)
 
 
@@ -135,7 +135,7 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
     found["notes"] += good.notes
     if scores:
         scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
-        _write_rows(options.out, ({"score": score, **asdict(text)} for score, text in scored))
+        write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
     return _write_result(options, "data", good, found)
 
 
@@ -301,11 +301,6 @@ def _save_small(image: Image, path: Path) -> None:
     copy.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Resampling.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)
     copy.save(path)
-
-
-def _write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with (out / EXAMPLES).open("w", encoding="utf-8") as file:
-        file.writelines(to_json(row) + "\n" for row in rows)
 
 
 def _write_result(options: DiagnosisOptions, kind: str, good: GoodPairs, found: Mapping[str, Any]) -> dict[str, Any]:

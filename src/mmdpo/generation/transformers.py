@@ -116,7 +116,7 @@ class TransformersAnswerer:
             _Batches(batches, reader),
             batch_size=None,
             num_workers=self._workers,
-            generator=torch.Generator(),  # else a seed for workers is drawn from everybody's random state
+            generator=torch.Generator(),  # else a seed for workers is drawn from the global random state
             pin_memory=self.device.type == "cuda",
         )
         read_ahead = iter(loader)  # reads pictures while the model is loaded
@@ -174,7 +174,7 @@ class _Generator:
                 return
             release_memory()
             self.largest = len(batch) // 2
-            logger.warning("out of memory with %d questions at once: going on with %d", len(batch), self.largest)
+            logger.warning("out of memory with %d questions at once: continuing with %d", len(batch), self.largest)
         middle = len(batch) // 2
         for part in (batch[:middle], batch[middle:]):
             yield from self(part, None)

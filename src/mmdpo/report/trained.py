@@ -37,7 +37,7 @@ SHOWN_PROMPTS = 8
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run of training left behind."""
+    """The files of a training run."""
 
     label: str
     folder: Path

@@ -90,24 +90,11 @@ def measure_pairs(policy: PairScores, start: PairScores, beta: float) -> dict[st
     return {f"pairs/{name}": value for name, value in values.items()}
 
 
-def _accuracy(ratios: PairScores, image: str) -> float:
-    """Returns the per cent of pairs whose chosen answer has the higher reward under an image."""
-    return 100 * float((ratios.of(image, CHOSEN) > ratios.of(image, REJECTED)).float().mean())
+def measure_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dict[str, tuple[float | None, Measure]]:
+    """Lets a model answer a benchmark by `mmdpo eval`, into the folder `out`; returns the numbers by name.
 
-
-@dataclass(frozen=True)
-class BenchmarkValue:
-    """One number of a benchmark."""
-
-    value: float | None
-    measure: Measure
-
-
-def answer_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dict[str, BenchmarkValue]:
-    """Lets a model answer a benchmark and scores the answers into the folder `out`; returns the numbers by name.
-
-    Every key of `benchmark` but its name is an option of `mmdpo eval`, and passed on to it.
-    Raises EvaluationError for an option that it does not have, and what answering and scoring raise.
+    Every key of `benchmark` but its name is an option of `mmdpo eval`. Raises EvaluationError for an option that it
+    does not have, and what answering and scoring raise.
     """
     flags = [f"--{key}={value}" for key, value in benchmark.items() if key != "name" and not isinstance(value, bool)]
     flags += [f"--{key}" for key, value in benchmark.items() if value is True]
@@ -117,8 +104,12 @@ def answer_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dic
     except UsageError as error:
         raise EvaluationError(f"evaluation: benchmarks: {error}") from error
     run_benchmark(name, options)
-    metrics = read_data(out / "result.json")["metrics"]
     return {
-        name: BenchmarkValue(found["value"], Measure(name, found["unit"], found["better"], 2))
-        for name, found in metrics.items()
+        name: (found["value"], Measure(name, found["unit"], found["better"], 2))
+        for name, found in read_data(out / "result.json")["metrics"].items()
     }
+
+
+def _accuracy(ratios: PairScores, image: str) -> float:
+    """Returns the per cent of pairs whose chosen answer has the higher reward under an image."""
+    return 100 * float((ratios.of(image, CHOSEN) > ratios.of(image, REJECTED)).float().mean())

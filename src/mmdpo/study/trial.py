@@ -35,12 +35,12 @@ from trl import get_peft_config
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
-from mmdpo.files import digest_of, read_json, to_json, write_json
+from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.measures import MEASURES, OF_PREFERENCES, answer_benchmark, measure_pairs, measure_scenes
+from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_benchmark, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, Evaluation, Variant
 from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
 from mmdpo.training.recipe import Recipe
@@ -203,8 +203,8 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
         report(0, 0, f"answering {benchmark['name']}")
         options, place = _benchmark_options(trial, recipe, benchmark), folder / "eval" / benchmark["name"]
         model_name = str(recipe.model.model_name_or_path if trial.start is None else folder / MODEL)
-        for name, found in answer_benchmark(options, model_name, place).items():
-            metrics[name], measures[name] = found.value, found.measure
+        for name, (value, measure) in measure_benchmark(options, model_name, place).items():
+            metrics[name], measures[name] = value, measure
     if not trial.keep_model:
         shutil.rmtree(folder / MODEL, ignore_errors=True)
     result = dict(
@@ -319,9 +319,9 @@ def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[st
     items, score = make_items(scenes, seed), WorldBenchmark(scenes[0].world).score
     said = list(zip(items, captions, strict=True))
     folder.mkdir()
-    _write_rows(folder / "answers.jsonl", ({"id": item.id, "answer": caption} for item, caption in said))
+    write_rows(folder / "answers.jsonl", ({"id": item.id, "answer": caption} for item, caption in said))
     counts = ({"id": i.id, "part": i.part, "image": i.image, **asdict(score(i, caption))} for i, caption in said)
-    _write_rows(folder / "scores.jsonl", counts)
+    write_rows(folder / "scores.jsonl", counts)
 
 
 def _write_scores(path: Path, pairs: Iterable[Any], scores: PairScores) -> None:
@@ -330,7 +330,7 @@ def _write_scores(path: Path, pairs: Iterable[Any], scores: PairScores) -> None:
         {"id": example.id, **{name: values[place] for name, values in columns.items()}}
         for place, example in enumerate(pairs)
     )
-    _write_rows(path, rows)
+    write_rows(path, rows)
 
 
 def read_scores(path: Path) -> PairScores:
@@ -338,7 +338,3 @@ def read_scores(path: Path) -> PairScores:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     names = [name for name in rows[0] if name != "id"]
     return PairScores({Cell(*name.split("/")): torch.tensor([row[name] for row in rows]) for name in names})
-
-
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")

@@ -149,9 +149,6 @@ def build_scorer(model: nn.Module, family: Family, cells: tuple[Cell, ...], args
     return Scorer(model, family, cells, shares_prefix, args.max_tokens_per_row)
 
 
-logger = logging.getLogger(__name__)
-
-
 def settle_rows(
     policy: nn.Module, family: Family, collator: Collator, items: Items, args: MDPOConfig, accelerator: Any
 ) -> tuple[Scorer, Probe]:
@@ -185,7 +182,8 @@ def settle_rows(
     if accelerator.is_main_process:
         if agreed.why_separate is not None:
             logger.warning("attention: separate rows for every cell, which is slower: %s", agreed.why_separate)
-        logger.info("%s rows score as plain forwards do, within %.2g nats a token", agreed.rows, agreed.distance)
+        if agreed.distance is not None:
+            logger.info("%s rows score as plain forwards do, within %.2g nats a token", agreed.rows, agreed.distance)
     return scorer, agreed
 
 

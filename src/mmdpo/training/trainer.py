@@ -345,7 +345,7 @@ class MDPOTrainer(RowOrderTrainer):
         return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
-        """Goes on with the date of the run's beginning: prompts that write it are scored anew."""
+        """Sets the date back to that of the run's start: prompts that write it are scored anew."""
         clock, date = self._collator.prepare.renderer.clock, remembered.get("date")
         if date is not None and clock.moment != (moment := datetime.fromisoformat(date)):
             clock.moment = moment

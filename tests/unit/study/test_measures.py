@@ -1,11 +1,12 @@
-"""Image reliance of known scores."""
+"""Image reliance of known scores, and the numbers of a benchmark."""
 
 import pytest
 import torch
 
+from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell
-from mmdpo.study.measures import measure_reliance
+from mmdpo.study.measures import Measure, measure_benchmark, measure_reliance
 
 
 def scores(chosen, rejected, chosen_other, rejected_other):
@@ -33,3 +34,16 @@ def test_measures_by_hand():
     assert found.accuracy_real == pytest.approx(200 / 3)  # the third pair's chosen answer lost more
     assert found.accuracy_other == pytest.approx(100 / 3)  # the first alone
     assert found.image_gain == pytest.approx((6 + 7 + 2) / 3)  # −3 + 9, −5 + 12, −8 + 10
+
+
+def test_a_benchmark_is_answered_by_the_model_and_its_numbers_are_measures(tmp_path):
+    found = measure_benchmark({"name": "world", "limit": 4, "partial": True}, "world", tmp_path / "out")
+    value, measure = found["world/cover"]
+    assert 0 < value <= 100
+    assert measure == Measure("world/cover", "%", "higher", 2)
+    assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 4
+
+
+def test_an_option_that_an_evaluation_does_not_have_is_refused(tmp_path):
+    with pytest.raises(EvaluationError, match="unknown flag --limt"):
+        measure_benchmark({"name": "world", "limt": 4}, "world", tmp_path / "out")

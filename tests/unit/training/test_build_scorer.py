@@ -22,7 +22,7 @@ def configure(tmp_path, **options):
 
 def build(tmp_path, *, family=None, **options):
     args = configure(tmp_path, **options)
-    model = load_model(resolve_start("world"))
+    model = load_model(resolve_start("world", args.load_options()))
     return build_scorer(model, family or find_family(model.config), CELLS, args)
 
 

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
+import small_trainer
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.checkpoints.merge import merge_run
 from mmdpo.folder_lock import LOCK
@@ -39,28 +40,11 @@ def rows():
     return make_pairs(12, seed=5)
 
 
-def build_trainer(folder, rows, *callbacks, with_adapter=True, model="world", eval_rows=None, **changes):
-    options = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 2,
-        "learning_rate": 1e-3,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 1,
-    }
-    return MDPOTrainer(
-        model,
-        args=MDPOConfig(**{**options, **changes}),
-        train_dataset=rows,
-        eval_dataset=eval_rows,
-        peft_config=LoraConfig(r=2, lora_alpha=16) if with_adapter else None,
-        callbacks=list(callbacks),
-    )
+def build_trainer(folder, rows, *callbacks, with_adapter=True, **changes):
+    options = {"output_dir": str(folder), "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    options |= {"lr_scheduler_type": "cosine", "warmup_steps": 0.1, **changes}
+    adapter = LoraConfig(r=2, lora_alpha=16) if with_adapter else None
+    return small_trainer.build_trainer(folder, rows, peft_config=adapter, callbacks=list(callbacks), **options)
 
 
 def train(*args, resume=None, **changes):
@@ -130,11 +114,11 @@ class TestResuming:
     )
     def test_the_history_is_the_one_of_an_uninterrupted_run_wherever_it_was_interrupted(self, tmp_path, rows, options):
         """Logs span steps, the end of an epoch has an evaluation, and checkpoints lie between and at all of them."""
-        whole = train(tmp_path / "run", rows, eval_rows=rows[:3], **options)
+        whole = train(tmp_path / "run", rows, eval_dataset=rows[:3], **options)
         steps = whole.state.global_step
         for step in (steps // 2, steps - 1):
             checkpoint = str(tmp_path / "run" / f"checkpoint-{step}")
-            again = train(tmp_path / f"again-{step}", rows, eval_rows=rows[:3], resume=checkpoint, **options)
+            again = train(tmp_path / f"again-{step}", rows, eval_dataset=rows[:3], resume=checkpoint, **options)
             assert history_of(again) == history_of(whole), step
             assert_same_weights(again, whole)
             assert again.state.log_history[-1]["train_loss"] == pytest.approx(whole.state.log_history[-1]["train_loss"])
@@ -174,7 +158,7 @@ class TestResuming:
         ]
 
     def test_the_evaluation_of_the_start_is_not_repeated(self, tmp_path, rows):
-        options = dict(eval_rows=rows[:3], eval_on_start=True, num_train_epochs=1)
+        options = dict(eval_dataset=rows[:3], eval_on_start=True, num_train_epochs=1)
         whole = train(tmp_path / "run", rows, **options)
         again = train(tmp_path / "run", rows, resume=str(tmp_path / "run" / "checkpoint-1"), **options)
         assert history_of(again) == history_of(whole)
@@ -301,7 +285,7 @@ class TestSealing:
 
     def test_at_the_end_the_best_one_alone_is_left_where_the_limit_is_one(self, tmp_path, rows):
         best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
-        options = dict(save_strategy="epoch", eval_strategy="epoch", save_total_limit=1, eval_rows=rows[:3])
+        options = dict(save_strategy="epoch", eval_strategy="epoch", save_total_limit=1, eval_dataset=rows[:3])
         trainer = train(tmp_path / "run", rows, **options, **best)
         assert [str(path) for path in list_checkpoints(tmp_path / "run")] == [trainer.state.best_model_checkpoint]
 
@@ -438,7 +422,7 @@ class TestSigterm:
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             save_strategy="epoch",
-            eval_rows=rows[:3],
+            eval_dataset=rows[:3],
             eval_strategy="epoch",
             logging_steps=2,
         )
@@ -464,7 +448,7 @@ class TestSigterm:
         worse = dict(save_strategy="best", eval_strategy="steps", eval_steps=1, greater_is_better=True)
         cases = {"none": dict(save_strategy="no"), "worse": best | worse, "best": dict(save_strategy="epoch", **best)}
         for name, more in cases.items():
-            trainer = build_trainer(tmp_path / name, rows, Send(5, sigterm), eval_rows=rows[:3], **options, **more)
+            trainer = build_trainer(tmp_path / name, rows, Send(5, sigterm), eval_dataset=rows[:3], **options, **more)
             with pytest.raises(TrainingStopped):
                 trainer.train()
             assert "checkpoint-5" in [path.name for path in list_checkpoints(tmp_path / name)]

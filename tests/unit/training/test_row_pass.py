@@ -13,7 +13,7 @@ from peft import LoraConfig
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.folder_lock import LOCK
@@ -44,38 +44,8 @@ def rows(made_rows):
 
 @pytest.fixture
 def build_trainer(tmp_path):
-    def make(
-        rows, *, model="world", peft_config=None, eval_dataset=None, ref_model=None, data_collator=None,
-        processing_class=None, **changes,
-    ):  # fmt: skip
-        options = {
-            "output_dir": str(tmp_path / "run"),
-            "ref_cache_dir": str(tmp_path / "cache"),
-            "per_device_train_batch_size": 4,
-            "num_train_epochs": 1,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "warmup_steps": 0,
-            "gradient_checkpointing": False,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "seed": 1,
-        }
-        return MDPOTrainer(
-            model,
-            ref_model=ref_model,
-            args=MDPOConfig(**{**options, **changes}),
-            data_collator=data_collator,
-            train_dataset=rows,
-            eval_dataset=eval_dataset,
-            peft_config=peft_config,
-            processing_class=processing_class,
-        )
-
-    return make
+    cache = {"ref_cache_dir": str(tmp_path / "cache")}
+    return lambda rows, **changes: small_trainer.build_trainer(tmp_path, rows, **(cache | changes))
 
 
 @pytest.fixture

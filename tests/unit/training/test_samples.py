@@ -11,7 +11,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
+from mmdpo import MDPOConfig
 from mmdpo.training.samples import PICTURES, SAMPLES, SampleAnswers, undisturbed
 from mmdpo.world.pairs import make_pairs
 
@@ -22,23 +23,8 @@ def rows():
 
 
 def build_trainer(folder, rows, **changes):
-    options = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 4,
-        "max_steps": 3,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "gradient_checkpointing": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 1,
-    }
-    eval_rows = changes.pop("eval_rows", None)
-    return MDPOTrainer("world", args=MDPOConfig(**{**options, **changes}), train_dataset=rows, eval_dataset=eval_rows)
+    options = {"output_dir": str(folder), "max_steps": 3, "gradient_checkpointing": True, **changes}
+    return small_trainer.build_trainer(folder, rows, **options)
 
 
 def read_rows(folder):
@@ -83,7 +69,7 @@ def test_answers_and_pictures_of_the_evaluation_examples_are_written_and_shown_i
     trainer = build_trainer(
         tmp_path,
         rows,
-        eval_rows=held_out,
+        eval_dataset=held_out,
         sample_answers_steps=2,
         sample_answers=2,
         report_to="tensorboard",
