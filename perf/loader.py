@@ -25,7 +25,7 @@ from PIL import Image
 from mmdpo import MDPOConfig
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
-from mmdpo.training.build import build_collator
+from mmdpo.training.assembly import build_collator
 from mmdpo.training.streams.loader import SkippedRows, StreamLoader, make_stream_items
 from perf.measure import summarise
 from perf.record import RESULTS, describe_run, write_result

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.evaluate import find_data
-from mmdpo.benchmarks.records import Tools
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load
 from mmdpo.benchmarks.word_table import TableLinguistics

@@ -21,7 +21,7 @@ import torch
 
 from mmdpo import MDPOConfig
 from mmdpo.data.check import find_faults
-from mmdpo.training.build import build_collator
+from mmdpo.training.assembly import build_collator
 from mmdpo.training.row_check import FullCheck, to_preferences
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
 from perf.measure import summarise

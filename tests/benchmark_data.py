@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.linguistics import NltkLinguistics
-from mmdpo.benchmarks.records import Tools
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.word_table import TableLinguistics
 

@@ -111,7 +111,7 @@ class _Flag(NamedTuple):
         return bool(self.metadata["positional"])
 
 
-class _Parser(argparse.ArgumentParser):
+class _VerbParser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Raises instead of leaving the process."""
         raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {message} ({self.prog} --help tells more)")
@@ -135,7 +135,7 @@ def _flag_of(options: type[Options], each: Field[Any]) -> str:
 def _make_parser(
     flags: Sequence[_Flag], command: str, about: str, usage: str, uses: Collection[str] | None
 ) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"mmdpo {command}", description=about or None)
+    parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
     groups: dict[str, Any] = {"": parser}
     needed = [usage] if usage else []
     for flag in flags:

@@ -12,7 +12,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmdpo.benchmarks.records import Tools
+from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.tasks.world import draw_image, read_items
 from mmdpo.cli import main

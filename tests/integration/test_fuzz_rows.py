@@ -13,7 +13,7 @@ from mmdpo.cli import main
 from mmdpo.data.items import Items
 from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
-from mmdpo.training import build
+from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
 from mmdpo.training.run import read_examples
@@ -230,7 +230,7 @@ def test_training_leaves_the_faulty_rows_out_and_makes_batches_of_the_others(fol
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", on_bad_row="skip", check_data=check
     )
     start = resolve_start("world")
-    collator = build.build_collator(load_processor(start), start.config, args)
+    collator = assembly.build_collator(load_processor(start), start.config, args)
     examples = read_examples(str(folder / "rows.jsonl"), "train")
     checked = check_rows(examples, "train", FullCheck(collator) if check == "full" else TextCheck(collator), args)
     faulty = {fault.row for fault in checked.faults}

@@ -18,7 +18,7 @@ from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
 from mmdpo.study.pool import Progress, run_trials
-from mmdpo.study.study_file import Evaluation, Variant, shipped_names
+from mmdpo.study.study_file import StudyEvaluation, Variant, shipped_names
 from mmdpo.study.trial import Trial
 
 TINY = {
@@ -104,7 +104,8 @@ def test_folders_of_something_else_are_refused(study, tmp_path, capsys):
 def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_path):
     variant = Variant("start", "", {"model_name_or_path": "world", "dataset_name": "world"})
     trials = [
-        Trial(variant, seed, Evaluation(scenes=2), tmp_path / f"seed-{seed}", f"digest {seed}", None) for seed in (0, 1)
+        Trial(variant, seed, StudyEvaluation(scenes=2), tmp_path / f"seed-{seed}", f"digest {seed}", None)
+        for seed in (0, 1)
     ]
     said = []
 

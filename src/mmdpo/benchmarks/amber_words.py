@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore
 from mmdpo.benchmarks.linguistics import Linguistics
-from mmdpo.benchmarks.records import Item, ItemScore
 from mmdpo.benchmarks.similarity import Similarity
 
 
@@ -58,7 +58,7 @@ class _Targets:
 
 
 def score_description(
-    item: Item, answer: str, words: AmberWords, linguistics: Linguistics, similarity: Similarity
+    item: BenchmarkItem, answer: str, words: AmberWords, linguistics: Linguistics, similarity: Similarity
 ) -> ItemScore:
     """Scores one description; steps (a) to (f) of the official rule, for each noun in order, repeats included."""
     all_nouns = linguistics.nouns(answer)

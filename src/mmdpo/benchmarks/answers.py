@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
 from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
-from mmdpo.benchmarks.records import Item, Items
 from mmdpo.files import UnusableFileError, check_regular
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
@@ -60,7 +60,7 @@ class Answers:
     """Where a file ends in the middle of a row, which was left out."""
 
 
-FindId: TypeAlias = Callable[[Row, Items], str]
+FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
 """Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
 
 
@@ -71,7 +71,7 @@ class _Reading:
 
 
 def read_answers(
-    path: Path, benchmark: str, items: Mapping[str, Item], find_id: FindId, *, allow_cut: bool = False
+    path: Path, benchmark: str, items: Mapping[str, BenchmarkItem], find_id: FindId, *, allow_cut: bool = False
 ) -> Answers:
     """Reads a file of answers, or those of a folder (`list_files`).
 
@@ -83,7 +83,7 @@ def read_answers(
         FileNotFoundError: there is no such file.
     """
     files = list_files(path)
-    items, reading = Items.build(items.values()), _Reading()
+    items, reading = BenchmarkItems.build(items.values()), _Reading()
     for file in files:
         for row in _read_rows(file, reading.cut, allow_cut):
             _add(reading.answers, row, benchmark, items, find_id)
@@ -97,7 +97,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     return _read_rows(path, [], allow_cut=False)
 
 
-def find_by_order(row: Row, items: Sequence[Item]) -> str:
+def find_by_order(row: Row, items: Sequence[BenchmarkItem]) -> str:
     """Returns the item at the row's place in its file, for official files whose rows are named by nothing else.
 
     Raises EvaluationError if the row shows no question, or another one than the item's: then the order is not the
@@ -131,7 +131,7 @@ def list_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _add(answers: dict[str, Answer], row: Row, benchmark: str, items: Items, find_id: FindId) -> None:
+def _add(answers: dict[str, Answer], row: Row, benchmark: str, items: BenchmarkItems, find_id: FindId) -> None:
     if row.values.get("benchmark", benchmark) != benchmark:
         raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
     try:

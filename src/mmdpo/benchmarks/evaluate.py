@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from mmdpo.benchmarks.answers import Answers, read_answers
+from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import AskingJudge, Item, Items, ItemScore, Metric, Sums, Tools
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
@@ -50,7 +50,7 @@ class MetricValue:
     """Ends of the 95 % bootstrap interval, rounded alike; None if the items share one image."""
     high: float | None
     n: int
-    """Items that it is taken over."""
+    """BenchmarkItems that it is taken over."""
     exact: float | None
     """Not rounded."""
     standard_error: float | None
@@ -93,7 +93,7 @@ class Evaluation:
     made_by: Mapping[str, str]
     """What produced the numbers: linguistics, similarity, judge, ground truth."""
     statistics: Mapping[str, Any]
-    items: tuple[Item, ...]
+    items: tuple[BenchmarkItem, ...]
     scores: Mapping[str, ItemScore]
     answers: Answers
 
@@ -121,7 +121,7 @@ def evaluate_answers(
     """
     benchmark, folder = load(name), find_data(name, data_dir)
     items = benchmark.read_items(folder, tools)
-    by_id = Items.build(items)
+    by_id = BenchmarkItems.build(items)
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
     incomplete = [] if allow_partial else _find_missing(by_id, found)
     if incomplete:
@@ -146,13 +146,13 @@ def find_data(name: str, data_dir: str | Path) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def build_table(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> CountTable:
+def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
     """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
     rows = [(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores]
     return CountTable.build(rows)
 
 
-def _find_missing(items: Items, answers: Answers) -> list[str]:
+def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
     """Says for each part that has an answer which of its items have none."""
     problems = []
     for part, members in items.parts.items():
@@ -165,7 +165,7 @@ def _find_missing(items: Items, answers: Answers) -> list[str]:
 
 def _summarise(
     benchmark: Benchmark,
-    items: tuple[Item, ...],
+    items: tuple[BenchmarkItem, ...],
     answers: Answers,
     scores: Mapping[str, ItemScore],
     notes: Mapping[str, Note],
@@ -178,7 +178,9 @@ def _summarise(
     metrics = [metric for metric in benchmark.metrics if exists(metric, sums)]
     intervals = bootstrap(table, metrics, resamples=resamples, seed=seed)
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
-    partial = _find_missing(Items.build(items), answers) + [f"{place}: the file breaks off" for place in answers.cut]
+    partial = _find_missing(BenchmarkItems.build(items), answers) + [
+        f"{place}: the file breaks off" for place in answers.cut
+    ]
     if unscored:
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
     return Evaluation(
@@ -217,7 +219,7 @@ def _value(metric: Metric, sums: Sums, interval: Interval | None) -> MetricValue
     )
 
 
-def _cover(items: Iterable[Item], scores: Mapping[str, ItemScore]) -> dict[str, Coverage]:
+def _cover(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> dict[str, Coverage]:
     numbers: dict[str, Counter[str]] = {}
     for item in items:
         part = numbers.setdefault(item.part, Counter())
@@ -258,13 +260,13 @@ class _Listener:
     """Stands in for a judge, and notes what a scorer asks it."""
 
     name: str = "nobody yet"
-    asked: list[tuple[Item, str]] = field(default_factory=list)
+    asked: list[tuple[BenchmarkItem, str]] = field(default_factory=list)
 
-    def reply(self, item: Item, answer: str) -> None:
+    def reply(self, item: BenchmarkItem, answer: str) -> None:
         self.asked.append((item, answer))
 
 
-def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[Item, str]]) -> None:
+def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[BenchmarkItem, str]]) -> None:
     """Lets a judge that has to be waited for reply to all answers; does nothing where replies are at hand.
 
     Which answers a judge is asked about, and in what words, the scorer alone knows: it runs once for that. Raises what

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.answers import Row, read_rows
+from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.reading import EvaluationError, replace_surrogates
-from mmdpo.benchmarks.records import Item
 
 _ID_FIELDS = ("id", "image_id")
 _REPLY_FIELDS = ("reply", "judge_reply")
@@ -52,7 +52,7 @@ class RecordedReplies:
             models.add(str(row.values.get("model", "unnamed")))
         return cls(rows, f"recorded replies of {', '.join(sorted(models)) or 'nobody'} ({Path(path).name})")
 
-    def reply(self, item: Item, answer: str) -> str | None:
+    def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
         rows = self._rows.get(item.id, ())
         fitting = sorted(

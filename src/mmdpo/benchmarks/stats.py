@@ -14,8 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdpo.benchmarks.definitions import Metric, Sums, Values
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Metric, Sums, Values
 
 RESAMPLES = 2000
 LEVEL = 0.95

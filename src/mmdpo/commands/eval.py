@@ -33,7 +33,7 @@ class DownloadOptions(Options):
 
 def run_benchmark(name: str, options: EvaluationOptions) -> int:
     """Runs one benchmark."""
-    from mmdpo.evaluation.run import run_benchmark
+    from mmdpo.evaluation.benchmark_run import run_benchmark
 
     run_benchmark(name, options)
     return 0

@@ -40,7 +40,7 @@ class Batch(TypedDict):
     index: Int[Tensor, "B"]
     """Place of each example in its dataset, from 0."""
     counts: Bool[Tensor, "B"]
-    """False for fillers, which have no part in losses and metrics."""
+    """False for padding rows, which have no part in losses and metrics."""
     ref_logprobs: Float[Tensor, "B C"] | None
     """Cached reference log-probabilities, one column per cached cell."""
 

@@ -59,7 +59,7 @@ _ROWS_LOOKED_AT = 32
 """The format is decided on the first row; what it lacks is taken from these."""
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Anything with a length that gives a mapping for a position."""
 
     def __len__(self) -> int: ...
@@ -75,7 +75,7 @@ class PreferenceDataset(Sequence[PreferenceExample]):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: RowSource,
         format: Format,
         *,
         name: str,
@@ -198,7 +198,7 @@ def _check_row(row: Any, source: str) -> None:
         )
 
 
-def _sample_row(rows: Rows, name: str) -> dict[str, Any]:
+def _sample_row(rows: RowSource, name: str) -> dict[str, Any]:
     """Returns the first row with its gaps filled from the next rows: a faulty first row must not hide the format."""
     sample: dict[str, Any] = {}
     for position in range(min(len(rows), _ROWS_LOOKED_AT)):
@@ -210,7 +210,7 @@ def _sample_row(rows: Rows, name: str) -> dict[str, Any]:
     return sample
 
 
-def _unique_ids(rows: Rows) -> list[str] | None:
+def _unique_ids(rows: RowSource) -> list[str] | None:
     for name in ID_COLUMNS:
         values = _column(rows, name)
         if values and all(isinstance(value, str | int) for value in values):
@@ -220,7 +220,7 @@ def _unique_ids(rows: Rows) -> list[str] | None:
     return None
 
 
-def _column(rows: Rows, name: str) -> list[Any] | None:
+def _column(rows: RowSource, name: str) -> list[Any] | None:
     if isinstance(rows, ArrowRows):
         return rows.column(name)
     # Only a list is known to give its rows for nothing; other sequences may open images to do so.

@@ -137,7 +137,7 @@ def check_unchanged(sources: Iterable[ImageSource], stamps: Mapping[str, FileSta
             )
 
 
-class Filler(int):
+class PaddingRow(int):
     """The place of a row that only fills up a batch, so that every process has one; its pair counts for nothing."""
 
 
@@ -155,7 +155,7 @@ class Item:
     ref_logprobs: Float[Tensor, "C"] | None = None
     """Precomputed reference log-probabilities of those reference cells that stay the same in every epoch, in nats."""
     counts: bool = True
-    """False for a filler."""
+    """False for a padding row."""
 
 
 class Items(Dataset[Item]):
@@ -209,7 +209,7 @@ class Items(Dataset[Item]):
             epoch=self.epoch,
             other_images=others,
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[index],
-            counts=not isinstance(index, Filler),
+            counts=not isinstance(index, PaddingRow),
         )
 
     def _draw_others(self, pictures: Pictures, example: PreferenceExample, index: int) -> tuple[ImageSource, ...]:

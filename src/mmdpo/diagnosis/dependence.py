@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.benchmarks.records import Metric, divide
+from mmdpo.benchmarks.definitions import Metric, divide
 from mmdpo.benchmarks.stats import CountTable, bootstrap
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED

@@ -27,7 +27,7 @@ from mmdpo.models.families import find_family
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import probe
-from mmdpo.training.build import find_context_length
+from mmdpo.training.assembly import find_context_length
 from mmdpo.training.durable.resume import RunFolderError
 
 OTHER = "random_image"

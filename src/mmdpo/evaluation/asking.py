@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.answers import Row, read_rows
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item, Items, Tools
 from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
@@ -37,7 +37,7 @@ _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
 
-FindImage: TypeAlias = Callable[[Item], LazyImage]
+FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Outcome:
     path: Path
     """The file of the answers."""
     items: int
-    """Items of the benchmark."""
+    """BenchmarkItems of the benchmark."""
     answered: int
     stopped: str
     """Why it ended before all were answered that should be; empty if it did not."""
@@ -78,8 +78,8 @@ def answer_benchmark(
 
 def answer_items(
     benchmark: Benchmark,
-    items: Sequence[Item],
-    chosen: Sequence[Item],
+    items: Sequence[BenchmarkItem],
+    chosen: Sequence[BenchmarkItem],
     find_image: FindImage,
     answerer: Answerer,
     settings: GenerationSettings,
@@ -131,15 +131,17 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
     return ""
 
 
-def choose_items(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
+def choose_items(items: Sequence[BenchmarkItem], limit: int | None) -> tuple[BenchmarkItem, ...]:
     """Returns the first `limit` items of every part, all if it is None."""
     if limit is None:
         return tuple(items)
-    kept = {item.id for members in Items.build(items).parts.values() for item in members[:limit]}
+    kept = {item.id for members in BenchmarkItems.build(items).parts.values() for item in members[:limit]}
     return tuple(item for item in items if item.id in kept)
 
 
-def make_image_finder(benchmark: Benchmark, items: Sequence[Item], data_dir: Path, image_dir: Path | None) -> FindImage:
+def make_image_finder(
+    benchmark: Benchmark, items: Sequence[BenchmarkItem], data_dir: Path, image_dir: Path | None
+) -> FindImage:
     """Returns where the picture of an item is: drawn by the benchmark, or a file of `image_dir`.
 
     Unless `image_dir` is given it is the folder of `IMAGE_FOLDERS` in `data_dir` that holds the first picture. Raises
@@ -156,7 +158,7 @@ def make_image_finder(benchmark: Benchmark, items: Sequence[Item], data_dir: Pat
     return lambda item: folder / item.image
 
 
-def check_images(found: Iterable[tuple[Item, LazyImage]]) -> None:
+def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
     """Raises EvaluationError, which lists the first, if pictures are missing: before a model is loaded."""
     paths = dict.fromkeys(image for _, image in found if isinstance(image, Path))
     missing = [path for path in paths if not path.is_file()]
@@ -168,7 +170,7 @@ def check_images(found: Iterable[tuple[Item, LazyImage]]) -> None:
         )
 
 
-def check_scoring(benchmark: Benchmark, items: Sequence[Item], data_dir: Path, tools: Tools) -> None:
+def check_scoring(benchmark: Benchmark, items: Sequence[BenchmarkItem], data_dir: Path, tools: Tools) -> None:
     """Scores made-up answers, so that a tool that is not installed is found before a model answers for hours.
 
     Raises what scoring raises.
@@ -188,7 +190,7 @@ class AnswerLog:
         self,
         folder: Path,
         benchmark: str,
-        items: Sequence[Item],
+        items: Sequence[BenchmarkItem],
         generation: Mapping[str, Any],
         processes: Processes,
     ) -> None:

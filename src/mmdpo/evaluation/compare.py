@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.reading import EvaluationError, read_data
-from mmdpo.benchmarks.records import Metric
 from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,

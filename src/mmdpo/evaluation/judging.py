@@ -20,8 +20,8 @@ from typing import Any
 from tqdm import tqdm
 
 from mmdpo.benchmarks.answers import read_rows
+from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item, Judge, Tools
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
@@ -69,7 +69,7 @@ def choose_judge(
 
 
 class KeepingJudge:
-    """A judge of one benchmark; implements `mmdpo.benchmarks.records.AskingJudge`."""
+    """A judge of one benchmark; implements `mmdpo.benchmarks.definitions.AskingJudge`."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class KeepingJudge:
             raise ValueError(f"--judge: {benchmark.name} has no judge")
         if retries < 0:
             raise ValueError(f"--judge_retries is {retries}; it is 0 or more")
-        self._prompt: Callable[[Item, str], str] = benchmark.judge_prompt
+        self._prompt: Callable[[BenchmarkItem, str], str] = benchmark.judge_prompt
         self._reads: Callable[[str], bool] = benchmark.reads
         self._source, self._cache = source, ReplyCache(cache)
         self._retries, self._allow_missing, self._allowed_failures = retries, allow_missing, failures
@@ -106,7 +106,7 @@ class KeepingJudge:
         said = ", ".join(sorted(self._models - {self._source.model, ""}))
         return self._source.model + (f" (replies by {said})" if said else "")
 
-    def ask_all(self, asked: Sequence[tuple[Item, str]]) -> None:
+    def ask_all(self, asked: Sequence[tuple[BenchmarkItem, str]]) -> None:
         """Gets a reply to every answer that has none, many at once; then again to those that cannot be read.
 
         Raises:
@@ -118,7 +118,7 @@ class KeepingJudge:
                 self._complete(list(requests.values()), "judge" if attempt == 0 else f"judge, attempt {attempt + 1}")
         self._models.update(reply.model for item, answer in asked for reply in self._replies(item, answer))
 
-    def reply(self, item: Item, answer: str) -> str | None:
+    def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the first reply that can be read, else the last; None where the judge gave none."""
         replies = self._replies(item, answer)
         if not replies and self._prompt(item, answer) not in self._without_reply:
@@ -127,14 +127,14 @@ class KeepingJudge:
         texts = [reply.text for reply in replies]
         return next((text for text in texts if self._reads(text)), texts[-1] if texts else None)
 
-    def _request(self, item: Item, answer: str, attempt: int) -> Request:
+    def _request(self, item: BenchmarkItem, answer: str, attempt: int) -> Request:
         prompt = self._prompt(item, answer)
         return Request(item.id, answer, prompt if attempt == 0 else f"{prompt}\n\n{REMINDER}", attempt)
 
     def _key(self, request: Request) -> str:
         return digest_of([request.prompt, self._source.model, dict(self._source.settings(request.attempt))])
 
-    def _replies(self, item: Item, answer: str) -> list[CachedReply]:
+    def _replies(self, item: BenchmarkItem, answer: str) -> list[CachedReply]:
         """Returns the replies to an answer, of the first attempt and those after it, as far as there are any."""
         replies = []
         for attempt in range(self._retries + 1):
@@ -144,7 +144,7 @@ class KeepingJudge:
             replies.append(found)
         return replies
 
-    def _missing(self, asked: Sequence[tuple[Item, str]], attempt: int) -> list[Request]:
+    def _missing(self, asked: Sequence[tuple[BenchmarkItem, str]], attempt: int) -> list[Request]:
         """Returns the requests of this attempt: one for each answer whose earlier replies cannot be read."""
         requests = []
         for item, answer in asked:

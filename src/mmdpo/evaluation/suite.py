@@ -22,8 +22,8 @@ from rich.console import Console
 from mmdpo.benchmarks.evaluate import Evaluation
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
+from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
-from mmdpo.evaluation.run import run_benchmark
 from mmdpo.files import make_folder, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.printable import printable

@@ -61,7 +61,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """The answer that two ways of scoring differ most about."""
 
     place: int
@@ -144,14 +144,14 @@ def score_alone(
     return scored
 
 
-def compare(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Difference:
+def compare(found: Sequence[Tensor], expected: Sequence[Tensor]) -> ScoreDifference:
     """Returns the answer that differs most; a value that is no number differs from every other."""
-    worst: Difference | None = None
+    worst: ScoreDifference | None = None
     for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         apart = torch.where(ours == theirs, 0.0, ours - theirs)  # ∞ is equal to itself
         distance = float(apart.square().mean().sqrt())
         if worst is None or not distance <= worst.distance:
-            worst = Difference(place, distance, float(ours.sum()), float(theirs.sum()))
+            worst = ScoreDifference(place, distance, float(ours.sum()), float(theirs.sum()))
     assert worst is not None, "an objective has a cell"
     return worst
 
@@ -218,7 +218,7 @@ def _score_plainly(model: Any, family: Family, batch: Batch, answer: Tensor) -> 
 
 
 def _describe(
-    difference: Difference, cells: Sequence[Cell], chosen: Sequence[Item], *, with_source: bool = True
+    difference: ScoreDifference, cells: Sequence[Cell], chosen: Sequence[Item], *, with_source: bool = True
 ) -> str:
     cell, item = cells[difference.place // len(chosen)], chosen[difference.place % len(chosen)]
     source = (with_source and item.example.source) or f"row {item.index + 1}"

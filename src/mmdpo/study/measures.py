@@ -9,8 +9,8 @@ from typing import Any
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
+from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions
-from mmdpo.evaluation.run import run_benchmark
 from mmdpo.options import UsageError, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.world.captions import score_captions

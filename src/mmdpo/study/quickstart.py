@@ -25,7 +25,15 @@ from mmdpo.report.quickstart import draw_curves, print_results, write_page
 from mmdpo.report.scene_picture import draw_scenes
 from mmdpo.study.measures import measure_reliance
 from mmdpo.study.study_file import START
-from mmdpo.study.variants import CORRUPTION, Answers, HeldOut, ask, make_world_pairs, train_variant, training_options
+from mmdpo.study.variants import (
+    CORRUPTION,
+    HeldOut,
+    HeldOutAnswers,
+    ask,
+    make_world_pairs,
+    train_variant,
+    training_options,
+)
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world.captions import compare_names, score_captions
@@ -69,7 +77,7 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
             pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
             collator=make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=plan.seed),
         )
-    answers: dict[str, Answers] = {}
+    answers: dict[str, HeldOutAnswers] = {}
     with _show_progress(console) as progress:
         answers[START] = ask(start, held_out)
         for name in VARIANTS:
@@ -99,7 +107,7 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
     return results
 
 
-def _measure(answers: Answers, start: Answers, scenes: Sequence[Scene]) -> dict[str, float | None]:
+def _measure(answers: HeldOutAnswers, start: HeldOutAnswers, scenes: Sequence[Scene]) -> dict[str, float | None]:
     """Returns the measures of the table: those of captions, and image reliance against the start."""
     assert answers.scores is not None
     assert start.scores is not None

@@ -87,7 +87,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class StudyEvaluation:
     """What every model of a study is measured on."""
 
     scenes: int = 0
@@ -117,7 +117,7 @@ class Study:
     variants: tuple[Variant, ...]
     """The start first; the second is the one that differences are taken to."""
     seeds: tuple[int, ...]
-    evaluation: Evaluation
+    evaluation: StudyEvaluation
     keep_models: bool = False
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What the file says."""
@@ -319,11 +319,11 @@ def _read_seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> Evaluation:
+def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
     with _naming("evaluation"):
         needed = "it must say what models are measured on: scenes, pairs, benchmarks, …"
         _require(isinstance(values, dict) and len(values) > 0, needed)
-        _check_keys(values, [field.name for field in dataclasses.fields(Evaluation)])
+        _check_keys(values, [field.name for field in dataclasses.fields(StudyEvaluation)])
         _check_counts(values, ("scenes", "pairs", "batch_size"))
         benchmarks = values.get("benchmarks", [])
         _check_benchmarks(benchmarks, has_scenes=bool(values.get("scenes")))
@@ -339,7 +339,7 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> Evaluation:
         kind = values.get("decided_by", shared.get("decided_by", "style"))
         _check_kind(kind)
         chosen = {**values, "world": world, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
-        evaluation = Evaluation(**chosen)
+        evaluation = StudyEvaluation(**chosen)
         is_measured = evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks
         _require(bool(is_measured), "nothing is measured: give scenes, dataset_name or benchmarks")
     return evaluation

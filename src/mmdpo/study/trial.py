@@ -41,7 +41,7 @@ from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_benchmark, measure_pairs, measure_scenes
-from mmdpo.study.study_file import PROCESSOR_OPTIONS, Evaluation, Variant
+from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
@@ -70,7 +70,7 @@ class Trial:
 
     variant: Variant
     seed: int
-    evaluation: Evaluation
+    evaluation: StudyEvaluation
     folder: Path
     """Its place once it is finished."""
     digest: str
@@ -110,7 +110,7 @@ class Trial:
 # -- what decides a trial ----------------------------------------------------------------------------------------------
 
 
-def digest_trial(variant: Variant, seed: int, evaluation: Evaluation, *, keeps_model: bool) -> str:
+def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool) -> str:
     """Returns the digest of what decides a trial: options, seed, evaluation, files, code and libraries.
 
     A trial whose digest is another is run again. Files of a folder (a model, a dataset) are known by name, size and

@@ -111,7 +111,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Answers:
+class HeldOutAnswers:
     """What one model said of the held-out material."""
 
     captions: list[str]
@@ -119,10 +119,12 @@ class Answers:
     """None without held-out pairs."""
 
 
-def ask(model: Any, held_out: HeldOut) -> Answers:
+def ask(model: Any, held_out: HeldOut) -> HeldOutAnswers:
     """Captions the scenes and scores the pairs."""
     processor = held_out.collator.prepare.renderer.processor
     captions = caption_scenes(model, processor, held_out.scenes, batch_size=CAPTION_BATCH)
     if not held_out.pairs:
-        return Answers(captions, None)
-    return Answers(captions, score_pairs(model, held_out.collator, held_out.pairs, batch_size=held_out.batch_size))
+        return HeldOutAnswers(captions, None)
+    return HeldOutAnswers(
+        captions, score_pairs(model, held_out.collator, held_out.pairs, batch_size=held_out.batch_size)
+    )

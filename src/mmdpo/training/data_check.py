@@ -16,7 +16,7 @@ from mmdpo.models.load import load_generation_config, load_processor
 from mmdpo.models.start import LoadOptions, resolve_start
 from mmdpo.objective import build_objective
 from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
-from mmdpo.training import build
+from mmdpo.training import assembly
 from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
 
@@ -56,7 +56,7 @@ def _open_collator(options: DataCheckOptions) -> Collator:
     )
     start, objective = resolve_start(options.model_name_or_path, load), build_objective(options.objective)
     named = set(image_versions(objective.cells)) - {ORIGINAL, NO_IMAGE, CORRUPTED}
-    return build.make_collator(
+    return assembly.make_collator(
         load_processor(start),
         start.config,
         objective,

@@ -23,14 +23,14 @@ from mmdpo.models.start import Start, resolve_start
 from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.tables import Table
-from mmdpo.training import build
+from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
-from mmdpo.training.plan import RunPlan, resolve
 from mmdpo.training.recipe import Recipe, parse_recipe
 from mmdpo.training.row_check import check_rows
 from mmdpo.training.run import open_stream, read_data
+from mmdpo.training.run_plan import RunPlan, resolve
 
 ADAPTER_PART = "adapter"
 
@@ -111,9 +111,9 @@ def plan_run(recipe: Recipe) -> DryRun:
     config, processor = start.config, load_processor(start)
     family = find_family(config)
     policy = _build_empty_policy(family, start, recipe)
-    scorer = build.build_scorer(policy, family, objective.cells, args)
+    scorer = assembly.build_scorer(policy, family, objective.cells, args)
 
-    collator = build.build_collator(processor, config, args, load_generation_config(start))
+    collator = assembly.build_collator(processor, config, args, load_generation_config(start))
     count = _CountTokens(collator, share=scorer.shares_prefix)
     checked = check_rows(train_dataset, "train", count, args)
     tokens: tuple[PairTokens, ...] = checked.facts
@@ -196,14 +196,14 @@ def _build_empty_policy(family: Family, start: Start, recipe: Recipe) -> Any:
     """Returns the policy as training would build it, on the meta device."""
     args, peft_config = recipe.training, get_peft_config(recipe.model)
     model = build_empty_model(start)
-    build.check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
+    assembly.check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
     with torch.device("meta"):
         if start.adapter is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, read_settings(start.adapter, is_trained=True))
             freeze_others(model, args.trained_parts)
-        return build.prepare_policy(model, family, peft_config, args)
+        return assembly.prepare_policy(model, family, peft_config, args)
 
 
 def _read_bits(recipe: Recipe) -> int | None:

@@ -86,11 +86,11 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     return Recipe(script, training, model)
 
 
-def _make_parser() -> _Parser:
-    return _Parser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
+def _make_parser() -> _RecipeParser:
+    return _RecipeParser((ScriptArguments, MDPOConfig, ModelConfig), allow_abbrev=False)
 
 
-def _parse(parser: _Parser, values: dict[str, Any], arguments: Sequence[str]) -> tuple[Any, MDPOConfig, Any]:
+def _parse(parser: _RecipeParser, values: dict[str, Any], arguments: Sequence[str]) -> tuple[Any, MDPOConfig, Any]:
     """Returns TRL's script arguments, our options and TRL's model options. Raises ValueError or TypeError."""
     parser.set_defaults_with_config(**{key: value for key, value in values.items() if value in (None, [])})
     # Values of the file go the way of flags, in front of them, so that the parser checks both alike.
@@ -124,7 +124,7 @@ def _check_worlds(model: str | None, dataset: str | None) -> None:
         )
 
 
-class _Parser(TrlParser):
+class _RecipeParser(TrlParser):
     """TRL's parser with argparse's exit turned into our error."""
 
     def add_argument(self, *names: Any, decides: str = "", **settings: Any) -> Any:

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 from transformers.trainer_utils import seed_worker
 
-from mmdpo.data.items import Filler, Items
+from mmdpo.data.items import PaddingRow, Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.models.seams import train_batch_size_of
 from mmdpo.training.durable.durable_trainer import DurableTrainer
@@ -43,7 +43,7 @@ class RowOrder(Sampler[int]):
         places = range(self.count) if self.order is None else self.order(generator)
         yield from places
         for _ in range(len(self) - self.count):
-            yield Filler(places[-1])
+            yield PaddingRow(places[-1])
 
     def __len__(self) -> int:
         return -(-self.count // self.multiple) * self.multiple
@@ -68,7 +68,7 @@ class RebalancedBatches(BatchRebalanceSampler):
         for batch in super().__iter__():
             marked = []
             for place in batch:
-                marked.append(Filler(place) if place in seen else place)
+                marked.append(PaddingRow(place) if place in seen else place)
                 seen.add(place)
             yield marked
 

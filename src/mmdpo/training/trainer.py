@@ -39,18 +39,18 @@ from mmdpo.models.start import resolve_start
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
-from mmdpo.training import build
-from mmdpo.training.build import settle_rows
+from mmdpo.training import assembly
+from mmdpo.training.assembly import settle_rows
 from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.identity import describe_run
 from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
-from mmdpo.training.plan import resolve
 from mmdpo.training.row_check import to_preferences
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
+from mmdpo.training.run_plan import resolve
 from mmdpo.training.samples import SampleAnswers
 from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
 
@@ -106,7 +106,7 @@ class MDPOTrainer(RowOrderTrainer):
         config = start.config  # first: it says of a text model that it is none
         given = processing_class is not None
         processor = adapt_processor(processing_class, plan.load) if given else load_processor(start)
-        self._collator = collator = build.build_collator(processor, config, args, load_generation_config(start))
+        self._collator = collator = assembly.build_collator(processor, config, args, load_generation_config(start))
 
         # 3. The rows: the same on every process. None of their images is opened yet.
         train_dataset = _read_rows("train", train_dataset, args)
@@ -121,7 +121,7 @@ class MDPOTrainer(RowOrderTrainer):
         policy = load_model(start, parts=plan.trained_parts)
         check_model(policy)
         family = collator.prepare.renderer.family
-        policy = build.prepare_policy(policy, family, peft_config, args)
+        policy = assembly.prepare_policy(policy, family, peft_config, args)
 
         # 5. The trainer of transformers, which places the model on its device.
         super().__init__(
@@ -215,7 +215,7 @@ class MDPOTrainer(RowOrderTrainer):
         """Returns the mean of the objective over pairs, and with `return_outputs` the scores too.
 
         `num_items_in_batch` is the number of pairs of the whole optimizer step, on all processes: the loss is then
-        scaled so that the step's gradient is the mean over those pairs however they were split. Fillers do not count.
+        scaled so that the step's gradient is the mean over those pairs however they were split. Padding rows do not count.
         """
         scores = self.score(model, inputs)
         losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"])

@@ -6,14 +6,15 @@ import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.answers import read_answers
+from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item
 from mmdpo.benchmarks.result_folder import write_evaluation
 from mmdpo.benchmarks.tasks import amber, pope
 
 ITEMS = {
-    str(number): Item(str(number), "generative", "Describe this image.", f"{number}.jpg") for number in range(1, 6)
+    str(number): BenchmarkItem(str(number), "generative", "Describe this image.", f"{number}.jpg")
+    for number in range(1, 6)
 }
 ROWS = [{"id": number, "response": f"Größe {number}, “quoted”\nand [more]"} for number in range(1, 6)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -90,7 +91,10 @@ def test_a_file_cut_anywhere_is_refused_or_keeps_its_whole_rows(tmp_path, text):
 
 
 def test_rows_without_ids_are_joined_by_order_only_if_their_questions_fit(tmp_path):
-    items = {f"random/{n}": Item(f"random/{n}", "random", f"Is there a {w}?", "") for n, w in enumerate(("dog", "cat"))}
+    items = {
+        f"random/{n}": BenchmarkItem(f"random/{n}", "random", f"Is there a {w}?", "")
+        for n, w in enumerate(("dog", "cat"))
+    }
     rows = [{"answer": "no", "question": f"Is there a {w}? Answer yes or no."} for w in ("dog", "cat")]
     path = tmp_path / "random.jsonl"
     found = read(path, "\n".join(map(json.dumps, rows)), items, pope.find_id)

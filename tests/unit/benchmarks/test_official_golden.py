@@ -7,8 +7,8 @@ import pytest
 
 from benchmark_data import ROOT, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.coco_objects import CocoObjects
+from mmdpo.benchmarks.definitions import BenchmarkItem, Tools
 from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
-from mmdpo.benchmarks.records import Item, Tools
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.tasks import load, object_halbench
 from mmdpo.benchmarks.word_table import TableLinguistics
@@ -129,7 +129,7 @@ def test_object_halbench_in_word_mode():
     tools = official_tools()
     items, scores = [], {}
     for number, expected in enumerate(case["items"]):
-        item = Item(str(number), "all", "", str(expected["image_id"]), {"objects": expected["gt_objects"]})
+        item = BenchmarkItem(str(number), "all", "", str(expected["image_id"]), {"objects": expected["gt_objects"]})
         scores[item.id] = object_halbench.score_answer(item, expected["caption"], synonyms, tools)
         items.append(item)
         assert scores[item.id].reason["word"] == {"kept": expected["coco_words"], "flagged": expected["hallucinated"]}

@@ -9,9 +9,9 @@ import pytest
 from benchmark_data import HAND_MADE, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.coco_objects import CocoObjects
+from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item
 from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
@@ -168,7 +168,7 @@ def test_the_world_scores_as_its_own_evaluation():
 
 def test_an_absent_object_counts_for_its_equal_and_for_the_first_that_is_similar():
     words = AmberWords.build({"cat": [], "dog": [], "wolf": [], "sheep": []}, [])
-    item = Item("1", "generative", "", "", {"truth": ["cat"], "hallu": ["wolf", "sheep", "dog"]})
+    item = BenchmarkItem("1", "generative", "", "", {"truth": ["cat"], "hallu": ["wolf", "sheep", "dog"]})
     similarity = PairTable([("dog", "wolf")], "")
     score = score_description(item, "A cat and a dog.", words, TableLinguistics(), similarity)
     assert score.reason == {

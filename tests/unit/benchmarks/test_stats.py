@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from mmdpo.benchmarks.definitions import Metric, divide
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Metric, divide
 from mmdpo.benchmarks.stats import CountTable, bootstrap, items_needed, paired_differences, visible_difference
 
 RATE = Metric("b/rate", lambda sums: divide(sums["hit"], sums["n"]), ("n",), "higher", "share", None)

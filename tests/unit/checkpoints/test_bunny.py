@@ -16,7 +16,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError, read_weights
-from mmdpo.training import build
+from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
 from tiny_bunny import make_weights, plain_logits, write_bunny
 
@@ -88,11 +88,11 @@ class TestScoring:
             {"chosen": " A cup.", "rejected": " A dog"},
         )
         row = {"images": [PICTURE], "prompt": prompt, **answers}
-        collator = build.build_collator(processor, model.config, args)
+        collator = assembly.build_collator(processor, model.config, args)
         examples = PreferenceDataset.from_rows([row], name="one")
         batch = collator([Items(examples, seed=0, draw_others=False, per_epoch=False)[0]])
         cells = args.build_objective().cells
-        scorer = build.build_scorer(model, collator.prepare.renderer.family, cells, args)
+        scorer = assembly.build_scorer(model, collator.prepare.renderer.family, cells, args)
         with torch.no_grad():
             found = scorer(batch, cells).logprobs[:, 0]
 

@@ -280,7 +280,7 @@ def test_what_scoring_lacks_is_found_before_anything_is_asked(endpoint, tmp_path
     def missing():
         raise ImportError("similarity: spaCy is not installed")
 
-    monkeypatch.setattr("mmdpo.evaluation.run.load_spacy", missing)
+    monkeypatch.setattr("mmdpo.evaluation.benchmark_run.load_spacy", missing)
     shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "data")  # without the table of similar pairs
     arguments = ["--model", "m", "--base_url", endpoint.url, "--data_dir", tmp_path, "--linguistics", "table"]
     with pytest.raises(ImportError, match="spaCy is not installed"):

@@ -121,7 +121,7 @@ def test_an_error_of_the_machine_is_a_reason_too(answers, tmp_path, monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("mmdpo.evaluation.run.evaluate_answers", fail)
+    monkeypatch.setattr("mmdpo.evaluation.benchmark_run.evaluate_answers", fail)
     assert suite(answers, tmp_path / "run", "--benchmarks", "pope") == 1
     content = json.loads((tmp_path / "run" / "suite.json").read_text())
     assert content["missing"] == {"pope": "RuntimeError: out of memory"}

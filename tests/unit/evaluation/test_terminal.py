@@ -87,7 +87,7 @@ def test_a_table_of_similar_pairs_beside_the_data_stands_in_for_a_model_that_is_
     def missing():
         raise ImportError("en_core_web_lg is not installed")
 
-    monkeypatch.setattr("mmdpo.evaluation.run.load_spacy", missing)
+    monkeypatch.setattr("mmdpo.evaluation.benchmark_run.load_spacy", missing)
     shutil.copytree(HAND_MADE / "amber" / "data", tmp_path / "amber" / "data")
     options = ["amber", *AMBER, "--data_dir", tmp_path, "--out", tmp_path / "run", "--resamples", "100"]
     with pytest.raises(ImportError, match="not installed"):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from mmdpo.report.study import draw_study, study_csv, study_markdown
 from mmdpo.study.results import adjust, collect_results, describe, p_value, t_quantile
-from mmdpo.study.study_file import Evaluation, Study, Variant
+from mmdpo.study.study_file import Study, StudyEvaluation, Variant
 from mmdpo.study.trial import Trial, digest_trial
 
 
@@ -55,7 +55,7 @@ def test_an_interval_by_hand():
 def results(tmp_path):
     """Two variants of three seeds; the second has failed with seed 2."""
     variants = tuple(Variant(name, f"about {name}", {}) for name in ("start", "a", "b"))
-    study = Study("mmdpo study file.yaml", "mine", "what", variants, (0, 1, 2), Evaluation(scenes=1))
+    study = Study("mmdpo study file.yaml", "mine", "what", variants, (0, 1, 2), StudyEvaluation(scenes=1))
     values = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 9.0, ("b", 0): 2.0, ("b", 1): 4.0}
     trials = []
     for variant in variants:
@@ -114,7 +114,7 @@ def test_a_digest_changes_with_what_decides_and_with_nothing_else(tmp_path):
 
     def digest(name="a", about="x", seed=0, scenes=1, fraction=1.0, **options):
         variant = Variant(name, about, {"dataset_name": str(data), **options}, fraction=fraction)
-        return digest_trial(variant, seed, Evaluation(scenes=scenes), keeps_model=False)
+        return digest_trial(variant, seed, StudyEvaluation(scenes=scenes), keeps_model=False)
 
     first = digest()
     assert digest(name="b", about="y") == first

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from mmdpo.study.run import plan_trials
 from mmdpo.study.study_file import START, StudyError, read_study, shipped_names
+from mmdpo.study.study_run import plan_trials
 
 GOOD = {
     "name": "mine",

@@ -15,7 +15,7 @@ from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
-from mmdpo.training import build
+from mmdpo.training import assembly
 from mmdpo.training.dry_run import plan_run
 from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.run import build_trainer, train
@@ -100,14 +100,14 @@ def history(trainer):
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_starts_at_its_reference_and_moves_what_it_should(run, kind, monkeypatch):
     loaded = {}
-    original = build.prepare_policy
+    original = assembly.prepare_policy
 
     def remember(*args, **kwargs):
         policy = original(*args, **kwargs)
         loaded.update({name: p.detach().clone() for name, p in policy.named_parameters()})
         return policy
 
-    monkeypatch.setattr(build, "prepare_policy", remember)
+    monkeypatch.setattr(assembly, "prepare_policy", remember)
     trainer = run(kind, gradient_checkpointing=True)  # the default: gradients have to pass what is recomputed
     first, second = history(trainer)
     assert first["loss"] == pytest.approx(3 * math.log(2), abs=1e-6)

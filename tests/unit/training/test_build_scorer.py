@@ -10,7 +10,7 @@ from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.objective import build_objective
 from mmdpo.scoring.tree_attention import SDPA
-from mmdpo.training.build import build_scorer
+from mmdpo.training.assembly import build_scorer
 
 CELLS = build_objective("mdpo").cells
 REASON = "LlavaForConditionalGeneration is not among the model families proven to share prefixes"

@@ -6,7 +6,7 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.data.items import Filler
+from mmdpo.data.items import PaddingRow
 from mmdpo.training.row_order import RebalancedBatches, RowOrder
 from mmdpo.world.pairs import make_pairs
 
@@ -28,7 +28,7 @@ def prepare(rows, batch_size, processes=1, rank=0, **options):
 def shares(rows, processes, batch_size, **options):
     """Returns what each process is given: a batch is its places, None for a padding row."""
     given = [prepare(rows, batch_size, processes, rank, **options).batch_sampler for rank in range(processes)]
-    return [[[None if isinstance(k, Filler) else k for k in batch] for batch in share] for share in given]
+    return [[[None if isinstance(k, PaddingRow) else k for k in batch] for batch in share] for share in given]
 
 
 def test_the_last_batch_of_all_is_filled():
@@ -40,7 +40,7 @@ def test_the_last_batch_of_all_is_filled():
 def test_a_resumed_epoch_ends_with_the_same_padding_rows():
     batches = list(skip_first_batches(prepare(9, 2, processes=2), 2).batch_sampler)
     assert batches == [[8, 8]]
-    assert [isinstance(place, Filler) for place in batches[0]] == [False, True]
+    assert [isinstance(place, PaddingRow) for place in batches[0]] == [False, True]
 
 
 def test_one_process_and_dropped_batches_need_none():
@@ -51,7 +51,7 @@ def test_one_process_and_dropped_batches_need_none():
 def test_a_padding_row_repeats_a_row_of_the_dataset():
     places = list(RowOrder(3, lambda _: [2, 0, 1], multiple=4))
     assert places == [2, 0, 1, 1]
-    assert [isinstance(place, Filler) for place in places] == [False, False, False, True]
+    assert [isinstance(place, PaddingRow) for place in places] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("rows", [9, 3], ids=["a few are left for the last step", "fewer rows than batches of a step"])
@@ -60,7 +60,7 @@ def test_micro_batches_that_are_rebalanced_are_filled(rows):
     batches = list(RebalancedBatches(lengths, step_size=4, batches_per_step=4, drop_last=False))
     assert len(batches) == -(-rows // 4) * 4
     places = [place for batch in batches for place in batch]
-    real = [place for place in places if not isinstance(place, Filler)]
+    real = [place for place in places if not isinstance(place, PaddingRow)]
     assert sorted(real) == list(range(rows))
     assert len(places) - len(real) == -rows % 4
 

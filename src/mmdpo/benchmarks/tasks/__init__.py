@@ -7,19 +7,19 @@ A benchmark is a module with a docstring, whose first line says what it measures
     TRAPS       trap → what it means, for every key of `ItemScore.traps`
     GENERATION  how answers are generated unless somebody says otherwise: fields of
                 `mmdpo.generation.questions.GenerationSettings` that differ from its defaults, which are greedy
-    read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]
+    read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]
                 the items in their official order; raises EvaluationError for a file that is not the benchmark's. What
                 it says about the data it read goes to `tools.used`
     find_id(row: Row, items: Items) -> str
                 the item that a row of an official answers file is about; raises EvaluationError, bare problem
-    make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]
+    make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]
                 how one answer is scored, by the official rule
-    judge_prompt(item: Item, answer: str) -> str
+    judge_prompt(item: BenchmarkItem, answer: str) -> str
                 only where a judge reads the answers: what it is asked, our own wording
     reads(reply: str) -> bool
                 only there: whether a judge's reply can be scored; one that cannot is asked for again
     NEEDS_JUDGE only there: True where nothing can be scored without a judge
-    draw_image(item: Item) -> PIL.Image.Image
+    draw_image(item: BenchmarkItem) -> PIL.Image.Image
                 only where the pictures are no files
     LANGUAGE_TOOLS
                 only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmdpo.benchmarks.answers import FindId
-    from mmdpo.benchmarks.records import Item, ItemScore, Metric, Tools
+    from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     traps: Mapping[str, str]
     generation: Mapping[str, Any]
-    read_items: Callable[[Path, Tools], tuple[Item, ...]]
+    read_items: Callable[[Path, Tools], tuple[BenchmarkItem, ...]]
     find_id: FindId
-    make_scorer: Callable[[Path, Tools], Callable[[Item, str], ItemScore]]
-    judge_prompt: Callable[[Item, str], str] | None
+    make_scorer: Callable[[Path, Tools], Callable[[BenchmarkItem, str], ItemScore]]
+    judge_prompt: Callable[[BenchmarkItem, str], str] | None
     reads: Callable[[str], bool] | None
     needs_judge: bool
-    draw_image: Callable[[Item], Image] | None
+    draw_image: Callable[[BenchmarkItem], Image] | None
     language_tools: tuple[str, ...]
 
     @property

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from mmdpo.benchmarks.answers import Row
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.world.captions import compare_names
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render, sample_scenes
 from mmdpo.world.worlds import PROMPT, World
@@ -64,26 +64,26 @@ class WorldBenchmark:
         """The scenes of this benchmark, in order."""
         return tuple(sample_scenes(SCENES, SEED, BALANCED_CO_OCCURRENCE, "test", self.world))
 
-    def draw_image(self, item: Item) -> Image.Image:
+    def draw_image(self, item: BenchmarkItem) -> Image.Image:
         """Paints the scene of an item."""
         return render(self.scenes[int(item.id.rpartition("-")[2])])
 
-    def read_items(self, data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+    def read_items(self, data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
         """Draws the 400 scenes; no data is read. Ids are `test-0-0` onwards."""
         tools.used["ground_truth"] = f"{SCENES} scenes of seed {SEED}"
         return make_items(self.scenes, SEED)
 
-    def find_id(self, row: Row, items: Items) -> str:
+    def find_id(self, row: Row, items: BenchmarkItems) -> str:
         """Returns the row's `id`; raises EvaluationError if it has none."""
         if "id" not in row.values:
             raise EvaluationError(f"no id; it has {', '.join(row.values)}, and ids look like test-{SEED}-17")
         return str(row.values["id"])
 
-    def make_scorer(self, data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+    def make_scorer(self, data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
         """Returns the exact rule; it needs neither data nor tools."""
         return self.score
 
-    def score(self, item: Item, answer: str) -> ItemScore:
+    def score(self, item: BenchmarkItem, answer: str) -> ItemScore:
         """Counts what a caption names, rightly and wrongly."""
         present = item.truth["objects"]
         found = compare_names(self.world, present, answer)
@@ -103,9 +103,9 @@ class WorldBenchmark:
         )
 
 
-def make_items(scenes: Sequence[Scene], seed: int) -> tuple[Item, ...]:
+def make_items(scenes: Sequence[Scene], seed: int) -> tuple[BenchmarkItem, ...]:
     """Returns scenes as items, whose ids are `test-SEED-NUMBER`."""
     return tuple(
-        Item(f"test-{seed}-{place}", "all", PROMPT, f"test-{seed}-{place}.png", {"objects": scene.names})
+        BenchmarkItem(f"test-{seed}-{place}", "all", PROMPT, f"test-{seed}-{place}.png", {"objects": scene.names})
         for place, scene in enumerate(scenes)
     )

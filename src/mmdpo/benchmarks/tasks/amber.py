@@ -18,8 +18,8 @@ import numpy as np
 
 from mmdpo.benchmarks.amber_words import AmberWords, score_description
 from mmdpo.benchmarks.answers import Row
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.reading import EvaluationError, read_data, read_data_text
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
@@ -142,7 +142,7 @@ METRICS = (
 )
 
 
-def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads annotations and queries: 1,004 descriptions, then 14,216 questions; ids are the official numbers.
 
     Raises:
@@ -153,7 +153,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     try:
         asked = {query["id"]: query for query in queries}
         return tuple(
-            Item(
+            BenchmarkItem(
                 id=str(record["id"]),
                 part=_PARTS[record["type"]],
                 prompt=asked[record["id"]]["query"],
@@ -172,21 +172,21 @@ def _data_folder(data_dir: Path) -> Path:
     return data_dir / "data" if (data_dir / "data").is_dir() else data_dir
 
 
-def find_id(row: Row, items: Items) -> str:
+def find_id(row: Row, items: BenchmarkItems) -> str:
     """Returns the `id` of an official row `{"id", "response"}`; raises EvaluationError if it has none."""
     if "id" not in row.values:
         raise EvaluationError(f"no id; it has {', '.join(row.values)}, and AMBER's rows are {{id, response}}")
     return str(row.values["id"])
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the official rules; descriptions use the language tool and the word similarity, questions neither."""
     folder = _data_folder(data_dir)
     words = AmberWords.build(
         associated=read_data(folder / "relation.json"), safe=read_data_text(folder / "safe_words.txt").split("\n")
     )
 
-    def score(item: Item, answer: str) -> ItemScore:
+    def score(item: BenchmarkItem, answer: str) -> ItemScore:
         if item.part == GENERATIVE:
             return score_description(item, answer, words, tools.linguistics, tools.similarity)
         return _score_question(item, answer)
@@ -194,7 +194,7 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
     return score
 
 
-def _score_question(item: Item, answer: str) -> ItemScore:
+def _score_question(item: BenchmarkItem, answer: str) -> ItemScore:
     truth = item.truth["truth"]
     official = {"Yes": "yes", "No": "no"}.get(answer)
     tolerant = read_yes_no(answer)

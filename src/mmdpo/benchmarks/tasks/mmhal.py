@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.reading import EvaluationError, read_data
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
@@ -62,7 +62,7 @@ def _metrics() -> tuple[Metric, ...]:
 METRICS = _metrics()
 
 
-def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the 96 questions; ids are the official image ids, each of which occurs once.
 
     Raises:
@@ -71,7 +71,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     file = data_dir / "mmhal-bench_answer_template.json"
     try:
         return tuple(
-            Item(
+            BenchmarkItem(
                 id=record["image_id"],
                 part="all",
                 prompt=record["question"],
@@ -88,7 +88,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
         raise EvaluationError(f"{file}: no answer template of MMHal-Bench ({error!r})") from error
 
 
-def find_id(row: Row, items: Items) -> str:
+def find_id(row: Row, items: BenchmarkItems) -> str:
     """Returns the `image_id` of a row of the filled-in template, else the item at its place.
 
     Raises EvaluationError for a row without an image id whose question is not that of its place.
@@ -98,7 +98,7 @@ def find_id(row: Row, items: Items) -> str:
     return find_by_order(row, items.parts["all"])
 
 
-def judge_prompt(item: Item, answer: str) -> str:
+def judge_prompt(item: BenchmarkItem, answer: str) -> str:
     """Returns what the judge is asked: our own wording, with the rating where the official parser looks for it."""
     contents = ", ".join(item.truth["image_content"])
     return (
@@ -122,7 +122,7 @@ def reads(reply: str) -> bool:
     return tolerant_rating(reply) is not None
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule that scores an answer by the judge's reply; raises EvaluationError if there is no judge."""
     if tools.judge is None:
         raise EvaluationError(
@@ -132,13 +132,13 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore
     judge = tools.judge
     tools.used["judge"] = judge.name
 
-    def score(item: Item, answer: str) -> ItemScore:
+    def score(item: BenchmarkItem, answer: str) -> ItemScore:
         return score_reply(item, judge.reply(item, answer))
 
     return score
 
 
-def score_reply(item: Item, reply: str | None) -> ItemScore:
+def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
     """Scores an item by its judge's reply, None where there is none."""
     if reply is None:
         return ItemScore({}, {}, unscored="the judge gave no reply")

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from mmdpo.benchmarks.answers import Row, find_by_order
 from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data, read_data_text
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
@@ -57,7 +57,7 @@ METRICS = (
 )
 
 
-def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the 300 questions with the COCO classes of their images; ids are COCO image ids.
 
     The classes are built from COCO's own annotations where `instances_*2014.json` and `captions_*2014.json` are in the
@@ -77,7 +77,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     if missing:
         raise EvaluationError(f"{data_dir}: no objects are known of {len(missing)} images, the first is {missing[0]}")
     return tuple(
-        Item(image_id, "all", question, f"COCO_val2014_{int(image_id):012d}.jpg", {"objects": truth[image_id]})
+        BenchmarkItem(image_id, "all", question, f"COCO_val2014_{int(image_id):012d}.jpg", {"objects": truth[image_id]})
         for image_id, question in asked.items()
     )
 
@@ -112,7 +112,7 @@ def _read_synonyms(data_dir: Path) -> CocoObjects:
     return CocoObjects.build(read_data_text(data_dir / "synonyms_refine.txt").splitlines())
 
 
-def find_id(row: Row, items: Items) -> str:
+def find_id(row: Row, items: BenchmarkItems) -> str:
     """Returns the `image_id` of a row, else the item at its place.
 
     Raises EvaluationError for a row without an image id whose question is not that of its place.
@@ -122,7 +122,7 @@ def find_id(row: Row, items: Items) -> str:
     return find_by_order(row, items.parts["all"])
 
 
-def judge_prompt(item: Item, answer: str) -> str:
+def judge_prompt(item: BenchmarkItem, answer: str) -> str:
     """Returns what the language model is asked: our own wording; its reply should be a JSON list."""
     return (
         "Below are a question about a picture and the answer that somebody gave. List the physical objects that the "
@@ -139,20 +139,20 @@ def reads(reply: str) -> bool:
     return read_objects(reply) is not None
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule: word mode always, LLM mode where there is a judge."""
     synonyms = _read_synonyms(data_dir)
     if tools.judge is not None:
         tools.used["judge"] = tools.judge.name
 
-    def score(item: Item, answer: str) -> ItemScore:
+    def score(item: BenchmarkItem, answer: str) -> ItemScore:
         answer = answer.replace("Assistant:", "").strip()  # as the official code does
         return score_answer(item, answer, synonyms, tools)
 
     return score
 
 
-def score_answer(item: Item, answer: str, synonyms: CocoObjects, tools: Tools) -> ItemScore:
+def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools: Tools) -> ItemScore:
     """Scores one answer in word mode and, if there is a judge, in LLM mode."""
     truth = frozenset(item.truth["objects"])
     words = answer.lower().split()
@@ -176,7 +176,7 @@ def score_answer(item: Item, answer: str, synonyms: CocoObjects, tools: Tools) -
     return ItemScore(counts, reason, {name: int(count) for name, count in traps.items() if count}, unscored)
 
 
-def _list_objects(item: Item, answer: str, tools: Tools) -> list[str] | None:
+def _list_objects(item: BenchmarkItem, answer: str, tools: Tools) -> list[str] | None:
     assert tools.judge is not None
     if len(answer.split()) <= _SHORT:
         return []

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from mmdpo.benchmarks.answers import Row, find_by_order
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data_text
-from mmdpo.benchmarks.records import Item, Items, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
@@ -65,7 +65,7 @@ METRICS = tuple(
 )
 
 
-def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
+def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the splits `coco_pope_*.json` that are there, 3,000 questions each; ids are `random/1`.
 
     Raises:
@@ -78,19 +78,19 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def _read_split(file: Path, split: str) -> list[Item]:
+def _read_split(file: Path, split: str) -> list[BenchmarkItem]:
     items = []
     for number, line in enumerate(read_data_text(file).splitlines(), 1):
         try:
             row = parse_json(line)
             truth = {"label": {"yes": "yes", "no": "no"}[row["label"]]}
-            items.append(Item(f"{split}/{row['question_id']}", split, row["text"], row["image"], truth))
+            items.append(BenchmarkItem(f"{split}/{row['question_id']}", split, row["text"], row["image"], truth))
         except (ValueError, KeyError, TypeError) as error:
             raise EvaluationError(f"{file}, line {number}: no question of POPE ({error!r})") from error
     return items
 
 
-def find_id(row: Row, items: Items) -> str:
+def find_id(row: Row, items: BenchmarkItems) -> str:
     """Returns `split/question_id`; the split is a field (split, category) or stands in the file's name.
 
     A row without a question id, as the official code writes them, is joined by order if its question is the item's.
@@ -108,12 +108,12 @@ def find_id(row: Row, items: Items) -> str:
     return find_by_order(row, items.parts.get(splits[0], ()))
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[Item, str], ItemScore]:
+def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the official rule and the tolerant one beside it; they need neither data nor tools."""
     return _score
 
 
-def _score(item: Item, answer: str) -> ItemScore:
+def _score(item: BenchmarkItem, answer: str) -> ItemScore:
     said, tolerant, label = read_answer(answer), read_yes_no(answer), item.truth["label"]
     says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
     trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))

@@ -23,7 +23,7 @@ Sums: TypeAlias = Mapping[str, Values]
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkItem:
     """One question of a benchmark."""
 
     id: str
@@ -32,23 +32,23 @@ class Item:
     prompt: str
     """What the model is asked, word for word as the official code asks it."""
     image: str
-    """File name of its image. Items of one image are resampled together."""
+    """File name of its image. BenchmarkItems of one image are resampled together."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What its answer is held against."""
 
 
-class Items(dict[str, Item]):
+class BenchmarkItems(dict[str, BenchmarkItem]):
     """A benchmark's items by id, in the official order."""
 
     @classmethod
-    def build(cls, items: Iterable[Item]) -> Items:
+    def build(cls, items: Iterable[BenchmarkItem]) -> BenchmarkItems:
         """Puts items under their ids."""
         return cls((item.id, item) for item in items)
 
     @cached_property
-    def parts(self) -> Mapping[str, Sequence[Item]]:
+    def parts(self) -> Mapping[str, Sequence[BenchmarkItem]]:
         """The items of each part, in order."""
-        found: dict[str, list[Item]] = {}
+        found: dict[str, list[BenchmarkItem]] = {}
         for item in self.values():
             found.setdefault(item.part, []).append(item)
         return found
@@ -98,7 +98,7 @@ class Judge(Protocol):
         """Which judge this is: recorded in the result."""
         ...
 
-    def reply(self, item: Item, answer: str) -> str | None:
+    def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the raw reply for an answer, or None where there is none to be had: the item is then unscored."""
         ...
 
@@ -107,7 +107,7 @@ class Judge(Protocol):
 class AskingJudge(Judge, Protocol):
     """A judge whose replies have to be waited for: it is told beforehand what it will be asked."""
 
-    def ask_all(self, asked: Sequence[tuple[Item, str]]) -> None:
+    def ask_all(self, asked: Sequence[tuple[BenchmarkItem, str]]) -> None:
         """Gets the replies to these answers, many at once, so that `reply` finds them; then `name` is final."""
         ...
 

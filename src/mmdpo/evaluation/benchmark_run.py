@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mmdpo.benchmarks.answers import list_files
+from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.evaluate import Evaluation, evaluate_answers, find_data
 from mmdpo.benchmarks.linguistics import Linguistics, NltkLinguistics
-from mmdpo.benchmarks.records import Tools
 from mmdpo.benchmarks.result_folder import check_folder, write_evaluation
 from mmdpo.benchmarks.similarity import PAIRS, PairTable, Similarity, load_spacy
 from mmdpo.benchmarks.stats import check_bootstrap
