@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 from transformers.trainer_utils import seed_worker
 
-from mmdpo.data.items import PaddingRow, Items
+from mmdpo.data.items import Items, PaddingRow
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.models.seams import train_batch_size_of
 from mmdpo.training.durable.durable_trainer import DurableTrainer
