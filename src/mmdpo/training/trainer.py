@@ -215,7 +215,7 @@ class MDPOTrainer(RowOrderTrainer):
         """Returns the mean of the objective over pairs, and with `return_outputs` the scores too.
 
         `num_items_in_batch` is the number of pairs of the whole optimizer step, on all processes: the loss is then
-        scaled so that the step's gradient is the mean over those pairs however they were split. Padding rows do not count.
+        scaled so that the step's gradient is the mean over those pairs however they were split.
         """
         scores = self.score(model, inputs)
         losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"])
