@@ -80,7 +80,7 @@ def test_a_page_that_cannot_be_written_is_said_in_a_line(runs, tmp_path, capsys)
     assert main(["report", str(runs / "mdpo"), "--out", str(tmp_path / "file" / "page.html")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "cannot be made" in said
+    assert "is a file: choose another place" in said
 
 
 def test_comparing_folders_whose_names_are_markup_prints_the_names(runs, tmp_path, capsys):

@@ -13,7 +13,7 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.cli import main
 from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.load import load_model
-from mmdpo.models.start import resolve_start
+from mmdpo.models.start import LoadOptions, resolve_start
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.training import assembly
 from mmdpo.training.dry_run import plan_run
@@ -197,24 +197,17 @@ class TestContinued:
         torch.testing.assert_close(merged, adapted, rtol=1e-5, atol=1e-5 * float(adapted.abs().max()))
 
     def test_leaves_frozen_parts_as_they_are(self, tmp_path):
-        args = MDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-        model = load_model(resolve_start("world"), parts=args.trained_parts)
-        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "everywhere")
-        args.adapter_name_or_path = str(tmp_path / "everywhere")
-        moving = {
-            name
-            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
-            if p.requires_grad
-        }
-        assert moving
-        assert all("language_model" in name for name in moving)
-        args.freeze_vision_tower = False
-        wider = {
-            name
-            for name, p in load_model(resolve_start("world"), parts=args.trained_parts).named_parameters()
-            if p.requires_grad
-        }
-        assert len(wider) > len(moving)
+        get_peft_model(load_model(resolve_start("world")), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+            tmp_path / "everywhere"
+        )
+        start = resolve_start("world", LoadOptions(adapter=str(tmp_path / "everywhere")))
+
+        def moving(*parts):
+            return {name for name, p in load_model(start, parts=parts).named_parameters() if p.requires_grad}
+
+        assert moving("language_model")
+        assert all("language_model" in name for name in moving("language_model"))
+        assert len(moving("language_model", "vision_tower")) > len(moving("language_model"))
 
     def test_with_options_for_a_new_adapter_is_an_error(self, run, capsys):
         with pytest.raises(ValueError, match=r"give either an adapter in the model or peft_config \(use_peft: true\)"):

@@ -57,7 +57,8 @@ class TestLengths:
         def spread(strategy):
             trainer = build_trainer(tmp_path / strategy, rows, train_sampling_strategy=strategy)
             lengths = trainer.train_dataset.lengths
-            order = list(trainer._get_train_sampler())
+            trainer.get_train_dataloader()
+            order = list(trainer.rows)
             assert sorted(order) == list(range(48))
             batches = [[lengths[i] for i in order[start : start + 4]] for start in range(0, 48, 4)]
             return sum(max(batch) - min(batch) for batch in batches)
