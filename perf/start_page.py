@@ -23,8 +23,9 @@ def _render_first_step(result: dict[str, Any]) -> str:
         f"photographs of {width} × {height} in files, LLaVA's processor at 336 pixels and a tiny LLaVA with LoRA, "
         f"{result['workers']} workers; whole processes in turn, medians of {max(counts)} repetitions with the cache of "
         f"references full, and the run before them that filled it. CPU seconds are those of the process and its "
-        f"workers. The load average was {result['load_before']:.1f} before and {result['load_after']:.1f} after, so "
-        "that wall seconds say less."
+        f"workers. The load average was {result['load_before']:.1f} before and {result['load_after']:.1f} after. "
+        "Where wall and CPU seconds are about equal, the workers had about one core between them, and wall seconds are "
+        "not those of free cores."
     )
     table = ["| version | cached: CPU, s | wall, s | first run: CPU, s | wall, s |", "|---|---:|---:|---:|---:|"]
     for name, figures in result["sides"].items():
