@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from benchmark_data import official_data, official_tools, plain_tools
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.result_folder import write_evaluation
@@ -24,6 +26,7 @@ def score_file(name, answers, number, tmp_path, tools):
     assert len(evaluation.scores) == number
 
 
+@pytest.mark.slow
 def test_all_of_amber_is_scored(tmp_path):
     draw = random.Random(0)
     captions = json.loads((official_data() / "golden" / "object_halbench_word_mode.json").read_text())["items"]

@@ -173,6 +173,7 @@ def damage(value, chance, share):
     return [damage(part, chance, share) for part in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_damaged_results_are_missing_pieces_or_one_line(runs):
     result = json.loads((runs[1] / "result.json").read_text())
     scores = [json.loads(line) for line in (runs[1] / "scores.jsonl").read_text().splitlines()[:40]]

@@ -38,6 +38,7 @@ def test_no_figure_is_written_by_hand():
     assert re.findall(r"\d+", prose) == []
 
 
+@pytest.mark.slow
 def test_every_key_that_has_a_target_is_measured(measured, tmp_path):
     page = render(write(tmp_path, measured | {"miniature": False}))
     assert "{{" not in page
@@ -69,6 +70,7 @@ def test_the_latest_counts_and_a_try_in_miniature_does_not(measured, tmp_path):
         render(write(tmp_path / "", *[measured] * 3))
 
 
+@pytest.mark.slow
 def test_the_measurement_of_a_gpu_runs_in_miniature_and_is_told(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "SIDES", (sides.ORIGINAL, sides.MDPO, sides.MDPO_PASS))
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)  # as where TRL is not installed

@@ -362,6 +362,7 @@ class TestWrongTypes:
         assert "file: 1 more values are of a wrong type and left out" in problems
         assert (fit(3, shape, "", []), fit(3, [str], "", []), fit(3, str, "", [])) == ({}, [], None)
 
+    @pytest.mark.slow
     def test_one_value_of_a_wrong_type_anywhere_costs_no_other_folder(self, tmp_path, monkeypatch):
         """Draws places in all files of all kinds of folders, and other values to put there."""
         monkeypatch.setattr("mmdpo.report.page._write_files", lambda *arguments: None)  # drawing takes most of the time

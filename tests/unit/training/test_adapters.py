@@ -186,6 +186,7 @@ class TestContinued:
         assert all(torch.equal(ended[name], started[name]) for name in ended)
         assert any(p.any() for name, p in started.items() if "lora_B" in name)
 
+    @pytest.mark.slow
     def test_is_merged_to_its_own_logits(self, run, tmp_path):
         trainer = run("continued")
         assert main(["merge", trainer.args.output_dir, str(tmp_path / "merged"), "--dtype", "float32"]) == 0

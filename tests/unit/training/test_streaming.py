@@ -124,6 +124,7 @@ class TestResuming:
         ],
         ids=["none", "two", "three"],
     )
+    @pytest.mark.slow
     def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(self, tmp_path, damaged, workers, steps, changes):
         """The damaged row is met in every pass: it must move nothing, neither before nor behind the checkpoint."""
 
