@@ -22,6 +22,8 @@ from mmdpo.training.run import build_trainer, train
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
+pytestmark = pytest.mark.slow  # a training for every kind of adapter
+
 quantised = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes, which quantises weights, is not installed"
 )
@@ -186,7 +188,6 @@ class TestContinued:
         assert all(torch.equal(ended[name], started[name]) for name in ended)
         assert any(p.any() for name, p in started.items() if "lora_B" in name)
 
-    @pytest.mark.slow
     def test_is_merged_to_its_own_logits(self, run, tmp_path):
         trainer = run("continued")
         assert main(["merge", trainer.args.output_dir, str(tmp_path / "merged"), "--dtype", "float32"]) == 0

@@ -34,6 +34,8 @@ from mmdpo.training.durable.sealing import RECORD, UNFINISHED, SaveError, list_c
 from mmdpo.training.stopping import StopRequest, TrainingStopped
 from mmdpo.world.pairs import make_pairs
 
+pytestmark = pytest.mark.slow  # whole runs, interrupted and resumed
+
 
 @pytest.fixture(scope="module")
 def rows():
@@ -112,7 +114,6 @@ class TestResuming:
         ],
         ids=["lora, cached", "full, live, workers", "full, corruption per epoch"],
     )
-    @pytest.mark.slow
     def test_the_history_is_the_one_of_an_uninterrupted_run_wherever_it_was_interrupted(self, tmp_path, rows, options):
         """Logs span steps, the end of an epoch has an evaluation, and checkpoints lie between and at all of them."""
         whole = train(tmp_path / "run", rows, eval_dataset=rows[:3], **options)
@@ -344,7 +345,6 @@ class TestWeightsThatAreNotFinite:
 
 
 class TestTwoRunsInOneFolder:
-    @pytest.mark.slow
     def test_the_second_is_refused_and_the_first_is_not_disturbed(self, tmp_path, rows):
         folder = tmp_path / "run"
         told = {}
