@@ -63,6 +63,11 @@ class Cell(NamedTuple):
         return f"[{self.image}, {self.response}]"
 
 
+Comparisons: TypeAlias = "tuple[tuple[Cell, Cell], ...]"
+"""Pairs of cells that an objective tells apart, the preferred one first. A pair of equal ones, image and response,
+teaches nothing."""
+
+
 @dataclass(frozen=True)
 class PreferenceExample:
     """One preference pair, whatever format it was read from. Images are not opened yet."""
@@ -78,6 +83,9 @@ class PreferenceExample:
     """The dataset's own corrupted images; empty means that the run's corruption makes them."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Numeric columns that a term may name as its per-example weight."""
+    is_corrupted: bool | None = None
+    """Whether the image version `corrupted` is a corrupted image (True) or the image itself (False), where the row says
+    so; None leaves it to the objective."""
     source: str = ""
     """Where the row came from, for messages: `pairs.json, row 12`."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from mmdpo.data import formats
 from mmdpo.data.check import ExampleFacts, find_faults
+from mmdpo.data.columns import ID_COLUMNS
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
 from mmdpo.data.validate import validate_example
@@ -49,7 +50,8 @@ def test_its_rows_are_valid_examples(name, number):
     dataset = PreferenceDataset.from_rows([row_of(name, number)], name="pairs.json")
     example = dataset[0]
     validate_example(example)
-    assert (dataset.format.name, example.id, example.source) == (name, "1", "pairs.json, row 1")
+    own = next((str(row_of(name, number)[column]) for column in ID_COLUMNS if column in row_of(name, number)), "1")
+    assert (dataset.format.name, example.id, example.source) == (name, own, "pairs.json, row 1")
     assert example.images
     assert plain_text(example.responses[CHOSEN]) != plain_text(example.responses[REJECTED])
 

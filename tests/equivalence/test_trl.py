@@ -9,10 +9,12 @@ from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.objective.losses import PAIRWISE
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
 PAIRS = 12
+PLAIN = ("sigmoid", "ipo", "robust")
 ZERO_WEIGHTS = """[
   {"rank": [["original", "chosen"], ["original", "rejected"]]},
   {"rank": [["original", "chosen"], ["corrupted", "chosen"]], "weight": 0},
@@ -70,11 +72,18 @@ def options(kind, tmp_path, **changes):
 
 
 @pytest.mark.parametrize(
-    ("objective", "loss_type", "beta"),
-    [("dpo", "sigmoid", 0.1), (ZERO_WEIGHTS, "sigmoid", 0.3), ("dpo", "ipo", 0.2), ("dpo", "hinge", 0.1)],
-    ids=["dpo", "mdpo with zero weights", "ipo", "hinge"],
+    ("objective", "loss_type", "beta", "label_smoothing"),
+    [
+        ("dpo", "sigmoid", 0.1, 0.0),
+        (ZERO_WEIGHTS, "sigmoid", 0.3, 0.0),
+        ("dpo", "ipo", 0.2, 0.0),
+        ("dpo", "robust", 0.1, 0.1),
+        *(("dpo", name, 0.1, 0.01 if name == "exo_pair" else 0.0) for name in PAIRWISE if name not in PLAIN),
+    ],
 )
-def test_losses_and_gradients_equal_those_of_trl(tmp_path, dataset, processor, objective, loss_type, beta):
+def test_losses_and_gradients_equal_those_of_trl(
+    tmp_path, dataset, processor, objective, loss_type, beta, label_smoothing
+):
     from trl import DPOConfig, DPOTrainer
 
     # TRL patches the forward of models it is given, so each side gets its own.
@@ -82,7 +91,7 @@ def test_losses_and_gradients_equal_those_of_trl(tmp_path, dataset, processor, o
     theirs = DPOTrainer(
         their_policy,
         ref_model=their_reference,
-        args=options(DPOConfig, tmp_path, loss_type=[loss_type], beta=beta),
+        args=options(DPOConfig, tmp_path, loss_type=[loss_type], beta=beta, label_smoothing=label_smoothing),
         train_dataset=dataset,
         processing_class=processor,
     )
@@ -94,6 +103,7 @@ def test_losses_and_gradients_equal_those_of_trl(tmp_path, dataset, processor, o
             tmp_path,
             loss_type=[loss_type],
             beta=beta,
+            label_smoothing=label_smoothing,
             objective=objective,
             freeze_projector=False,
             freeze_vision_tower=False,

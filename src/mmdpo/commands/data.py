@@ -21,7 +21,7 @@ class DataCheckOptions(Options):
     model_name_or_path: str | None = option(None, "Measure in this model's tokens, exactly as training does.")
     chat_template: str | None = option(None, "Template instead of the processor's own.")
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
-    objective: str = option("mdpo", "The objective whose cells are tried, with a model.")
+    objective: str = option("mdpo", "The objective that rows are tried for.")
     max_length: int = option(2048, "Tokens of a row.")
     max_image_pixels: int = option(100_000_000, "Pixels of an image.")
     num_proc: int = option(min(4, os.cpu_count() or 1), "Number of processes.")

@@ -20,9 +20,9 @@ from xxhash import xxh3_128
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
-from mmdpo.data.validate import validate_example
+from mmdpo.data.validate import PAIR, validate_example
 from mmdpo.printable import printable
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, Text
+from mmdpo.records import CHOSEN, REJECTED, Comparisons, PreferenceExample, RowError, Text
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +70,26 @@ class CheckResult:
 Inspect: TypeAlias = Callable[[PreferenceExample], Any]
 
 
-def inspect_example(example: PreferenceExample) -> ExampleFacts:
+def inspect_example(
+    example: PreferenceExample,
+    responses: Collection[str] = (CHOSEN, REJECTED),
+    comparisons: Comparisons = PAIR,
+) -> ExampleFacts:
     """Validates an example, opens all of its images, and measures lengths in words: the check that needs no model.
+
+    `responses` and `comparisons` are those of the objective.
 
     Raises:
         RowError: as `validate_example` and `open_image`.
     """
-    validate_example(example)
+    validate_example(example, responses=responses, comparisons=comparisons)
+    words = {name: _count_words(example.responses[name]) for name in responses}
     for image in example.rejected_images:
         open_image(image)
     return ExampleFacts(
         prompt_tokens=_count_words(example.prompt),
-        chosen_tokens=_count_words(example.responses[CHOSEN]),
-        rejected_tokens=_count_words(example.responses[REJECTED]),
+        chosen_tokens=words.get(CHOSEN),
+        rejected_tokens=words.get(REJECTED),
         image_sizes=tuple(open_image(image).size for image in example.images),
         unit="words",
     )

@@ -19,7 +19,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._processed import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Context, PreparedExample, Preparer
-from mmdpo.records import CHOSEN, CORRUPTED, REJECTED, RowError, image_versions, response_names
+from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
 
 
 class Batch(TypedDict):
@@ -82,7 +82,7 @@ class Collator:
             for example, longest in zip(examples, room, strict=True)
         ]
         for place, (example, its_answers) in enumerate(zip(examples, cut, strict=True)):
-            _check_difference(example, its_answers)
+            self._check_differences(example, its_answers)
             self._check_context(example, prompts.ids[place :: len(examples)], its_answers)
         prompt_ids, prompt_mask = _pad(prompts.ids)
         answer_ids, answer_mask = _pad([its_answers[name] for name in responses for its_answers in cut])
@@ -134,6 +134,38 @@ class Collator:
                 rows[k] = [0] * len(prompts.ids[k])
         return prompts
 
+    def _check_differences(self, example: PreparedExample, answers: dict[str, list[int]]) -> None:
+        """Raises RowError where two cells that are compared have the same pixels and the same tokens."""
+        for preferred, other in self.prepare.compared:
+            names = preferred.response, other.response
+            if answers[names[0]] != answers[names[1]] or not self._are_alike(example, preferred.image, other.image):
+                continue
+            were_cut = any(answers[name] != example.answers[name] for name in names)
+            if names[0] == names[1]:
+                problem = (
+                    f"the images {preferred.image} and {other.image} are the same pixels, and `{names[0]}` is compared "
+                    "under both: take another corruption, or remove the row"
+                )
+            else:
+                problem = f"{names[0]} and {names[1]} are the same tokens, " + (
+                    "once cut to max_length; raise it" if were_cut else "though not the same text; remove the row"
+                )
+            raise RowError(problem, source=example.item.example.source)
+
+    def _are_alike(self, example: PreparedExample, one: str, other: str) -> bool:
+        """Returns whether two versions of a row's images are the same pixels."""
+        if one == other:
+            return True
+        own = [self.prepare.find_images(example.item.example, version) for version in (one, other)]
+        if self.prepare.crop_space == "processed" and None in own:
+            return False  # the crop comes after the image processor
+        if any(self.prepare.corruptions[v].needs_other_image for v in (one, other) if v in self.prepare.corruptions):
+            return False  # drawn among pictures that differ; a check shows the row's own in its place
+        pairs = [example.contexts[version].images for version in (one, other)]
+        return len(pairs[0]) == len(pairs[1]) and all(
+            a is b or (a.size == b.size and a.tobytes() == b.tobytes()) for a, b in zip(*pairs, strict=True)
+        )
+
     def _room(self, example: PreparedExample, prompts: list[list[int]]) -> int | None:
         """Returns how many tokens an answer may have after the longest context of its example."""
         longest = max(prompts, key=len)
@@ -174,7 +206,7 @@ class Collator:
                 f"Bunny's do; this one gives {tuple(pixels.shape)} for {len(places)} images. Use crop_space: image"
             )
         for place, (item, version, k) in enumerate(places):
-            if version != CORRUPTED or item.example.rejected_images:
+            if version != CORRUPTED or self.prepare.find_images(item.example, version) is not None:
                 continue
             corruption = self.prepare.corruptions[version]
             generator = derive_corruption_generator(
@@ -202,16 +234,6 @@ class Collator:
                     source=item.example.source,
                 )
         return torch.tensor([float(item.example.weights[name]) for item in items])
-
-
-def _check_difference(example: PreparedExample, answers: dict[str, list[int]]) -> None:
-    if CHOSEN in answers and answers[CHOSEN] == answers.get(REJECTED):
-        were_cut = answers[CHOSEN] != example.answers[CHOSEN] or answers[REJECTED] != example.answers[REJECTED]
-        raise RowError(
-            "chosen and rejected are the same tokens, "
-            + ("once cut to max_length; raise it" if were_cut else "though not the same text; remove the row"),
-            source=example.item.example.source,
-        )
 
 
 def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "n w"], Bool[Tensor, "n w"]]:

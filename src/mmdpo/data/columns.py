@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mmdpo.data.messages import is_messages, read_answer
-from mmdpo.records import RowError, Text
+from mmdpo.data.messages import as_list, is_messages, read_answer, read_prompt
+from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
 
 ID_COLUMNS = ("id", "idx", "question_id")
 """Columns that may name a row, in order of preference."""
@@ -33,6 +34,76 @@ def read_answers(answers: Mapping[str, Any], *, conversational: bool) -> dict[st
                 "both answers as text, or all three as lists of turns"
             )
     return found
+
+
+def read_conversation(
+    row: Mapping[str, Any],
+    turns: Any,
+    answers: Mapping[str, Any],
+    images: Sequence[ImageSource],
+    rejected_images: Sequence[ImageSource] = (),
+    *,
+    used: Collection[str],
+    column: str,
+    source: str,
+    image_root: Path | None,
+    row_id: str,
+    images_first: bool = True,
+) -> PreferenceExample:
+    """Returns the example of a row whose prompt is `turns`, which the model's chat template renders.
+
+    `used` names the columns that the format reads itself; any other may be a response or a weight. `column` is named in
+    messages about the turns, and `images_first` is `read_prompt`'s.
+
+    Raises:
+        RowError: a turn or an answer cannot be read.
+    """
+    conversation = read_prompt(turns, images, image_root=image_root, column=column, images_first=images_first)
+    return PreferenceExample(
+        id=row_id,
+        prompt=conversation.turns,
+        responses=read_answers(answers, conversational=True) | further_responses(row, used, conversational=True),
+        images=conversation.images,
+        rejected_images=tuple(rejected_images),
+        weights=numeric_weights(row, used),
+        source=source,
+    )
+
+
+def ask(question: Any, system: Any = None, history: Any = None) -> list[dict[str, Any]]:
+    """Returns the turns of a question: before it a system prompt and earlier `[question, answer]` pairs, if given.
+
+    Raises:
+        RowError: an entry of the history is no pair.
+    """
+    turns = [{"role": "system", "content": system}] if system else []
+    for pair in as_list(history) or ():
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError(f"an entry of `history` is {pair!r:.60}: write [question, answer]")
+        turns += [{"role": role, "content": said} for role, said in zip(("user", "assistant"), pair, strict=True)]
+    return [*turns, {"role": "user", "content": question}]
+
+
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""ShareGPT's names of those who speak, which LLaVA's data have."""
+
+
+def read_sharegpt_turn(turn: Any) -> Any:
+    """Returns a turn `{"from", "value"}` as `role` and `content`; leaves anything else for `read_prompt` to judge.
+
+    Raises:
+        RowError: the turn is of a kind that is not supported (observation, function_call).
+    """
+    if not isinstance(turn, Mapping) or turn.get("from") is None:
+        return turn
+    if turn["from"] not in SHAREGPT_ROLES:
+        raise RowError(f"a turn is from {turn['from']!r}, which is not supported: only {', '.join(SHAREGPT_ROLES)} are")
+    return {"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")}
+
+
+def is_pair_of_texts(row: Mapping[str, Any]) -> bool:
+    """Returns whether `chosen` and `rejected` are texts."""
+    return isinstance(row.get(CHOSEN), str) and isinstance(row.get(REJECTED), str)
 
 
 def one_of(row: Mapping[str, Any], *columns: str) -> Any:

@@ -10,13 +10,17 @@ from PIL.Image import Image
 from mmdpo.corruption import Corruption, corrupt_image
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
+from mmdpo.data.messages import plain_text
 from mmdpo.data.tokenise import PromptText, Renderer
-from mmdpo.data.validate import validate_example
+from mmdpo.data.validate import PAIR, validate_example
 from mmdpo.records import (
+    CHOSEN,
     CORRUPTED,
     NO_IMAGE,
     ORIGINAL,
+    REJECTED,
     Cell,
+    Comparisons,
     ImageSource,
     PreferenceExample,
     RowError,
@@ -61,8 +65,12 @@ class Preparer:
     max_image_pixels: int = 100_000_000
     suppressed: frozenset[int] = frozenset()
     """Tokens that the model's generation config suppresses: no answer can have them."""
+    comparisons: Comparisons = PAIR
+    """Cells that have to differ in a row, image or response."""
     needs_rejected_images: bool = False
     """Whether a row without images of its own for the version `corrupted` is a faulty one."""
+    corrupts_equal_answers_only: bool = False
+    """Whether the version `corrupted` is the image itself where chosen and rejected differ."""
 
     def __call__(self, item: Item) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
@@ -74,9 +82,8 @@ class Preparer:
         Raises RowError, with the row's source, for a row whose text or columns cannot be trained on.
         """
         example, responses = item.example, response_names(self.cells)
+        self.validate(example)
         with named_source(example.source):
-            validate_example(example, responses=responses)
-            self.check_images(example)
             return {
                 with_images: self.renderer.render(example, responses, with_images=with_images)
                 for with_images in {version != NO_IMAGE for version in image_versions(self.cells)}
@@ -87,14 +94,37 @@ class Preparer:
         with named_source(item.example.source):
             return self._prepare(item, rendered)
 
-    def check_images(self, example: PreferenceExample) -> None:
-        """Raises RowError for a row that lacks the images which the objective cannot do without."""
+    @property
+    def compared(self) -> Comparisons:
+        """The comparisons of cells that are prepared."""
+        return tuple(pair for pair in self.comparisons if set(pair) <= set(self.cells))
+
+    def validate(self, example: PreferenceExample) -> None:
+        """Raises RowError, with the row's source, for a row whose texts and columns cannot be trained on."""
+        validate_example(example, responses=response_names(self.cells), comparisons=self.compared)
         if self.needs_rejected_images and not example.rejected_images:
             raise RowError(
                 "the objective ranks against images of the dataset (rejected_images), and the row has none: add the "
                 "column, or take an objective for corrupted images, such as mdpo in place of mfpo, and dpo_conditional "
-                "in place of rdpo"
+                "in place of rdpo",
+                source=example.source,
             )
+
+    def find_images(self, example: PreferenceExample, version: str) -> tuple[ImageSource, ...] | None:
+        """Returns the images that a row itself has for a version, None where a corruption makes them."""
+        if version == NO_IMAGE:
+            return ()
+        if version == ORIGINAL:
+            return example.images
+        if version != CORRUPTED:
+            return None
+        if example.rejected_images:
+            return example.rejected_images
+        is_corrupted = example.is_corrupted
+        if is_corrupted is None and self.corrupts_equal_answers_only:
+            one, other = (plain_text(example.responses[name]).strip() for name in (CHOSEN, REJECTED))
+            is_corrupted = one == other
+        return example.images if is_corrupted is False else None
 
     def _prepare(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
         versions, originals = image_versions(self.cells), self._open(item.example.images)
@@ -120,14 +150,11 @@ class Preparer:
         return tuple(open_image(source, max_pixels=self.max_image_pixels) for source in sources)
 
     def _images(self, item: Item, originals: tuple[Image, ...], version: str) -> tuple[Image, ...]:
-        if version == NO_IMAGE:
-            return ()
-        if version == ORIGINAL:
-            return originals
+        found = self.find_images(item.example, version)
+        if found is not None:
+            return originals if found is item.example.images else self._open(found)
         if not originals:
             raise RowError(f"the objective needs the image version {version!r} and the row has no image")
-        if version == CORRUPTED and item.example.rejected_images:
-            return self._open(item.example.rejected_images)
         if version == CORRUPTED and self.crop_space == "processed":
             return originals
         corruption = self.corruptions[version]

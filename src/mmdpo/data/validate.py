@@ -10,26 +10,47 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.turns import spoken_texts
 from mmdpo.printable import printable
-from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, named_source
+from mmdpo.records import (
+    CHOSEN,
+    CORRUPTED,
+    ORIGINAL,
+    REJECTED,
+    Cell,
+    Comparisons,
+    ImageSource,
+    PreferenceExample,
+    RowError,
+    Text,
+    named_source,
+)
 
 _ROWS_SAMPLED = 32
 
 
-def validate_example(example: PreferenceExample, *, responses: Collection[str] = (CHOSEN, REJECTED)) -> None:
+PAIR: Comparisons = ((Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED)),)
+"""What DPO compares: the two answers under the example's own images."""
+
+
+def validate_example(
+    example: PreferenceExample, *, responses: Collection[str] = (CHOSEN, REJECTED), comparisons: Comparisons = PAIR
+) -> None:
     """Checks everything about an example that needs neither its images nor a model.
 
-    `responses` names the responses that the objective needs.
+    `responses` names the responses that the objective needs, and `comparisons` the cells that it prefers to others.
 
     Raises:
-        RowError: a response is missing, empty, or has an image in it; chosen and rejected are equal; the prompt is
-            empty; the number of images differs from that of their places in the prompt, or of the corrupted images.
+        RowError: a response is missing, empty, or has an image in it; two cells that are compared are equal, image and
+            response; the prompt is empty; the number of images differs from that of their places in the prompt, or of
+            the corrupted images.
     """
     with named_source(example.source):
         _check_prompt(example.prompt)
         for name in responses:
             _check_response(example.responses.get(name), name)
-        _check_difference(example, responses)
         _check_image_counts(example)
+        for preferred, other in comparisons:
+            if {preferred.response, other.response} <= set(responses):
+                _check_difference(example, preferred, other)
 
 
 def require_images(dataset: PreferenceDataset) -> None:
@@ -92,12 +113,29 @@ def _check_unicode(text: Text, name: str) -> None:
         ) from error
 
 
-def _check_difference(example: PreferenceExample, responses: Collection[str]) -> None:
-    if CHOSEN not in responses or REJECTED not in responses:
+def _check_difference(example: PreferenceExample, preferred: Cell, other: Cell) -> None:
+    """Raises RowError where two cells have one image and one response, as far as can be told without opening images."""
+    names = preferred.response, other.response
+    one, two = (plain_text(example.responses[name]).strip() for name in names)
+    if one != two or not _shows_same_images(example, {preferred.image, other.image}):
         return
-    chosen, rejected = example.responses[CHOSEN], example.responses[REJECTED]
-    if plain_text(chosen).strip() == plain_text(rejected).strip():
-        raise RowError("`chosen` and `rejected` are equal: there is nothing to prefer; correct one or remove the row")
+    if preferred.image == other.image:
+        raise RowError(
+            f"`{names[0]}` and `{names[1]}` are equal: there is nothing to prefer; correct one or remove the row"
+        )
+    answers = f", and `{names[0]}` equals `{names[1]}`" if names[0] != names[1] else ""
+    raise RowError(
+        f"the corrupted images (rejected_images) are the images themselves{answers}: there is nothing to prefer "
+        "between them; remove the column, and the run's corruption makes them, or remove the row"
+    )
+
+
+def _shows_same_images(example: PreferenceExample, versions: set[str]) -> bool:
+    if versions == {ORIGINAL, CORRUPTED}:
+        if example.rejected_images:
+            return all(map(_is_same_source, example.images, example.rejected_images))
+        return example.is_corrupted is False
+    return len(versions) == 1
 
 
 def _check_image_counts(example: PreferenceExample) -> None:
@@ -116,11 +154,6 @@ def _check_image_counts(example: PreferenceExample) -> None:
         raise RowError(
             f"there are {_count(corrupted, 'corrupted image')} (rejected_images) for {_count(images, 'image')}: give "
             "one for each image, in the same order, or none"
-        )
-    if corrupted and all(map(_is_same_source, example.images, example.rejected_images)):
-        raise RowError(
-            "the corrupted images (rejected_images) are the images themselves: there is nothing to prefer between "
-            "them; remove the column, and the run's corruption makes them"
         )
 
 

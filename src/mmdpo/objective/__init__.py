@@ -3,9 +3,10 @@
 from mmdpo.objective.objective import Objective, ObjectiveLosses
 from mmdpo.objective.parse import build_objective, preset_names, term_names
 from mmdpo.objective.presets import PRESETS
-from mmdpo.objective.terms import NLL, Anchor, CellScore, Rank, Scores, Term, name_cell
+from mmdpo.objective.terms import BCO, NLL, Anchor, CellScore, Rank, Scores, Term, name_cell
 
 __all__ = [
+    "BCO",
     "NLL",
     "PRESETS",
     "Anchor",

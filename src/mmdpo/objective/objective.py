@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mmdpo.objective.losses import Beta
 from mmdpo.objective.terms import Rank, Scores, Term
-from mmdpo.records import Cell
+from mmdpo.records import Cell, Comparisons
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,14 @@ class Objective:
     terms: tuple[Term, ...]
     needs_rejected_images: bool = False
     """Whether every row has to bring the corrupted images itself (`rejected_images`)."""
+    corrupts_equal_answers_only: bool = False
+    """Whether only rows that compare one answer with itself are seen under a corrupted image."""
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("an objective needs at least one term")
+        if sum(term.tracks_reward for term in self.terms) > 1:
+            raise ValueError("an objective takes one term with a running mean (bco) at most")
         object.__setattr__(self, "terms", _with_distinct_labels(self.terms))
 
     @property
@@ -43,23 +49,42 @@ class Objective:
         return tuple(dict.fromkeys(cell for term in self.terms for cell in term.cells))
 
     @property
+    def comparisons(self) -> Comparisons:
+        """Every pair of cells that a term tells apart, once."""
+        return tuple(dict.fromkeys(pair for term in self.terms for pair in term.comparisons))
+
+    @property
     def reference_cells(self) -> tuple[Cell, ...]:
         """The cells whose reference log-probability a term reads."""
         return tuple(dict.fromkeys(cell for term in self.terms if term.needs_reference for cell in term.cells))
 
     @property
     def weight_columns(self) -> tuple[str, ...]:
-        """The dataset columns that weigh terms by example."""
-        return tuple(dict.fromkeys(term.weight_column for term in self.terms if term.weight_column))
+        """The dataset columns that weigh terms, or multiply β, by example."""
+        columns = (column for term in self.terms for column in (term.weight_column, term.beta_column))
+        return tuple(dict.fromkeys(column for column in columns if column))
+
+    @property
+    def tracking_term(self) -> Term | None:
+        """The term whose running mean reward the trainer keeps, if there is one."""
+        return next((term for term in self.terms if term.tracks_reward), None)
 
     def losses(
-        self, scores: Scores, *, beta: float, weights: Mapping[str, Float[Tensor, "B"]] | None = None
+        self,
+        scores: Scores,
+        *,
+        beta: float,
+        weights: Mapping[str, Float[Tensor, "B"]] | None = None,
+        delta: Float[Tensor, ""] | float = 0.0,
     ) -> ObjectiveLosses:
         """Returns the losses of a batch: total = Σ_t weight_t · s_t · loss_t, per example.
 
-        `weights` holds s, one tensor per name in `weight_columns`.
+        `weights` holds s, one tensor per name in `weight_columns`; `delta` is the running mean of `tracking_term`.
         """
-        by_term = {term.label: term.losses(scores, beta) for term in self.terms}  # labels are distinct
+        by_term: dict[str, Float[Tensor, "B"]] = {}  # labels are distinct
+        for term in self.terms:
+            moving = {"delta": delta} if term.tracks_reward else {}
+            by_term[term.label] = term.losses(scores, self._find_beta(term, beta, weights or {}), **moving)
         total: Tensor | None = None
         for term in self.terms:
             part = term.weight * by_term[term.label]
@@ -68,6 +93,18 @@ class Objective:
             total = part if total is None else total + part
         assert total is not None
         return ObjectiveLosses(total, by_term)
+
+    def mean_reward(
+        self, scores: Scores, *, beta: float, weights: Mapping[str, Float[Tensor, "B"]] | None = None
+    ) -> Float[Tensor, "B"]:
+        """Returns what `delta` is the running mean of, per example; there has to be a `tracking_term`."""
+        term: Any = self.tracking_term
+        values: Float[Tensor, "B"] = term.mean_reward(scores, self._find_beta(term, beta, weights or {}))
+        return values
+
+    @staticmethod
+    def _find_beta(term: Term, beta: float, weights: Mapping[str, Float[Tensor, "B"]]) -> Beta:
+        return beta if term.beta_column is None else term.own_beta(beta) * weights[term.beta_column]
 
     def with_response_loss(self, loss_type: str, label_smoothing: float = 0.0) -> Objective:
         """Returns the objective with another loss on the terms that rank responses under one image.
@@ -79,7 +116,7 @@ class Objective:
             return self
         changed: list[Term] = []
         for term in self.terms:
-            if isinstance(term, Rank) and len({cell.image for cell in term.order}) == 1:
+            if isinstance(term, Rank) and len({cell.image for cell in term.ranked}) == 1:
                 if (term.loss_type, term.label_smoothing) != ("sigmoid", 0):
                     raise ValueError(
                         f"the term {term.label} has a loss_type or label_smoothing of its own, and the run sets them "

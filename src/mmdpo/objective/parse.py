@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpo.objective.objective import Objective
-from mmdpo.objective.presets import NEED_REJECTED_IMAGES, PRESETS
+from mmdpo.objective.presets import CORRUPT_EQUAL_ANSWERS_ONLY, NEED_REJECTED_IMAGES, PRESETS
 from mmdpo.objective.terms import Term
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 
@@ -59,7 +59,7 @@ def _load_preset(name: str, runs_others: bool) -> Objective:
         return build_objective(load_elsewhere(name, "objective", runs_others=runs_others)[1])
     if name not in PRESETS:
         raise ValueError(f"unknown objective {name!r}{name_nearest(name, PRESETS)} There are {', '.join(PRESETS)}")
-    return Objective(PRESETS[name], needs_rejected_images=name in NEED_REJECTED_IMAGES)
+    return Objective(PRESETS[name], name in NEED_REJECTED_IMAGES, name in CORRUPT_EQUAL_ANSWERS_ONLY)
 
 
 def _read_json(text: str) -> Any:

@@ -8,7 +8,7 @@ image. R ranks, A₊ anchors above 0, NLL is supervised; see `terms/`. Every R w
 
 from __future__ import annotations
 
-from mmdpo.objective.terms import NLL, Anchor, Rank, Term
+from mmdpo.objective.terms import BCO, NLL, Anchor, Rank, Term
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell
 
 WW = Cell(ORIGINAL, CHOSEN)
@@ -19,12 +19,15 @@ NW = Cell(NO_IMAGE, CHOSEN)
 NL = Cell(NO_IMAGE, REJECTED)
 
 ALTERNATIVE = "alternative"
-"""Response column that SymMPO reads: the answer that is right under the second image (`rejected_images`)."""
+"""A third answer: under SymMPO's second image (`rejected_images`) the right one, in OPA-DPO the corrected one."""
 WA = Cell(ORIGINAL, ALTERNATIVE)
 LA = Cell(CORRUPTED, ALTERNATIVE)
 
 OW = Cell("random_image", CHOSEN)
 """Under another example's image, whatever the run's corruption."""
+
+NEGATIVES = ("random_image", "crop_0_20", "crop_20_50", "noise")
+"""Pictures that `misp` ranks the real one above."""
 
 WEIGHT = "weight"
 """Numeric column that MMedPO reads: the clinical weight s of the pair."""
@@ -61,7 +64,28 @@ PRESETS: dict[str, tuple[Term, ...]] = {
         Anchor(WW),
         Anchor(LA),
     ),
-    # MMedPO (2412.06141): s · R([w,w] > [l,l]), s a clinical weight per example
+    # MPO (2411.10442), what InternVL 2.5 and later are trained with: 0.8 R([w,w] > [w,l]) + 0.2 BCO + NLL([w,w])
+    "mpo": (Rank((WW, WL), weight=0.8), BCO((WW, WL), weight=0.2), NLL(WW)),
+    # MPO as TRL documents it, with a threshold of 0 in place of the running mean
+    "mpo_trl": (Rank((WW, WL), weight=0.8), Rank((WW, WL), loss_type="bco_pair", weight=0.2, label="bco"), NLL(WW)),
+    # MISP-DPO (2509.25717): R([w,w] > [w,l]) + S([w,w]; negatives). Its negative pictures are chosen by their meaning;
+    # here they are another example's picture, two crops and noise
+    "misp": (Rank((WW, WL)), Rank((WW, tuple(Cell(name, CHOSEN) for name in NEGATIVES)))),
+    # OPA-DPO (2501.09695): chosen, and its own answer corrected (`alternative`), over its own answer (`rejected`), a
+    # little of both under a mask of 30 % of the patches, and anchors. The released code anchors the corrected answer
+    # below 0 instead of above, and both anchors twice
+    "opa": (
+        Rank((WW, WL)),
+        Rank((WA, WL)),
+        Rank((WW, Cell("patch_mask", CHOSEN)), weight=0.2),
+        Rank((WA, Cell("patch_mask", ALTERNATIVE)), weight=0.2),
+        Anchor(WW),
+        Anchor(WA),
+    ),
+    # DA-DPO (2601.00623): R([w,w] > [w,l]) with β · `beta`, a column that says how easy the pair is
+    "dadpo": (Rank((WW, WL), beta_column="beta"),),
+    # MMedPO (2412.06141): s · R([w,w] > [l,l]), s a clinical weight per example. Its rows are of two kinds: another
+    # answer under the same image, or the same answer under a noised one
     "mmedpo": (Rank((WW, LL), weight_column=WEIGHT),),
     # DPO with supervised training on the chosen answers: R([w,w] > [w,l]) + 0.5 NLL([w,w])
     "dpo_nll": (Rank((WW, WL)), NLL(WW, weight=0.5)),
@@ -87,3 +111,7 @@ PRESETS: dict[str, tuple[Term, ...]] = {
 NEED_REJECTED_IMAGES = frozenset({"rdpo", "mfpo", "svco", "symmpo"})
 """Presets whose corrupted image is a certain one, which the dataset has to bring: with a crop they are other methods,
 and `svco` and `symmpo` teach an answer that is wrong under it."""
+
+CORRUPT_EQUAL_ANSWERS_ONLY = frozenset({"mmedpo"})
+"""Presets that see a corrupted image only where a row compares one answer with itself, and the image itself in rows
+with two answers, unless the row says it (`is_corrupted`, `rejected_images`)."""

@@ -27,7 +27,7 @@ from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import PromptText
 from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import attention_of
-from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, Cell, ImageSource, image_versions, named_source
+from mmdpo.records import CORRUPTED, NO_IMAGE, Cell, ImageSource, image_versions, named_source
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff
 
@@ -92,11 +92,10 @@ class CellKeys:
         return xxh3_128(_encode(content)).digest()
 
     def _describe_image(self, item: Item, version: str) -> list[Any]:
-        if version == NO_IMAGE:
-            return []
+        found = self.prepare.find_images(item.example, version)
+        if found is not None:
+            return [self._digest_image(image) for image in found]
         replacing = self._find_replacing(item, version)
-        if version == ORIGINAL or (version == CORRUPTED and item.example.rejected_images):
-            return [self._digest_image(image) for image in replacing or item.example.images]
         corruption = self.prepare.corruptions[version]
         return [
             [self._digest_image(image) for image in item.example.images],
@@ -110,10 +109,9 @@ class CellKeys:
 
     def _find_replacing(self, item: Item, version: str) -> tuple[ImageSource, ...]:
         """Returns the images that stand in a context in place of the row's own; none if they are made from these."""
-        if version in (ORIGINAL, NO_IMAGE):
-            return ()
-        if version == CORRUPTED and item.example.rejected_images:
-            return item.example.rejected_images
+        found = self.prepare.find_images(item.example, version)
+        if found is not None:
+            return () if found is item.example.images else found
         needs_other = self.prepare.corruptions[version].needs_other_image
         return item.other_images if needs_other else ()
 
@@ -165,7 +163,8 @@ def fingerprint_preparation(collator: Collator) -> Fingerprint:
         "corruptions": _encode(corruptions).decode(),
         "crop_space": prepare.crop_space,
         "seed": str(prepare.seed),
-        "rejected_images": str(prepare.needs_rejected_images),
+        "rejected_images": str((prepare.needs_rejected_images, prepare.corrupts_equal_answers_only)),
+        "comparisons": _encode(prepare.comparisons).decode(),
         "suppressed": str(sorted(prepare.suppressed)),
         "max_image_pixels": str(prepare.max_image_pixels),
         "max_length": str(collator.max_length),

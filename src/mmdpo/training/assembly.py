@@ -119,7 +119,9 @@ def make_collator(
         crop_space=crop_space,
         max_image_pixels=max_image_pixels,
         suppressed=frozenset(find_suppressed(generation_config)),
+        comparisons=objective.comparisons,
         needs_rejected_images=objective.needs_rejected_images,
+        corrupts_equal_answers_only=objective.corrupts_equal_answers_only,
     )
     return Collator(prepare, max_length, objective.weight_columns, find_context_length(config))
 

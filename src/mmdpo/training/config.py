@@ -88,7 +88,11 @@ class MDPOConfig(TrainingArguments):
         "A preset (mdpo, dpo, rdpo, …), package.module:NAME, or a list of terms. See docs/objectives.md.",
     )
     beta: float = _option(0.1, "loss", "β: how far rewards let the policy move from the reference.")
-    loss_type: str = _option("sigmoid", "loss", "Loss of the term that ranks responses: sigmoid, ipo or hinge.")
+    loss_type: str = _option(
+        "sigmoid",
+        "loss",
+        "Loss of the term that ranks responses: a name of TRL's, such as ipo.",
+    )
     label_smoothing: float = _option(0.0, "loss", "Probability that a response preference is wrong, in [0, 0.5).")
 
     # The corrupted image

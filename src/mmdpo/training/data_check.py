@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,8 +15,8 @@ from mmdpo.data.validate import require_images
 from mmdpo.files import read_mapping
 from mmdpo.models.load import load_generation_config, load_processor
 from mmdpo.models.start import LoadOptions, resolve_start
-from mmdpo.objective import build_objective
-from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
+from mmdpo.objective import Objective, build_objective
+from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions, response_names
 from mmdpo.training import assembly
 from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
@@ -38,9 +39,12 @@ def check_dataset(options: DataCheckOptions, console: Console) -> int:
         image_root=options.image_root,
     )
     require_images(examples)
-    inspect: Inspect = inspect_example
+    objective = build_objective(options.objective)
+    inspect: Inspect = partial(
+        inspect_example, responses=response_names(objective.cells), comparisons=objective.comparisons
+    )
     if options.model_name_or_path:
-        inspect = FullCheck(_open_collator(options))
+        inspect = FullCheck(_open_collator(options, objective))
     result = find_faults(examples, inspect, num_workers=options.num_proc, progress=console.is_terminal)
     print_summary(result, examples, console)
     if options.faults:
@@ -48,13 +52,13 @@ def check_dataset(options: DataCheckOptions, console: Console) -> int:
     return 1 if result.faults else 0
 
 
-def _open_collator(options: DataCheckOptions) -> Collator:
+def _open_collator(options: DataCheckOptions, objective: Objective) -> Collator:
     load = LoadOptions(
         chat_template=options.chat_template,
         chat_template_kwargs=read_mapping("chat_template_kwargs", options.chat_template_kwargs),
         trust_remote_code=options.trust_remote_code,
     )
-    start, objective = resolve_start(options.model_name_or_path, load), build_objective(options.objective)
+    start = resolve_start(options.model_name_or_path, load)
     named = set(image_versions(objective.cells)) - {ORIGINAL, NO_IMAGE, CORRUPTED}
     return assembly.make_collator(
         load_processor(start),

@@ -31,8 +31,8 @@ def describe_batch(
             rewards[cell] = beta * score.logratio
             metrics[f"rewards/{name_cell(cell)}"] = rewards[cell]
     for term in objective.terms:
-        if isinstance(term, Rank) and len(term.order) == 2:
-            margin = rewards[term.order[0]] - rewards[term.order[1]]
+        if isinstance(term, Rank) and len(term.ranked) == 2:
+            margin = rewards[term.ranked[0]] - rewards[term.ranked[1]]
             kind = term.label.replace("rank_", "", 1) + "_"
             kind = "" if kind == "response_" else kind
             metrics[f"rewards/{kind}margins"] = margin

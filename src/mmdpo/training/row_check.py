@@ -16,7 +16,7 @@ from mmdpo.data.check import (
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
-from mmdpo.data.validate import require_images, validate_example
+from mmdpo.data.validate import require_images
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, response_names
 from mmdpo.training.config import MDPOConfig
 
@@ -62,8 +62,7 @@ class TextCheck:
 
     def __call__(self, example: PreferenceExample) -> None:
         """Raises RowError for an example that cannot be trained on."""
-        validate_example(example)
-        self.collator.prepare.check_images(example)
+        self.collator.prepare.validate(example)
 
 
 def check_rows(dataset: PreferenceDataset, name: str, inspect: Inspect, args: MDPOConfig) -> CheckResult:

@@ -26,7 +26,6 @@ from mmdpo.data.check import Fault, as_fault, refuse_faults, run_over_rows
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import FileStamp, Item, Items
 from mmdpo.data.prepare import PreparedExample
-from mmdpo.data.validate import validate_example
 from mmdpo.records import CHOSEN, REJECTED, Cell
 from mmdpo.scoring.digests import CellKeys, fingerprint_preparation, fingerprint_reference
 from mmdpo.scoring.reference import LiveReference
@@ -349,8 +348,7 @@ def _look_at_texts(items: Items, places: Sequence[int], collator: Collator, foun
     """Adds what becomes of rows whose text alone is checked."""
     for place in places:
         try:
-            validate_example(items.examples[place])
-            collator.prepare.check_images(items.examples[place])
+            collator.prepare.validate(items.examples[place])
             found.good.append(GoodRow(place))
         except Exception as error:
             found.faults.append((place, as_fault(items.examples, place, error)))

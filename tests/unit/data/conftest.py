@@ -48,9 +48,14 @@ def processor():
 @pytest.fixture(scope="session")
 def make_preparer(processor):
     def make(objective="mdpo", corruption="crop_0_20", seed=7, **fields):
-        cells = build_objective(objective).cells
+        built = build_objective(objective)
+        cells = built.cells
         others = {cell.image: load(cell.image) for cell in cells if cell.image not in ("original", "corrupted", "none")}
         corruptions = {"corrupted": load(corruption), **others}
-        return Preparer(Renderer(processor, Family()), cells, corruptions, seed, **fields)
+        asked = dict(
+            comparisons=built.comparisons,
+            corrupts_equal_answers_only=built.corrupts_equal_answers_only,
+        )
+        return Preparer(Renderer(processor, Family()), cells, corruptions, seed, **(asked | fields))
 
     return make

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmdpo.corruption import derive_corruption_generator
@@ -240,6 +241,19 @@ class TestMaxLength:
         example = make_example(1, responses={"chosen": "cup " * 500, "rejected": "car ."})
         batch = Collator(make_preparer())([Item(example, 0)])
         assert batch["answer_mask"].sum(1).tolist() == [501, 3]
+
+
+class TestEqualCells:
+    def test_a_corruption_that_changes_no_pixel_of_a_row_is_a_fault_of_it(self, make_preparer, make_example):
+        grey = make_example(3, images=(Image.new("RGB", (60, 40), "#7f7f7f"),))
+        with pytest.raises(RowError, match=r"^pairs\.json, row 4: the images original and corrupted are the"):
+            Collator(make_preparer("mdpo", "blank"))([Item(make_example(1), 0), Item(grey, 1)])
+        Collator(make_preparer("dpo", "blank"))([Item(grey, 1)])
+
+    def test_a_copy_of_the_image_is_no_corrupted_one(self, make_preparer, make_example, picture):
+        example = make_example(2, rejected_images=(picture(2),))
+        with pytest.raises(RowError, match="are the same pixels"):
+            Collator(make_preparer("mdpo"))([Item(example, 0)])
 
 
 class TestWeights:

@@ -2,6 +2,8 @@ import io
 import json
 import os
 import signal
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from mmdpo.data.check import CheckResult, ExampleFacts, find_faults, inspect_exa
 from mmdpo.data.check_summary import list_warnings, print_summary
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.validate import require_images, validate_example
-from mmdpo.records import RowError
+from mmdpo.objective import build_objective
+from mmdpo.records import RowError, response_names
 
 
 def png(width=6, height=4):
@@ -70,7 +73,6 @@ BAD = {
         pair(rejected_images=[png(), png()]),
         r"2 corrupted images \(rejected_images\) for 1 image: give",
     ),
-    "same corrupted": (pair(rejected_images=[png()]), "are the images themselves: .* remove the column"),
 }
 
 
@@ -87,6 +89,49 @@ def test_only_the_responses_that_are_needed_are_judged():
     validate_example(example, responses=["chosen"])
     with pytest.raises(RowError, match="`alternative` is empty"):
         validate_example(example, responses=["chosen", "alternative"])
+
+
+class TestAFaultIsATermWhoseTwoCellsAreEqual:
+    """Image and answer; what no term compares may be equal."""
+
+    ROWS: ClassVar = {
+        "two answers": pair(),
+        "same answers": pair(rejected="A cup. "),
+        "same images": pair(rejected_images=[png()]),
+        "both": pair(rejected="A cup.", rejected_images=[png()]),
+    }
+
+    @pytest.mark.parametrize(
+        ("objective", "faulty"),
+        {
+            "dpo": {"same answers": "`chosen` and `rejected` are equal", "both": "`chosen` and `rejected` are equal"},
+            "mdpo": {
+                "same answers": "`chosen` and `rejected` are equal",
+                "same images": "are the images themselves: there is nothing to prefer",
+                "both": "`chosen` and `rejected` are equal",
+            },
+            "image_dpo": {"same images": "are the images themselves", "both": "are the images themselves"},
+            "mmedpo": {"both": "are the images themselves, and `chosen` equals `rejected`"},
+            "sft_chosen": {},
+        }.items(),
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_each_objective_refuses_what_it_cannot_learn_from(self, objective, faulty):
+        built = build_objective(objective)
+        for name, row in self.ROWS.items():
+            example = PreferenceDataset.from_rows([row], format="trl")[0]
+            wanted = dict(responses=response_names(built.cells), comparisons=built.comparisons)
+            if name in faulty:
+                with pytest.raises(RowError, match=faulty[name]):
+                    validate_example(example, **wanted)
+            else:
+                validate_example(example, **wanted)
+
+    def test_a_row_that_says_it_is_not_corrupted_compares_the_image_with_itself(self):
+        built = build_objective("image_dpo")
+        example = replace(PreferenceDataset.from_rows([pair()], format="trl")[0], is_corrupted=False)
+        with pytest.raises(RowError, match="are the images themselves"):
+            validate_example(example, responses=["chosen"], comparisons=built.comparisons)
 
 
 def test_a_row_without_images_is_good():

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -195,6 +196,33 @@ class TestText:
         prepared = make_preparer()(Item(example, 0))
         assert {name: len(ids) for name, ids in prepared.answers.items()} == {"chosen": 203, "rejected": 3}
         assert list(make_preparer("image_dpo")(Item(example, 0)).answers) == ["chosen"]
+
+
+class TestWhetherARowIsCorrupted:
+    """MMedPO's rows: another answer under the same image, or the same answer under a noised one."""
+
+    SAME: ClassVar = {"chosen": "cup .", "rejected": "cup ."}
+
+    def is_corrupted(self, prepare, example):
+        contexts = prepare(Item(example, 0)).contexts
+        return contexts["corrupted"].images[0].tobytes() != contexts["original"].images[0].tobytes()
+
+    def test_mmedpo_corrupts_where_answers_are_equal(self, make_preparer, make_example):
+        prepare = make_preparer("mmedpo", "noise")
+        assert self.is_corrupted(prepare, make_example(1, responses=self.SAME))
+        assert not self.is_corrupted(prepare, make_example(1))
+
+    def test_a_row_that_says_it_is_believed(self, make_preparer, make_example, picture):
+        prepare = make_preparer("mmedpo", "noise")
+        assert self.is_corrupted(prepare, make_example(1, is_corrupted=True))
+        assert self.is_corrupted(prepare, make_example(1, rejected_images=(picture(5),)))
+        with pytest.raises(RowError, match=r"^pairs\.json, row 2: .*the images themselves, and `chosen` equals"):
+            prepare(Item(make_example(1, is_corrupted=False, responses=self.SAME), 0))
+
+    def test_other_objectives_corrupt_every_row_unless_it_says_no(self, make_preparer, make_example):
+        assert self.is_corrupted(make_preparer("mdpo", "noise"), make_example(1))
+        with pytest.raises(RowError, match="the images themselves"):
+            make_preparer("mdpo", "noise")(Item(make_example(1, is_corrupted=False), 0))
 
 
 class TestBadRows:

@@ -19,5 +19,5 @@ def test_they_give_the_numbers_that_they_show(name):
 
 def test_every_loss_has_one():
     finder = doctest.DocTestFinder()
-    for function in (*losses.PAIRWISE.values(), losses.plackett_luce):
+    for function in (*losses.PAIRWISE.values(), losses.plackett_luce, losses.best_of_set):
         assert any(test.examples for test in finder.find(function)), function.__name__

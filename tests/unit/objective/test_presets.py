@@ -25,8 +25,13 @@ CELLS = {
     ("original", "alternative"): ([-12, -36], [-11, -36]),  # −0.5
     ("corrupted", "alternative"): ([-7, -37], [-14, -37]),  # 3.5
     ("random_image", "chosen"): ([-13, -38], [-15, -38]),  # 1
+    ("crop_0_20", "chosen"): ([-15, -32], [-13, -32]),  # −1
+    ("crop_20_50", "chosen"): ([-15, -32], [-15, -32]),  # 0
+    ("noise", "chosen"): ([-19, -40], [-15, -40]),  # −2
+    ("patch_mask", "chosen"): ([-11, -41], [-12, -41]),  # 0.5
+    ("patch_mask", "alternative"): ([-13, -42], [-10, -42]),  # −1.5
 }
-WEIGHTS = {"weight": torch.tensor([3.0, 2.0])}
+WEIGHTS = {"weight": torch.tensor([3.0, 2.0]), "beta": torch.tensor([0.5, 2.0])}
 
 
 def logistic(margin):
@@ -72,6 +77,20 @@ BY_HAND = {
         3 * LN_2 + 0.1 * 30 / 10,
     ],
     "sft_chosen": [10 / 5, 30 / 10],
+    # δ is 0 unless the trainer says more of it.
+    "mpo": [0.8 * logistic(3) + 0.2 * (logistic(2) + logistic(1)) + 10 / 5, 1.2 * LN_2 + 30 / 10],
+    "mpo_trl": [0.8 * logistic(3) + 0.2 * (logistic(2) + logistic(1)) + 10 / 5, 1.2 * LN_2 + 30 / 10],
+    "misp": [logistic(3) + math.log1p(sum(math.exp(r - 2) for r in (1, -1, 0, -2))), LN_2 + math.log(5)],
+    "opa": [
+        logistic(3)
+        + logistic(-0.5 - -1)
+        + 0.2 * (logistic(2 - 0.5) + logistic(-0.5 - -1.5))
+        + logistic(2)
+        + logistic(-0.5),
+        4.4 * LN_2,
+    ],
+    # β of the first example is a quarter.
+    "dadpo": [logistic((2 - -1) / 2), LN_2],
 }
 
 
@@ -165,7 +184,8 @@ def test_a_column_weighs_the_gradient_example_by_example(make_scores):
 
 
 def test_what_an_objective_asks_to_be_scored():
-    assert [name for name in PRESETS if build_objective(name).weight_columns] == ["mmedpo"]
+    columns = {name: build_objective(name).weight_columns for name in PRESETS}
+    assert {name: found for name, found in columns.items() if found} == {"mmedpo": ("weight",), "dadpo": ("beta",)}
     assert build_objective("sft_chosen").reference_cells == ()
     mixed = build_objective([{"nll": ["none", "chosen"]}, {"rank": [["original", "rejected"], ["none", "chosen"]]}])
     assert mixed.cells == (Cell("none", "chosen"), Cell("original", "rejected"))
@@ -194,3 +214,33 @@ def test_no_other_objective_demands_images_of_the_dataset():
         "symmpo",
     ]
     assert not build_objective(PRESETS["svco"]).needs_rejected_images
+
+
+class TestMeansAndBetasByExample:
+    def test_bco_is_measured_from_the_running_mean(self, make_scores):
+        losses = build_objective("mpo").losses(make_scores(CELLS), beta=BETA, delta=0.25)
+        assert losses.by_term["bco"].tolist() == pytest.approx(
+            [logistic(2 - 0.25) + logistic(0.25 - -1), logistic(-0.25) + logistic(0.25)]
+        )
+
+    def test_what_it_is_the_mean_of(self, make_scores):
+        objective = build_objective("mpo")
+        rewards = objective.mean_reward(make_scores(CELLS, requires_grad=True), beta=BETA)
+        assert (rewards.tolist(), rewards.requires_grad) == ([0.5, 0.0], False)
+        assert objective.tracking_term.label == "bco"
+        assert build_objective("mdpo").tracking_term is None
+
+    def test_a_column_multiplies_the_terms_own_beta(self, make_scores):
+        terms = [{"rank": [["original", "chosen"], ["original", "rejected"]], "beta": 0.25, "beta_column": "beta"}]
+        total = build_objective(terms).losses(make_scores(CELLS), beta=9.0, weights=WEIGHTS).total
+        assert total[0].item() == pytest.approx(logistic(0.25 * 0.5 * 6))
+
+    def test_the_gradient_has_the_beta_of_its_example(self, make_scores):
+        scores = make_scores({cell: ([-30, -30], [-30, -30]) for cell in CELLS}, requires_grad=True)
+        build_objective("dadpo").losses(scores, beta=BETA, weights=WEIGHTS).total.sum().backward()
+        assert scores[Cell("original", "chosen")].logprob.grad.tolist() == [-0.25 / 2, -1.0 / 2]
+
+    def test_one_running_mean_at_most(self):
+        bco = {"bco": [["original", "chosen"], ["original", "rejected"]]}
+        with pytest.raises(ValueError, match="one term with a running mean"):
+            build_objective([bco, {**bco, "label": "again"}])

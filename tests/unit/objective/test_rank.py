@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdpo.objective import Rank
+from mmdpo.objective import Rank, build_objective
 
 WIN, LOSE, BLIND = ("original", "chosen"), ("original", "rejected"), ("corrupted", "chosen")
 PAIR = (WIN, LOSE)
@@ -195,6 +195,42 @@ class TestAnyLoss:
         assert all(scores[cell].logprob.grad != 0 for cell in term.order)
 
 
+class TestSets:
+    SET = Rank((WIN, (LOSE, BLIND)))
+
+    def test_one_winner_against_all_others_together(self, make_scores):
+        assert loss(self.SET, make_scores(CELLS)) == pytest.approx(math.log(1 + math.exp(-1 - 2) + math.exp(0.5 - 2)))
+
+    def test_one_member_is_a_pair(self, make_scores):
+        scores = make_scores(CELLS)
+        assert loss(Rank((WIN, (LOSE,))), scores) == pytest.approx(loss(Rank(PAIR), scores))
+
+    def test_the_members_have_no_order(self, make_scores):
+        scores = make_scores(CELLS)
+        assert loss(Rank((WIN, (BLIND, LOSE))), scores) == pytest.approx(loss(self.SET, scores))
+
+    def test_it_is_the_first_factor_of_an_order(self, make_scores):
+        scores = make_scores(CELLS)
+        assert loss(Rank((WIN, LOSE, BLIND)), scores) == pytest.approx(
+            loss(self.SET, scores) + loss(Rank((LOSE, BLIND)), scores)
+        )
+
+    def test_the_winner_is_compared_with_each(self):
+        assert self.SET.comparisons == ((WIN, LOSE), (WIN, BLIND))
+        assert self.SET.cells == (WIN, LOSE, BLIND)
+
+    def test_yaml_writes_it_as_a_list_in_a_list(self):
+        rank = build_objective([{"rank": [list(WIN), [list(LOSE), ["corrupted:blank", "chosen"]]]}]).terms[0]
+        assert (rank.is_set, rank.ranked) == (True, (WIN, LOSE, ("blank", "chosen")))
+
+    def test_margins_of_ten_thousand_stay_finite(self, make_scores):
+        scores = make_scores({WIN: (-1e4, 0), LOSE: (0, 0), BLIND: (0, 0)}, requires_grad=True)
+        value = self.SET.losses(scores, 1.0)
+        value.sum().backward()
+        assert value.item() == pytest.approx(1e4, rel=1e-3)
+        assert scores[WIN].logprob.grad.item() == pytest.approx(-1.0)
+
+
 @pytest.mark.parametrize(
     ("order", "symbols", "message"),
     [
@@ -204,9 +240,15 @@ class TestAnyLoss:
         ((WIN, ("original", "rejected", "chosen")), {}, r"a cell is a pair"),
         (PAIR, {"label_smoothing": 0.5}, r"label_smoothing must lie in \[0, 0.5\); got 0.5"),
         (PAIR, {"label_smoothing": -0.1}, r"label_smoothing must lie in"),
-        (PAIR, {"loss_type": "apo_zero"}, "loss_type must be one of sigmoid, hinge, ipo; got 'apo_zero'"),
+        (PAIR, {"loss_type": "aot"}, "loss_type must be one of sigmoid, .*, discopop; got 'aot'"),
+        (PAIR, {"loss_type": "exo_pair"}, "exo_pair needs a label_smoothing above 0"),
+        ((WIN, (LOSE,)), {"label_smoothing": 0.1}, "label_smoothing goes with an order"),
+        ((WIN, ()), {}, "a cell is a pair"),
+        ((WIN, (LOSE, WIN)), {}, "two or more different cells"),
+        ((WIN, LOSE, (BLIND,)), {}, "a set stands in the second place"),
+        (((WIN, LOSE), BLIND), {}, "a set stands in the second place"),
         ((WIN, LOSE, BLIND), {"loss_type": "ipo"}, "loss_type ipo ranks two cells"),
-        (PAIR, {"loss_type": "hinge", "label_smoothing": 0.1}, "without label smoothing"),
+        (PAIR, {"loss_type": "hinge", "label_smoothing": 0.1}, "label_smoothing goes with .*; got loss_type hinge"),
         (PAIR, {"weight": "1e-2"}, "weight of the term rank_response must be a number, such as 0.01; got '1e-2'"),
         (PAIR, {"weight": math.nan}, "must be a number"),
         (PAIR, {"label_smoothing": "0.1"}, "label_smoothing of the term rank_response must be a number"),

@@ -75,6 +75,9 @@ def score(build_trainer, asked):
     return run
 
 
+GRADIENT = Image.linear_gradient("L").resize((48, 48)).convert("RGB")
+
+
 def grid(rows, cells=(CHOSEN, REJECTED, CORRUPTED)):
     return {(row, cell) for row in rows for cell in cells}
 
@@ -117,12 +120,12 @@ class TestReuse:
     @pytest.mark.parametrize(
         ("change", "scored"),
         [
-            (lambda rows: rows[2].update(images=[Image.new("RGB", (48, 48))]), grid([2])),
+            (lambda rows: rows[2].update(images=[GRADIENT]), grid([2])),
             (lambda rows: rows[3].update(rejected=rows[4]["chosen"]), grid([3], [REJECTED])),
             (lambda rows: rows[3].update(chosen=rows[4]["rejected"]), grid([3], [CHOSEN, CORRUPTED])),
             (lambda rows: rows[5].update(rejected_images=[Image.new("RGB", (48, 48))]), None),
             (lambda rows: rows.reverse(), set()),
-            (lambda rows: rows.insert(0, {**rows[0], "id": "new", "images": [Image.new("RGB", (48, 48))]}), grid([0])),
+            (lambda rows: rows.insert(0, {**rows[0], "id": "new", "images": [GRADIENT]}), grid([0])),
         ],
         ids=["image", "rejected", "chosen", "a column of corrupted images", "order", "another row"],
     )
@@ -407,7 +410,7 @@ class TestOnePass:
     @pytest.mark.parametrize(
         ("change", "options", "count"),
         [
-            (lambda rows: rows[2].update(images=[Image.new("RGB", (48, 48))]), {}, 1),
+            (lambda rows: rows[2].update(images=[GRADIENT]), {}, 1),
             (lambda rows: rows[3].update(chosen=rows[4]["rejected"]), {}, 1),
             (lambda rows: None, {"max_length": 64}, 8),
             (lambda rows: None, {"max_image_pixels": 10_000}, 8),

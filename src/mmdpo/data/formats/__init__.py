@@ -49,6 +49,9 @@ class Format:
 
 FORMATS = Registry("data.formats", "dataset format", further="auto, and package.module:NAME")
 
+_SHOWN = 4
+"""Formats whose columns are described to somebody whose columns fit none."""
+
 
 def names() -> tuple[str, ...]:
     """Returns the names of the formats of this folder, sorted, without importing them."""
@@ -88,10 +91,11 @@ def detect(row: Row) -> Format:
 def _explain_no_match(row: Row, formats: Sequence[Format]) -> str:
     lines = [f"the columns ({', '.join(row)}) are in no known format. What each one needs, nearest first:"]
     ranked = sorted(formats, key=lambda candidate: -max(_nearness(row, example) for example in candidate.examples))
-    for candidate in ranked:
+    for candidate in ranked[:_SHOWN]:
         spellings = sorted(candidate.examples, key=lambda example: -_nearness(row, example))
         lines.append(f"  {candidate.name}: {_describe(spellings[0])}")
-    lines.append("Rename the columns, or name the format if the first row is an odd one.")
+    further = ", ".join(candidate.name for candidate in ranked[_SHOWN:])
+    lines.append(f"Rename the columns, or name the format if the first row is an odd one. There are also {further}.")
     return "\n".join(lines)
 
 

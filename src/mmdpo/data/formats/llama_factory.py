@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers, refuse_columns
+from mmdpo.data.columns import one_of, read_conversation, read_sharegpt_turn, refuse_columns
 from mmdpo.data.images import image_sources
-from mmdpo.data.messages import as_list, read_prompt
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
+from mmdpo.data.messages import as_list
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
 EXAMPLES = (
     {
@@ -35,7 +35,6 @@ EXAMPLES = (
     },
 )
 
-_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 _UNSUPPORTED = ("videos", "audios", "tools")
 _USED = ("conversations", "messages", "chosen", "rejected", "images", "rejected_images", "system", *_UNSUPPORTED)
 
@@ -53,33 +52,24 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
             is not.
     """
     refuse_columns(row, _UNSUPPORTED)
-    turns = as_list(one_of(row, "conversations", "messages")) or []
-    prompt = [_rename(turn) for turn in turns]
+    prompt = [read_sharegpt_turn(turn) for turn in as_list(one_of(row, "conversations", "messages")) or []]
     if row.get("system"):
         prompt.insert(0, {"role": "system", "content": row["system"]})
-    images = image_sources(row.get("images"), image_root)
-    conversation = read_prompt(prompt, images, image_root=image_root, column="conversations", images_first=False)
-    answers = {column: row.get(column) for column in (CHOSEN, REJECTED)}
-    return PreferenceExample(
-        id=row_id,
-        prompt=conversation.turns,
-        responses=read_answers({name: value and _rename(value) for name, value in answers.items()}, conversational=True)
-        | further_responses(row, _USED, conversational=True),
-        images=conversation.images,
-        rejected_images=image_sources(row.get("rejected_images"), image_root),
-        weights=numeric_weights(row, _USED),
+    answers = {column: row.get(column) and read_sharegpt_turn(row[column]) for column in (CHOSEN, REJECTED)}
+    return read_conversation(
+        row,
+        prompt,
+        answers,
+        image_sources(row.get("images"), image_root),
+        image_sources(row.get("rejected_images"), image_root),
+        used=_USED,
+        column="conversations",
         source=source,
+        image_root=image_root,
+        row_id=row_id,
+        images_first=False,
     )
 
 
 def _is_turn(value: Any) -> bool:
     return isinstance(value, Mapping) and ({"from", "value"} <= value.keys() or {"role", "content"} <= value.keys())
-
-
-def _rename(turn: Any) -> Any:
-    """Brings a ShareGPT turn to `role` and `content`; leaves anything else for `read_prompt` to accept or refuse."""
-    if not isinstance(turn, Mapping) or turn.get("from") is None:
-        return turn
-    if turn["from"] not in _ROLES:
-        raise RowError(f"a turn is from {turn['from']!r}, which is not supported: only {', '.join(_ROLES)} are")
-    return {"role": _ROLES[turn["from"]], "content": turn.get("value")}

@@ -3,6 +3,7 @@
 `<image>` in the text of a turn marks a place for an image; without any, the images go in front of the text of the
 first user turn. `images` and `rejected_images` hold paths or `{"path", "bytes"}`. Where `rejected_images` repeats
 `images`, it says only that the rejected answer is about the same image; there is then no corrupted image in the row.
+A row with `rejected_images` and no rejected answer compares its answer under both pictures: `rejected` is it too.
 
 Any further column of text or turns is a response, and any further number a weight, that an objective may name.
 
@@ -15,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdpo.data.columns import further_responses, numeric_weights, read_answers, refuse_columns
+from mmdpo.data.columns import read_conversation, refuse_columns
 from mmdpo.data.images import image_sources
-from mmdpo.data.messages import is_messages, read_prompt, split_last_answer
+from mmdpo.data.messages import is_messages, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
 EXAMPLES = (
@@ -73,14 +74,17 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
             )
     images = image_sources(row.get("images"), image_root)
     rejected_images = image_sources(row.get("rejected_images"), image_root)
-    conversation = read_prompt(prompt, images, image_root=image_root, column="messages")
-    return PreferenceExample(
-        id=row_id,
-        prompt=conversation.turns,
-        responses=read_answers({CHOSEN: chosen, REJECTED: rejected}, conversational=True)
-        | further_responses(row, _USED, conversational=True),
-        images=conversation.images,
-        rejected_images=() if rejected_images == images else rejected_images,
-        weights=numeric_weights(row, _USED),
+    if rejected_images and rejected is None:
+        rejected = chosen  # the row says what it compares: this answer under two pictures
+    return read_conversation(
+        row,
+        prompt,
+        {CHOSEN: chosen, REJECTED: rejected},
+        images,
+        () if rejected_images == images else rejected_images,
+        used=_USED,
+        column="messages",
         source=source,
+        image_root=image_root,
+        row_id=row_id,
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers
+from mmdpo.data.formats import mm_rlhf
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import (
     IMAGE_PLACEHOLDER,
@@ -55,7 +56,7 @@ _USED = ("prompt", "chosen", "rejected", *_IMAGE_COLUMNS, "rejected_images", "re
 def matches(row: Mapping[str, Any]) -> bool:
     """Returns whether both answers are text or turns, and the prompt is there or inside them."""
     answers = [row.get(CHOSEN), row.get(REJECTED)]
-    if "img_path" in row and not any(column in row for column in _IMAGE_COLUMNS):
+    if ("img_path" in row and not any(column in row for column in _IMAGE_COLUMNS)) or mm_rlhf.matches(row):
         return False
     if all(is_messages(answer) for answer in answers):
         return True

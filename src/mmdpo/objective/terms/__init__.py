@@ -2,7 +2,8 @@
 
 from mmdpo.objective.terms._term import CellScore, Scores, Term, name_cell, to_cell
 from mmdpo.objective.terms.anchor import Anchor
+from mmdpo.objective.terms.bco import BCO
 from mmdpo.objective.terms.nll import NLL
 from mmdpo.objective.terms.rank import Rank
 
-__all__ = ["NLL", "Anchor", "CellScore", "Rank", "Scores", "Term", "name_cell", "to_cell"]
+__all__ = ["BCO", "NLL", "Anchor", "CellScore", "Rank", "Scores", "Term", "name_cell", "to_cell"]

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell
+from mmdpo.objective.losses import Beta
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, Comparisons
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ Scores = Mapping[Cell, CellScore]
 
 
 def to_cell(value: Cell | Iterable[str]) -> Cell:
-    """Returns `[image, response]`, written as a pair of names, as a Cell."""
+    """Returns `[image, response]`, written as a pair of names, as a Cell.
+
+    `corrupted:NAME` is the image that the corruption NAME makes, as NAME alone is.
+    """
     parts = (value,) if isinstance(value, str) else tuple(value)
+    if parts and isinstance(parts[0], str):
+        parts = (parts[0].removeprefix(f"{CORRUPTED}:"), *parts[1:])
     if len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
         raise ValueError(f"a cell is a pair [image, response] such as [{ORIGINAL}, {CHOSEN}]; got {value!r}")
     return Cell(*parts)
@@ -65,30 +71,42 @@ class Term(ABC):
     """A numeric column of the dataset that multiplies the term, example by example (s in MMedPO)."""
     beta: float | None = None
     """β of this term; None takes the run's."""
+    beta_column: str | None = None
+    """A numeric column of the dataset that multiplies β, example by example (DA-DPO)."""
     per_token: bool = False
     """Whether the term reads means over each answer's tokens instead of sums."""
     label: str = ""
     """Name in the logs (`loss/<label>`); derived from the cells unless given."""
 
     needs_reference: ClassVar[bool] = True
+    tracks_reward: ClassVar[bool] = False
+    """Whether the term has `mean_reward`, and takes its running mean as `delta` in `losses`."""
 
     @property
     @abstractmethod
     def cells(self) -> tuple[Cell, ...]:
         """The cells whose log-probabilities the term reads."""
 
+    @property
+    def comparisons(self) -> Comparisons:
+        """The pairs of cells that the term tells apart, the preferred one first."""
+        return ()
+
     @abstractmethod
-    def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
-        """Returns the term's loss per example, unweighted and unreduced; `beta` is the run's."""
+    def losses(self, scores: Scores, beta: Beta) -> Float[Tensor, "B"]:
+        """Returns the term's loss per example, unweighted and unreduced.
+
+        `beta` is the run's; one for each example has the term's own β and `beta_column` in it already.
+        """
 
     @property
     def reads_means(self) -> bool:
         """Whether rewards are of means over each answer's tokens instead of sums."""
         return self.per_token
 
-    def own_beta(self, beta: float) -> float:
-        """Returns the term's β, which is the run's unless it has one of its own."""
-        return beta if self.beta is None else self.beta
+    def own_beta(self, beta: Beta) -> Beta:
+        """Returns the term's β: the one of each example, else its own if it has one, else the run's."""
+        return beta if self.beta is None or isinstance(beta, Tensor) else self.beta
 
     def normalise(self, **fields: object) -> None:
         """Replaces fields by their canonical values and checks the symbols; for `__post_init__` alone.
@@ -100,7 +118,7 @@ class Term(ABC):
         for field in dataclasses.fields(self):
             _check_symbol(field, getattr(self, field.name), self.label)
 
-    def reward(self, scores: Scores, cell: Cell, beta: float) -> Float[Tensor, "B"]:
+    def reward(self, scores: Scores, cell: Cell, beta: Beta) -> Float[Tensor, "B"]:
         """r(m, y) = β · (log π(y|m,q) − log π_ref(y|m,q)), divided by |y|, the answer's tokens, if `reads_means`.
 
         Sources: DPO (arXiv 2305.18290); per token: the length-normalised DPO of Tülu 3 (2411.15124), after SimPO

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmdpo.objective.losses import Beta
 from mmdpo.objective.terms._term import Scores, Term, name_cell, to_cell
 from mmdpo.records import Cell
 
@@ -47,6 +48,6 @@ class Anchor(Term):
         """The anchored cell."""
         return (self.cell,)
 
-    def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
+    def losses(self, scores: Scores, beta: Beta) -> Float[Tensor, "B"]:
         """Returns the loss per example, in nats."""
         return -F.logsigmoid(SIDES[self.side] * (self.reward(scores, self.cell, beta) - self.delta))

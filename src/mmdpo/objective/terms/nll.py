@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from mmdpo.objective.losses import Beta
 from mmdpo.objective.terms._term import Scores, Term, name_cell, to_cell
 from mmdpo.records import Cell
 
@@ -42,7 +43,7 @@ class NLL(Term):
         """The cell whose answer is learned."""
         return (self.cell,)
 
-    def losses(self, scores: Scores, beta: float) -> Float[Tensor, "B"]:
+    def losses(self, scores: Scores, beta: Beta) -> Float[Tensor, "B"]:
         """Returns the loss per example, in nats per token (or nats)."""
         score = scores[self.cell]
         return -score.logprob / score.tokens.clamp(min=1) if self.per_token else -score.logprob

@@ -1,0 +1,71 @@
+"""LLaMA-Factory's alpaca form of a pair: `instruction`, `input`, `chosen`, `rejected`, `images`.
+
+The prompt is the instruction, and below it the input where there is one; before it come `system` and `history`, a list
+of [question, answer]. Every image needs its `<image>` in a text, as in LLaMA-Factory.
+
+Any further column of text or turns is a response, and any further number a weight, that an objective may name.
+
+Source: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md (alpaca, preference dataset).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdpo.data.columns import ask, is_pair_of_texts, read_conversation, refuse_columns
+from mmdpo.data.images import image_sources
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
+
+EXAMPLES = (
+    {
+        "instruction": "<image>What is this?",
+        "input": "",
+        "chosen": "A cup.",
+        "rejected": "A car.",
+        "images": ["cup.jpg"],
+    },
+    {
+        "instruction": "And this?",
+        "input": "The one on the left.",
+        "history": [["<image>What is in the middle?", "A table."]],
+        "system": "Answer briefly.",
+        "chosen": "A cup.",
+        "rejected": "A car.",
+        "images": ["cup.jpg"],
+    },
+)
+
+_UNSUPPORTED = ("videos", "audios", "tools")
+_USED = ("instruction", "input", "system", "history", "chosen", "rejected", "images", "rejected_images", *_UNSUPPORTED)
+
+
+def matches(row: Mapping[str, Any]) -> bool:
+    """Returns whether an `instruction` stands beside two answers in plain text."""
+    return "instruction" in row and is_pair_of_texts(row)
+
+
+def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+    """Reads one row.
+
+    Raises:
+        RowError: a column has a value that cannot be read, or something that is not supported.
+    """
+    refuse_columns(row, _UNSUPPORTED)
+    said = [row[column] for column in ("instruction", "input") if row.get(column)]
+    if not all(isinstance(text, str) for text in said):
+        raise RowError("`instruction` and `input` must be text")
+    return read_conversation(
+        row,
+        ask("\n".join(said), row.get("system"), row.get("history")),
+        {CHOSEN: row.get(CHOSEN), REJECTED: row.get(REJECTED)},
+        image_sources(row.get("images"), image_root),
+        image_sources(row.get("rejected_images"), image_root),
+        used=_USED,
+        column="instruction",
+        source=source,
+        image_root=image_root,
+        row_id=row_id,
+        images_first=False,
+    )
