@@ -41,6 +41,9 @@ REJECTED = "rejected"
 ImageSource: TypeAlias = "str | Path | bytes | Image"
 """An image before it is opened: a path, encoded bytes, or a PIL image."""
 
+Region: TypeAlias = "ImageSource | tuple[tuple[float, float, float, float], ...]"
+"""Where a picture is corrupted: a mask of its size, light there, or boxes (left, top, right, bottom) in pixels."""
+
 Message: TypeAlias = dict[str, Any]
 """One chat turn in TRL's form: `{"role": ..., "content": str | list of {"type": "text" | "image", ...}}`."""
 
@@ -83,6 +86,8 @@ class PreferenceExample:
     """The dataset's own corrupted images; empty means that the run's corruption makes them."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Numeric columns that a term may name as its per-example weight."""
+    regions: tuple[Region, ...] = ()
+    """Of each image, where a corruption of regions changes it; empty where the row says nothing."""
     is_corrupted: bool | None = None
     """Whether the image version `corrupted` is a corrupted image (True) or the image itself (False), where the row says
     so; None leaves it to the objective."""

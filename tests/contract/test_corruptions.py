@@ -22,7 +22,8 @@ def corruption(request):
 
 
 def corrupt(corruption, image, seed=0):
-    return corruption(image, np.random.default_rng(seed), other=OTHER)
+    region = np.ones((image.height, image.width), dtype=bool)
+    return corruption(image, np.random.default_rng(seed), other=OTHER, region=region)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -54,7 +55,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_picture(cor
     image = PHOTOGRAPH.resize((320, 213))
     generator = np.random.default_rng(0)
     start = generator.bit_generator.state
-    first = corruption(image, generator, other=OTHER)
+    first = corruption(image, generator, other=OTHER, region=np.ones((213, 320), dtype=bool))
     assert corrupt(corruption, image).tobytes() == first.tobytes()
     if generator.bit_generator.state != start:  # It drew something, so the draw must show.
         assert corrupt(corruption, image, seed=1).tobytes() != first.tobytes()
@@ -73,5 +74,6 @@ def test_it_is_documented_says_what_it_needs_and_reaches_workers(corruption):
     assert inspect.getdoc(corruption.function)
     takes_other = "other" in inspect.signature(corruption.function).parameters
     assert takes_other == corruption.needs_other_image
+    assert ("region" in inspect.signature(corruption.function).parameters) == corruption.needs_region
     assert corruption.with_options(**corruption.options) == corruption
     assert pickle.loads(pickle.dumps(corruption)) == corruption

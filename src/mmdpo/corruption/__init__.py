@@ -6,7 +6,8 @@ One file per corruption; the file's name is its public name. Each defines
 
 which takes an RGB picture and returns an RGB picture of the same size, and draws all its randomness from `generator`.
 A corruption that shows another example's picture sets `NEEDS_OTHER_IMAGE = True` in its module and takes it as the
-keyword `other`; its result may have another size. A file dropped in here is found, listed and tested; one that lives
+keyword `other`; its result may have another size. One that changes a region alone sets `NEEDS_REGION = True` and takes
+the keyword `region`, [height, width] of bool. A file dropped in here is found, listed and tested; one that lives
 elsewhere is named `package.module:function`. Files that start with an underscore are not corruptions.
 """
 
@@ -22,6 +23,7 @@ from mmdpo.registry import Registry, is_elsewhere, load_elsewhere, name_nearest
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Bool
     from PIL.Image import Image
 
 __all__ = ["Corruption", "corrupt_image", "derive_corruption_generator", "load", "names"]
@@ -36,19 +38,30 @@ class Corruption:
     options: Mapping[str, Any]
     """Every option of the function with its value."""
     needs_other_image: bool = False
+    needs_region: bool = False
 
-    def __call__(self, image: Image, generator: np.random.Generator, other: Image | None = None) -> Image:
+    def __call__(
+        self,
+        image: Image,
+        generator: np.random.Generator,
+        other: Image | None = None,
+        region: Bool[np.ndarray, "h w"] | None = None,
+    ) -> Image:
         """Returns the corrupted picture; `other` is used only by corruptions that need another example's picture.
 
         Raises ValueError when a picture is not RGB, when `other` is needed and missing, or when the function breaks
         its promise about mode and size.
         """
-        extra = {}
+        extra: dict[str, Any] = {}
+        if self.needs_region:
+            if region is None or region.shape != (image.height, image.width):
+                raise ValueError(f"corruption {self.name!r} needs a `region` of the image's height and width")
+            extra["region"] = region
         if self.needs_other_image:
             if other is None:
                 raise ValueError(f"corruption {self.name!r} needs another example's image; pass it as `other`")
             extra["other"] = other
-        for given in (image, *extra.values()):
+        for given in (image, other) if other is not None and self.needs_other_image else (image,):
             if given.mode != "RGB":
                 raise ValueError(
                     f"corruption {self.name!r} takes RGB images, got mode {given.mode!r}; convert it when it is opened"
@@ -79,7 +92,7 @@ class Corruption:
                 )
         changed = replace(self, options={**self.options, **options})
         picture = Image.new("RGB", (16, 16))
-        changed(picture, np.random.default_rng(0), other=picture)
+        changed(picture, np.random.default_rng(0), other=picture, region=np.ones((16, 16), dtype=bool))
         return changed
 
 
@@ -105,7 +118,8 @@ def load(name: str) -> Corruption:
     if not callable(function):
         raise ValueError(f"corruption {name!r}: it is no function")
     needs_other_image = bool(getattr(module, "NEEDS_OTHER_IMAGE", False))
-    return Corruption(name, function, _read_options(name, function), needs_other_image)
+    needs_region = bool(getattr(module, "NEEDS_REGION", False))
+    return Corruption(name, function, _read_options(name, function), needs_other_image, needs_region)
 
 
 def derive_corruption_generator(
@@ -127,17 +141,18 @@ def corrupt_image(
     image_index: int,
     epoch: int = 0,
     other: Image | None = None,
+    region: Bool[np.ndarray, "h w"] | None = None,
 ) -> Image:
     """Returns m_l for one RGB image of an example, a function of its arguments alone."""
     generator = derive_corruption_generator(
         corruption.name, run_seed=run_seed, example_id=example_id, image_index=image_index, epoch=epoch
     )
-    return corruption(image, generator, other)
+    return corruption(image, generator, other, region)
 
 
 def _read_options(name: str, function: Callable[..., Image]) -> dict[str, Any]:
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options = {parameter.name: parameter.default for parameter in keywords if parameter.name != "other"}
+    options = {parameter.name: parameter.default for parameter in keywords if parameter.name not in ("other", "region")}
     for option, default in options.items():
         if default is inspect.Parameter.empty:
             raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")

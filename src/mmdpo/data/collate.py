@@ -206,7 +206,8 @@ class Collator:
                 f"Bunny's do; this one gives {tuple(pixels.shape)} for {len(places)} images. Use crop_space: image"
             )
         for place, (item, version, k) in enumerate(places):
-            if version != CORRUPTED or self.prepare.find_images(item.example, version) is not None:
+            is_given = self.prepare.find_images(item.example, version) is not None
+            if version != CORRUPTED or is_given or not self.prepare.is_aimed_at(item.example, k):
                 continue
             corruption = self.prepare.corruptions[version]
             generator = derive_corruption_generator(

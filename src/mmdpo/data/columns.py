@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmdpo.data.images import image_sources
 from mmdpo.data.messages import as_list, is_messages, read_answer, read_prompt
-from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text
+from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, Region, RowError, Text
 
 ID_COLUMNS = ("id", "idx", "question_id")
 """Columns that may name a row, in order of preference."""
@@ -149,6 +151,49 @@ def further_responses(row: Mapping[str, Any], used: Collection[str], *, conversa
         elif isinstance(value, str):
             found[column] = value
     return found
+
+
+FLAG = "rejected_noised"
+"""MMedPO's column: whether the rejected side is seen under a corrupted image (1) or under the image itself (0)."""
+MASKS, BOXES = ("mask", "masks"), "boxes"
+"""Columns that say where an image is corrupted."""
+
+
+def read_marks(row: Mapping[str, Any], example: PreferenceExample, image_root: Path | None) -> PreferenceExample:
+    """Returns an example with what any row may say of its corrupted image, whatever its format: where, and whether.
+
+    `mask` is an image of its picture's size, light where it is corrupted, and `masks` a list of them; `boxes` are
+    `[left, top, right, bottom]` in pixels, in one list for a single image, in a list of lists for several.
+
+    Raises:
+        RowError: a value is none of these, or masks and boxes are given.
+    """
+    flag = row.get(FLAG)
+    if flag is not None and flag not in (0, 1):
+        raise RowError(f"`{FLAG}` is {flag!r:.40}: write 1 for a corrupted image, 0 for the image itself")
+    masks, boxes = one_of(row, *MASKS), row.get(BOXES)
+    if masks is not None and boxes is not None:
+        raise RowError("both a mask and `boxes` are given: leave one of them out")
+    regions: tuple[Region, ...] = image_sources(masks, image_root)
+    if boxes is not None:
+        regions = _read_boxes(boxes)
+    if not regions and flag is None:
+        return example
+    return replace(example, regions=regions, is_corrupted=None if flag is None else bool(flag))
+
+
+def _read_boxes(value: Any) -> tuple[Region, ...]:
+    """Returns the boxes of each image. Raises RowError for anything but lists of four finite numbers."""
+    try:
+        is_of_several = any(isinstance(entry[0], list | tuple) for entry in value if len(entry))
+        images = tuple(
+            tuple(tuple(map(float, box)) for box in boxes) for boxes in (value if is_of_several else [value])
+        )
+        if all(len(box) == 4 and all(map(math.isfinite, box)) for boxes in images for box in boxes):
+            return images  # type: ignore[return-value]
+    except (TypeError, ValueError, LookupError, OverflowError):
+        pass
+    raise RowError(f"`{BOXES}` is {value!r:.80}: write a list of [left, top, right, bottom] in pixels")
 
 
 def numeric_weights(row: Mapping[str, Any], used: Collection[str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, overload
 import datasets
 import pandas  # type: ignore[import-untyped]
 
-from mmdpo.data.columns import ID_COLUMNS
+from mmdpo.data.columns import ID_COLUMNS, read_marks
 from mmdpo.data.formats import Format, detect, load
 from mmdpo.records import PreferenceExample, RowError, named_source
 
@@ -150,7 +150,8 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         row_id = str(position + 1) if self._ids is None else self._ids[position]
         with named_source(source):
             try:
-                return self.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
+                example = self.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
+                return read_marks(row, example, self.image_root)
             except RecursionError as error:
                 raise RowError("a value is nested too deep to be read: mend or remove the row") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool
 from PIL.Image import Image
 
 from mmdpo.corruption import Corruption, corrupt_image
@@ -23,6 +25,7 @@ from mmdpo.records import (
     Comparisons,
     ImageSource,
     PreferenceExample,
+    Region,
     RowError,
     image_versions,
     named_source,
@@ -50,6 +53,31 @@ class PreparedExample:
     """By response name, uncut."""
 
 
+def draw_region(region: Region, size: tuple[int, int], *, max_pixels: int) -> Bool[np.ndarray, "h w"]:
+    """Returns where a picture of (width, height) `size` is corrupted.
+
+    Raises RowError for a mask of another size, and for a box that is empty or reaches beyond the picture.
+    """
+    width, height = size
+    if not isinstance(region, tuple):
+        mask = open_image(region, max_pixels=max_pixels).convert("L")
+        if mask.size != size:
+            raise RowError(
+                f"a mask is {mask.width} × {mask.height} pixels and its image {width} × {height}: give one of the "
+                "image's size"
+            )
+        return np.asarray(mask) >= 128
+    drawn = np.zeros((height, width), dtype=bool)
+    for left, top, right, bottom in region:
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise RowError(
+                f"the box [{left:g}, {top:g}, {right:g}, {bottom:g}] is none of an image of {width} × {height} pixels: "
+                "write [left, top, right, bottom] in pixels"
+            )
+        drawn[round(top) : round(bottom), round(left) : round(right)] = True
+    return drawn
+
+
 @dataclass(frozen=True)
 class Preparer:
     """Opens, corrupts, renders and tokenises. A pure function of the item: workers and ranks agree."""
@@ -59,6 +87,8 @@ class Preparer:
     corruptions: Mapping[str, Corruption]
     """How every image version but the original and none is made, by version."""
     seed: int
+    corrupted_images: str = "all"
+    """`all`, or `demonstrations`: all but the last image of a row, which the question is about."""
     crop_space: str = "image"
     """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, after the image
     processor."""
@@ -167,9 +197,25 @@ class Preparer:
                 image_index=place,
                 epoch=item.epoch,
                 other=self._other_image(item, place) if corruption.needs_other_image else None,
+                region=self._region(item.example, place, image) if corruption.needs_region else None,
             )
+            if self.is_aimed_at(item.example, place)
+            else image
             for place, image in enumerate(originals)
         )
+
+    def is_aimed_at(self, example: PreferenceExample, place: int) -> bool:
+        """Returns whether a corruption changes this image of a row."""
+        return self.corrupted_images == "all" or place + 1 < len(example.images)
+
+    def _region(self, example: PreferenceExample, place: int, image: Image) -> Bool[np.ndarray, "h w"]:
+        if len(example.regions) != len(example.images):
+            raise RowError(
+                f"the corruption changes regions of {len(example.images)} images, and the row marks them in "
+                f"{len(example.regions)}: add a column `mask` (or `masks`) with an image of the picture's size for "
+                "each, or `boxes` of [left, top, right, bottom]"
+            )
+        return draw_region(example.regions[place], image.size, max_pixels=self.max_image_pixels)
 
     def _other_image(self, item: Item, place: int) -> Image:
         if not item.other_images:

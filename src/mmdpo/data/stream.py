@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from xxhash import xxh3_128
 
-from mmdpo.data.columns import ID_COLUMNS
+from mmdpo.data.columns import ID_COLUMNS, read_marks
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.records import PreferenceExample, RowError
 
@@ -111,7 +111,8 @@ class PreferenceStream:
         own = next((row[column] for column in ID_COLUMNS if isinstance(row.get(column), str | int)), None)
         row_id = f"{shard}/{place + 1}" if own is None else str(own)
         try:
-            return self.head.format.parse(row, source=source, image_root=self._image_root, row_id=row_id)
+            example = self.head.format.parse(row, source=source, image_root=self._image_root, row_id=row_id)
+            return read_marks(row, example, self._image_root)
         except RowError as error:
             raise RowError(error.problem, source=error.source or source) from error
         # Rows come unchecked, and a worker that dies of an odd one could not say which.

@@ -97,6 +97,10 @@ class CellKeys:
             return [self._digest_image(image) for image in found]
         replacing = self._find_replacing(item, version)
         corruption = self.prepare.corruptions[version]
+        regions = item.example.regions if corruption.needs_region else ()
+        marks = [region if isinstance(region, tuple) else self._digest_image(region) for region in regions]
+        if self.prepare.corrupted_images != "all":
+            marks.append(self.prepare.corrupted_images)
         return [
             [self._digest_image(image) for image in item.example.images],
             [self._digest_image(image) for image in replacing],
@@ -105,6 +109,7 @@ class CellKeys:
             digest_source(corruption.function),
             self.prepare.crop_space if version == CORRUPTED else "image",
             [self.prepare.seed, item.example.id, item.epoch],
+            *([marks] if marks else []),
         ]
 
     def _find_replacing(self, item: Item, version: str) -> tuple[ImageSource, ...]:
@@ -162,6 +167,7 @@ def fingerprint_preparation(collator: Collator) -> Fingerprint:
         "cells": _encode(prepare.cells).decode(),
         "corruptions": _encode(corruptions).decode(),
         "crop_space": prepare.crop_space,
+        "corrupted_images": prepare.corrupted_images,
         "seed": str(prepare.seed),
         "rejected_images": str((prepare.needs_rejected_images, prepare.corrupts_equal_answers_only)),
         "comparisons": _encode(prepare.comparisons).decode(),

@@ -101,6 +101,12 @@ class MDPOConfig(TrainingArguments):
         None, "loss", "Options of the corruption, such as {step: 700}."
     )
     corruption_per_epoch: bool = _option(False, "loss", "Make a fresh corrupted image for every epoch.")
+    corrupted_images: str = _option(
+        "all",
+        "loss",
+        "Corrupt all images of a row, or those of its demonstrations, which is all but the last.",
+        choices=["all", "demonstrations"],
+    )
     crop_space: str = _option(
         "image",
         "loss",

@@ -172,6 +172,28 @@ def test_mmedpo_says_of_a_row_whether_its_image_is_noised(flag, expected):
     assert (example.is_corrupted, example.weights) == (expected, {"score": 0.4})
 
 
+@pytest.mark.parametrize(
+    ("columns", "regions"),
+    [
+        ({"boxes": [[0, 1, 2, 3]]}, (((0.0, 1.0, 2.0, 3.0),),)),
+        ({"boxes": [[[0, 1, 2, 3]], []]}, (((0.0, 1.0, 2.0, 3.0),), ())),
+        ({"boxes": []}, ((),)),
+        ({"mask": "m.png"}, (Path("m.png"),)),
+        ({"masks": ["m.png", "n.png"]}, (Path("m.png"), Path("n.png"))),
+        ({"mask": None, "boxes": None}, ()),
+    ],
+)
+def test_any_format_may_mark_regions(columns, regions):
+    example = read(prompt="<image>What?", images=["a.jpg"], **PAIR, **columns)
+    assert tuple(Path(r) if isinstance(r, str) else r for r in example.regions) == regions
+
+
+@pytest.mark.parametrize("boxes", [3, "all", [[1, 2, 3]], [["a", 1, 2, 3]], [[0, 0, float("inf"), 1]], {"left": 1}])
+def test_what_is_no_box_is_named(boxes):
+    with pytest.raises(RowError, match=r"`boxes` is .*write a list of \[left, top, right, bottom\]"):
+        read(prompt="<image>What?", images=["a.jpg"], boxes=boxes, **PAIR)
+
+
 IMAGE_ONLY = {"rejected_images": ["b.jpg"], "images": ["a.jpg"]}
 
 

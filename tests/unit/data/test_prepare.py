@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from PIL import Image, ImageChops
 
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
@@ -196,6 +197,46 @@ class TestText:
         prepared = make_preparer()(Item(example, 0))
         assert {name: len(ids) for name, ids in prepared.answers.items()} == {"chosen": 203, "rejected": 3}
         assert list(make_preparer("image_dpo")(Item(example, 0)).answers) == ["chosen"]
+
+
+def changed(prepared):
+    """Per image, the bounding box (left, top, right, bottom) of the pixels that the corruption changed."""
+    pairs = zip(prepared.contexts["original"].images, prepared.contexts["corrupted"].images, strict=True)
+    return [ImageChops.difference(*pair).getbbox() for pair in pairs]
+
+
+class TestWhereAnImageIsCorrupted:
+    MASK = Image.new("L", (60, 40))
+    MASK.paste(255, (10, 5, 30, 25))
+
+    @pytest.mark.parametrize(
+        "region", [MASK, ((10.0, 5.0, 20.0, 25.0), (20.0, 5.0, 30.0, 25.0))], ids=["mask", "boxes"]
+    )
+    def test_noise_lies_on_the_region_alone(self, make_preparer, make_example, region):
+        prepared = make_preparer("mdpo", "noise_region")(Item(make_example(1, regions=(region,)), 0))
+        assert changed(prepared) == [(10, 5, 30, 25)]
+
+    @pytest.mark.parametrize(
+        ("regions", "message"),
+        [
+            ((), "marks them in 0: add a column `mask`"),
+            ((Image.new("L", (60, 41)),), "a mask is 60 × 41 pixels and its image 60 × 40"),
+            ((((0.0, 0.0, 61.0, 10.0),),), r"the box \[0, 0, 61, 10\] is none of an image of 60 × 40"),
+            ((((5.0, 0.0, 5.0, 10.0),),), r"the box \[5, 0, 5, 10\] is none"),
+        ],
+    )
+    def test_a_region_that_does_not_fit_is_a_fault_of_its_row(self, make_preparer, make_example, regions, message):
+        with pytest.raises(RowError, match=rf"^pairs\.json, row 2: .*{message}"):
+            make_preparer("mdpo", "noise_region")(Item(make_example(1, regions=regions), 0))
+
+    def test_other_corruptions_do_not_look_at_it(self, make_preparer, make_example):
+        prepared = make_preparer("mdpo", "noise")(Item(make_example(1, regions=(self.MASK,)), 0))
+        assert changed(prepared) == [(0, 0, 60, 40)]
+
+    def test_of_demonstrations_all_images_but_the_last(self, make_preparer, make_example, picture):
+        example = make_example(1, images=(picture(1), picture(2), picture(3)))
+        prepared = make_preparer("mdpo", "noise", corrupted_images="demonstrations")(Item(example, 0))
+        assert changed(prepared) == [(0, 0, 60, 40), (0, 0, 60, 40), None]
 
 
 class TestWhetherARowIsCorrupted:

@@ -13,11 +13,10 @@ https://github.com/aiming-lab/MMedPO.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.data.columns import one_of, read_conversation, read_sharegpt_turn
+from mmdpo.data.columns import FLAG, one_of, read_conversation, read_sharegpt_turn
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import as_list, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
@@ -37,8 +36,7 @@ EXAMPLES = (
     },
 )
 
-_FLAG = "rejected_noised"
-_USED = ("conversations", "rejected_conversations", "image", "images", "rejected_images", "image_root", _FLAG)
+_USED = ("conversations", "rejected_conversations", "image", "images", "rejected_images", "image_root", FLAG)
 
 
 def matches(row: Mapping[str, Any]) -> bool:
@@ -50,8 +48,7 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
     """Reads one row.
 
     Raises:
-        RowError: a conversation does not end with the assistant, the two differ before their last turn, or
-            `rejected_noised` is neither 0 nor 1.
+        RowError: a conversation does not end with the assistant, or the two differ before their last turn.
     """
     prompt, chosen = _split(row, "conversations")
     rejected_prompt, rejected = _split(row, "rejected_conversations")
@@ -60,10 +57,7 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
             "`conversations` and `rejected_conversations` differ before their last turn: a pair needs one prompt; "
             "repeat the same turns in both"
         )
-    flag = row.get(_FLAG)
-    if flag not in (None, 0, 1):
-        raise RowError(f"`{_FLAG}` is {flag!r:.40}: write 1 for a corrupted image, 0 for the image itself")
-    example = read_conversation(
+    return read_conversation(
         row,
         prompt,
         {CHOSEN: chosen, REJECTED: rejected},
@@ -75,7 +69,6 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         image_root=image_root,
         row_id=row_id,
     )
-    return example if flag is None else replace(example, is_corrupted=bool(flag))
 
 
 def _split(row: Mapping[str, Any], column: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
