@@ -66,6 +66,11 @@ class Cell(NamedTuple):
         return f"[{self.image}, {self.response}]"
 
 
+def needs_image(cell: Cell) -> bool:
+    """Returns whether a cell has no meaning in a row without images: its image is neither the row's own nor none."""
+    return cell.image not in (ORIGINAL, NO_IMAGE)
+
+
 Comparisons: TypeAlias = "tuple[tuple[Cell, Cell], ...]"
 """Pairs of cells that an objective tells apart, the preferred one first. A pair of equal ones, image and response,
 teaches nothing."""

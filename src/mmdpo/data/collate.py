@@ -39,6 +39,8 @@ class Batch(TypedDict):
     """Per-example weights that terms name."""
     index: Int[Tensor, "B"]
     """Place of each example in its dataset, from 0."""
+    has_images: Bool[Tensor, "B"]
+    """Whether each example has an image of its own."""
     counts: Bool[Tensor, "B"]
     """False for padding rows, which have no part in losses and metrics."""
     ref_logprobs: Float[Tensor, "B C"] | None
@@ -97,6 +99,7 @@ class Collator:
             answer_mask=answer_mask,
             weights={name: self._weights(items, name) for name in self.weight_columns},
             index=torch.tensor([item.index for item in items]),
+            has_images=torch.tensor([bool(item.example.images) for item in items]),
             counts=torch.tensor([item.counts for item in items]),
             ref_logprobs=_stack_references(items),
         )
@@ -136,7 +139,7 @@ class Collator:
 
     def _check_differences(self, example: PreparedExample, answers: dict[str, list[int]]) -> None:
         """Raises RowError where two cells that are compared have the same pixels and the same tokens."""
-        for preferred, other in self.prepare.compared:
+        for preferred, other in self.prepare.list_comparisons(example.item.example):
             names = preferred.response, other.response
             if answers[names[0]] != answers[names[1]] or not self._are_alike(example, preferred.image, other.image):
                 continue

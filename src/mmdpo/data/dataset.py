@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -143,15 +143,29 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         """
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
+        return self._parse(index)[0]
+
+    def read_pairs(self, index: int) -> list[PreferenceExample]:
+        """Returns every pair of a row that holds several answers, and the one pair of any other.
+
+        Raises:
+            RowError: as `[index]`.
+        """
+        return self._parse(index, self.format.parse_all)
+
+    def _parse(
+        self, index: int, parse_all: Callable[..., Iterable[PreferenceExample]] | None = None
+    ) -> list[PreferenceExample]:
         position = self._positions[index]
         source = self.source_of(index)
         row = self._rows[position]
         _check_row(row, source)
         row_id = str(position + 1) if self._ids is None else self._ids[position]
+        given: dict[str, Any] = {"source": source, "image_root": self.image_root, "row_id": row_id}
         with named_source(source):
             try:
-                example = self.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
-                return read_marks(row, example, self.image_root)
+                found = parse_all(row, **given) if parse_all else [self.format.parse(row, **given)]
+                return [read_marks(row, example, self.image_root) for example in found]
             except RecursionError as error:
                 raise RowError("a value is nested too deep to be read: mend or remove the row") from error
 

@@ -29,6 +29,7 @@ from mmdpo.records import (
     RowError,
     image_versions,
     named_source,
+    needs_image,
     response_names,
 )
 
@@ -89,6 +90,9 @@ class Preparer:
     seed: int
     corrupted_images: str = "all"
     """`all`, or `demonstrations`: all but the last image of a row, which the question is about."""
+    image_terms: str = "required"
+    """`required`: a row without images is faulty where a cell has a corrupted one. `where_possible`: terms with such
+    cells pass it over."""
     crop_space: str = "image"
     """`image` corrupts the picture here; `processed` leaves the version `corrupted` to the collator, after the image
     processor."""
@@ -124,15 +128,21 @@ class Preparer:
         with named_source(item.example.source):
             return self._prepare(item, rendered)
 
-    @property
-    def compared(self) -> Comparisons:
-        """The comparisons of cells that are prepared."""
-        return tuple(pair for pair in self.comparisons if set(pair) <= set(self.cells))
+    def is_passed_over(self, example: PreferenceExample) -> bool:
+        """Returns whether terms with corrupted images pass a row over."""
+        return self.image_terms == "where_possible" and not example.images
+
+    def list_comparisons(self, example: PreferenceExample) -> Comparisons:
+        """Returns the comparisons of cells that are prepared, and that a row can bear."""
+        pairs = (pair for pair in self.comparisons if set(pair) <= set(self.cells))
+        if not self.is_passed_over(example):
+            return tuple(pairs)
+        return tuple(pair for pair in pairs if not any(needs_image(cell) for cell in pair))
 
     def validate(self, example: PreferenceExample) -> None:
         """Raises RowError, with the row's source, for a row whose texts and columns cannot be trained on."""
-        validate_example(example, responses=response_names(self.cells), comparisons=self.compared)
-        if self.needs_rejected_images and not example.rejected_images:
+        validate_example(example, responses=response_names(self.cells), comparisons=self.list_comparisons(example))
+        if self.needs_rejected_images and not example.rejected_images and not self.is_passed_over(example):
             raise RowError(
                 "the objective ranks against images of the dataset (rejected_images), and the row has none: add the "
                 "column, or take an objective for corrupted images, such as mdpo in place of mfpo, and dpo_conditional "
@@ -183,8 +193,13 @@ class Preparer:
         found = self.find_images(item.example, version)
         if found is not None:
             return originals if found is item.example.images else self._open(found)
+        if not originals and self.is_passed_over(item.example):
+            return ()
         if not originals:
-            raise RowError(f"the objective needs the image version {version!r} and the row has no image")
+            raise RowError(
+                f"the objective needs the image version {version!r} and the row has no image: add one, remove the row, "
+                "or set image_terms: where_possible, which trains the other terms on it"
+            )
         if version == CORRUPTED and self.crop_space == "processed":
             return originals
         corruption = self.corruptions[version]

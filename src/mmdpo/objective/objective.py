@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmdpo.objective.losses import Beta
@@ -76,10 +77,12 @@ class Objective:
         beta: float,
         weights: Mapping[str, Float[Tensor, "B"]] | None = None,
         delta: Float[Tensor, ""] | float = 0.0,
+        has_images: Bool[Tensor, "B"] | None = None,
     ) -> ObjectiveLosses:
         """Returns the losses of a batch: total = Σ_t weight_t · s_t · loss_t, per example.
 
-        `weights` holds s, one tensor per name in `weight_columns`; `delta` is the running mean of `tracking_term`.
+        `weights` holds s, one tensor per name in `weight_columns`; `delta` is the running mean of `tracking_term`. With
+        `has_images`, terms that need an image leave the other examples out.
         """
         by_term: dict[str, Float[Tensor, "B"]] = {}  # labels are distinct
         for term in self.terms:
@@ -90,6 +93,8 @@ class Objective:
             part = term.weight * by_term[term.label]
             if term.weight_column:
                 part = part * (weights or {})[term.weight_column]
+            if has_images is not None and term.needs_image:
+                part = torch.where(has_images, part, 0.0)
             total = part if total is None else total + part
         assert total is not None
         return ObjectiveLosses(total, by_term)

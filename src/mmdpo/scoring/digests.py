@@ -168,6 +168,7 @@ def fingerprint_preparation(collator: Collator) -> Fingerprint:
         "corruptions": _encode(corruptions).decode(),
         "crop_space": prepare.crop_space,
         "corrupted_images": prepare.corrupted_images,
+        "image_terms": prepare.image_terms,
         "seed": str(prepare.seed),
         "rejected_images": str((prepare.needs_rejected_images, prepare.corrupts_equal_answers_only)),
         "comparisons": _encode(prepare.comparisons).decode(),

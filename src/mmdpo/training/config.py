@@ -101,6 +101,13 @@ class MDPOConfig(TrainingArguments):
         None, "loss", "Options of the corruption, such as {step: 700}."
     )
     corruption_per_epoch: bool = _option(False, "loss", "Make a fresh corrupted image for every epoch.")
+    image_terms: str = _option(
+        "required",
+        "loss",
+        "Rows without an image under an objective with corrupted images: faulty (required), or trained by the terms "
+        "that need none (where_possible).",
+        choices=["required", "where_possible"],
+    )
     corrupted_images: str = _option(
         "all",
         "loss",

@@ -40,6 +40,12 @@ def describe_batch(
     return {name: value.detach() for name, value in metrics.items()}
 
 
+def list_image_metrics(objective: Objective) -> frozenset[str]:
+    """Returns the metrics of `describe_batch` that say nothing of an example without images."""
+    others = tuple(term for term in objective.terms if not term.needs_image)
+    return frozenset(metric_names(objective)).difference(metric_names(Objective(others)) if others else ())
+
+
 def metric_names(objective: Objective) -> tuple[str, ...]:
     """Returns the names that `describe_batch` gives for an objective, without a batch."""
     one = torch.ones(1)
@@ -75,7 +81,7 @@ class MetricSums:
         """Adds the examples of a batch, without those that do not count."""
         for name, values in metrics.items():
             entry = self._sums[name]
-            entry[0] = entry[0] + (values.sum() if counts is None else (values * counts).sum())
+            entry[0] = entry[0] + (values.sum() if counts is None else torch.where(counts, values, 0.0).sum())
             entry[1] = entry[1] + (len(values) if counts is None else counts.sum())
 
     def state(self) -> dict[str, list[Any]]:

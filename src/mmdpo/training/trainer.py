@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import EvalPrediction, PrinterCallback, ProcessorMixin, TrainerCallback, set_seed
 from transformers.trainer_callback import ProgressCallback as TransformersProgress
@@ -46,7 +46,7 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.identity import describe_run
 from mmdpo.training.durable.resume import SKIPPED_ROWS
-from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch
+from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch, list_image_metrics
 from mmdpo.training.row_check import to_preferences
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
@@ -137,6 +137,7 @@ class MDPOTrainer(RowOrderTrainer):
         )
         self._check_devices(policy)
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
+        self._image_metrics = list_image_metrics(self.objective)
         self._set_callbacks(train_items)
 
         # 6. How rows are scored, and with which reference; then every row is tried, and scored before training.
@@ -218,11 +219,11 @@ class MDPOTrainer(RowOrderTrainer):
         scaled so that the step's gradient is the mean over those pairs however they were split.
         """
         scores = self.score(model, inputs)
-        losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"])
+        has_images = inputs["has_images"] if self.args.image_terms == "where_possible" else None
+        losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"], has_images=has_images)
         self._check_finite(losses.total, inputs)
-        mode = "train" if self.model.training else "eval"
         counts = inputs["counts"]
-        self._metrics[mode].add(describe_batch(self.objective, scores, losses, self.args.beta), counts)
+        self._add_metrics(describe_batch(self.objective, scores, losses, self.args.beta), counts, has_images)
         if num_items_in_batch is None:
             loss = (losses.total * counts).sum() / counts.sum().clamp(min=1)
         else:
@@ -274,6 +275,15 @@ class MDPOTrainer(RowOrderTrainer):
         )
 
     # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def _add_metrics(
+        self, metrics: Mapping[str, Float[Tensor, "B"]], counts: Bool[Tensor, "B"], has_images: Bool[Tensor, "B"] | None
+    ) -> None:
+        sums = self._metrics["train" if self.model.training else "eval"]
+        of_images = self._image_metrics if has_images is not None else frozenset()
+        sums.add({name: values for name, values in metrics.items() if name not in of_images}, counts)
+        if has_images is not None:
+            sums.add({name: values for name, values in metrics.items() if name in of_images}, counts & has_images)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the steps since the last log. Raises FloatingPointError for gradients that are infinite."""
@@ -409,6 +419,14 @@ class MDPOTrainer(RowOrderTrainer):
             tries = RowPass(self._collator, self.data_collator, live, cells, policy, self.accelerator, self.args)
             for name, items in waiting.items():
                 self._skipped += tries.run(items, name)
+                self._count_without_images(items, name)
+
+    def _count_without_images(self, items: Items, name: str) -> None:
+        """Says how many rows the terms with corrupted images pass over."""
+        terms = ", ".join(term.label for term in self.objective.terms if term.needs_image)
+        if self.args.image_terms == "where_possible" and terms:
+            without = sum(not items.examples[place].images for place in range(len(items)))
+            logger.warning("%s: %d of %d rows have no image, and %s pass them over", name, without, len(items), terms)
 
 
 def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:

@@ -472,6 +472,54 @@ def perturb(model):
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
+def shifted():
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
+    perturb(model)
+    return model
+
+
+class TestRowsWithoutImages:
+    def given(self, rows):
+        """Six rows, every third without its image."""
+        given = [dict(row) for row in rows[:6]]
+        for row in given[::3]:
+            row["images"] = []
+            row["prompt"] = [{"role": "user", "content": "describe"}]
+        return given
+
+    def test_they_are_faulty_unless_asked_for(self, tmp_path, rows):
+        with pytest.raises(RowError, match=r"2 of 6 rows [\s\S]*row 4: .*image_terms: where_possible"):
+            build_trainer(tmp_path, self.given(rows))
+
+    def test_terms_that_need_no_image_are_trained_on_them(self, tmp_path, rows, caplog):
+        trainer = build_trainer(tmp_path, self.given(rows), image_terms="where_possible", per_device_train_batch_size=6)
+        assert "2 of 6 rows have no image, and rank_image pass them over" in caplog.text
+        trainer.train()
+        # Ranking of responses and anchor everywhere, ranking of images in four of six.
+        assert losses_of(trainer)[0] == pytest.approx((2 + 4 / 6) * math.log(2), rel=1e-5)
+        assert trainer.state.log_history[0]["loss/rank_image"] == pytest.approx(math.log(2), rel=1e-5)
+
+    def test_their_gradient_is_that_of_the_objective_without_those_terms(self, tmp_path, rows):
+        given, gradients = self.given(rows)[::3], []
+        for objective in ("mdpo", "dpo_anchor"):
+            trainer = build_trainer(tmp_path / objective, given, objective=objective, image_terms="where_possible")
+            trainer.compute_loss(trainer.model.train(), first_batch(trainer, 2)).backward()
+            gradients.append({name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None})
+        for name, gradient in gradients[1].items():
+            torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+    def test_means_of_images_are_over_rows_that_have_one(self, tmp_path, rows):
+        given = self.given(rows)
+        means = []
+        for kept in (given, [row for row in given if row["images"]]):
+            trainer = build_trainer(tmp_path / str(len(kept)), kept, image_terms="where_possible", ref_model=shifted())
+            trainer.compute_loss(trainer.model.train(), first_batch(trainer, len(kept)))
+            means.append(trainer._metrics["train"].flush(trainer.accelerator))
+        for name in ("loss/rank_image", "rewards/image_margins", "rewards/corrupted", "logps/corrupted"):
+            assert means[0][name] == pytest.approx(means[1][name], rel=1e-4), name
+        assert means[0]["logps/chosen"] != pytest.approx(means[1]["logps/chosen"], rel=1e-4)
+
+
 class TestRowsThatAnObjectiveCannotDoWithout:
     @pytest.mark.parametrize("objective", ["rdpo", "mfpo", "svco", "symmpo"])
     @pytest.mark.parametrize("check_data", ["full", "text"])

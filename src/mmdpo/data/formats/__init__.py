@@ -9,14 +9,15 @@ A format is a module with a docstring and three names:
                 one row as an example; raises RowError (its `source` is added by the caller) for a value that cannot be
                 read; a missing answer is left out and an empty one kept, since `validate_example` reports both
 
-A format that lives elsewhere is named `package.module:NAME`, where NAME is a submodule or an object with the same three
-names. Files that start with an underscore are not formats.
+A format whose rows hold several answers may have `parse_all`, which yields every pair of a row and takes what `parse`
+takes. A format that lives elsewhere is named `package.module:NAME`, where NAME is a submodule or an object with the
+same three names. Files that start with an underscore are not formats.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +46,8 @@ class Format:
     examples: Sequence[Row]
     matches: Callable[[Row], bool]
     parse: Parse
+    parse_all: Callable[..., Iterator[PreferenceExample]] | None = None
+    """Every pair of a row, where it holds several."""
 
 
 FORMATS = Registry("data.formats", "dataset format", further="auto, and package.module:NAME")
@@ -69,7 +72,8 @@ def load(name: str) -> Format:
     if missing:
         raise ValueError(f"{name} is no dataset format: it has no {' and no '.join(missing)}")
     summary = (found.__doc__ or "").strip().partition("\n")[0]
-    return Format(name, summary, tuple(found.EXAMPLES), found.matches, found.parse)
+    parse_all = getattr(found, "parse_all", None)
+    return Format(name, summary, tuple(found.EXAMPLES), found.matches, found.parse, parse_all)
 
 
 def detect(row: Row) -> Format:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmdpo.objective.losses import Beta
-from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, Comparisons
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, Comparisons, needs_image
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class Term(ABC):
     @abstractmethod
     def cells(self) -> tuple[Cell, ...]:
         """The cells whose log-probabilities the term reads."""
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the term says nothing of a row without images."""
+        return any(map(needs_image, self.cells))
 
     @property
     def comparisons(self) -> Comparisons:

@@ -1,0 +1,281 @@
+"""`mmdpo data convert`: a dataset of any format as one Parquet file in the format `trl`, with its images inside."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+from xxhash import xxh3_128
+
+from mmdpo.data.check import Fault, as_fault
+from mmdpo.data.columns import FLAG
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import digest_image, image_size
+from mmdpo.data.validate import validate_example
+from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
+
+Pairs = Literal["best_worst", "all"]
+
+_ROWS_AT_ONCE = 64
+_TURNS = datasets.List({"role": datasets.Value("string"), "content": datasets.List(
+    {"type": datasets.Value("string"), "text": datasets.Value("string")}
+)})  # fmt: skip
+_IMAGES = datasets.List(datasets.Image())
+_BOXES = datasets.List(datasets.List(datasets.List(datasets.Value("float64"))))
+_MOST_CLIPPED, _SPREAD = 0.25, 0.1**0.5
+"""MMedPO's weights: 1 + √0.1 · z, cut to [0.75, 1.25]."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a dataset."""
+
+    rows: int
+    """Rows that were read."""
+    written: int
+    pairs: int
+    """Pairs that the rows hold, faulty ones aside."""
+    repeats: int
+    """Pairs with the prompt, answers and images of an earlier one, which are not written again."""
+    faults: tuple[Fault, ...]
+    """Rows that are not written, `skip` permitting."""
+
+
+def convert_dataset(
+    dataset: PreferenceDataset,
+    out: Path,
+    *,
+    pairs: Pairs = "best_worst",
+    sample: int | None = None,
+    seed: int = 0,
+    normalise: str | None = None,
+    skip: bool = False,
+) -> Conversion:
+    """Writes the examples of a dataset to a Parquet file, each once, and returns what became of its rows.
+
+    Texts and columns are kept as they are, images as the bytes of their files; ids are those of the dataset. `pairs:
+    all` writes every pair of a row that holds several answers with ratings. `sample` draws so many pairs, by the seed
+    alone and in their order. `normalise` names a numeric column s whose normalised value becomes the column `weight`:
+    1 + √0.1 · (s − mean) / std over what is written, cut to [0.75, 1.25], as MMedPO weighs its pairs.
+
+    Raises:
+        RowError: a row is faulty; with `skip` it is left out and returned instead.
+        ValueError: nothing is left to write, a column to normalise is missing, or `sample` asks for more than there is.
+        OSError: the file cannot be written. What was there before is then untouched.
+    """
+    found: list[tuple[int, int]] = []
+    faults: list[Fault] = []
+    seen: set[bytes] = set()
+    repeats, shape = 0, _Shape()
+    for place in range(len(dataset)):
+        try:
+            for number, example in enumerate(_read(dataset, place, pairs)):
+                _check(example)
+                digest = _digest(example)
+                if digest in seen:
+                    repeats += 1
+                    continue
+                seen.add(digest)
+                shape.add(example)
+                found.append((place, number))
+        except Exception as error:  # odd rows raise nearly anything
+            faults.append(as_fault(dataset, place, error))
+            if not skip:
+                raise RowError(faults[0].problem, source=faults[0].source) from error
+    if not found:
+        raise ValueError(f"{dataset.name}: there is no pair to write")
+    if sample is not None:
+        if not 0 < sample <= len(found):
+            raise ValueError(f"sample: {sample} of {len(found)} pairs cannot be drawn")
+        drawn = derive_generator(seed, dataset.name, "sample of pairs").choice(len(found), sample, replace=False)
+        found = [found[place] for place in sorted(drawn.tolist())]
+    weights = None if normalise is None else _normalise(dataset, found, pairs, normalise)
+    write_examples((_read(dataset, place, pairs)[number] for place, number in found), out, shape, weights)
+    return Conversion(len(dataset), len(found), len(seen) + repeats, repeats, tuple(faults))
+
+
+class _Shape:
+    """The columns that examples need: found before the first is written, since a file has the same for all."""
+
+    def __init__(self) -> None:
+        self.is_plain: bool | None = None
+        self.responses: dict[str, None] = {}
+        self.weights: dict[str, None] = {}
+        self.has: set[str] = set()
+
+    def add(self, example: PreferenceExample) -> None:
+        """Adds what an example has. Raises RowError for a prompt of another form than those before."""
+        is_plain = isinstance(example.prompt, str)
+        if self.is_plain not in (None, is_plain):
+            raise RowError(
+                "some prompts are plain text and others chat turns: convert them apart", source=example.source
+            )
+        self.is_plain = is_plain
+        self.responses |= dict.fromkeys(example.responses)
+        self.weights |= dict.fromkeys(example.weights)
+        if example.rejected_images or example.is_corrupted is False:
+            self.has.add("rejected_images")
+        if example.is_corrupted is not None:
+            self.has.add(FLAG)
+        self.has |= {"boxes" if isinstance(region, tuple) else "masks" for region in example.regions}
+        if len(self.has & {"boxes", "masks"}) > 1:
+            raise RowError("some rows mark regions by masks and others by boxes: convert them apart")
+
+    def features(self) -> datasets.Features:
+        """Returns the columns of the file, images as `datasets.Image`."""
+        text = datasets.Value("string") if self.is_plain else _TURNS
+        columns: dict[str, Any] = {"id": datasets.Value("string"), "prompt": text}
+        columns |= dict.fromkeys([CHOSEN, REJECTED, *self.responses], text)
+        columns |= {"images": _IMAGES} | dict.fromkeys(self.weights, datasets.Value("float64"))
+        kinds = {"rejected_images": _IMAGES, "masks": _IMAGES, "boxes": _BOXES, FLAG: datasets.Value("int8")}
+        return datasets.Features(columns | {name: kind for name, kind in kinds.items() if name in self.has})
+
+
+def write_examples(
+    examples: Iterable[PreferenceExample],
+    out: Path,
+    shape: _Shape | None = None,
+    weights: Sequence[float] | None = None,
+) -> int:
+    """Writes examples to a Parquet file in the format `trl`, whole or not at all, and returns how many.
+
+    Without a shape all examples are looked at first. Raises RowError for an image that cannot be read.
+    """
+    if shape is None:
+        examples, shape = list(examples), _Shape()
+        for example in examples:
+            shape.add(example)
+    features = shape.features()
+    if weights is not None:
+        features["weight"] = datasets.Value("float64")
+    schema, part = features.arrow_schema, out.with_name(f".{out.name}.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    count, rows = 0, list[dict[str, Any]]()
+    try:
+        with parquet.ParquetWriter(part, schema) as writer:
+            for example in examples:
+                row = _to_row(example)
+                if weights is not None:
+                    row["weight"] = weights[count]
+                rows.append({name: row.get(name) for name in schema.names})
+                count += 1
+                if len(rows) == _ROWS_AT_ONCE:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows.clear()
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+        os.replace(part, out)  # noqa: PTH105
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _to_row(example: PreferenceExample) -> dict[str, Any]:
+    rejected = example.images if example.is_corrupted is False else example.rejected_images
+    row: dict[str, Any] = {"id": example.id, "prompt": _write_text(example.prompt)}
+    row |= {name: _write_text(text) for name, text in example.responses.items()}
+    row |= {"images": list(map(_embed, example.images)), "rejected_images": list(map(_embed, rejected)) or None}
+    row |= dict(example.weights)
+    if example.is_corrupted is not None:
+        row[FLAG] = int(example.is_corrupted)
+    if example.regions:
+        is_boxes = isinstance(example.regions[0], tuple)
+        row |= {"boxes": example.regions} if is_boxes else {"masks": [_embed(m) for m in example.regions]}  # type: ignore[arg-type]
+    return row
+
+
+def _write_text(text: Text) -> Any:
+    if isinstance(text, str):
+        return text
+    return [
+        {
+            "role": turn["role"],
+            "content": [{"type": part["type"], "text": part.get("text")} for part in turn["content"]],
+        }
+        for turn in text
+    ]
+
+
+def _embed(image: ImageSource) -> dict[str, Any]:
+    if isinstance(image, str | Path):
+        return {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+    if isinstance(image, bytes):
+        return {"bytes": image, "path": None}
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def _read(dataset: PreferenceDataset, place: int, pairs: Pairs) -> list[PreferenceExample]:
+    return dataset.read_pairs(place) if pairs == "all" else [dataset[place]]
+
+
+def _check(example: PreferenceExample) -> None:
+    """Raises RowError for what could not be read again, and for what the file would lose."""
+    validate_example(example, responses=(CHOSEN,), comparisons=())
+    for image in (*example.images, *example.rejected_images):
+        image_size(image)
+    for text in (example.prompt, *example.responses.values()):
+        for turn in () if isinstance(text, str) else text:
+            if further := turn.keys() - {"role", "content"}:
+                raise RowError(
+                    f"a turn has {', '.join(sorted(further))} beside role and content, which the file would lose: take "
+                    "it out, or put it into the content",
+                    source=example.source,
+                )
+
+
+def _digest(example: PreferenceExample) -> bytes:
+    content = [
+        example.prompt,
+        dict(example.responses),
+        [digest_image(image) for image in example.images],
+        [digest_image(image) for image in example.rejected_images],
+        example.is_corrupted,
+        [region if isinstance(region, tuple) else digest_image(region) for region in example.regions],
+    ]
+    return xxh3_128(json.dumps(content, sort_keys=True).encode(errors="surrogatepass")).digest()
+
+
+def _normalise(dataset: PreferenceDataset, found: Sequence[tuple[int, int]], pairs: Pairs, column: str) -> list[float]:
+    values = []
+    for place, number in found:
+        example = _read(dataset, place, pairs)[number]
+        if column not in example.weights:
+            known = ", ".join(example.weights) or "none"
+            raise RowError(f"there is no numeric column {column!r} to normalise, only {known}", source=example.source)
+        values.append(example.weights[column])
+    return normalise_weights(values)
+
+
+def normalise_weights(values: Sequence[float]) -> list[float]:
+    """Returns 1 + √0.1 · z, cut to [0.75, 1.25], z the standard scores of the values; 1 where all are alike.
+
+    Source: MMedPO (arXiv 2412.06141), whose text gives mean 1, variance 0.1 and the bounds.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    spread = given.std()
+    scores = (given - given.mean()) / spread if spread else np.zeros_like(given)
+    weights: list[float] = np.clip(1 + _SPREAD * scores, 1 - _MOST_CLIPPED, 1 + _MOST_CLIPPED).tolist()
+    return weights
+
+
+def describe(conversion: Conversion, out: Path) -> str:
+    """Returns what became of a dataset, in words."""
+    parts: Mapping[str, int] = {
+        "rows read": conversion.rows,
+        "pairs": conversion.pairs,
+        "repeats left out": conversion.repeats,
+        "faulty rows left out": len(conversion.faults),
+    }
+    told = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
+    return f"{told}; {conversion.written:,} pairs written: {out}"
