@@ -1,23 +1,32 @@
-"""Look at preference data."""
+"""Check, convert and make preference data."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from mmdpo.commands import Verb, Verbs, quiet_libraries
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCheckOptions(Options):
-    """Which dataset is checked, and for what."""
+class DatasetOptions(Options):
+    """Which dataset."""
 
     path: str = option(REQUIRED, "A file, a folder, a hub name, or `world`.", metavar="PATH", positional=True)
     split: str = option("train", "Split of the dataset.")
     dataset_config: str | None = option(None, "Configuration of a hub dataset.")
-    dataset_format: str = option("auto", "Format of the rows.")
     image_root: str | None = option(None, "Folder that relative image paths start from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckOptions(DatasetOptions):
+    """Which dataset is checked, and for what."""
+
+    dataset_format: str = option("auto", "Format of the rows.")
     model_name_or_path: str | None = option(None, "Measure in this model's tokens, exactly as training does.")
     chat_template: str | None = option(None, "Template instead of the processor's own.")
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
@@ -39,4 +48,113 @@ def check(options: DataCheckOptions) -> int:
     return check_dataset(options, Console())
 
 
-VERB = Verbs(__doc__, {"check": Verb("Validate a dataset and print what is in it.", DataCheckOptions, check)})
+@dataclass(frozen=True, kw_only=True)
+class DataConvertOptions(DatasetOptions):
+    """Which dataset is written, and as what. Raises ValueError for a file that does not end in .parquet."""
+
+    out: Path = option(REQUIRED, "Write this .parquet file.", metavar="OUT", positional=True)
+    dataset_format: str = option("auto", "Format of the rows.")
+    pairs: Literal["best_worst", "all"] = option(
+        "best_worst", "Of rows with several rated answers, the best over the worst, or every two of different scores."
+    )
+    sample: int | None = option(None, "Draw so many pairs.", least=1)
+    seed: int = option(0, "Seed of the sample.")
+    normalise: str | None = option(
+        None, "Numeric column whose value, normalised to 0.75 … 1.25, becomes the column weight (MMedPO)."
+    )
+    on_bad_row: Literal["error", "skip"] = option("error", "What a faulty row does.")
+    faults: Path | None = option(None, "Write the faulty rows to this JSONL file.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_parquet(self.out)
+
+
+def convert(options: DataConvertOptions) -> int:
+    """Writes a dataset to one file and prints what became of its rows."""
+    from mmdpo.data.check import write_faults
+    from mmdpo.data.convert import convert_dataset, describe
+    from mmdpo.training.run import read_examples
+
+    quiet_libraries()
+    dataset = read_examples(
+        options.path,
+        options.split,
+        config=options.dataset_config,
+        format=options.dataset_format,
+        image_root=options.image_root,
+    )
+    conversion = convert_dataset(
+        dataset,
+        options.out,
+        pairs=options.pairs,
+        sample=options.sample,
+        seed=options.seed,
+        normalise=options.normalise,
+        skip=options.on_bad_row == "skip",
+    )
+    if options.faults is not None:
+        write_faults(options.faults, conversion.faults)
+    print(printable(describe(conversion, options.out)))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymDPOOptions(DatasetOptions):
+    """Which triplets rows are made of, and which rows. Raises ValueError for a file that does not end in .parquet."""
+
+    out: Path = option(REQUIRED, "Write this .parquet file.", metavar="OUT", positional=True)
+    rows: int = option(10_000, "How many rows.", least=1)
+    demonstrations: int = option(4, "How many demonstrations a row shows.", least=2)
+    shares: str | None = option(None, "How often each form is drawn, as JSON; 30 % general unless given.")
+    seed: int = option(0, "Seed of all that is drawn.")
+    image_column: str = option("image", "Column of the picture.")
+    question_column: str = option("question", "Column of the question.")
+    answer_column: str = option("answer", "Column of the answer.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_parquet(self.out)
+
+
+def symdpo(options: SymDPOOptions) -> int:
+    """Writes SymDPO's rows of triplets to one file and prints how many."""
+    from mmdpo.data.convert import write_examples
+    from mmdpo.data.read import open_rows
+    from mmdpo.data.symdpo import SHARES, make_rows, read_triplets
+    from mmdpo.files import read_mapping
+
+    quiet_libraries()
+    found = open_rows(options.path, split=options.split, config=options.dataset_config)
+    triplets = read_triplets(
+        found.rows,
+        name=found.name,
+        image_root=Path(options.image_root) if options.image_root else found.root,
+        columns=(options.image_column, options.question_column, options.answer_column),
+    )
+    examples = make_rows(
+        triplets,
+        options.rows,
+        demonstrations=options.demonstrations,
+        shares=read_mapping("--shares", options.shares) or SHARES,
+        seed=options.seed,
+    )
+    count = write_examples(examples, options.out)
+    print(printable(f"{len(triplets):,} triplets read; {count:,} rows written: {options.out}"))
+    return 0
+
+
+def check_parquet(out: Path) -> None:
+    """Raises ValueError for a file that is to be written and does not end in .parquet."""
+    if out.suffix != ".parquet":
+        raise ValueError(f"{out}: what is written is a .parquet file; name it so")
+
+
+VERB = Verbs(
+    __doc__,
+    {
+        "check": Verb("Validate a dataset and print what is in it.", DataCheckOptions, check),
+        "convert": Verb("Write a dataset of any format as one Parquet file.", DataConvertOptions, convert),
+        "symdpo": Verb("Make SymDPO's pairs of questions and answers about pictures.", SymDPOOptions, symdpo),
+    },
+)

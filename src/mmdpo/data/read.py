@@ -6,7 +6,7 @@ import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -40,6 +40,22 @@ def read_dataset(
         RowError: a line of a JSON file is malformed; names file and line.
         ValueError: the file or folder cannot be read, the split does not exist, or the columns are in no known format.
     """
+    found = open_rows(path_or_name, split=split, config=config)
+    return PreferenceDataset.from_rows(found.rows, name=found.name, format=format, image_root=image_root or found.root)
+
+
+class Rows(NamedTuple):
+    """Rows as they were read."""
+
+    rows: Any
+    name: str
+    """For messages."""
+    root: Path | None
+    """Folder that relative paths start from, None for the hub."""
+
+
+def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | None = None) -> Rows:
+    """Reads rows of any kind from what `read_dataset` reads; raises what it raises."""
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
     root: Path | None = path.parent
@@ -61,7 +77,7 @@ def read_dataset(
         root = None
         rows = _load(name, lambda: datasets.load_dataset(name, config, split=split))
         name = f"{name}[{split}]"
-    return PreferenceDataset.from_rows(rows, name=name, format=format, image_root=image_root or root)
+    return Rows(rows, name, root)
 
 
 def read_stream(
