@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.generation.prompts import chat_request, chat_turns
+from mmdpo.generation.prompts import chat_request, chat_turns, render_prompt
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
@@ -73,6 +73,47 @@ def questions() -> list[Question]:
 def answer(tiny: TinyModel, settings: GenerationSettings, batch_size: int) -> dict[str, str]:
     answerer = TransformersAnswerer(InMemory(tiny), batch_size=batch_size)  # type: ignore[arg-type]
     return {found.id: found.text for found in answerer.answer(questions(), settings)}
+
+
+@pytest.mark.parametrize("name", WITH_TEMPLATE)
+class TestWhatIsReadAtTheEndOfAPrompt:
+    """Of prompts with a picture and without one, in batches as they come, against plain forwards of each alone."""
+
+    def asked(self):
+        return [*questions(), *(replace(question, id=f"{question.id}-", image=None) for question in questions())]
+
+    def plain(self, tiny, question):
+        inputs = PromptReader(InMemory(tiny).load_renderer(), SHORT)([question])
+        with torch.no_grad():
+            return tiny.model(**inputs, output_hidden_states=True, use_cache=False)
+
+    def answerer(self, tiny):
+        return TransformersAnswerer(InMemory(tiny), batch_size=3)  # type: ignore[arg-type]
+
+    def test_questions_without_a_picture_are_answered_as_they_are_alone(self, name):
+        tiny = MODELS[name]()
+        together = {found.id: found.text for found in self.answerer(tiny).answer(self.asked(), SHORT)}
+        assert len(together) == 10
+        for question in self.asked()[3:7]:
+            alone = next(iter(self.answerer(tiny).answer([question], SHORT)))
+            assert together[question.id] == alone.text
+
+    def test_options_are_scored_as_first_words_of_the_answer(self, name):
+        tiny = MODELS[name]()
+        renderer = InMemory(tiny).load_renderer()
+        scores = dict(self.answerer(tiny).score_options(self.asked(), ["A", "B", "no"], SHORT))
+        for question in self.asked():
+            prompt = render_prompt(question, SHORT, renderer)
+            tokens = [renderer.answer_ids(prompt, option)[0] for option in ("A", "B", "no")]
+            expected = self.plain(tiny, question).logits[0, -1].float().log_softmax(-1)[tokens]
+            torch.testing.assert_close(scores[question.id], expected, atol=1e-5, rtol=1e-5)
+
+    def test_states_are_those_of_a_plain_forward(self, name):
+        tiny = MODELS[name]()
+        states = self.answerer(tiny).read_last_states(self.asked(), SHORT)
+        for place, question in enumerate(self.asked()):
+            expected = torch.stack([state[0, -1] for state in self.plain(tiny, question).hidden_states])
+            torch.testing.assert_close(states[place], expected.float(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_TEMPLATE)

@@ -29,8 +29,9 @@ _SENT_AS_THEY_ARE: Final = {"JPEG": "image/jpeg", "PNG": "image/png"}
 
 
 def chat_turns(question: Question, settings: GenerationSettings) -> tuple[Message, ...]:
-    """Returns a question as chat turns, with a bare `{"type": "image"}` where the picture belongs."""
-    content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
+    """Returns a question as chat turns, with a bare `{"type": "image"}` where the picture belongs, if there is one."""
+    picture = [] if question.image is None else [{"type": "image"}]
+    content = [*picture, {"type": "text", "text": question.prompt}]
     asked: Message = {"role": "user", "content": content}
     if settings.system_prompt is None:
         return (asked,)
@@ -45,7 +46,7 @@ def render_prompt(question: Question, settings: GenerationSettings, renderer: Re
     """
     example = PreferenceExample(id=question.id, prompt=chat_turns(question, settings), responses={})
     try:
-        return renderer.render(example, (), with_images=True).prompt
+        return renderer.render(example, (), with_images=question.image is not None).prompt
     except RowError as error:
         raise RowError(f"{error.problem}; {_MENDED}", source=question.id) from error
 
@@ -57,6 +58,8 @@ def load_image(image: LazyImage) -> Image.Image:
 
 def chat_request(question: Question, settings: GenerationSettings) -> list[Message]:
     """Returns the turns of a question in OpenAI's form, the picture as a data URL. Raises RowError as `load_image`."""
+    if question.image is None:
+        return list(chat_turns(question, settings))
     picture = {"type": "image_url", "image_url": {"url": write_data_url(question.image)}}
     return [
         {**turn, "content": [picture if part["type"] == "image" else part for part in turn["content"]]}

@@ -18,11 +18,11 @@ LazyImage: TypeAlias = "ImageSource | Callable[[], Image]"
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that a model is asked about one picture."""
+    """One thing that a model is asked, about a picture or, without one, by words alone."""
 
     id: str
     prompt: str
-    image: LazyImage
+    image: LazyImage | None = None
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,16 @@ class PromptReader:
     def __call__(self, questions: Sequence[Question]) -> BatchFeature:
         """Returns the inputs, padded on the left; raises RowError, naming the question, for a picture it cannot read.
 
-        The beginning-of-sequence token stands where training puts it: see `Renderer.opening_ids`.
+        All of the questions have a picture, or none. The beginning-of-sequence token stands where training puts it: see
+        `Renderer.opening_ids`.
         """
         prompts = [render_prompt(question, self.settings, self.renderer) for question in questions]
+        pictures = (
+            {"images": [[self._load(question)] for question in questions]} if questions[0].image is not None else {}
+        )
         inputs = self.renderer.processor(
             text=prompts,
-            images=[[self._load(question)] for question in questions],
+            **pictures,
             padding=True,
             padding_side="left",
             add_special_tokens=False,
@@ -62,6 +66,7 @@ class PromptReader:
 
     def _load(self, question: Question) -> Any:
         try:
+            assert question.image is not None
             return load_image(question.image)
         except RowError as error:
             raise RowError(error.problem, source=f"item {question.id}") from error
@@ -106,12 +111,7 @@ class TransformersAnswerer:
             ValueError: one question alone does not fit into memory.
             ProbeError: the model begins an answer otherwise beside another question than alone.
         """
-        ordered = sorted(questions, key=sort_key, reverse=True)
-        batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
-        reader = PromptReader(self.checkpoint.load_renderer(), settings)
-        tokenizer = reader.renderer.tokenizer
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        batches, reader = self._make_batches(questions), self._make_reader(settings)
         loader = DataLoader(
             _Batches(batches, reader),
             batch_size=None,
@@ -128,6 +128,52 @@ class TransformersAnswerer:
                 generator.try_together(batch)
                 self._is_tried = True
             yield from generator(batch, inputs)
+
+    def score_options(
+        self, questions: Sequence[Question], options: Sequence[str], settings: GenerationSettings
+    ) -> Iterator[tuple[str, Float[Tensor, "n"]]]:
+        """Yields for each question, by its id, log π of the options as first words of its answer, in nats.
+
+        An option counts by its first token. Raises RowError for a picture that cannot be read.
+        """
+        reader = self._make_reader(settings)
+        generator = _Generator(self._model, reader)
+        for batch in self._make_batches(questions):
+            logprobs = generator.begin(batch)
+            for question, row in zip(batch, logprobs, strict=True):
+                prompt = render_prompt(question, settings, reader.renderer)
+                tokens = [reader.renderer.answer_ids(prompt, option)[0] for option in options]
+                yield question.id, row[tokens].cpu()
+
+    @torch.inference_mode()
+    def read_last_states(self, questions: Sequence[Question], settings: GenerationSettings) -> Float[Tensor, "n l h"]:
+        """Returns the states of the last token of each prompt: of its embedding, and after each layer of the decoder.
+
+        Each prompt is read alone. Raises RowError for a picture that cannot be read.
+        """
+        reader = self._make_reader(settings)
+        found = []
+        for question in questions:
+            inputs = reader([question]).to(self._model.device, self._model.dtype)
+            states = self._model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+            found.append(torch.stack([state[0, -1].float().cpu() for state in states]))
+        return torch.stack(found)
+
+    def _make_batches(self, questions: Sequence[Question]) -> list[list[Question]]:
+        """Returns the questions in batches, the longest first; those with a picture apart from those without."""
+        batches = []
+        for has_picture in (True, False):
+            some = [question for question in questions if (question.image is not None) == has_picture]
+            ordered = sorted(some, key=sort_key, reverse=True)
+            batches += [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+        return batches
+
+    def _make_reader(self, settings: GenerationSettings) -> PromptReader:
+        reader = PromptReader(self.checkpoint.load_renderer(), settings)
+        tokenizer = reader.renderer.tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return reader
 
     @cached_property
     def _model(self) -> Any:
@@ -187,7 +233,7 @@ class _Generator:
         first, *others = batch
         pair = (first, next((other for other in reversed(others) if other.image != first.image), others[-1]))
         try:
-            together, alone = self._begin(pair), torch.cat([self._begin([question]) for question in pair])
+            together, alone = self.begin(pair), torch.cat([self.begin([question]) for question in pair])
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -208,7 +254,7 @@ class _Generator:
             )
 
     @torch.inference_mode()
-    def _begin(self, batch: Sequence[Question]) -> Float[Tensor, "B V"]:
+    def begin(self, batch: Sequence[Question]) -> Float[Tensor, "B V"]:
         """Returns log π of the first token of every answer."""
         placed = self.reader(batch).to(self.model.device, self.model.dtype)
         greedy = make_generation_config(self.model, self.tokenizer, _FIRST_TOKEN)

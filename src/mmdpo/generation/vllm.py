@@ -86,8 +86,10 @@ class VllmAnswerer:
 
         def read(question: Question) -> dict[str, Any]:
             prompt = render_prompt(question, settings, renderer)
-            picture = {"image": load_image(question.image)}
-            return {"prompt_token_ids": renderer.prompt_ids(prompt), "multi_modal_data": picture}
+            tokens = {"prompt_token_ids": renderer.prompt_ids(prompt)}
+            if question.image is None:
+                return tokens
+            return {**tokens, "multi_modal_data": {"image": load_image(question.image)}}
 
         def read_lot(start: int) -> list[dict[str, Any]]:
             return [read(question) for question in questions[start : start + AT_ONCE]]

@@ -1,0 +1,253 @@
+"""`mmdpo diagnose --conflict`: does a model answer from the picture as it does from a text that says the same?
+
+Questions with options about a thing that the picture shows are asked three times: with the picture, with a line of text
+that names the thing in its place, and with neither. A model that knows the answer by one way and not by the other has a
+conflict between what it sees and what it knows.
+
+Source: Zhu et al., Unraveling Cross-Modality Knowledge Conflicts in Large Vision-Language Models (arXiv 2410.03659),
+whose two files of questions (ViQuAE, InfoSeek) are read as they are released.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmdpo.benchmarks.stats import CountTable, bootstrap
+from mmdpo.diagnosis.dependence import ratio
+from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation.transformers import TransformersAnswerer
+from mmdpo.records import RowError
+
+IMAGE, TEXT, NEITHER = "image", "text", "neither"
+CONDITIONS = (IMAGE, TEXT, NEITHER)
+SETTINGS = GenerationSettings(max_new_tokens=16)
+
+_PROMPT = "{question}\n{options}\nAnswer with the letter of the right option."
+_NAMED = "The picture shows {entity}.\n"
+_CELLS = {
+    (True, True): ("both_right", "right with the image and with the text"),
+    (True, False): ("image_only", "right with the image alone"),
+    (False, True): ("text_only", "right with the text alone"),
+    (False, False): ("both_wrong", "wrong with both"),
+}
+
+
+@dataclass(frozen=True)
+class OptionQuestion:
+    """A question with options about what a picture shows."""
+
+    id: str
+    question: str
+    options: Mapping[str, str]
+    """Letter → text."""
+    answer: str
+    """The right letter."""
+    image: Path
+    entity: str | None
+    """What the picture shows, None where the file does not say it."""
+
+    def ask(self, condition: str) -> Question:
+        """Returns the question as a model is asked it under one of the conditions."""
+        options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
+        said = _NAMED.format(entity=self.entity) if condition == TEXT else ""
+        prompt = said + _PROMPT.format(question=self.question, options=options)
+        return Question(self.id, prompt, self.image if condition == IMAGE else None)
+
+
+def read_questions(rows: Sequence[Any], image_dir: Path, name: str) -> list[OptionQuestion]:
+    """Reads the rows of a released file: `id`, `question`, `image`, `multiple_choices`, `multiple_choices_answer`.
+
+    InfoSeek's rows have `entity`; ViQuAE's have not, and may be given it under the same name.
+
+    Raises:
+        RowError: a row lacks one of these, or its answer is none of its options; names the row.
+    """
+    questions = []
+    for number, row in enumerate(rows, start=1):
+        source = f"{name}, row {number}"
+        if not isinstance(row, Mapping):
+            raise RowError(f"it is {type(row).__name__} and no question", source=source)
+        texts = {key: row.get(key) for key in ("question", "image", "multiple_choices_answer")}
+        for key, value in texts.items():
+            if not isinstance(value, str) or not value.strip():
+                raise RowError(f"`{key}` is {value!r:.60}: write the text", source=source)
+        options: Any = row.get("multiple_choices")
+        is_read = isinstance(options, Mapping) and all(isinstance(v, str) for v in options.values())
+        if not is_read or texts["multiple_choices_answer"] not in options:
+            raise RowError(
+                f"`multiple_choices_answer` is {texts['multiple_choices_answer']!r:.20} and `multiple_choices` "
+                f"{options!r:.60}: write a mapping from letters to texts, and one of the letters",
+                source=source,
+            )
+        entity = row.get("entity")
+        questions.append(
+            OptionQuestion(
+                id=str(row.get("id", number)),
+                question=str(texts["question"]),
+                options=dict(options),
+                answer=str(texts["multiple_choices_answer"]),
+                image=image_dir / str(texts["image"]),
+                entity=entity if isinstance(entity, str) and entity.strip() else None,
+            )
+        )
+    repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
+    if repeated:
+        raise RowError(f"the id {repeated[0]!r} is given to several questions", source=name)
+    return questions
+
+
+def read_letter(answer: str, question: OptionQuestion) -> str | None:
+    """Returns the letter of the option that an answer names, None where it names none.
+
+    The first letter that stands alone, or before whitespace or a colon; else the right option, where its text stands in
+    the answer. This is the rule of the released code.
+    """
+    letters = "".join(question.options)
+    found = re.search(rf"\b[{letters}]\b|[{letters}](?=\s|:)", answer)
+    if found:
+        return found[0]
+    right = question.options[question.answer]
+    return question.answer if right.lower() in answer.lower() else None
+
+
+def decode_contrastively(image: Float[Tensor, "n"], text: Float[Tensor, "n"]) -> int:
+    """Returns the option that dynamic contrastive decoding chooses, from the scores of n options under both conditions.
+
+    Where both prefer one option, this. Else, with c the confidence (the largest probability) of each, the option with
+    the largest c₁ z₁ − c₂ z₂, the more confident condition first. Scores are logits or log-probabilities.
+
+    >>> decode_contrastively(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 0.1, 3.0]))
+    2
+    """
+    if int(image.argmax()) == int(text.argmax()):
+        return int(image.argmax())
+    confidence = [float(scores.softmax(-1).max()) for scores in (image, text)]
+    first, second = confidence[0] * image, confidence[1] * text
+    return int((second - first if confidence[1] > confidence[0] else first - second).argmax())
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What a model said to a question under one condition."""
+
+    answer: str
+    letter: str | None
+    options: Float[Tensor, "n"]
+    """log π of each letter as the first word of the answer, in nats."""
+
+
+def ask_all(
+    answerer: TransformersAnswerer, questions: Sequence[OptionQuestion], settings: GenerationSettings = SETTINGS
+) -> dict[str, dict[str, Replies]]:
+    """Returns condition → id → reply. The text condition is asked of questions whose thing is named.
+
+    Raises RowError for a picture that cannot be read.
+    """
+    by_id = {question.id: question for question in questions}
+    found: dict[str, dict[str, Replies]] = {}
+    for condition in CONDITIONS:
+        asked = [question.ask(condition) for question in questions if condition != TEXT or question.entity]
+        answers = {answer.id: answer.text for answer in answerer.answer(asked, settings)}
+        letters = {tuple(by_id[question.id].options) for question in asked}
+        scores = {
+            name: row
+            for options in sorted(letters)
+            for name, row in answerer.score_options(
+                [question for question in asked if tuple(by_id[question.id].options) == options], options, settings
+            )
+        }
+        found[condition] = {
+            name: Replies(text, read_letter(text, by_id[name]), scores[name]) for name, text in answers.items()
+        }
+    return found
+
+
+def describe_replies(
+    questions: Sequence[OptionQuestion], replies: Mapping[str, Mapping[str, Replies]]
+) -> Iterable[dict[str, Any]]:
+    """Yields for each question what was said under each condition, whether it is right, and what decoding chooses."""
+    for question in questions:
+        said = {condition: found[question.id] for condition, found in replies.items() if question.id in found}
+        letters = list(question.options)
+        row: dict[str, Any] = {
+            "id": question.id,
+            "image": str(question.image),
+            "entity": question.entity,
+            "question": question.question,
+            "options": dict(question.options),
+            "right": question.answer,
+            "answers": {condition: reply.answer for condition, reply in said.items()},
+            "letters": {condition: reply.letter for condition, reply in said.items()},
+            "preferred": {c: letters[int(reply.options.argmax())] for c, reply in said.items()},
+        }
+        if TEXT in said:
+            row["contrastive"] = letters[decode_contrastively(said[IMAGE].options, said[TEXT].options)]
+        yield row
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int) -> dict[str, Any]:
+    """Returns the measures of what `describe_replies` yields, with 95 % bootstrap intervals over images, for JSON.
+
+    Questions whose thing is not named count under the image and neither alone.
+    """
+    counted = [(row["id"], row["image"], _count(row)) for row in rows]
+    table = CountTable.build(counted)
+    labels: dict[Any, str] = {}
+    names = {IMAGE: "the image", TEXT: "the text", NEITHER: "neither"}
+    for condition, said in names.items():
+        labels[ratio(f"accuracy_{condition}", f"right_{condition}", f"n_{condition}")] = f"right with {said}"
+        labels[ratio(f"unreadable_{condition}", f"unread_{condition}", f"n_{condition}")] = f"no letter with {said}"
+        labels[ratio(f"option_{condition}", f"preferred_{condition}", f"n_{condition}")] = (
+            f"right option is the likeliest with {said}"
+        )
+    labels |= {ratio(cell, cell, "n_text"): label for cell, label in _CELLS.values()}
+    labels[ratio("flip_rate", "flips", "n_text")] = "another letter with the text, or none with one of the two"
+    labels[ratio("accuracy_contrastive", "contrastive", "n_text")] = "right by dynamic contrastive decoding"
+    sums = table.sums()
+    labels = {metric: label for metric, label in labels.items() if not _is_of_text(metric.name) or sums["n_text"][0]}
+    intervals = bootstrap(table, list(labels), resamples=resamples)
+    n = {condition: int(sums[f"n_{condition}"][0]) for condition in names}
+    measures = {
+        metric.name: {
+            "label": label,
+            "unit": metric.unit,
+            "value": float(metric.compute(sums)[0]),
+            "low": intervals[metric.name].low if metric.name in intervals else None,
+            "high": intervals[metric.name].high if metric.name in intervals else None,
+            "n": n[TEXT if _is_of_text(metric.name) else metric.name.rpartition("_")[2]],
+        }
+        for metric, label in labels.items()
+    }
+    without = len(rows) - n[TEXT]
+    notes = [
+        f"{without} of {len(rows)} questions do not say what the picture shows (`entity`): not asked with the text"
+    ]
+    return {"measures": measures, "notes": notes if without else []}
+
+
+def _is_of_text(name: str) -> bool:
+    """Returns whether a measure is over the questions that were asked with the text."""
+    return name.endswith(f"_{TEXT}") or not name.endswith((f"_{IMAGE}", f"_{NEITHER}"))
+
+
+def _count(row: Mapping[str, Any]) -> dict[str, float]:
+    counts = {"n": 1.0}
+    for condition, letter in row["letters"].items():
+        counts[f"n_{condition}"] = 1.0
+        counts[f"right_{condition}"] = float(letter == row["right"])
+        counts[f"unread_{condition}"] = float(letter is None)
+        counts[f"preferred_{condition}"] = float(row["preferred"][condition] == row["right"])
+    if "contrastive" in row:
+        image, text = row["letters"][IMAGE], row["letters"][TEXT]
+        counts[_CELLS[image == row["right"], text == row["right"]][0]] = 1.0
+        counts["flips"] = float(image is None or text is None or image != text)
+        counts["contrastive"] = float(row["contrastive"] == row["right"])
+    return counts
