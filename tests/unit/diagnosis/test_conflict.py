@@ -67,8 +67,8 @@ def test_the_letter_that_an_answer_names(answer, letter):
         ([3.0, 1.0, 0.0], [2.0, 1.0, 0.0], 0),  # both prefer the first
         ([5.0, 0.0, 0.0], [0.0, 0.5, 0.0], 0),  # the image is surer
         ([0.5, 0.0, 0.0], [0.0, 5.0, 0.0], 1),  # the text is surer
-        # c = 0.665, 0.622: the third is where the surer condition gains most over the other.
-        ([2.0, 1.0, 0.0], [0.0, 1.9, -3.0], 2),
+        # c = 0.844 and 0.728, the image's first: 2.53, 0.12, 2.91.
+        ([3.0, 1.0, 0.0], [0.0, 1.0, -4.0], 2),
     ],
 )
 def test_contrastive_decoding_by_hand(image, text, chosen):
