@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,35 @@ def check_best_metric(name: str | None, objective: Objective, eval_sets: Iterabl
     found = difflib.get_close_matches(f"eval_{name.removeprefix('eval_')}", known, n=1, cutoff=0.4)
     hint = f"; did you mean {found[0]}?" if found else ""
     raise ValueError(f"metric_for_best_model: no evaluation gives {name!r}{hint} There are {', '.join(known)}")
+
+
+class RunningMean:
+    """Mean over all examples of training so far, on all processes, kept on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self._total = torch.zeros(2)
+        """Sum and count."""
+
+    def update(self, values: Float[Tensor, "B"], counts: Bool[Tensor, "B"], accelerator: Any) -> Float[Tensor, ""]:
+        """Adds the examples of a batch that count, of every process, and returns the mean. Every process calls it."""
+        part = torch.stack([torch.where(counts, values, 0.0).sum().float(), counts.sum().float()])
+        if accelerator.num_processes > 1:
+            part = accelerator.reduce(part, reduction="sum")
+        self._total = self._total.to(part.device) + part
+        return self.value
+
+    @property
+    def value(self) -> Float[Tensor, ""]:
+        """The mean, 0 before the first example."""
+        return self._total[0] / self._total[1].clamp(min=1)
+
+    def state(self) -> list[float]:
+        """Returns sum and count, for a checkpoint: the same on every process."""
+        return self._total.tolist()
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Goes on from the sum and count of a checkpoint."""
+        self._total = torch.tensor(state)
 
 
 class MetricSums:

@@ -220,7 +220,13 @@ class MDPOTrainer(RowOrderTrainer):
         """
         scores = self.score(model, inputs)
         has_images = inputs["has_images"] if self.args.image_terms == "where_possible" else None
-        losses = self.objective.losses(scores, beta=self.args.beta, weights=inputs["weights"], has_images=has_images)
+        losses = self.objective.losses(
+            scores,
+            beta=self.args.beta,
+            weights=inputs["weights"],
+            delta=self._find_threshold(scores, inputs),
+            has_images=has_images,
+        )
         self._check_finite(losses.total, inputs)
         counts = inputs["counts"]
         self._add_metrics(describe_batch(self.objective, scores, losses, self.args.beta), counts, has_images)
@@ -231,6 +237,15 @@ class MDPOTrainer(RowOrderTrainer):
             parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
             loss = (losses.total * counts).sum() * parts / num_items_in_batch
         return (loss, scores) if return_outputs else loss
+
+    def _find_threshold(self, scores: Scores, batch: Batch) -> Float[Tensor, ""] | float:
+        """Returns the running mean that a term's δ is, with the batch in it where it is trained on."""
+        if self.objective.tracking_term is None:
+            return 0.0
+        if not self.model.training:
+            return self._reward_mean.value.to(batch["index"].device)
+        rewards = self.objective.mean_reward(scores, beta=self.args.beta, weights=batch["weights"])
+        return self._reward_mean.update(rewards, batch["counts"], self.accelerator)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -111,8 +111,9 @@ class TestResuming:
             dict(gradient_accumulation_steps=2, per_device_train_batch_size=1, logging_steps=4, eval_strategy="epoch"),
             dict(with_adapter=False, precompute_ref_log_probs=False, logging_steps=2, dataloader_num_workers=1),
             dict(with_adapter=False, corruption_per_epoch=True, logging_strategy="epoch", eval_strategy="epoch"),
+            dict(objective="mpo", learning_rate=1e-2, logging_steps=1, eval_strategy="epoch"),
         ],
-        ids=["lora, cached", "full, live, workers", "full, corruption per epoch"],
+        ids=["lora, cached", "full, live, workers", "full, corruption per epoch", "a running mean"],
     )
     def test_the_history_is_the_one_of_an_uninterrupted_run_wherever_it_was_interrupted(self, tmp_path, rows, options):
         """Logs span steps, the end of an epoch has an evaluation, and checkpoints lie between and at all of them."""

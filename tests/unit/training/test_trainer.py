@@ -478,6 +478,32 @@ def shifted():
     return model
 
 
+class TestARunningMean:
+    def test_the_threshold_is_the_mean_of_all_rewards_so_far(self, tmp_path, rows):
+        """By hand: from the rewards of each batch, the present one included, and none of the evaluation's."""
+        trainer = build_trainer(
+            tmp_path, rows[:8], objective="mpo", ref_model=shifted(), eval_dataset=rows[8:12], beta=0.5
+        )
+        seen = []
+        for start in (0, 4):
+            batch = first_batch(trainer, 4, start)
+            loss, scores = trainer.compute_loss(trainer.model.train(), batch, return_outputs=True)
+            better, worse = (0.5 * scores[cell].logratio.detach() for cell in trainer.objective.terms[1].pair)
+            seen += ((better + worse) / 2).tolist()
+            delta = sum(seen) / len(seen)
+            losses = trainer.objective.losses(scores, beta=0.5, delta=delta)
+            assert loss.item() == pytest.approx(losses.total.mean().item(), rel=1e-5)
+            trainer.evaluate()
+        assert trainer._reward_mean.value.item() == pytest.approx(delta, rel=1e-5)
+        assert abs(delta) > 0.1
+
+    def test_it_begins_anew_with_a_training(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows[:4], objective="mpo")
+        for _ in range(2):
+            trainer.train()
+            assert trainer._reward_mean.state()[1] == 4
+
+
 class TestRowsWithoutImages:
     def given(self, rows):
         """Six rows, every third without its image."""

@@ -29,7 +29,7 @@ from mmdpo.training.distributed import on_main_process
 from mmdpo.training.durable import sealing
 from mmdpo.training.durable.identity import check_same_run
 from mmdpo.training.durable.sealing import SaveError
-from mmdpo.training.metrics import MetricSums
+from mmdpo.training.metrics import MetricSums, RunningMean
 from mmdpo.training.stopping import StopRequest, TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class DurableTrainer(Trainer, ABC):
         self._unsealed: Path | None = None
         """The checkpoint that is being written."""
         self._loss = LossSums()
+        self._reward_mean = RunningMean()
+        """Of the rewards that an objective's threshold is the mean of."""
         self.add_callback(WhenToSave(self, self._stop))
         # Before the callbacks of loggers, which may upload the checkpoint.
         self.callback_handler.callbacks.insert(0, SealOnSave(self))
@@ -94,12 +96,14 @@ class DurableTrainer(Trainer, ABC):
             lambda: self._open_run_folder(resume_from_checkpoint), is_main=self.is_world_process_zero()
         )
         self._loss = LossSums()
+        self._reward_mean = RunningMean()
         self._metrics["train"].restore({})
         self.resumed_from = None if checkpoint is None else Path(checkpoint)
         if self.resumed_from is not None:
             content = torch.load(self._unlogged_file(self.resumed_from), map_location="cpu", weights_only=True)
             self._loss.restore(content, self.args.device)
             self._metrics["train"].restore(content["metrics"])
+            self._reward_mean.restore(content.get("reward_mean", [0.0, 0.0]))
         return checkpoint
 
     def _open_run_folder(self, wanted: str | bool | None) -> str | None:
@@ -205,9 +209,8 @@ class DurableTrainer(Trainer, ABC):
         checkpoint, args = self._unsealed, self._options
         assert checkpoint is not None, "Trainer begins every checkpoint with save_model"
         if not args.save_only_model:
-            torch.save(
-                {**self._loss.state(), "metrics": self._metrics["train"].state()}, self._unlogged_file(checkpoint)
-            )
+            sums = {"metrics": self._metrics["train"].state(), "reward_mean": self._reward_mean.state()}
+            torch.save({**self._loss.state(), **sums}, self._unlogged_file(checkpoint))
             self.save_position(checkpoint)
         self.accelerator.wait_for_everyone()
         if args.should_save:
