@@ -12,10 +12,8 @@ from PIL import Image
 
 from mmdpo.files import Unshown, clean, clean_text
 from mmdpo.report.comparison import comparison_svg, csv_comparison, draw_comparison, markdown_comparison
-from mmdpo.report.folders import ANSWERS, RESULT, SCORES, Place
-from mmdpo.report.layout import MarkedAnswer, Section, cut, identify, render
-from mmdpo.report.shape import NUMBER, fit, read_lines, read_object
-from mmdpo.report.thumbnails import Picture
+from mmdpo.report.layout import MarkedAnswer, Picture, Section, cut, identify, render
+from mmdpo.report.reading import ANSWERS, NUMBER, RESULT, SCORES, Place, fit, read_lines, read_object
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_interval
 
 LEAST_FAULTLESS = 3
@@ -35,7 +33,6 @@ RESULT_SHAPE = {
 """What is read of result.json, and the next two of the lines beside it."""
 SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
 ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
-
 
 Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]]
 """Folders of results of one benchmark, and their labels → the content of a compare.json; raises ValueError."""
@@ -62,13 +59,13 @@ class ScoredItem:
     """Words for what is not there."""
     is_wrong: bool
     """Whether something is flagged, a question of yes or no was answered wrongly, or a judge found a hallucination."""
-    flags_words: bool = False
+    flags_words: bool
     """Whether the benchmark looks for words to flag; only then does no flagged word say anything."""
-    remark: str = ""
+    remark: str
     """How an answer was read and what it should have been, how a judge rated it, or why it was not scored."""
-    reference: str = ""
+    reference: str
     """The answer that a judge compares with."""
-    reasons: str = ""
+    reasons: str
     """What a judge wrote."""
 
 
@@ -103,7 +100,7 @@ def read_evaluated(place: Place) -> EvaluatedRun:
     if not items:
         problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
     notes = (result.get("notes") or {}).values()
-    first = fit(next(iter(read_lines(place.path / ANSWERS, [], most=1)), {}), ANSWER_SHAPE, "", [])
+    first = fit(next(read_lines(place.path / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", [])
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
@@ -120,40 +117,37 @@ def read_evaluated(place: Place) -> EvaluatedRun:
 
 def _score(row: Mapping[str, Any]) -> ScoredItem:
     reason = row.get("reason") or {}
-    words = _find(reason, "flagged")
-    flagged = tuple(dict.fromkeys(str(word) for word in words)) if isinstance(words, list) else ()
-    read, label = _find(reason, "read_as"), _find(reason, "label")
-    rating, tolerant = _find(reason, "official"), _find(reason, "tolerant")
-    reference, reply = _find(reason, "reference"), _find(reason, "reply")
-    is_question = isinstance(read, str) and isinstance(label, str)
+    words, read, right, rating, tolerant, reference, reply = (
+        _find(reason, key) for key in ("flagged", "read_as", "label", "official", "tolerant", "reference", "reply")
+    )
+    flags_words = isinstance(words, list)
+    flagged = tuple(dict.fromkeys(map(str, words))) if flags_words else ()
+    is_wrong, said = bool(flagged), []
+    if flags_words and not flagged:
+        said.append("nothing hallucinated")
+    if isinstance(read, str) and isinstance(right, str):
+        is_wrong |= read.casefold() != right.casefold()
+        said.append(f"read as {read}; right is {right}")
     is_rated = isinstance(rating, int | float)
-    said = []
-    if is_question:
-        said.append(f"read as {read}; right is {label}")
     if is_rated:
-        said.append(f"rated {rating:g} of 6 by the judge" + _say_tolerant(rating, tolerant))
+        is_wrong |= rating < LEAST_FAULTLESS
+        other = ""
+        if tolerant is None:
+            other = ", as the official rule counts a reply in which no rating can be read"
+        elif isinstance(tolerant, int | float) and tolerant != rating:
+            other = f" as the official rule reads it, {tolerant:g} as it is meant"
+        said.append(f"rated {rating:g} of 6 by the judge{other}")
     if row.get("unscored"):
         said.append(f"not scored: {row['unscored']}")
     return ScoredItem(
         image=row.get("image", ""),
         flagged=flagged,
-        is_wrong=bool(flagged)
-        or (is_question and read.casefold() != label.casefold())
-        or (is_rated and rating < LEAST_FAULTLESS),
-        flags_words=isinstance(words, list),
+        is_wrong=is_wrong,
+        flags_words=flags_words,
         remark=" · ".join(said),
         reference=reference if isinstance(reference, str) else "",
         reasons=reply if is_rated and isinstance(reply, str) else "",
     )
-
-
-def _say_tolerant(rating: float, tolerant: Any) -> str:
-    """Says where the other reading of a judge's reply finds something else than the official one."""
-    if tolerant is None:
-        return ", as the official rule counts a reply in which no rating can be read"
-    if isinstance(tolerant, int | float) and tolerant != rating:
-        return f" as the official rule reads it, {tolerant:g} as it is meant"
-    return ""
 
 
 def _find(reason: Any, key: str) -> Any:
@@ -183,11 +177,9 @@ def evaluation_section(
             drawn = comparison_svg(content, f"{name}-differences")
             differences = dict(statistics=content["statistics"], table=_differences_table(content), drawn=drawn)
             remarks += [f"missing: {piece}" for piece in content["missing"]] + list(content["notes"])
-            texts = {
-                f"{name}_differences.csv": csv_comparison(content),
-                f"{name}_differences.md": markdown_comparison(content),
-            }
-            figures = {f"{name}_differences": partial(draw_comparison, content)}
+            beside = f"{name}_differences"
+            texts = {f"{beside}.csv": csv_comparison(content), f"{beside}.md": markdown_comparison(content)}
+            figures = {beside: partial(draw_comparison, content)}
     html = render(
         "evaluation.html",
         remarks=[*dict.fromkeys(reason for run in runs for reason in run.partial), *remarks],
@@ -227,9 +219,9 @@ def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[Evaluated
 
 def _why_incomparable(first: EvaluatedRun, other: EvaluatedRun) -> str:
     """Returns why two results of one benchmark stand on other data, "" if they do not."""
-    truths = [run.made_by.get("ground_truth") or "not named" for run in (first, other)]
-    if truths[0] != truths[1]:
-        return f"the ground truth is {truths[0]} in {first.label} and {truths[1]} in {other.label}"
+    one, another = (run.made_by.get("ground_truth") or "not named" for run in (first, other))
+    if one != another:
+        return f"the ground truth is {one} in {first.label} and {another} in {other.label}"
     common = [item_id for item_id in other.items if item_id in first.items]
     if not common:
         return f"{first.label} and {other.label} share no item"
@@ -264,6 +256,17 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     )
 
 
+def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Returns the answers of these items; one that is not there is left out."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in read_lines(folder / ANSWERS, []):
+        if str(row.get("id")) in ids:
+            found[str(row["id"])] = row
+            if len(found) == len(ids):
+                break
+    return found
+
+
 def _example(
     benchmark: str,
     item_id: str,
@@ -271,38 +274,22 @@ def _example(
     said: Mapping[str, Mapping[str, Mapping[str, Any]]],
     pictures: ItemPictures,
 ) -> dict[str, Any]:
+    items = {run.label: run.items[item_id] for run in runs if item_id in run.items}
     rows = {run.label: said[run.label].get(item_id, {}) for run in runs}
-    items = [run.items[item_id] for run in runs if item_id in run.items]
-    picture = pictures.find(benchmark, item_id, items[0].image)
+    answers = {}
+    for label, row in rows.items():
+        if label in items and "answer" in row:
+            item, text = items[label], cut(str(row["answer"]), LONGEST_ANSWER)
+            reasons = cut(item.reasons, LONGEST_ANSWER)
+            answers[label] = MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
+        else:
+            answers[label] = MarkedAnswer(MISSING, remark="no answer")
+    picture = pictures.find(benchmark, item_id, next(iter(items.values())).image)
     shown = [(picture, "image", f"Image of item {item_id}")]
     corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
     if corrupted is not None:
         shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
     prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
-    reference = next((item.reference for item in items if item.reference), "")
-    return dict(
-        title=f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id,
-        pictures=shown,
-        answers={run.label: _answer(run.items.get(item_id), rows[run.label]) for run in runs},
-        reference=cut(reference, LONGEST_ANSWER),
-    )
-
-
-def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Returns the answers of these items; one that is not there is left out."""
-    wanted, found = set(ids), dict[str, Mapping[str, Any]]()
-    for row in read_lines(folder / ANSWERS, []):
-        if str(row.get("id")) in wanted:
-            found[str(row["id"])] = row
-            if len(found) == len(wanted):
-                break
-    return found
-
-
-def _answer(item: ScoredItem | None, row: Mapping[str, Any]) -> MarkedAnswer:
-    if item is None or "answer" not in row:
-        return MarkedAnswer(MISSING, remark="no answer")
-    nothing = "nothing hallucinated" if item.flags_words and not item.flagged else ""
-    said = " · ".join(part for part in (nothing, item.remark) if part)
-    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
-    return MarkedAnswer(text, item.flagged, remark=said, reasons=reasons)
+    reference = next((item.reference for item in items.values() if item.reference), "")
+    title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
+    return dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))

@@ -1,40 +1,51 @@
 """The one layout of all pages: sections, rendered from `templates/` into HTML that needs no other file.
 
-Templates escape every text that is put into them. What is text of a run stays text, whatever it says.
+Templates escape every text that is put into them. What is text of a run stays text, whatever it says. Pictures, which
+anybody may have made, stand in a page as small copies.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
-from mmdpo.report.curves import Panel, panel_svg, shared_lines
-from mmdpo.report.thumbnails import make_thumbnail
+from mmdpo.files import Unshown, UnusableFileError, check_regular
+from mmdpo.report.figures import Panel, panel_svg, shared_lines
 from mmdpo.tables import Table
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("mmdpo.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.globals |= {"make_thumbnail": make_thumbnail, "panel_svg": panel_svg, "shared_lines": shared_lines}
+LONGEST_SIDE = 360
+"""Pixels of a picture on a page."""
+SMALL = 128
+"""Pictures of up to so many pixels across are embedded as they are, and their pixels shown as pixels."""
+JPEG_QUALITY = 82
+MOST_PIXELS = 80_000_000
+"""A larger picture is not decoded; Pillow warns from 89 million on."""
+MOST_PICTURE_BYTES = 256 * 2**20
+MOST_KEPT_BYTES = 64 * 2**10
+"""A small picture whose file is larger is encoded anew."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
+
+Picture: TypeAlias = "Path | Image.Image | Unshown"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Panels of curves on a page, side by side."""
+    """Panels of curves on a page, side by side; `prefix` begins the ids of what is drawn."""
 
     panels: Sequence[Panel]
     prefix: str
-    """Begins the ids of what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,7 @@ class Section:
     """Curves whose legend switches lines on and off, which takes rules in the head of the page."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A piece of an answer, all of it hallucinated or none of it."""
 
     text: str
@@ -90,9 +100,8 @@ class MarkedAnswer:
         """Says in words what the marks show, for readers who do not see them."""
         found = (("hallucinated", self.hallucinated), ("missed", self.missed))
         said = [f"{kind}: {', '.join(words)}" for kind, words in found if words]
-        if self.remark is not None:
-            return " · ".join((*said, *([self.remark] if self.remark else [])))
-        return " · ".join(said) or "nothing hallucinated, nothing missed"
+        remark = "" if said else "nothing hallucinated, nothing missed"
+        return " · ".join(filter(None, (*said, remark if self.remark is None else self.remark)))
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -108,3 +117,76 @@ def identify(text: str) -> str:
 def cut(text: str, most: int) -> str:
     """Returns the beginning of a text of more than `most` characters."""
     return text if len(text) <= most else f"{text[:most]} …"
+
+
+class Thumbnail(NamedTuple):
+    """A picture as a page holds it."""
+
+    uri: str = ""
+    """The picture as a data URI; empty where it cannot be shown."""
+    is_small: bool = False
+    why: str = ""
+    """Why it cannot be shown."""
+
+
+def make_thumbnail(picture: Picture | None) -> Thumbnail:
+    """Returns a small copy of a picture; of one that is gone or cannot be shown it is said why."""
+    try:
+        if isinstance(picture, Unshown):
+            return Thumbnail(why=f" not shown: {picture.reason}")
+        if picture is None:
+            raise FileNotFoundError
+        return _encode_file(picture) if isinstance(picture, Path) else _encode(picture)
+    except FileNotFoundError:
+        return Thumbnail(why=": the picture is missing")
+    except UnusableFileError as error:
+        return Thumbnail(why=f" not shown: {error}")
+    # Decoders raise nearly anything on broken bytes: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+    except Exception as error:
+        return Thumbnail(why=f" not shown: it is damaged or no picture ({type(error).__name__})")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Opens a picture, not decoded yet; raises UnusableFileError for one of too many pixels, OSError for no picture."""
+    check_regular(path, most=MOST_PICTURE_BYTES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UnusableFileError(f"it is too large: {error}") from error
+    if opened.width * opened.height > MOST_PIXELS:
+        opened.close()
+        raise UnusableFileError(f"it has {opened.width} × {opened.height} pixels, more than {MOST_PIXELS:,}")
+    return opened
+
+
+@cache
+def _encode_file(path: Path) -> Thumbnail:
+    with open_picture(path) as image:
+        if image.format == "PNG" and max(image.size) <= SMALL and path.stat().st_size <= MOST_KEPT_BYTES:
+            image.load()  # a damaged one fails here, not in the browser
+            return _as_uri("png", path.read_bytes())
+        return _encode(image)
+
+
+def _encode(image: Image.Image) -> Thumbnail:
+    kind = "png" if max(image.size) <= SMALL else "jpeg"
+    copy, buffer = image.convert("RGB"), io.BytesIO()
+    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    copy.save(buffer, kind, **({} if kind == "png" else {"quality": JPEG_QUALITY, "optimize": True}))
+    return _as_uri(kind, buffer.getvalue())
+
+
+def _as_uri(kind: str, content: bytes) -> Thumbnail:
+    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", kind == "png")
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("mmdpo.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.globals |= {"make_thumbnail": make_thumbnail, "panel_svg": panel_svg, "shared_lines": shared_lines}

@@ -18,11 +18,11 @@ from mmdpo.evaluation.pictures import MOST_SCENES, compare_results, find_picture
 from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
 from mmdpo.report.diagnosis import write_diagnosis
+from mmdpo.report.layout import MOST_PIXELS, make_thumbnail
 from mmdpo.report.page import write_report
 from mmdpo.report.quickstart import results_table, write_page
-from mmdpo.report.shape import ReportError, fit
+from mmdpo.report.reading import ReportError, fit
 from mmdpo.report.study import draw_study, print_study, read_study_results, study_csv, write_tables
-from mmdpo.report.thumbnails import MOST_PIXELS, make_thumbnail
 from mmdpo.tables import csv_text
 from tests.unit.report.makers import (
     Page,

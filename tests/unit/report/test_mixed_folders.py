@@ -6,14 +6,12 @@ import re
 import pytest
 from PIL import Image
 
-from mmdpo.report.curves import DASHES, MOST_POINTS, draw_panels, overlay_panels
 from mmdpo.report.diagnosis import write_diagnosis
 from mmdpo.report.evaluated import ItemPictures
-from mmdpo.report.folders import Place, distinct_labels, find_folders
-from mmdpo.report.layout import render
+from mmdpo.report.figures import DASHES, MOST_POINTS, draw_panels, overlay_panels
+from mmdpo.report.layout import make_thumbnail, render
 from mmdpo.report.page import write_report
-from mmdpo.report.shape import ReportError
-from mmdpo.report.thumbnails import make_thumbnail
+from mmdpo.report.reading import Place, ReportError, distinct_labels, find_folders
 from mmdpo.report.trained import SHOWN_STEPS, TrainedRun, read_trained, thin, training_section
 from mmdpo.tables import Table, show_interval, show_number
 from tests.unit.report.makers import Page, write_evaluated, write_log, write_trained

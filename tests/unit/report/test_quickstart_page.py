@@ -9,11 +9,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmdpo.report.curves import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels, panel_svg
+from mmdpo.report.figures import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels, panel_svg
 from mmdpo.report.layout import MarkedAnswer
-from mmdpo.report.quickstart import CAVEATS, draw_curves, print_results, read_quickstart, results_table, write_page
-from mmdpo.report.scene_picture import RED, draw_scenes
-from mmdpo.report.shape import ReportError
+from mmdpo.report.quickstart import (
+    CAVEATS,
+    RED,
+    draw_curves,
+    draw_scenes,
+    print_results,
+    read_quickstart,
+    results_table,
+    write_page,
+)
+from mmdpo.report.reading import ReportError
 from tests.unit.report.makers import Page
 
 
