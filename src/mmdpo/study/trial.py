@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -33,16 +33,23 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
-from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_benchmark, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
-from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
+from mmdpo.study.variants import (
+    MEASURES,
+    OF_PREFERENCES,
+    HeldOut,
+    make_world_pairs,
+    measure_benchmark,
+    measure_pairs,
+    measure_scenes,
+    train_variant,
+)
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
 from mmdpo.world.scenes import Scene, draw_test_scenes
@@ -54,7 +61,7 @@ CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
     *("records.py", "benchmarks", "corruption", "data", "models", "generation", "objective", "scoring", "training"),
-    *("world", "diagnosis/pair_scores.py", "study/measures.py", "study/trial.py", "study/variants.py"),
+    *("world", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py"),
 )
 """The parts of this package that a trial's numbers come from; the others arrange and print them."""
 PATHS = ("model_name_or_path", "adapter_name_or_path", "dataset_name", "eval_dataset_name", "chat_template")
@@ -88,11 +95,6 @@ class Trial:
     def aside(self) -> Path:
         """Where it is written before it is finished."""
         return self.folder.with_name(f".{self.folder.name}.partial")
-
-    @property
-    def is_of_small_world(self) -> bool:
-        """Whether it trains the small world's model, which gains nothing from a second thread."""
-        return bool(self.variant.options.get("model_name_or_path") == SMALL.name)
 
     def read(self, name: str) -> dict[str, Any]:
         """Returns trial.json or failure.json of this very trial; nothing where it is missing, damaged or another's."""
@@ -177,34 +179,38 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     values = {**recipe.resolved(), "output_dir": str(trial.folder)}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     recipe = replace(recipe, training=recipe.options())
-    args = recipe.training
+    args, evaluation, is_start = recipe.training, trial.evaluation, trial.start is None
     began = time.perf_counter()
-    model, processor, facts = _load_start(recipe) if trial.start is None else _train(trial, recipe, report)
+    model, processor, facts = _load_start(recipe) if is_start else _train(trial, recipe, report)
     trained = time.perf_counter()
     report(0, 0, "measuring")
     held_out = _gather_held_out(trial, recipe, processor, model.config)
     with torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext():  # as training scored
-        answers = ask(model, held_out)
+        captions, scores = held_out.ask(model)
     metrics: dict[str, float | None] = {}
     if held_out.scenes:
-        metrics |= measure_scenes(held_out.scenes, answers.captions)
-        _write_captions(folder / trial.evaluation.world, held_out.scenes, answers.captions, trial.seed)
-    if answers.scores is not None:
-        start = answers.scores if trial.start is None else read_scores(trial.start / PAIRS)
-        metrics |= measure_pairs(answers.scores, start, args.beta)
-        _write_scores(folder / PAIRS, held_out.pairs, answers.scores)
-        if trial.start is None:
+        metrics |= measure_scenes(held_out.scenes, captions)
+        _write_captions(folder / evaluation.world, held_out.scenes, captions, trial.seed)
+    if scores is not None:
+        metrics |= measure_pairs(scores, read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)
+        columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
+        ids = [example.id for example in held_out.pairs]
+        rows = zip(ids, *columns.values(), strict=True)
+        write_rows(folder / PAIRS, (dict(zip(("id", *columns), row, strict=True)) for row in rows))
+        if is_start:
             metrics |= dict.fromkeys(OF_PREFERENCES)
-    if trial.start is not None:
+    if not is_start:
         metrics["time/train"] = trained - began
     measures = {name: MEASURES[name] for name in metrics}
     model = release_memory(model)
-    for benchmark in trial.evaluation.benchmarks:
+    # A trained model was saved with the processor that it was trained with; the start's is made as training made it.
+    own = {name: value for name in PROCESSOR_OPTIONS if is_start and (value := getattr(args, name))}
+    model_name = str(recipe.model.model_name_or_path if is_start else folder / MODEL)
+    for benchmark in evaluation.benchmarks:
         report(0, 0, f"answering {benchmark['name']}")
-        options, place = _benchmark_options(trial, recipe, benchmark), folder / "eval" / benchmark["name"]
-        model_name = str(recipe.model.model_name_or_path if trial.start is None else folder / MODEL)
-        for name, (value, measure) in measure_benchmark(options, model_name, place).items():
-            metrics[name], measures[name] = value, measure
+        found = measure_benchmark(own | dict(benchmark), model_name, folder / "eval" / benchmark["name"])
+        metrics |= {name: value for name, (value, _) in found.items()}
+        measures |= {name: measure for name, (_, measure) in found.items()}
     if not trial.keep_model:
         shutil.rmtree(folder / MODEL, ignore_errors=True)
     result = dict(
@@ -237,44 +243,37 @@ class _ReportSteps(TrainerCallback):
 
 
 def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
-    args = recipe.training
-    start = resolve_start(recipe.model.model_name_or_path, args.load_options())
+    start = resolve_start(recipe.model.model_name_or_path, recipe.training.load_options())
     processor, model = load_processor(start), load_model(start)
     disable_dropout(model)
     is_placed = recipe.model.load_in_4bit or recipe.model.load_in_8bit  # by bitsandbytes
-    return model if is_placed else model.to(args.device), processor, {}
+    return model if is_placed else model.to(recipe.training.device), processor, {}
 
 
 def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict[str, Any]]:
-    pairs, eval_pairs = _gather_pairs(trial, recipe)
+    world, variant = find_world(recipe.script.dataset_name), trial.variant
+    if world is not None:
+        count = variant.pairs or WORLD_SPLITS["train"][0]
+        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", variant.decided_by, world), None
+    else:
+        pairs, eval_pairs = read_data(recipe)
+    if variant.fraction < 1:
+        count = max(1, round(variant.fraction * len(pairs)))
+        # One order for all fractions, so that a larger one holds the smaller ones.
+        order = derive_generator(trial.seed, "", "fraction").permutation(len(pairs))
+        pairs = pairs.select(sorted(order[:count].tolist()))
     trainer = train_variant(
         recipe.model.model_name_or_path,
         recipe.training,
         pairs,
-        eval_pairs=eval_pairs,
+        [_ReportSteps(report)],
+        eval_dataset=eval_pairs,
         peft_config=get_peft_config(recipe.model),
-        callbacks=[_ReportSteps(report)],
     )
     if trial.keep_model or trial.evaluation.benchmarks:
         trainer.save_model(str(Path(recipe.training.output_dir) / MODEL))
     facts = {"pairs": len(trainer.train_dataset), "steps": trainer.state.global_step}
     return trainer.model, trainer.processing_class, facts
-
-
-def _gather_pairs(trial: Trial, recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
-    """Returns the training pairs, and those that the recipe itself evaluates on while training."""
-    world = find_world(recipe.script.dataset_name)
-    if world is not None:
-        count = trial.variant.pairs or WORLD_SPLITS["train"][0]
-        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", trial.variant.decided_by, world), None
-    else:
-        pairs, eval_pairs = read_data(recipe)
-    if trial.variant.fraction < 1:
-        count = max(1, round(trial.variant.fraction * len(pairs)))
-        # One order for all fractions, so that a larger one holds the smaller ones.
-        order = derive_generator(trial.seed, "", "fraction").permutation(len(pairs))
-        pairs = pairs.select(sorted(order[:count].tolist()))
-    return pairs, eval_pairs
 
 
 def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) -> HeldOut:
@@ -302,18 +301,6 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) 
     )
 
 
-def _benchmark_options(trial: Trial, recipe: Recipe, benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of `mmdpo eval`, for the start with those of its processor.
-
-    A trained model was saved with the processor that it was trained with; the start's is made as training made it.
-    """
-    own = {name: getattr(recipe.training, name) for name in PROCESSOR_OPTIONS} if trial.start is None else {}
-    return {key: value for key, value in own.items() if value} | dict(benchmark)
-
-
-# -- what it leaves ----------------------------------------------------------------------------------------------------
-
-
 def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[str], seed: int) -> None:
     """Writes captions and the counts that their measures are sums of, scene by scene, as `mmdpo eval world` does."""
     items, score = make_items(scenes, seed), WorldBenchmark(scenes[0].world).score
@@ -322,15 +309,6 @@ def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[st
     write_rows(folder / "answers.jsonl", ({"id": item.id, "answer": caption} for item, caption in said))
     counts = ({"id": i.id, "part": i.part, "image": i.image, **asdict(score(i, caption))} for i, caption in said)
     write_rows(folder / "scores.jsonl", counts)
-
-
-def _write_scores(path: Path, pairs: Iterable[Any], scores: PairScores) -> None:
-    columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
-    rows = (
-        {"id": example.id, **{name: values[place] for name, values in columns.items()}}
-        for place, example in enumerate(pairs)
-    )
-    write_rows(path, rows)
 
 
 def read_scores(path: Path) -> PairScores:
