@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, write_text
-from mmdpo.report.figures import GREY, inline_figure, name_rows, write_figure
-from mmdpo.report.layout import Section, cut, identify, render
+from mmdpo.report.layout import Section, cut, identify, missing_sections, render
 from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, read_lines, read_result
-from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
+from mmdpo.tables import MISSING, Table, show_ends, show_number
 
 EXAMPLES = "examples.jsonl"
 _MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
@@ -45,8 +42,6 @@ PLACEHOLDER = "<image>"
 """Stands in a prompt where its image goes, which is shown beside."""
 LONGEST_TEXT, LONGEST_TITLE = 600, 90
 """Characters of an answer, and of the prompt in a heading."""
-BLUE = "#0e8fa8"
-"""Stands out from a white page and from a dark one."""
 
 
 def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -110,22 +105,16 @@ def summarise(result: Mapping[str, Any]) -> str:
     return " · ".join(said)
 
 
-def _measures(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Returns the measures of a model, or of data the accuracies of text-only rules."""
-    if result["kind"] == "model":
-        return dict(result["measures"])
-    return {key: {**rule, "value": rule.get("accuracy"), "unit": "%"} for key, rule in result["rules"].items()}
-
-
 def _tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
     is_model, rows, records = result["kind"] == "model", list[tuple[str, ...]](), []
-    for key, measure in _measures(result).items():
-        digits = 1 if measure["unit"] in ("%", "points") else 2
-        label = f"{measure['label']} ({measure['unit']})" if is_model else measure["label"]
+    for key, measure in result["measures" if is_model else "rules"].items():
+        value, unit = (measure.get("value"), measure["unit"]) if is_model else (measure.get("accuracy"), "%")
+        digits = 1 if unit in ("%", "points") else 2
+        label = f"{measure['label']} ({unit})" if is_model else measure["label"]
         ends = show_ends(measure.get("low"), measure.get("high"), digits)
-        rows.append((label, show_number(measure.get("value"), digits), ends, show_number(measure.get("n"), ",.0f")))
-        records.append({"measure": key, **measure})
+        rows.append((label, show_number(value, digits), ends, show_number(measure.get("n"), ",.0f")))
+        records.append({"measure": key, **measure, "value": value, "unit": unit})
     head = ("measure", "mean") if is_model else ("a rule that reads", "right on % of pairs")
     tables = [Table((*head, "95 % interval", "n"), tuple(rows), records=tuple(records))] if rows or is_model else []
     if is_model or not result["features"]:
@@ -144,17 +133,16 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
 def write_diagnosis(folder: str | Path) -> Path:
     """Writes diagnosis.md and diagnosis.html beside a diagnosis and returns the path of the page.
 
-    Raises ReportError for a folder without one, or with one of which something cannot be used.
+    Raises ReportError for a folder without one; what else cannot be used is said on the page.
     """
     folder = Path(folder)
     problems: list[str] = []
     result, pairs = read_diagnosis(folder, problems)
-    if problems:
-        raise ReportError(f"{folder}: {'; '.join(problems)}")
     section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, SHOWN_ALONE, "Verdict")
+    sections = [*missing_sections(problems), section]
     write_text(folder / "diagnosis.md", diagnosis_markdown(result))
     page = folder / "diagnosis.html"
-    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=[section]))
+    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=sections))
     return page
 
 
@@ -173,15 +161,6 @@ def _make_section(
     place: Place, result: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], most: int, title: str
 ) -> Section:
     name, tables = f"diagnosis-{identify(place.label)}", _tables(result)
-    # By label: the accuracy under each image, or that of each rule.
-    accuracies = {
-        measure["label"]: measure
-        for key, measure in _measures(result).items()
-        if (result["kind"] == "data" or key.startswith("accuracy_")) and measure.get("value") is not None
-    }
-    draw = partial(_draw, accuracies)
-    said = (f"{of} {show_interval(m['value'], m.get('low'), m.get('high'), 1)} %" for of, m in accuracies.items())
-    described = f"Share of pairs that are right, chance {CHANCE} %: {'; '.join(said)}"
     # Pairs of both ends of the order: those with pictures, where any have.
     shown = [pair for pair in pairs if "picture" in pair] or pairs
     shown = shown if len(shown) <= most else [*shown[: most // 2], *shown[-(most // 2) :]]
@@ -190,19 +169,12 @@ def _make_section(
         kind=result["kind"],
         verdict=say(result),
         remarks=[*result["notes"], *result["left_out"]],
-        drawn=inline_figure(draw, f"{name}-accuracy", described) if accuracies else None,
         tables=tables,
         pairs=[_show_pair(pair, place.path, len(pairs)) for pair in shown],
         settings={**result["options"], **result["versions"]},
     )
-    return Section(
-        name,
-        title,
-        html,
-        tables={f"{name}_{number}" if number else name: table for number, table in enumerate(tables)},
-        texts={f"{name}.md": diagnosis_markdown(result)},
-        figures={f"{name}_accuracy": partial(write_figure, draw)} if accuracies else {},
-    )
+    files = {f"{name}_{number}" if number else name: table for number, table in enumerate(tables)}
+    return Section(name, title, html, tables=files, texts={f"{name}.md": diagnosis_markdown(result)})
 
 
 def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:
@@ -224,20 +196,3 @@ def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, A
     where = str(pair.get("source") or f"pair {pair.get('id', '')}")
     title = f"{where}: {cut(prompt, LONGEST_TITLE)}" if prompt else where
     return dict(title=title, pictures=pictures, facts=facts)
-
-
-def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(8.2, len(accuracies) * 0.34 + 0.75), layout="constrained")
-    axes: Any = figure.add_subplot()
-    for place, measure in enumerate(accuracies.values()):
-        value, low, high = (measure.get(key) for key in ("value", "low", "high"))
-        if low is not None and high is not None:
-            axes.plot([low, high], [place, place], color=BLUE, linewidth=2.2)
-        axes.plot(value, place, "o", markersize=7, color=BLUE)
-        axes.text(103, place, show_interval(value, low, high, 1), size=9, va="center")
-    axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--", zorder=0)
-    axes.text(CHANCE, -0.55, "chance", size=8, color=GREY, ha="center", va="bottom")
-    axes.set_xlim(0, 100)
-    name_rows(axes, list(accuracies), size=9)
-    axes.set_xlabel("% of pairs that are right, with 95 % intervals", size=9)
-    return figure

@@ -27,13 +27,11 @@ from mmdpo.tables import Table
 LONGEST_SIDE = 360
 """Pixels of a picture on a page."""
 SMALL = 128
-"""Pictures of up to so many pixels across are embedded as they are, and their pixels shown as pixels."""
+"""Pictures of up to so many pixels across keep their pixels, which are shown as pixels."""
 JPEG_QUALITY = 82
 MOST_PIXELS = 80_000_000
 """A larger picture is not decoded; Pillow warns from 89 million on."""
 MOST_PICTURE_BYTES = 256 * 2**20
-MOST_KEPT_BYTES = 64 * 2**10
-"""A small picture whose file is larger is encoded anew."""
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
 
@@ -109,6 +107,12 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(_TEMPLATES.get_template(template).render(values))
 
 
+def missing_sections(lines: Sequence[str]) -> list[Section]:
+    """Returns the section that says what is missing, none where nothing is."""
+    html = render("missing.html", lines=list(dict.fromkeys(lines)))
+    return [Section("missing", "What is missing", html)] if lines else []
+
+
 def identify(text: str) -> str:
     """Returns a text as part of an id or of a file name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "x"
@@ -164,22 +168,15 @@ def open_picture(path: Path) -> Image.Image:
 @cache
 def _encode_file(path: Path) -> Thumbnail:
     with open_picture(path) as image:
-        if image.format == "PNG" and max(image.size) <= SMALL and path.stat().st_size <= MOST_KEPT_BYTES:
-            image.load()  # a damaged one fails here, not in the browser
-            return _as_uri("png", path.read_bytes())
         return _encode(image)
 
 
 def _encode(image: Image.Image) -> Thumbnail:
-    kind = "png" if max(image.size) <= SMALL else "jpeg"
-    copy, buffer = image.convert("RGB"), io.BytesIO()
+    is_small = max(image.size) <= SMALL
+    copy, buffer, kind = image.convert("RGB"), io.BytesIO(), "png" if is_small else "jpeg"
     copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    copy.save(buffer, kind, **({} if kind == "png" else {"quality": JPEG_QUALITY, "optimize": True}))
-    return _as_uri(kind, buffer.getvalue())
-
-
-def _as_uri(kind: str, content: bytes) -> Thumbnail:
-    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", kind == "png")
+    copy.save(buffer, kind, quality=JPEG_QUALITY, optimize=True)
+    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", is_small)
 
 
 _TEMPLATES = Environment(

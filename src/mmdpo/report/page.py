@@ -9,7 +9,7 @@ from pathlib import Path
 from mmdpo.files import make_folder, write_text
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
-from mmdpo.report.layout import Section, render
+from mmdpo.report.layout import Section, missing_sections, render
 from mmdpo.report.quickstart import quickstart_sections
 from mmdpo.report.reading import Found, ReportError, find_folders
 from mmdpo.report.study import study_section
@@ -38,9 +38,7 @@ def write_report(
     missing: list[str] = [*found.left_out, *pictures.notes]
     sections = _make_sections(found, missing, compare, pictures)
     _write_files(sections, path.with_name(f"{path.stem}_files"), missing)
-    if missing:
-        html = render("missing.html", lines=list(dict.fromkeys(missing)))
-        sections.insert(0, Section("missing", "What is missing", html))
+    sections = [*missing_sections(missing), *sections]
     write_text(path, render("page.html", title="mmdpo report", summary=summarise(found), sections=sections))
     return path
 

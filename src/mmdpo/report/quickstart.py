@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,8 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import Unshown, find_inside, read_json, write_text
-from mmdpo.report.figures import GREY, VARIANT_LABELS, curve_panels, draw_panels, shorten, write_figure
-from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, render
+from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, write_figure
+from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render
 from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
 from mmdpo.tables import Table, show_number
 
@@ -50,6 +49,9 @@ SECTIONS = {
     "training": "Training",
     "config": "Configuration",
 }
+SIZES = {
+    "pairs": "{} preference pairs", "scenes": "{} test scenes", "seed": "seed {}", "seconds": "{:.0f} seconds in all",
+}  # fmt: skip
 _RESULTS = {"variants": {str: {str: NUMBER}}}
 _EXAMPLE = {
     "image": str,
@@ -59,16 +61,10 @@ _EXAMPLE = {
     "answers": {str: {"text": str, "hallucinated": [str], "missed": [str]}},
 }
 
-RED = "#b3121d"
-WIDTH, IMAGE_SIDE, MARGIN, LINE_HEIGHT = 10.0, 4 / 3, 0.25, 0.19
-"""Inches."""
-INDENT, CAPTION = 15, 84
-"""Characters before an answer, where the variant stands, and of its longest line."""
-_OPEN, _CLOSE = "\ue000", "\ue001"
-"""Stand for the brackets around hallucinated words while lines are broken: no other text has them."""
-_BRACKETS = str.maketrans({_OPEN: "[", _CLOSE: "]", "\N{NO-BREAK SPACE}": " "})
-Piece: TypeAlias = tuple[int, str, str, str]
-"""Number of a line, a text that begins at its left edge, its colour and weight."""
+IMAGE_WIDTH, TEXT_WIDTH, MARGIN, LINE_HEIGHT = 4 / 3, 8.4, 0.25, 0.19
+"""Inches of the picture of scenes."""
+INDENT, CAPTION = 15, 99
+"""Characters before an answer, where the variant stands, and of a line with both."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,6 @@ class ShownScene:
 class QuickstartFolder:
     """All that a report needs to know of the folder of a quickstart."""
 
-    folder: Path
     results: Mapping[str, Any]
     """The content of results.json."""
     scenes: tuple[ShownScene, ...]
@@ -94,39 +89,23 @@ class QuickstartFolder:
     """For each variant that was trained, its trainer's `log_history`."""
 
 
-def read_quickstart(run_dir: str | Path, problems: list[str] | None = None) -> QuickstartFolder:
-    """Reads the folder of a quickstart.
+def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:
+    """Reads the folder of a quickstart; what cannot be used is left out and named in `problems`.
 
-    What cannot be used is left out and named in `problems`; without such a list it is an error.
-
-    Raises:
-        ReportError: results.json cannot be read or is incomplete; without `problems` also where examples.json or a
-            trainer's log is, or a picture that examples.json names is missing.
+    Raises ReportError where results.json cannot be read or is incomplete.
     """
-    folder, found, verb = Path(run_dir), list[str](), "mmdpo quickstart"
-    results = read_result(folder / RESULTS, ("variants", "scenes", "seed"), _RESULTS, found, verb)
-    scenes = _read_scenes(folder, found)
+    verb = "mmdpo quickstart"
+    results = read_result(folder / RESULTS, ("variants", "scenes", "seed"), _RESULTS, problems, verb)
     histories = {}
     for variant in results["variants"]:
         path = find_inside(folder, f"{variant}/{TRAINER_STATE}")
         if isinstance(path, Path) and path.is_file():
             try:
-                log = read_result(path, ("log_history",), {"log_history": [dict]}, found, verb)
+                log = read_result(path, ("log_history",), {"log_history": [dict]}, problems, verb)
                 histories[variant] = log["log_history"]
             except ReportError as error:
-                found.append(str(error))
-    if problems is None:
-        for number, scene in enumerate(scenes):
-            for image in (scene.image, scene.corrupted_image):
-                if isinstance(image, Unshown):
-                    found.append(f"{EXAMPLES}, example {number}: {image.reason}")
-                elif image is not None and not image.is_file():
-                    found.append(f"{EXAMPLES}, example {number}: there is no picture {image}")
-        if found:
-            raise ReportError(f"{folder}: {found[0]}")
-    else:
-        problems += found
-    return QuickstartFolder(folder, results, scenes, histories)
+                problems.append(str(error))
+    return QuickstartFolder(results, _read_scenes(folder, problems), histories)
 
 
 def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
@@ -173,16 +152,22 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     console.print(Text(" ".join(CAVEATS).format(scenes=results["scenes"], seed=results["seed"])))
 
 
-def write_page(run_dir: str | Path) -> Path:
-    """Writes report.html into the folder of a quickstart and returns its path; raises as `read_quickstart` does."""
-    run = read_quickstart(run_dir)
-    path, results = run.folder / "report.html", run.results
-    said = [f"{results['pairs']} preference pairs"] if "pairs" in results else []
-    said += [f"{results['scenes']} test scenes", f"seed {results['seed']}"]
-    said += [f"{results['seconds']:.0f} seconds in all"] if "seconds" in results else []
-    sections = _make_sections(run, "", "")
-    write_text(path, render("page.html", title="mmdpo quickstart", summary=" · ".join(said), sections=sections))
-    return path
+def write_quickstart(run_dir: str | Path) -> Path:
+    """Writes report.html, scenes.png and curves.png (and both as SVG) into the folder; returns the path of the page.
+
+    Without scenes, or logs of training, there is no such picture. Raises ReportError as `read_quickstart` does; what
+    else cannot be used is said on the page.
+    """
+    folder, problems = Path(run_dir), list[str]()
+    run = read_quickstart(folder, problems)
+    draw_panels(curve_panels(run.histories), folder / "curves.png")
+    if run.scenes:
+        write_figure(partial(_draw, run.scenes), folder / "scenes.png")
+    said = [text.format(run.results[key]) for key, text in SIZES.items() if key in run.results]
+    sections = [*missing_sections(problems), *_make_sections(run, "", "")]
+    page = folder / "report.html"
+    write_text(page, render("page.html", title="mmdpo quickstart", summary=" · ".join(said), sections=sections))
+    return page
 
 
 def quickstart_sections(place: Place, missing: list[str]) -> list[Section]:
@@ -237,68 +222,29 @@ def _show_scene(number: int, scene: ShownScene) -> dict[str, Any]:
     return dict(title=f"{number}. {scene.setting}: {truth}", pictures=pictures, answers=answers)
 
 
-def draw_curves(run_dir: str | Path) -> Path | None:
-    """Draws what the trainers logged, all panels on one sheet, as curves.png and curves.svg.
-
-    Returns the path of the PNG, or None where no variant left a log. Raises as `read_quickstart` does.
-    """
-    run = read_quickstart(run_dir)
-    return draw_panels(curve_panels(run.histories), run.folder / "curves.png")
-
-
-def draw_scenes(run_dir: str | Path) -> Path:
-    """Draws the scenes of examples.json with each variant's answer as scenes.png and scenes.svg.
-
-    Hallucinated words are red, bold and in brackets; what was missed is said in words. Returns the path of the PNG.
-    Raises ReportError as `read_quickstart` does, and where there is no scene to draw.
-    """
-    run = read_quickstart(run_dir)
-    if not run.scenes:
-        raise ReportError(f"{run.folder / EXAMPLES}: no examples, nothing to draw")
-    return write_figure(partial(_draw, run.scenes), run.folder / "scenes.png")
-
-
 def _draw(scenes: Sequence[ShownScene]) -> Figure:
-    blocks = [list(_write_lines(scene)) for scene in scenes]
-    heights = [max(IMAGE_SIDE, (pieces[-1][0] + 1) * LINE_HEIGHT) + MARGIN for pieces in blocks]
-    top, height = sum(heights), sum(heights) + MARGIN
-    figure = Figure(figsize=(WIDTH, height))
-    for scene, pieces, taken in zip(scenes, blocks, heights, strict=True):
-        box = (MARGIN / WIDTH, (top - IMAGE_SIDE) / height, IMAGE_SIDE / WIDTH, IMAGE_SIDE / height)
-        axes = figure.add_axes(box, frameon=False)
-        assert isinstance(scene.image, Path)  # `read_quickstart` raises for others
-        with Image.open(scene.image) as image:
-            # "nearest" keeps the pixels of a small scene visible as pixels.
-            axes.imshow(image.convert("RGB"), interpolation="nearest")
-        axes.set_axis_off()
-        for number, text, colour, weight in pieces:
-            place = ((2 * MARGIN + IMAGE_SIDE) / WIDTH, (top - number * LINE_HEIGHT) / height)
-            figure.text(*place, text, color=colour, weight=weight, family="DejaVu Sans Mono", size=9, va="top")
-        top -= taken
+    """Draws each scene with what each variant said of it: hallucinated words in brackets, what was missed in words."""
+    texts = []
+    for scene in scenes:
+        lines = [f"{scene.setting}: {', '.join(scene.truth)}"]
+        for variant, answer in scene.answers.items():
+            said = "".join(f"[{text}]" if is_wrong else text for text, is_wrong in answer.spans())
+            missed = f" (missed: {', '.join(answer.missed)})" if answer.missed else ""
+            label = VARIANT_LABELS.get(variant, variant)[: INDENT - 1].ljust(INDENT)
+            lines += textwrap.wrap(f"{label}{said}{missed}", CAPTION, subsequent_indent=" " * INDENT)
+        texts.append("\n".join(lines))
+    heights = [max(IMAGE_WIDTH, (text.count("\n") + 1) * LINE_HEIGHT) for text in texts]
+    size = (IMAGE_WIDTH + TEXT_WIDTH + 3 * MARGIN, sum(heights) + (len(heights) + 1) * MARGIN)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(len(scenes), 2, width_ratios=(IMAGE_WIDTH, TEXT_WIDTH), height_ratios=heights)
+    for place, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        left, right = (figure.add_subplot(grid[place, column]) for column in (0, 1))
+        if isinstance(scene.image, Path) and scene.image.is_file():
+            with Image.open(scene.image) as image:
+                left.imshow(image.convert("RGB"), interpolation="nearest")  # the pixels of a small scene stay visible
+        left.set_anchor("N")
+        look: Any = dict(family="DejaVu Sans Mono", size=9, va="top", in_layout=False)
+        right.text(0, 1, text, transform=right.transAxes, **look)
+        for axes in (left, right):
+            axes.set_axis_off()
     return figure
-
-
-def _write_lines(scene: ShownScene) -> Iterator[Piece]:
-    """Yields the text beside one scene: a heading, then each variant's answer and what it missed.
-
-    All characters are equally wide, bold or not, so the words of a line that have another look are a text of their own,
-    with blanks in the places of the others.
-    """
-    yield 0, f"{scene.setting}: {', '.join(scene.truth)}", "black", "bold"
-    number = 1
-    for variant, answer in scene.answers.items():
-        yield number, shorten(VARIANT_LABELS.get(variant, variant)), "black", "bold"
-        said = "".join(
-            f"{_OPEN}{text.replace(' ', chr(0xA0))}{_CLOSE}" if is_wrong else text for text, is_wrong in answer.spans()
-        )
-        for line in textwrap.wrap(said, CAPTION) or [""]:
-            pieces = re.split(f"({_OPEN}.*?{_CLOSE})", line)  # every other one is hallucinated
-            for is_wrong, colour, weight in ((0, "black", "normal"), (1, RED, "bold")):
-                shown = (piece if place % 2 == is_wrong else " " * len(piece) for place, piece in enumerate(pieces))
-                text = "".join(shown).translate(_BRACKETS).rstrip()
-                if text:
-                    yield number, " " * INDENT + text, colour, weight
-            number += 1
-        for line in textwrap.wrap(f"missed: {', '.join(answer.missed)}", CAPTION) if answer.missed else ():
-            yield number, " " * INDENT + line, GREY, "normal"
-            number += 1

@@ -98,16 +98,16 @@ def read_study_results(folder: str | Path, problems: list[str] | None = None) ->
     return {**_OPTIONAL, **fitted, "measures": measures, **parts, "missing": missing}
 
 
-def write_tables(folder: str | Path) -> tuple[Path, Path]:
-    """Writes table.md and table.csv beside a study's results.json and returns their paths.
+def write_study_files(folder: str | Path) -> tuple[Path, ...]:
+    """Writes table.md, table.csv and picture.png (and .svg) beside a study's results.json and returns their paths.
 
-    Raises ReportError for a folder without such a file.
+    Raises ReportError as `read_study_results` does.
     """
-    results = read_study_results(folder)
-    markdown, table = Path(folder) / "table.md", Path(folder) / "table.csv"
+    results, folder = read_study_results(folder), Path(folder)
+    markdown, table = folder / "table.md", folder / "table.csv"
     write_text(markdown, study_markdown(results))
     write_text(table, study_csv(results))
-    return markdown, table
+    return markdown, table, write_figure(partial(_draw, results), folder / "picture.png")
 
 
 def print_study(results: Mapping[str, Any], console: Console) -> None:
@@ -226,16 +226,8 @@ def _name_missing(results: Mapping[str, Any]) -> list[str]:
     return [f"missing: {entry['variant']}, seed {entry['seed']}: {entry['error']}" for entry in results["missing"]]
 
 
-def draw_study(folder: str | Path) -> Path:
-    """Draws picture.png and picture.svg beside a study's results.json and returns the path of the PNG.
-
-    Every seed is a dot; a variant without a value has an empty row, and without an interval its dots alone. Seconds,
-    which say nothing of what was learnt, are left out. Raises ReportError as `read_study_results` does.
-    """
-    return write_figure(partial(_draw, read_study_results(folder)), Path(folder) / "picture.png")
-
-
 def _draw(results: Mapping[str, Any]) -> Figure:
+    """Draws every seed as a dot, means, and intervals where there are any; seconds say nothing of what was learnt."""
     names = list(results["variants"])
     measures = {name: measure for name, measure in results["measures"].items() if not name.startswith("time/")}
     rows = max(1, -(-len(measures) // ACROSS))

@@ -21,7 +21,7 @@ from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
 from mmdpo.records import ORIGINAL
-from mmdpo.report.quickstart import draw_curves, draw_scenes, print_results, write_page
+from mmdpo.report.quickstart import print_results, write_quickstart
 from mmdpo.study.study_file import START
 from mmdpo.study.variants import (
     CORRUPTION,
@@ -100,9 +100,7 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
         versions=versions(),
     )
     write_json(folder / "results.json", results)
-    draw_scenes(folder)
-    draw_curves(folder)
-    page = write_page(folder)
+    page = write_quickstart(folder)
     print_results(results, console)
     said = f"\n{results['seconds']:.0f} s. Captions, pictures and curves: {printable(str(page))}"
     console.print(said, markup=False)

@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 from mmdpo.files import make_folder, write_json
 from mmdpo.folder_lock import LOCK, hold_folder
 from mmdpo.printable import printable
-from mmdpo.report.study import draw_study, print_study, write_tables
+from mmdpo.report.study import print_study, write_study_files
 from mmdpo.study.results import collect_results
 from mmdpo.study.study_file import Study, StudyError
 from mmdpo.study.trial import FAILURE, Trial, digest_trial, run_trial
@@ -82,9 +82,9 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
             run_trials([trial for trial in trials if trial.start is not None and trial.seed in begun], jobs, watch)
         results = collect_results(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
         write_json(folder / RESULTS, results)
-    paths = (*write_tables(folder), draw_study(folder))
+    paths = (folder / RESULTS, *write_study_files(folder))
     print_study(results, console)
-    places = printable(", ".join(str(path) for path in (folder / RESULTS, *paths)))
+    places = printable(", ".join(map(str, paths)))
     console.print(f"\nResults: {places}", highlight=False, markup=False)
     return results
 
