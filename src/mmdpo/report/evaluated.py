@@ -40,27 +40,30 @@ Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ItemPictures:
-    """Where the pictures of items come from: what knows the benchmarks fills this in."""
+    """Where the pictures of items come from: what knows the benchmarks fills this in.
+
+    `find` takes a benchmark, an item and the file name of its image, and `corrupt` a picture and its item, which it
+    returns as training would corrupt it; both return None where there is none to be had. `notes` say why corrupted
+    images cannot be shown, where a run names them.
+    """
 
     find: Callable[[str, str, str], Picture | None] = lambda benchmark, item_id, image: None
-    """Benchmark, item and the file name of its image → the picture, None where there is none to be had."""
     corrupt: Callable[[Path | Image.Image, str], Picture | None] = lambda picture, item_id: None
-    """A picture and its item → as training would corrupt it, None where that is not known."""
     notes: tuple[str, ...] = ()
-    """Why corrupted images cannot be shown, where a run names them."""
 
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """What one answer was found to be."""
+    """What one answer was found to be.
+
+    It is wrong if words in it are flagged for what is not there, a question of yes or no was answered wrongly, or a
+    judge found a hallucination. That no word is flagged says something only of a benchmark that flags words.
+    """
 
     image: str
     flagged: tuple[str, ...]
-    """Words for what is not there."""
     is_wrong: bool
-    """Whether something is flagged, a question of yes or no was answered wrongly, or a judge found a hallucination."""
     flags_words: bool
-    """Whether the benchmark looks for words to flag; only then does no flagged word say anything."""
     remark: str
     """How an answer was read and what it should have been, how a judge rated it, or why it was not scored."""
     reference: str
@@ -206,27 +209,23 @@ def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
 
 def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
     """Returns the runs on the data of the first one, and what is to be said of the others."""
-    usable = [run for run in runs if run.metrics and run.items]
-    comparable, notes = usable[:1], []
-    for run in usable[1:]:
-        why = _why_incomparable(usable[0], run)
-        if why:
-            notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
+    comparable, notes = list[EvaluatedRun](), list[str]()
+    for run in (run for run in runs if run.metrics and run.items):
+        first = comparable[0] if comparable else run
+        one, other = (of.made_by.get("ground_truth") or "not named" for of in (first, run))
+        common = [item_id for item_id in run.items if item_id in first.items]
+        moved = [item_id for item_id in common if first.items[item_id].image != run.items[item_id].image]
+        if one != other:
+            why = f"the ground truth is {one} in {first.label} and {other} in {run.label}"
+        elif not common:
+            why = f"{first.label} and {run.label} share no item"
+        elif moved:
+            why = f"item {moved[0]} has another image in {first.label} than in {run.label}"
         else:
             comparable.append(run)
+            continue
+        notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
     return comparable, notes
-
-
-def _why_incomparable(first: EvaluatedRun, other: EvaluatedRun) -> str:
-    """Returns why two results of one benchmark stand on other data, "" if they do not."""
-    one, another = (run.made_by.get("ground_truth") or "not named" for run in (first, other))
-    if one != another:
-        return f"the ground truth is {one} in {first.label} and {another} in {other.label}"
-    common = [item_id for item_id in other.items if item_id in first.items]
-    if not common:
-        return f"{first.label} and {other.label} share no item"
-    moved = [item_id for item_id in common if first.items[item_id].image != other.items[item_id].image]
-    return f"item {moved[0]} has another image in {first.label} than in {other.label}" if moved else ""
 
 
 def _differences_table(content: Mapping[str, Any]) -> Table:
@@ -257,7 +256,6 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
 
 
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Returns the answers of these items; one that is not there is left out."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in read_lines(folder / ANSWERS, []):
         if str(row.get("id")) in ids:

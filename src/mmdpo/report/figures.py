@@ -31,7 +31,6 @@ _INLINE = {
 }
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Leaves the metadata block out of SVG files, so that equal runs give equal files."""
-_DOTS_PER_INCH = 144
 _LONGEST_NAME = 48
 """Characters of a name in a picture; pages and tables have all of it."""
 
@@ -41,9 +40,7 @@ VARIANT_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#7f7f7f")
 """From the palette of Okabe and Ito. Like the next, each stands out by 3 : 1 from a white page and from a dark one."""
 PART_COLOURS = ("#7f7f7f", "#a6761d", "#7570b3", "#e7298a", "#1b9e77")
 """For the terms and the cells inside one variant: other hues, so that none is taken for a variant."""
-RUN_COLOURS = (
-    *("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#a6761d", "#7570b3", "#0e8fa8", "#c2255c", "#6b8e23", "#7f7f7f"),
-)
+RUN_COLOURS = (*VARIANT_COLOURS[:4], "#a6761d", "#7570b3", "#0e8fa8", "#c2255c", "#6b8e23", "#7f7f7f")
 """For runs that are laid over each other."""
 DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
 """So that colour is not the only cue."""
@@ -70,10 +67,8 @@ OVERLAID = {
 CELL_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/corrupted")
 MOST_POINTS = 240
 """A line of more points is drawn as means over equal numbers of them."""
-PANEL_SIZE = (3.7, 2.7)
-"""Inches, width and height."""
-PANEL_AXES = (0.19, 0.165, 0.765, 0.745)
-"""Left, bottom, width and height of the axes of a panel that stands alone, as shares of it."""
+PANEL_SIZE, PANEL_AXES = (3.7, 2.7), (0.19, 0.165, 0.765, 0.745)
+"""Inches of a panel; left, bottom, width and height of the axes of one that stands alone, as shares of it."""
 
 History: TypeAlias = Sequence[Mapping[str, Any]]
 """A trainer's `log_history`: one record per logged step, and summaries with other keys."""
@@ -86,7 +81,7 @@ def write_figure(draw: Callable[[], Figure], path: Path) -> Path:
         if figure.get_layout_engine() is not None:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, not twice for each file
-        figure.savefig(path, dpi=_DOTS_PER_INCH)
+        figure.savefig(path, dpi=144)
         figure.savefig(path.with_suffix(".svg"), metadata=_NO_METADATA)
     return path
 
@@ -126,7 +121,7 @@ def shorten(name: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one variant over the steps where it was logged."""
+    """One metric of one variant over the steps where it was logged, perhaps in a band from `low` to `high`."""
 
     label: str
     steps: tuple[float, ...]
@@ -136,24 +131,17 @@ class Line:
     place: int | None = None
     """Where it stands in the legend that all panels share; None if each panel has its own."""
     low: tuple[float, ...] = ()
-    """Ends of a band around the values, none if empty."""
     high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small plot."""
+    """One small plot; its vertical axis has `limits` where panels have to be comparable."""
 
     title: str
     unit: str
     lines: tuple[Line, ...]
     limits: tuple[float, float] | None = None
-    """Range of the vertical axis where panels have to be comparable."""
-
-    def describe(self) -> str:
-        """Says what is plotted and where each line begins and ends, for readers who do not see it."""
-        ends = (f"{line.label} from {line.values[0]:.3g} to {line.values[-1]:.3g}" for line in self.lines)
-        return f"{self.title} by step: {'; '.join(ends)}"
 
 
 def curve_panels(histories: Mapping[str, History]) -> list[Panel]:
@@ -255,7 +243,9 @@ def panel_svg(panel: Panel, prefix: str) -> Markup:
         _draw_panel(figure.add_axes(PANEL_AXES), panel)  # a layout that measures every text takes three times as long
         return figure
 
-    return inline_figure(draw, prefix, panel.describe())
+    # For readers who do not see it: where each line begins and ends.
+    ends = (f"{line.label} from {line.values[0]:.3g} to {line.values[-1]:.3g}" for line in panel.lines)
+    return inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}")
 
 
 def shared_lines(panels: Sequence[Panel]) -> dict[int, tuple[Line, str]]:

@@ -72,13 +72,11 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class MarkedAnswer:
-    """An answer as readers see it, with what is wrong in it."""
+    """An answer as readers see it, with the objects named that are not in the scene, and those missed that are."""
 
     text: str
     hallucinated: tuple[str, ...] = ()
-    """Objects named that are not in the scene."""
     missed: tuple[str, ...] = ()
-    """Objects of the scene that were not named."""
     remark: str | None = None
     """What else there is to be said; None where both lists are known to be whole."""
     reasons: str = ""
@@ -86,10 +84,10 @@ class MarkedAnswer:
 
     def spans(self) -> list[Span]:
         """Splits the text at the hallucinated words, whole words only; the spans joined give the text again."""
-        words = sorted((word for word in self.hallucinated if word), key=len, reverse=True)
+        words = sorted(filter(None, self.hallucinated), key=len, reverse=True)
         if not words:
             return [Span(self.text, False)]
-        pattern = "|".join(re.escape(word) for word in words)
+        pattern = "|".join(map(re.escape, words))
         pieces = re.split(rf"(?<!\w)({pattern})(?!\w)", self.text, flags=re.IGNORECASE)
         # A split with one group alternates between text and separator.
         return [Span(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
@@ -124,13 +122,11 @@ def cut(text: str, most: int) -> str:
 
 
 class Thumbnail(NamedTuple):
-    """A picture as a page holds it."""
+    """A picture as a page holds it: a data URI, or why it cannot be shown."""
 
     uri: str = ""
-    """The picture as a data URI; empty where it cannot be shown."""
     is_small: bool = False
     why: str = ""
-    """Why it cannot be shown."""
 
 
 def make_thumbnail(picture: Picture | None) -> Thumbnail:

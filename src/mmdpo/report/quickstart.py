@@ -80,13 +80,11 @@ class ShownScene:
 
 @dataclass(frozen=True)
 class QuickstartFolder:
-    """All that a report needs to know of the folder of a quickstart."""
+    """The content of results.json, the scenes of examples.json, and the `log_history` of each variant's trainer."""
 
     results: Mapping[str, Any]
-    """The content of results.json."""
     scenes: tuple[ShownScene, ...]
     histories: Mapping[str, Sequence[Mapping[str, Any]]]
-    """For each variant that was trained, its trainer's `log_history`."""
 
 
 def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:

@@ -16,22 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, read_yaml, write_text
+from mmdpo.report import reading
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples, read_evaluated
 from mmdpo.report.figures import GREY, draw_panels, name_rows, overlay_panels, shorten, write_figure
 from mmdpo.report.layout import Curves, Section, identify, render
-from mmdpo.report.reading import (
-    NUMBER,
-    RESULTS,
-    SCORES,
-    STUDY,
-    TRIALS,
-    Place,
-    ReportError,
-    fit,
-    number_at_end,
-    read_object,
-    read_result,
-)
+from mmdpo.report.reading import NUMBER, RESULTS, SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
 from mmdpo.report.trained import TrainedRun, read_trained
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_ends, show_interval, show_number
 from mmdpo.world.worlds import WORLDS
@@ -83,7 +72,7 @@ def read_study_results(folder: str | Path, problems: list[str] | None = None) ->
     file that is missing, or is of something else.
     """
     found: list[str] = [] if problems is None else problems
-    fitted = read_result(Path(folder) / RESULTS, _NEEDED, _SHAPE, found, "mmdpo study")
+    fitted = reading.read_result(Path(folder) / RESULTS, _NEEDED, _SHAPE, found, "mmdpo study")
     measures = {}
     for name, measure in fitted["measures"].items():
         if {"label", "unit", "better"} <= measure.keys() and measure.get("digits") in range(10):
@@ -145,8 +134,7 @@ def study_table(
         for variant in results["variants"]
         if part == "values" or variant in of
     )
-    records = [{"variant": v, "measure": k, **x} for v, values in of.items() for k, x in values.items()]
-    return Table(("variant", *headers), tuple(rows), title, tuple(records))
+    return Table(("variant", *headers), tuple(rows), title)
 
 
 def study_markdown(results: Mapping[str, Any]) -> str:
@@ -156,7 +144,8 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     parts += [f"## Difference to {results['baseline']}"]
     parts += [study_table(results, "differences", show_difference).markdown().rstrip(), explain_differences(results)]
     if _have_intervals(results["values"]):
-        parts += ["## Intervals of the means", study_table(results, "values", _show_ends).markdown().rstrip()]
+        ends = study_table(results, "values", lambda of, digits: show_ends(of.get("low"), of.get("high"), digits))
+        parts += ["## Intervals of the means", ends.markdown().rstrip()]
     about = [f"- **{name}**: {text}" for name, text in results["variants"].items() if text]
     parts += ["## Variants", "\n".join(about)] if about else []
     notes = [*results["notes"], *_name_missing(results)]
@@ -218,10 +207,6 @@ def show_difference(value: Summary, digits: int) -> str:
     return shown if q is None or q > MOST_FALSE else f"{shown}{NO_BREAK}{MARK}"
 
 
-def _show_ends(value: Summary, digits: int) -> str:
-    return show_ends(value.get("low"), value.get("high"), digits)
-
-
 def _name_missing(results: Mapping[str, Any]) -> list[str]:
     return [f"missing: {entry['variant']}, seed {entry['seed']}: {entry['error']}" for entry in results["missing"]]
 
@@ -266,14 +251,7 @@ def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> S
     problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
     missing += [f"{place.label}: {problem}" for problem in problems]
     trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
-    if results:
-        title = f"Differences to {results['baseline']}"
-        tables = {
-            f"{name}_means": study_table(results, "values", show_spread, title="Values", label=_label),
-            f"{name}_differences": study_table(results, "differences", show_difference, title=title, label=_label),
-        }
-    else:
-        tables = {f"{name}_trials": _list_trials(trials)}
+    tables = {} if results else {f"{name}_trials": _list_trials(trials)}
     logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
     panels = overlay_panels({variant: of for variant, of in logs.items() if of})
     curves = Curves(panels, f"{name}-curves")
@@ -341,8 +319,8 @@ def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
     """Returns what the finished trials of a study without a result have measured."""
     rows, records = dict[str, dict[str, str]](), []
     for trial in (trial for of in trials.values() for trial in of):
-        result = read_object(trial.folder / TRIAL, [], costs="")
-        metrics = fit(result.get("metrics") or {}, {str: NUMBER}, trial.label, [])
+        result = reading.read_object(trial.folder / TRIAL, [], costs="")
+        metrics = reading.fit(result.get("metrics") or {}, {str: NUMBER}, trial.label, [])
         rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
         records.append({"trial": trial.label, **metrics})
     names = list(dict.fromkeys(name for cells in rows.values() for name in cells))

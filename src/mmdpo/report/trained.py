@@ -45,7 +45,6 @@ class TrainedRun:
     """The trainer's `log_history`."""
     versions: Mapping[str, str]
     samples: tuple[Mapping[str, Any], ...] = ()
-    """The lines of sample_answers.jsonl."""
     missing: tuple[str, ...] = ()
     """What could not be read, and what the run did not come to."""
 
@@ -103,21 +102,18 @@ def training_section(runs: Sequence[TrainedRun]) -> Section:
         panels = curve_panels({runs[0].label: runs[0].history})
     else:
         panels = overlay_panels({run.label: [run.history] for run in runs})
-    curves, last = Curves(panels, "training-curves"), _last_values(runs)
+    curves = Curves(panels, "training-curves")
+    values = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
+    logged = list(dict.fromkeys(key for of in values.values() for key in of))
+    terms = [key for key in logged if key.startswith("loss/")]
+    shown = [key for key in ("step", "loss", *terms, *SHOWN_METRICS) if key in logged]
+    rows = {label: {key: show_number(of.get(key)) for key in shown} for label, of in values.items()}
+    records = [{"run": label, **{key: of.get(key) for key in logged}} for label, of in values.items()]
+    last = matrix("Last logged values", "run", rows, shown, records)
     differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
     html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
     figures = {"curves": partial(draw_panels, panels)} if panels else {}
     return Section("training", "Training", html, tables={"training": last}, figures=figures, curves=curves)
-
-
-def _last_values(runs: Sequence[TrainedRun]) -> Table:
-    last = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
-    logged = list(dict.fromkeys(key for values in last.values() for key in values))
-    terms = [key for key in logged if key.startswith("loss/")]
-    shown = [key for key in ("step", "loss", *terms, *SHOWN_METRICS) if key in logged]
-    rows = {label: {key: show_number(values.get(key)) for key in shown} for label, values in last.items()}
-    records = [{"run": label, **{key: values.get(key) for key in logged}} for label, values in last.items()]
-    return matrix("Last logged values", "run", rows, shown, records)
 
 
 def _compare_data(first: TrainedRun, other: TrainedRun) -> str:

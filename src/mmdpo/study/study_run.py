@@ -149,9 +149,6 @@ def _show_progress(trials: Sequence[Trial], console: Console) -> Iterator[Watch]
         yield watch
 
 
-# -- trials in processes -----------------------------------------------------------------------------------------------
-
-
 def run_trials(trials: Sequence[Trial], jobs: int, watch: Watch) -> None:
     """Runs those that are not finished, `jobs` at a time, in their order; one that fails leaves its error instead."""
     waiting = deque(trial for trial in trials if not trial.is_finished())

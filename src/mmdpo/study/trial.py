@@ -47,11 +47,11 @@ from mmdpo.study.variants import (
     make_world_pairs,
     measure_benchmark,
     measure_pairs,
-    measure_scenes,
     train_variant,
 )
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.world.captions import score_captions
 from mmdpo.world.scenes import Scene, draw_test_scenes
 from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
@@ -60,8 +60,9 @@ CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
 """Image versions that held-out pairs are scored under."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
-    *("records.py", "benchmarks", "corruption", "data", "models", "generation", "objective", "scoring", "training"),
-    *("world", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py"),
+    *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
+    *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
+    *("training/**/*", "world/**/*"),
 )
 """The parts of this package that a trial's numbers come from; the others arrange and print them."""
 PATHS = ("model_name_or_path", "adapter_name_or_path", "dataset_name", "eval_dataset_name", "chat_template")
@@ -109,9 +110,6 @@ class Trial:
         return bool(self.read(RESULT))
 
 
-# -- what decides a trial ----------------------------------------------------------------------------------------------
-
-
 def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool) -> str:
     """Returns the digest of what decides a trial: options, seed, evaluation, files, code and libraries.
 
@@ -140,15 +138,16 @@ def library_versions() -> dict[str, str]:
 @cache
 def digest_code() -> str:
     """Returns the digest of the parts of this package that decide numbers."""
-    root, total = Path(str(files("mmdpo"))), hashlib.sha256()
-    for part in DECIDING:
-        inside = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*"))
-        sources = [path for path in inside if path.is_file() and path.suffix != ".pyc"]
-        assert sources, f"there is no {part}"
-        for path in sources:
-            total.update(f"{path.relative_to(root)}\x1f".encode())
-            total.update(path.read_bytes())
-    return total.hexdigest()
+    root = Path(str(files("mmdpo")))
+    inside = {part: [path for path in root.glob(part) if path.is_file() and path.suffix != ".pyc"] for part in DECIDING}
+    assert all(inside.values()), "a part has another name now"
+    sources = (path for paths in inside.values() for path in paths)
+    return digest_of({path.relative_to(root).as_posix(): _digest_file(path) for path in sources})
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_named(name: str) -> str:
@@ -161,13 +160,9 @@ def _digest_named(name: str) -> str:
         return ""  # it ships with the code
     path = Path(name) if world is None else world.checkpoint
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest_file(path)
     inside = {str(p.relative_to(path)): p.stat() for p in sorted(path.rglob("*")) if p.is_file()}
     return digest_of({name: [facts.st_size, facts.st_mtime_ns] for name, facts in inside.items()}) if inside else ""
-
-
-# -- how it is run -----------------------------------------------------------------------------------------------------
 
 
 def run_trial(trial: Trial, folder: Path, report: Report) -> None:
@@ -189,7 +184,8 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
         captions, scores = held_out.ask(model)
     metrics: dict[str, float | None] = {}
     if held_out.scenes:
-        metrics |= measure_scenes(held_out.scenes, captions)
+        of_captions = asdict(score_captions(held_out.scenes, captions))
+        metrics |= {f"world/{name}": value for name, value in of_captions.items()}
         _write_captions(folder / evaluation.world, held_out.scenes, captions, trial.seed)
     if scores is not None:
         metrics |= measure_pairs(scores, read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)

@@ -6,7 +6,7 @@ The embedded worlds' own options stand here too, once for all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +23,6 @@ from mmdpo.options import UsageError, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
-from mmdpo.world.captions import score_captions
 from mmdpo.world.model import caption_scenes
 from mmdpo.world.pairs import DecidedBy, make_pairs
 from mmdpo.world.scenes import Scene
@@ -162,11 +161,6 @@ def measure_reliance(policy: PairScores, reference: PairScores) -> dict[str, flo
         accuracy_other=_accuracy(ratios, OTHER),
         image_gain=float((policy.of(ORIGINAL, CHOSEN) - policy.of(OTHER, CHOSEN)).mean()),
     )
-
-
-def measure_scenes(scenes: Sequence[Scene], captions: Sequence[str]) -> dict[str, float]:
-    """Returns the measures of captions."""
-    return {f"world/{name}": value for name, value in asdict(score_captions(scenes, captions)).items()}
 
 
 def measure_pairs(policy: PairScores, start: PairScores, beta: float) -> dict[str, float]:

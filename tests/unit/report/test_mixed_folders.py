@@ -318,7 +318,7 @@ class TestStudiesAndDiagnoses:
         html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
         assert "band-series0" in html, "seeds are a band"
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
-        assert {"study-study_curves.svg", "study-study.csv", "study-study_means.md"} <= beside
+        assert {"study-study_curves.svg", "study-study.csv", "study-study.md"} <= beside
 
     def test_a_diagnosis_shows_its_verdict_measures_and_pairs_of_both_ends(self, tmp_path):
         folder = tmp_path / "diagnosis"
