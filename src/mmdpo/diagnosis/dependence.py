@@ -33,11 +33,10 @@ class PairValues:
     """What one model prefers, pair by pair; entries are examples."""
 
     margins: Mapping[str, Float[Tensor, "N"]]
-    """chosen − rejected by condition: rewards with a reference, else log-probabilities in nats."""
+    """chosen − rejected by condition, in `unit`: rewards with a reference, else log-probabilities in nats."""
     gains: Mapping[str, Float[Tensor, "N"]]
     """log π(response | image) − log π(response | no image) by response, in nats."""
     unit: str
-    """`reward` or `nats`."""
 
     @property
     def reliance(self) -> Float[Tensor, "N"]:
@@ -124,21 +123,24 @@ def _judge(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the verdict: whether the preference depends on the image (None: cannot be told), and why, in words."""
     accuracy = measures["accuracy_real"]
     lost, name = next((measures[f"lost_{c}"], c) for c in ("other", "none") if f"lost_{c}" in measures)
+    depends: bool | None = None
     if accuracy["low"] is None:
-        return {"depends": None, "text": "There are too few pairs to say whether the preference depends on the image."}
+        text = "There are too few pairs to say whether the preference depends on the image."
+        return {"depends": depends, "text": text}
     right = f"{accuracy['value']:.1f} % [{accuracy['low']:.1f}, {accuracy['high']:.1f}] of pairs"
-    if accuracy["low"] <= 50 <= accuracy["high"]:
-        text = f"It cannot be told whether the model prefers chosen to rejected: it does on {right}."
-        return {"depends": None, "text": text}
-    if accuracy["high"] < 50:
-        return {"depends": None, "text": f"The model prefers rejected to chosen: it prefers chosen on {right}."}
     said = (
         f"{lost['value']:.1f} points of accuracy [{lost['low']:.1f}, {lost['high']:.1f}] are lost with {IMAGES[name]}"
     )
-    if lost["low"] > 0:
-        return {"depends": True, "text": f"The preference depends on the image: {said}."}
-    if lost["high"] < 0:
-        return {"depends": True, "text": f"The preference depends on the image, and errs less without it: {said}."}
-    if lost["high"] < SMALL:
-        return {"depends": False, "text": f"No sign that the preference depends on the image: {said}."}
-    return {"depends": None, "text": f"It cannot be told whether the preference depends on the image: {said}."}
+    if accuracy["low"] <= 50 <= accuracy["high"]:
+        text = f"It cannot be told whether the model prefers chosen to rejected: it does on {right}."
+    elif accuracy["high"] < 50:
+        text = f"The model prefers rejected to chosen: it prefers chosen on {right}."
+    elif lost["low"] > 0:
+        depends, text = True, f"The preference depends on the image: {said}."
+    elif lost["high"] < 0:
+        depends, text = True, f"The preference depends on the image, and errs less without it: {said}."
+    elif lost["high"] < SMALL:
+        depends, text = False, f"No sign that the preference depends on the image: {said}."
+    else:
+        text = f"It cannot be told whether the preference depends on the image: {said}."
+    return {"depends": depends, "text": text}

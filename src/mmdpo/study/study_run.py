@@ -68,18 +68,25 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
     if jobs < 1:
         raise StudyError(f"--jobs is {jobs}; it takes at least one")
     folder = Path(out)
-    with _claim(folder, study):
+    recipe = folder / STUDY
+    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
+        raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
+    if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
+        raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
+    make_folder(folder)
+    with hold_folder(folder):
+        recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
         prepare_server()
         began = time.perf_counter()
         trials = plan_trials(study, folder)
         with _show_progress(trials, console) as watch:
             run_trials([trial for trial in trials if trial.start is None], jobs, watch)
             begun = {trial.seed for trial in trials if trial.start is None and trial.is_finished()}
-            for trial in trials:
-                if trial.start is not None and trial.seed not in begun:
-                    watch(trial, WITHOUT_START)
-                    record_failure(trial, WITHOUT_START)
-            run_trials([trial for trial in trials if trial.start is not None and trial.seed in begun], jobs, watch)
+            others = [trial for trial in trials if trial.start is not None]
+            for trial in (trial for trial in others if trial.seed not in begun):
+                watch(trial, WITHOUT_START)
+                record_failure(trial, WITHOUT_START)
+            run_trials([trial for trial in others if trial.seed in begun], jobs, watch)
         results = collect_results(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
         write_json(folder / RESULTS, results)
     paths = (folder / RESULTS, *write_study_files(folder))
@@ -100,20 +107,6 @@ def plan_trials(study: Study, folder: Path) -> list[Trial]:
             trials.append(Trial(variant, seed, study.evaluation, place, digest, start, study.keep_models))
             start = start or place
     return trials
-
-
-@contextmanager
-def _claim(folder: Path, study: Study) -> Iterator[None]:
-    """Holds the folder for this process; the system releases it however the process ends."""
-    recipe = folder / STUDY
-    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
-        raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
-    if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
-        raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
-    make_folder(folder)
-    with hold_folder(folder):
-        recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        yield
 
 
 @contextmanager

@@ -94,14 +94,14 @@ def train_variant(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out material that every variant of one seed is measured on; parts may be empty."""
+    """What every variant of one seed is measured on: scenes to caption and preference pairs; both may be empty.
+
+    The collator makes batches of the pairs under each image version; its processor reads the scenes too.
+    """
 
     scenes: Sequence[Scene]
-    """Scenes of an embedded world to caption."""
     pairs: Sequence[Any]
-    """Preference examples."""
     collator: Collator
-    """Makes batches of the pairs under each image version; its processor reads the scenes too."""
     batch_size: int = 64
 
     def ask(self, model: Any) -> tuple[list[str], PairScores | None]:
