@@ -57,10 +57,6 @@ WITHOUT_REFERENCE = (
 )
 SHOWN = 6
 """Pairs on the page from each end of the order."""
-_NAMED = 20
-"""How many rows that were left out are named."""
-_LONGEST_SIDE = 320
-"""Pixels of a small copy of a picture."""
 
 
 def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
@@ -172,7 +168,7 @@ def _find_good(
     if not checked.good:
         raise ValueError(f"{options.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
     notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
-    return pairs.select(checked.good), left_out[:_NAMED], notes
+    return pairs.select(checked.good), left_out[:20], notes
 
 
 def _resolve(options: DiagnosisOptions, name: str, adapter: str | None = None) -> Start:
@@ -278,7 +274,7 @@ def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corr
     (out / "pictures").mkdir(exist_ok=True)
     for name, picture in pictures.values():
         copy = picture.copy()
-        copy.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Resampling.LANCZOS)
+        copy.thumbnail((320, 320), Resampling.LANCZOS)
         copy.save(out / name)
     return {key: name for key, (name, _) in pictures.items()}
 

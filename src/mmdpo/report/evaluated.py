@@ -242,17 +242,39 @@ def _differences_table(content: Mapping[str, Any]) -> Table:
 
 def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> dict[str, Any]:
     """Returns for `examples` of macros.html the first items in which any run is wrong; the first where too few are."""
-    shown = [run for run in runs if run.items]
-    known = shown[0].items if shown else {}
-    wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in shown if item_id in r.items)]
+    runs = [run for run in runs if run.items]
+    known = runs[0].items if runs else {}
+    wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in runs if item_id in r.items)]
     ids = list(dict.fromkeys((*wrong, *known)))[:SHOWN_ITEMS]
-    said = {run.label: _read_answers(run.folder, ids) for run in shown}
-    scored = [item for run in shown for item in run.items.values()]
+    said = {run.label: _read_answers(run.folder, ids) for run in runs}
+    articles = []
+    for item_id in ids:
+        items = {run.label: run.items[item_id] for run in runs if item_id in run.items}
+        rows = {label: of.get(item_id, {}) for label, of in said.items()}
+        picture = pictures.find(benchmark, item_id, next(iter(items.values())).image)
+        shown = [(picture, "image", f"Image of item {item_id}")]
+        corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
+        if corrupted is not None:
+            shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
+        prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
+        title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
+        answers = {label: _mark(row, items.get(label)) for label, row in rows.items()}
+        reference = next((item.reference for item in items.values() if item.reference), "")
+        article = dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))
+        articles.append(article)
+    scored = [item for run in runs for item in run.items.values()]
     return dict(
-        articles=[_example(benchmark, item_id, shown, said, pictures) for item_id in ids],
+        articles=articles,
         have_flags=any(item.flags_words for item in scored),
         have_ratings=any(item.reasons for item in scored),
     )
+
+
+def _mark(row: Mapping[str, Any], item: ScoredItem | None) -> MarkedAnswer:
+    if item is None or "answer" not in row:
+        return MarkedAnswer(MISSING, remark="no answer")
+    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
+    return MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
 
 
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -263,31 +285,3 @@ def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, An
             if len(found) == len(ids):
                 break
     return found
-
-
-def _example(
-    benchmark: str,
-    item_id: str,
-    runs: Sequence[EvaluatedRun],
-    said: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    pictures: ItemPictures,
-) -> dict[str, Any]:
-    items = {run.label: run.items[item_id] for run in runs if item_id in run.items}
-    rows = {run.label: said[run.label].get(item_id, {}) for run in runs}
-    answers = {}
-    for label, row in rows.items():
-        if label in items and "answer" in row:
-            item, text = items[label], cut(str(row["answer"]), LONGEST_ANSWER)
-            reasons = cut(item.reasons, LONGEST_ANSWER)
-            answers[label] = MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
-        else:
-            answers[label] = MarkedAnswer(MISSING, remark="no answer")
-    picture = pictures.find(benchmark, item_id, next(iter(items.values())).image)
-    shown = [(picture, "image", f"Image of item {item_id}")]
-    corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
-    if corrupted is not None:
-        shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
-    prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
-    reference = next((item.reference for item in items.values() if item.reference), "")
-    title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
-    return dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))

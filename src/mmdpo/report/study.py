@@ -251,28 +251,30 @@ def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> S
     problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
     missing += [f"{place.label}: {problem}" for problem in problems]
     trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
-    tables = {} if results else {f"{name}_trials": _list_trials(trials)}
     logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
     panels = overlay_panels({variant: of for variant, of in logs.items() if of})
     curves = Curves(panels, f"{name}-curves")
-    html = render(
-        "study.html",
+    shown: dict[str, Any] = dict(
         results=results,
-        values=_by_kind(results, "values", show_spread),
-        differences=_by_kind(results, "differences", show_difference),
-        explain_spread=explain_spread(results) if results else "",
-        explain_differences=explain_differences(results) if results else "",
-        about={variant: text for variant, text in results.get("variants", {}).items() if text and variant != START},
-        trials=tables.get(f"{name}_trials"),
         curves=curves,
         has_seeds=any(len(of) > 1 for of in trials.values()),
         examples=[choose_examples(world, _answers_of(trials, world), pictures) for world in WORLDS],
     )
+    if results:
+        shown |= dict(
+            values=_by_kind(results, "values", show_spread),
+            differences=_by_kind(results, "differences", show_difference),
+            explain_spread=explain_spread(results),
+            explain_differences=explain_differences(results),
+            about={variant: text for variant, text in results["variants"].items() if text and variant != START},
+        )
+    else:
+        shown["trials"] = _list_trials(trials)
     return Section(
         name,
         f"Study: {results.get('study', place.label)}",
-        html,
-        tables=tables,
+        render("study.html", **shown),
+        tables={} if results else {f"{name}_trials": shown["trials"]},
         texts={f"{name}.md": study_markdown(results), f"{name}.csv": study_csv(results)} if results else {},
         figures={f"{name}_curves": partial(draw_panels, panels)} if panels else {},
         curves=curves,
@@ -302,7 +304,7 @@ def _read_trials(place: Place, results: Mapping[str, Any]) -> dict[str, list[Tra
 def _by_kind(results: Mapping[str, Any], part: str, show: Show) -> dict[str, Table]:
     """Returns a table for each kind of measure, by its name, so that each is narrow enough to be seen whole."""
     names: dict[str, list[str]] = {}
-    for name in results.get("measures", ()):
+    for name in results["measures"]:
         kind = name.partition("/")[0]
         names.setdefault(GROUPS.get(kind, kind), []).append(name)
     return {

@@ -43,8 +43,6 @@ from mmdpo.world.worlds import SMALL
 
 RESULTS, STUDY, LOG = "results.json", "study.yaml", "log.txt"
 WITHOUT_START = "not run, since the start could not be measured with this seed"
-_LOG_TAIL = 2000
-"""Characters of a dead process's log that are kept with its failure."""
 
 
 class Step(NamedTuple):
@@ -253,7 +251,7 @@ def _settle(trial: Trial, exit_code: int | None) -> str | None:
     hint = ", out of memory perhaps: try fewer --jobs" if exit_code == -9 else ""
     said = ""
     with suppress(OSError):
-        said = (trial.aside / LOG).read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:]
+        said = (trial.aside / LOG).read_text(encoding="utf-8", errors="replace")[-2000:]
     error = f"its process {how}{hint}"
     record_failure(trial, error, said)
     return error

@@ -56,9 +56,6 @@ from mmdpo.world.scenes import Scene, draw_test_scenes
 from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
-CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
-"""Image versions that held-out pairs are scored under."""
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
     *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
     *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
@@ -132,7 +129,7 @@ def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, ke
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of the libraries that compute."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")}
 
 
 @cache
@@ -289,12 +286,10 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) 
             seed=args.seed,
         )
         pairs = found[: evaluation.pairs]
-    return HeldOut(
-        scenes=draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]),
-        pairs=pairs,
-        collator=make_pair_collator(processor, config, CONDITIONS, seed=trial.seed, max_length=args.max_length),
-        batch_size=evaluation.batch_size,
-    )
+    scenes = draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world])
+    images = (ORIGINAL, OTHER, NO_IMAGE)
+    collator = make_pair_collator(processor, config, images, seed=trial.seed, max_length=args.max_length)
+    return HeldOut(scenes, pairs, collator, evaluation.batch_size)
 
 
 def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[str], seed: int) -> None:

@@ -417,23 +417,11 @@ def test_the_comparison_of_folders_with_odd_names_is_written_and_its_picture_is_
     folders = [tmp_path / os.fsdecode(name) for name in (b"[b]\x1b[2J\xff", b"=second<b>")]
     for folder, shift in zip(folders, (0, 1), strict=True):
         write_evaluated(folder)
+        counts = [{"random/n": 1, f"random/{'true' if (n + shift) % 3 else 'false'}_yes": 1} for n in range(30)]
         rows = [
-            {
-                "id": f"q{n}",
-                "part": "random",
-                "image": f"{n}.jpg",
-                "counts": {"random/n": 1, "random/right": (n + shift) % 2},
-            }
-            for n in range(30)
+            {"id": f"q{n}", "part": "random", "image": f"{n}.jpg", "counts": count} for n, count in enumerate(counts)
         ]
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    try:
-        comparison = compare_runs(folders, resamples=100)
-    except ValueError as error:
-        pytest.skip(f"these counts make no metric: {error}")
-    picture = write_comparison(comparison, tmp_path / "out")
+    picture = write_comparison(compare_runs(folders, resamples=100), tmp_path / "out")
     ET.parse(picture.with_suffix(".svg"))
-    assert (
-        "\\xff" in (tmp_path / "out" / "compare.md").read_text()
-        or "udcff" in (tmp_path / "out" / "compare.md").read_text()
-    )
+    assert "udcff" in (tmp_path / "out" / "compare.md").read_text()

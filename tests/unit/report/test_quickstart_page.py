@@ -13,7 +13,7 @@ from mmdpo.report.figures import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, cur
 from mmdpo.report.layout import MarkedAnswer
 from mmdpo.report.quickstart import CAVEATS, print_results, read_quickstart, results_table, write_quickstart
 from mmdpo.report.reading import ReportError
-from tests.unit.report.makers import Page
+from tests.unit.report.makers import Page, write_run
 
 
 def test_run_folder_is_read_whole(run_dir):
@@ -115,8 +115,14 @@ def read_page(run_dir) -> Page:
     return Page(write_quickstart(run_dir).read_text(encoding="utf-8"))
 
 
-def test_page_fetches_nothing(run_dir):
-    html = write_quickstart(run_dir).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a whole quickstart with its page and pictures, written once."""
+    return write_quickstart(write_run(tmp_path_factory.mktemp("written") / "run")).parent
+
+
+def test_page_fetches_nothing(written):
+    html = (written / "report.html").read_text(encoding="utf-8")
     assert "http:" not in html
     assert "https:" not in html
     assert "@import" not in html
@@ -126,8 +132,8 @@ def test_page_fetches_nothing(run_dir):
     assert all(link.startswith("#") for link in links if link not in pictures)
 
 
-def test_page_is_balanced_and_tells_everything(run_dir):
-    page = read_page(run_dir)
+def test_page_is_balanced_and_tells_everything(written):
+    page = Page((written / "report.html").read_text(encoding="utf-8"))
     assert page.unbalanced == []
     assert page.stack == []
     caveats = (
@@ -192,13 +198,12 @@ LOG = [
 ]
 
 
-def test_both_figures_are_written_as_png_and_svg_and_wrong_words_are_in_brackets(run_dir):
-    write_quickstart(run_dir)
+def test_both_figures_are_written_as_png_and_svg_and_wrong_words_are_in_brackets(written):
     for name in ("scenes", "curves"):
-        with Image.open(run_dir / f"{name}.png") as image:
+        with Image.open(written / f"{name}.png") as image:
             assert min(image.size) > 700
-        assert "<svg" in (run_dir / f"{name}.svg").read_text()
-    drawn = (run_dir / "scenes.svg").read_text()
+        assert "<svg" in (written / f"{name}.svg").read_text()
+    drawn = (written / "scenes.svg").read_text()
     assert "[stove]" in drawn
     assert "(missed: kettle)" in drawn
 
