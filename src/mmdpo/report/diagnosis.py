@@ -146,14 +146,9 @@ def write_diagnosis(folder: str | Path) -> Path:
     return page
 
 
-def diagnosis_section(place: Place, missing: list[str]) -> Section:
-    """Returns the section of a diagnosis; what cannot be used is added to `missing`.
-
-    Raises ReportError as `read_diagnosis` does.
-    """
-    problems: list[str] = []
+def diagnosis_section(place: Place, problems: list[str]) -> Section:
+    """Returns the section of a diagnosis; raises, and names what cannot be used, as `read_diagnosis` does."""
     result, pairs = read_diagnosis(place.path, problems)
-    missing += [f"{place.label}: {problem}" for problem in problems]
     return _make_section(place, result, pairs, SHOWN_PAIRS, f"Diagnosis: {place.label}")
 
 

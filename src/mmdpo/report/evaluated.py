@@ -88,20 +88,20 @@ class EvaluatedRun:
     notes: tuple[str, ...]
     """What the official rule could not see."""
     items: Mapping[str, ScoredItem]
-    missing: tuple[str, ...]
 
 
-def read_evaluated(place: Place) -> EvaluatedRun:
-    """Reads a result. Raises nothing: what cannot be read stands in `missing`."""
+def read_evaluated(place: Place, missing: list[str]) -> EvaluatedRun:
+    """Reads a result. Raises nothing: what cannot be read is added to `missing`."""
     problems: list[str] = []
     name = clean_text(place.path.name)
-    label = f"{place.label}, {name}" if name != place.label else place.label
     result = read_object(place.path / RESULT, problems, costs="it has no metrics")
     result = fit(result, RESULT_SHAPE, RESULT, problems)
     rows = fit(list(read_lines(place.path / SCORES, problems, most=LOOKED_AT)), [SCORE_SHAPE], SCORES, problems)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
         problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
+    label = f"{place.label}, {name}" if name != place.label else place.label
+    missing += [f"{label}: {problem}" for problem in problems]
     notes = (result.get("notes") or {}).values()
     first = fit(next(read_lines(place.path / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", [])
     return EvaluatedRun(
@@ -114,7 +114,6 @@ def read_evaluated(place: Place) -> EvaluatedRun:
         partial=tuple(f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())),
         notes=tuple(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}" for note in notes),
         items=items,
-        missing=tuple(f"{label}: {problem}" for problem in problems),
     )
 
 

@@ -11,7 +11,7 @@ from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
 from mmdpo.report.layout import Section, missing_sections, render
 from mmdpo.report.quickstart import quickstart_sections
-from mmdpo.report.reading import Found, ReportError, find_folders
+from mmdpo.report.reading import Found, Place, ReportError, find_folders
 from mmdpo.report.study import study_section
 from mmdpo.report.trained import TrainedRun, read_trained, samples_section, settings_section, training_section
 
@@ -44,9 +44,8 @@ def write_report(
 
 
 def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: ItemPictures) -> list[Section]:
-    runs = [read_trained(place) for place in found.runs]
-    evaluated = [read_evaluated(place) for place in found.evaluations]
-    missing += [line for run in runs for line in run.missing] + [line for run in evaluated for line in run.missing]
+    runs = [read_trained(place, missing) for place in found.runs]
+    evaluated = [read_evaluated(place, missing) for place in found.evaluations]
     sections: list[Section] = []
 
     def add(name: str, make: Callable[[], Section | list[Section]]) -> None:
@@ -60,26 +59,29 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
             missing.append(f"{name}: cannot be shown ({type(error).__name__}: {error})")
 
     if runs:
-        add("the curves of training", lambda: training_section(runs))
+        add("the curves of training", partial(training_section, runs))
     missing += name_absent(evaluated)
     for benchmark in dict.fromkeys(run.benchmark for run in evaluated):
         of = [run for run in evaluated if run.benchmark == benchmark]
         add(benchmark, partial(evaluation_section, benchmark, of, compare=compare, pictures=pictures))
     sampled = [run for run in runs if run.samples]
     if sampled:
-        add("sample answers", lambda: samples_section(sampled))
-    for place in found.studies:
-        add(place.label, partial(study_section, place, missing, pictures))
-    for place in found.diagnoses:
-        add(place.label, partial(diagnosis_section, place, missing))
-    for place in found.quickstarts:
-        add(place.label, partial(quickstart_sections, place, missing))
+        add("sample answers", partial(samples_section, sampled))
+    kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
+        (found.studies, partial(study_section, pictures=pictures)),
+        (found.diagnoses, diagnosis_section),
+        (found.quickstarts, quickstart_sections),
+    )
+    for place, make in ((place, make) for places, make in kinds for place in places):
+        problems: list[str] = []
+        add(place.label, partial(make, place, problems))
+        missing += [f"{place.label}: {problem}" for problem in problems]
     if runs:
         # Runs that were evaluated only are named for the versions that generated their answers.
         known = {run.label for run in runs}
         others = {run.label: run for run in evaluated if run.versions and run.label not in known}
         answered = [TrainedRun(run.label, run.folder, {}, (), run.versions) for run in others.values()]
-        add("settings", lambda: settings_section([*runs, *answered]))
+        add("settings", partial(settings_section, [*runs, *answered]))
     return sections
 
 

@@ -168,15 +168,9 @@ def write_quickstart(run_dir: str | Path) -> Path:
     return page
 
 
-def quickstart_sections(place: Place, missing: list[str]) -> list[Section]:
-    """Returns the sections on a page of several folders; what cannot be used is added to `missing`.
-
-    Raises ReportError as `read_quickstart` does.
-    """
-    problems: list[str] = []
-    run = read_quickstart(place.path, problems)
-    missing += [f"{place.label}: {problem}" for problem in problems]
-    return _make_sections(run, f"{identify(place.label)}-", f"{place.label}: ")
+def quickstart_sections(place: Place, problems: list[str]) -> list[Section]:
+    """Returns the sections on a page of several folders; raises, and names problems, as `read_quickstart` does."""
+    return _make_sections(read_quickstart(place.path, problems), f"{identify(place.label)}-", f"{place.label}: ")
 
 
 def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Section]:

@@ -240,16 +240,14 @@ def _draw(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def study_section(place: Place, missing: list[str], pictures: ItemPictures) -> Section:
-    """Returns the section of a study, finished or not; what cannot be read is added to `missing`."""
-    problems: list[str] = []
+def study_section(place: Place, problems: list[str], pictures: ItemPictures) -> Section:
+    """Returns the section of a study, finished or not; what cannot be read is added to `problems`."""
     results: dict[str, Any] = {}
     try:
         results = read_study_results(place.path, problems)
     except ReportError as error:
         problems.append(f"the study has no results.json that can be read, so no means: {error}")
     problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
-    missing += [f"{place.label}: {problem}" for problem in problems]
     trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
     logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
     panels = overlay_panels({variant: of for variant, of in logs.items() if of})
@@ -296,7 +294,7 @@ def _read_trials(place: Place, results: Mapping[str, Any]) -> dict[str, list[Tra
     for folder in folders:
         if (folder / TRIAL).is_file():
             name = clean_text(folder.parent.name)
-            trial = read_trained(Place(folder, name), needs_model=False)
+            trial = read_trained(Place(folder, name), [], needs_model=False)
             trials[name].append(replace(trial, label=f"{name}, seed {number_at_end(folder)}"))
     return trials
 
@@ -336,7 +334,7 @@ def _answers_of(trials: Mapping[str, Sequence[TrainedRun]], world: str) -> list[
         for trial in of:
             folder = trial.folder / world
             if (folder / SCORES).is_file():
-                run = replace(read_evaluated(Place(folder, variant)), label=variant)
+                run = replace(read_evaluated(Place(folder, variant), []), label=variant)
                 found.setdefault(number_at_end(trial.folder), []).append(run)
                 break
     return max(found.values(), key=len, default=[])

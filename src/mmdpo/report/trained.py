@@ -45,20 +45,18 @@ class TrainedRun:
     """The trainer's `log_history`."""
     versions: Mapping[str, str]
     samples: tuple[Mapping[str, Any], ...] = ()
-    missing: tuple[str, ...] = ()
-    """What could not be read, and what the run did not come to."""
 
 
-def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
-    """Reads a run. Raises nothing: what cannot be read stands in `missing`."""
+def read_trained(place: Place, missing: list[str], *, needs_model: bool = True) -> TrainedRun:
+    """Reads a run. Raises nothing: what cannot be read, and what the run did not come to, is added to `missing`."""
     folder, problems = place.path, list[str]()
     history = _read_history(folder, problems)
     if needs_model and not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         problems.append("no model was saved, so the run has not come to its end")
     recipe = read_object(folder / RECIPE, problems, costs="its options are not known", read=read_yaml)
     samples = tuple(read_lines(folder / SAMPLES, problems))
-    missing = tuple(f"{place.label}: {problem}" for problem in problems)
-    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples, missing)
+    missing += [f"{place.label}: {problem}" for problem in problems]
+    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples)
 
 
 def _read_history(folder: Path, problems: list[str]) -> list[Mapping[str, Any]]:

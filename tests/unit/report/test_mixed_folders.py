@@ -81,7 +81,7 @@ class TestMissing:
             log = {"log_history": write_log(range(10, step + 1, 10))}
             (died / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(log))
         (died / "checkpoint-100" / "checkpoint.json").write_text(json.dumps({"versions": {"torch": "2.13.0"}}))
-        run = read_trained(Place(died, "died"))
+        run = read_trained(Place(died, "died"), [])
         assert [record["step"] for record in run.history] == list(range(10, 101, 10)), "100 comes behind 20"
         assert run.versions == {"torch": "2.13.0"}
         page = read_report([died, write_trained(tmp_path / "whole")], tmp_path)
