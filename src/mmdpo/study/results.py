@@ -23,12 +23,6 @@ from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versi
 LEAST_SEEDS = 3
 """An interval needs so many seeds: fewer say too little about their spread."""
 METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"
-_T975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
 
 
 def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -137,11 +131,12 @@ def _t_within(t: float, freedom: int) -> float:
 
 
 def t_quantile(freedom: int) -> float:
-    """Returns the 97.5 % quantile of Student's t; beyond the table by its expansion about the normal quantile."""
-    if freedom <= len(_T975):
-        return _T975[freedom - 1]
-    z = statistics.NormalDist().inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    """Returns the 97.5 % quantile of Student's t, by bisection: 12.7 for one degree of freedom, 1.96 for many."""
+    low, high = 1.9, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, freedom) < 0.95 else (low, middle)
+    return high
 
 
 def _subtract(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:

@@ -185,7 +185,7 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
         metrics |= {f"world/{name}": value for name, value in of_captions.items()}
         _write_captions(folder / evaluation.world, held_out.scenes, captions, trial.seed)
     if scores is not None:
-        metrics |= measure_pairs(scores, read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)
+        metrics |= measure_pairs(scores, _read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)
         columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
         ids = [example.id for example in held_out.pairs]
         rows = zip(ids, *columns.values(), strict=True)
@@ -219,18 +219,13 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
 
 
 class _ReportSteps(TrainerCallback):
-    """Reports steps and loss."""
-
     def __init__(self, report: Report) -> None:
-        self.report = report
-        self.note = ""
+        self.report, self.note = report, ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reports the step."""
         self.report(state.global_step, state.max_steps, self.note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Remembers the loss."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
 
@@ -302,8 +297,7 @@ def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[st
     write_rows(folder / "scores.jsonl", counts)
 
 
-def read_scores(path: Path) -> PairScores:
-    """Returns what a trial's model says of the held-out pairs. Raises OSError for a file that is not there."""
+def _read_scores(path: Path) -> PairScores:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     names = [name for name in rows[0] if name != "id"]
     return PairScores({Cell(*name.split("/")): torch.tensor([row[name] for row in rows]) for name in names})

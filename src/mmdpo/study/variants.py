@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
@@ -29,24 +28,20 @@ from mmdpo.world.scenes import Scene
 from mmdpo.world.worlds import SMALL, World
 
 CORRUPTION = "crop_0_20"
-CAPTION_BATCH = 100
-
-WORLD_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    dict(
-        corruption=CORRUPTION,
-        freeze_projector=False,
-        learning_rate=3e-4,
-        per_device_train_batch_size=32,
-        num_train_epochs=2,
-        precompute_ref_log_probs=True,
-        precompute_ref_batch_size=64,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=4,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+WORLD_OPTIONS: Mapping[str, Any] = dict(
+    corruption=CORRUPTION,
+    freeze_projector=False,
+    learning_rate=3e-4,
+    per_device_train_batch_size=32,
+    num_train_epochs=2,
+    precompute_ref_log_probs=True,
+    precompute_ref_batch_size=64,
+    gradient_checkpointing=False,
+    use_cpu=True,
+    logging_steps=4,
+    save_strategy="no",
+    report_to="none",
+    disable_tqdm=True,
 )
 """The small world's measured recipe: what its variants are trained with, where a study does not say otherwise."""
 
@@ -107,7 +102,7 @@ class HeldOut:
     def ask(self, model: Any) -> tuple[list[str], PairScores | None]:
         """Returns the captions of the scenes, and the scores of the pairs, None without pairs."""
         processor = self.collator.prepare.renderer.processor
-        captions = caption_scenes(model, processor, self.scenes, batch_size=CAPTION_BATCH)
+        captions = caption_scenes(model, processor, self.scenes, batch_size=100)
         if not self.pairs:
             return captions, None
         return captions, score_pairs(model, self.collator, self.pairs, batch_size=self.batch_size)
