@@ -38,11 +38,6 @@ class PairValues:
     """log π(response | image) − log π(response | no image) by response, in nats."""
     unit: str
 
-    @property
-    def reliance(self) -> Float[Tensor, "N"]:
-        """Returns the part of each margin that is gone without the image."""
-        return self.margins["real"] - self.margins["none"]
-
 
 def compare_images(policy: PairScores, reference: PairScores | None, beta: float) -> PairValues:
     """Returns margins under every image version that was scored, and what the image adds to each answer."""

@@ -240,7 +240,8 @@ def _describe_pairs(
 ) -> Iterable[dict[str, Any]]:
     """Yields the pairs, sorted, and saves small pictures of those from both ends."""
     items, corruption = make_items(examples, collator), collator.prepare.corruptions["corrupted"]
-    order = values.reliance.argsort(descending=True, stable=True).tolist()
+    reliance = values.margins["real"] - values.margins["none"]  # the part of each margin that is gone without the image
+    order = reliance.argsort(descending=True, stable=True).tolist()
     for rank, place in enumerate(order, start=1):
         example, is_shown = examples[place], rank <= SHOWN or rank > len(order) - SHOWN
         yield {
@@ -250,7 +251,7 @@ def _describe_pairs(
             "images": [str(source) for source in example.images if isinstance(source, str | Path)],
             "prompt": plain_text(example.prompt),
             **{name: plain_text(example.responses[name]) for name in (CHOSEN, REJECTED)},
-            "reliance": float(values.reliance[place]),
+            "reliance": float(reliance[place]),
             "margins": {name: float(margins[place]) for name, margins in values.margins.items()},
             "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
             **(_save_pictures(out, items[place], rank, items.seed, corruption) if is_shown else {}),

@@ -94,7 +94,14 @@ def _draw(content: Content) -> Figure:
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, ((benchmark, unit), metrics) in enumerate(panels.items()):
         axes: Any = figure.add_subplot(grid[place])
-        _draw_rows(axes, list(metrics.values()), colours)
+        for middle, rows in enumerate(metrics.values()):
+            for row in rows:
+                height = middle + (others.index(row["run"]) - (len(others) - 1) / 2) * 0.7 / max(1, len(others))
+                colour = colours[row["run"]]
+                axes.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.6)
+                face = colour if row["excludes_zero"] else "white"
+                axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
+        axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
         name_rows(axes, [name.partition("/")[2] + ARROWS[rows[0]["better"]] for name, rows in metrics.items()])
         axes.set_title(benchmark, loc="left", size=10)
         axes.set_xlabel(f"difference ({unit})", size=8)
@@ -107,18 +114,6 @@ def _draw(content: Content) -> Figure:
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", size=7.5, color=GREY)
     return figure
-
-
-def _draw_rows(axes: Any, metrics: list[list[Mapping[str, Any]]], colours: Mapping[str, str]) -> None:
-    runs = list(colours)
-    for place, rows in enumerate(metrics):
-        for row in rows:
-            height = place + (runs.index(row["run"]) - (len(runs) - 1) / 2) * 0.7 / max(1, len(runs))
-            colour = colours[row["run"]]
-            axes.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.6)
-            face = colour if row["excludes_zero"] else "white"
-            axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
-    axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

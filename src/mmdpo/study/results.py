@@ -38,11 +38,11 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
                 if value is not None:  # it is undefined
                     by_measure.setdefault(measure, {})[str(seed)] = value
     baseline = study.variants[1].name
-    paired = {
-        name: {m: describe(_subtract(by_seed, values[baseline].get(m, {}))) for m, by_seed in of.items()}
-        for name, of in values.items()
-        if name != baseline
-    }
+    differences: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in values if name != baseline}
+    for name, described in differences.items():
+        for measure, by_seed in values[name].items():
+            of = values[baseline].get(measure, {})
+            described[measure] = describe({seed: value - of[seed] for seed, value in by_seed.items() if seed in of})
     return {
         "study": study.name,
         "about": study.about,
@@ -55,7 +55,7 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
             name: {m: describe(by_seed, is_share=measures[m]["unit"] == "%") for m, by_seed in of.items()}
             for name, of in values.items()
         },
-        "differences": adjust(paired),
+        "differences": adjust(differences),
         "missing": [
             {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
             for t in trials
@@ -137,10 +137,6 @@ def t_quantile(freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if _t_within(middle, freedom) < 0.95 else (low, middle)
     return high
-
-
-def _subtract(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
-    return {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
 
 
 def _note(study: Study, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:

@@ -168,7 +168,8 @@ def read_study(
             name = content.get("name") if base == world else f"{content['name']}-{world}"
             content |= {"recipe": world, "name": name}
             command += f" --world {world}"
-        _check_keys(content, KEYS)
+        for key in content:
+            _require_known(key, KEYS, "unknown key")
         shared = _read_options(content, Path(name_or_path).parent)
         listed = _read_variants(content.get("variants"), shared)
         if variants is not None:
@@ -182,7 +183,7 @@ def read_study(
         _require(isinstance(keep, bool), f"keep_models is true or false; got {keep!r}")
         study = Study(
             command,
-            _read_name(content.get("name"), "name"),
+            _read_name(content.get("name")),
             str(content.get("about", "")).strip(),
             tuple(listed),
             _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds)),
@@ -215,11 +216,6 @@ def _require_known(name: Any, known: Sequence[str], wrong: str, advice: str = ""
     _require(name in known, f"{wrong} {name!r}{nearest}")
 
 
-def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in values:
-        _require_known(key, known, "unknown key")
-
-
 def _load(text: str, file: str) -> dict[str, Any]:
     try:
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
@@ -243,9 +239,9 @@ def _refuse_repeats(node: Any) -> None:
         _refuse_repeats(child)
 
 
-def _read_name(name: Any, where: str) -> str:
+def _read_name(name: Any) -> str:
     is_name = isinstance(name, str | int) and NAME.fullmatch(str(name)) is not None
-    _require(is_name, f"{where} must be letters, digits, '-', '_' and '.', since a folder is named so; got {name!r}")
+    _require(is_name, f"name must be letters, digits, '-', '_' and '.', since a folder is named so; got {name!r}")
     return str(name)
 
 
@@ -274,7 +270,7 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> list[Variant]:
     for number, entry in enumerate(entries, start=1):
         with _naming(f"variants: no. {number}"):
             _require(isinstance(entry, dict), f"a variant is a mapping with a name; got {entry!r}")
-            name = _read_name(entry.get("name"), "name")
+            name = _read_name(entry.get("name"))
             _require(name != START, f"the name {name!r} stands for what every variant begins as; choose another")
             _require(name not in variants, f"the name {name!r} is given twice; choose another")
         with _naming(f"variant {name!r}"):
@@ -313,7 +309,8 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
     with _naming("evaluation"):
         needed = "it must say what models are measured on: scenes, pairs, benchmarks, …"
         _require(isinstance(values, dict) and len(values) > 0, needed)
-        _check_keys(values, [field.name for field in dataclasses.fields(StudyEvaluation)])
+        for key in values:
+            _require_known(key, [field.name for field in dataclasses.fields(StudyEvaluation)], "unknown key")
         benchmarks = values.get("benchmarks", [])
         _check_benchmarks(benchmarks, has_scenes=bool(values.get("scenes")))
         own = find_world(shared.get("dataset_name"))
