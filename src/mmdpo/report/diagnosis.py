@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, write_text
-from mmdpo.report.layout import Section, cut, identify, missing_sections, render
+from mmdpo.report.layout import File, Section, cut, identify, missing_sections, render, table_files
 from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, read_lines, read_result
 from mmdpo.tables import MISSING, Table, show_ends, show_number
 
@@ -168,8 +168,10 @@ def _make_section(
         pairs=[_show_pair(pair, place.path, len(pairs)) for pair in shown],
         settings={**result["options"], **result["versions"]},
     )
-    files = {f"{name}_{number}" if number else name: table for number, table in enumerate(tables)}
-    return Section(name, title, html, tables=files, texts={f"{name}.md": diagnosis_markdown(result)})
+    files: dict[str, File] = {}
+    for number, table in enumerate(tables):
+        files |= table_files(f"{name}_{number}" if number else name, table)
+    return Section(name, title, html, files | {f"{name}.md": diagnosis_markdown(result)})
 
 
 def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmdpo.files import Unshown, clean, clean_text
 from mmdpo.report.comparison import comparison_svg, csv_comparison, draw_comparison, markdown_comparison
-from mmdpo.report.layout import MarkedAnswer, Picture, Section, cut, identify, render
+from mmdpo.report.layout import MarkedAnswer, Picture, Section, cut, identify, render, table_files
 from mmdpo.report.reading import ANSWERS, NUMBER, RESULT, SCORES, Place, fit, read_lines, read_object
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_interval
 
@@ -167,7 +167,7 @@ def evaluation_section(
     """Returns the results of runs on one benchmark; differences are taken to the first, where the data is the same."""
     name = f"eval-{identify(benchmark)}"
     metrics = _metrics_table(benchmark, runs)
-    texts, figures = dict[str, str](), dict[str, Callable[[Path], object]]()
+    files = table_files(name, metrics)
     comparable, remarks = _split(benchmark, runs)
     differences: dict[str, Any] | None = None
     if compare is not None and len(comparable) > 1:
@@ -179,9 +179,9 @@ def evaluation_section(
             drawn = comparison_svg(content, f"{name}-differences")
             differences = dict(statistics=content["statistics"], table=_differences_table(content), drawn=drawn)
             remarks += [f"missing: {piece}" for piece in content["missing"]] + list(content["notes"])
-            beside = f"{name}_differences"
-            texts = {f"{beside}.csv": csv_comparison(content), f"{beside}.md": markdown_comparison(content)}
-            figures = {beside: partial(draw_comparison, content)}
+            files[f"{name}_differences.csv"] = csv_comparison(content)
+            files[f"{name}_differences.md"] = markdown_comparison(content)
+            files[f"{name}_differences.png"] = partial(draw_comparison, content)
     html = render(
         "evaluation.html",
         remarks=[*dict.fromkeys(reason for run in runs for reason in run.partial), *remarks],
@@ -190,7 +190,7 @@ def evaluation_section(
         differences=differences,
         examples=choose_examples(benchmark, runs, pictures),
     )
-    return Section(name, f"Evaluation: {benchmark}", html, tables={name: metrics}, texts=texts, figures=figures)
+    return Section(name, f"Evaluation: {benchmark}", html, files)
 
 
 def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:

@@ -36,6 +36,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
 
 Picture: TypeAlias = "Path | Image.Image | Unshown"
+File: TypeAlias = str | Callable[[Path], object]
+"""The text of a file, or, of a PNG, what draws it and an SVG beside it."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,8 @@ class Section:
     id: str
     title: str
     html: Markup
-    tables: Mapping[str, Table] = field(default_factory=dict)
-    """File name without ending → a table, to be written as Markdown and CSV."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """File name → content, in place of a table's where the names are the same."""
-    figures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
-    """File name without ending → a function that draws the PNG of the path it is given, and an SVG beside it."""
+    files: Mapping[str, File] = field(default_factory=dict)
+    """What is written beside the page, by file name."""
     curves: Curves | None = None
     """Curves whose legend switches lines on and off, which takes rules in the head of the page."""
 
@@ -109,6 +107,11 @@ def missing_sections(lines: Sequence[str]) -> list[Section]:
     """Returns the section that says what is missing, none where nothing is."""
     html = render("missing.html", lines=list(dict.fromkeys(lines)))
     return [Section("missing", "What is missing", html)] if lines else []
+
+
+def table_files(name: str, table: Table) -> dict[str, File]:
+    """Returns a table as Markdown and as CSV."""
+    return {f"{name}.md": table.markdown(), f"{name}.csv": table.csv()}
 
 
 def identify(text: str) -> str:

@@ -116,17 +116,14 @@ def summarise(found: Found) -> str:
 
 
 def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) -> None:
-    """Writes each table as Markdown and CSV and each figure as PNG and SVG; says which figure cannot be drawn."""
     make_folder(folder)
-    for section in sections:
-        texts = {f"{name}.md": table.markdown() for name, table in section.tables.items()}
-        texts |= {f"{name}.csv": table.csv() for name, table in section.tables.items()}
-        for name, text in {**texts, **section.texts}.items():
-            write_text(folder / name, text)
-        for name, draw in section.figures.items():
-            try:
-                draw(folder / f"{name}.png")
-            except OSError:
-                raise
-            except Exception as error:  # of values that no axis can be drawn for
-                missing.append(f"{name}.png cannot be drawn ({type(error).__name__}: {error})")
+    for name, content in (file for section in sections for file in section.files.items()):
+        if isinstance(content, str):
+            write_text(folder / name, content)
+            continue
+        try:
+            content(folder / name)
+        except OSError:
+            raise
+        except Exception as error:  # of values that no axis can be drawn for
+            missing.append(f"{name} cannot be drawn ({type(error).__name__}: {error})")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mmdpo.files import Unshown, find_inside, read_json, write_text
 from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, write_figure
-from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render
+from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render, table_files
 from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
 from mmdpo.tables import Table, show_number
 
@@ -191,15 +191,12 @@ def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Sect
         curves=Curves(panels, f"{prefix}curves"),
         settings=settings,
     )
-    tables = {"results": {f"{prefix}results": table}}
-    figures = {"training": {f"{prefix}curves": partial(draw_panels, panels)}} if panels else {}
+    files = {"results": table_files(f"{prefix}results", table)}
+    if panels:
+        files["training"] = {f"{prefix}curves.png": partial(draw_panels, panels)}
     return [
         Section(
-            f"{prefix}{part}",
-            f"{before}{title}",
-            render("quickstart.html", part=part, **values),
-            tables=tables.get(part, {}),
-            figures=figures.get(part, {}),
+            f"{prefix}{part}", f"{before}{title}", render("quickstart.html", part=part, **values), files.get(part, {})
         )
         for part, title in SECTIONS.items()
     ]

@@ -19,7 +19,7 @@ from mmdpo.files import clean, clean_text, read_yaml, write_text
 from mmdpo.report import reading
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples, read_evaluated
 from mmdpo.report.figures import GREY, draw_panels, name_rows, overlay_panels, shorten, write_figure
-from mmdpo.report.layout import Curves, Section, identify, render
+from mmdpo.report.layout import Curves, File, Section, identify, render, table_files
 from mmdpo.report.reading import NUMBER, RESULTS, SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
 from mmdpo.report.trained import TrainedRun, read_trained
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_ends, show_interval, show_number
@@ -266,17 +266,14 @@ def study_section(place: Place, problems: list[str], pictures: ItemPictures) -> 
             explain_differences=explain_differences(results),
             about={variant: text for variant, text in results["variants"].items() if text and variant != START},
         )
+        files: dict[str, File] = {f"{name}.md": study_markdown(results), f"{name}.csv": study_csv(results)}
     else:
         shown["trials"] = _list_trials(trials)
-    return Section(
-        name,
-        f"Study: {results.get('study', place.label)}",
-        render("study.html", **shown),
-        tables={} if results else {f"{name}_trials": shown["trials"]},
-        texts={f"{name}.md": study_markdown(results), f"{name}.csv": study_csv(results)} if results else {},
-        figures={f"{name}_curves": partial(draw_panels, panels)} if panels else {},
-        curves=curves,
-    )
+        files = table_files(f"{name}_trials", shown["trials"])
+    if panels:
+        files[f"{name}_curves.png"] = partial(draw_panels, panels)
+    title = f"Study: {results.get('study', place.label)}"
+    return Section(name, title, render("study.html", **shown), files, curves)
 
 
 def _read_trials(place: Place, results: Mapping[str, Any]) -> dict[str, list[TrainedRun]]:

@@ -13,7 +13,7 @@ import yaml
 
 from mmdpo.files import find_inside, read_json, read_text, read_yaml
 from mmdpo.report.figures import curve_panels, draw_panels, overlay_panels
-from mmdpo.report.layout import Curves, Section, render
+from mmdpo.report.layout import Curves, Section, render, table_files
 from mmdpo.report.reading import RECIPE, TRAINER_STATE, Place, fit, number_at_end, read_lines, read_object
 from mmdpo.tables import Table, matrix, show_number
 
@@ -110,8 +110,10 @@ def training_section(runs: Sequence[TrainedRun]) -> Section:
     last = matrix("Last logged values", "run", rows, shown, records)
     differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
     html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
-    figures = {"curves": partial(draw_panels, panels)} if panels else {}
-    return Section("training", "Training", html, tables={"training": last}, figures=figures, curves=curves)
+    files = table_files("training", last)
+    if panels:
+        files["curves.png"] = partial(draw_panels, panels)
+    return Section("training", "Training", html, files, curves)
 
 
 def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
@@ -135,8 +137,8 @@ def settings_section(runs: Sequence[TrainedRun]) -> Section:
     versions = _by_run("Versions that trained", "package", {r.label: r.versions for r in runs}, packages, records)
     recipes = {label: yaml.safe_dump(dict(of), sort_keys=False, allow_unicode=True) for label, of in known.items()}
     html = render("settings.html", settings=settings, versions=versions, recipes=recipes)
-    tables = {name: table for name, table in (("settings", settings), ("versions", versions)) if table.rows}
-    return Section("settings", "Settings", html, tables=tables)
+    files = table_files("settings", settings) if settings.rows else {}
+    return Section("settings", "Settings", html, files | (table_files("versions", versions) if versions.rows else {}))
 
 
 def _by_run(
@@ -171,7 +173,7 @@ def samples_section(runs: Sequence[TrainedRun]) -> Section:
     records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
     rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
     table = Table(headers, rows, "Sample answers", tuple(records))
-    return Section("samples", "Sample answers during training", html, tables={"samples": table})
+    return Section("samples", "Sample answers during training", html, table_files("samples", table))
 
 
 def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
