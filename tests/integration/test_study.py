@@ -17,8 +17,8 @@ import yaml
 from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
-from mmdpo.study.pool import Progress, run_trials
 from mmdpo.study.study_file import StudyEvaluation, Variant, shipped_names
+from mmdpo.study.study_run import Step, run_trials
 from mmdpo.study.trial import Trial
 
 TINY = {
@@ -110,10 +110,10 @@ def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_pa
     said = []
 
     def watch(trial, message):
-        if isinstance(message, Progress) and trial.seed == 0:
+        if isinstance(message, Step) and trial.seed == 0:
             for process in multiprocessing.active_children():
                 os.kill(process.pid, signal.SIGKILL)
-        elif not isinstance(message, Progress):
+        elif not isinstance(message, Step):
             said.append((trial.seed, message))
 
     run_trials(trials, 1, watch)

@@ -24,7 +24,7 @@ from mmdpo.keys import list_deciding
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
-from mmdpo.report.curves import curve_panels, draw_panels
+from mmdpo.report.figures import curve_panels, draw_panels
 from mmdpo.tables import Table
 
 CARD, CURVES, RECIPE = "README.md", "curves.png", "recipe.yaml"

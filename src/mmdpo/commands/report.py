@@ -22,8 +22,8 @@ class ReportOptions(Options):
 def run(options: ReportOptions) -> int:
     """Writes the page, and says what it is about and what was left out."""
     from mmdpo.evaluation.pictures import compare_results, make_pictures
-    from mmdpo.report.folders import find_folders
     from mmdpo.report.page import summarise, write_report
+    from mmdpo.report.reading import find_folders
 
     if options.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {options.out}: name the page, such as report.html")

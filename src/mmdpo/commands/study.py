@@ -42,8 +42,7 @@ def run(options: StudyOptions) -> int:
         return 0
     from rich.console import Console
 
-    from mmdpo.study.pool import prepare_server
-    from mmdpo.study.study_run import run_study
+    from mmdpo.study.study_run import prepare_server, run_study
 
     prepare_server()
     study = read_study(named[0], seeds=options.seeds or None, variants=options.variants or None, world=options.world)

@@ -33,16 +33,10 @@ class PairValues:
     """What one model prefers, pair by pair; entries are examples."""
 
     margins: Mapping[str, Float[Tensor, "N"]]
-    """chosen − rejected by condition: rewards with a reference, else log-probabilities in nats."""
+    """chosen − rejected by condition, in `unit`: rewards with a reference, else log-probabilities in nats."""
     gains: Mapping[str, Float[Tensor, "N"]]
     """log π(response | image) − log π(response | no image) by response, in nats."""
     unit: str
-    """`reward` or `nats`."""
-
-    @property
-    def reliance(self) -> Float[Tensor, "N"]:
-        """Returns the part of each margin that is gone without the image."""
-        return self.margins["real"] - self.margins["none"]
 
 
 def compare_images(policy: PairScores, reference: PairScores | None, beta: float) -> PairValues:
@@ -59,24 +53,14 @@ def compare_images(policy: PairScores, reference: PairScores | None, beta: float
 
 def summarise_pairs(values: PairValues, ids: Sequence[str], images: Sequence[str], *, resamples: int) -> dict[str, Any]:
     """Returns the measures of all pairs with 95 % bootstrap intervals over images, and a verdict, for JSON."""
-    table, labelled = _count(values, ids, images), _label_metrics(values)
+    columns, labelled = _list_measures(values)
+    lists = {"n": [1.0] * len(ids)} | {name: column.tolist() for name, column in columns.items()}
+    rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
     is_enough = len(set(images)) >= LEAST_GROUPS
-    intervals = bootstrap(table, list(labelled), resamples=resamples) if is_enough else {}
-    margin, sums = intervals.get("margin_real"), table.sums()
-    has_margin = margin is not None and not margin.low <= 0 <= margin.high
-    measures = {
-        metric.name: {
-            "label": label,
-            "unit": metric.unit,
-            "value": float(metric.compute(sums)[0]),
-            "low": intervals[metric.name].low if metric.name in intervals else None,
-            "high": intervals[metric.name].high if metric.name in intervals else None,
-            "n": len(ids),
-        }
-        for metric, label in labelled.items()
-        # A share of a margin that may be 0 means nothing.
-        if has_margin or not metric.name.startswith("surviving_")
-    }
+    measures = estimate(list(zip(ids, images, rows, strict=True)), labelled, resamples if is_enough else 0)
+    margin = measures["margin_real"]
+    if margin["low"] is None or margin["low"] <= 0 <= margin["high"]:  # a share of a margin that may be 0 means nothing
+        measures = {name: of for name, of in measures.items() if not name.startswith("surviving_")}
     few = f"{len(set(images))} distinct images: too few for intervals, which need {LEAST_GROUPS}; no conclusion follows"
     return {"measures": measures, "notes": [] if is_enough else [few], "verdict": _judge(measures)}
 
@@ -86,61 +70,72 @@ def ratio(name: str, part: str, whole: str = "n", *, unit: str = "%", scale: flo
     return Metric(name, lambda sums: scale * divide(sums[part], sums[whole]), ("n",), "neither", unit, 3)
 
 
-def _count(values: PairValues, ids: Sequence[str], images: Sequence[str]) -> CountTable:
-    """Returns what the metrics add up: a row for each pair."""
-    right = {name: (margins > 0).float() for name, margins in values.margins.items()}
-    columns = {f"margin_{name}": margins for name, margins in values.margins.items()}
-    columns |= {f"right_{name}": of for name, of in right.items()}
-    columns |= {f"lost_{name}": right["real"] - of for name, of in right.items()}
-    columns |= {f"gain_{response}": gains for response, gains in values.gains.items()}
-    lists = {name: column.tolist() for name, column in columns.items()}
-    return CountTable.build(
-        [
-            (name, image, {"n": 1.0, **{column: numbers[place] for column, numbers in lists.items()}})
-            for place, (name, image) in enumerate(zip(ids, images, strict=True))
-        ]
-    )
-
-
-def _label_metrics(values: PairValues) -> dict[Metric, str]:
-    """Returns each metric with what it is called in front of readers."""
-    images = {name: IMAGES[name] for name in values.margins}
-    others = {name: image for name, image in images.items() if name != "real"}
-    of_margins: dict[str, Any] = {"unit": values.unit, "scale": 1}
+def estimate(
+    counts: Sequence[tuple[str, str, Mapping[str, float]]], labelled: Mapping[Metric, str], resamples: int
+) -> dict[str, dict[str, Any]]:
+    """Returns each metric of (id, group, counts) for JSON; its interval is None with 0 resamples, or where none is."""
+    table = CountTable.build(counts)
+    found = bootstrap(table, list(labelled), resamples=resamples) if resamples else {}
     return {
-        **{ratio(f"accuracy_{n}", f"right_{n}"): f"pair accuracy, {image}" for n, image in images.items()},
-        **{ratio(f"lost_{n}", f"lost_{n}", unit="points"): f"accuracy lost with {i}" for n, i in others.items()},
-        **{ratio(f"margin_{n}", f"margin_{n}", **of_margins): f"margin, {image}" for n, image in images.items()},
-        **{
-            ratio(f"surviving_{n}", f"margin_{n}", "margin_real"): f"share of the margin that survives with {image}"
-            for n, image in others.items()
-        },
-        **{
-            ratio(f"gain_{r}", f"gain_{r}", unit="nats", scale=1): f"log π({r} | image) − log π({r} | no image)"
-            for r in values.gains
-        },
+        metric.name: {
+            "label": label,
+            "unit": metric.unit,
+            "value": float(metric.compute(table.sums())[0]),
+            "low": found[metric.name].low if metric.name in found else None,
+            "high": found[metric.name].high if metric.name in found else None,
+            "n": len(counts),
+        }
+        for metric, label in labelled.items()
     }
+
+
+def _list_measures(values: PairValues) -> tuple[dict[str, Float[Tensor, "N"]], dict[Metric, str]]:
+    """Returns what is added up of each pair, by name, and each metric of these sums with its name for readers."""
+    columns: dict[str, Float[Tensor, "N"]] = {}
+    labelled: dict[Metric, str] = {}
+
+    def add(name: str, column: Float[Tensor, "N"], label: str, unit: str = "%", scale: float = 100.0) -> None:
+        columns[name] = column
+        labelled[ratio(name, name, unit=unit, scale=scale)] = label
+
+    right = {name: (margins > 0).float() for name, margins in values.margins.items()}
+    others = [name for name in right if name != "real"]
+    for name in right:
+        add(f"accuracy_{name}", right[name], f"pair accuracy, {IMAGES[name]}")
+    for name in others:
+        add(f"lost_{name}", right["real"] - right[name], f"accuracy lost with {IMAGES[name]}", "points")
+    for name, margins in values.margins.items():
+        add(f"margin_{name}", margins, f"margin, {IMAGES[name]}", values.unit, 1)
+    for name in others:
+        survives = ratio(f"surviving_{name}", f"margin_{name}", "margin_real")
+        labelled[survives] = f"share of the margin that survives with {IMAGES[name]}"
+    for response, gains in values.gains.items():
+        add(f"gain_{response}", gains, f"log π({response} | image) − log π({response} | no image)", "nats", 1)
+    return columns, labelled
 
 
 def _judge(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the verdict: whether the preference depends on the image (None: cannot be told), and why, in words."""
     accuracy = measures["accuracy_real"]
     lost, name = next((measures[f"lost_{c}"], c) for c in ("other", "none") if f"lost_{c}" in measures)
+    depends: bool | None = None
     if accuracy["low"] is None:
-        return {"depends": None, "text": "There are too few pairs to say whether the preference depends on the image."}
+        text = "There are too few pairs to say whether the preference depends on the image."
+        return {"depends": depends, "text": text}
     right = f"{accuracy['value']:.1f} % [{accuracy['low']:.1f}, {accuracy['high']:.1f}] of pairs"
-    if accuracy["low"] <= 50 <= accuracy["high"]:
-        text = f"It cannot be told whether the model prefers chosen to rejected: it does on {right}."
-        return {"depends": None, "text": text}
-    if accuracy["high"] < 50:
-        return {"depends": None, "text": f"The model prefers rejected to chosen: it prefers chosen on {right}."}
     said = (
         f"{lost['value']:.1f} points of accuracy [{lost['low']:.1f}, {lost['high']:.1f}] are lost with {IMAGES[name]}"
     )
-    if lost["low"] > 0:
-        return {"depends": True, "text": f"The preference depends on the image: {said}."}
-    if lost["high"] < 0:
-        return {"depends": True, "text": f"The preference depends on the image, and errs less without it: {said}."}
-    if lost["high"] < SMALL:
-        return {"depends": False, "text": f"No sign that the preference depends on the image: {said}."}
-    return {"depends": None, "text": f"It cannot be told whether the preference depends on the image: {said}."}
+    if accuracy["low"] <= 50 <= accuracy["high"]:
+        text = f"It cannot be told whether the model prefers chosen to rejected: it does on {right}."
+    elif accuracy["high"] < 50:
+        text = f"The model prefers rejected to chosen: it prefers chosen on {right}."
+    elif lost["low"] > 0:
+        depends, text = True, f"The preference depends on the image: {said}."
+    elif lost["high"] < 0:
+        depends, text = True, f"The preference depends on the image, and errs less without it: {said}."
+    elif lost["high"] < SMALL:
+        depends, text = False, f"No sign that the preference depends on the image: {said}."
+    else:
+        text = f"It cannot be told whether the preference depends on the image: {said}."
+    return {"depends": depends, "text": text}

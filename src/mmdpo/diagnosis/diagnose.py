@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import release_memory
 from jaxtyping import Float
-from PIL.Image import Image, Resampling
+from PIL.Image import Resampling
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -57,20 +57,6 @@ WITHOUT_REFERENCE = (
 )
 SHOWN = 6
 """Pairs on the page from each end of the order."""
-_NAMED = 20
-"""How many rows that were left out are named."""
-_LONGEST_SIDE = 320
-"""Pixels of a small copy of a picture."""
-
-
-@dataclass(frozen=True)
-class GoodPairs:
-    """The pairs that can be measured, and what is to be said of the others."""
-
-    pairs: PreferenceDataset
-    left_out: list[str]
-    """The first of those that cannot, with the reason."""
-    notes: list[str]
 
 
 def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
@@ -96,25 +82,23 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
             raise RowError("it has no image, so that nothing can depend on one")
         inspect(example)
 
-    good = _find_good(options, inspect_pair, progress=True)
-    notes = list(good.notes)
+    pairs, left_out, notes = _find_good(options, inspect_pair, progress=True)
     try:
         with console.status("drawing other examples' images"):
-            items = make_items(good.pairs, collator)
+            items = make_items(pairs, collator)
             for place in range(len(items)):
                 items[place]
     except ValueError as error:
         collator = collate(image for image in CONDITIONS if image != OTHER)
         notes.append(f"another example's image is not measured: {error}")
-    policy, reference, compared = _score(options, start, collator, good.pairs, console)
+    policy, reference, compared = _score(options, start, collator, pairs, console)
     values = compare_images(policy, reference, options.beta)
-    examples = list(good.pairs)
-    found = summarise_pairs(
-        values, [e.id for e in examples], list(map(name_images, examples)), resamples=options.resamples
-    )
+    examples = list(pairs)
+    ids, images = [example.id for example in examples], [name_images(example) for example in examples]
+    found = summarise_pairs(values, ids, images, resamples=options.resamples)
     found["notes"] = [compared, *notes, *found["notes"]]
     write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator))
-    return _write_result(options, "model", good, found)
+    return _write_result(options, "model", len(pairs), left_out, found)
 
 
 def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
@@ -124,47 +108,29 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
     Raises ImportError without scikit-learn, ValueError where no pair can be read.
     """
     make_folder(options.out)
-    good = _find_good(options, validate_example, progress=False)
+    pairs, left_out, notes = _find_good(options, validate_example, progress=False)
     texts = [
         TextPair(e.id, plain_text(e.prompt), name_images(e), *(plain_text(e.responses[n]) for n in (CHOSEN, REJECTED)))
-        for e in good.pairs
+        for e in pairs
     ]
     with console.status(f"reading {len(texts)} pairs"):
         found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
-    scores = found.pop("scores")
-    found["notes"] += good.notes
-    if scores:
-        scored = sorted(zip(scores, texts, strict=True), key=lambda pair: pair[0])
+    found["notes"] += notes
+    scored = sorted(zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0])  # few pairs have no score
+    if scored:
         write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
-    return _write_result(options, "data", good, found)
+    return _write_result(options, "data", len(pairs), left_out, found)
 
 
 def check_folder(out: Path) -> None:
     """Raises RunFolderError for a folder that holds something else than the scores of an interrupted diagnosis."""
-    if (out / SCORES["policy"]).is_file() and not (out / RESULT).exists():
-        return
-    check_run_folder(out, "choose another --out, or remove it")
+    if not (out / SCORES["policy"]).is_file() or (out / RESULT).exists():
+        check_run_folder(out, "choose another --out, or remove it")
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of what computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in ("mmdpo", "torch", "transformers")}}
-
-
-def read_pairs(options: DiagnosisOptions) -> PreferenceDataset:
-    """Returns the pairs that the options name, or as many of them as they ask for, drawn by the seed."""
-    pairs = read_examples(
-        options.dataset,
-        options.split or ("test" if find_world(options.dataset) is not None else "train"),
-        config=options.dataset_config,
-        format=options.dataset_format,
-        image_root=options.image_root,
-        seed=options.seed,
-    )
-    if options.pairs is None or options.pairs >= len(pairs):
-        return pairs
-    drawn = derive_generator(options.seed, "", "diagnosis").permutation(len(pairs))[: options.pairs]
-    return pairs.select(sorted(drawn.tolist()))
 
 
 def name_images(example: PreferenceExample) -> str:
@@ -176,6 +142,33 @@ def name_images(example: PreferenceExample) -> str:
         return xxh3_128(source if isinstance(source, bytes) else source.tobytes()).hexdigest()
 
     return " ".join(map(name, example.images))
+
+
+def _find_good(
+    options: DiagnosisOptions, inspect: Inspect, *, progress: bool
+) -> tuple[PreferenceDataset, list[str], list[str]]:
+    """Returns the pairs that are measured, the first of those that `inspect` refuses, and a note on these.
+
+    Of the pairs of the dataset as many are taken as the options ask for, drawn by the seed. Raises ValueError where
+    none can be used.
+    """
+    pairs = read_examples(
+        options.dataset,
+        options.split or ("test" if find_world(options.dataset) is not None else "train"),
+        config=options.dataset_config,
+        format=options.dataset_format,
+        image_root=options.image_root,
+        seed=options.seed,
+    )
+    if options.pairs is not None and options.pairs < len(pairs):
+        drawn = derive_generator(options.seed, "", "diagnosis").permutation(len(pairs))[: options.pairs]
+        pairs = pairs.select(sorted(drawn.tolist()))
+    checked = find_faults(pairs, inspect, num_workers=1, progress=progress)
+    left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
+    if not checked.good:
+        raise ValueError(f"{options.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
+    notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
+    return pairs.select(checked.good), left_out[:20], notes
 
 
 def _resolve(options: DiagnosisOptions, name: str, adapter: str | None = None) -> Start:
@@ -190,15 +183,10 @@ def _resolve(options: DiagnosisOptions, name: str, adapter: str | None = None) -
     return resolve_start(name, load)
 
 
-def _find_good(options: DiagnosisOptions, inspect: Inspect, *, progress: bool) -> GoodPairs:
-    """Leaves out the pairs that `inspect` refuses. Raises ValueError where none is left."""
-    pairs = read_pairs(options)
-    checked = find_faults(pairs, inspect, num_workers=1, progress=progress)
-    left_out = [f"{fault.source}: {fault.problem}" for fault in checked.faults]
-    if not checked.good:
-        raise ValueError(f"{options.dataset}: none of its {len(pairs)} pairs can be used; the first: {left_out[0]}")
-    notes = [f"{len(left_out)} of {len(pairs)} pairs are left out; the first: {left_out[0]}"] if left_out else []
-    return GoodPairs(pairs.select(checked.good), left_out[:_NAMED], notes)
+def _load(start: Start) -> Any:
+    model = load_model(start)
+    disable_dropout(model)
+    return model.to(PartialState().device)
 
 
 def _score(
@@ -210,7 +198,18 @@ def _score(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
 
     def score(model: Any, role: str) -> PairScores:
-        log = ScoreLog(options.out / SCORES[role], _describe_scoring(model, role, collator, options), keys)
+        parameter = next(model.parameters())
+        head = {  # what scores depend on beside the rows
+            "model": describe_model(model),
+            "weights": digest_weights(model),
+            "adapter": "off" if role == "reference" and options.reference is None else "on",
+            "processor": digest_processor(collator.prepare.renderer.processor),
+            "precision": f"{parameter.dtype} on {parameter.device.type}",
+            "batch_size": options.batch_size,
+            "cells": [f"{cell.image}, {cell.response}" for cell in cells],
+            "versions": versions(),
+        }
+        log = ScoreLog(options.out / SCORES[role], head, keys)
         known = log.read()
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.shape[1])
@@ -236,33 +235,13 @@ def _score(
     return policy, reference, f"rewards are taken against {options.reference}"
 
 
-def _describe_scoring(model: Any, role: str, collator: Collator, options: DiagnosisOptions) -> dict[str, Any]:
-    """Returns what scores depend on beside the rows."""
-    parameter = next(model.parameters())
-    return {
-        "model": describe_model(model),
-        "weights": digest_weights(model),
-        "adapter": "off" if role == "reference" and options.reference is None else "on",
-        "processor": digest_processor(collator.prepare.renderer.processor),
-        "precision": f"{parameter.dtype} on {parameter.device.type}",
-        "batch_size": options.batch_size,
-        "cells": [f"{cell.image}, {cell.response}" for cell in collator.prepare.cells],
-        "versions": versions(),
-    }
-
-
-def _load(start: Start) -> Any:
-    model = load_model(start)
-    disable_dropout(model)
-    return model.to(PartialState().device)
-
-
 def _describe_pairs(
     out: Path, examples: Sequence[PreferenceExample], values: PairValues, collator: Collator
 ) -> Iterable[dict[str, Any]]:
     """Yields the pairs, sorted, and saves small pictures of those from both ends."""
     items, corruption = make_items(examples, collator), collator.prepare.corruptions["corrupted"]
-    order = values.reliance.argsort(descending=True, stable=True).tolist()
+    reliance = values.margins["real"] - values.margins["none"]  # the part of each margin that is gone without the image
+    order = reliance.argsort(descending=True, stable=True).tolist()
     for rank, place in enumerate(order, start=1):
         example, is_shown = examples[place], rank <= SHOWN or rank > len(order) - SHOWN
         yield {
@@ -272,15 +251,18 @@ def _describe_pairs(
             "images": [str(source) for source in example.images if isinstance(source, str | Path)],
             "prompt": plain_text(example.prompt),
             **{name: plain_text(example.responses[name]) for name in (CHOSEN, REJECTED)},
-            "reliance": float(values.reliance[place]),
+            "reliance": float(reliance[place]),
             "margins": {name: float(margins[place]) for name, margins in values.margins.items()},
             "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
             **(_save_pictures(out, items[place], rank, items.seed, corruption) if is_shown else {}),
         }
 
 
-def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corruption) -> Mapping[str, str]:
-    """Saves the first image of a pair, and the corrupted and the other example's image that it was compared with."""
+def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corruption) -> dict[str, str]:
+    """Saves the first image of a pair, and the corrupted and the other example's image that it was compared with.
+
+    The copies are small enough for a page; small pictures keep their pixels.
+    """
     example, original = item.example, open_image(item.example.images[0])
     pictures = {"picture": (f"pictures/{rank}.png", original)}
     if example.rejected_images:
@@ -290,27 +272,18 @@ def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corr
         pictures["corrupted_picture"] = (f"pictures/{rank}_corrupted.png", made)
     if item.other_images:
         pictures["other_picture"] = (f"pictures/{rank}_other.png", open_image(item.other_images[0]))
+    (out / "pictures").mkdir(exist_ok=True)
     for name, picture in pictures.values():
-        _save_small(picture, out / name)
+        copy = picture.copy()
+        copy.thumbnail((320, 320), Resampling.LANCZOS)
+        copy.save(out / name)
     return {key: name for key, (name, _) in pictures.items()}
 
 
-def _save_small(image: Image, path: Path) -> None:
-    """Saves a copy that is small enough for a page; small pictures keep their pixels."""
-    copy = image.copy()
-    copy.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Resampling.LANCZOS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    copy.save(path)
-
-
-def _write_result(options: DiagnosisOptions, kind: str, good: GoodPairs, found: Mapping[str, Any]) -> dict[str, Any]:
-    result = {
-        "kind": kind,
-        "pairs": len(good.pairs),
-        **found,
-        "left_out": good.left_out,
-        "options": {**options.record(), "shown": SHOWN},
-        "versions": versions(),
-    }
+def _write_result(
+    options: DiagnosisOptions, kind: str, count: int, left_out: Sequence[str], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    of_run = {"left_out": left_out, "options": {**options.record(), "shown": SHOWN}, "versions": versions()}
+    result = {"kind": kind, "pairs": count, **found, **of_run}
     write_json(options.out / RESULT, result)
     return result

@@ -120,13 +120,15 @@ def score_pairs(
 
 @dataclass(frozen=True)
 class ScoreLog:
-    """One model's scores of the rows of a dataset, on disk."""
+    """One model's scores of the rows of a dataset, on disk.
+
+    `head` is what they depend on beside the rows, ready for JSON; its `cells` name those of a row. `keys` are a digest
+    for each row, of all that is scored of it.
+    """
 
     path: Path
     head: Mapping[str, Any]
-    """What the scores depend on beside the rows, ready for JSON; `cells` names those of a row."""
     keys: Sequence[str]
-    """One digest for each row, of all that is scored of it."""
 
     def read(self) -> Float[Tensor, "C K"]:
         """Returns the scores that are there, of whole batches from the first row on; drops others from the file.

@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.benchmarks.stats import CountTable, bootstrap
-from mmdpo.diagnosis.dependence import LEAST_GROUPS, ratio
+from mmdpo.diagnosis.dependence import LEAST_GROUPS, estimate, ratio
 
 FOLDS = 5
 MOST_FEATURES = 20_000
@@ -121,19 +120,22 @@ def _learn_features(pairs: Sequence[TextPair], rule: str) -> tuple[list[str], Di
     """Returns the names of a rule's features and what computes them; vocabulary and scales come from these pairs."""
     from scipy import sparse
 
+    def clip(text: str) -> str:
+        return " ".join(TOKEN.findall(text)[:FIRST_WORDS]) if rule == "first_words" else text
+
+    length = ["words"], _count_differences(pairs, [TOKEN])
     if rule == "length":
-        return ["words"], _count_differences(pairs, [_count_words])
-    options = dict(token_pattern=TOKEN.pattern, lowercase=True, binary=True, max_features=MOST_FEATURES)
-    clip: Callable[[str], str] = _first_words if rule == "first_words" else str
+        return length
     answers = [clip(text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(
-        ngram_range=(1, 2), min_df=min(LEAST_PAIRS, len(answers)), **options
-    )
+    options = dict(token_pattern=TOKEN.pattern, lowercase=True, binary=True, max_features=MOST_FEATURES)
+    least = min(LEAST_PAIRS, len(answers))
+    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(ngram_range=(1, 2), min_df=least, **options)
     try:
         vectorizer.fit(answers)
     except ValueError:  # no word is in two answers
-        return ["words"], _count_differences(pairs, [_count_words])
-    styles = _count_differences(pairs, [_count_words, *map(_counter, STYLE_WORDS.values())]) if rule == "text" else None
+        return length
+    patterns = [TOKEN, *(re.compile(pattern, re.IGNORECASE) for pattern in STYLE_WORDS.values())]
+    styles = _count_differences(pairs, patterns) if rule == "text" else None
 
     def differ(some: Sequence[TextPair]) -> Any:
         chosen, rejected = ([clip(getattr(pair, side)) for pair in some] for side in ("chosen", "rejected"))
@@ -144,52 +146,32 @@ def _learn_features(pairs: Sequence[TextPair], rule: str) -> tuple[list[str], Di
     return words if styles is None else ["words", *STYLE_WORDS, *words], differ
 
 
-def _count_differences(pairs: Sequence[TextPair], counts: Sequence[Callable[[str], int]]) -> Differ:
-    """Returns what compares log-counts, each scaled to a spread of 1 over these pairs."""
+def _count_differences(pairs: Sequence[TextPair], patterns: Sequence[re.Pattern[str]]) -> Differ:
+    """Returns what compares log-counts of what matches, each scaled to a spread of 1 over these pairs."""
     from scipy import sparse
 
+    def count(text: str) -> NDArray[np.float64]:
+        return np.log1p([len(pattern.findall(text)) for pattern in patterns])
+
     def differ(some: Sequence[TextPair]) -> NDArray[np.float64]:
-        rows = [[np.log1p(count(pair.chosen)) - np.log1p(count(pair.rejected)) for count in counts] for pair in some]
-        return np.array(rows, dtype=np.float64)
+        return np.array([count(pair.chosen) - count(pair.rejected) for pair in some], dtype=np.float64)
 
     spread = differ(pairs).std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     return lambda some: sparse.csr_matrix(differ(some) / scale)
 
 
-def _counter(pattern: str) -> Callable[[str], int]:
-    compiled = re.compile(pattern, re.IGNORECASE)
-    return lambda text: len(compiled.findall(text))
-
-
-def _count_words(text: str) -> int:
-    return len(TOKEN.findall(text))
-
-
-def _first_words(text: str) -> str:
-    return " ".join(TOKEN.findall(text)[:FIRST_WORDS])
-
-
 def _summarise_rules(
     pairs: Sequence[TextPair], groups: Sequence[str], scores: Mapping[str, NDArray[np.float64]], resamples: int
 ) -> dict[str, Any]:
-    right = {rule: np.where(values == 0, 0.5, values > 0) for rule, values in scores.items()}
-    rows = [
+    right = {rule: np.where(values == 0, 0.5, values > 0).tolist() for rule, values in scores.items()}
+    counts = [
         (pair.id, group, {"n": 1.0, **{rule: float(values[place]) for rule, values in right.items()}})
         for place, (pair, group) in enumerate(zip(pairs, groups, strict=True))
     ]
-    table, metrics = CountTable.build(rows), [ratio(rule, rule) for rule in RULES]
-    intervals = bootstrap(table, metrics, resamples=resamples) if resamples else {}
-    return {
-        metric.name: {
-            "label": RULES[metric.name],
-            "accuracy": float(metric.compute(table.sums())[0]),
-            "low": intervals[metric.name].low if metric.name in intervals else None,
-            "high": intervals[metric.name].high if metric.name in intervals else None,
-            "n": len(pairs),
-        }
-        for metric in metrics
-    }
+    found = estimate(counts, {ratio(rule, rule): label for rule, label in RULES.items()}, resamples)
+    renamed = {"label": "label", "accuracy": "value", "low": "low", "high": "high", "n": "n"}
+    return {rule: {name: of[key] for name, key in renamed.items()} for rule, of in found.items()}
 
 
 def _find_features(pairs: Sequence[TextPair]) -> list[dict[str, Any]]:
@@ -206,19 +188,17 @@ def _find_features(pairs: Sequence[TextPair]) -> list[dict[str, Any]]:
         inside = slice(columns.indptr[place], columns.indptr[place + 1])
         key = columns.indices[inside].tobytes() + np.sign(columns.data[inside]).tobytes()
         alike.setdefault(key, []).append(place)
-    found = []
-    for places in alike.values():
-        values = columns[:, places[0]].data
-        force = sum(abs(weights[place]) * abs(columns[:, place].data).sum() for place in places)
-        feature = {
+    force = abs(weights) * np.asarray(abs(columns).sum(axis=0)).ravel()
+    strongest = sorted(alike.values(), key=lambda places: -sum(force[places]))[:SHOWN_FEATURES]
+    return [
+        {
             "names": [names[place] for place in places],
             "weight": float(weights[places].sum()),
-            "more_in_chosen": int((values > 0).sum()),
-            "more_in_rejected": int((values < 0).sum()),
+            "more_in_chosen": int((columns[:, places[0]].data > 0).sum()),
+            "more_in_rejected": int((columns[:, places[0]].data < 0).sum()),
         }
-        found.append((force, feature))
-    found.sort(key=lambda entry: -entry[0])
-    return [feature for _, feature in found[:SHOWN_FEATURES]]
+        for places in strongest
+    ]
 
 
 def _sklearn(module: str) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mmdpo.corruption import Corruption
     from mmdpo.report.evaluated import ItemPictures
-    from mmdpo.report.thumbnails import Picture
+    from mmdpo.report.layout import Picture
     from mmdpo.world.worlds import World
 
 
@@ -119,7 +119,7 @@ def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: 
     from mmdpo.corruption import corrupt_image
     from mmdpo.data.images import open_image
     from mmdpo.files import Unshown
-    from mmdpo.report.thumbnails import open_picture
+    from mmdpo.report.layout import open_picture
 
     try:
         opened = open_picture(picture) if isinstance(picture, Path) else picture

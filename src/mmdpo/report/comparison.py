@@ -6,19 +6,19 @@ Everything here takes the content of a compare.json.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean
-from mmdpo.report.curves import RUN_COLOURS
-from mmdpo.report.figures import GREY, inline_figure, name_rows, shorten, write_figure
+from mmdpo.report.figures import GREY, RUN_COLOURS, inline_figure, name_rows, shorten, write_figure
 from mmdpo.tables import ARROWS, MISSING, Table, show_ends, show_number
 
 Content: TypeAlias = Mapping[str, Any]
@@ -37,8 +37,9 @@ def print_comparison(content: Content, console: Console) -> None:
     first, *others = content["runs"]
     headers = ("", "A", "B", "B − A", "95 % interval", "≠ 0", "items")
     for run in others:
-        for benchmark in dict.fromkeys(row["benchmark"] for row in _rows_of(content, run)):
-            cells = [_cells(row) for row in _rows_of(content, run) if row["benchmark"] == benchmark]
+        of_run = [row for row in content["rows"] if row["run"] == run]
+        for benchmark in dict.fromkeys(row["benchmark"] for row in of_run):
+            cells = [_cells(row) for row in of_run if row["benchmark"] == benchmark]
             rows = ((name.removeprefix(f"{benchmark}/"), *figures) for name, *figures, _ in cells)
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
             console.print(Table(headers, tuple(rows)).terminal(wrap=8, padding=(0, 1, 0, 0)))
@@ -53,7 +54,7 @@ def markdown_comparison(content: Content) -> str:
     parts = []
     for run in others:
         headers = ("metric", first, run, "difference", "95 % interval", "excludes 0", "items", "items needed")
-        table = Table(headers, tuple(_cells(row) for row in _rows_of(content, run)))
+        table = Table(headers, tuple(_cells(row) for row in content["rows"] if row["run"] == run))
         parts.append(f"## {run} − {first}\n\n{table.markdown()}")
     return "\n".join([*parts, "".join(f"- {line}\n" for line in _remarks(content))])
 
@@ -84,6 +85,7 @@ def _draw(content: Content) -> Figure:
             metrics = panels.setdefault((row["benchmark"], row["unit"]), {})
             metrics.setdefault(row["metric"], []).append(row)
     first, *others = content["runs"]
+    colours = {run: RUN_COLOURS[place % len(RUN_COLOURS)] for place, run in enumerate(others)}
     row_height = 0.21 * max(1.0, 0.55 * len(others))  # inches, as all of these
     heights = [len(metrics) * row_height + 0.72 for metrics in panels.values()] or [0.72]
     notes = [line for remark in _remarks(content)[1:] for line in textwrap.wrap(remark, 118)]
@@ -91,46 +93,27 @@ def _draw(content: Content) -> Figure:
     figure.suptitle(f"Difference to {shorten(first)}, with 95 % intervals", x=0.01, ha="left", size=11)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, ((benchmark, unit), metrics) in enumerate(panels.items()):
-        _draw_panel(figure.add_subplot(grid[place]), benchmark, unit, metrics, others)
-    _add_legend(figure, others)
-    if notes:
-        figure.supxlabel("\n".join(notes), x=0.01, ha="left", size=7.5, color=GREY)
-    return figure
-
-
-def _draw_panel(
-    axes: Any, benchmark: str, unit: str, metrics: Mapping[str, Sequence[Mapping[str, Any]]], runs: Sequence[str]
-) -> None:
-    for place, rows in enumerate(metrics.values()):
-        for row in rows:
-            run = runs.index(row["run"])
-            height = place + (run - (len(runs) - 1) / 2) * 0.7 / max(1, len(runs))
-            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
-            axes.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.6)
-            face = colour if row["excludes_zero"] else "white"
-            axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
-    axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
-    name_rows(axes, [name.partition("/")[2] + ARROWS[rows[0]["better"]] for name, rows in metrics.items()])
-    axes.set_title(benchmark, loc="left", size=10)
-    axes.set_xlabel(f"difference ({unit})", size=8)
-
-
-def _add_legend(figure: Figure, runs: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=RUN_COLOURS[place % len(RUN_COLOURS)], linewidth=2, label=shorten(run))
-        for place, run in enumerate(runs)
-    ]
+        axes: Any = figure.add_subplot(grid[place])
+        for middle, rows in enumerate(metrics.values()):
+            for row in rows:
+                height = middle + (others.index(row["run"]) - (len(others) - 1) / 2) * 0.7 / max(1, len(others))
+                colour = colours[row["run"]]
+                axes.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.6)
+                face = colour if row["excludes_zero"] else "white"
+                axes.plot(row["difference"], height, "o", markersize=5, color=colour, markerfacecolor=face)
+        axes.axvline(0, color=GREY, linewidth=0.9, zorder=0)
+        name_rows(axes, [name.partition("/")[2] + ARROWS[rows[0]["better"]] for name, rows in metrics.items()])
+        axes.set_title(benchmark, loc="left", size=10)
+        axes.set_xlabel(f"difference ({unit})", size=8)
+    handles = [Line2D([], [], color=colour, linewidth=2, label=shorten(run)) for run, colour in colours.items()]
     for face, meaning in ((GREY, "interval excludes 0"), ("white", "it does not")):
         marker: dict[str, Any] = dict(color=GREY, marker="o", linestyle="none", markersize=5, markerfacecolor=face)
         handles.append(Line2D([], [], label=meaning, **marker))
     where = "outside upper right" if len(handles) <= 4 else "outside lower left"  # beside the title, if there is room
     figure.legend(handles=handles, loc=where, ncols=min(len(handles), 4), fontsize=8, frameon=False)
-
-
-def _rows_of(content: Content, run: str) -> list[Mapping[str, Any]]:
-    return [row for row in content["rows"] if row["run"] == run]
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.01, ha="left", size=7.5, color=GREY)
+    return figure
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -154,8 +137,5 @@ def _remarks(content: Content, *, explain_needed: bool = True) -> list[str]:
     )
     if explain_needed:
         how += " Items needed: to see a true difference of this size four times out of five."
-    return [
-        how,
-        *(f"note: {note}" for note in content["notes"]),
-        *(f"missing: {piece}" for piece in content["missing"]),
-    ]
+    notes = [f"note: {note}" for note in content["notes"]]
+    return [how, *notes, *(f"missing: {piece}" for piece in content["missing"])]

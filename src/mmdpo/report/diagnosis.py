@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, write_text
-from mmdpo.report.figures import GREY, inline_figure, name_rows, write_figure
-from mmdpo.report.folders import DIAGNOSIS, Place
-from mmdpo.report.layout import Section, cut, identify, render
-from mmdpo.report.shape import NUMBER, ReportError, read_lines, read_result
-from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
+from mmdpo.report.layout import File, Section, cut, identify, missing_sections, render, table_files
+from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, read_lines, read_result
+from mmdpo.tables import MISSING, Table, show_ends, show_number
 
 EXAMPLES = "examples.jsonl"
 _MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
@@ -32,14 +28,7 @@ RESULT_SHAPE = {
     "options": dict,
     "versions": {str: str},
 }
-_OPTIONAL: Mapping[str, Any] = {
-    "notes": (),
-    "left_out": (),
-    "measures": {},
-    "rules": {},
-    "features": (),
-    "versions": {},
-}
+_OPTIONAL: Any = {"notes": (), "left_out": (), "measures": {}, "rules": {}, "features": (), "versions": {}}
 CHANCE = 50
 """Per cent of pairs that a rule which knows nothing gets right."""
 TITLES = {"model": "Does the preference depend on the image?", "data": "Does the text alone decide?"}
@@ -53,8 +42,6 @@ PLACEHOLDER = "<image>"
 """Stands in a prompt where its image goes, which is shown beside."""
 LONGEST_TEXT, LONGEST_TITLE = 600, 90
 """Characters of an answer, and of the prompt in a heading."""
-BLUE = "#0e8fa8"
-"""Stands out from a white page and from a dark one."""
 
 
 def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -120,103 +107,71 @@ def summarise(result: Mapping[str, Any]) -> str:
 
 def _tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
-    if result["kind"] == "model":
-        measures, headers = result["measures"], ("measure", "mean", "95 % interval", "n")
-        labels = {key: f"{m['label']} ({m['unit']})" for key, m in measures.items()}
-    else:
-        measures = {key: {**rule, "value": rule.get("accuracy"), "unit": "%"} for key, rule in result["rules"].items()}
-        headers = ("a rule that reads", "right on % of pairs", "95 % interval", "n")
-        labels = {key: rule["label"] for key, rule in measures.items()}
-    rows, records = [], []
-    for key, measure in measures.items():
-        digits = 1 if measure["unit"] in ("%", "points") else 2
+    is_model, rows, records = result["kind"] == "model", list[tuple[str, ...]](), []
+    for key, measure in result["measures" if is_model else "rules"].items():
+        value, unit = (measure.get("value"), measure["unit"]) if is_model else (measure.get("accuracy"), "%")
+        digits = 1 if unit in ("%", "points") else 2
+        label = f"{measure['label']} ({unit})" if is_model else measure["label"]
         ends = show_ends(measure.get("low"), measure.get("high"), digits)
-        rows.append(
-            (labels[key], show_number(measure.get("value"), digits), ends, show_number(measure.get("n"), ",.0f"))
-        )
-        records.append({"measure": key, **measure})
-    tables = [Table(headers, tuple(rows), records=tuple(records))] if rows or result["kind"] == "model" else []
-    if result["kind"] == "data" and result["features"]:
-        decisive = [
-            (
-                _name_feature(feature["names"]),
-                show_number(feature["weight"], 2, signed=True),
-                *(str(feature[count]) for count in ("more_in_chosen", "more_in_rejected")),
-            )
-            for feature in result["features"]
-        ]
-        headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
-        records = [{**feature, "names": ", ".join(feature["names"])} for feature in result["features"]]
-        tables.append(Table(headers, tuple(decisive), records=tuple(records)))
-    return tables
-
-
-def _name_feature(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMED_TOGETHER])
-    return shown if len(names) <= NAMED_TOGETHER else f"{shown} and {len(names) - NAMED_TOGETHER} more"
+        rows.append((label, show_number(value, digits), ends, show_number(measure.get("n"), ",.0f")))
+        records.append({"measure": key, **measure, "value": value, "unit": unit})
+    head = ("measure", "mean") if is_model else ("a rule that reads", "right on % of pairs")
+    tables = [Table((*head, "95 % interval", "n"), tuple(rows), records=tuple(records))] if rows or is_model else []
+    if is_model or not result["features"]:
+        return tables
+    rows, records = [], []
+    for feature in result["features"]:
+        names, more = feature["names"], len(feature["names"]) - NAMED_TOGETHER
+        shown = ", ".join(names[:NAMED_TOGETHER]) + (f" and {more} more" if more > 0 else "")
+        counts = (str(feature[count]) for count in ("more_in_chosen", "more_in_rejected"))
+        rows.append((shown, show_number(feature["weight"], 2, signed=True), *counts))
+        records.append({**feature, "names": ", ".join(names)})
+    headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
+    return [*tables, Table(headers, tuple(rows), records=tuple(records))]
 
 
 def write_diagnosis(folder: str | Path) -> Path:
     """Writes diagnosis.md and diagnosis.html beside a diagnosis and returns the path of the page.
 
-    Raises ReportError for a folder without one, or with one of which something cannot be used.
+    Raises ReportError for a folder without one; what else cannot be used is said on the page.
     """
     folder = Path(folder)
     problems: list[str] = []
     result, pairs = read_diagnosis(folder, problems)
-    if problems:
-        raise ReportError(f"{folder}: {'; '.join(problems)}")
     section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, SHOWN_ALONE, "Verdict")
+    sections = [*missing_sections(problems), section]
     write_text(folder / "diagnosis.md", diagnosis_markdown(result))
     page = folder / "diagnosis.html"
-    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=[section]))
+    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=sections))
     return page
 
 
-def diagnosis_section(place: Place, missing: list[str]) -> Section:
-    """Returns the section of a diagnosis; what cannot be used is added to `missing`.
-
-    Raises ReportError as `read_diagnosis` does.
-    """
-    problems: list[str] = []
+def diagnosis_section(place: Place, problems: list[str]) -> Section:
+    """Returns the section of a diagnosis; raises, and names what cannot be used, as `read_diagnosis` does."""
     result, pairs = read_diagnosis(place.path, problems)
-    missing += [f"{place.label}: {problem}" for problem in problems]
     return _make_section(place, result, pairs, SHOWN_PAIRS, f"Diagnosis: {place.label}")
 
 
 def _make_section(
     place: Place, result: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], most: int, title: str
 ) -> Section:
-    name = f"diagnosis-{identify(place.label)}"
-    tables, accuracies = _tables(result), _accuracies_of(result)
-    figures: dict[str, Callable[[Path], object]] = {}
-    if accuracies:
-        figures[f"{name}_accuracy"] = partial(write_figure, partial(_draw, accuracies))
+    name, tables = f"diagnosis-{identify(place.label)}", _tables(result)
+    # Pairs of both ends of the order: those with pictures, where any have.
+    shown = [pair for pair in pairs if "picture" in pair] or pairs
+    shown = shown if len(shown) <= most else [*shown[: most // 2], *shown[-(most // 2) :]]
     html = render(
         "diagnosis.html",
         kind=result["kind"],
         verdict=say(result),
         remarks=[*result["notes"], *result["left_out"]],
-        drawn=_accuracy_svg(accuracies, f"{name}-accuracy") if accuracies else None,
         tables=tables,
-        pairs=[_show_pair(pair, place.path, len(pairs)) for pair in _choose(pairs, most)],
+        pairs=[_show_pair(pair, place.path, len(pairs)) for pair in shown],
         settings={**result["options"], **result["versions"]},
     )
-    return Section(
-        name,
-        title,
-        html,
-        tables={f"{name}_{number}" if number else name: table for number, table in enumerate(tables)},
-        texts={f"{name}.md": diagnosis_markdown(result)},
-        figures=figures,
-    )
-
-
-def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Returns `count` pairs of both ends of the order: those with pictures, where any have."""
-    shown = [pair for pair in pairs if "picture" in pair] or list(pairs)
-    half = count // 2
-    return shown if len(shown) <= count else [*shown[:half], *shown[-half:]]
+    files: dict[str, File] = {}
+    for number, table in enumerate(tables):
+        files |= table_files(f"{name}_{number}" if number else name, table)
+    return Section(name, title, html, files | {f"{name}.md": diagnosis_markdown(result)})
 
 
 def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:
@@ -238,33 +193,3 @@ def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, A
     where = str(pair.get("source") or f"pair {pair.get('id', '')}")
     title = f"{where}: {cut(prompt, LONGEST_TITLE)}" if prompt else where
     return dict(title=title, pictures=pictures, facts=facts)
-
-
-def _accuracies_of(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Returns what the picture shows, by label: the accuracy under each image, or that of each rule."""
-    measures = {m["label"]: m for key, m in result["measures"].items() if key.startswith("accuracy_")}
-    rules = {rule["label"]: {**rule, "value": rule.get("accuracy")} for rule in result["rules"].values()}
-    return {label: m for label, m in {**measures, **rules}.items() if m.get("value") is not None}
-
-
-def _accuracy_svg(accuracies: Mapping[str, Mapping[str, Any]], prefix: str) -> str:
-    said = (f"{name} {show_interval(m['value'], m.get('low'), m.get('high'), 1)} %" for name, m in accuracies.items())
-    described = f"Share of pairs that are right, chance {CHANCE} %: {'; '.join(said)}"
-    return inline_figure(partial(_draw, accuracies), prefix, described)
-
-
-def _draw(accuracies: Mapping[str, Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(8.2, len(accuracies) * 0.34 + 0.75), layout="constrained")
-    axes: Any = figure.add_subplot()
-    for place, measure in enumerate(accuracies.values()):
-        if measure.get("low") is not None and measure.get("high") is not None:
-            axes.plot([measure["low"], measure["high"]], [place, place], color=BLUE, linewidth=2.2)
-        axes.plot(measure["value"], place, "o", markersize=7, color=BLUE)
-        text = show_interval(measure["value"], measure.get("low"), measure.get("high"), 1)
-        axes.text(103, place, text, size=9, va="center")
-    axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--", zorder=0)
-    axes.text(CHANCE, -0.55, "chance", size=8, color=GREY, ha="center", va="bottom")
-    axes.set_xlim(0, 100)
-    name_rows(axes, list(accuracies), size=9)
-    axes.set_xlabel("% of pairs that are right, with 95 % intervals", size=9)
-    return figure

@@ -12,10 +12,8 @@ from PIL import Image
 
 from mmdpo.files import Unshown, clean, clean_text
 from mmdpo.report.comparison import comparison_svg, csv_comparison, draw_comparison, markdown_comparison
-from mmdpo.report.folders import ANSWERS, RESULT, SCORES, Place
-from mmdpo.report.layout import MarkedAnswer, Section, cut, identify, render
-from mmdpo.report.shape import NUMBER, fit, read_lines, read_object
-from mmdpo.report.thumbnails import Picture
+from mmdpo.report.layout import MarkedAnswer, Picture, Section, cut, identify, render, table_files
+from mmdpo.report.reading import ANSWERS, NUMBER, RESULT, SCORES, Place, fit, read_lines, read_object
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_interval
 
 LEAST_FAULTLESS = 3
@@ -36,39 +34,41 @@ RESULT_SHAPE = {
 SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
 ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
 
-
 Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]]
 """Folders of results of one benchmark, and their labels → the content of a compare.json; raises ValueError."""
 
 
 @dataclass(frozen=True)
 class ItemPictures:
-    """Where the pictures of items come from: what knows the benchmarks fills this in."""
+    """Where the pictures of items come from: what knows the benchmarks fills this in.
+
+    `find` takes a benchmark, an item and the file name of its image, and `corrupt` a picture and its item, which it
+    returns as training would corrupt it; both return None where there is none to be had. `notes` say why corrupted
+    images cannot be shown, where a run names them.
+    """
 
     find: Callable[[str, str, str], Picture | None] = lambda benchmark, item_id, image: None
-    """Benchmark, item and the file name of its image → the picture, None where there is none to be had."""
     corrupt: Callable[[Path | Image.Image, str], Picture | None] = lambda picture, item_id: None
-    """A picture and its item → as training would corrupt it, None where that is not known."""
     notes: tuple[str, ...] = ()
-    """Why corrupted images cannot be shown, where a run names them."""
 
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """What one answer was found to be."""
+    """What one answer was found to be.
+
+    It is wrong if words in it are flagged for what is not there, a question of yes or no was answered wrongly, or a
+    judge found a hallucination. That no word is flagged says something only of a benchmark that flags words.
+    """
 
     image: str
     flagged: tuple[str, ...]
-    """Words for what is not there."""
     is_wrong: bool
-    """Whether something is flagged, a question of yes or no was answered wrongly, or a judge found a hallucination."""
-    flags_words: bool = False
-    """Whether the benchmark looks for words to flag; only then does no flagged word say anything."""
-    remark: str = ""
+    flags_words: bool
+    remark: str
     """How an answer was read and what it should have been, how a judge rated it, or why it was not scored."""
-    reference: str = ""
+    reference: str
     """The answer that a judge compares with."""
-    reasons: str = ""
+    reasons: str
     """What a judge wrote."""
 
 
@@ -88,22 +88,22 @@ class EvaluatedRun:
     notes: tuple[str, ...]
     """What the official rule could not see."""
     items: Mapping[str, ScoredItem]
-    missing: tuple[str, ...]
 
 
-def read_evaluated(place: Place) -> EvaluatedRun:
-    """Reads a result. Raises nothing: what cannot be read stands in `missing`."""
+def read_evaluated(place: Place, missing: list[str]) -> EvaluatedRun:
+    """Reads a result. Raises nothing: what cannot be read is added to `missing`."""
     problems: list[str] = []
     name = clean_text(place.path.name)
-    label = f"{place.label}, {name}" if name != place.label else place.label
     result = read_object(place.path / RESULT, problems, costs="it has no metrics")
     result = fit(result, RESULT_SHAPE, RESULT, problems)
     rows = fit(list(read_lines(place.path / SCORES, problems, most=LOOKED_AT)), [SCORE_SHAPE], SCORES, problems)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
         problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
+    label = f"{place.label}, {name}" if name != place.label else place.label
+    missing += [f"{label}: {problem}" for problem in problems]
     notes = (result.get("notes") or {}).values()
-    first = fit(next(iter(read_lines(place.path / ANSWERS, [], most=1)), {}), ANSWER_SHAPE, "", [])
+    first = fit(next(read_lines(place.path / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", [])
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
@@ -114,46 +114,42 @@ def read_evaluated(place: Place) -> EvaluatedRun:
         partial=tuple(f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())),
         notes=tuple(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}" for note in notes),
         items=items,
-        missing=tuple(f"{label}: {problem}" for problem in problems),
     )
 
 
 def _score(row: Mapping[str, Any]) -> ScoredItem:
     reason = row.get("reason") or {}
-    words = _find(reason, "flagged")
-    flagged = tuple(dict.fromkeys(str(word) for word in words)) if isinstance(words, list) else ()
-    read, label = _find(reason, "read_as"), _find(reason, "label")
-    rating, tolerant = _find(reason, "official"), _find(reason, "tolerant")
-    reference, reply = _find(reason, "reference"), _find(reason, "reply")
-    is_question = isinstance(read, str) and isinstance(label, str)
+    words, read, right, rating, tolerant, reference, reply = (
+        _find(reason, key) for key in ("flagged", "read_as", "label", "official", "tolerant", "reference", "reply")
+    )
+    flags_words = isinstance(words, list)
+    flagged = tuple(dict.fromkeys(map(str, words))) if flags_words else ()
+    is_wrong, said = bool(flagged), []
+    if flags_words and not flagged:
+        said.append("nothing hallucinated")
+    if isinstance(read, str) and isinstance(right, str):
+        is_wrong |= read.casefold() != right.casefold()
+        said.append(f"read as {read}; right is {right}")
     is_rated = isinstance(rating, int | float)
-    said = []
-    if is_question:
-        said.append(f"read as {read}; right is {label}")
     if is_rated:
-        said.append(f"rated {rating:g} of 6 by the judge" + _say_tolerant(rating, tolerant))
+        is_wrong |= rating < LEAST_FAULTLESS
+        other = ""
+        if tolerant is None:
+            other = ", as the official rule counts a reply in which no rating can be read"
+        elif isinstance(tolerant, int | float) and tolerant != rating:
+            other = f" as the official rule reads it, {tolerant:g} as it is meant"
+        said.append(f"rated {rating:g} of 6 by the judge{other}")
     if row.get("unscored"):
         said.append(f"not scored: {row['unscored']}")
     return ScoredItem(
         image=row.get("image", ""),
         flagged=flagged,
-        is_wrong=bool(flagged)
-        or (is_question and read.casefold() != label.casefold())
-        or (is_rated and rating < LEAST_FAULTLESS),
-        flags_words=isinstance(words, list),
+        is_wrong=is_wrong,
+        flags_words=flags_words,
         remark=" · ".join(said),
         reference=reference if isinstance(reference, str) else "",
         reasons=reply if is_rated and isinstance(reply, str) else "",
     )
-
-
-def _say_tolerant(rating: float, tolerant: Any) -> str:
-    """Says where the other reading of a judge's reply finds something else than the official one."""
-    if tolerant is None:
-        return ", as the official rule counts a reply in which no rating can be read"
-    if isinstance(tolerant, int | float) and tolerant != rating:
-        return f" as the official rule reads it, {tolerant:g} as it is meant"
-    return ""
 
 
 def _find(reason: Any, key: str) -> Any:
@@ -171,7 +167,7 @@ def evaluation_section(
     """Returns the results of runs on one benchmark; differences are taken to the first, where the data is the same."""
     name = f"eval-{identify(benchmark)}"
     metrics = _metrics_table(benchmark, runs)
-    texts, figures = dict[str, str](), dict[str, Callable[[Path], object]]()
+    files = table_files(name, metrics)
     comparable, remarks = _split(benchmark, runs)
     differences: dict[str, Any] | None = None
     if compare is not None and len(comparable) > 1:
@@ -183,11 +179,9 @@ def evaluation_section(
             drawn = comparison_svg(content, f"{name}-differences")
             differences = dict(statistics=content["statistics"], table=_differences_table(content), drawn=drawn)
             remarks += [f"missing: {piece}" for piece in content["missing"]] + list(content["notes"])
-            texts = {
-                f"{name}_differences.csv": csv_comparison(content),
-                f"{name}_differences.md": markdown_comparison(content),
-            }
-            figures = {f"{name}_differences": partial(draw_comparison, content)}
+            files[f"{name}_differences.csv"] = csv_comparison(content)
+            files[f"{name}_differences.md"] = markdown_comparison(content)
+            files[f"{name}_differences.png"] = partial(draw_comparison, content)
     html = render(
         "evaluation.html",
         remarks=[*dict.fromkeys(reason for run in runs for reason in run.partial), *remarks],
@@ -196,7 +190,7 @@ def evaluation_section(
         differences=differences,
         examples=choose_examples(benchmark, runs, pictures),
     )
-    return Section(name, f"Evaluation: {benchmark}", html, tables={name: metrics}, texts=texts, figures=figures)
+    return Section(name, f"Evaluation: {benchmark}", html, files)
 
 
 def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
@@ -214,27 +208,23 @@ def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
 
 def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
     """Returns the runs on the data of the first one, and what is to be said of the others."""
-    usable = [run for run in runs if run.metrics and run.items]
-    comparable, notes = usable[:1], []
-    for run in usable[1:]:
-        why = _why_incomparable(usable[0], run)
-        if why:
-            notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
+    comparable, notes = list[EvaluatedRun](), list[str]()
+    for run in (run for run in runs if run.metrics and run.items):
+        first = comparable[0] if comparable else run
+        one, other = (of.made_by.get("ground_truth") or "not named" for of in (first, run))
+        common = [item_id for item_id in run.items if item_id in first.items]
+        moved = [item_id for item_id in common if first.items[item_id].image != run.items[item_id].image]
+        if one != other:
+            why = f"the ground truth is {one} in {first.label} and {other} in {run.label}"
+        elif not common:
+            why = f"{first.label} and {run.label} share no item"
+        elif moved:
+            why = f"item {moved[0]} has another image in {first.label} than in {run.label}"
         else:
             comparable.append(run)
+            continue
+        notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
     return comparable, notes
-
-
-def _why_incomparable(first: EvaluatedRun, other: EvaluatedRun) -> str:
-    """Returns why two results of one benchmark stand on other data, "" if they do not."""
-    truths = [run.made_by.get("ground_truth") or "not named" for run in (first, other)]
-    if truths[0] != truths[1]:
-        return f"the ground truth is {truths[0]} in {first.label} and {truths[1]} in {other.label}"
-    common = [item_id for item_id in other.items if item_id in first.items]
-    if not common:
-        return f"{first.label} and {other.label} share no item"
-    moved = [item_id for item_id in common if first.items[item_id].image != other.items[item_id].image]
-    return f"item {moved[0]} has another image in {first.label} than in {other.label}" if moved else ""
 
 
 def _differences_table(content: Mapping[str, Any]) -> Table:
@@ -251,58 +241,46 @@ def _differences_table(content: Mapping[str, Any]) -> Table:
 
 def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> dict[str, Any]:
     """Returns for `examples` of macros.html the first items in which any run is wrong; the first where too few are."""
-    shown = [run for run in runs if run.items]
-    known = shown[0].items if shown else {}
-    wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in shown if item_id in r.items)]
+    runs = [run for run in runs if run.items]
+    known = runs[0].items if runs else {}
+    wrong = [item_id for item_id in known if any(r.items[item_id].is_wrong for r in runs if item_id in r.items)]
     ids = list(dict.fromkeys((*wrong, *known)))[:SHOWN_ITEMS]
-    said = {run.label: _read_answers(run.folder, ids) for run in shown}
-    scored = [item for run in shown for item in run.items.values()]
+    said = {run.label: _read_answers(run.folder, ids) for run in runs}
+    articles = []
+    for item_id in ids:
+        items = {run.label: run.items[item_id] for run in runs if item_id in run.items}
+        rows = {label: of.get(item_id, {}) for label, of in said.items()}
+        picture = pictures.find(benchmark, item_id, next(iter(items.values())).image)
+        shown = [(picture, "image", f"Image of item {item_id}")]
+        corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
+        if corrupted is not None:
+            shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
+        prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
+        title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
+        answers = {label: _mark(row, items.get(label)) for label, row in rows.items()}
+        reference = next((item.reference for item in items.values() if item.reference), "")
+        article = dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))
+        articles.append(article)
+    scored = [item for run in runs for item in run.items.values()]
     return dict(
-        articles=[_example(benchmark, item_id, shown, said, pictures) for item_id in ids],
+        articles=articles,
         have_flags=any(item.flags_words for item in scored),
         have_ratings=any(item.reasons for item in scored),
     )
 
 
-def _example(
-    benchmark: str,
-    item_id: str,
-    runs: Sequence[EvaluatedRun],
-    said: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    pictures: ItemPictures,
-) -> dict[str, Any]:
-    rows = {run.label: said[run.label].get(item_id, {}) for run in runs}
-    items = [run.items[item_id] for run in runs if item_id in run.items]
-    picture = pictures.find(benchmark, item_id, items[0].image)
-    shown = [(picture, "image", f"Image of item {item_id}")]
-    corrupted = None if picture is None or isinstance(picture, Unshown) else pictures.corrupt(picture, item_id)
-    if corrupted is not None:
-        shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
-    prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
-    reference = next((item.reference for item in items if item.reference), "")
-    return dict(
-        title=f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id,
-        pictures=shown,
-        answers={run.label: _answer(run.items.get(item_id), rows[run.label]) for run in runs},
-        reference=cut(reference, LONGEST_ANSWER),
-    )
+def _mark(row: Mapping[str, Any], item: ScoredItem | None) -> MarkedAnswer:
+    if item is None or "answer" not in row:
+        return MarkedAnswer(MISSING, remark="no answer")
+    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
+    return MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
 
 
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Returns the answers of these items; one that is not there is left out."""
-    wanted, found = set(ids), dict[str, Mapping[str, Any]]()
+    found: dict[str, Mapping[str, Any]] = {}
     for row in read_lines(folder / ANSWERS, []):
-        if str(row.get("id")) in wanted:
+        if str(row.get("id")) in ids:
             found[str(row["id"])] = row
-            if len(found) == len(wanted):
+            if len(found) == len(ids):
                 break
     return found
-
-
-def _answer(item: ScoredItem | None, row: Mapping[str, Any]) -> MarkedAnswer:
-    if item is None or "answer" not in row:
-        return MarkedAnswer(MISSING, remark="no answer")
-    nothing = "nothing hallucinated" if item.flags_words and not item.flagged else ""
-    said = " · ".join(part for part in (nothing, item.remark) if part)
-    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
-    return MarkedAnswer(text, item.flagged, remark=said, reasons=reasons)

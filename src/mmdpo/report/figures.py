@@ -1,4 +1,4 @@
-"""What all figures share: how Matplotlib draws them, as files and inside a page.
+"""How figures are drawn, as files and inside a page; and the curves of training, sorted from the trainers' logs.
 
 Drawn with Matplotlib's object interface, which keeps no global state and needs no display.
 """
@@ -6,10 +6,14 @@ Drawn with Matplotlib's object interface, which keeps no global state and needs 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeAlias
 
 import matplotlib
 from markupsafe import Markup
@@ -27,9 +31,47 @@ _INLINE = {
 }
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Leaves the metadata block out of SVG files, so that equal runs give equal files."""
-_DOTS_PER_INCH = 144
 _LONGEST_NAME = 48
 """Characters of a name in a picture; pages and tables have all of it."""
+
+VARIANT_LABELS = {"start": "Start", "dpo": "DPO", "mdpo": "mDPO", "sft_chosen": "SFT on chosen"}
+"""What readers see of the quickstart's variants; another name stands as it is."""
+VARIANT_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#7f7f7f")
+"""From the palette of Okabe and Ito. Like the next, each stands out by 3 : 1 from a white page and from a dark one."""
+PART_COLOURS = ("#7f7f7f", "#a6761d", "#7570b3", "#e7298a", "#1b9e77")
+"""For the terms and the cells inside one variant: other hues, so that none is taken for a variant."""
+RUN_COLOURS = (*VARIANT_COLOURS[:4], "#a6761d", "#7570b3", "#0e8fa8", "#c2255c", "#6b8e23", "#7f7f7f")
+"""For runs that are laid over each other."""
+DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
+"""So that colour is not the only cue."""
+
+COMPARED = {
+    "rewards/margins": ("Response margin", "reward, chosen − rejected"),
+    "rewards/image_margins": ("Image margin", "reward, original − corrupted"),
+    "logps/chosen": ("Chosen answer", "log-probability, nats"),
+    "grad_norm": ("Gradient norm", "before clipping"),
+}
+"""Metrics of which one panel shows all variants: title and unit."""
+OVERLAID = {
+    "loss": ("Loss", "mean over pairs"),
+    "rewards/chosen": ("Reward of chosen", "reward"),
+    "rewards/rejected": ("Reward of rejected", "reward"),
+    "rewards/corrupted": ("Reward under the corrupted image", "reward"),
+    **COMPARED,
+    "rewards/accuracies": ("Response accuracy", "share of pairs"),
+    "rewards/image_accuracies": ("Image accuracy", "share of pairs"),
+    "eval_loss": ("Held-out loss", "mean over pairs"),
+    "eval_rewards/margins": ("Held-out response margin", "reward"),
+}
+"""Metrics of which one panel shows all runs; terms of the loss stand after the loss."""
+CELL_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/corrupted")
+MOST_POINTS = 240
+"""A line of more points is drawn as means over equal numbers of them."""
+PANEL_SIZE, PANEL_AXES = (3.7, 2.7), (0.19, 0.165, 0.765, 0.745)
+"""Inches of a panel; left, bottom, width and height of the axes of one that stands alone, as shares of it."""
+
+History: TypeAlias = Sequence[Mapping[str, Any]]
+"""A trainer's `log_history`: one record per logged step, and summaries with other keys."""
 
 
 def write_figure(draw: Callable[[], Figure], path: Path) -> Path:
@@ -39,7 +81,7 @@ def write_figure(draw: Callable[[], Figure], path: Path) -> Path:
         if figure.get_layout_engine() is not None:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, not twice for each file
-        figure.savefig(path, dpi=_DOTS_PER_INCH)
+        figure.savefig(path, dpi=144)
         figure.savefig(path.with_suffix(".svg"), metadata=_NO_METADATA)
     return path
 
@@ -48,8 +90,7 @@ def inline_figure(draw: Callable[[], Figure], prefix: str, description: str) -> 
     """Returns what `draw` makes as an `<svg>` element to stand inside a page.
 
     It is transparent, takes text colour and font from the page, refers to nothing outside itself, and its ids begin
-    with `prefix`, so that several figures on one page do not share any. White and grey become the page's paper and its
-    colour of soft text.
+    with `prefix`, so that figures on one page share none. White and grey become the page's paper and soft text.
     """
     with matplotlib.rc_context(_INLINE):
         drawn = io.StringIO()
@@ -76,3 +117,179 @@ def shorten(name: str) -> str:
     """Returns a name that leaves room for the picture that it stands in."""
     text = " ".join(name.split())
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of one variant over the steps where it was logged, perhaps in a band from `low` to `high`."""
+
+    label: str
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+    colour: str
+    dashes: Any
+    place: int | None = None
+    """Where it stands in the legend that all panels share; None if each panel has its own."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small plot; its vertical axis has `limits` where panels have to be comparable."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    limits: tuple[float, float] | None = None
+
+
+def curve_panels(histories: Mapping[str, History]) -> list[Panel]:
+    """Sorts the logs into panels: metrics that compare variants, then loss terms and rewards of each variant.
+
+    A panel without a line is left out, so a variant that logs fewer metrics just shows in fewer panels.
+    """
+    logs = [(VARIANT_LABELS.get(name, name), log) for name, log in histories.items()]
+    compared = [
+        _panel(title, unit, VARIANT_COLOURS, ((log, key, label) for label, log in logs))
+        for key, (title, unit) in COMPARED.items()
+    ]
+    losses, rewards = list[Panel](), list[Panel]()
+    for label, log in logs:
+        terms = list(dict.fromkeys(key for record in log for key in record if key.startswith("loss/")))
+        # The loss of an objective with one term is that term: drawing both would hide one under the other.
+        parts = [(log, key, key.rpartition("/")[2]) for key in (("loss", *terms) if len(terms) != 1 else terms)]
+        losses.append(_panel(f"{label}: loss and its terms", "loss", PART_COLOURS, parts))
+        parts = [(log, key, key.rpartition("/")[2]) for key in CELL_REWARDS]
+        rewards.append(_panel(f"{label}: rewards", "reward", PART_COLOURS, parts))
+    return [panel for panel in (*compared, *losses, *_same_limits(rewards)) if panel.lines]
+
+
+def overlay_panels(histories: Mapping[str, Sequence[History]]) -> list[Panel]:
+    """Sorts the logs of runs into one panel per metric, with one line for each run.
+
+    A run of several logs (repetitions with other seeds) is drawn as their mean, in a band from the least to the
+    greatest. Long logs are drawn as means over stretches of steps.
+    """
+    keys = {key for logs in histories.values() for log in logs for record in log for key in record}
+    terms = {key: (f"Loss term {key[5:]}", "before its weight") for key in sorted(keys) if key.startswith("loss/")}
+    others = sorted(key for key in keys if key.startswith("rewards/") and key not in OVERLAID)
+    known = {"loss": OVERLAID["loss"], **terms, **OVERLAID, **{key: (key, "") for key in others}}
+    if len(terms) == 1:
+        del known["loss"]  # it is that term
+    panels = {}
+    for key, (title, unit) in known.items():
+        lines = []
+        for place, (name, logs) in enumerate(histories.items()):
+            found = [line for log in logs if (line := _line(log, key, name, place, RUN_COLOURS)).steps]
+            if found:
+                dashes = DASHES[(place + place // len(RUN_COLOURS)) % len(DASHES)]
+                lines.append(replace(_average(found), place=place, dashes=dashes))
+        panels[key] = Panel(title, unit, tuple(lines))
+    panels |= zip(CELL_REWARDS, _same_limits([panels[key] for key in CELL_REWARDS]), strict=True)
+    return [panel for panel in panels.values() if panel.lines]
+
+
+def _panel(title: str, unit: str, colours: Sequence[str], of: Iterable[tuple[History, str, str]]) -> Panel:
+    """Returns a panel of logs, each with the key that is drawn and a label."""
+    lines = (_line(log, key, label, place, colours) for place, (log, key, label) in enumerate(of))
+    return Panel(title, unit, tuple(line for line in lines if line.steps))
+
+
+def _line(log: History, key: str, label: str, place: int, colours: Sequence[str]) -> Line:
+    points = [
+        (float(record["step"]), float(record[key]))
+        for record in log
+        if isinstance(record.get(key), int | float) and isinstance(record.get("step"), int | float)
+    ]
+    stretch = -(-len(points) // MOST_POINTS) or 1
+    parts = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    steps, values = (tuple(fmean(point[axis] for point in part) for part in parts) for axis in (0, 1))
+    return Line(label, steps, values, colours[place % len(colours)], DASHES[place % len(DASHES)])
+
+
+def _average(lines: Sequence[Line]) -> Line:
+    """Returns the mean of repetitions at each step that any of them has logged, and the band that they lie in."""
+    if len(lines) == 1:
+        return lines[0]
+    by_step: dict[float, list[float]] = {}
+    for line in lines:
+        for step, value in zip(line.steps, line.values, strict=True):
+            by_step.setdefault(step, []).append(value)
+    steps, values = zip(*sorted(by_step.items()), strict=True)
+    low, high = tuple(map(min, values)), tuple(map(max, values))
+    return replace(lines[0], steps=steps, values=tuple(map(fmean, values)), low=low, high=high)
+
+
+def _same_limits(panels: Sequence[Panel]) -> list[Panel]:
+    values = [value for panel in panels for line in panel.lines for value in line.values if math.isfinite(value)]
+    if not values:
+        return list(panels)
+    low, high = min(values), max(values)
+    pad = 0.05 * (high - low) or 0.1
+    return [replace(panel, limits=(low - pad, high + pad)) for panel in panels]
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
+    """Draws panels on one sheet, as the PNG `path` and an SVG beside it; returns the path, None without a panel."""
+    return write_figure(partial(_draw_sheet, panels), path) if panels else None
+
+
+def panel_svg(panel: Panel, prefix: str) -> Markup:
+    """Returns one panel as an `<svg>` element to stand inside a page; its ids begin with `prefix`."""
+
+    def draw() -> Figure:
+        figure = Figure(figsize=PANEL_SIZE)
+        _draw_panel(figure.add_axes(PANEL_AXES), panel)  # a layout that measures every text takes three times as long
+        return figure
+
+    # For readers who do not see it: where each line begins and ends.
+    ends = (f"{line.label} from {line.values[0]:.3g} to {line.values[-1]:.3g}" for line in panel.lines)
+    return inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}")
+
+
+def shared_lines(panels: Sequence[Panel]) -> dict[int, tuple[Line, str]]:
+    """Returns the lines of the legend that panels share, by their places: one line each, and its SVG dash pattern."""
+    patterns = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 2"}
+    lines = {line.place: line for panel in panels for line in panel.lines if line.place is not None}
+    return {place: (lines[place], patterns.get(str(lines[place].dashes), "2 5")) for place in sorted(lines)}
+
+
+def _draw_sheet(panels: Sequence[Panel]) -> Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = PANEL_SIZE
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    for place, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, place), panel)
+    # A panel that has no legend of its own has lines of the legend that all share.
+    sharing = [axes for axes in figure.axes if axes.get_legend() is None]
+    handles = {line.get_label(): line for axes in sharing for line in axes.lines}
+    if handles:
+        figure.legend(handles=list(handles.values()), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        look: dict[str, Any] = dict(color=line.colour, linestyle=line.dashes, linewidth=1.6, markersize=3)
+        if line.place is not None:
+            look["gid"] = f"series{line.place}"
+        elif len(line.steps) <= 30:
+            look["marker"] = "o"
+        axes.plot(line.steps, line.values, label=shorten(line.label), **look)
+        if line.low:
+            band: dict[str, Any] = dict(color=line.colour, alpha=0.15, linewidth=0, gid=f"band-series{line.place}")
+            axes.fill_between(line.steps, line.low, line.high, **band)
+    axes.set_title(shorten(panel.title), loc="left", size=10)
+    axes.set_xlabel("step", size=9)
+    axes.set_ylabel(panel.unit, size=9)
+    axes.tick_params(labelsize=8)
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # so that numbers have room
+    axes.grid(alpha=0.2, linewidth=0.6)
+    axes.margins(x=0.02)
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
+    if all(line.place is None for line in panel.lines):
+        axes.legend(fontsize=8, frameon=False, handlelength=2.6)

@@ -1,40 +1,51 @@
 """The one layout of all pages: sections, rendered from `templates/` into HTML that needs no other file.
 
-Templates escape every text that is put into them. What is text of a run stays text, whatever it says.
+Templates escape every text that is put into them. What is text of a run stays text, whatever it says. Pictures, which
+anybody may have made, stand in a page as small copies.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
-from mmdpo.report.curves import Panel, panel_svg, shared_lines
-from mmdpo.report.thumbnails import make_thumbnail
+from mmdpo.files import Unshown, UnusableFileError, check_regular
+from mmdpo.report.figures import Panel, panel_svg, shared_lines
 from mmdpo.tables import Table
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("mmdpo.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.globals |= {"make_thumbnail": make_thumbnail, "panel_svg": panel_svg, "shared_lines": shared_lines}
+LONGEST_SIDE = 360
+"""Pixels of a picture on a page."""
+SMALL = 128
+"""Pictures of up to so many pixels across keep their pixels, which are shown as pixels."""
+JPEG_QUALITY = 82
+MOST_PIXELS = 80_000_000
+"""A larger picture is not decoded; Pillow warns from 89 million on."""
+MOST_PICTURE_BYTES = 256 * 2**20
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
+
+Picture: TypeAlias = "Path | Image.Image | Unshown"
+File: TypeAlias = str | Callable[[Path], object]
+"""The text of a file, or, of a PNG, what draws it and an SVG beside it."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Panels of curves on a page, side by side."""
+    """Panels of curves on a page, side by side; `prefix` begins the ids of what is drawn."""
 
     panels: Sequence[Panel]
     prefix: str
-    """Begins the ids of what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,13 @@ class Section:
     id: str
     title: str
     html: Markup
-    tables: Mapping[str, Table] = field(default_factory=dict)
-    """File name without ending → a table, to be written as Markdown and CSV."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """File name → content, in place of a table's where the names are the same."""
-    figures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
-    """File name without ending → a function that draws the PNG of the path it is given, and an SVG beside it."""
+    files: Mapping[str, File] = field(default_factory=dict)
+    """What is written beside the page, by file name."""
     curves: Curves | None = None
     """Curves whose legend switches lines on and off, which takes rules in the head of the page."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A piece of an answer, all of it hallucinated or none of it."""
 
     text: str
@@ -64,13 +70,11 @@ class Span:
 
 @dataclass(frozen=True)
 class MarkedAnswer:
-    """An answer as readers see it, with what is wrong in it."""
+    """An answer as readers see it, with the objects named that are not in the scene, and those missed that are."""
 
     text: str
     hallucinated: tuple[str, ...] = ()
-    """Objects named that are not in the scene."""
     missed: tuple[str, ...] = ()
-    """Objects of the scene that were not named."""
     remark: str | None = None
     """What else there is to be said; None where both lists are known to be whole."""
     reasons: str = ""
@@ -78,10 +82,10 @@ class MarkedAnswer:
 
     def spans(self) -> list[Span]:
         """Splits the text at the hallucinated words, whole words only; the spans joined give the text again."""
-        words = sorted((word for word in self.hallucinated if word), key=len, reverse=True)
+        words = sorted(filter(None, self.hallucinated), key=len, reverse=True)
         if not words:
             return [Span(self.text, False)]
-        pattern = "|".join(re.escape(word) for word in words)
+        pattern = "|".join(map(re.escape, words))
         pieces = re.split(rf"(?<!\w)({pattern})(?!\w)", self.text, flags=re.IGNORECASE)
         # A split with one group alternates between text and separator.
         return [Span(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
@@ -90,14 +94,24 @@ class MarkedAnswer:
         """Says in words what the marks show, for readers who do not see them."""
         found = (("hallucinated", self.hallucinated), ("missed", self.missed))
         said = [f"{kind}: {', '.join(words)}" for kind, words in found if words]
-        if self.remark is not None:
-            return " · ".join((*said, *([self.remark] if self.remark else [])))
-        return " · ".join(said) or "nothing hallucinated, nothing missed"
+        remark = "" if said else "nothing hallucinated, nothing missed"
+        return " · ".join(filter(None, (*said, remark if self.remark is None else self.remark)))
 
 
 def render(template: str, **values: Any) -> Markup:
     """Returns a file of `templates/` with the values, escaped, in their places."""
     return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+def missing_sections(lines: Sequence[str]) -> list[Section]:
+    """Returns the section that says what is missing, none where nothing is."""
+    html = render("missing.html", lines=list(dict.fromkeys(lines)))
+    return [Section("missing", "What is missing", html)] if lines else []
+
+
+def table_files(name: str, table: Table) -> dict[str, File]:
+    """Returns a table as Markdown and as CSV."""
+    return {f"{name}.md": table.markdown(), f"{name}.csv": table.csv()}
 
 
 def identify(text: str) -> str:
@@ -108,3 +122,67 @@ def identify(text: str) -> str:
 def cut(text: str, most: int) -> str:
     """Returns the beginning of a text of more than `most` characters."""
     return text if len(text) <= most else f"{text[:most]} …"
+
+
+class Thumbnail(NamedTuple):
+    """A picture as a page holds it: a data URI, or why it cannot be shown."""
+
+    uri: str = ""
+    is_small: bool = False
+    why: str = ""
+
+
+def make_thumbnail(picture: Picture | None) -> Thumbnail:
+    """Returns a small copy of a picture; of one that is gone or cannot be shown it is said why."""
+    try:
+        if isinstance(picture, Unshown):
+            return Thumbnail(why=f" not shown: {picture.reason}")
+        if picture is None:
+            raise FileNotFoundError
+        return _encode_file(picture) if isinstance(picture, Path) else _encode(picture)
+    except FileNotFoundError:
+        return Thumbnail(why=": the picture is missing")
+    except UnusableFileError as error:
+        return Thumbnail(why=f" not shown: {error}")
+    # Decoders raise nearly anything on broken bytes: OSError, SyntaxError, ValueError, struct.error, zlib.error, …
+    except Exception as error:
+        return Thumbnail(why=f" not shown: it is damaged or no picture ({type(error).__name__})")
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Opens a picture, not decoded yet; raises UnusableFileError for one of too many pixels, OSError for no picture."""
+    check_regular(path, most=MOST_PICTURE_BYTES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            opened = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UnusableFileError(f"it is too large: {error}") from error
+    if opened.width * opened.height > MOST_PIXELS:
+        opened.close()
+        raise UnusableFileError(f"it has {opened.width} × {opened.height} pixels, more than {MOST_PIXELS:,}")
+    return opened
+
+
+@cache
+def _encode_file(path: Path) -> Thumbnail:
+    with open_picture(path) as image:
+        return _encode(image)
+
+
+def _encode(image: Image.Image) -> Thumbnail:
+    is_small = max(image.size) <= SMALL
+    copy, buffer, kind = image.convert("RGB"), io.BytesIO(), "png" if is_small else "jpeg"
+    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    copy.save(buffer, kind, quality=JPEG_QUALITY, optimize=True)
+    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", is_small)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("mmdpo.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.globals |= {"make_thumbnail": make_thumbnail, "panel_svg": panel_svg, "shared_lines": shared_lines}

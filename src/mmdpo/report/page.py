@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from mmdpo.files import make_folder, write_text
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
-from mmdpo.report.folders import Found, Place, find_folders
-from mmdpo.report.layout import Section, identify, render
-from mmdpo.report.quickstart import quickstart_sections, read_quickstart
-from mmdpo.report.shape import ReportError
-from mmdpo.report.study_page import study_section
+from mmdpo.report.layout import Section, missing_sections, render
+from mmdpo.report.quickstart import quickstart_sections
+from mmdpo.report.reading import Found, Place, ReportError, find_folders
+from mmdpo.report.study import study_section
 from mmdpo.report.trained import TrainedRun, read_trained, samples_section, settings_section, training_section
 
 
@@ -39,20 +38,17 @@ def write_report(
     missing: list[str] = [*found.left_out, *pictures.notes]
     sections = _make_sections(found, missing, compare, pictures)
     _write_files(sections, path.with_name(f"{path.stem}_files"), missing)
-    if missing:
-        html = render("missing.html", lines=list(dict.fromkeys(missing)))
-        sections.insert(0, Section("missing", "What is missing", html))
+    sections = [*missing_sections(missing), *sections]
     write_text(path, render("page.html", title="mmdpo report", summary=summarise(found), sections=sections))
     return path
 
 
 def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: ItemPictures) -> list[Section]:
-    runs = [read_trained(place) for place in found.runs]
-    evaluated = [read_evaluated(place) for place in found.evaluations]
-    missing += [line for run in runs for line in run.missing] + [line for run in evaluated for line in run.missing]
+    runs = [read_trained(place, missing) for place in found.runs]
+    evaluated = [read_evaluated(place, missing) for place in found.evaluations]
     sections: list[Section] = []
 
-    def add(name: str, make: Callable[[], Section | Iterable[Section]]) -> None:
+    def add(name: str, make: Callable[[], Section | list[Section]]) -> None:
         """Adds what is made; where a folder holds what nothing here is ready for, the other sections are shown."""
         try:
             made = make()
@@ -63,25 +59,29 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
             missing.append(f"{name}: cannot be shown ({type(error).__name__}: {error})")
 
     if runs:
-        add("the curves of training", lambda: training_section(runs))
+        add("the curves of training", partial(training_section, runs))
     missing += name_absent(evaluated)
     for benchmark in dict.fromkeys(run.benchmark for run in evaluated):
         of = [run for run in evaluated if run.benchmark == benchmark]
         add(benchmark, partial(evaluation_section, benchmark, of, compare=compare, pictures=pictures))
-    if any(run.samples for run in runs):
-        add("sample answers", lambda: samples_section([run for run in runs if run.samples]))
-    for place in found.studies:
-        add(place.label, partial(study_section, place, missing, pictures))
-    for place in found.diagnoses:
-        add(place.label, partial(diagnosis_section, place, missing))
-    for place in found.quickstarts:
-        add(place.label, partial(_quickstart_sections, place, missing))
+    sampled = [run for run in runs if run.samples]
+    if sampled:
+        add("sample answers", partial(samples_section, sampled))
+    kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
+        (found.studies, partial(study_section, pictures=pictures)),
+        (found.diagnoses, diagnosis_section),
+        (found.quickstarts, quickstart_sections),
+    )
+    for place, make in ((place, make) for places, make in kinds for place in places):
+        problems: list[str] = []
+        add(place.label, partial(make, place, problems))
+        missing += [f"{place.label}: {problem}" for problem in problems]
     if runs:
         # Runs that were evaluated only are named for the versions that generated their answers.
         known = {run.label for run in runs}
         others = {run.label: run for run in evaluated if run.versions and run.label not in known}
         answered = [TrainedRun(run.label, run.folder, {}, (), run.versions) for run in others.values()]
-        add("settings", lambda: settings_section([*runs, *answered]))
+        add("settings", partial(settings_section, [*runs, *answered]))
     return sections
 
 
@@ -90,55 +90,40 @@ def name_absent(evaluated: Sequence[EvaluatedRun]) -> list[str]:
 
     Who scored one run on two benchmarks into two folders has compared nothing, and lacks nothing.
     """
-    benchmarks: dict[str, set[str]] = {}
+    benchmarks: dict[str, dict[str, None]] = {}
     for run in evaluated:
-        benchmarks.setdefault(run.label, set()).add(run.benchmark)
-    wanted = {
-        label: set().union(*(other for name, other in benchmarks.items() if name != label and other & own))
-        for label, own in benchmarks.items()
-    }
+        benchmarks.setdefault(run.label, {})[run.benchmark] = None
     return [
         f"{label}: no result of {benchmark}"
         for label, own in benchmarks.items()
         for benchmark in dict.fromkeys(run.benchmark for run in evaluated)
-        if benchmark in wanted[label] - own
+        if benchmark not in own and any(benchmark in of and of.keys() & own.keys() for of in benchmarks.values())
     ]
-
-
-def _quickstart_sections(place: Place, missing: list[str]) -> list[Section]:
-    problems: list[str] = []
-    run = read_quickstart(place.path, problems)
-    missing += [f"{place.label}: {problem}" for problem in problems]
-    return quickstart_sections(run, f"{identify(place.label)}-", place.label)
 
 
 def summarise(found: Found) -> str:
     """Returns how many folders of each kind were found, and what they are called."""
-    kinds = {
-        "training run": found.runs,
-        "result": found.evaluations,
-        "study": found.studies,
-        "diagnosis": found.diagnoses,
-        "quickstart": found.quickstarts,
-    }
-    plural = {"study": "studies", "diagnosis": "diagnoses"}
-    said = [f"{len(of)} {kind if len(of) == 1 else plural.get(kind, f'{kind}s')}" for kind, of in kinds.items() if of]
-    labels = dict.fromkeys(place.label for of in kinds.values() for place in of)
+    kinds = (
+        ("training run", "training runs", found.runs),
+        ("result", "results", found.evaluations),
+        ("study", "studies", found.studies),
+        ("diagnosis", "diagnoses", found.diagnoses),
+        ("quickstart", "quickstarts", found.quickstarts),
+    )
+    said = [f"{len(of)} {one if len(of) == 1 else several}" for one, several, of in kinds if of]
+    labels = dict.fromkeys(place.label for *_, of in kinds for place in of)
     return f"{', '.join(said)}: {', '.join(labels)}"
 
 
 def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) -> None:
-    """Writes each table as Markdown and CSV and each figure as PNG and SVG; says which figure cannot be drawn."""
     make_folder(folder)
-    for section in sections:
-        texts = {f"{name}.md": table.markdown() for name, table in section.tables.items()}
-        texts |= {f"{name}.csv": table.csv() for name, table in section.tables.items()}
-        for name, text in {**texts, **section.texts}.items():
-            write_text(folder / name, text)
-        for name, draw in section.figures.items():
-            try:
-                draw(folder / f"{name}.png")
-            except OSError:
-                raise
-            except Exception as error:  # of values that no axis can be drawn for
-                missing.append(f"{name}.png cannot be drawn ({type(error).__name__}: {error})")
+    for name, content in (file for section in sections for file in section.files.items()):
+        if isinstance(content, str):
+            write_text(folder / name, content)
+            continue
+        try:
+            content(folder / name)
+        except OSError:
+            raise
+        except Exception as error:  # of values that no axis can be drawn for
+            missing.append(f"{name} cannot be drawn ({type(error).__name__}: {error})")

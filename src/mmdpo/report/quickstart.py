@@ -1,26 +1,24 @@
-"""The folder of `mmdpo quickstart`: read, its table of results, and its sections on a page."""
+"""The folder of `mmdpo quickstart`: read, its table of results, its pictures, and its sections on a page."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import Unshown, find_inside, read_json, write_text
-from mmdpo.report.curves import VARIANT_LABELS, curve_panels, draw_panels
-from mmdpo.report.folders import EXAMPLES, RESULTS, TRAINER_STATE
-from mmdpo.report.layout import Curves, MarkedAnswer, Section, render
-from mmdpo.report.shape import NUMBER, ReportError, fit, read_result
+from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, write_figure
+from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render, table_files
+from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
 from mmdpo.tables import Table, show_number
-
-Scores: TypeAlias = Mapping[str, float | None]
-"""The scores of one variant by the keys of results.json; None or absent where not measured."""
-
 
 COLUMNS = {
     "chair_i": ("CHAIR_i ↓", ".1f", "% of the named objects that are not in the scene"),
@@ -28,15 +26,10 @@ COLUMNS = {
     "cover": ("Cover ↑", ".1f", "% of the scenes' objects that are named"),
     "cog": ("Cog ↓", ".1f", "% of the named objects that are absent partners of an object that is there"),
     "delta_logp_chosen": (
-        "Δ log p(chosen)",
-        "+.2f",
+        *("Δ log p(chosen)", "+.2f"),
         "change of the chosen answer's log-probability since the start, in nats, summed over its tokens",
     ),
-    "accuracy_real": (
-        "Pair acc., real image",
-        ".1f",
-        "% of the pairs whose chosen answer has the higher reward",
-    ),
+    "accuracy_real": ("Pair acc., real image", ".1f", "% of the pairs whose chosen answer has the higher reward"),
     "accuracy_other": ("Pair acc., other image", ".1f", "the same under another scene's image"),
 }
 """Keys of results.json → header, in which arrows say which way is better; format; and meaning."""
@@ -48,8 +41,18 @@ CAVEATS = (
     "{scenes} scenes, one seed ({seed}): nothing here is a claim about real models.",
 )
 """What the embedded world plants and what it does not show, in a sentence each; the page says it at length."""
-
-_SCORES = {str: {str: NUMBER}}
+SECTIONS = {
+    "what": "What was run",
+    "world": "What the world plants, and what this does not show",
+    "results": "Results",
+    "scenes": "Scenes",
+    "training": "Training",
+    "config": "Configuration",
+}
+SIZES = {
+    "pairs": "{} preference pairs", "scenes": "{} test scenes", "seed": "seed {}", "seconds": "{:.0f} seconds in all",
+}  # fmt: skip
+_RESULTS = {"variants": {str: {str: NUMBER}}}
 _EXAMPLE = {
     "image": str,
     "corrupted_image": (str, None),
@@ -57,6 +60,11 @@ _EXAMPLE = {
     "setting": str,
     "answers": {str: {"text": str, "hallucinated": [str], "missed": [str]}},
 }
+
+IMAGE_WIDTH, TEXT_WIDTH, MARGIN, LINE_HEIGHT = 4 / 3, 8.4, 0.25, 0.19
+"""Inches of the picture of scenes."""
+INDENT, CAPTION = 15, 99
+"""Characters before an answer, where the variant stands, and of a line with both."""
 
 
 @dataclass(frozen=True)
@@ -67,56 +75,35 @@ class ShownScene:
     truth: tuple[str, ...]
     setting: str
     answers: Mapping[str, MarkedAnswer]
-    corrupted_image: Path | Unshown | None = None
+    corrupted_image: Path | Unshown | None
 
 
 @dataclass(frozen=True)
 class QuickstartFolder:
-    """All that a report needs to know of the folder of a quickstart."""
+    """The content of results.json, the scenes of examples.json, and the `log_history` of each variant's trainer."""
 
-    folder: Path
     results: Mapping[str, Any]
-    """The content of results.json."""
     scenes: tuple[ShownScene, ...]
     histories: Mapping[str, Sequence[Mapping[str, Any]]]
-    """For each variant that was trained, its trainer's `log_history`."""
 
 
-def read_quickstart(run_dir: str | Path, problems: list[str] | None = None) -> QuickstartFolder:
-    """Reads the folder of a quickstart.
+def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:
+    """Reads the folder of a quickstart; what cannot be used is left out and named in `problems`.
 
-    What cannot be used is left out and named in `problems`; without such a list it is an error.
-
-    Raises:
-        ReportError: results.json cannot be read or is incomplete; without `problems` also where examples.json or a
-            trainer's log is, or a picture that examples.json names is missing.
+    Raises ReportError where results.json cannot be read or is incomplete.
     """
-    folder, found = Path(run_dir), list[str]()
-    results = read_result(
-        folder / RESULTS, ("variants", "scenes", "seed"), {"variants": _SCORES}, found, "mmdpo quickstart"
-    )
-    scenes = _read_scenes(folder, found)
+    verb = "mmdpo quickstart"
+    results = read_result(folder / RESULTS, ("variants", "scenes", "seed"), _RESULTS, problems, verb)
     histories = {}
     for variant in results["variants"]:
         path = find_inside(folder, f"{variant}/{TRAINER_STATE}")
         if isinstance(path, Path) and path.is_file():
             try:
-                log = read_result(path, ("log_history",), {"log_history": [dict]}, found, "mmdpo quickstart")
+                log = read_result(path, ("log_history",), {"log_history": [dict]}, problems, verb)
                 histories[variant] = log["log_history"]
             except ReportError as error:
-                found.append(str(error))
-    if problems is None:
-        for number, scene in enumerate(scenes):
-            for image in (scene.image, scene.corrupted_image):
-                if isinstance(image, Unshown):
-                    found.append(f"{EXAMPLES}, example {number}: {image.reason}")
-                elif image is not None and not image.is_file():
-                    found.append(f"{EXAMPLES}, example {number}: there is no picture {image}")
-        if found:
-            raise ReportError(f"{folder}: {found[0]}")
-    else:
-        problems += found
-    return QuickstartFolder(folder, results, scenes, histories)
+                problems.append(str(error))
+    return QuickstartFolder(results, _read_scenes(folder, problems), histories)
 
 
 def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
@@ -142,8 +129,8 @@ def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
     return tuple(scenes)
 
 
-def results_table(variants: Mapping[str, Scores]) -> Table:
-    """Returns the table of results."""
+def results_table(variants: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """Returns the table of results: scores by variant and key of results.json, None or absent where not measured."""
     rows = (
         (VARIANT_LABELS.get(name, name), *(show_number(of.get(key), form) for key, (_, form, _) in COLUMNS.items()))
         for name, of in variants.items()
@@ -163,66 +150,56 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     console.print(Text(" ".join(CAVEATS).format(scenes=results["scenes"], seed=results["seed"])))
 
 
-def write_page(run_dir: str | Path) -> Path:
-    """Writes report.html into the folder of a quickstart and returns its path; raises as `read_quickstart` does."""
-    run = read_quickstart(run_dir)
-    path = run.folder / "report.html"
-    summary = summarise_quickstart(run.results)
-    write_text(path, render("page.html", title="mmdpo quickstart", summary=summary, sections=quickstart_sections(run)))
-    return path
+def write_quickstart(run_dir: str | Path) -> Path:
+    """Writes report.html, scenes.png and curves.png (and both as SVG) into the folder; returns the path of the page.
 
-
-def draw_curves(run_dir: str | Path) -> Path | None:
-    """Draws what the trainers logged, all panels on one sheet, as curves.png and curves.svg.
-
-    Returns the path of the PNG, or None where no variant left a log. Raises as `read_quickstart` does.
+    Without scenes, or logs of training, there is no such picture. Raises ReportError as `read_quickstart` does; what
+    else cannot be used is said on the page.
     """
-    run = read_quickstart(run_dir)
-    return draw_panels(curve_panels(run.histories), run.folder / "curves.png")
+    folder, problems = Path(run_dir), list[str]()
+    run = read_quickstart(folder, problems)
+    draw_panels(curve_panels(run.histories), folder / "curves.png")
+    if run.scenes:
+        write_figure(partial(_draw, run.scenes), folder / "scenes.png")
+    said = [text.format(run.results[key]) for key, text in SIZES.items() if key in run.results]
+    sections = [*missing_sections(problems), *_make_sections(run, "", "")]
+    page = folder / "report.html"
+    write_text(page, render("page.html", title="mmdpo quickstart", summary=" · ".join(said), sections=sections))
+    return page
 
 
-def quickstart_sections(run: QuickstartFolder, prefix: str = "", label: str = "") -> list[Section]:
-    """Returns the sections; on a page of several folders `prefix` begins their ids, and `label` their titles."""
-    results, title = run.results, f"{label}: " if label else ""
-    table = replace(results_table(results["variants"]), title="Results")
+def quickstart_sections(place: Place, problems: list[str]) -> list[Section]:
+    """Returns the sections on a page of several folders; raises, and names problems, as `read_quickstart` does."""
+    return _make_sections(read_quickstart(place.path, problems), f"{identify(place.label)}-", f"{place.label}: ")
+
+
+def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Section]:
+    """Returns the sections, whose ids begin with `prefix`, and their titles with what stands `before` them."""
+    settings: dict[str, str] = {}
+    for key, value in run.results.items():  # all but the scores: nothing the run recorded about itself is left out
+        if isinstance(value, Mapping) and key != "variants":
+            settings |= {f"{key}: {name}": str(inner) for name, inner in value.items()}
+        elif key != "variants":
+            settings[key] = str(value)
+    table = replace(results_table(run.results["variants"]), title="Results")
     panels = curve_panels(run.histories)
     values = dict(
-        results=results,
+        results=run.results,
         table=table,
         columns={header: meaning for header, _, meaning in COLUMNS.values()},
         scenes=[_show_scene(number, scene) for number, scene in enumerate(run.scenes, start=1)],
         curves=Curves(panels, f"{prefix}curves"),
-        settings=_settings(results),
+        settings=settings,
     )
-    parts = {
-        "what": "What was run",
-        "world": "What the world plants, and what this does not show",
-        "results": "Results",
-        "scenes": "Scenes",
-        "training": "Training",
-        "config": "Configuration",
-    }
-    figures = {f"{prefix}curves": partial(draw_panels, panels)} if panels else {}
+    files = {"results": table_files(f"{prefix}results", table)}
+    if panels:
+        files["training"] = {f"{prefix}curves.png": partial(draw_panels, panels)}
     return [
         Section(
-            f"{prefix}{part}",
-            f"{title}{name}",
-            render("quickstart.html", part=part, **values),
-            tables={f"{prefix}results": table} if part == "results" else {},
-            figures=figures if part == "training" else {},
+            f"{prefix}{part}", f"{before}{title}", render("quickstart.html", part=part, **values), files.get(part, {})
         )
-        for part, name in parts.items()
+        for part, title in SECTIONS.items()
     ]
-
-
-def summarise_quickstart(results: Mapping[str, Any]) -> str:
-    """Returns the sizes of a quickstart in a line."""
-    said = [f"{results['scenes']} test scenes", f"seed {results['seed']}"]
-    if "pairs" in results:
-        said.insert(0, f"{results['pairs']} preference pairs")
-    if "seconds" in results:
-        said.append(f"{results['seconds']:.0f} seconds in all")
-    return " · ".join(said)
 
 
 def _show_scene(number: int, scene: ShownScene) -> dict[str, Any]:
@@ -234,12 +211,29 @@ def _show_scene(number: int, scene: ShownScene) -> dict[str, Any]:
     return dict(title=f"{number}. {scene.setting}: {truth}", pictures=pictures, answers=answers)
 
 
-def _settings(results: Mapping[str, Any]) -> dict[str, str]:
-    """Returns all of results.json but the scores, so that nothing the run recorded about itself is left out."""
-    lines: dict[str, str] = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping) and key != "variants":
-            lines |= {f"{key}: {name}": str(inner) for name, inner in value.items()}
-        elif key != "variants":
-            lines[key] = str(value)
-    return lines
+def _draw(scenes: Sequence[ShownScene]) -> Figure:
+    """Draws each scene with what each variant said of it: hallucinated words in brackets, what was missed in words."""
+    texts = []
+    for scene in scenes:
+        lines = [f"{scene.setting}: {', '.join(scene.truth)}"]
+        for variant, answer in scene.answers.items():
+            said = "".join(f"[{text}]" if is_wrong else text for text, is_wrong in answer.spans())
+            missed = f" (missed: {', '.join(answer.missed)})" if answer.missed else ""
+            label = VARIANT_LABELS.get(variant, variant)[: INDENT - 1].ljust(INDENT)
+            lines += textwrap.wrap(f"{label}{said}{missed}", CAPTION, subsequent_indent=" " * INDENT)
+        texts.append("\n".join(lines))
+    heights = [max(IMAGE_WIDTH, (text.count("\n") + 1) * LINE_HEIGHT) for text in texts]
+    size = (IMAGE_WIDTH + TEXT_WIDTH + 3 * MARGIN, sum(heights) + (len(heights) + 1) * MARGIN)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(len(scenes), 2, width_ratios=(IMAGE_WIDTH, TEXT_WIDTH), height_ratios=heights)
+    for place, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        left, right = (figure.add_subplot(grid[place, column]) for column in (0, 1))
+        if isinstance(scene.image, Path) and scene.image.is_file():
+            with Image.open(scene.image) as image:
+                left.imshow(image.convert("RGB"), interpolation="nearest")  # the pixels of a small scene stay visible
+        left.set_anchor("N")
+        look: Any = dict(family="DejaVu Sans Mono", size=9, va="top", in_layout=False)
+        right.text(0, 1, text, transform=right.transAxes, **look)
+        for axes in (left, right):
+            axes.set_axis_off()
+    return figure

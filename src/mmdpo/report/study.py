@@ -1,8 +1,12 @@
-"""The results.json of a study: its tables for the terminal, as Markdown and CSV, and its picture."""
+"""The folder of `mmdpo study`: its tables for the terminal, as Markdown and CSV, its picture, and its section.
+
+A study that is not finished has no results.json, and so no means: its section then shows the trials that are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,33 +15,34 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from mmdpo.files import clean, write_text
-from mmdpo.report.figures import GREY, name_rows, shorten, write_figure
-from mmdpo.report.folders import RESULTS
-from mmdpo.report.shape import NUMBER, read_result
-from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_ends, show_interval, show_number
+from mmdpo.files import clean, clean_text, read_yaml, write_text
+from mmdpo.report import reading
+from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples, read_evaluated
+from mmdpo.report.figures import GREY, draw_panels, name_rows, overlay_panels, shorten, write_figure
+from mmdpo.report.layout import Curves, File, Section, identify, render, table_files
+from mmdpo.report.reading import NUMBER, RESULTS, SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
+from mmdpo.report.trained import TrainedRun, read_trained
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_ends, show_interval, show_number
+from mmdpo.world.worlds import WORLDS
 
 Summary: TypeAlias = Mapping[str, Any]
 """Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""
+Show: TypeAlias = Callable[[Summary, int], str]
+"""A summary and its decimals → what a table shows."""
 
 MARK = "†"
 """Stands after a difference that stays clear where the number of comparisons is allowed for."""
 MOST_FALSE = 0.05
 """The share of false ones among the differences that bear the mark, as expected."""
-MOST_DIGITS = 9
 _SUMMARIES = {str: {str: {"mean": NUMBER, "std": NUMBER, "low": NUMBER, "high": NUMBER, "q": NUMBER}}}
 _SHAPE = {
-    "study": str,
-    "about": str,
-    "command": str,
+    **dict.fromkeys(("study", "about", "command", "baseline", "statistics"), str),
     "seeds": [float],
-    "baseline": str,
     "variants": {str: str},
     "measures": {str: {"label": str, "unit": str, "better": str, "digits": float}},
     "values": _SUMMARIES,
     "differences": _SUMMARIES,
     "missing": [{"variant": str, "seed": float, "error": str}],
-    "statistics": str,
     "notes": [str],
     "versions": {str: str},
     "trial_seconds": float,
@@ -48,8 +53,16 @@ _OPTIONAL = {"about": "", "command": "", "notes": (), "versions": {}, "statistic
 CELL = 14
 """Characters of a column in the terminal."""
 BLUE = "#0969da"
-LEFT_OUT = ("time/",)
-"""Measures that say nothing of what was learnt, which the picture leaves out."""
+ACROSS = 4
+"""Panels side by side in the picture."""
+TRIAL = "trial.json"
+START, START_LABEL = "start", "start (before training)"
+GROUPS = {
+    **dict.fromkeys(WORLDS, "Captions of test scenes"),
+    "pairs": "Preferences on held-out pairs",
+    "time": "Time",
+}
+"""What measures are about, by the first part of their names."""
 
 
 def read_study_results(folder: str | Path, problems: list[str] | None = None) -> dict[str, Any]:
@@ -59,11 +72,10 @@ def read_study_results(folder: str | Path, problems: list[str] | None = None) ->
     file that is missing, or is of something else.
     """
     found: list[str] = [] if problems is None else problems
-    fitted = read_result(Path(folder) / RESULTS, _NEEDED, _SHAPE, found, "mmdpo study")
+    fitted = reading.read_result(Path(folder) / RESULTS, _NEEDED, _SHAPE, found, "mmdpo study")
     measures = {}
     for name, measure in fitted["measures"].items():
-        is_named = all(key in measure for key in ("label", "unit", "better"))
-        if is_named and measure.get("digits") in range(MOST_DIGITS + 1):
+        if {"label", "unit", "better"} <= measure.keys() and measure.get("digits") in range(10):
             measures[name] = {**measure, "digits": int(measure["digits"])}
         else:
             found.append(f"{RESULTS}: the measure {name} lacks a label, a unit, a direction or digits; it is left out")
@@ -75,16 +87,16 @@ def read_study_results(folder: str | Path, problems: list[str] | None = None) ->
     return {**_OPTIONAL, **fitted, "measures": measures, **parts, "missing": missing}
 
 
-def write_tables(folder: str | Path) -> tuple[Path, Path]:
-    """Writes table.md and table.csv beside a study's results.json and returns their paths.
+def write_study_files(folder: str | Path) -> tuple[Path, ...]:
+    """Writes table.md, table.csv and picture.png (and .svg) beside a study's results.json and returns their paths.
 
-    Raises ReportError for a folder without such a file.
+    Raises ReportError as `read_study_results` does.
     """
-    results = read_study_results(folder)
-    markdown, table = Path(folder) / "table.md", Path(folder) / "table.csv"
+    results, folder = read_study_results(folder), Path(folder)
+    markdown, table = folder / "table.md", folder / "table.csv"
     write_text(markdown, study_markdown(results))
     write_text(table, study_csv(results))
-    return markdown, table
+    return markdown, table, write_figure(partial(_draw, results), folder / "picture.png")
 
 
 def print_study(results: Mapping[str, Any], console: Console) -> None:
@@ -104,7 +116,7 @@ def print_study(results: Mapping[str, Any], console: Console) -> None:
 def study_table(
     results: Mapping[str, Any],
     part: str,
-    show: Callable[[Summary, int], str],
+    show: Show,
     *,
     title: str = "",
     names: Collection[str] | None = None,
@@ -112,20 +124,17 @@ def study_table(
 ) -> Table:
     """Returns the `values` or the `differences` of a study, as `part` says: a row a variant, a column a measure.
 
-    `show` takes a summary and its decimals; `names` are the measures that are shown, all unless given; `label` says
-    what a variant is called.
+    `names` are the measures that are shown, all unless given; `label` says what a variant is called.
     """
     measures = {name: m for name, m in results["measures"].items() if names is None or name in names}
     headers = (f"{m['label']} ({m['unit']}){ARROWS.get(m['better'], '')}" for m in measures.values())
-    of = {name: results[part].get(name, {}) for name in results["variants"]}
-    if part == "differences":
-        of = {name: values for name, values in of.items() if name in results[part]}
+    of = results[part]
     rows = (
-        (label(variant), *(show(values.get(name, {}), m["digits"]) for name, m in measures.items()))
-        for variant, values in of.items()
+        (label(variant), *(show(of.get(variant, {}).get(name, {}), m["digits"]) for name, m in measures.items()))
+        for variant in results["variants"]
+        if part == "values" or variant in of
     )
-    records = [{"variant": v, "measure": k, **x} for v, values in results[part].items() for k, x in values.items()]
-    return Table(("variant", *headers), tuple(rows), title, tuple(records))
+    return Table(("variant", *headers), tuple(rows), title)
 
 
 def study_markdown(results: Mapping[str, Any]) -> str:
@@ -135,7 +144,8 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     parts += [f"## Difference to {results['baseline']}"]
     parts += [study_table(results, "differences", show_difference).markdown().rstrip(), explain_differences(results)]
     if _have_intervals(results["values"]):
-        parts += ["## Intervals of the means", study_table(results, "values", _show_ends).markdown().rstrip()]
+        ends = study_table(results, "values", lambda of, digits: show_ends(of.get("low"), of.get("high"), digits))
+        parts += ["## Intervals of the means", ends.markdown().rstrip()]
     about = [f"- **{name}**: {text}" for name, text in results["variants"].items() if text]
     parts += ["## Variants", "\n".join(about)] if about else []
     notes = [*results["notes"], *_name_missing(results)]
@@ -150,8 +160,7 @@ def study_csv(results: Mapping[str, Any]) -> str:
     records = []
     for variant in results["variants"]:
         for name, measure in results["measures"].items():
-            value = results["values"].get(variant, {}).get(name, {})
-            difference = results["differences"].get(variant, {}).get(name, {})
+            value, difference = (results[part].get(variant, {}).get(name, {}) for part in ("values", "differences"))
             numbers = {key: value.get(key) for key in own} | {f"difference_{k}": difference.get(k) for k in differing}
             records.append({"variant": variant, "measure": name, "unit": measure["unit"], **numbers})
     return Table((), (), records=tuple(records)).csv()
@@ -171,26 +180,18 @@ def explain_differences(results: Mapping[str, Any]) -> str:
     if not _have_intervals(differences):
         return "Differences between values of the same seed, without intervals: there are too few seeds for them."
     said = f"Mean difference and its 95 % interval: {results['statistics']}."
-    compared = [value for of in differences.values() for value in of.values() if value.get("q") is not None]
+    compared = [value["q"] for of in differences.values() for value in of.values() if value.get("q") is not None]
     if compared:
-        marked = sum(map(_is_marked, compared))
         said += (
-            f" {MARK} stands after the {marked} of {len(compared)} differences (all but those of the start, and of "
-            "seconds) that stay clear where their number is allowed for: of those, 5 % are expected to be chance "
-            "(Benjamini and Hochberg, on two-sided t-tests)."
+            f" {MARK} stands after the {sum(q <= MOST_FALSE for q in compared)} of {len(compared)} differences (all "
+            "but those of the start, and of seconds) that stay clear where their number is allowed for: of those, 5 % "
+            "are expected to be chance (Benjamini and Hochberg, on two-sided t-tests)."
         )
     return said
 
 
 def _have_intervals(of: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Returns whether any value of any variant has an interval."""
     return any(value.get("low") is not None for values in of.values() for value in values.values())
-
-
-def _is_marked(difference: Summary) -> bool:
-    """Returns whether a difference stays clear where the number of comparisons is allowed for."""
-    q = difference.get("q")
-    return q is not None and q <= MOST_FALSE
 
 
 def show_spread(value: Summary, digits: int) -> str:
@@ -202,53 +203,135 @@ def show_spread(value: Summary, digits: int) -> str:
 def show_difference(value: Summary, digits: int) -> str:
     """Returns a difference with its interval, where it has one, and the mark, where it stays clear among many."""
     shown = show_interval(value.get("mean"), value.get("low"), value.get("high"), digits, signed=True)
-    return shown + (f"{NO_BREAK}{MARK}" if _is_marked(value) else "")
-
-
-def _show_ends(value: Summary, digits: int) -> str:
-    return show_ends(value.get("low"), value.get("high"), digits)
+    q = value.get("q")
+    return shown if q is None or q > MOST_FALSE else f"{shown}{NO_BREAK}{MARK}"
 
 
 def _name_missing(results: Mapping[str, Any]) -> list[str]:
     return [f"missing: {entry['variant']}, seed {entry['seed']}: {entry['error']}" for entry in results["missing"]]
 
 
-def draw_study(folder: str | Path) -> Path:
-    """Draws picture.png and picture.svg beside a study's results.json and returns the path of the PNG.
-
-    Every seed is a dot; a variant without a value has an empty row, and without an interval its dots alone. Raises
-    ReportError as `read_study_results` does.
-    """
-    return write_figure(partial(_draw, read_study_results(folder)), Path(folder) / "picture.png")
-
-
 def _draw(results: Mapping[str, Any]) -> Figure:
+    """Draws every seed as a dot, means, and intervals where there are any; seconds say nothing of what was learnt."""
     names = list(results["variants"])
-    measures = {name: measure for name, measure in results["measures"].items() if not name.startswith(LEFT_OUT)}
-    across = 4
-    rows = max(1, -(-len(measures) // across))
-    size = (across * 2.5, rows * (len(names) * 0.24 + 0.85) + 0.45)
+    measures = {name: measure for name, measure in results["measures"].items() if not name.startswith("time/")}
+    rows = max(1, -(-len(measures) // ACROSS))
+    size = (ACROSS * 2.5, rows * (len(names) * 0.24 + 0.85) + 0.45)
     figure = Figure(figsize=size, layout="constrained")
     what, line = shorten(results["study"]), shorten(results["baseline"])
     figure.suptitle(f"{what}: every seed, mean and 95 % interval; the line is {line}", x=0.01, ha="left", size=10)
     for place, (name, measure) in enumerate(measures.items()):
-        axes = figure.add_subplot(rows, across, place + 1)
-        _draw_measure(axes, measure, [results["values"].get(variant, {}).get(name) for variant in names])
-        baseline = results["values"].get(results["baseline"], {}).get(name)
-        if baseline is not None and baseline.get("mean") is not None:
-            axes.axvline(baseline["mean"], color=GREY, linewidth=0.8, alpha=0.6, zorder=0)
-        name_rows(axes, names if place % across == 0 else [""] * len(names))
+        axes: Any = figure.add_subplot(rows, ACROSS, place + 1)
+        for height, variant in enumerate(names):
+            value = results["values"].get(variant, {}).get(name)
+            if value is None or value["mean"] is None:
+                continue
+            seeds = list(value["by_seed"].values())
+            axes.plot(seeds, [height] * len(seeds), "o", markersize=3, color=GREY, alpha=0.55, markeredgewidth=0)
+            if value["low"] is not None:
+                axes.plot([value["low"], value["high"]], [height, height], color=BLUE, linewidth=1.5)
+            axes.plot(value["mean"], height, "o", markersize=4.5, color=BLUE)
+        axes.set_title(f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}", loc="left", size=9)
+        axes.set_xlabel(shorten(measure["unit"]), size=8)
+        baseline = results["values"].get(results["baseline"], {}).get(name, {}).get("mean")
+        if baseline is not None:
+            axes.axvline(baseline, color=GREY, linewidth=0.8, alpha=0.6, zorder=0)
+        name_rows(axes, names if place % ACROSS == 0 else [""] * len(names))
     return figure
 
 
-def _draw_measure(axes: Any, measure: Mapping[str, Any], values: Sequence[Mapping[str, Any] | None]) -> None:
-    for height, value in enumerate(values):
-        if value is None or value["mean"] is None:
-            continue
-        seeds = list(value["by_seed"].values())
-        axes.plot(seeds, [height] * len(seeds), "o", markersize=3, color=GREY, alpha=0.55, markeredgewidth=0)
-        if value["low"] is not None:
-            axes.plot([value["low"], value["high"]], [height, height], color=BLUE, linewidth=1.5)
-        axes.plot(value["mean"], height, "o", markersize=4.5, color=BLUE)
-    axes.set_title(f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}", loc="left", size=9)
-    axes.set_xlabel(shorten(measure["unit"]), size=8)
+def study_section(place: Place, problems: list[str], pictures: ItemPictures) -> Section:
+    """Returns the section of a study, finished or not; what cannot be read is added to `problems`."""
+    results: dict[str, Any] = {}
+    try:
+        results = read_study_results(place.path, problems)
+    except ReportError as error:
+        problems.append(f"the study has no results.json that can be read, so no means: {error}")
+    problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
+    trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
+    logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
+    panels = overlay_panels({variant: of for variant, of in logs.items() if of})
+    curves = Curves(panels, f"{name}-curves")
+    shown: dict[str, Any] = dict(
+        results=results,
+        curves=curves,
+        has_seeds=any(len(of) > 1 for of in trials.values()),
+        examples=[choose_examples(world, _answers_of(trials, world), pictures) for world in WORLDS],
+    )
+    if results:
+        shown |= dict(
+            values=_by_kind(results, "values", show_spread),
+            differences=_by_kind(results, "differences", show_difference),
+            explain_spread=explain_spread(results),
+            explain_differences=explain_differences(results),
+            about={variant: text for variant, text in results["variants"].items() if text and variant != START},
+        )
+        files: dict[str, File] = {f"{name}.md": study_markdown(results), f"{name}.csv": study_csv(results)}
+    else:
+        shown["trials"] = _list_trials(trials)
+        files = table_files(f"{name}_trials", shown["trials"])
+    if panels:
+        files[f"{name}_curves.png"] = partial(draw_panels, panels)
+    title = f"Study: {results.get('study', place.label)}"
+    return Section(name, title, render("study.html", **shown), files, curves)
+
+
+def _read_trials(place: Place, results: Mapping[str, Any]) -> dict[str, list[TrainedRun]]:
+    """Returns the finished trials by variant, one for each seed, in the order of the results or of the study's file."""
+    folders = sorted(place.path.glob(f"{TRIALS}/*/seed-*"), key=number_at_end)
+    begun = {clean_text(folder.parent.name): None for folder in folders}
+    planned = list(results.get("variants", ()))
+    if not planned:
+        try:
+            listed = [START, *(str(variant["name"]) for variant in read_yaml(place.path / STUDY)["variants"])]
+            planned = [name for name in listed if name in begun]
+        except (OSError, ValueError, KeyError, TypeError):
+            planned = []
+    trials: dict[str, list[TrainedRun]] = {name: [] for name in (*planned, *begun)}
+    for folder in folders:
+        if (folder / TRIAL).is_file():
+            name = clean_text(folder.parent.name)
+            trial = read_trained(Place(folder, name), [], needs_model=False)
+            trials[name].append(replace(trial, label=f"{name}, seed {number_at_end(folder)}"))
+    return trials
+
+
+def _by_kind(results: Mapping[str, Any], part: str, show: Show) -> dict[str, Table]:
+    """Returns a table for each kind of measure, by its name, so that each is narrow enough to be seen whole."""
+    names: dict[str, list[str]] = {}
+    for name in results["measures"]:
+        kind = name.partition("/")[0]
+        names.setdefault(GROUPS.get(kind, kind), []).append(name)
+    return {
+        kind: study_table(results, part, show, title=f"{part.capitalize()}: {kind}", names=of, label=_label)
+        for kind, of in names.items()
+    }
+
+
+def _label(variant: str) -> str:
+    return START_LABEL if variant == START else variant
+
+
+def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
+    """Returns what the finished trials of a study without a result have measured."""
+    rows, records = dict[str, dict[str, str]](), []
+    for trial in (trial for of in trials.values() for trial in of):
+        result = reading.read_object(trial.folder / TRIAL, [], costs="")
+        metrics = reading.fit(result.get("metrics") or {}, {str: NUMBER}, trial.label, [])
+        rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
+        records.append({"trial": trial.label, **metrics})
+    names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    return matrix("Trials that are finished", "trial", rows, names, records)
+
+
+def _answers_of(trials: Mapping[str, Sequence[TrainedRun]], world: str) -> list[EvaluatedRun]:
+    """Returns what each variant said of a world's scenes with the first seed that most of them have."""
+    found: dict[int, list[EvaluatedRun]] = {}
+    for variant, of in trials.items():
+        for trial in of:
+            folder = trial.folder / world
+            if (folder / SCORES).is_file():
+                run = replace(read_evaluated(Place(folder, variant), []), label=variant)
+                found.setdefault(number_at_end(trial.folder), []).append(run)
+                break
+    return max(found.values(), key=len, default=[])

@@ -12,11 +12,10 @@ from typing import Any
 import yaml
 
 from mmdpo.files import find_inside, read_json, read_text, read_yaml
-from mmdpo.report.curves import curve_panels, draw_panels, overlay_panels
-from mmdpo.report.folders import RECIPE, TRAINER_STATE, Place, number_at_end
-from mmdpo.report.layout import Curves, Section, render
-from mmdpo.report.shape import fit, read_lines, read_object
-from mmdpo.tables import MISSING, Table, matrix, show_number
+from mmdpo.report.figures import curve_panels, draw_panels, overlay_panels
+from mmdpo.report.layout import Curves, Section, render, table_files
+from mmdpo.report.reading import RECIPE, TRAINER_STATE, Place, fit, number_at_end, read_lines, read_object
+from mmdpo.tables import Table, matrix, show_number
 
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -31,8 +30,7 @@ SHOWN_METRICS = (
     "logps/chosen", "grad_norm", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "train_runtime",
 )  # fmt: skip
 """Metrics of the table of last values, after the loss and its terms; the CSV beside the page has all."""
-SHOWN_STEPS = 8
-SHOWN_PROMPTS = 8
+SHOWN_STEPS, SHOWN_PROMPTS = 8, 8
 
 
 @dataclass(frozen=True)
@@ -47,48 +45,39 @@ class TrainedRun:
     """The trainer's `log_history`."""
     versions: Mapping[str, str]
     samples: tuple[Mapping[str, Any], ...] = ()
-    """The lines of sample_answers.jsonl."""
-    missing: tuple[str, ...] = ()
-    """What could not be read, and what the run did not come to."""
 
 
-def read_trained(place: Place, *, needs_model: bool = True) -> TrainedRun:
-    """Reads a run. Raises nothing: what cannot be read stands in `missing`."""
+def read_trained(place: Place, missing: list[str], *, needs_model: bool = True) -> TrainedRun:
+    """Reads a run. Raises nothing: what cannot be read, and what the run did not come to, is added to `missing`."""
     folder, problems = place.path, list[str]()
     history = _read_history(folder, problems)
     if needs_model and not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         problems.append("no model was saved, so the run has not come to its end")
     recipe = read_object(folder / RECIPE, problems, costs="its options are not known", read=read_yaml)
     samples = tuple(read_lines(folder / SAMPLES, problems))
-    missing = tuple(f"{place.label}: {problem}" for problem in problems)
-    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples, missing)
+    missing += [f"{place.label}: {problem}" for problem in problems]
+    return TrainedRun(place.label, folder, recipe, tuple(history), _read_versions(folder), samples)
 
 
 def _read_history(folder: Path, problems: list[str]) -> list[Mapping[str, Any]]:
     """Returns the log of the run's end, else of its last checkpoint that can be read."""
     own = folder / TRAINER_STATE
-    checkpoints = sorted(folder.glob(f"checkpoint-*/{TRAINER_STATE}"), key=_step_of, reverse=True)
-    for path in [*([own] if own.is_file() else []), *checkpoints]:
+    for path in [*([own] if own.is_file() else []), *_in_checkpoints(folder, TRAINER_STATE)]:
         try:
-            state = read_json(path)
-            history: list[Mapping[str, Any]] = fit(state["log_history"], [dict], "log_history", problems)
+            history: list[Mapping[str, Any]] = fit(read_json(path)["log_history"], [dict], "log_history", problems)
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{path.relative_to(folder)} is cut short or damaged ({error!r:.80})")
             continue
         if path != own:
-            problems.append(f"the curves end at step {_step_of(path)}, with {path.parent.name}")
+            problems.append(f"the curves end at step {number_at_end(path.parent)}, with {path.parent.name}")
         return history
     problems.append("no log of its training (trainer_state.json, or one in a checkpoint), so no curves")
     return []
 
 
-def _step_of(path: Path) -> int:
-    return number_at_end(path.parent)
-
-
 def _read_versions(folder: Path) -> dict[str, str]:
     """Returns what the last checkpoint, or else the model card, says of the versions that trained."""
-    for path in sorted(folder.glob(f"checkpoint-*/{CHECKPOINT}"), key=_step_of, reverse=True):
+    for path in _in_checkpoints(folder, CHECKPOINT):
         versions = read_object(path, [], costs="").get("versions")
         if isinstance(versions, dict):
             return {str(name): str(version) for name, version in versions.items()}
@@ -100,27 +89,31 @@ def _read_versions(folder: Path) -> dict[str, str]:
     return {name: version for name, version in rows if name != "package"}
 
 
+def _in_checkpoints(folder: Path, name: str) -> list[Path]:
+    """Returns the files of this name in the checkpoints of a run, the last one first."""
+    return sorted(folder.glob(f"checkpoint-*/{name}"), key=lambda path: number_at_end(path.parent), reverse=True)
+
+
 def training_section(runs: Sequence[TrainedRun]) -> Section:
     """Returns curves and last values of the runs: of one run its terms together, of several a panel for each metric."""
     if len(runs) == 1:
         panels = curve_panels({runs[0].label: runs[0].history})
     else:
         panels = overlay_panels({run.label: [run.history] for run in runs})
-    curves, last = Curves(panels, "training-curves"), _last_values(runs)
-    differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
-    html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
-    figures = {"curves": partial(draw_panels, panels)} if panels else {}
-    return Section("training", "Training", html, tables={"training": last}, figures=figures, curves=curves)
-
-
-def _last_values(runs: Sequence[TrainedRun]) -> Table:
-    last = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
-    logged = list(dict.fromkeys(key for values in last.values() for key in values))
+    curves = Curves(panels, "training-curves")
+    values = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
+    logged = list(dict.fromkeys(key for of in values.values() for key in of))
     terms = [key for key in logged if key.startswith("loss/")]
     shown = [key for key in ("step", "loss", *terms, *SHOWN_METRICS) if key in logged]
-    rows = {label: {key: show_number(values.get(key)) for key in shown} for label, values in last.items()}
-    records = [{"run": label, **{key: values.get(key) for key in logged}} for label, values in last.items()]
-    return matrix("Last logged values", "run", rows, shown, records)
+    rows = {label: {key: show_number(of.get(key)) for key in shown} for label, of in values.items()}
+    records = [{"run": label, **{key: of.get(key) for key in logged}} for label, of in values.items()]
+    last = matrix("Last logged values", "run", rows, shown, records)
+    differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
+    html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
+    files = table_files("training", last)
+    if panels:
+        files["curves.png"] = partial(draw_panels, panels)
+    return Section("training", "Training", html, files, curves)
 
 
 def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
@@ -134,28 +127,25 @@ def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
 
 def settings_section(runs: Sequence[TrainedRun]) -> Section:
     """Returns the resolved recipes, differences first, and the versions."""
-    known = [run for run in runs if run.recipe]
-    keys = dict.fromkeys(key for run in known for key in run.recipe if key not in OWN_KEYS)
-    differing = [key for key in keys if len({str(run.recipe.get(key)) for run in known}) > 1]
-    records = [{"run": run.label, **{key: run.recipe.get(key) for key in keys}} for run in known]
-    settings = _by_run("Keys in which the runs differ", "key", {r.label: r.recipe for r in known}, differing, records)
+    known = {run.label: run.recipe for run in runs if run.recipe}
+    keys = dict.fromkeys(key for recipe in known.values() for key in recipe if key not in OWN_KEYS)
+    differing = [key for key in keys if len({str(recipe.get(key)) for recipe in known.values()}) > 1]
+    records = [{"run": label, **{key: recipe.get(key) for key in keys}} for label, recipe in known.items()]
+    settings = _by_run("Keys in which the runs differ", "key", known, differing, records)
     packages = list(dict.fromkeys(name for run in runs for name in run.versions))
     records = [{"run": run.label, **run.versions} for run in runs]
     versions = _by_run("Versions that trained", "package", {r.label: r.versions for r in runs}, packages, records)
-    recipes = {run.label: yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True) for run in known}
+    recipes = {label: yaml.safe_dump(dict(of), sort_keys=False, allow_unicode=True) for label, of in known.items()}
     html = render("settings.html", settings=settings, versions=versions, recipes=recipes)
-    tables = {name: table for name, table in (("settings", settings), ("versions", versions)) if table.rows}
-    return Section("settings", "Settings", html, tables=tables)
+    files = table_files("settings", settings) if settings.rows else {}
+    return Section("settings", "Settings", html, files | (table_files("versions", versions) if versions.rows else {}))
 
 
 def _by_run(
     title: str, corner: str, values: Mapping[str, Mapping[str, Any]], names: Sequence[str], records: Sequence[Any]
 ) -> Table:
     """Returns a table with a row for each name and a column for each run."""
-    shown = {
-        name: {label: MISSING if of.get(name) is None else str(of[name]) for label, of in values.items()}
-        for name in names
-    }
+    shown = {name: {label: str(of[name]) for label, of in values.items() if of.get(name) is not None} for name in names}
     return matrix(title, corner, shown, list(values), records)
 
 
@@ -177,10 +167,13 @@ def samples_section(runs: Sequence[TrainedRun]) -> Section:
         ]
         strips = {of: thin(rows) for of, rows in strips.items()}
         shown.append(dict(name=name, first=first, pictures=pictures, strips=strips))
-    html = render(
-        "samples.html", prompts=shown, most_steps=SHOWN_STEPS, left_out=len(prompts) - len(shown), file=SAMPLES
-    )
-    return Section("samples", "Sample answers during training", html, tables={"samples": _samples_table(runs)})
+    left_out = len(prompts) - len(shown)
+    html = render("samples.html", prompts=shown, most_steps=SHOWN_STEPS, left_out=left_out, file=SAMPLES)
+    headers = ("run", "step", "id", "prompt", "chosen", "answer")
+    records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
+    rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
+    table = Table(headers, rows, "Sample answers", tuple(records))
+    return Section("samples", "Sample answers during training", html, table_files("samples", table))
 
 
 def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -188,10 +181,3 @@ def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if len(rows) <= SHOWN_STEPS:
         return list(rows)
     return [rows[round(place * (len(rows) - 1) / (SHOWN_STEPS - 1))] for place in range(SHOWN_STEPS)]
-
-
-def _samples_table(runs: Sequence[TrainedRun]) -> Table:
-    headers = ("run", "step", "id", "prompt", "chosen", "answer")
-    records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
-    rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
-    return Table(headers, rows, "Sample answers", tuple(records))

@@ -21,16 +21,13 @@ from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
 from mmdpo.records import ORIGINAL
-from mmdpo.report.quickstart import draw_curves, print_results, write_page
-from mmdpo.report.scene_picture import draw_scenes
-from mmdpo.study.measures import measure_reliance
+from mmdpo.report.quickstart import print_results, write_quickstart
 from mmdpo.study.study_file import START
 from mmdpo.study.variants import (
     CORRUPTION,
     HeldOut,
-    HeldOutAnswers,
-    ask,
     make_world_pairs,
+    measure_reliance,
     train_variant,
     training_options,
 )
@@ -77,18 +74,23 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
             pairs=make_world_pairs(plan.held_out_pairs, plan.seed, "held-out"),
             collator=make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=plan.seed),
         )
-    answers: dict[str, HeldOutAnswers] = {}
-    with _show_progress(console) as progress:
-        answers[START] = ask(start, held_out)
+    columns = (TextColumn("{task.description:>20}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
+    captions: dict[str, list[str]] = {}
+    variants: dict[str, dict[str, float | None]] = {}
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        captions[START], reference = held_out.ask(start)
+        scores = {START: reference}
         for name in VARIANTS:
             args = training_options(name, folder / name, seed=plan.seed, epochs=plan.epochs)
-            bar = ProgressCallback(progress, f"training {name}")
-            trainer = train_variant(SMALL.name, args, pairs, callbacks=[bar])
+            trainer = train_variant(SMALL.name, args, pairs, [ProgressCallback(progress, f"training {name}")])
             trainer.save_model()
-            answers[name] = ask(trainer.model, held_out)
-    variants = {name: _measure(said, answers[START], held_out.scenes) for name, said in answers.items()}
+            captions[name], scores[name] = held_out.ask(trainer.model)
+    for name, policy in scores.items():
+        assert policy is not None
+        assert reference is not None
+        of_captions = asdict(score_captions(held_out.scenes, captions[name]))
+        variants[name] = {**of_captions, **measure_reliance(policy, reference)}
     variants[START] |= dict.fromkeys(("accuracy_real", "accuracy_other"))  # no reward yet, so no preference
-    captions = {name: said.captions for name, said in answers.items()}
     _write_examples(folder, captions, held_out.scenes, plan)
     results = dict(
         variants=variants,
@@ -98,31 +100,11 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
         versions=versions(),
     )
     write_json(folder / "results.json", results)
-    draw_scenes(folder)
-    draw_curves(folder)
-    page = write_page(folder)
+    page = write_quickstart(folder)
     print_results(results, console)
     said = f"\n{results['seconds']:.0f} s. Captions, pictures and curves: {printable(str(page))}"
     console.print(said, markup=False)
     return results
-
-
-def _measure(answers: HeldOutAnswers, start: HeldOutAnswers, scenes: Sequence[Scene]) -> dict[str, float | None]:
-    """Returns the measures of the table: those of captions, and image reliance against the start."""
-    assert answers.scores is not None
-    assert start.scores is not None
-    reliance = measure_reliance(answers.scores, start.scores)
-    return {**asdict(score_captions(scenes, answers.captions)), **asdict(reliance)}
-
-
-def _show_progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:>20}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def _write_examples(
@@ -139,19 +121,12 @@ def _write_examples(
     for number, place in enumerate(tempting[: plan.shown_scenes]):
         scene, image = scenes[place], render(scenes[place])
         corrupted = corrupt_image(corruption, image, run_seed=plan.seed, example_id=f"scene-{place}", image_index=0)
-        image.save(folder / "scenes" / f"{number}.png")
-        corrupted.save(folder / "scenes" / f"{number}_corrupted.png")
+        names = {"image": f"scenes/{number}.png", "corrupted_image": f"scenes/{number}_corrupted.png"}
+        image.save(folder / names["image"])
+        corrupted.save(folder / names["corrupted_image"])
         answers = {}
         for name, texts in captions.items():
             found = compare_names(scene.world, scene.names, texts[place])
             answers[name] = dict(text=texts[place], hallucinated=list(found.hallucinated), missed=list(found.missed))
-        records.append(
-            dict(
-                image=f"scenes/{number}.png",
-                corrupted_image=f"scenes/{number}_corrupted.png",
-                truth=list(scene.names),
-                setting=scene.setting,
-                answers=answers,
-            )
-        )
+        records.append({**names, "truth": list(scene.names), "setting": scene.setting, "answers": answers})
     write_json(folder / "examples.json", records)

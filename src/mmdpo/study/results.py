@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,22 +23,26 @@ from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versi
 LEAST_SEEDS = 3
 """An interval needs so many seeds: fewer say too little about their spread."""
 METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"
-_T975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
 
 
 def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
     """Returns what the trials have measured so far, ready for JSON; what is missing is listed with its reason."""
-    results = {(t.variant.name, t.seed): t.read(RESULT) for t in trials if t.is_finished()}
-    values = {variant.name: _collect(variant.name, study.seeds, results) for variant in study.variants}
-    baseline = study.variants[1].name
+    finished = {(trial.variant.name, trial.seed): found for trial in trials if (found := trial.read(RESULT))}
     measures: dict[str, Any] = {}
-    for result in results.values():
-        measures |= result["measures"]
+    values: dict[str, dict[str, dict[str, float]]] = {variant.name: {} for variant in study.variants}
+    for name, by_measure in values.items():
+        for seed in study.seeds:
+            result = finished.get((name, seed), {})
+            measures |= result.get("measures", {})
+            for measure, value in result.get("metrics", {}).items():
+                if value is not None:  # it is undefined
+                    by_measure.setdefault(measure, {})[str(seed)] = value
+    baseline = study.variants[1].name
+    differences: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in values if name != baseline}
+    for name, described in differences.items():
+        for measure, by_seed in values[name].items():
+            of = values[baseline].get(measure, {})
+            described[measure] = describe({seed: value - of[seed] for seed, value in by_seed.items() if seed in of})
     return {
         "study": study.name,
         "about": study.about,
@@ -47,29 +51,29 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "baseline": baseline,
         "variants": {variant.name: variant.about for variant in study.variants},
         "measures": measures,
-        "values": {name: {m: _within(describe(v), measures[m]) for m, v in of.items()} for name, of in values.items()},
-        "differences": adjust(
-            {
-                name: {m: _compare(v, values[baseline].get(m, {})) for m, v in of.items()}
-                for name, of in values.items()
-                if name != baseline
-            }
-        ),
+        "values": {
+            name: {m: describe(by_seed, is_share=measures[m]["unit"] == "%") for m, by_seed in of.items()}
+            for name, of in values.items()
+        },
+        "differences": adjust(differences),
         "missing": [
             {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
             for t in trials
-            if not t.is_finished()
+            if (t.variant.name, t.seed) not in finished
         ],
         "statistics": METHOD,
         "notes": _note(study, values),
-        "trial_seconds": sum(sum(result["seconds"].values()) for result in results.values()),
+        "trial_seconds": sum(sum(result["seconds"].values()) for result in finished.values()),
         "versions": {"python": platform.python_version(), "mmdpo": version("mmdpo"), **library_versions()},
         "code": digest_code(),
     }
 
 
-def describe(by_seed: Mapping[str, float]) -> dict[str, Any]:
-    """Returns mean, standard deviation and 95 % interval of the mean; None where there are too few values."""
+def describe(by_seed: Mapping[str, float], *, is_share: bool = False) -> dict[str, Any]:
+    """Returns mean, standard deviation and 95 % interval of the mean; None where there are too few values.
+
+    The interval of a share, in per cent, is cut to what a share can be: Student's t knows no bounds.
+    """
     values = list(by_seed.values())
     mean = statistics.fmean(values) if values else None
     spread = statistics.stdev(values) if len(values) > 1 else None
@@ -77,6 +81,8 @@ def describe(by_seed: Mapping[str, float]) -> dict[str, Any]:
     if mean is not None and spread is not None and len(values) >= LEAST_SEEDS:
         reach = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
         low, high = mean - reach, mean + reach
+        if is_share:
+            low, high = max(low, 0.0), min(high, 100.0)
     return {"mean": mean, "std": spread, "low": low, "high": high, "n": len(values), "by_seed": dict(by_seed)}
 
 
@@ -85,18 +91,18 @@ def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[s
 
     Those of the start and of seconds are no comparisons, and have neither; nor has one without an interval.
     """
-    tests = {
+    p = {
         (name, measure): p_value(value)
         for name, of in differences.items()
         for measure, value in of.items()
         if name != START and not measure.startswith("time/") and value["low"] is not None
     }
-    adjusted = dict(zip(tests, _control_false_discoveries(tests.values()), strict=True))
+    q, smallest = {}, 1.0
+    for rank, test in reversed(list(enumerate(sorted(p, key=p.__getitem__), start=1))):
+        smallest = min(smallest, p[test] * len(p) / rank)
+        q[test] = smallest
     return {
-        name: {
-            measure: {**value, "p": tests.get((name, measure)), "q": adjusted.get((name, measure))}
-            for measure, value in of.items()
-        }
+        name: {m: {**value, "p": p.get((name, m)), "q": q.get((name, m))} for m, value in of.items()}
         for name, of in differences.items()
     }
 
@@ -116,66 +122,28 @@ def _t_within(t: float, freedom: int) -> float:
     """
     angle = math.atan(t / math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
-    if freedom % 2:
-        term = total = cosine if freedom > 1 else 0.0
-        for step in range(3, freedom - 1, 2):
-            term *= cosine**2 * (step - 1) / step
-            total += term
-        return 2 / math.pi * (angle + sine * total)
-    term = total = 1.0
-    for step in range(2, freedom - 1, 2):
+    is_odd = freedom % 2
+    term = total = (cosine if freedom > 1 else 0.0) if is_odd else 1.0
+    for step in range(2 + is_odd, freedom - 1, 2):
         term *= cosine**2 * (step - 1) / step
         total += term
-    return sine * total
-
-
-def _control_false_discoveries(values: Iterable[float]) -> list[float]:
-    """Returns q for each p, in the order given."""
-    p = list(values)
-    q, smallest = [0.0] * len(p), 1.0
-    for rank, place in reversed(list(enumerate(sorted(range(len(p)), key=p.__getitem__), start=1))):
-        smallest = min(smallest, p[place] * len(p) / rank)
-        q[place] = smallest
-    return q
-
-
-def _within(value: dict[str, Any], measure: Mapping[str, Any]) -> dict[str, Any]:
-    """Cuts the interval of a percentage to what a percentage can be, since Student's t knows no bounds."""
-    if measure["unit"] == "%" and value["low"] is not None:
-        value |= {"low": max(value["low"], 0.0), "high": min(value["high"], 100.0)}
-    return value
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
 
 
 def t_quantile(freedom: int) -> float:
-    """Returns the 97.5 % quantile of Student's t; beyond the table by its expansion about the normal quantile."""
-    if freedom <= len(_T975):
-        return _T975[freedom - 1]
-    z = statistics.NormalDist().inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-
-
-def _collect(
-    name: str, seeds: Sequence[int], results: Mapping[tuple[str, int], Mapping[str, Any]]
-) -> dict[str, dict[str, float]]:
-    """Returns the values of a variant, by measure and seed; those that are undefined are left out."""
-    found: dict[str, dict[str, float]] = {}
-    for seed in seeds:
-        for measure, value in results.get((name, seed), {}).get("metrics", {}).items():
-            if value is not None:
-                found.setdefault(measure, {})[str(seed)] = value
-    return found
-
-
-def _compare(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, Any]:
-    return describe({seed: value - baseline[seed] for seed, value in values.items() if seed in baseline})
+    """Returns the 97.5 % quantile of Student's t, by bisection: 12.7 for one degree of freedom, 1.96 for many."""
+    low, high = 1.9, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, freedom) < 0.95 else (low, middle)
+    return high
 
 
 def _note(study: Study, values: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     notes = []
     if len(study.seeds) < LEAST_SEEDS:
-        notes.append(
-            f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}: too few for intervals, which need {LEAST_SEEDS}"
-        )
+        several = "s" * (len(study.seeds) > 1)
+        notes.append(f"{len(study.seeds)} seed{several}: too few for intervals, which need {LEAST_SEEDS}")
     for name, of in values.items():
         count = max((len(by_seed) for by_seed in of.values()), default=0)
         if count < len(study.seeds):

@@ -108,10 +108,9 @@ class StudyEvaluation:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, checked."""
+    """A study, checked; `command` runs it again, and `content` is what its file says."""
 
     command: str
-    """What runs it again."""
     name: str
     about: str
     variants: tuple[Variant, ...]
@@ -120,7 +119,6 @@ class Study:
     evaluation: StudyEvaluation
     keep_models: bool = False
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What the file says."""
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -136,13 +134,10 @@ def describe_shipped() -> dict[str, str]:
 
 def read_text(name_or_path: str) -> str:
     """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
-    path, known = Path(name_or_path), shipped_names()
+    path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        _require(
-            name_or_path in known,
-            f"there is no study {name_or_path!r}{name_nearest(name_or_path, known)} Shipped: {', '.join(known)}; "
-            "--list says what they ask. Or give a file with --config",
-        )
+        advice = "; --list says what they ask. Or give a file with --config"
+        _require_known(name_or_path, shipped_names(), "there is no study", advice)
         path = _SHIPPED / f"{name_or_path}.yaml"
     try:
         return path.read_text(encoding="utf-8")
@@ -166,13 +161,21 @@ def read_study(
     content, command = _load(read_text(name_or_path), name_or_path), f"mmdpo study {name_or_path}"
     with _naming(name_or_path):
         if world is not None:
-            content = _move(content, world)
+            base = str(content.get("recipe"))
+            _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
+            of_world = f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none"
+            _require(base in WORLDS, of_world)
+            name = content.get("name") if base == world else f"{content['name']}-{world}"
+            content |= {"recipe": world, "name": name}
             command += f" --world {world}"
-        _check_keys(content, KEYS)
+        for key in content:
+            _require_known(key, KEYS, "unknown key")
         shared = _read_options(content, Path(name_or_path).parent)
         listed = _read_variants(content.get("variants"), shared)
         if variants is not None:
-            listed = _choose(listed, variants)
+            for name in variants:
+                _require_known(name, [variant.name for variant in listed], "there is no variant")
+            listed = [variant for place, variant in enumerate(listed) if place < 2 or variant.name in variants]
             command += f" --variants {' '.join(variant.name for variant in listed[1:])}"
         if seeds is not None:
             command += f" --seeds {' '.join(map(str, seeds))}"
@@ -180,9 +183,9 @@ def read_study(
         _require(isinstance(keep, bool), f"keep_models is true or false; got {keep!r}")
         study = Study(
             command,
-            _read_name(content.get("name"), "name"),
+            _read_name(content.get("name")),
             str(content.get("about", "")).strip(),
-            listed,
+            tuple(listed),
             _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds)),
             _read_evaluation(content.get("evaluation"), shared),
             keep,
@@ -208,6 +211,11 @@ def _require(is_right: bool, message: str) -> None:
         raise StudyError(message)
 
 
+def _require_known(name: Any, known: Sequence[str], wrong: str, advice: str = "") -> None:
+    nearest = f"{name_nearest(str(name), known)} There are {', '.join(known)}{advice}"
+    _require(name in known, f"{wrong} {name!r}{nearest}")
+
+
 def _load(text: str, file: str) -> dict[str, Any]:
     try:
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
@@ -231,30 +239,9 @@ def _refuse_repeats(node: Any) -> None:
         _refuse_repeats(child)
 
 
-def _move(content: Mapping[str, Any], world: str) -> dict[str, Any]:
-    """Returns the content of a study of one embedded world as one of another."""
-    base = str(content.get("recipe"))
-    _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
-    _require(base in WORLDS, f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none")
-    return {**content, "recipe": world, "name": content.get("name") if base == world else f"{content['name']}-{world}"}
-
-
-def _choose(listed: tuple[Variant, ...], names: Sequence[str]) -> tuple[Variant, ...]:
-    known = [variant.name for variant in listed]
-    for name in names:
-        nearest = f"{name_nearest(name, known)} There are {', '.join(known)}"
-        _require(name in known, f"there is no variant {name!r}{nearest}")
-    return tuple(variant for place, variant in enumerate(listed) if place < 2 or variant.name in names)
-
-
-def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in values:
-        _require(key in known, f"unknown key {key!r}{name_nearest(key, known)} There are {', '.join(known)}")
-
-
-def _read_name(name: Any, where: str) -> str:
+def _read_name(name: Any) -> str:
     is_name = isinstance(name, str | int) and NAME.fullmatch(str(name)) is not None
-    _require(is_name, f"{where} must be letters, digits, '-', '_' and '.', since a folder is named so; got {name!r}")
+    _require(is_name, f"name must be letters, digits, '-', '_' and '.', since a folder is named so; got {name!r}")
     return str(name)
 
 
@@ -275,7 +262,7 @@ def _read_options(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**inherited, "save_strategy": "no", **options}
 
 
-def _read_variants(entries: Any, shared: Mapping[str, Any]) -> tuple[Variant, ...]:
+def _read_variants(entries: Any, shared: Mapping[str, Any]) -> list[Variant]:
     is_list = isinstance(entries, list) and len(entries) > 0
     _require(is_list, "variants must list at least one variant, each with a name")
     with _naming("options"):
@@ -283,7 +270,7 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> tuple[Variant, ..
     for number, entry in enumerate(entries, start=1):
         with _naming(f"variants: no. {number}"):
             _require(isinstance(entry, dict), f"a variant is a mapping with a name; got {entry!r}")
-            name = _read_name(entry.get("name"), "name")
+            name = _read_name(entry.get("name"))
             _require(name != START, f"the name {name!r} stands for what every variant begins as; choose another")
             _require(name not in variants, f"the name {name!r} is given twice; choose another")
         with _naming(f"variant {name!r}"):
@@ -292,18 +279,17 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> tuple[Variant, ..
                 is_same = options.get(key) == shared.get(key)
                 _require(is_same, f"{key} differs from the others', and all begin at one start")
             variants[name] = _make_variant(name, str(entry.get("about", "")).strip(), options)
-    return tuple(variants.values())
+    return list(variants.values())
 
 
 def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
     for key in options:
         _require(key not in SET_BY_STUDY, f"{key} is set by the study: {SET_BY_STUDY.get(key)}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
+    is_world = find_world(options.get("dataset_name")) is not None
     for key in ("pairs", "decided_by"):
-        is_world = find_world(options.get("dataset_name")) is not None
         _require(key not in own or is_world, f"{key} is for the embedded worlds; with other data, use fraction")
-    _check_counts(own, ("pairs",))
-    _check_kind(own.get("decided_by", "style"))
+    _check_world_pairs(own)
     share = own.get("fraction", 1)
     is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
     _require(is_share, f"fraction is a share of the training pairs, in (0, 1]; got {share!r}")
@@ -323,8 +309,8 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
     with _naming("evaluation"):
         needed = "it must say what models are measured on: scenes, pairs, benchmarks, …"
         _require(isinstance(values, dict) and len(values) > 0, needed)
-        _check_keys(values, [field.name for field in dataclasses.fields(StudyEvaluation)])
-        _check_counts(values, ("scenes", "pairs", "batch_size"))
+        for key in values:
+            _require_known(key, [field.name for field in dataclasses.fields(StudyEvaluation)], "unknown key")
         benchmarks = values.get("benchmarks", [])
         _check_benchmarks(benchmarks, has_scenes=bool(values.get("scenes")))
         own = find_world(shared.get("dataset_name"))
@@ -336,10 +322,9 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
             _require(not is_other, f"{key} is {named}, and the study trains on {shared['dataset_name']}: leave it out")
         has_pairs = name is not None or values.get("pairs") is None
         _require(has_pairs, "pairs needs dataset_name, the held-out pairs to measure preferences on")
-        kind = values.get("decided_by", shared.get("decided_by", "style"))
-        _check_kind(kind)
-        chosen = {**values, "world": world, "dataset_name": name, "decided_by": kind, "benchmarks": tuple(benchmarks)}
-        evaluation = StudyEvaluation(**chosen)
+        chosen = {"decided_by": shared.get("decided_by", "style"), **values, "world": world, "dataset_name": name}
+        _check_world_pairs(chosen)
+        evaluation = StudyEvaluation(**{**chosen, "benchmarks": tuple(benchmarks)})
         is_measured = evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks
         _require(bool(is_measured), "nothing is measured: give scenes, dataset_name or benchmarks")
     return evaluation
@@ -348,22 +333,20 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
 def _check_benchmarks(entries: Any, *, has_scenes: bool) -> None:
     is_list = isinstance(entries, list) and all(isinstance(entry, dict) and "name" in entry for entry in entries)
     _require(is_list, f"benchmarks is a list of mappings with a name; got {entries!r}")
-    listed, known = [entry["name"] for entry in entries], benchmark_names()
+    listed = [entry["name"] for entry in entries]
     for name in listed:
-        nearest = f"{name_nearest(name, known)} (known: {', '.join(known)})"
-        _require(name in known, f"benchmarks: there is no {name!r}{nearest}")
+        _require_known(name, benchmark_names(), "benchmarks: there is no")
     is_double = has_scenes and any(name in WORLDS for name in listed)
     _require(not is_double, f"scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
     is_once = len(set(listed)) == len(listed)
-    _require(is_once, f"benchmarks: a benchmark is listed twice in {', '.join(map(str, listed))}")
+    _require(is_once, f"benchmarks: a benchmark is listed twice in {', '.join(listed)}")
 
 
-def _check_counts(values: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
+def _check_world_pairs(values: Mapping[str, Any]) -> None:
+    """Checks how many scenes and pairs are asked for, and of which kind the pairs are."""
+    for key in ("scenes", "pairs", "batch_size"):
         value = values.get(key)
         is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
         _require(is_count, f"{key} is a whole number above 0; got {value!r}")
-
-
-def _check_kind(kind: Any) -> None:
+    kind = values.get("decided_by", "style")
     _require(kind in get_args(DecidedBy), f"decided_by is {_KINDS}; got {kind!r}")

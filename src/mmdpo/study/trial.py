@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -33,28 +33,33 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
-from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_benchmark, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
-from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
+from mmdpo.study.variants import (
+    MEASURES,
+    OF_PREFERENCES,
+    HeldOut,
+    make_world_pairs,
+    measure_benchmark,
+    measure_pairs,
+    train_variant,
+)
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.world.captions import score_captions
 from mmdpo.world.scenes import Scene, draw_test_scenes
 from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
-CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)
-"""Image versions that held-out pairs are scored under."""
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 DECIDING = (
-    *("records.py", "benchmarks", "corruption", "data", "models", "generation", "objective", "scoring", "training"),
-    *("world", "diagnosis/pair_scores.py", "study/measures.py", "study/trial.py", "study/variants.py"),
+    *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
+    *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
+    *("training/**/*", "world/**/*"),
 )
 """The parts of this package that a trial's numbers come from; the others arrange and print them."""
 PATHS = ("model_name_or_path", "adapter_name_or_path", "dataset_name", "eval_dataset_name", "chat_template")
@@ -89,11 +94,6 @@ class Trial:
         """Where it is written before it is finished."""
         return self.folder.with_name(f".{self.folder.name}.partial")
 
-    @property
-    def is_of_small_world(self) -> bool:
-        """Whether it trains the small world's model, which gains nothing from a second thread."""
-        return bool(self.variant.options.get("model_name_or_path") == SMALL.name)
-
     def read(self, name: str) -> dict[str, Any]:
         """Returns trial.json or failure.json of this very trial; nothing where it is missing, damaged or another's."""
         try:
@@ -105,9 +105,6 @@ class Trial:
     def is_finished(self) -> bool:
         """Says whether the folder holds the result of this very trial."""
         return bool(self.read(RESULT))
-
-
-# -- what decides a trial ----------------------------------------------------------------------------------------------
 
 
 def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool) -> str:
@@ -132,21 +129,22 @@ def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, ke
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of the libraries that compute."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")}
 
 
 @cache
 def digest_code() -> str:
     """Returns the digest of the parts of this package that decide numbers."""
-    root, total = Path(str(files("mmdpo"))), hashlib.sha256()
-    for part in DECIDING:
-        inside = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*"))
-        sources = [path for path in inside if path.is_file() and path.suffix != ".pyc"]
-        assert sources, f"there is no {part}"
-        for path in sources:
-            total.update(f"{path.relative_to(root)}\x1f".encode())
-            total.update(path.read_bytes())
-    return total.hexdigest()
+    root = Path(str(files("mmdpo")))
+    inside = {part: [path for path in root.glob(part) if path.is_file() and path.suffix != ".pyc"] for part in DECIDING}
+    assert all(inside.values()), "a part has another name now"
+    sources = (path for paths in inside.values() for path in paths)
+    return digest_of({path.relative_to(root).as_posix(): _digest_file(path) for path in sources})
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_named(name: str) -> str:
@@ -159,13 +157,9 @@ def _digest_named(name: str) -> str:
         return ""  # it ships with the code
     path = Path(name) if world is None else world.checkpoint
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest_file(path)
     inside = {str(p.relative_to(path)): p.stat() for p in sorted(path.rglob("*")) if p.is_file()}
     return digest_of({name: [facts.st_size, facts.st_mtime_ns] for name, facts in inside.items()}) if inside else ""
-
-
-# -- how it is run -----------------------------------------------------------------------------------------------------
 
 
 def run_trial(trial: Trial, folder: Path, report: Report) -> None:
@@ -177,34 +171,39 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     values = {**recipe.resolved(), "output_dir": str(trial.folder)}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     recipe = replace(recipe, training=recipe.options())
-    args = recipe.training
+    args, evaluation, is_start = recipe.training, trial.evaluation, trial.start is None
     began = time.perf_counter()
-    model, processor, facts = _load_start(recipe) if trial.start is None else _train(trial, recipe, report)
+    model, processor, facts = _load_start(recipe) if is_start else _train(trial, recipe, report)
     trained = time.perf_counter()
     report(0, 0, "measuring")
     held_out = _gather_held_out(trial, recipe, processor, model.config)
     with torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext():  # as training scored
-        answers = ask(model, held_out)
+        captions, scores = held_out.ask(model)
     metrics: dict[str, float | None] = {}
     if held_out.scenes:
-        metrics |= measure_scenes(held_out.scenes, answers.captions)
-        _write_captions(folder / trial.evaluation.world, held_out.scenes, answers.captions, trial.seed)
-    if answers.scores is not None:
-        start = answers.scores if trial.start is None else read_scores(trial.start / PAIRS)
-        metrics |= measure_pairs(answers.scores, start, args.beta)
-        _write_scores(folder / PAIRS, held_out.pairs, answers.scores)
-        if trial.start is None:
+        of_captions = asdict(score_captions(held_out.scenes, captions))
+        metrics |= {f"world/{name}": value for name, value in of_captions.items()}
+        _write_captions(folder / evaluation.world, held_out.scenes, captions, trial.seed)
+    if scores is not None:
+        metrics |= measure_pairs(scores, _read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)
+        columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
+        ids = [example.id for example in held_out.pairs]
+        rows = zip(ids, *columns.values(), strict=True)
+        write_rows(folder / PAIRS, (dict(zip(("id", *columns), row, strict=True)) for row in rows))
+        if is_start:
             metrics |= dict.fromkeys(OF_PREFERENCES)
-    if trial.start is not None:
+    if not is_start:
         metrics["time/train"] = trained - began
     measures = {name: MEASURES[name] for name in metrics}
     model = release_memory(model)
-    for benchmark in trial.evaluation.benchmarks:
+    # A trained model was saved with the processor that it was trained with; the start's is made as training made it.
+    own = {name: value for name in PROCESSOR_OPTIONS if is_start and (value := getattr(args, name))}
+    model_name = str(recipe.model.model_name_or_path if is_start else folder / MODEL)
+    for benchmark in evaluation.benchmarks:
         report(0, 0, f"answering {benchmark['name']}")
-        options, place = _benchmark_options(trial, recipe, benchmark), folder / "eval" / benchmark["name"]
-        model_name = str(recipe.model.model_name_or_path if trial.start is None else folder / MODEL)
-        for name, (value, measure) in measure_benchmark(options, model_name, place).items():
-            metrics[name], measures[name] = value, measure
+        found = measure_benchmark(own | dict(benchmark), model_name, folder / "eval" / benchmark["name"])
+        metrics |= {name: value for name, (value, _) in found.items()}
+        measures |= {name: measure for name, (_, measure) in found.items()}
     if not trial.keep_model:
         shutil.rmtree(folder / MODEL, ignore_errors=True)
     result = dict(
@@ -220,61 +219,49 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
 
 
 class _ReportSteps(TrainerCallback):
-    """Reports steps and loss."""
-
     def __init__(self, report: Report) -> None:
-        self.report = report
-        self.note = ""
+        self.report, self.note = report, ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reports the step."""
         self.report(state.global_step, state.max_steps, self.note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Remembers the loss."""
         if logs and "loss" in logs:
             self.note = f"loss {float(logs['loss']):.3f}"
 
 
 def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
-    args = recipe.training
-    start = resolve_start(recipe.model.model_name_or_path, args.load_options())
+    start = resolve_start(recipe.model.model_name_or_path, recipe.training.load_options())
     processor, model = load_processor(start), load_model(start)
     disable_dropout(model)
     is_placed = recipe.model.load_in_4bit or recipe.model.load_in_8bit  # by bitsandbytes
-    return model if is_placed else model.to(args.device), processor, {}
+    return model if is_placed else model.to(recipe.training.device), processor, {}
 
 
 def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict[str, Any]]:
-    pairs, eval_pairs = _gather_pairs(trial, recipe)
+    world, variant = find_world(recipe.script.dataset_name), trial.variant
+    if world is not None:
+        count = variant.pairs or WORLD_SPLITS["train"][0]
+        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", variant.decided_by, world), None
+    else:
+        pairs, eval_pairs = read_data(recipe)
+    if variant.fraction < 1:
+        count = max(1, round(variant.fraction * len(pairs)))
+        # One order for all fractions, so that a larger one holds the smaller ones.
+        order = derive_generator(trial.seed, "", "fraction").permutation(len(pairs))
+        pairs = pairs.select(sorted(order[:count].tolist()))
     trainer = train_variant(
         recipe.model.model_name_or_path,
         recipe.training,
         pairs,
-        eval_pairs=eval_pairs,
+        [_ReportSteps(report)],
+        eval_dataset=eval_pairs,
         peft_config=get_peft_config(recipe.model),
-        callbacks=[_ReportSteps(report)],
     )
     if trial.keep_model or trial.evaluation.benchmarks:
         trainer.save_model(str(Path(recipe.training.output_dir) / MODEL))
     facts = {"pairs": len(trainer.train_dataset), "steps": trainer.state.global_step}
     return trainer.model, trainer.processing_class, facts
-
-
-def _gather_pairs(trial: Trial, recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
-    """Returns the training pairs, and those that the recipe itself evaluates on while training."""
-    world = find_world(recipe.script.dataset_name)
-    if world is not None:
-        count = trial.variant.pairs or WORLD_SPLITS["train"][0]
-        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", trial.variant.decided_by, world), None
-    else:
-        pairs, eval_pairs = read_data(recipe)
-    if trial.variant.fraction < 1:
-        count = max(1, round(trial.variant.fraction * len(pairs)))
-        # One order for all fractions, so that a larger one holds the smaller ones.
-        order = derive_generator(trial.seed, "", "fraction").permutation(len(pairs))
-        pairs = pairs.select(sorted(order[:count].tolist()))
-    return pairs, eval_pairs
 
 
 def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) -> HeldOut:
@@ -294,24 +281,10 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) 
             seed=args.seed,
         )
         pairs = found[: evaluation.pairs]
-    return HeldOut(
-        scenes=draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world]),
-        pairs=pairs,
-        collator=make_pair_collator(processor, config, CONDITIONS, seed=trial.seed, max_length=args.max_length),
-        batch_size=evaluation.batch_size,
-    )
-
-
-def _benchmark_options(trial: Trial, recipe: Recipe, benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of `mmdpo eval`, for the start with those of its processor.
-
-    A trained model was saved with the processor that it was trained with; the start's is made as training made it.
-    """
-    own = {name: getattr(recipe.training, name) for name in PROCESSOR_OPTIONS} if trial.start is None else {}
-    return {key: value for key, value in own.items() if value} | dict(benchmark)
-
-
-# -- what it leaves ----------------------------------------------------------------------------------------------------
+    scenes = draw_test_scenes(evaluation.scenes, trial.seed, WORLDS[evaluation.world])
+    images = (ORIGINAL, OTHER, NO_IMAGE)
+    collator = make_pair_collator(processor, config, images, seed=trial.seed, max_length=args.max_length)
+    return HeldOut(scenes, pairs, collator, evaluation.batch_size)
 
 
 def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[str], seed: int) -> None:
@@ -324,17 +297,7 @@ def _write_captions(folder: Path, scenes: Sequence[Scene], captions: Sequence[st
     write_rows(folder / "scores.jsonl", counts)
 
 
-def _write_scores(path: Path, pairs: Iterable[Any], scores: PairScores) -> None:
-    columns = {f"{cell.image}/{cell.response}": values.tolist() for cell, values in scores.by_cell.items()}
-    rows = (
-        {"id": example.id, **{name: values[place] for name, values in columns.items()}}
-        for place, example in enumerate(pairs)
-    )
-    write_rows(path, rows)
-
-
-def read_scores(path: Path) -> PairScores:
-    """Returns what a trial's model says of the held-out pairs. Raises OSError for a file that is not there."""
+def _read_scores(path: Path) -> PairScores:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     names = [name for name in rows[0] if name != "id"]
     return PairScores({Cell(*name.split("/")): torch.tensor([row[name] for row in rows]) for name in names})

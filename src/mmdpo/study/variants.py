@@ -1,4 +1,4 @@
-"""What the quickstart and every study do to a variant: train it from the start, then caption scenes and score pairs.
+"""What the quickstart and every study do to a variant: train it from the start, then measure what it says.
 
 The embedded worlds' own options stand here too, once for all of them.
 """
@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
+from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.diagnosis.pair_scores import PairScores, score_pairs
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, score_pairs
+from mmdpo.evaluation.benchmark_run import run_benchmark
+from mmdpo.evaluation.options import EvaluationOptions
+from mmdpo.options import UsageError, parse_options
+from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world.model import caption_scenes
@@ -24,24 +28,20 @@ from mmdpo.world.scenes import Scene
 from mmdpo.world.worlds import SMALL, World
 
 CORRUPTION = "crop_0_20"
-CAPTION_BATCH = 100
-
-WORLD_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    dict(
-        corruption=CORRUPTION,
-        freeze_projector=False,
-        learning_rate=3e-4,
-        per_device_train_batch_size=32,
-        num_train_epochs=2,
-        precompute_ref_log_probs=True,
-        precompute_ref_batch_size=64,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        logging_steps=4,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+WORLD_OPTIONS: Mapping[str, Any] = dict(
+    corruption=CORRUPTION,
+    freeze_projector=False,
+    learning_rate=3e-4,
+    per_device_train_batch_size=32,
+    num_train_epochs=2,
+    precompute_ref_log_probs=True,
+    precompute_ref_batch_size=64,
+    gradient_checkpointing=False,
+    use_cpu=True,
+    logging_steps=4,
+    save_strategy="no",
+    report_to="none",
+    disable_tqdm=True,
 )
 """The small world's measured recipe: what its variants are trained with, where a study does not say otherwise."""
 
@@ -74,23 +74,13 @@ def make_world_pairs(
 
 
 def train_variant(
-    model: str,
-    args: MDPOConfig,
-    pairs: Any,
-    *,
-    eval_pairs: Any = None,
-    peft_config: Any = None,
-    callbacks: Sequence[TrainerCallback] = (),
+    model: str, args: MDPOConfig, pairs: Any, callbacks: Sequence[TrainerCallback] = (), **others: Any
 ) -> MDPOTrainer:
-    """Trains from the start, writes trainer_state.json into the run folder, and returns the trainer."""
-    trainer = MDPOTrainer(
-        model,
-        args=args,
-        train_dataset=pairs,
-        eval_dataset=eval_pairs,
-        peft_config=peft_config,
-        callbacks=list(callbacks),
-    )
+    """Trains from the start, writes trainer_state.json into the run folder, and returns the trainer.
+
+    `others` are arguments of the trainer.
+    """
+    trainer = MDPOTrainer(model, args=args, train_dataset=pairs, callbacks=list(callbacks), **others)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer.save_state()
@@ -99,32 +89,106 @@ def train_variant(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out material that every variant of one seed is measured on; parts may be empty."""
+    """What every variant of one seed is measured on: scenes to caption and preference pairs; both may be empty.
+
+    The collator makes batches of the pairs under each image version; its processor reads the scenes too.
+    """
 
     scenes: Sequence[Scene]
-    """Scenes of an embedded world to caption."""
     pairs: Sequence[Any]
-    """Preference examples."""
     collator: Collator
-    """Makes batches of the pairs under each image version; its processor reads the scenes too."""
     batch_size: int = 64
+
+    def ask(self, model: Any) -> tuple[list[str], PairScores | None]:
+        """Returns the captions of the scenes, and the scores of the pairs, None without pairs."""
+        processor = self.collator.prepare.renderer.processor
+        captions = caption_scenes(model, processor, self.scenes, batch_size=100)
+        if not self.pairs:
+            return captions, None
+        return captions, score_pairs(model, self.collator, self.pairs, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
-class HeldOutAnswers:
-    """What one model said of the held-out material."""
+class Measure:
+    """How a measure is printed; `better` is higher, lower or neither."""
 
-    captions: list[str]
-    scores: PairScores | None
-    """None without held-out pairs."""
+    label: str
+    unit: str
+    better: str
+    digits: int = 1
 
 
-def ask(model: Any, held_out: HeldOut) -> HeldOutAnswers:
-    """Captions the scenes and scores the pairs."""
-    processor = held_out.collator.prepare.renderer.processor
-    captions = caption_scenes(model, processor, held_out.scenes, batch_size=CAPTION_BATCH)
-    if not held_out.pairs:
-        return HeldOutAnswers(captions, None)
-    return HeldOutAnswers(
-        captions, score_pairs(model, held_out.collator, held_out.pairs, batch_size=held_out.batch_size)
+MEASURES: Mapping[str, Measure] = {
+    "world/chair_i": Measure("CHAIR_i", "%", "lower"),
+    "world/chair_s": Measure("CHAIR_s", "%", "lower"),
+    "world/cover": Measure("Cover", "%", "higher"),
+    "world/cog": Measure("Cog", "%", "lower"),
+    "pairs/delta_logp_chosen": Measure("Δ log p(chosen)", "nats", "neither", 2),
+    "pairs/accuracy_real": Measure("pair acc., real image", "%", "higher"),
+    "pairs/accuracy_other": Measure("pair acc., other image", "%", "neither"),
+    "pairs/accuracy_none": Measure("pair acc., no image", "%", "neither"),
+    "pairs/margin_real": Measure("margin, real image", "reward", "neither", 2),
+    "pairs/margin_none": Measure("margin, no image", "reward", "neither", 2),
+    "pairs/image_gain": Measure("image gain", "nats", "higher"),
+    "time/train": Measure("training", "s", "neither"),
+}
+"""Measures of every study; those of benchmarks bring their own records."""
+
+OF_PREFERENCES = tuple(name for name in MEASURES if name.startswith(("pairs/accuracy", "pairs/margin")))
+"""Measures of rewards, which the start has none of."""
+
+
+def measure_reliance(policy: PairScores, reference: PairScores) -> dict[str, float]:
+    """Compares a policy with its reference on the same pairs: does its preference need the image?
+
+    Returns
+        delta_logp_chosen  mean change of log π(chosen | image) against the reference, in nats
+        accuracy_real      per cent of pairs whose chosen answer has the higher reward under the right image
+        accuracy_other     the same under another example's image: equal where the image does not matter
+        image_gain         mean log π(chosen | image) − log π(chosen | another example's image), in nats
+
+    β only scales rewards, so it is not needed here.
+    """
+    ratios = policy.minus(reference)
+    return dict(
+        delta_logp_chosen=float(ratios.of(ORIGINAL, CHOSEN).mean()),
+        accuracy_real=_accuracy(ratios, ORIGINAL),
+        accuracy_other=_accuracy(ratios, OTHER),
+        image_gain=float((policy.of(ORIGINAL, CHOSEN) - policy.of(OTHER, CHOSEN)).mean()),
     )
+
+
+def measure_pairs(policy: PairScores, start: PairScores, beta: float) -> dict[str, float]:
+    """Returns the measures of preferences; rewards are taken against the start."""
+    ratios = policy.minus(start)
+    values = {
+        **measure_reliance(policy, start),
+        "accuracy_none": _accuracy(ratios, NO_IMAGE),
+        "margin_real": beta * float(ratios.margins(ORIGINAL).mean()),
+        "margin_none": beta * float(ratios.margins(NO_IMAGE).mean()),
+    }
+    return {f"pairs/{name}": value for name, value in values.items()}
+
+
+def _accuracy(ratios: PairScores, image: str) -> float:
+    return 100 * float((ratios.of(image, CHOSEN) > ratios.of(image, REJECTED)).float().mean())
+
+
+def measure_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dict[str, tuple[float | None, Measure]]:
+    """Lets a model answer a benchmark by `mmdpo eval`, into the folder `out`; returns the numbers by name.
+
+    Every key of `benchmark` but its name is an option of `mmdpo eval`. Raises EvaluationError for an option that it
+    does not have, and what answering and scoring raise.
+    """
+    flags = [f"--{key}={value}" for key, value in benchmark.items() if key != "name" and not isinstance(value, bool)]
+    flags += [f"--{key}" for key, value in benchmark.items() if value is True]
+    name = str(benchmark["name"])
+    try:
+        options = parse_options(EvaluationOptions, [f"--model={model}", f"--out={out}", *flags], f"eval {name}")
+    except UsageError as error:
+        raise EvaluationError(f"evaluation: benchmarks: {error}") from error
+    run_benchmark(name, options)
+    return {
+        name: (found["value"], Measure(name, found["unit"], found["better"], 2))
+        for name, found in read_data(out / "result.json")["metrics"].items()
+    }

@@ -45,7 +45,7 @@ def test_a_preference_that_needs_the_image():
     assert lost["value"] == pytest.approx(50)
     assert 30 < lost["low"] < 50 < lost["high"] < 70
     assert found["verdict"]["depends"] is True
-    assert values.reliance.tolist() == [2.0 if i % 2 == 0 else 0.0 for i in range(N)]
+    assert (values.margins["real"] - values.margins["none"]).tolist() == [2.0 if i % 2 == 0 else 0.0 for i in range(N)]
 
 
 def test_no_preference_is_no_dependence():

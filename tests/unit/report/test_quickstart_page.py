@@ -9,16 +9,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmdpo.report.curves import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels, panel_svg
+from mmdpo.report.figures import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, curve_panels, panel_svg
 from mmdpo.report.layout import MarkedAnswer
-from mmdpo.report.quickstart import CAVEATS, draw_curves, print_results, read_quickstart, results_table, write_page
-from mmdpo.report.scene_picture import RED, draw_scenes
-from mmdpo.report.shape import ReportError
-from tests.unit.report.makers import Page
+from mmdpo.report.quickstart import CAVEATS, print_results, read_quickstart, results_table, write_quickstart
+from mmdpo.report.reading import ReportError
+from tests.unit.report.makers import Page, write_run
 
 
 def test_run_folder_is_read_whole(run_dir):
-    run = read_quickstart(run_dir)
+    run = read_quickstart(run_dir, [])
     assert list(run.results["variants"]) == ["start", "dpo", "mdpo", "sft_chosen"]
     assert len(run.scenes) == 6
     assert run.scenes[0].truth == ("cup", "plate", "kettle")
@@ -38,24 +37,34 @@ def test_answer_without_hallucination_has_no_mark():
 
 
 @pytest.mark.parametrize(
-    ("file", "edit", "says"),
+    ("edit", "says"),
     [
-        ("results.json", lambda text: None, "results.json: no such file"),
-        ("results.json", lambda text: text[:40], "results.json: not JSON"),
-        ("results.json", lambda text: json.dumps({"variants": {}, "seed": 0}), "results.json: the key 'scenes'"),
-        ("examples.json", lambda text: text.replace('"truth"', '"thruth"', 1), "example 0: the key 'truth'"),
-        ("examples.json", lambda text: text.replace("scenes/2.png", "scenes/x.png"), "example 2: there is no picture"),
-        ("dpo/trainer_state.json", lambda text: "{}", "dpo/trainer_state.json: the key 'log_history'"),
+        (lambda text: None, "results.json: no such file"),
+        (lambda text: text[:40], "results.json: not JSON"),
+        (lambda text: json.dumps({"variants": {}, "seed": 0}), "results.json: the key 'scenes'"),
     ],
 )
-def test_broken_folder_is_named_with_file_and_key(run_dir, file, edit, says):
-    path = run_dir / file
+def test_results_that_cannot_be_used_are_an_error_with_file_and_key(run_dir, edit, says):
+    path = run_dir / "results.json"
     edited = edit(path.read_text())
     path.unlink()
     if edited is not None:
         path.write_text(edited)
     with pytest.raises(ReportError, match=says):
-        read_quickstart(run_dir)
+        read_quickstart(run_dir, [])
+
+
+def test_what_else_is_broken_is_named_on_the_page_with_file_and_key(run_dir):
+    for path, one, other in (
+        ("examples.json", '"truth"', '"thruth"'),
+        ("examples.json", "scenes/2.png", "scenes/x.png"),
+        ("dpo/trainer_state.json", '"log_history"', '"log"'),
+    ):
+        (run_dir / path).write_text((run_dir / path).read_text().replace(one, other, 1))
+    text = read_page(run_dir).all_text
+    assert "example 0: the key 'truth' is missing" in text
+    assert "scene: the picture is missing" in text
+    assert "dpo/trainer_state.json: the key 'log_history' is missing" in text
 
 
 SCORES = {
@@ -103,11 +112,17 @@ def test_terminal_fits_80_columns_and_prints_the_caveats():
 
 
 def read_page(run_dir) -> Page:
-    return Page(write_page(run_dir).read_text(encoding="utf-8"))
+    return Page(write_quickstart(run_dir).read_text(encoding="utf-8"))
 
 
-def test_page_fetches_nothing(run_dir):
-    html = write_page(run_dir).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a whole quickstart with its page and pictures, written once."""
+    return write_quickstart(write_run(tmp_path_factory.mktemp("written") / "run")).parent
+
+
+def test_page_fetches_nothing(written):
+    html = (written / "report.html").read_text(encoding="utf-8")
     assert "http:" not in html
     assert "https:" not in html
     assert "@import" not in html
@@ -117,8 +132,8 @@ def test_page_fetches_nothing(run_dir):
     assert all(link.startswith("#") for link in links if link not in pictures)
 
 
-def test_page_is_balanced_and_tells_everything(run_dir):
-    page = read_page(run_dir)
+def test_page_is_balanced_and_tells_everything(written):
+    page = Page((written / "report.html").read_text(encoding="utf-8"))
     assert page.unbalanced == []
     assert page.stack == []
     caveats = (
@@ -146,7 +161,7 @@ def test_text_of_a_run_stays_text(run_dir):
     examples[0]["answers"] = {hostile: {"text": f"{hostile} fork", "hallucinated": [hostile], "missed": [hostile]}}
     results_path.write_text(json.dumps(results))
     examples_path.write_text(json.dumps(examples))
-    html = write_page(run_dir).read_text(encoding="utf-8")
+    html = write_quickstart(run_dir).read_text(encoding="utf-8")
     page = Page(html)
     assert "<script" not in html
     assert page.unbalanced == []
@@ -183,31 +198,22 @@ LOG = [
 ]
 
 
-def test_both_figures_are_written_as_png_and_svg(run_dir):
-    for path in (draw_scenes(run_dir), draw_curves(run_dir)):
-        with Image.open(path) as image:
-            assert min(image.size) > 800
-        assert "<svg" in path.with_suffix(".svg").read_text()
+def test_both_figures_are_written_as_png_and_svg_and_wrong_words_are_in_brackets(written):
+    for name in ("scenes", "curves"):
+        with Image.open(written / f"{name}.png") as image:
+            assert min(image.size) > 700
+        assert "<svg" in (written / f"{name}.svg").read_text()
+    drawn = (written / "scenes.svg").read_text()
+    assert "[stove]" in drawn
+    assert "(missed: kettle)" in drawn
 
 
-def test_hallucinated_words_are_red_and_only_they(run_dir):
-    assert RED in draw_scenes(run_dir).with_suffix(".svg").read_text()
-    path = run_dir / "examples.json"
-    examples = json.loads(path.read_text())
-    for example in examples:
-        for answer in example["answers"].values():
-            answer["hallucinated"] = []
-    path.write_text(json.dumps(examples))
-    assert RED not in draw_scenes(run_dir).with_suffix(".svg").read_text()
-
-
-def test_nothing_to_draw_is_an_error_for_scenes_and_none_for_curves(run_dir):
+def test_without_scenes_and_logs_there_is_a_page_and_no_picture(run_dir):
     (run_dir / "examples.json").write_text("[]")
-    with pytest.raises(ReportError, match="no examples"):
-        draw_scenes(run_dir)
     for path in run_dir.glob("*/trainer_state.json"):
         path.unlink()
-    assert draw_curves(run_dir) is None
+    assert write_quickstart(run_dir).is_file()
+    assert not list(run_dir.glob("*.png"))
 
 
 def test_panels_hold_what_was_logged_and_nothing_else():
@@ -221,7 +227,7 @@ def test_panels_hold_what_was_logged_and_nothing_else():
 
 
 def test_rewards_of_all_variants_share_a_scale_that_survives_nan(run_dir):
-    histories = {name: read_quickstart(run_dir).histories[name] for name in ("dpo", "mdpo")}
+    histories = {name: read_quickstart(run_dir, []).histories[name] for name in ("dpo", "mdpo")}
     histories["dpo"][0]["rewards/chosen"] = float("nan")
     limits = [panel.limits for panel in curve_panels(histories) if panel.unit == "reward"]
     highest = -0.1 * 0.8 / 12  # mDPO's first step, now that DPO's higher one is gone

@@ -6,7 +6,7 @@ import torch
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell
-from mmdpo.study.measures import Measure, measure_benchmark, measure_reliance
+from mmdpo.study.variants import Measure, measure_benchmark, measure_reliance
 
 
 def scores(chosen, rejected, chosen_other, rejected_other):
@@ -30,10 +30,10 @@ def test_measures_by_hand():
         [-10.0, -10.0, -9.0],  # −1, −1, 0
     )
     found = measure_reliance(policy, reference)
-    assert found.delta_logp_chosen == pytest.approx((1 + 0 - 2) / 3)
-    assert found.accuracy_real == pytest.approx(200 / 3)  # the third pair's chosen answer lost more
-    assert found.accuracy_other == pytest.approx(100 / 3)  # the first alone
-    assert found.image_gain == pytest.approx((6 + 7 + 2) / 3)  # −3 + 9, −5 + 12, −8 + 10
+    assert found["delta_logp_chosen"] == pytest.approx((1 + 0 - 2) / 3)
+    assert found["accuracy_real"] == pytest.approx(200 / 3)  # the third pair's chosen answer lost more
+    assert found["accuracy_other"] == pytest.approx(100 / 3)  # the first alone
+    assert found["image_gain"] == pytest.approx((6 + 7 + 2) / 3)  # −3 + 9, −5 + 12, −8 + 10
 
 
 def test_a_benchmark_is_answered_by_the_model_and_its_numbers_are_measures(tmp_path):

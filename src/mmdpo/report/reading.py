@@ -1,14 +1,19 @@
-"""What lies in the folders that a report is asked about, and what the runs in them are called."""
+"""What lies in the folders that a report is asked about, and what their files hold.
+
+A *shape* says what a file may hold: a type (`float` stands for whole numbers too), `(shape, None)` where null is as
+good, `[shape]` for a list, `{str: shape}` for an object of any keys, or `{"key": shape, …}` for some keys of one; its
+other keys stay as they are. Data of another shape is left out and named, so that what comes after need not expect it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from mmdpo.files import clean_text
-from mmdpo.report.shape import ReportError
+from mmdpo.files import clean_text, read_json, read_rows
 
 RECIPE, TRAINER_STATE = "recipe.yaml", "trainer_state.json"
 RESULT, SCORES, ANSWERS = "result.json", "scores.jsonl", "answers.jsonl"
@@ -20,15 +25,24 @@ LOOKED_FOR = (
 )
 WHOLE = {"runs": "run of mmdpo train", "studies": "study", "quickstarts": "quickstart"}
 """Kinds of folders that are reported only by their own name."""
-CHECKPOINT_NAME = re.compile("checkpoint-[0-9]+")
 DEPTH = 3
 """Levels below a folder that are searched for results."""
 _PASSED_OVER = ("sample_answers", "runs", "scenes", "pictures", TRIALS)
+Shape: TypeAlias = Any
+NUMBER = (float, None)
+MOST_NAMED = 3
+"""Misfits of one file that are named one by one."""
+_NAMES = {str: "a text", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
+_MISFIT = object()
+
+
+class ReportError(ValueError):
+    """A folder that cannot be reported on: says which file and key, and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of one kind."""
+    """A folder of one kind, and what it is called."""
 
     path: Path
     label: str
@@ -93,7 +107,7 @@ def _look(path: Path, label: str, left_out: list[str]) -> Iterator[tuple[str, Pl
         return
     inside = [folder for folder in _walk(path, DEPTH, label, left_out) if folder != path]
     for folder in inside:
-        kind = None if CHECKPOINT_NAME.fullmatch(folder.name) else _kind_of_whole(folder)
+        kind = None if re.fullmatch("checkpoint-[0-9]+", folder.name) else _kind_of_whole(folder)
         if kind is not None:
             where = clean_text(folder.relative_to(path).as_posix())
             left_out.append(f"{label}/{where}: a {WHOLE[kind]} inside {label}; name its folder to report on it")
@@ -134,3 +148,89 @@ def _walk(path: Path, depth: int, label: str, left_out: list[str]) -> Iterator[P
         return
     for folder in inside:
         yield from _walk(folder, depth - 1, label, left_out)
+
+
+def read_result(path: Path, needed: Sequence[str], shape: Shape, problems: list[str], verb: str) -> dict[str, Any]:
+    """Returns the object in a JSON file that a folder cannot be shown without; what does not fit is in `problems`.
+
+    Raises ReportError where there is no such file, it holds no object, or the object lacks a key that is needed.
+    """
+    try:
+        content = read_json(path)
+    except FileNotFoundError as error:
+        raise ReportError(f"{path}: no such file; give the folder of a finished `{verb}`") from error
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: not JSON ({error}); the run may have been cut short, repeat it") from error
+    for key in needed:
+        if not isinstance(content, dict) or key not in content:
+            raise ReportError(f"{path}: the key {key!r} is missing; repeat the `{verb}` that wrote this file")
+    return dict(fit(content, shape, path.name, problems))
+
+
+def read_object(
+    path: Path, problems: list[str], *, costs: str, read: Callable[[Path], Any] = read_json
+) -> dict[str, Any]:
+    """Returns the object in a file; where there is none, an empty one, and what that costs as a line in `problems`."""
+    try:
+        content = read(path)
+        if isinstance(content, dict):
+            return content
+        problem = f"{path.name} holds no object"
+    except FileNotFoundError:
+        problem = f"there is no {path.name}"
+    except (OSError, ValueError) as error:
+        problem = f"{path.name} cannot be read ({error})"
+    problems.append(f"{problem}, so {costs}")
+    return {}
+
+
+def read_lines(path: Path, problems: list[str], *, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a file of JSON lines, the first `most`; nothing where there is no file."""
+    damaged = 0
+    try:
+        for row in read_rows(path, most=most):
+            if isinstance(row, dict):
+                yield row
+            else:
+                damaged += 1
+    except OSError:
+        return
+    except ValueError as error:
+        problems.append(f"{path.name} is not read: {error}")
+    if damaged:
+        problems.append(f"{damaged} lines of {path.name} are damaged and left out")
+
+
+def fit(value: Any, shape: Shape, where: str, problems: list[str]) -> Any:
+    """Returns what of a value has the shape; the rest is left out, and named in `problems` after `where`.
+
+    Nothing is left of a value of another kind: an empty object, an empty list, or None.
+    """
+    found: list[str] = []
+    fitted = _fit(value, shape, "", found)
+    problems += [f"{where}: {line}, so it is left out" for line in found[:MOST_NAMED]]
+    if len(found) > MOST_NAMED:
+        problems.append(f"{where}: {len(found) - MOST_NAMED} more values are of a wrong type and left out")
+    if fitted is not _MISFIT:
+        return fitted
+    return {} if isinstance(shape, Mapping) else [] if isinstance(shape, list) else None
+
+
+def _fit(value: Any, shape: Shape, path: str, problems: list[str]) -> Any:
+    if isinstance(shape, tuple):
+        return None if value is None else _fit(value, shape[0], path, problems)
+    if isinstance(shape, list) and isinstance(value, list):
+        items = [_fit(inner, shape[0], f"{path}[{place}]", problems) for place, inner in enumerate(value)]
+        return [item for item in items if item is not _MISFIT]
+    if isinstance(shape, Mapping) and isinstance(value, Mapping):
+        fields = {
+            key: _fit(inner, shape.get(str, shape.get(key, Any)), f"{path}.{key}" if path else key, problems)
+            for key, inner in value.items()
+        }
+        return {key: field for key, field in fields.items() if field is not _MISFIT}
+    wanted = dict if isinstance(shape, Mapping) else list if isinstance(shape, list) else shape
+    kind = type(value) if isinstance(value, bool) or not isinstance(value, int) else float
+    if shape is Any or kind is wanted:
+        return value
+    problems.append(f"{path or 'it'} is {_NAMES.get(kind, 'null')}, not {_NAMES[wanted]}")
+    return _MISFIT
