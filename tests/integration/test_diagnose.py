@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from mmdpo.cli import main
 from mmdpo.diagnosis.pair_scores import ScoreLog
@@ -248,3 +249,73 @@ def test_options_that_cannot_be_used_are_refused(tmp_path, flags, said, capsys):
     assert main(["diagnose", "--dataset", "world", "--out", str(tmp_path / "out"), *flags]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class TestProbes:
+    """On the embedded world, which knows no letters: what is written, and what each number is a share of."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("probes")
+        questions, prompts = [], []
+        for number, row in enumerate(make_pairs(4, seed=11)):
+            row["images"][0].save(folder / f"{number}.png")
+            questions.append(
+                {
+                    "id": f"q{number}",
+                    "question": "describe",
+                    "image": f"{number}.png",
+                    "entity": "a street" if number else None,
+                    "multiple_choices": {"A": "cup", "B": "rug"},
+                    "multiple_choices_answer": "A",
+                }
+            )
+            prompts.append({"prompt": "describe", **({"image": f"{number}.png"} if number else {})})
+        (folder / "questions.json").write_text(json.dumps(questions))
+        (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+        return folder
+
+    def test_a_conflict_is_measured_where_the_thing_is_named(self, folder, tmp_path, capsys):
+        out = tmp_path / "out"
+        command = ["diagnose", "--model", "world", "--conflict", str(folder / "questions.json"), "--out", str(out)]
+        assert main(command) == 0
+        found = json.loads((out / "diagnosis.json").read_text())
+        assert {name: found["measures"][name]["n"] for name in ("accuracy_image", "accuracy_text", "flip_rate")} == {
+            "accuracy_image": 4,
+            "accuracy_text": 3,
+            "flip_rate": 3,
+        }
+        cells = ("both_right", "image_only", "text_only", "both_wrong")
+        assert sum(found["measures"][cell]["value"] for cell in cells) == pytest.approx(100)
+        assert "4 questions of" in (out / "diagnosis.md").read_text()
+        assert "1 of 4 questions do not say" in capsys.readouterr().out
+        assert "answer, text" in (out / "diagnosis.html").read_text()
+
+    def test_an_empty_picture_moves_the_prompt_layer_by_layer(self, folder, tmp_path):
+        out = tmp_path / "out"
+        command = ["diagnose", "--model", "world", "--empty_image", str(folder / "prompts.jsonl"), "--out", str(out)]
+        assert main([*command, "--empty", "noise"]) == 0
+        found = json.loads((out / "diagnosis.json").read_text())
+        assert {name: measure["n"] for name, measure in found["measures"].items()} == {
+            "refusals_image": 3,
+            "refusals_empty": 4,
+            "refusals_none": 4,
+        }
+        moved = [layer["moved"] for layer in found["layers"]]
+        assert moved[0] == 0  # the last token's embedding knows nothing of what stands before it
+        assert all(value > 0 for value in moved[1:])
+        vectors = load_file(out / "vectors.safetensors")
+        assert {name: len(of) for name, of in vectors.items()} == {"mean": len(moved), "first_component": len(moved)}
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ([], "give one of --dataset, --conflict and --empty_image"),
+            (["--conflict", "q.json", "--dataset", "world"], "give one of"),
+            (["--conflict", "q.json", "--data_only"], "--data_only looks at pairs"),
+            (["--conflict", "nowhere.json"], "nowhere.json: there is no such file"),
+        ],
+    )
+    def test_what_cannot_be_asked_for(self, tmp_path, capsys, flags, message):
+        assert main(["diagnose", "--model", "world", "--out", str(tmp_path / "out"), *flags]) == 2
+        assert message in capsys.readouterr().err

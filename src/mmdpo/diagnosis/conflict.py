@@ -20,8 +20,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.benchmarks.stats import CountTable, bootstrap
-from mmdpo.diagnosis.dependence import ratio
+from mmdpo.benchmarks.definitions import Metric
+from mmdpo.diagnosis.dependence import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.records import RowError
@@ -198,44 +198,39 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int) -> dict[str,
 
     Questions whose thing is not named count under the image and neither alone.
     """
-    counted = [(row["id"], row["image"], _count(row)) for row in rows]
-    table = CountTable.build(counted)
-    labels: dict[Any, str] = {}
-    names = {IMAGE: "the image", TEXT: "the text", NEITHER: "neither"}
-    for condition, said in names.items():
-        labels[ratio(f"accuracy_{condition}", f"right_{condition}", f"n_{condition}")] = f"right with {said}"
-        labels[ratio(f"unreadable_{condition}", f"unread_{condition}", f"n_{condition}")] = f"no letter with {said}"
-        labels[ratio(f"option_{condition}", f"preferred_{condition}", f"n_{condition}")] = (
-            f"right option is the likeliest with {said}"
-        )
-    labels |= {ratio(cell, cell, "n_text"): label for cell, label in _CELLS.values()}
-    labels[ratio("flip_rate", "flips", "n_text")] = "another letter with the text, or none with one of the two"
-    labels[ratio("accuracy_contrastive", "contrastive", "n_text")] = "right by dynamic contrastive decoding"
-    sums = table.sums()
-    labels = {metric: label for metric, label in labels.items() if not _is_of_text(metric.name) or sums["n_text"][0]}
-    intervals = bootstrap(table, list(labels), resamples=resamples)
-    n = {condition: int(sums[f"n_{condition}"][0]) for condition in names}
-    measures = {
-        metric.name: {
-            "label": label,
-            "unit": metric.unit,
-            "value": float(metric.compute(sums)[0]),
-            "low": intervals[metric.name].low if metric.name in intervals else None,
-            "high": intervals[metric.name].high if metric.name in intervals else None,
-            "n": n[TEXT if _is_of_text(metric.name) else metric.name.rpartition("_")[2]],
-        }
-        for metric, label in labels.items()
-    }
-    without = len(rows) - n[TEXT]
-    notes = [
-        f"{without} of {len(rows)} questions do not say what the picture shows (`entity`): not asked with the text"
-    ]
-    return {"measures": measures, "notes": notes if without else []}
+    labels: dict[Metric, str] = {}
+
+    def add(name: str, count: str, over: str, label: str) -> None:
+        labels[ratio(name, count, over, over=over)] = label
+
+    for condition, said in ((IMAGE, "the image"), (TEXT, "the text"), (NEITHER, "neither")):
+        over = f"n_{condition}"
+        add(f"accuracy_{condition}", f"right_{condition}", over, f"right with {said}")
+        add(f"unreadable_{condition}", f"unread_{condition}", over, f"no letter with {said}")
+        add(f"option_{condition}", f"preferred_{condition}", over, f"the right option is the likeliest with {said}")
+    for cell, label in _CELLS.values():
+        add(cell, cell, "n_text", label)
+    add("flip_rate", "flips", "n_text", "another letter with the text, or none with one of the two")
+    add("accuracy_contrastive", "contrastive", "n_text", "right by dynamic contrastive decoding")
+    counts = [(row["id"], row["image"], _count(row)) for row in rows]
+    named = sum("contrastive" in row for row in rows)
+    asked = {metric: label for metric, label in labels.items() if named or metric.over != ("n_text",)}
+    measures = estimate(counts, asked, resamples)
+    without = f"{len(rows) - named} of {len(rows)} questions do not say what the picture shows (`entity`)"
+    notes = [f"{without}: not asked with the text"] if named < len(rows) else []
+    return {"measures": measures, "notes": notes, "verdict": {"text": _judge(measures)}}
 
 
-def _is_of_text(name: str) -> bool:
-    """Returns whether a measure is over the questions that were asked with the text."""
-    return name.endswith(f"_{TEXT}") or not name.endswith((f"_{IMAGE}", f"_{NEITHER}"))
+def _judge(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns what was found, in a sentence."""
+    image = f"It is right on {measures['accuracy_image']['value']:.1f} % of the questions with the image"
+    if "flip_rate" not in measures:
+        return f"{image}, and on {measures['accuracy_neither']['value']:.1f} % with neither image nor text."
+    text, flips, alone = (measures[name]["value"] for name in ("accuracy_text", "flip_rate", "text_only"))
+    return (
+        f"{image} and on {text:.1f} % with a text that says what it shows; {flips:.1f} % of its answers are others, "
+        f"and {alone:.1f} % it knows by the text alone."
+    )
 
 
 def _count(row: Mapping[str, Any]) -> dict[str, float]:

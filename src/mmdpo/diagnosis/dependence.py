@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric, divide
-from mmdpo.benchmarks.stats import CountTable, bootstrap
+from mmdpo.benchmarks.stats import CountTable, bootstrap, count_items
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
 
@@ -65,9 +65,12 @@ def summarise_pairs(values: PairValues, ids: Sequence[str], images: Sequence[str
     return {"measures": measures, "notes": [] if is_enough else [few], "verdict": _judge(measures)}
 
 
-def ratio(name: str, part: str, whole: str = "n", *, unit: str = "%", scale: float = 100.0) -> Metric:
-    """Returns the metric scale · Σ part / Σ whole of counts, as `benchmarks.stats` resamples it."""
-    return Metric(name, lambda sums: scale * divide(sums[part], sums[whole]), ("n",), "neither", unit, 3)
+def ratio(name: str, part: str, whole: str = "n", *, over: str = "n", unit: str = "%", scale: float = 100.0) -> Metric:
+    """Returns the metric scale · Σ part / Σ whole of counts, as `benchmarks.stats` resamples it.
+
+    `over` is the count of what it is taken over.
+    """
+    return Metric(name, lambda sums: scale * divide(sums[part], sums[whole]), (over,), "neither", unit, 3)
 
 
 def estimate(
@@ -83,7 +86,7 @@ def estimate(
             "value": float(metric.compute(table.sums())[0]),
             "low": found[metric.name].low if metric.name in found else None,
             "high": found[metric.name].high if metric.name in found else None,
-            "n": len(counts),
+            "n": count_items(metric, table.sums()),
         }
         for metric, label in labelled.items()
     }

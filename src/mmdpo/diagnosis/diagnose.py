@@ -98,7 +98,7 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     found = summarise_pairs(values, ids, images, resamples=options.resamples)
     found["notes"] = [compared, *notes, *found["notes"]]
     write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator))
-    return _write_result(options, "model", len(pairs), left_out, found)
+    return write_result(options, "model", len(pairs), left_out, found)
 
 
 def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
     scored = sorted(zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0])  # few pairs have no score
     if scored:
         write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
-    return _write_result(options, "data", len(pairs), left_out, found)
+    return write_result(options, "data", len(pairs), left_out, found)
 
 
 def check_folder(out: Path) -> None:
@@ -153,7 +153,7 @@ def _find_good(
     none can be used.
     """
     pairs = read_examples(
-        options.dataset,
+        str(options.dataset),
         options.split or ("test" if find_world(options.dataset) is not None else "train"),
         config=options.dataset_config,
         format=options.dataset_format,
@@ -280,9 +280,10 @@ def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corr
     return {key: name for key, (name, _) in pictures.items()}
 
 
-def _write_result(
+def write_result(
     options: DiagnosisOptions, kind: str, count: int, left_out: Sequence[str], found: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Writes diagnosis.json and returns its content."""
     of_run = {"left_out": left_out, "options": {**options.record(), "shown": SHOWN}, "versions": versions()}
     result = {"kind": kind, "pairs": count, **found, **of_run}
     write_json(options.out / RESULT, result)

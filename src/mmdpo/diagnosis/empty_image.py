@@ -24,10 +24,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from mmdpo.benchmarks.stats import CountTable, bootstrap
 from mmdpo.corruption import load
 from mmdpo.data.images import image_sources
-from mmdpo.diagnosis.dependence import ratio
+from mmdpo.diagnosis.dependence import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.records import RowError
@@ -157,26 +156,10 @@ def describe_answers(
 
 def summarise(rows: Sequence[Mapping[str, Any]], shift: Shift, *, resamples: int) -> dict[str, Any]:
     """Returns refusal rates with 95 % bootstrap intervals over prompts, and the shift by layer, for JSON."""
-    table = CountTable.build([(row["id"], row["id"], _count(row)) for row in rows])
-    names = {IMAGE: "its image", EMPTY: "an empty picture", NONE: "no picture"}
-    sums = table.sums()
-    labels = {
-        ratio(f"refusals_{condition}", f"refuses_{condition}", f"n_{condition}"): f"refused with {said}"
-        for condition, said in names.items()
-        if sums[f"n_{condition}"][0]
-    }
-    intervals = bootstrap(table, list(labels), resamples=resamples)
-    measures = {
-        metric.name: {
-            "label": label,
-            "unit": metric.unit,
-            "value": float(metric.compute(sums)[0]),
-            "low": intervals[metric.name].low if metric.name in intervals else None,
-            "high": intervals[metric.name].high if metric.name in intervals else None,
-            "n": int(sums["n_" + metric.name.removeprefix("refusals_")][0]),
-        }
-        for metric, label in labels.items()
-    }
+    said = {IMAGE: "its image", EMPTY: "an empty picture", NONE: "no picture"}
+    asked = [condition for condition in said if any(condition in row["refuses"] for row in rows)]
+    labels = {ratio(f"refusals_{c}", f"refuses_{c}", f"n_{c}", over=f"n_{c}"): f"refused with {said[c]}" for c in asked}
+    measures = estimate([(row["id"], row["id"], _count(row)) for row in rows], labels, resamples)
     layers = [
         {
             "layer": layer,
@@ -186,7 +169,13 @@ def summarise(rows: Sequence[Mapping[str, Any]], shift: Shift, *, resamples: int
         }
         for layer in range(shift.moved.shape[1])
     ]
-    return {"measures": measures, "layers": layers, "notes": []}
+    moved = 100 * float(shift.moved[:, -1].mean())
+    text = (
+        f"An empty picture moves the last token of a prompt by {moved:.0f} % of its length after the last layer; "
+        f"{measures['refusals_none']['value']:.1f} % of the prompts are refused without a picture, "
+        f"{measures['refusals_empty']['value']:.1f} % with an empty one."
+    )
+    return {"measures": measures, "layers": layers, "notes": [], "verdict": {"text": text}}
 
 
 def _count(row: Mapping[str, Any]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mmdpo.options import REQUIRED, Options, option
 
@@ -13,7 +13,13 @@ from mmdpo.options import REQUIRED, Options, option
 class DiagnosisOptions(Options):
     """What is diagnosed, and how. Raises ValueError for options that do not go together."""
 
-    dataset: str = option(REQUIRED, "Pairs: a file, a folder, a hub name, `world`.")
+    USAGE: ClassVar[str] = "(--dataset TEXT | --conflict PATH | --empty_image PATH)"
+
+    dataset: str | None = option(None, "Pairs: a file, a folder, a hub name, `world`.")
+    conflict: Path | None = option(None, "Questions with options: answers from the image against answers from text.")
+    empty_image: Path | None = option(None, "Prompts: what a picture without content does to them.")
+    empty: Literal["blank", "noise"] = option("blank", "The picture without content.")
+    image_dir: Path | None = option(None, "Folder of pictures of questions or prompts; that of their file if unset.")
     out: Path = option(REQUIRED, "A new folder; a diagnosis that was interrupted there is resumed.")
     model: str | None = option(None, "A hub name, a run folder, an adapter, or `world`.")
     adapter: str | None = option(None, "Adapter on the model; the reference is then the model without it.")
@@ -38,6 +44,11 @@ class DiagnosisOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        asked = [name for name in ("dataset", "conflict", "empty_image") if getattr(self, name) is not None]
+        if len(asked) != 1:
+            raise ValueError("give one of --dataset, --conflict and --empty_image: what the diagnosis looks at")
+        if self.data_only and self.dataset is None:
+            raise ValueError("--data_only looks at pairs: give --dataset")
         if self.data_only:
             named = [name for name in ("model", "adapter", "reference") if getattr(self, name) is not None]
             if named:
@@ -52,5 +63,9 @@ class DiagnosisOptions(Options):
     def record(self) -> dict[str, Any]:
         """Returns what diagnosis.json says of the options."""
         left_out = ("given", "out", "data_only", "no_probe")
-        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        unset = {name for name in ("conflict", "empty_image", "image_dir") if getattr(self, name) is None}
+        if self.empty_image is None:
+            unset.add("empty")
+        values = {name: value for name, value in asdict(self).items() if name not in {*left_out, *unset}}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         return {**values, "model": self.model or "", "probe": not self.no_probe}

@@ -21,6 +21,7 @@ RESULT_SHAPE = {
     "pairs": float,
     "measures": {str: _MEASURE},
     "verdict": {"text": str},
+    "layers": [{"layer": float, "moved": NUMBER, "standard_deviation": NUMBER, "cosine": NUMBER}],
     "rules": {str: _MEASURE},
     "features": [{"names": [str], "weight": float, "more_in_chosen": float, "more_in_rejected": float}],
     "notes": [str],
@@ -28,10 +29,25 @@ RESULT_SHAPE = {
     "options": dict,
     "versions": {str: str},
 }
-_OPTIONAL: Any = {"notes": (), "left_out": (), "measures": {}, "rules": {}, "features": (), "versions": {}}
+_OPTIONAL: Any = {
+    "notes": (),
+    "left_out": (),
+    "measures": {},
+    "rules": {},
+    "features": (),
+    "layers": (),
+    "versions": {},
+}
 CHANCE = 50
 """Per cent of pairs that a rule which knows nothing gets right."""
-TITLES = {"model": "Does the preference depend on the image?", "data": "Does the text alone decide?"}
+TITLES = {
+    "model": "Does the preference depend on the image?",
+    "data": "Does the text alone decide?",
+    "conflict": "Does it answer from the picture as from a text?",
+    "empty_image": "What does an empty picture do?",
+}
+COUNTED = {"conflict": ("questions", "conflict"), "empty_image": ("prompts", "empty_image")}
+"""Kind → what was looked at, and the option that names it; pairs of a dataset otherwise."""
 NAMED_TOGETHER = 5
 """Features that always go together and are named."""
 SHOWN_PAIRS, SHOWN_ALONE = 6, 12
@@ -77,7 +93,7 @@ def diagnosis_markdown(result: Mapping[str, Any]) -> str:
 
 def say(result: Mapping[str, Any]) -> str:
     """Returns the verdict in sentences; none claims what its interval does not leave out."""
-    if result["kind"] == "model":
+    if result["kind"] != "data":
         return str(result.get("verdict", {}).get("text", ""))
     rule = result["rules"].get("text")
     if rule is None:
@@ -98,7 +114,8 @@ def say(result: Mapping[str, Any]) -> str:
 def summarise(result: Mapping[str, Any]) -> str:
     """Returns what was looked at."""
     options = result["options"]
-    said = [f"{result['pairs']} pairs of {options.get('dataset', MISSING)}"]
+    noun, option = COUNTED.get(result["kind"], ("pairs", "dataset"))
+    said = [f"{result['pairs']} {noun} of {options.get(option, MISSING)}"]
     said += [f"{key} {options[key]}" for key in ("model", "adapter", "reference") if options.get(key)]
     if "grouped_by" in result:
         said.append(f"tested on a {result['grouped_by']} that training has not seen")
@@ -107,7 +124,7 @@ def summarise(result: Mapping[str, Any]) -> str:
 
 def _tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
-    is_model, rows, records = result["kind"] == "model", list[tuple[str, ...]](), []
+    is_model, rows, records = result["kind"] != "data", list[tuple[str, ...]](), []
     for key, measure in result["measures" if is_model else "rules"].items():
         value, unit = (measure.get("value"), measure["unit"]) if is_model else (measure.get("accuracy"), "%")
         digits = 1 if unit in ("%", "points") else 2
@@ -117,6 +134,8 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
         records.append({"measure": key, **measure, "value": value, "unit": unit})
     head = ("measure", "mean") if is_model else ("a rule that reads", "right on % of pairs")
     tables = [Table((*head, "95 % interval", "n"), tuple(rows), records=tuple(records))] if rows or is_model else []
+    if result.get("layers"):
+        tables.append(_layers(result["layers"]))
     if is_model or not result["features"]:
         return tables
     rows, records = [], []
@@ -128,6 +147,24 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
         records.append({**feature, "names": ", ".join(names)})
     headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
     return [*tables, Table(headers, tuple(rows), records=tuple(records))]
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
+    headers = ("after layer", "moved (% of its length)", "± over prompts", "cosine")
+    rows = [
+        (
+            show_number(of["layer"], ",.0f") if of["layer"] else "embedding",
+            show_number(_percent(of.get("moved")), 1),
+            show_number(_percent(of.get("standard_deviation")), 1),
+            show_number(of.get("cosine"), 3),
+        )
+        for of in layers
+    ]
+    return Table(headers, tuple(rows), records=tuple(map(dict, layers)))
+
+
+def _percent(value: Any) -> Any:
+    return None if value is None else 100 * value
 
 
 def write_diagnosis(folder: str | Path) -> Path:
@@ -180,9 +217,13 @@ def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, A
         for key, caption in PICTURES.items()
         if pair.get(key)
     ]
-    prompt = " ".join(str(pair.get("prompt", "")).replace(PLACEHOLDER, " ").split())
+    prompt = " ".join(str(pair.get("prompt", pair.get("question", ""))).replace(PLACEHOLDER, " ").split())
     facts = {"prompt": cut(prompt, LONGEST_TEXT)} if len(prompt) > LONGEST_TITLE else {}
-    facts |= {key: cut(str(pair.get(key, "")), LONGEST_TEXT) for key in ("chosen", "rejected")}
+    if isinstance(pair.get("answers"), Mapping):
+        facts |= {f"answer, {of}": cut(str(text), LONGEST_TEXT) for of, text in pair["answers"].items()}
+        facts |= {name: str(pair[name]) for name in ("right", "contrastive") if name in pair}
+    else:
+        facts |= {key: cut(str(pair.get(key, "")), LONGEST_TEXT) for key in ("chosen", "rejected")}
     for key, name in (("margins", "margin"), ("gains", "log π with image − without")):
         if isinstance(pair.get(key), Mapping):
             facts[name] = " · ".join(f"{of} {show_number(value, 2, signed=True)}" for of, value in pair[key].items())

@@ -1,0 +1,71 @@
+"""Runs the probes of `mmdpo diagnose` that ask a model: `--conflict` and `--empty_image`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from mmdpo.data.read import open_rows
+from mmdpo.diagnosis import conflict, empty_image
+from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
+from mmdpo.diagnosis.options import DiagnosisOptions
+from mmdpo.files import make_folder, write_rows
+from mmdpo.generation.checkpoint import Checkpoint
+from mmdpo.generation.transformers import TransformersAnswerer
+
+VECTORS = "vectors.safetensors"
+
+
+def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
+    """Asks the questions of `options.conflict`, writes the files, and returns diagnosis.json's content.
+
+    Raises RowError for a row that is no question or whose picture cannot be read.
+    """
+    file = Path(str(options.conflict))
+    found = open_rows(file)
+    questions = conflict.read_questions(list(found.rows), options.image_dir or file.parent, found.name)
+    answerer = _open(options)
+    make_folder(options.out)
+    with console.status(f"asking {len(questions)} questions"):
+        replies = conflict.ask_all(answerer, questions)
+    rows = list(conflict.describe_replies(questions, replies))
+    write_rows(options.out / EXAMPLES, rows)
+    summary = conflict.summarise(rows, resamples=options.resamples)
+    return write_result(options, "conflict", len(questions), (), summary)
+
+
+def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
+    """Reads and answers the prompts of `options.empty_image`; writes files and vectors, and returns diagnosis.json's.
+
+    Raises RowError for a row without a prompt, or with a picture that cannot be read.
+    """
+    file = Path(str(options.empty_image))
+    found = open_rows(file)
+    questions = empty_image.read_prompts(list(found.rows), found.name, options.image_dir or file.parent)
+    answerer, picture = _open(options), empty_image.draw_empty(options.empty, options.seed)
+    make_folder(options.out)
+    with console.status(f"reading {len(questions)} prompts"):
+        shift = empty_image.measure_shift(answerer, questions, picture)
+    with console.status(f"answering {len(questions)} prompts"):
+        answers = empty_image.ask_all(answerer, questions, picture)
+    save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
+    rows = list(empty_image.describe_answers(questions, answers, shift))
+    write_rows(options.out / EXAMPLES, rows)
+    summary = empty_image.summarise(rows, shift, resamples=options.resamples)
+    return write_result(options, "empty_image", len(questions), (), summary)
+
+
+def _open(options: DiagnosisOptions) -> TransformersAnswerer:
+    checkpoint = Checkpoint(
+        str(options.model),
+        options.adapter,
+        dtype=options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return TransformersAnswerer(checkpoint, batch_size=options.batch_size, probe=not options.no_probe)
