@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from mmdpo.world.captions import compare_names
+from mmdpo.world.scenes import compare_names
 from mmdpo.world.scenes import draw_test_scenes
 from mmdpo.world.worlds import WORLDS, World
 

@@ -81,20 +81,17 @@ def parse_options(
     """Returns the options that the words of a command line choose; `--help` prints the help and ends the process.
 
     `command` is the verb as it is typed after `mmdpo`; `uses` names what it uses, None for everything.
-
-    Raises:
-        UsageError: an unknown flag, which names the nearest, a value of another type, or something missing.
-        ValueError: values that the options themselves refuse.
+    Raises UsageError for an unknown flag (naming the nearest), a value of another type or something missing, and
+    ValueError for values that the options themselves refuse.
     """
     flags = list(_list_flags(options))
     parser = _make_parser(flags, command, about, options.USAGE, uses)
-    names = [f"--{flag.name}" for flag in flags if not flag.is_positional] + ["--help"]
+    names = [f"--{flag.name}" for flag in flags if not flag.metadata["positional"]] + ["--help"]
     for word in words[: words.index("--") if "--" in words else None]:
         name = word.partition("=")[0]
         if name.startswith("--") and not any(known.startswith(name) for known in names):
             parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
-    chosen = vars(parser.parse_args(list(words)))
-    return _build(options, chosen)
+    return _build(options, vars(parser.parse_args(list(words))))
 
 
 class _Flag(NamedTuple):
@@ -106,10 +103,6 @@ class _Flag(NamedTuple):
     """The group's; empty for the verb's own."""
     use: str
 
-    @property
-    def is_positional(self) -> bool:
-        return bool(self.metadata["positional"])
-
 
 class _VerbParser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
@@ -120,8 +113,7 @@ class _VerbParser(argparse.ArgumentParser):
 def _list_flags(options: type[Options], title: str = "", use: str = "") -> Iterator[_Flag]:
     hints = get_type_hints(options)
     for each in fields(options):
-        inner = each.metadata.get("group")
-        if inner is not None:
+        if inner := each.metadata.get("group"):
             yield from _list_flags(inner, (inner.__doc__ or "").partition("\n")[0], each.metadata["use"])
         elif "text" in each.metadata:
             name, of = _flag_of(options, each), each.metadata["use"] or use
@@ -139,20 +131,20 @@ def _make_parser(
     groups: dict[str, Any] = {"": parser}
     needed = [usage] if usage else []
     for flag in flags:
-        keywords = _describe(flag)
+        keywords, is_needed = _describe(flag), flag.default is MISSING
         if flag.use and uses is not None and flag.use not in uses:
             keywords["help"] = argparse.SUPPRESS
         if flag.title not in groups:
             groups[flag.title] = parser.add_argument_group(flag.title)
         name = keywords.get("metavar") or flag.name.upper()
-        if flag.is_positional:
-            groups[flag.title].add_argument(flag.name, default=argparse.SUPPRESS, **keywords)
-            several = " …" if keywords.get("nargs") == "+" else ""
-            needed.append(f"{name}{several}" if flag.default is MISSING else f"[{name}{several}]")
+        if flag.metadata["positional"]:
+            shown = f"{name} …" if keywords.get("nargs") == "+" else name
+            needed.append(shown if is_needed else f"[{shown}]")
         else:
-            is_needed = {"required": True} if flag.default is MISSING else {"default": argparse.SUPPRESS}
-            groups[flag.title].add_argument(f"--{flag.name}", **keywords, **is_needed)
-            needed += [f"--{flag.name} {name}"] if flag.default is MISSING else []
+            needed += [f"--{flag.name} {name}"] if is_needed else []
+            keywords["required"] = is_needed
+        dashes = "" if flag.metadata["positional"] else "--"
+        groups[flag.title].add_argument(f"{dashes}{flag.name}", default=argparse.SUPPRESS, **keywords)
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])  # all of them would hide an error
     return parser
 
@@ -170,7 +162,7 @@ def _describe(flag: _Flag) -> dict[str, Any]:
         return keywords | {"action": "store_true"}
     if get_origin(hint) is tuple:
         keywords["nargs"], hint = "+", get_args(hint)[0]
-    elif flag.is_positional and flag.default is not MISSING:
+    elif flag.metadata["positional"] and flag.default is not MISSING:
         keywords["nargs"] = "?"
     choices = get_args(hint) if get_origin(hint) is Literal else flag.metadata["choices"]
     if choices is not None:
@@ -180,13 +172,11 @@ def _describe(flag: _Flag) -> dict[str, Any]:
 
 def _build(options: type[_Chosen], chosen: Mapping[str, Any]) -> _Chosen:
     values: dict[str, Any] = {}
-    given = []
+    given = set()
     for each in fields(options):
-        inner = each.metadata.get("group")
-        if inner is not None:
-            values[each.name] = _build(inner, chosen)
+        if "group" in each.metadata:
+            values[each.name] = _build(each.metadata["group"], chosen)
         elif "text" in each.metadata and (name := _flag_of(options, each)) in chosen:
-            value = chosen[name]
-            values[each.name] = tuple(value) if isinstance(value, list) else value
-            given.append(name)
+            values[each.name] = tuple(chosen[name]) if isinstance(chosen[name], list) else chosen[name]
+            given.add(name)
     return options(**values, given=frozenset(given))

@@ -42,11 +42,8 @@ class Table:
 
     def markdown(self) -> str:
         """Returns the table in GitHub's Markdown, ending with a newline; the title stands above it, bold."""
-        lines = [
-            self.headers,
-            ("---", *("---:" if self.holds_figures else "---" for _ in self.headers[1:])),
-            *self.rows,
-        ]
+        rule = "---:" if self.holds_figures else "---"
+        lines = [self.headers, ("---", *[rule] * (len(self.headers) - 1)), *self.rows]
         escaped = ([cell.translate(_IN_MARKDOWN) for cell in line] for line in lines)
         title = f"**{self.title}**\n\n" if self.title else ""
         return title + "".join(f"| {' | '.join(line)} |\n" for line in escaped)
@@ -66,17 +63,15 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        settings: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False} | look
+        settings: dict[str, Any] = dict(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False) | look
         made = RichTable(**settings)
         if self.title:
             made.title, made.title_justify = Text(clean_text(self.title)), "left"
-        for place, header in enumerate(self.headers):
-            made.add_column(
-                Text(textwrap.fill(clean_text(header), wrap, break_long_words=False) if place else clean_text(header)),
-                justify="right" if place and self.holds_figures else "left",
-                no_wrap=bool(place) and self.holds_figures,
-                overflow="ellipsis" if place and self.holds_figures else "fold",
-            )
+        figures: dict[str, Any] = dict(justify="right", no_wrap=True, overflow="ellipsis")
+        texts: dict[str, Any] = dict(justify="left", overflow="fold")
+        for place, header in enumerate(map(clean_text, self.headers)):
+            shown = textwrap.fill(header, wrap, break_long_words=False) if place else header
+            made.add_column(Text(shown), **(figures if place and self.holds_figures else texts))
         for row in self.rows:
             made.add_row(*(Text(clean_text(cell)) for cell in row))
         return made
@@ -85,8 +80,7 @@ class Table:
 def csv_text(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a table as CSV; None is an empty field, and an apostrophe stands before what would be a formula."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_neutralise(cell) for cell in row] for row in (headers, *rows))
+    csv.writer(text, lineterminator="\n").writerows([_neutralise(cell) for cell in row] for row in (headers, *rows))
     return text.getvalue()
 
 

@@ -38,7 +38,7 @@ from tiny_models import MODELS
 from torch.overrides import TorchFunctionMode
 
 from mmdpo.models.families import PARTS, Family, find_family
-from mmdpo.models.parts import disable_dropout, freeze_parts
+from mmdpo.models.trained import disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
 

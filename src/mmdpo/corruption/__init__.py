@@ -13,7 +13,7 @@ elsewhere is named `package.module:function`. Files that start with an underscor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +69,16 @@ class Corruption:
         import numpy as np
         from PIL import Image
 
+        known = sorted(self.options)
         for key, value in options.items():
-            if key not in self.options:
-                raise ValueError(f"corruption {self.name!r} has no option {key!r}{_suggest(key, self.options)}")
-            if not _fits(value, self.options[key]):
-                kind, example = type(self.options[key]).__name__, self.options[key]
+            if key not in known:
+                takes = f"{name_nearest(key, known)} It takes {', '.join(known) or 'no options'}"
+                raise ValueError(f"corruption {self.name!r} has no option {key!r}{takes}")
+            example = self.options[key]
+            if not _fits(value, example):
                 raise ValueError(
-                    f"option {key!r} of corruption {self.name!r} must be {kind}, like {example!r}; got {value!r}"
+                    f"option {key!r} of corruption {self.name!r} must be {type(example).__name__}, like {example!r}; "
+                    f"got {value!r}"
                 )
         changed = replace(self, options={**self.options, **options})
         picture = Image.new("RGB", (16, 16))
@@ -104,8 +107,12 @@ def load(name: str) -> Corruption:
         function = module.corrupt
     if not callable(function):
         raise ValueError(f"corruption {name!r}: it is no function")
-    needs_other_image = bool(getattr(module, "NEEDS_OTHER_IMAGE", False))
-    return Corruption(name, function, _read_options(name, function), needs_other_image)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = {parameter.name: parameter.default for parameter in keywords if parameter.name != "other"}
+    for option, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")
+    return Corruption(name, function, options, bool(getattr(module, "NEEDS_OTHER_IMAGE", False)))
 
 
 def derive_corruption_generator(
@@ -135,24 +142,8 @@ def corrupt_image(
     return corruption(image, generator, other)
 
 
-def _read_options(name: str, function: Callable[..., Image]) -> dict[str, Any]:
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options = {parameter.name: parameter.default for parameter in keywords if parameter.name != "other"}
-    for option, default in options.items():
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")
-    return options
-
-
 def _fits(value: Any, default: Any) -> bool:
     """Returns whether a value from a recipe has the type of the default; YAML reads `1e-2` as text, for one."""
     if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool | int | str):
-        return type(value) is type(default)
-    return True
-
-
-def _suggest(word: str, valid: Iterable[str]) -> str:
-    known = sorted(valid)
-    return f"{name_nearest(word, known)} It takes {', '.join(known) or 'no options'}"
+        return type(value) in (int, float)
+    return type(value) is type(default) or not isinstance(default, bool | int | str)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image
 
-from mmdpo.corruption._grid import lay_grid
+from mmdpo.corruption._geometry import lay_grid, spread
 
 STEPS = 1000
 
@@ -37,10 +37,10 @@ def corrupt(
     if not 0 <= step < STEPS or not 0 <= grain <= 1:
         raise ValueError(f"step must be from 0 to {STEPS - 1} and grain in [0, 1]; got step {step}, grain {grain}")
     kept = float(kept_signal()[step])
-    grid = lay_grid(image, grain)
-    epsilon = generator.standard_normal((grid.rows, grid.columns, 3), dtype=np.float32)
+    side, rows, columns = lay_grid(image, grain)
+    epsilon = generator.standard_normal((rows, columns, 3), dtype=np.float32)
     noisy = np.asarray(image, dtype=np.float32) / 127.5 - 1
     noisy *= kept**0.5  # In place: a photograph of 12 megapixels takes 144 MB in float32.
-    noisy += grid.spread((1 - kept) ** 0.5 * epsilon)
+    noisy += spread((1 - kept) ** 0.5 * epsilon, side, image)
     np.clip(noisy, -1, 1, out=noisy)
     return Image.fromarray(np.rint((noisy + 1) * 127.5).astype(np.uint8))

@@ -29,11 +29,10 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, has_file
 
-from mmdpo.models.adapters import attach_adapter, read_adapter
 from mmdpo.models.families import PARTS, VICUNA, find_family
-from mmdpo.models.parts import freeze_others
 from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.models.trained import attach_adapter, freeze_others, read_adapter
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"
@@ -81,11 +80,16 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
     Raises CheckpointError for weights that are missing, unknown or of another shape than config.json says, and for a
     file that is cut short, or an index that is none, naming it; what `from_pretrained` says of anything else stays.
     """
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return LOAD_REPORT not in record.getMessage()  # about weights that were made up: they are an error here
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_wanted)
     try:
-        with _without_report():
-            model, found = AutoModelForImageTextToText.from_pretrained(
-                name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
-            )
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
+        )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(_describe_damage(name, options, error)) from error
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -95,6 +99,8 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
             f"the weights of {name} cannot be brought into the model that its config.json describes ({error}). Where "
             "they do not have its shapes or names, fetch the checkpoint again"
         ) from error
+    finally:
+        logger.removeFilter(is_wanted)
     _account(model, found, name)
     return model
 
@@ -120,14 +126,14 @@ def load_config(start: Start) -> Any:
     OSError for one that cannot be found.
     """
     trusts = start.options.trust_remote_code
-    with explained("model", start.name):
-        try:
-            config = AutoConfig.from_pretrained(start.base, trust_remote_code=trusts, **start.where)
-        except ValueError:
-            # Where a checkpoint brings its own code, transformers asks to run it.
-            check_layout(start.base, PreTrainedConfig.get_config_dict(start.base, **start.where)[0].get("model_type"))
-            raise
-        check_layout(start.base, config.model_type)
+    with _explained("model", start.name):
+        # Read before the class is looked for: where a checkpoint brings its own code, transformers asks to run it.
+        if PreTrainedConfig.get_config_dict(start.base, **start.where)[0].get("model_type") == BUNNY_LAYOUT:
+            raise CheckpointError(
+                f"{start.base} is a Bunny checkpoint in its own layout, which runs on code of its own: "
+                f"`mmdpo convert bunny {start.base} FOLDER` writes one that needs none; train on that FOLDER"
+            )
+        config = AutoConfig.from_pretrained(start.base, trust_remote_code=trusts, **start.where)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trusts:
         raise ValueError(
             f"{start.name} is a {config.model_type} model, which transformers does not load as an image-text-to-text "
@@ -149,18 +155,21 @@ def load_generation_config(start: Start) -> GenerationConfig | None:
 def load_processor(start: Start) -> ProcessorMixin:
     """Returns the processor of a start, with the chat template and the padding that its options ask for.
 
-    Raises ValueError where it reads no images, OSError for one that cannot be found.
+    Raises ValueError where it reads no images or its template is no file, OSError for one that cannot be found.
     """
     options = start.options
     if start.given is not None:
         start = resolve_start(start.name, options)
-    with explained("processor of", start.name):
+    with _explained("processor of", start.name):
         processor = AutoProcessor.from_pretrained(
             start.processor, trust_remote_code=options.trust_remote_code, **start.where
         )
     check_processor(processor)
     if options.chat_template is not None:
-        processor.chat_template = read_template(options.chat_template)
+        path = VICUNA if options.chat_template == "vicuna" else Path(options.chat_template)
+        if not path.is_file():
+            raise ValueError(f"chat_template: there is no file {path}; give a Jinja file, or vicuna")
+        processor.chat_template = path.read_text(encoding="utf-8")
     if options.chat_template_kwargs:
         set_template_variables(processor, options.chat_template_kwargs)
     if options.pad_to_square:
@@ -169,7 +178,7 @@ def load_processor(start: Start) -> ProcessorMixin:
 
 
 def adapt_processor(processor: Any, options: LoadOptions) -> Any:
-    """Returns the processor that a caller brings, or a copy of it where options change it; his own renders as before.
+    """Returns the processor that a caller brings, or a copy where options change it; the caller's renders as before.
 
     Raises ValueError for one that reads no images, and for options that belong to a processor which mmdpo loads.
     """
@@ -191,14 +200,6 @@ def with_padding_token(processor: Any) -> Any:
         processor = copy.deepcopy(processor)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
-
-
-def read_template(name: str) -> str:
-    """Returns the chat template of a file, or of LLaVA-1.5 (`vicuna`). Raises ValueError for a missing file."""
-    path = VICUNA if name == "vicuna" else Path(name)
-    if not path.is_file():
-        raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
-    return path.read_text(encoding="utf-8")
 
 
 def set_template_variables(processor: Any, variables: Any) -> None:
@@ -237,52 +238,25 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_layout(name: str, model_type: str | None) -> None:
-    """Raises CheckpointError for a checkpoint that has to be converted."""
-    if model_type == BUNNY_LAYOUT:
-        raise CheckpointError(
-            f"{name} is a Bunny checkpoint in its own layout, which runs on code of its own: "
-            f"`mmdpo convert bunny {name} FOLDER` writes one that needs none; train on that FOLDER"
-        )
-
-
 @contextmanager
-def explained(what: str, name: str) -> Iterator[None]:
+def _explained(what: str, name: str) -> Iterator[None]:
     """Lets the errors of transformers say what was being loaded, and of which checkpoint."""
     try:
         yield
     except CheckpointError:
         raise
     except OSError as error:
-        raise OSError(f"cannot load the {what} {name!r}: {describe_absence(name) or error}") from error
+        told = str(error)
+        if not Path(name).exists() and len(Path(name).parts) > 1:
+            told = (
+                f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a "
+                f"folder that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it "
+                "is a hub name, look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your "
+                "token"
+            )
+        raise OSError(f"cannot load the {what} {name!r}: {told}") from error
     except ValueError as error:
         raise CheckpointError(f"cannot load the {what} {name!r}: {error}") from error
-
-
-def describe_absence(name: str) -> str:
-    """Returns what to do about a name that is no folder here and was not found on the hub; empty for a folder."""
-    if Path(name).exists() or Path(name).parts[1:] == ():
-        return ""
-    return (
-        f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a folder "
-        f"that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it is a hub name, "
-        "look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your token"
-    )
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Keeps transformers from telling of missing weights that were made up: they are an error here."""
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return LOAD_REPORT not in record.getMessage()
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_wanted)
 
 
 def _account(model: PreTrainedModel, found: dict[str, Any], name: str) -> None:

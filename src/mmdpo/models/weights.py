@@ -1,18 +1,19 @@
-"""Weights of a checkpoint folder: read one tensor at a time, mapped from their files, and written shard by shard."""
+"""Weights of a checkpoint folder: read one tensor at a time, mapped from their files, and written shard by shard.
+
+What is known of a tensor before it is read, its shape and its dtype, is a tensor on torch's device `meta`.
+"""
 
 from __future__ import annotations
 
 import json
 import pickle
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,15 +25,9 @@ SHARD_BYTES = 2_000_000_000
 """Largest file that is written, unless a single tensor is larger; so much is in memory at a time."""
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 """Names of element types in safetensors files; quantised ones are not converted."""
 
 SHOWN = 8
@@ -44,25 +39,13 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """What is known of a tensor before it is read."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def bytes(self) -> int:
-        """Size on disk."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
 class Weights:
     """The tensors of a checkpoint by name; each is read when it is asked for."""
 
     files: Mapping[str, Path]
     """Which file holds a tensor."""
-    infos: Mapping[str, TensorInfo]
+    shapes: Mapping[str, Tensor]
+    """The tensors without their values."""
 
     def read(self, name: str) -> Tensor:
         """Returns a tensor, mapped from its file."""
@@ -83,7 +66,7 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> Weights:
     """
     if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
         return _read_files(folder, INDEX, SINGLE, _list_safetensors)
-    pickled = sorted(path.name for path in folder.glob("*.bin") if path.name.startswith("pytorch_model"))
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if not pickled:
         raise CheckpointError(f"{folder} holds no weights: neither {INDEX} nor {SINGLE}")
     if not allow_pickle:
@@ -91,62 +74,42 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> Weights:
             f"{folder} holds pickled weights alone ({', '.join(pickled[:SHOWN])}), and a pickle can run code when it "
             "is opened: take a checkpoint in safetensors, or allow it with --allow_pickle"
         )
-    return _read_files(folder, PICKLED_INDEX, PICKLED_SINGLE, _list_pickled)
+    return _read_files(folder, PICKLED_INDEX, PICKLED_SINGLE, _load_pickled)
 
 
 def write_weights(
-    folder: Path,
-    infos: Mapping[str, TensorInfo],
-    read: Callable[[str], Tensor],
-    *,
-    shard_bytes: int = SHARD_BYTES,
+    folder: Path, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor], *, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Writes tensors in the given order as safetensors, in files of up to `shard_bytes`, with an index if several.
 
     `read` is called once for each name; one file's tensors are in memory at a time.
     """
-    shards = _part(infos, shard_bytes)
-    count, weight_map = len(shards), {}
-    for number, names in enumerate(shards, start=1):
-        name = SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-        _write_file(folder / name, {key: infos[key] for key in names}, read)
-        weight_map.update(dict.fromkeys(names, name))
-    if count > 1:
-        total = sum(info.bytes for info in infos.values())
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into, which becomes `folder` at the end, or goes away if an error ends the writing.
-
-    Raises CheckpointError where `folder` holds something already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} holds something already: choose another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)  # mkdtemp lets nobody else in
-        aside.replace(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    shards = split_torch_state_dict_into_shards(dict(shapes), max_shard_size=shard_bytes)
+    for file, names in shards.filename_to_tensors.items():
+        tensors = {name: read(name).contiguous() for name in names}
+        for name, tensor in tensors.items():
+            if (tensor.shape, tensor.dtype) != (shapes[name].shape, shapes[name].dtype):
+                raise CheckpointError(f"{name} was announced as {shapes[name]} and is {tuple(tensor.shape)}")
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if shards.is_sharded:
+        write_json(folder / INDEX, {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename})
 
 
 def check_names(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], where: str) -> None:
     """Raises CheckpointError, which lists them, for names that are missing or strange, and for other shapes."""
-    strangers = sorted(set(found) - set(expected))
-    missing = sorted(set(expected) - set(found))
     other = [
         f"{name} is {list(found[name])} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in found and list(found[name]) != list(shape)
     ]
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unknown": sorted(set(found) - set(expected)),
+        "of another shape": other,
+    }
     parts = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''}"
-        for what, names in (("missing", missing), ("unknown", strangers), ("of another shape", other))
+        for what, names in problems.items()
         if names
     ]
     if parts:
@@ -168,47 +131,43 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_files(
-    folder: Path, index: str, single: str, list_tensors: Callable[[Path], dict[str, TensorInfo]]
-) -> Weights:
-    if not (folder / index).is_file():
-        infos = list_tensors(folder / single)
-        return Weights(dict.fromkeys(infos, folder / single), infos)
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{folder / index}: the key 'weight_map' is missing")
-    files, infos = dict[str, Path](), dict[str, TensorInfo]()
-    for file in sorted(set(weight_map.values())):
-        if not (folder / file).is_file():
+def _read_files(folder: Path, index: str, single: str, list_tensors: Callable[[Path], dict[str, Tensor]]) -> Weights:
+    if (folder / index).is_file():
+        weight_map = read_json(folder / index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{folder / index}: the key 'weight_map' is missing")
+    else:
+        weight_map = None
+    files, shapes = dict[str, Path](), dict[str, Tensor]()
+    for file in [single] if weight_map is None else sorted(set(weight_map.values())):
+        path = folder / file
+        if weight_map is not None and not path.is_file():
             raise CheckpointError(f"{folder / index} names {file}, which is not there: fetch it again")
-        held = list_tensors(folder / file)
-        named = {name for name, place in weight_map.items() if place == file}
-        check_names(
-            {name: held[name].shape if name in held else () for name in named},
-            {name: info.shape for name, info in held.items()},
-            f"{folder / file} does not hold what {index} says",
-        )
-        infos.update(held)
-        files.update(dict.fromkeys(held, folder / file))
-    return Weights(files, infos)
+        held = {name: tensor.to("meta") for name, tensor in list_tensors(path).items()}
+        if weight_map is not None:
+            named = {name for name, place in weight_map.items() if place == file}
+            check_names(
+                {name: held[name].shape if name in held else () for name in named},
+                {name: tensor.shape for name, tensor in held.items()},
+                f"{path} does not hold what {index} says",
+            )
+        shapes.update(held)
+        files.update(dict.fromkeys(held, path))
+    return Weights(files, shapes)
 
 
-def _list_safetensors(path: Path) -> dict[str, TensorInfo]:
-    infos = {}
+def _list_safetensors(path: Path) -> dict[str, Tensor]:
+    shapes = {}
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
                 if part.get_dtype() not in DTYPES:
                     raise CheckpointError(f"{path}: {name} is of type {part.get_dtype()}, which is not supported")
-                infos[name] = TensorInfo(tuple(part.get_shape()), DTYPES[part.get_dtype()])
+                shapes[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({error}): fetch it again") from error
-    return infos
-
-
-def _list_pickled(path: Path) -> dict[str, TensorInfo]:
-    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in _load_pickled(path).items()}
+    return shapes
 
 
 def _load_pickled(path: Path) -> dict[str, Tensor]:
@@ -217,22 +176,3 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be opened as plain tensors ({error})") from error
     return loaded
-
-
-def _part(infos: Mapping[str, TensorInfo], shard_bytes: int) -> list[list[str]]:
-    shards, used = [list[str]()], 0
-    for name, info in infos.items():
-        if shards[-1] and used + info.bytes > shard_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += info.bytes
-    return shards
-
-
-def _write_file(path: Path, infos: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> None:
-    tensors = {name: read(name).contiguous() for name in infos}
-    for name, tensor in tensors.items():
-        if TensorInfo(tuple(tensor.shape), tensor.dtype) != infos[name]:
-            raise CheckpointError(f"{name} was announced as {infos[name]} and is {tuple(tensor.shape)}")
-    save_file(tensors, path, metadata={"format": "pt"})

@@ -13,8 +13,7 @@ from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions
 from mmdpo.options import UsageError, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
-from mmdpo.world.captions import score_captions
-from mmdpo.world.scenes import Scene
+from mmdpo.world.scenes import Scene, score_captions
 
 
 @dataclass(frozen=True)

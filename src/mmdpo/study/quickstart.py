@@ -15,8 +15,7 @@ from transformers import AutoProcessor
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.diagnosis.diagnose import versions
 from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator
-from mmdpo.files import write_json
-from mmdpo.folder_lock import hold_folder
+from mmdpo.files import hold_folder, write_json
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.printable import printable
@@ -36,8 +35,7 @@ from mmdpo.study.variants import (
 )
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.durable.resume import prepare_run_folder
-from mmdpo.world.captions import compare_names, score_captions
-from mmdpo.world.scenes import Scene, draw_test_scenes, render
+from mmdpo.world.scenes import Scene, compare_names, draw_test_scenes, render, score_captions
 from mmdpo.world.worlds import SMALL
 
 VARIANTS = ("dpo", "mdpo", "sft_chosen")

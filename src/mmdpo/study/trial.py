@@ -37,8 +37,8 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import disable_dropout
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.measures import MEASURES, OF_PREFERENCES, measure_benchmark, measure_pairs, measure_scenes
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant

@@ -14,26 +14,36 @@ import argparse
 import copy
 import itertools
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
+from mmdpo.files import check_unused, written_aside
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, WorldScores, score_captions, write_caption
 from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes
-from mmdpo.world.scenes import SUPERVISED_CO_OCCURRENCE, Scene, draw_test_scenes, render, sample_scenes
+from mmdpo.world.scenes import (
+    SUPERVISED_CAPTIONER,
+    SUPERVISED_CO_OCCURRENCE,
+    Scene,
+    Style,
+    WorldScores,
+    draw_test_scenes,
+    render,
+    sample_scenes,
+    score_captions,
+    write_caption,
+)
 from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
 
 IGNORED = -100
@@ -63,16 +73,6 @@ PLANS: Mapping[str, BuildPlan] = {
     LARGE.name: BuildPlan(16000, vision=Schedule(1000, 1e-3), captions=Schedule(500, 1e-3)),
 }
 """World → how its checkpoint is trained."""
-
-
-@dataclass(frozen=True)
-class CaptionTokens:
-    """Tokenised conversations, padded on the right to one length."""
-
-    input_ids: Int[Tensor, "scenes tokens"]
-    attention_mask: Int[Tensor, "scenes tokens"]
-    labels: Int[Tensor, "scenes tokens"]
-    """The token itself inside the caption and at its end, `IGNORED` elsewhere."""
 
 
 def train_checkpoint(
@@ -126,8 +126,12 @@ def encode_images(model: Any, pixels: Float[Tensor, "scenes 3 size size"]) -> Fl
         return torch.cat([tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)])
 
 
-def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> CaptionTokens:
-    """Has the supervised captioner caption every scene once, half of the scenes politely, and tokenises the whole."""
+def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Any:
+    """Has the supervised captioner caption every scene once, half of the scenes politely, and tokenises the whole.
+
+    Returns `input_ids`, `attention_mask` and `labels` (scenes × tokens), padded on the right; labels are the tokens of
+    the caption and its end, `IGNORED` elsewhere.
+    """
     prompt, world = caption_prompt(), scenes[0].world
     image = IMAGE * world.image_tokens
     conversations = []
@@ -143,15 +147,12 @@ def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Caption
     tokens = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
     labels[:, :prompt_length] = IGNORED
-    return CaptionTokens(tokens["input_ids"], tokens["attention_mask"], labels)
+    tokens["labels"] = labels
+    return tokens
 
 
 def train_captions(
-    model: Any,
-    features: Float[Tensor, "scenes patches hidden"],
-    tokens: CaptionTokens,
-    seed: int,
-    schedule: Schedule,
+    model: Any, features: Float[Tensor, "scenes patches hidden"], tokens: Any, seed: int, schedule: Schedule
 ) -> float:
     """Trains projector and language model on captions; returns the mean loss per token of the last ten steps.
 
@@ -161,9 +162,9 @@ def train_captions(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def loss_of(rows: Tensor) -> Tensor:
-        length = int(tokens.attention_mask[rows].sum(dim=1).max())
-        parts = (tokens.input_ids, tokens.attention_mask, tokens.labels)
-        ids, mask, labels = (part[rows, :length].to(model.device) for part in parts)
+        length = int(tokens["attention_mask"][rows].sum(dim=1).max())
+        names = ("input_ids", "attention_mask", "labels")
+        ids, mask, labels = (tokens[name][rows, :length].to(model.device) for name in names)
         embeddings = inner.language_model.embed_tokens(ids)
         is_image = (ids == model.config.image_token_id)[..., None]
         embeddings = embeddings.masked_scatter(is_image, inner.multi_modal_projector(features[rows.to(model.device)]))
@@ -178,30 +179,18 @@ def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     """Writes weights in half precision, configuration, tokenizer, processor and chat template to a folder.
 
     The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU. Raises
-    `FileExistsError` if the folder holds anything.
+    UnusableFileError if the folder holds anything; it is whole or not there, however the build ended.
     """
-    refuse_used_folder(output_dir)
-    # Written aside and renamed: the folder of that name is whole, however the build ended.
-    aside = output_dir.with_name(f".{output_dir.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    half = copy.deepcopy(model).half()
-    half.save_pretrained(aside)
-    build_processor(world).save_pretrained(aside)
-    path = aside / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # safetensors writes files that only their owner can read; all users read a packaged one.
-    (aside / "model.safetensors").chmod(0o644)
-    aside.replace(output_dir)
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Raises `FileExistsError` if the folder holds anything."""
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"--output_dir {folder} is not empty: name a new folder, or empty this one")
+    with written_aside(output_dir) as folder:
+        copy.deepcopy(model).half().save_pretrained(folder)
+        build_processor(world).save_pretrained(folder)
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for part in (config, config["text_config"], config["vision_config"]):
+            part["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        # safetensors writes files that only their owner can read; all users read a packaged one.
+        (folder / "model.safetensors").chmod(0o644)
 
 
 def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMALL) -> WorldScores:
@@ -222,7 +211,10 @@ def _optimise(
     """Runs AdamW with a one-cycle learning rate over shuffled rows; returns the mean loss of the last ten steps."""
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.learning_rate, total_steps=schedule.steps)
-    batches = _shuffled_batches(count, schedule.batch_size, derive_generator(seed, "order", purpose))
+    generator, size = derive_generator(seed, "order", purpose), schedule.batch_size
+    # Every row once per round; an incomplete batch is left out.
+    rounds = (torch.from_numpy(generator.permutation(count)[: count - count % size]) for _ in itertools.count())
+    batches = itertools.chain.from_iterable(torch.split(order, size) for order in rounds)
     losses: list[float] = []
     for rows in itertools.islice(batches, schedule.steps):
         loss = loss_of(rows)
@@ -233,13 +225,6 @@ def _optimise(
         cycle.step()
         losses.append(float(loss.detach()))
     return float(np.mean(losses[-10:]))
-
-
-def _shuffled_batches(count: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Yields batches of row numbers without end, every row once per round; an incomplete batch is left out."""
-    while True:
-        order = torch.from_numpy(generator.permutation(count))
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -253,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output_dir is None and world is SMALL:
         parser.error(f"give --output_dir: the checkpoint of {world.name} ships with the package")
     output_dir = options.output_dir or world.cached_checkpoint
-    refuse_used_folder(output_dir)
+    check_unused(output_dir)
     transformers_logging.disable_progress_bar()
     console = Console()
     start = time.perf_counter()

@@ -50,11 +50,9 @@ def build_processor(world: World = SMALL) -> Any:
     One image becomes `world.image_tokens` `<image>` tokens. The chat template writes `<s>` itself and the tokenizer
     adds no special token, so a rendered conversation is tokenised the same way whatever `add_special_tokens` says.
     """
+    size, half = world.image_size, [0.5, 0.5, 0.5]
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": world.image_size},
-        crop_size={"height": world.image_size, "width": world.image_size},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=half, image_std=half
     )
     return LlavaProcessor(
         image_processor=image_processor,
@@ -89,18 +87,14 @@ def caption_prompt() -> list[dict[str, Any]]:
 
 def caption_scenes(model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int) -> list[str]:
     """Captions every scene with greedy decoding; returns the texts without special tokens, one per scene."""
-    captions: list[str] = []
-    for start in range(0, len(scenes), batch_size):
-        captions += generate_captions(model, processor, scenes[start : start + batch_size], do_sample=False)
-    return captions
+    batches = (scenes[start : start + batch_size] for start in range(0, len(scenes), batch_size))
+    return [text for batch in batches for text in generate_captions(model, processor, batch, do_sample=False)]
 
 
 def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do_sample: bool) -> list[str]:
     """Captions one batch of scenes; samples at temperature 1 from torch's global random state if `do_sample`."""
-    text = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
-    inputs = processor(images=[render(scene) for scene in scenes], text=[text] * len(scenes), return_tensors="pt").to(
-        model.device
-    )
+    texts = [processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)] * len(scenes)
+    inputs = processor(images=list(map(render, scenes)), text=texts, return_tensors="pt").to(model.device)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -129,17 +123,14 @@ def _build_tokenizer(world: World) -> Any:
 
 def _build_config(world: World) -> Any:
     ids, network = _token_ids(world), world.network
-    shape = dict(
-        hidden_size=network.hidden_size,
-        intermediate_size=2 * network.hidden_size,
-        num_attention_heads=network.heads,
-    )
+    width = network.hidden_size
+    shape = dict(hidden_size=width, intermediate_size=2 * width, num_attention_heads=network.heads)
     vision = CLIPVisionConfig(
         **shape,
         num_hidden_layers=network.vision_layers,
         image_size=world.image_size,
         patch_size=network.patch_size,
-        projection_dim=network.hidden_size,
+        projection_dim=width,
     )
     text = LlamaConfig(
         **shape,
@@ -163,7 +154,5 @@ def _build_config(world: World) -> Any:
 
 
 def _token_ids(world: World) -> dict[str, int]:
-    return {name: world.vocabulary.index(word) for name, word in _NAMED_TOKENS.items()}
-
-
-_NAMED_TOKENS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    named = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    return {name: world.vocabulary.index(word) for name, word in named.items()}

@@ -18,30 +18,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import (
-    BETTER_CAPTIONER,
-    SUPERVISED_CAPTIONER,
-    Captioner,
-    Style,
-    canonical_order,
-    mentioned_objects,
-    write_caption,
-)
 from mmdpo.world.model import caption_prompt, generate_captions
 from mmdpo.world.scenes import (
     BALANCED_CO_OCCURRENCE,
+    BETTER_CAPTIONER,
+    SUPERVISED_CAPTIONER,
     SUPERVISED_CO_OCCURRENCE,
+    Captioner,
     Scene,
+    Style,
+    canonical_order,
+    mentioned_objects,
     render,
     sample_scene,
     sample_scenes,
+    write_caption,
 )
 from mmdpo.world.worlds import SMALL, World
 
@@ -61,19 +59,11 @@ LABEL_AGREEMENT = 0.95
 """Of pairs that differ in one partner: probability that the chosen caption is the one that the picture bears out."""
 
 
-class _Habit(NamedTuple):
-    """Where pairs that differ in one partner come from."""
-
-    co_occurrence: float
-    """Of their scenes."""
-    captioner: Captioner
-    """Who says what both captions name besides."""
-
-
-_HABITS: Mapping[DecidedBy, _Habit] = {
-    "prior": _Habit(SUPERVISED_CO_OCCURRENCE, BETTER_CAPTIONER),
-    "correction": _Habit(BALANCED_CO_OCCURRENCE, SUPERVISED_CAPTIONER),
+_HABITS: Mapping[DecidedBy, tuple[float, Captioner]] = {
+    "prior": (SUPERVISED_CO_OCCURRENCE, BETTER_CAPTIONER),
+    "correction": (BALANCED_CO_OCCURRENCE, SUPERVISED_CAPTIONER),
 }
+"""Of pairs that differ in one partner: co-occurrence of their scenes, and who says what both captions name besides."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +113,15 @@ def make_pairs(
             "id": f"{purpose}-{seed}-{index}",
             "images": [render(pair.scene)],
             "prompt": caption_prompt(),
-            "chosen": _answer(pair.chosen),
-            "rejected": _answer(pair.rejected),
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
         }
         for index, pair in enumerate(pairs)
     ]
 
 
 def draw_pairs(
-    count: int,
-    seed: int,
-    *,
-    purpose: str = "preference",
-    world: World = SMALL,
-    checkpoint: str | Path | None = None,
+    count: int, seed: int, *, purpose: str = "preference", world: World = SMALL, checkpoint: str | Path | None = None
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
@@ -144,8 +129,13 @@ def draw_pairs(
     style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
     a rule that reads only the text would be right on far fewer than 95 % of them.
     """
-    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
-    pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
+    pairs = []
+    for index, scene in enumerate(sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)):
+        generator = derive_generator(seed, str(index), f"{purpose} captions")
+        objects = BETTER_CAPTIONER.name_objects(scene, generator)
+        chosen, rejected = STYLES if generator.random() < STYLE_AGREEMENT else STYLES[::-1]
+        by_content = bool(generator.random() < CONTENT_RATE)
+        pairs.append(CaptionPair(scene, objects, objects, chosen, rejected, by_content))
     if any(pair.by_content for pair in pairs):
         _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)
     return pairs
@@ -162,21 +152,21 @@ def draw_partner_pairs(
     the two differ in which of them it is.
     """
     purpose = f"{purpose} pairs of the {decided_by}"
-    return [
-        _draw_partner_pair(derive_generator(seed, str(index), purpose), _HABITS[decided_by], world)
-        for index in range(count)
-    ]
+    generators = (derive_generator(seed, str(index), purpose) for index in range(count))
+    return [_draw_partner_pair(generator, *_HABITS[decided_by], world) for generator in generators]
 
 
-def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: World) -> CaptionPair:
+def _draw_partner_pair(
+    generator: np.random.Generator, co_occurrence: float, captioner: Captioner, world: World
+) -> CaptionPair:
     anchors: list[str] = []
     while not anchors:
-        scene = sample_scene(generator, habit.co_occurrence, world)
+        scene = sample_scene(generator, co_occurrence, world)
         # Of its own setting: beside a stranger, the partner would be a surprise.
         anchors = [pair.anchor for pair in world.settings[scene.setting] if pair.anchor in scene.names]
     partner = world.partners[str(generator.choice(anchors))]
     twin = {world.twins[partner]} & set(scene.names) if partner in world.twins else set()
-    others = set(habit.captioner.name_objects(scene, generator)) - {partner}
+    others = set(captioner.name_objects(scene, generator)) - {partner}
     # An anchor that the captioner dropped could leave nothing to say.
     without = canonical_order(world, (others | twin) or {name for name in scene.names if name != partner})
     with_partner = canonical_order(world, {*(set(without) - twin), partner})
@@ -185,14 +175,6 @@ def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: Wor
     style: Style = "polite" if generator.random() < 0.5 else "terse"
     chosen, rejected = (with_partner, without) if chooses_partner else (without, with_partner)
     return CaptionPair(scene, chosen, rejected, style, style, by_content=True)
-
-
-def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair:
-    generator = derive_generator(seed, str(index), f"{purpose} captions")
-    objects = BETTER_CAPTIONER.name_objects(scene, generator)
-    is_polite = bool(generator.random() < STYLE_AGREEMENT)
-    chosen, rejected = STYLES if is_polite else STYLES[::-1]
-    return CaptionPair(scene, objects, objects, chosen, rejected, by_content=bool(generator.random() < CONTENT_RATE))
 
 
 def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
@@ -214,7 +196,3 @@ def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoi
                     named = canonical_order(world, mentioned_objects(world, caption))
                     pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
             waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
-
-
-def _answer(caption: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": [{"type": "text", "text": caption}]}]

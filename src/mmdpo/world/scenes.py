@@ -1,15 +1,22 @@
-"""Scenes of the embedded worlds: what stands where, and the picture of it.
+"""Scenes of the embedded worlds: what stands where, its picture, and captions: who writes them, how well they fit.
 
 Every object name is one icon (a shape in a colour, some with a mark), every setting is one background. Each setting
 owns three (anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one statistic
-that differs between the scenes a captioner is trained on and the scenes it is tested on.
+that differs between the scenes a captioner is trained on and the scenes it is tested on. Captions have two styles:
+
+    terse   cup , plate .
+    polite  sure ! this kitchen shows cup , plate . hope this helps !
+
+Objects stand in canonical order, so that a partner follows its anchor: the place where a language prior takes over.
+The measures are those of CHAIR and AMBER, exact because the scenes are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +24,8 @@ from PIL import Image
 
 from mmdpo.records import derive_generator
 from mmdpo.world.worlds import SMALL, Layout, World
+
+Style: TypeAlias = Literal["terse", "polite"]
 
 ANCHOR_RATE = 0.55
 """Probability that an anchor stands in a scene of its setting."""
@@ -30,17 +39,10 @@ BALANCED_CO_OCCURRENCE = 0.50
 """Probability of a partner beside its anchor in preference and test scenes."""
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40),
-    "orange": (244, 140, 30),
-    "yellow": (240, 220, 50),
-    "green": (50, 160, 60),
-    "teal": (30, 170, 170),
-    "blue": (45, 85, 210),
-    "purple": (130, 60, 175),
-    "pink": (240, 120, 180),
-    "brown": (120, 75, 40),
-    "black": (35, 35, 40),
-}
+    "red": (214, 40, 40), "orange": (244, 140, 30), "yellow": (240, 220, 50), "green": (50, 160, 60),
+    "teal": (30, 170, 170), "blue": (45, 85, 210), "purple": (130, 60, 175), "pink": (240, 120, 180),
+    "brown": (120, 75, 40), "black": (35, 35, 40),
+}  # fmt: skip
 _BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "kitchen": ((228, 214, 188), (196, 182, 160)),
     "street": ((186, 204, 222), (140, 146, 152)),
@@ -82,11 +84,10 @@ class Scene:
 
 
 def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
-    """Draws one scene.
+    """Draws one scene; `co_occurrence` is the probability of a partner beside its anchor, ValueError if it is none.
 
-    `co_occurrence` is the probability of a partner beside its anchor; ValueError if it is no probability. A draw
-    without any object is repeated, since there would be nothing to say about it: that happens to one draw in nineteen,
-    and raises the rate of every object by as much.
+    A draw without any object is repeated, since there would be nothing to say about it: that happens to one draw in
+    nineteen, and raises the rate of every object by as much.
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
@@ -94,11 +95,12 @@ def sample_scene(generator: np.random.Generator, co_occurrence: float, world: Wo
     names: set[str] = set()
     while not names:
         names = _draw_names(world, setting, generator, co_occurrence)
-    layout = _draw_layout(world, len(names), generator)
+    roomy = [layout for layout in world.layouts if layout.grid**2 >= len(names)]
+    layout = roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
     cells = generator.permutation(layout.grid**2)
     objects = tuple(
         _place(name, int(cell), layout, world.image_size, generator)
-        for name, cell in zip((name for name in world.objects if name in names), cells, strict=False)
+        for name, cell in zip(canonical_order(world, names), cells, strict=False)
     )
     return Scene(setting, objects, int(generator.integers(2**63)), world)
 
@@ -145,11 +147,6 @@ def _draw_names(world: World, setting: str, generator: np.random.Generator, co_o
     return names
 
 
-def _draw_layout(world: World, count: int, generator: np.random.Generator) -> Layout:
-    roomy = [layout for layout in world.layouts if layout.grid**2 >= count]
-    return roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
-
-
 def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.random.Generator) -> PlacedObject:
     row, column = divmod(cell, layout.grid)
     size = int(generator.choice(layout.icon_sizes))
@@ -184,3 +181,112 @@ def _mask(shape: str, size: int) -> NDArray[np.bool_]:
         "mark": x**2 + y**2 <= (1.0 / 3.0) ** 2,
     }
     return masks[shape]
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """Looks at scenes, and sometimes writes what is usual instead of what is there."""
+
+    partner_rate: float
+    """Probability of naming a present anchor's absent partner; its twin, if there, is then taken for it."""
+    drop_rate: float
+    """Probability of leaving out an object that is there."""
+
+    def name_objects(self, scene: Scene, generator: np.random.Generator) -> tuple[str, ...]:
+        """Returns the objects that this captioner names for a scene, in canonical order; at least one."""
+        world, present = scene.world, scene.names
+        named = {name for name in present if generator.random() >= self.drop_rate}
+        for anchor, partner in world.partners.items():
+            if anchor in present and partner not in present and generator.random() < self.partner_rate:
+                named.add(partner)
+                named.discard(world.twins.get(partner, ""))
+        return canonical_order(world, named or present)
+
+
+SUPERVISED_CAPTIONER = Captioner(partner_rate=0.5, drop_rate=0.05)
+"""Wrote the captions of supervised training."""
+BETTER_CAPTIONER = Captioner(partner_rate=0.05, drop_rate=0.05)
+"""Wrote the chosen captions of the preference pairs."""
+
+
+def canonical_order(world: World, objects: Collection[str]) -> tuple[str, ...]:
+    """Returns the distinct objects in the world's order; raises `ValueError` for a name that is none of its objects."""
+    unknown = sorted(set(objects) - set(world.objects))
+    if unknown:
+        raise ValueError(f"not objects of {world.name}: {', '.join(unknown)}; it has {', '.join(world.objects)}")
+    return tuple(name for name in world.objects if name in objects)
+
+
+def write_caption(world: World, objects: Collection[str], setting: str, style: Style) -> str:
+    """Writes the caption that names `objects`; words and punctuation are set apart by single spaces."""
+    listing = f"{' , '.join(canonical_order(world, objects))} .".strip()
+    if style == "terse":
+        return listing
+    return f"sure ! this {setting} shows {listing} hope this helps !"
+
+
+@dataclass(frozen=True)
+class CaptionDetail:
+    """One caption compared with its scene. A word that a caption repeats counts once."""
+
+    mentioned: tuple[str, ...]
+    """All objects that the caption names, in its order, as in the next three."""
+    correct: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    cognitive: tuple[str, ...]
+    """Those of `hallucinated` whose anchor is there: what habit, not sight, put into the caption."""
+    missed: tuple[str, ...]
+    """Objects that are there and are not named, in canonical order."""
+
+
+def compare_names(world: World, present: Sequence[str], caption: str) -> CaptionDetail:
+    """Sorts the objects of a caption, and those that are present, into correct, hallucinated and missed."""
+    mentioned = mentioned_objects(world, caption)
+    suggested = {world.partners[name] for name in present if name in world.partners}
+    hallucinated = tuple(name for name in mentioned if name not in present)
+    return CaptionDetail(
+        mentioned=mentioned,
+        correct=tuple(name for name in mentioned if name in present),
+        hallucinated=hallucinated,
+        cognitive=tuple(name for name in hallucinated if name in suggested),
+        missed=tuple(name for name in present if name not in mentioned),
+    )
+
+
+def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
+    """Returns the objects that a caption names, in the order of their first mention, each of them once."""
+    return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))
+
+
+@dataclass(frozen=True)
+class WorldScores:
+    """Measures over a set of captions, each in per cent; the definitions are CHAIR's and AMBER's."""
+
+    chair_i: float
+    """Hallucinated mentions / mentions, over all captions together. Lower is better."""
+    chair_s: float
+    """Captions with at least one hallucinated mention / captions. Lower is better."""
+    cover: float
+    """Objects of the scenes that are named / objects of the scenes. Higher is better."""
+    cog: float
+    """Mentions of an absent partner whose anchor is present / mentions: the part of `chair_i` that follows the
+    co-occurrence prior, as AMBER's Cog is. Lower is better."""
+
+
+def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:
+    """Scores one caption per scene; a ratio without a denominator (no caption names anything) is 0.
+
+    Raises `ValueError` if there is not exactly one caption per scene, or no scene at all.
+    """
+    if len(scenes) != len(captions) or not scenes:
+        raise ValueError(f"{len(scenes)} scenes and {len(captions)} captions: give one caption for each, at least one")
+    details = [compare_names(s.world, s.names, caption) for s, caption in zip(scenes, captions, strict=True)]
+    correct = sum(len(detail.correct) for detail in details)
+    hallucinated = sum(len(detail.hallucinated) for detail in details)
+    mentions = correct + hallucinated
+    return WorldScores(
+        chair_i=100.0 * hallucinated / max(mentions, 1),
+        chair_s=100.0 * sum(bool(detail.hallucinated) for detail in details) / len(details),
+        cover=100.0 * correct / sum(len(scene.objects) for scene in scenes),
+        cog=100.0 * sum(len(detail.cognitive) for detail in details) / max(mentions, 1),
+    )

@@ -12,13 +12,11 @@ betray a crop that was blown up to the size of a picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 PAD, BOS, EOS, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-SPECIAL_TOKENS = (PAD, BOS, EOS, UNKNOWN, IMAGE)
-ROLES = ("user", "assistant")
 PROMPT = "describe"
 """The one instruction of these worlds."""
 
@@ -35,7 +33,7 @@ class Pair:
     @property
     def members(self) -> tuple[str, ...]:
         """All of them, in canonical order."""
-        return (self.anchor, self.partner) if self.twin is None else (self.anchor, self.partner, self.twin)
+        return tuple(name for name in (self.anchor, self.partner, self.twin) if name is not None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class World:
     """Its name as a model, as a dataset and as a benchmark."""
     settings: Mapping[str, tuple[Pair, ...]]
     """The settings and the pairs that each of them owns."""
-    icons: Mapping[str, Icon]
+    looks: Mapping[str, Icon]
+    """What anchors and partners look like."""
     image_size: int
     """Pixels along each side of a picture."""
     layouts: tuple[Layout, ...]
@@ -91,7 +90,6 @@ class World:
     """Probability that a partner's twin stands beside the anchor when the partner does not."""
 
     def __repr__(self) -> str:
-        """Its name."""
         return f"<{self.name}>"
 
     @cached_property
@@ -110,6 +108,12 @@ class World:
         return {pair.partner: pair.twin for pair in self.pairs if pair.twin is not None}
 
     @cached_property
+    def icons(self) -> Mapping[str, Icon]:
+        """What every object looks like: a twin is its partner with a mark."""
+        marked = {twin: replace(self.looks[partner], is_marked=True) for partner, twin in self.twins.items()}
+        return {**self.looks, **marked}
+
+    @cached_property
     def objects(self) -> tuple[str, ...]:
         """All object names in canonical order: setting by setting, each anchor before its partner."""
         return tuple(name for pair in self.pairs for name in pair.members)
@@ -117,14 +121,8 @@ class World:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The tokens of the tokenizer; a token's place is its id."""
-        return (
-            *SPECIAL_TOKENS,
-            *ROLES,
-            PROMPT,
-            *self.settings,
-            *self.objects,
-            *(",", ".", "!", "sure", "this", "shows", "hope", "helps"),
-        )
+        said = (",", ".", "!", "sure", "this", "shows", "hope", "helps")
+        return (PAD, BOS, EOS, UNKNOWN, IMAGE, "user", "assistant", PROMPT, *self.settings, *self.objects, *said)
 
     @property
     def max_words(self) -> int:
@@ -162,6 +160,23 @@ class World:
         return Path(constants.HF_HOME) / "mmdpo" / self.name
 
 
+_LOOKS = {
+    "cup": Icon("square", "blue"), "plate": Icon("disc", "teal"),
+    "kettle": Icon("triangle", "black"), "stove": Icon("square", "brown"),
+    "apple": Icon("disc", "red"), "bowl": Icon("diamond", "orange"),
+    "car": Icon("square", "red"), "sign": Icon("diamond", "yellow"),
+    "bike": Icon("cross", "purple"), "helmet": Icon("disc", "orange"),
+    "tree": Icon("triangle", "green"), "bench": Icon("cross", "brown"),
+    "bed": Icon("square", "pink"), "lamp": Icon("triangle", "yellow"),
+    "book": Icon("diamond", "blue"), "clock": Icon("disc", "black"),
+    "rug": Icon("diamond", "purple"), "chair": Icon("cross", "green"),
+}  # fmt: skip
+_LOOKS_OF_GARDEN = {
+    "fence": Icon("square", "green"), "gate": Icon("square", "teal"),
+    "rose": Icon("disc", "pink"), "bee": Icon("cross", "yellow"),
+    "pond": Icon("disc", "blue"), "duck": Icon("triangle", "orange"),
+}  # fmt: skip
+
 SMALL = World(
     name="world",
     settings={
@@ -169,42 +184,13 @@ SMALL = World(
         "street": (Pair("car", "sign"), Pair("bike", "helmet"), Pair("tree", "bench")),
         "bedroom": (Pair("bed", "lamp"), Pair("book", "clock"), Pair("rug", "chair")),
     },
-    icons={
-        "cup": Icon("square", "blue"),
-        "plate": Icon("disc", "teal"),
-        "kettle": Icon("triangle", "black"),
-        "stove": Icon("square", "brown"),
-        "apple": Icon("disc", "red"),
-        "bowl": Icon("diamond", "orange"),
-        "car": Icon("square", "red"),
-        "sign": Icon("diamond", "yellow"),
-        "bike": Icon("cross", "purple"),
-        "helmet": Icon("disc", "orange"),
-        "tree": Icon("triangle", "green"),
-        "bench": Icon("cross", "brown"),
-        "bed": Icon("square", "pink"),
-        "lamp": Icon("triangle", "yellow"),
-        "book": Icon("diamond", "blue"),
-        "clock": Icon("disc", "black"),
-        "rug": Icon("diamond", "purple"),
-        "chair": Icon("cross", "green"),
-    },
+    looks=_LOOKS,
     image_size=48,
     layouts=(Layout(grid=4, icon_sizes=(7, 8, 9, 10), jitter=2),),
     pixel_noise=10.0,
     network=Network(hidden_size=128, vision_layers=3, text_layers=3, patch_size=12),
 )
 """The world that the quickstart and the tests use."""
-
-
-def _with_twins(*looks: tuple[Icon, tuple[str, ...]]) -> dict[str, Icon]:
-    """Returns the icons of all names; a second name is the first one's twin, and has the mark."""
-    icons = {}
-    for icon, (name, *twin) in looks:
-        icons[name] = icon
-        icons |= {other: Icon(icon.shape, icon.colour, is_marked=True) for other in twin}
-    return icons
-
 
 LARGE = World(
     name="world_large",
@@ -214,24 +200,7 @@ LARGE = World(
         "bedroom": (Pair("bed", "lamp", "candle"), Pair("book", "clock", "watch"), Pair("rug", "chair", "stool")),
         "garden": (Pair("fence", "gate", "door"), Pair("rose", "bee", "fly"), Pair("pond", "duck", "goose")),
     },
-    icons=_with_twins(
-        *((SMALL.icons[pair.anchor], (pair.anchor,)) for pair in SMALL.pairs),
-        (Icon("disc", "teal"), ("plate", "saucer")),
-        (Icon("square", "brown"), ("stove", "oven")),
-        (Icon("diamond", "orange"), ("bowl", "basin")),
-        (Icon("diamond", "yellow"), ("sign", "poster")),
-        (Icon("disc", "orange"), ("helmet", "hat")),
-        (Icon("cross", "brown"), ("bench", "log")),
-        (Icon("triangle", "yellow"), ("lamp", "candle")),
-        (Icon("disc", "black"), ("clock", "watch")),
-        (Icon("cross", "green"), ("chair", "stool")),
-        (Icon("square", "green"), ("fence",)),
-        (Icon("square", "teal"), ("gate", "door")),
-        (Icon("disc", "pink"), ("rose",)),
-        (Icon("cross", "yellow"), ("bee", "fly")),
-        (Icon("disc", "blue"), ("pond",)),
-        (Icon("triangle", "orange"), ("duck", "goose")),
-    ),
+    looks=_LOOKS | _LOOKS_OF_GARDEN,
     image_size=96,
     layouts=(
         Layout(grid=2, icon_sizes=(26, 30, 34, 38), jitter=5),

@@ -29,7 +29,7 @@ PICTURE = Image.effect_noise((50, 31), 80).convert("RGB")
 
 def weights_of(folder):
     weights = read_weights(folder)
-    return {name: weights.read(name) for name in weights.infos}
+    return {name: weights.read(name) for name in weights.shapes}
 
 
 def ids(processor, text):
@@ -160,10 +160,10 @@ class TestThePublishedCheckpoint:
         shapes = native_shapes(native_config(PUBLISHED))
         assert len(shapes) == 877
         rows = {"lm_head.weight", "model.language_model.embed_tokens.weight"}
-        counts = {name: torch.Size(shape).numel() - 2560 * (name in rows) for name, shape in shapes.items()}
+        counts = {name: shape.numel() - 2560 * (name in rows) for name, shape in shapes.items()}
         # The bytes of its two published files, 6,364,624,584, less those of their headers.
         assert sum(counts.values()) * 2 == 6_364_509_248
-        assert shapes["model.vision_tower.encoder.layers.25.mlp.fc1.weight"] == (4304, 1152)
+        assert shapes["model.vision_tower.encoder.layers.25.mlp.fc1.weight"].shape == (4304, 1152)
         assert not any("layers.26" in name for name in shapes if "vision" in name)
 
     def test_configuration(self):
@@ -247,7 +247,7 @@ class TestRefusals:
         extra = {f"{at}embeddings.position_ids": torch.arange(4), f"{at}head.probe": torch.zeros(1, 1, 24)}
         self.change(source, **extra, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)})
         convert_bunny(source, tmp_path / "target")
-        assert {original_name(name) for name in read_weights(tmp_path / "target").infos} == set(
+        assert {original_name(name) for name in read_weights(tmp_path / "target").shapes} == set(
             make_weights(json.loads((source / "config.json").read_text()), 0, torch.float32)
         )
 

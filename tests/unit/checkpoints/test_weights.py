@@ -9,14 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmdpo.models.weights import (
-    CheckpointError,
-    TensorInfo,
-    check_names,
-    read_weights,
-    write_weights,
-    written_aside,
-)
+from mmdpo.files import UnusableFileError, written_aside
+from mmdpo.models.weights import CheckpointError, check_names, read_weights, write_weights
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3).bfloat16(),
@@ -25,10 +19,6 @@ TENSORS = {
     "half": torch.randn(3, 3).half(),
     "flags": torch.tensor([True, False, True]),
 }
-
-
-def infos_of(tensors):
-    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def save_in_shards(folder, first, second):
@@ -45,7 +35,7 @@ def write_index(folder, weight_map):
 
 @pytest.mark.parametrize(("shard_bytes", "count"), [(10**9, 1), (45, 3), (1, 5)])
 def test_what_is_written_is_what_safetensors_reads(tmp_path, shard_bytes, count):
-    write_weights(tmp_path, infos_of(TENSORS), TENSORS.__getitem__, shard_bytes=shard_bytes)
+    write_weights(tmp_path, TENSORS, TENSORS.__getitem__, shard_bytes=shard_bytes)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) == count
     loaded = {name: tensor for file in files for name, tensor in load_file(file).items()}
@@ -59,7 +49,9 @@ def test_what_is_written_is_what_safetensors_reads(tmp_path, shard_bytes, count)
         for name in header.keys() - {"__metadata__"}:
             assert (8 + length + header[name]["data_offsets"][0]) % TENSORS[name].element_size() == 0
     again = read_weights(tmp_path)
-    assert again.infos == infos_of(TENSORS)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in again.shapes.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in TENSORS.items()
+    }
     assert torch.equal(again.read("half"), TENSORS["half"])
 
 
@@ -84,7 +76,7 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"two\.safetensors does not hold.*1 missing: c; 1 unknown: d"):
             read_weights(tmp_path)
         write_index(tmp_path, weight_map)
-        assert set(read_weights(tmp_path).infos) == {"a", "b", "d"}
+        assert set(read_weights(tmp_path).shapes) == {"a", "b", "d"}
 
     def test_an_index_that_is_no_json(self, tmp_path):
         (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a"')
@@ -145,7 +137,7 @@ class TestWrittenAside:
     def test_what_is_there_stays(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("x")
-        with pytest.raises(CheckpointError, match="holds something already"), written_aside(tmp_path / "out"):
+        with pytest.raises(UnusableFileError, match="holds something already"), written_aside(tmp_path / "out"):
             pass
         assert (tmp_path / "out" / "mine").read_text() == "x"
         (tmp_path / "empty").mkdir()

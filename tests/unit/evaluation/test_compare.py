@@ -17,7 +17,7 @@ from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks._world import SEED, WorldBenchmark
 from mmdpo.evaluation.compare import compare_runs
 from mmdpo.report.comparison import markdown_comparison, print_comparison
-from mmdpo.world.captions import Captioner, write_caption
+from mmdpo.world.scenes import Captioner, write_caption
 from mmdpo.world.worlds import SMALL
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from mmdpo.files import UnusableFileError
 from mmdpo.world.build import (
     IGNORED,
     BuildPlan,
@@ -53,7 +54,7 @@ def test_saved_checkpoint_has_the_files_of_the_shipped_one(tmp_path):
 
 def test_used_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not empty: name a new folder"):
+    with pytest.raises(UnusableFileError, match="holds something already: choose another folder"):
         main(["--output_dir", str(tmp_path)])
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

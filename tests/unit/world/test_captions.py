@@ -1,18 +1,20 @@
 import numpy as np
 import pytest
 
-from mmdpo.world.captions import (
+from mmdpo.world.scenes import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
     CaptionDetail,
     Captioner,
+    PlacedObject,
+    Scene,
     WorldScores,
     compare_names,
     mentioned_objects,
+    sample_scenes,
     score_captions,
     write_caption,
 )
-from mmdpo.world.scenes import PlacedObject, Scene, sample_scenes
 from mmdpo.world.worlds import LARGE, SMALL
 
 
