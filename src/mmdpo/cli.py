@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from mmdpo.commands import COMMANDS, explain_verb, list_verbs
+from mmdpo.files import printable
 from mmdpo.options import UsageError
-from mmdpo.printable import printable
 
 ABOUT = "Preference optimisation that makes vision-language models look at the image."
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -26,8 +27,6 @@ from typing import Any
 
 import yaml
 
-from mmdpo.printable import printable
-
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 512 * 2**20
@@ -38,7 +37,6 @@ _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UnusableFileError(ValueError):
@@ -53,7 +51,7 @@ class Unshown:
 
 
 def irregular_kind(path: str | Path) -> str | None:
-    """Returns what a path names if it is no regular file, links followed: `a folder`, `a named pipe`; else None.
+    """Returns what a path names if it is no regular file, such as `a folder`, links followed; else None.
 
     A pipe would be waited for, and a device has no end. Raises OSError for a path that leads to nothing.
     """
@@ -63,11 +61,10 @@ def irregular_kind(path: str | Path) -> str | None:
 
 def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
     """Raises UnusableFileError for no regular file, or one of more than `most` bytes; OSError for nothing there."""
-    kind, found = irregular_kind(path), path.stat()
-    if kind is not None:
+    if (kind := irregular_kind(path)) is not None:
         raise UnusableFileError(f"it is {kind} and no regular file")
-    if found.st_size > most:
-        raise UnusableFileError(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+    if (size := path.stat().st_size) > most:
+        raise UnusableFileError(f"it has {size:,} bytes, more than the {most:,} that are read")
 
 
 def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
@@ -86,20 +83,17 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path, *, most: int | None = None) -> Iterator[Any]:
-    """Yields the content of each line of JSON, the first `most`, `clean`; None for a line that is damaged.
+    """Yields the content of each line of JSON, of the first `most`, `clean`; None for a damaged one, none if empty.
 
-    Empty lines are passed over. Raises as `check_regular`.
+    Raises as `check_regular`.
     """
     check_regular(path)
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file):
-            if number == most:
-                break
-            if line.strip():
-                try:
-                    yield _parse(line)
-                except ValueError:
-                    yield None
+        for line in filter(str.strip, itertools.islice(file, most)):
+            try:
+                yield _parse(line)
+            except ValueError:
+                yield None
 
 
 def read_yaml(path: Path) -> Any:
@@ -107,7 +101,7 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path, most=MOST_YAML_BYTES)
     try:
         content = yaml.safe_load(text)
-        if sum(1 for _ in zip(range(MOST_YAML_VALUES + 1), _walk(content), strict=False)) > MOST_YAML_VALUES:
+        if any(True for _ in itertools.islice(_walk(content), MOST_YAML_VALUES, None)):
             raise UnusableFileError(f"it unfolds to more than {MOST_YAML_VALUES:,} values")
         return clean(content)
     except yaml.YAMLError as error:
@@ -137,10 +131,10 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def clean(value: Any) -> Any:
-    """Returns data whose texts, keys too, can be shown anywhere, and whose numbers can be calculated with.
+    """Returns data whose texts, keys too, are `clean_text`, and whose numbers can be calculated with.
 
-    Control characters and lone surrogates are written out, and a whole number beyond the range of a float becomes
-    infinite. What YAML knows and JSON does not, such as a date, becomes text.
+    A whole number beyond the range of a float becomes infinite. What YAML knows and JSON does not, such as a date,
+    becomes text.
     """
     if isinstance(value, str):
         return clean_text(value)
@@ -155,6 +149,11 @@ def clean(value: Any) -> Any:
             return math.inf if value > 0 else -math.inf
         return value
     return value if value is None or isinstance(value, bool | float) else clean_text(str(value))
+
+
+def printable(text: str) -> str:
+    r"""Returns a text that is safe to print: controls but tab and line break, lone surrogates as `\x1b`, `\ud83d`."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def clean_text(text: str) -> str:
@@ -179,10 +178,9 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
+    """Writes a file beside its place, then renames it: nobody finds half of it, and of several writers the last stays.
 
-    Of several processes that write one file at once, the last one stays. Raises UnusableFileError, which names the
-    file, where it cannot be written; what was there before is kept.
+    Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.partly")
     try:
@@ -196,12 +194,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def explain_unwritable(path: Path, error: OSError) -> UnusableFileError:
     """Returns the error to raise for a file that cannot be written."""
-    mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "make room there, then run the same command again" if is_full else "name another folder"
     return UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 
 def digest_of(value: Any) -> str:
-    """Returns what stands for a value that JSON can hold, the same on every machine: SHA-256 of its JSON, in hex."""
+    """Returns the SHA-256, in hex, of a value's JSON: the same on every machine."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -285,8 +284,6 @@ LOCK = "_lock"
 The lock is the system's own on an open file, so that it goes with its process however that ends; the file's text only
 says whose it is. A file that a killed process has left is taken over.
 """
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What a file system answers that knows no locks, as some of a cluster's do."""
 _held: dict[Path, int] = {}
 """Folders that this process holds, and the descriptors of their locks."""
 
@@ -328,7 +325,8 @@ def _lock(folder: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            # What a file system answers that knows no locks, as some of a cluster's do.
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK):
                 logger.warning("%s lies on a file system without locks: nothing else may write into it now", folder)
                 break
             try:

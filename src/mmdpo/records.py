@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,15 +49,12 @@ Text: TypeAlias = "str | tuple[Message, ...]"
 
 
 class Cell(NamedTuple):
-    """What a reward is a reward of: one response under one image.
-
-    `image` is `original`, `corrupted`, `none`, or the name of a corruption (`blank`, `crop_20_50`, …), which makes
-    rankings over several corrupted images possible. `response` is `chosen`, `rejected`, or the name of another text
-    column of the dataset.
-    """
+    """What a reward is a reward of: one response under one image."""
 
     image: str
+    """`original`, `corrupted`, `none`, or the name of a corruption, for rankings over several corrupted images."""
     response: str
+    """`chosen`, `rejected`, or the name of another text column of the dataset."""
 
     def __str__(self) -> str:
         return f"[{self.image}, {self.response}]"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import (
     AddedToken,
@@ -33,7 +34,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmdpo.files import written_aside
 from mmdpo.models.families import VICUNA
 from mmdpo.models.load import BUNNY_LAYOUT
-from mmdpo.models.weights import SHARD_BYTES, CheckpointError, check_names, read_json, read_weights, write_weights
+from mmdpo.models.weights import CheckpointError, check_names, read_json, read_weights
 
 ORIGINAL = "original"
 """Folder inside a converted checkpoint with the original's small files, which converting back needs."""
@@ -42,6 +43,9 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt",
 )  # fmt: skip
+
+SHARD_BYTES = 2_000_000_000
+"""Largest file that is written, unless a single tensor is larger."""
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "siglip-so400m-patch14-384": dict(
@@ -80,77 +84,58 @@ TEXT_KEYS = (
 """Keys that Phi's configuration has under the same name."""
 
 DEMANDED = {
-    "model_type": BUNNY_LAYOUT,
-    "mm_projector_type": "mlp2x_gelu",
-    "image_aspect_ratio": "pad",
-    "tie_word_embeddings": False,
-    "rope_scaling": None,
-    "use_s2": False,
-}
+    "model_type": BUNNY_LAYOUT, "mm_projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad",
+    "tie_word_embeddings": False, "rope_scaling": None, "use_s2": False,
+}  # fmt: skip
 """What a config.json must say where it says anything; the first has to be there."""
 
 
-def convert_bunny(
-    source: Path,
-    target: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    allow_pickle: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
+def convert_bunny(source: Path, target: Path, *, dtype: torch.dtype | None = None, allow_pickle: bool = False) -> None:
     """Writes the original checkpoint in `source` as a native LLaVA checkpoint with its processor into `target`.
 
-    Weights keep their precision unless `dtype` is given. One shard is in memory at a time.
+    Weights keep their precision unless `dtype` is given.
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
     """
     config = native_config(_read_original_config(source))
-    weights = read_weights(source, allow_pickle=allow_pickle)
-    # What is computed anew, and what is never used: the tower's pooling head.
+    # Without what is computed anew, and what is never used: the tower's pooling head.
     dropped = re.compile(r"\.position_ids$|\.inv_freq$|\.vision_model\.head\.")
-    found = {name: tensor.shape for name, tensor in weights.shapes.items() if not dropped.search(name)}
-    check_names(original_shapes(config), found, f"{source} is no Bunny-v1.0-3B checkpoint")
+    held = read_weights(source, allow_pickle=allow_pickle)
+    found = {name: tensor for name, tensor in held.items() if not dropped.search(name)}
+    shapes = native_shapes(config)
+    rows = config.image_token_index
+    check_names(
+        {
+            original_name(name): (rows, *shape[1:]) if name in ROWS_PER_TOKEN else shape
+            for name, shape in shapes.items()
+        },
+        {name: tensor.shape for name, tensor in found.items()},
+        f"{source} is no Bunny-v1.0-3B checkpoint",
+    )
     processor = build_processor(source, config)
-    shapes = {
-        name: tensor.to(dtype or weights.shapes[original_name(name)].dtype)
-        for name, tensor in native_shapes(config).items()
-    }
-
-    def read(name: str) -> Tensor:
-        tensor = weights.read(original_name(name))
-        if name not in ROWS_PER_TOKEN:
-            return tensor.to(shapes[name].dtype)
-        # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is
-        # masked in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the
-        # mean of exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
-        row = tensor.new_zeros(tensor.shape[1])
-        if name == "lm_head.weight":
-            total = torch.stack([part.double().sum(0) for part in torch.split(tensor, 1024)]).sum(0)
-            row = (total / len(tensor)).to(tensor.dtype)
-        return torch.cat([part.to(shapes[name].dtype) for part in (tensor, row[None])])
-
+    weights = {name: found[original_name(name)] for name in shapes}
+    # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is masked
+    # in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the mean of
+    # exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
+    embeddings, head = (weights[name] for name in ROWS_PER_TOKEN)
+    mean = torch.stack([part.double().sum(0) for part in torch.split(head, 1024)]).sum(0) / rows
+    for name, row in zip(ROWS_PER_TOKEN, (torch.zeros_like(embeddings[0]), mean.to(head.dtype)), strict=True):
+        weights[name] = torch.cat([weights[name], row[None]])
     text = config.text_config
-    config.dtype = shapes["lm_head.weight"].dtype
+    config.dtype = dtype or head.dtype
     generation = GenerationConfig(
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
         pad_token_id=text.pad_token_id,
-        suppress_tokens=[config.image_token_index],
+        suppress_tokens=[rows],
     )
     with written_aside(target) as folder:
-        write_weights(folder, shapes, read, shard_bytes=shard_bytes)
+        _write_weights(weights, folder, dtype)
         for part in (config, generation, processor):
             part.save_pretrained(folder)
         _copy_files(source, folder / ORIGINAL)
 
 
-def revert_bunny(
-    source: Path,
-    target: Path,
-    *,
-    original: Path | None = None,
-    dtype: torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
+def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dtype: torch.dtype | None = None) -> None:
     """Writes a converted (and perhaps trained) checkpoint under the original's names into `target`.
 
     The original's config.json and tokenizer files come from `original`, by default the folder of that name inside
@@ -162,24 +147,13 @@ def revert_bunny(
             f"{files} holds no config.json of the original: name the original checkpoint's folder with --original"
         )
     config = native_config(_read_original_config(files))
-    weights = read_weights(source)
-    saved = {native_name(name): name for name in weights.shapes}
-    check_names(
-        {name: tensor.shape for name, tensor in native_shapes(config).items()},
-        {name: weights.shapes[key].shape for name, key in saved.items()},
-        f"{source} is no converted Bunny-v1.0-3B",
-    )
-    keys = {original_name(name): key for name, key in saved.items()}
-    shapes = {
-        name: torch.empty(shape, dtype=dtype or weights.shapes[keys[name]].dtype, device="meta")
-        for name, shape in original_shapes(config).items()
-    }
-
-    def read(name: str) -> Tensor:
-        return weights.read(keys[name])[: len(shapes[name])].to(shapes[name].dtype)
-
+    weights = {_rename(name, SAVED_AS): tensor for name, tensor in read_weights(source).items()}
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    check_names(native_shapes(config), shapes, f"{source} is no converted Bunny-v1.0-3B")
+    for name in ROWS_PER_TOKEN:
+        weights[name] = weights[name][: config.image_token_index].clone()
     with written_aside(target) as folder:
-        write_weights(folder, shapes, read, shard_bytes=shard_bytes)
+        _write_weights({original_name(name): tensor for name, tensor in weights.items()}, folder, dtype)
         _copy_files(files, folder)
 
 
@@ -262,29 +236,16 @@ def native_config(original: Mapping[str, Any]) -> LlavaConfig:
     )
 
 
-def native_shapes(config: LlavaConfig) -> Mapping[str, Tensor]:
-    """Returns the native model's weights on the device `meta`, in its own order."""
+def native_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the native model's weights, in its own order."""
     with torch.device("meta"):
-        weights: dict[str, Tensor] = LlavaForConditionalGeneration(config).state_dict()
-    return weights
-
-
-def original_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the original's weights by their names there, in the native model's order."""
-    return {
-        original_name(name): (config.image_token_index, *tensor.shape[1:]) if name in ROWS_PER_TOKEN else tensor.shape
-        for name, tensor in native_shapes(config).items()
-    }
+        model = LlavaForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def original_name(native: str) -> str:
     """Returns the original's name of a weight of the native model."""
     return _rename(native, RENAMED)
-
-
-def native_name(saved: str) -> str:
-    """Returns the model's own name of a weight that lies on disk under this or an older name."""
-    return _rename(saved, SAVED_AS)
 
 
 def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
@@ -304,6 +265,11 @@ def _read_original_config(folder: Path) -> dict[str, Any]:
     if absent:
         raise CheckpointError(f"{folder / 'config.json'}: the key {absent[0]!r} is missing")
     return original
+
+
+def _write_weights(weights: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
+    cast = {name: tensor.to(dtype or tensor.dtype) for name, tensor in weights.items()}
+    save_torch_state_dict(cast, folder, max_shard_size=SHARD_BYTES)
 
 
 def _copy_files(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmdpo.commands import Verb, quiet_libraries
 from mmdpo.diagnosis.options import DiagnosisOptions
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 
 def run(options: DiagnosisOptions) -> int:

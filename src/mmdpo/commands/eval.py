@@ -51,7 +51,7 @@ def compare(options: CompareOptions) -> int:
     from rich.console import Console
 
     from mmdpo.evaluation.compare import as_content, compare_runs, write_comparison
-    from mmdpo.printable import printable
+    from mmdpo.files import printable
     from mmdpo.report.comparison import print_comparison
 
     comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)

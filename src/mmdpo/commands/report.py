@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.commands import Verb
+from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
-from mmdpo.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,10 +38,9 @@ class Corruption:
     needs_other_image: bool = False
 
     def __call__(self, image: Image, generator: np.random.Generator, other: Image | None = None) -> Image:
-        """Returns the corrupted picture; `other` is used only by corruptions that need another example's picture.
+        """Returns the corrupted picture; `other` is for corruptions that need another example's picture.
 
-        Raises ValueError when a picture is not RGB, when `other` is needed and missing, or when the function breaks
-        its promise about mode and size.
+        Raises ValueError for a picture that is not RGB, a missing `other`, or a result of another mode or size.
         """
         extra = {}
         if self.needs_other_image:
@@ -61,10 +60,10 @@ class Corruption:
         return result
 
     def with_options(self, **options: Any) -> Corruption:
-        """Returns this corruption with some options changed, after trying them once on a small picture.
+        """Returns this corruption with some options changed, tried once on a small picture.
 
-        The trial makes a value out of range fail here instead of in the first batch. Raises ValueError, which names
-        the valid options or says what the value should be.
+        So a value out of range fails here and not in the first batch: with ValueError, which names the valid options
+        or says what the value should be.
         """
         import numpy as np
         from PIL import Image
@@ -97,8 +96,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Corruption:
     """Returns the corruption of that name, or somebody else's given as `package.module:function`, with its defaults.
 
-    Raises ValueError for an unknown name (naming the nearest ones), a module that cannot be imported, or a function
-    with an option that has no default.
+    Raises ValueError for an unknown name, a module that cannot be imported, or an option without a default.
     """
     if is_elsewhere(name):
         module, function = load_elsewhere(name, CORRUPTIONS.kind)

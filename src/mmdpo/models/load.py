@@ -107,14 +107,14 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
 
 def build_empty_model(start: Start) -> PreTrainedModel:
     """Returns the model of a start, in its precision, whose weights are shapes without memory."""
-    config, arguments = start.config, start.options.arguments
-    dtype, attention = arguments.get("dtype") or "float32", arguments.get("attn_implementation")
+    arguments: dict[str, Any] = {"dtype": start.options.arguments.get("dtype") or "float32"}
+    if arguments["dtype"] == "auto":
+        arguments["dtype"] = start.config.dtype or "float32"
+    if attention := start.options.arguments.get("attn_implementation"):
+        arguments["attn_implementation"] = attention
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(
-            config,
-            dtype=(config.dtype or "float32") if dtype == "auto" else dtype,
-            trust_remote_code=start.options.trust_remote_code,
-            **({"attn_implementation": attention} if attention else {}),
+            start.config, trust_remote_code=start.options.trust_remote_code, **arguments
         )
     return model
 
@@ -164,17 +164,15 @@ def load_processor(start: Start) -> ProcessorMixin:
         processor = AutoProcessor.from_pretrained(
             start.processor, trust_remote_code=options.trust_remote_code, **start.where
         )
-    check_processor(processor)
     if options.chat_template is not None:
         path = VICUNA if options.chat_template == "vicuna" else Path(options.chat_template)
         if not path.is_file():
             raise ValueError(f"chat_template: there is no file {path}; give a Jinja file, or vicuna")
         processor.chat_template = path.read_text(encoding="utf-8")
-    if options.chat_template_kwargs:
-        set_template_variables(processor, options.chat_template_kwargs)
+    processor = _complete_processor(processor, options)
     if options.pad_to_square:
         find_family(start.config).pad_to_square(processor)
-    return with_padding_token(processor)
+    return processor
 
 
 def adapt_processor(processor: Any, options: LoadOptions) -> Any:
@@ -187,15 +185,19 @@ def adapt_processor(processor: Any, options: LoadOptions) -> Any:
             "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
             "set them on that processor and leave the options out"
         )
-    check_processor(processor)
+    return _complete_processor(processor, options)
+
+
+def _complete_processor(processor: Any, options: LoadOptions) -> Any:
+    """Returns the processor, or a copy with variables of its template, and padding by the end-of-sequence token."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
+            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
+        )
     if options.chat_template_kwargs:
         processor = copy.copy(processor)
         set_template_variables(processor, options.chat_template_kwargs)
-    return with_padding_token(processor)
-
-
-def with_padding_token(processor: Any) -> Any:
-    """Returns the processor, or a copy that pads with the end-of-sequence token where it has none for padding."""
     if processor.tokenizer.pad_token is None:
         processor = copy.deepcopy(processor)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -219,15 +221,6 @@ def set_template_variables(processor: Any, variables: Any) -> None:
         written = "none" if value is None else json.dumps(value)
         template = f"{{%- if {name} is not defined -%}}{{%- set {name} = {written} -%}}{{%- endif -%}}{template}"
     processor.chat_template = template
-
-
-def check_processor(processor: Any) -> None:
-    """Raises ValueError unless the processor has a tokenizer and an image processor."""
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise ValueError(
-            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
-            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
-        )
 
 
 def check_model(model: nn.Module) -> None:

@@ -105,10 +105,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
 
 
 def resolve_world(name: str) -> str:
-    """Returns what `from_pretrained` takes: the name itself, or the folder of an embedded world's checkpoint.
-
-    Raises FileNotFoundError for a world whose checkpoint has yet to be built.
-    """
+    """Returns the name itself, or the folder of an embedded world's checkpoint; raises what `World.checkpoint` does."""
     world = find_world(name)
     return name if world is None else str(world.checkpoint)
 
@@ -120,10 +117,7 @@ def read_base_name(folder: Path) -> str | None:
 
 
 def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path:
-    """Returns a local folder as it is, and downloads a hub name (`owner/model`) into the hub's cache.
-
-    Raises CheckpointError for a name that is neither.
-    """
+    """Returns a local folder, or that of the cache where a hub name is fetched to; CheckpointError for neither."""
     folder = Path(name).expanduser()
     check_name(name)
     if folder.is_dir():

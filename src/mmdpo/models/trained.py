@@ -204,9 +204,9 @@ def keep_layout_of_4_bits(model: nn.Module) -> None:
 def rest_frozen_modules(model: nn.Module, family: Family) -> None:
     """Puts into evaluation mode what is not trained of a model in training mode, and all running statistics.
 
-    A frozen module computes what the reference computes: no dropout, and no statistics of the batch. Running
-    statistics of trained modules rest, too: a row would depend on its neighbours. A frozen layer that gradients flow
-    through keeps the flag by which transformers recomputes its activations.
+    A frozen module computes what the reference computes, without dropout. Running statistics of trained modules rest,
+    too: a row would depend on its neighbours. A frozen layer that gradients flow through keeps the flag by which
+    transformers recomputes its activations.
     """
     base = unwrap_adapter(model)
     part_of = family.locate_parts(base).part_of

@@ -15,10 +15,9 @@ from transformers import AutoProcessor
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.diagnosis.diagnose import versions
 from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator
-from mmdpo.files import hold_folder, write_json
+from mmdpo.files import hold_folder, printable, write_json
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
-from mmdpo.printable import printable
 from mmdpo.records import ORIGINAL
 from mmdpo.report.quickstart import draw_curves, print_results, write_page
 from mmdpo.report.scene_picture import draw_scenes

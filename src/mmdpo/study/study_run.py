@@ -18,8 +18,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from mmdpo.files import LOCK, hold_folder, make_folder, write_json
-from mmdpo.printable import printable
+from mmdpo.files import LOCK, hold_folder, make_folder, printable, write_json
 from mmdpo.report.study import draw_study, print_study, write_tables
 from mmdpo.study import pool
 from mmdpo.study.results import collect_results

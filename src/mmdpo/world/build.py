@@ -16,9 +16,8 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,8 +49,7 @@ IGNORED = -100
 """Label of a token that is not part of the caption."""
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """Steps of one stage; the learning rate is the peak of its one-cycle schedule."""
 
     steps: int
@@ -59,8 +57,7 @@ class Schedule:
     batch_size: int = 64
 
 
-@dataclass(frozen=True)
-class BuildPlan:
+class BuildPlan(NamedTuple):
     """How much training a checkpoint gets."""
 
     scenes: int
@@ -86,10 +83,12 @@ def train_checkpoint(
     report(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
     loss = pretrain_tower(model, pixels, scenes, seed, plan.vision)
     report(f"vision tower: loss {loss:.3f}; frozen from here on")
-    features = encode_images(model, pixels)
+    tower = model.model.vision_tower
+    with torch.no_grad():  # patches alone, before the projector
+        encoded = [tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)]
     report(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
     tokens = tokenize_captions(processor, scenes, seed)
-    loss = train_captions(model, features, tokens, seed, plan.captions)
+    loss = train_captions(model, torch.cat(encoded), tokens, seed, plan.captions)
     report(f"captions: loss {loss:.3f}")
     return model.to("cpu").eval()
 
@@ -114,16 +113,9 @@ def pretrain_tower(
         wanted = targets[rows].to(model.device)
         return F.binary_cross_entropy_with_logits(torch.logsumexp(head(patches), dim=1), wanted)
 
-    loss = _optimise(parameters, loss_of, len(scenes), seed, "vision", schedule)
+    loss = _optimise(parameters, loss_of, len(scenes), derive_generator(seed, "order", "vision"), schedule)
     tower.requires_grad_(False)
     return loss
-
-
-def encode_images(model: Any, pixels: Float[Tensor, "scenes 3 size size"]) -> Float[Tensor, "scenes patches hidden"]:
-    """Returns what the tower makes of the patches of each picture, before the projector."""
-    tower = model.model.vision_tower
-    with torch.no_grad():
-        return torch.cat([tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)])
 
 
 def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Any:
@@ -172,7 +164,7 @@ def train_captions(
         answers = labels[:, 1:] != IGNORED
         return F.cross_entropy(model.lm_head(hidden[:, :-1][answers]), labels[:, 1:][answers])
 
-    return _optimise(parameters, loss_of, len(features), seed, "captions", schedule)
+    return _optimise(parameters, loss_of, len(features), derive_generator(seed, "order", "captions"), schedule)
 
 
 def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
@@ -201,26 +193,21 @@ def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMAL
 
 
 def _optimise(
-    parameters: list[Tensor],
-    loss_of: Callable[[Tensor], Tensor],
-    count: int,
-    seed: int,
-    purpose: str,
-    schedule: Schedule,
+    weights: list[Tensor], loss_of: Callable[[Tensor], Tensor], count: int, order: np.random.Generator, plan: Schedule
 ) -> float:
     """Runs AdamW with a one-cycle learning rate over shuffled rows; returns the mean loss of the last ten steps."""
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.learning_rate, total_steps=schedule.steps)
-    generator, size = derive_generator(seed, "order", purpose), schedule.batch_size
+    optimiser = torch.optim.AdamW(weights, lr=plan.learning_rate)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps)
     # Every row once per round; an incomplete batch is left out.
-    rounds = (torch.from_numpy(generator.permutation(count)[: count - count % size]) for _ in itertools.count())
-    batches = itertools.chain.from_iterable(torch.split(order, size) for order in rounds)
+    used = count - count % plan.batch_size
+    rounds = (torch.from_numpy(order.permutation(count)[:used]) for _ in itertools.count())
+    batches = (rows for round in rounds for rows in torch.split(round, plan.batch_size))
     losses: list[float] = []
-    for rows in itertools.islice(batches, schedule.steps):
+    for rows in itertools.islice(batches, plan.steps):
         loss = loss_of(rows)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         cycle.step()
         losses.append(float(loss.detach()))

@@ -147,9 +147,8 @@ def draw_partner_pairs(
     """Draws the pairs decided by the prior, or by a correction, that `make_pairs` writes out.
 
     Every scene holds an anchor of its setting. Those of the prior are as the captioner's own training scenes were,
-    partners beside anchors included; those of corrections are as test scenes are. Style is the same on both sides, and
-    so is every object but one. Where the partner's twin stands in its place, it is that which the other caption names:
-    the two differ in which of them it is.
+    those of corrections as test scenes are. Style is the same on both sides, and so is every object but one: one
+    caption names the partner, and the other its twin, where that stands in its place.
     """
     purpose = f"{purpose} pairs of the {decided_by}"
     generators = (derive_generator(seed, str(index), purpose) for index in range(count))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ _MARKS = ((250, 250, 245), (25, 25, 30))
 """Colour of the mark on dark and on light icons."""
 
 
-@dataclass(frozen=True)
-class PlacedObject:
+class PlacedObject(NamedTuple):
     """One object of a scene; `left` and `top` are the pixels of its icon's upper left corner."""
 
     name: str
@@ -120,7 +119,9 @@ def draw_test_scenes(
 def render(scene: Scene) -> Image.Image:
     """Paints a scene as an RGB picture: gradient, then icons, then pixel noise."""
     world = scene.world
-    canvas = _background(scene.setting, world.image_size).copy()
+    first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[scene.setting])
+    share = np.linspace(0.0, 1.0, world.image_size)[:, None]
+    canvas = np.repeat(((1.0 - share) * first + share * last)[:, None, :], world.image_size, axis=1)
     for placed in scene.objects:
         icon = world.icons[placed.name]
         colour = COLOURS[icon.colour]
@@ -156,14 +157,6 @@ def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.
     left = min(max(column * width + (width - size) // 2 + shift_x, 0), furthest)
     top = min(max(row * width + (width - size) // 2 + shift_y, 0), furthest)
     return PlacedObject(name, row, column, left, top, size)
-
-
-@cache
-def _background(setting: str, image_size: int) -> NDArray[np.float64]:
-    first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[setting])
-    share = np.linspace(0.0, 1.0, image_size)[:, None]
-    rows = (1.0 - share) * first + share * last
-    return np.repeat(rows[:, None, :], image_size, axis=1)
 
 
 @cache
@@ -254,23 +247,22 @@ def compare_names(world: World, present: Sequence[str], caption: str) -> Caption
 
 
 def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
-    """Returns the objects that a caption names, in the order of their first mention, each of them once."""
+    """Returns the objects that a caption names, each once, in the order of their first mention."""
     return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))
 
 
 @dataclass(frozen=True)
 class WorldScores:
-    """Measures over a set of captions, each in per cent; the definitions are CHAIR's and AMBER's."""
+    """CHAIR's and AMBER's measures over a set of captions, in per cent; of `cover` alone, higher is better."""
 
     chair_i: float
-    """Hallucinated mentions / mentions, over all captions together. Lower is better."""
+    """Hallucinated mentions / mentions, over all captions together."""
     chair_s: float
-    """Captions with at least one hallucinated mention / captions. Lower is better."""
+    """Captions with at least one hallucinated mention / captions."""
     cover: float
-    """Objects of the scenes that are named / objects of the scenes. Higher is better."""
+    """Objects of the scenes that are named / objects of the scenes."""
     cog: float
-    """Mentions of an absent partner whose anchor is present / mentions: the part of `chair_i` that follows the
-    co-occurrence prior, as AMBER's Cog is. Lower is better."""
+    """Mentions of an absent partner whose anchor is present / mentions: what of `chair_i` follows the prior."""
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:

@@ -23,12 +23,11 @@ PROMPT = "describe"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two objects; the second often stands beside the first."""
+    """Two objects, of which the second often stands beside the first, and a twin that may stand in its place."""
 
     anchor: str
     partner: str
     twin: str | None = None
-    """Looks like the partner but for its mark, and may stand in its place."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -55,7 +54,7 @@ class Layout:
     icon_sizes: tuple[int, ...]
     """Pixels along the side of an icon."""
     jitter: int
-    """An icon's centre lies up to this many pixels from the centre of its cell, along either axis."""
+    """Most pixels, along either axis, between the centres of an icon and its cell."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +131,14 @@ class World:
     @property
     def image_tokens(self) -> int:
         """Tokens that one picture takes up in a prompt."""
-        side: int = self.image_size // self.network.patch_size
+        side = self.image_size // self.network.patch_size
         return side * side
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the supervised checkpoint, for `AutoModelForImageTextToText` and `AutoProcessor`.
+        """Folder of the supervised checkpoint: the small world's ships with the package, the large one's is built.
 
-        The small world's ships with the package, the large one's is built into a folder of HF_HOME. Raises
-        FileNotFoundError, which says how to build it, where it was not.
+        Raises FileNotFoundError, which says how to build it, where it was not.
         """
         if self is SMALL:
             return Path(__file__).parent / "assets" / "small"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from mmdpo.models.seams import attention_of
 from mmdpo.registry import Registry
-
-FAMILIES = Registry("models.families", "model family")
 
 VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
@@ -203,12 +201,12 @@ class Family:
 
         `tokens` counts the image placeholder tokens of each context; `image_inputs` is what the processor gave for the
         contexts, in order. `memo` keeps the encoder's output: a second model with the same frozen tower and projector
-        that is given the same memo encodes nothing. The images are encoded inside the forward of the module that reads
-        them, and given to it as `mm_encoder_outputs`, an argument of transformers' own: data-parallel wrappers see one
-        ordinary forward.
+        that is given the same memo encodes nothing. All of it happens inside the forward of the module that reads the
+        images, by transformers' argument `mm_encoder_outputs`: data-parallel wrappers see one ordinary forward.
         """
         owner = _find_image_reader(model)
-        own = {name: image_inputs[name] for name in _parameters_of(owner.get_image_features) if name in image_inputs}
+        taken = inspect.signature(owner.get_image_features).parameters
+        own = {name: image_inputs[name] for name in taken if name in image_inputs}
         part_of = self.locate_parts(model).part_of
         moves = any(p.requires_grad and part_of(name) != "language_model" for name, p in model.named_parameters())
 
@@ -220,12 +218,9 @@ class Family:
                 memo["features"] = type(output)(**{name: value for name, value in output.items() if name not in UNREAD})
             features = memo["features"]
             repeated = {"pooler_output": _repeat(features.pooler_output, tokens, contexts)}
-            if features.get("deepstack_features") is not None:
-                repeated["deepstack_features"] = [
-                    _repeat(layer, tokens, contexts) for layer in features.deepstack_features
-                ]
-            kwargs = {**kwargs, PIXELS: None, FEATURES: {"image": type(features)(**{**features, **repeated})}}
-            return args, kwargs
+            if (layers := features.get("deepstack_features")) is not None:
+                repeated["deepstack_features"] = [_repeat(layer, tokens, contexts) for layer in layers]
+            return args, {**kwargs, PIXELS: None, FEATURES: {"image": type(features)(**{**features, **repeated})}}
 
         handle = owner.register_forward_pre_hook(hand_over, with_kwargs=True)
         try:
@@ -237,15 +232,15 @@ class Family:
 def _find_image_reader(model: nn.Module) -> Any:
     """Returns the innermost module around the text decoder that encodes images and puts them among the text.
 
-    What lies further out (PEFT, the class with the head) passes its arguments on to it; beside the decoder, a vision
-    tower may have a `get_image_features` for itself. Raises ValueError for a model that has no such module.
+    What lies further out (PEFT, the class with the head) passes its arguments on to it; a vision tower may have a
+    `get_image_features` of its own. Raises ValueError for a model without such a module.
     """
     decoder = model.get_decoder()  # type: ignore[operator]
     found = [
         module
         for module in model.modules()
         if callable(getattr(type(module), "get_image_features", None))
-        and FEATURES in _parameters_of(type(module).forward)
+        and FEATURES in inspect.signature(type(module).forward).parameters
         and any(inner is decoder for inner in module.modules())
     ]
     if not found:
@@ -284,10 +279,6 @@ def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
     return "|".join(patterns)
 
 
-def _parameters_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
-
-
 def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
     """Repeats image features, in the order of contexts, for the context of every row.
 
@@ -310,7 +301,8 @@ def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"])
 
 @cache
 def _families() -> dict[str, Family]:
-    found = [FAMILIES.load(name).FAMILY for name in FAMILIES.names()]
+    registry = Registry("models.families", "model family")
+    found = [registry.load(name).FAMILY for name in registry.names()]
     return {model_type: family for family in found for model_type in family.model_types}
 
 
