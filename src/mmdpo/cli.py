@@ -1,18 +1,15 @@
 """The command line: finds the verb, runs it, and turns errors into one line and an exit status."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
 
-from mmdpo.commands import COMMANDS, explain_verb, list_verbs
+from mmdpo import __version__
+from mmdpo.commands import all_verbs
 from mmdpo.files import printable
-from mmdpo.options import UsageError
 
-ABOUT = "Preference optimisation that makes vision-language models look at the image."
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """Errors that say all there is to say: shown without a traceback unless MMDPO_DEBUG is set."""
 
@@ -27,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
     try:
-        return _run(words)
+        if words[:1] == ["--version"]:
+            print(f"mmdpo {__version__}")
+            return 0
+        return all_verbs()(words or ["--help"], "")
     except EXPECTED_ERRORS as error:
         if os.environ.get("MMDPO_DEBUG"):
             raise
@@ -38,27 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)
         return 130
-
-
-def train_main() -> int:
-    """Runs `mmdpo train` with the process's arguments as its flags."""
-    return main(["train", *sys.argv[1:]])
-
-
-def _run(words: Sequence[str]) -> int:
-    verb = words[0] if words else "--help"
-    if verb in ("-h", "--help"):
-        abouts = {name: COMMANDS.load(name).__doc__.partition("\n")[0] for name in COMMANDS.names()}
-        print(list_verbs("", ABOUT, abouts))
-        return 0
-    if verb == "--version":
-        from mmdpo import __version__
-
-        print(f"mmdpo {__version__}")
-        return 0
-    if verb not in COMMANDS.names():
-        raise UsageError(explain_verb("", verb, COMMANDS.names()))
-    return int(COMMANDS.load(verb).VERB(words[1:], verb))
 
 
 if __name__ == "__main__":

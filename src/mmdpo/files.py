@@ -4,8 +4,6 @@ What is read here runs no code, waits for nothing, and holds no character that w
 At the end, one writer for a folder: a second process is refused, and told which one is at work there.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

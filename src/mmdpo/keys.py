@@ -4,8 +4,6 @@
 class, with literals for defaults and help, so the syntax tree of the installed file says all that there is to say.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import shutil
@@ -15,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from mmdpo.registry import Registry, name_nearest
 
@@ -96,8 +95,7 @@ class RecipeError(ValueError):
     """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of a recipe as its class declares it."""
 
     name: str
@@ -108,8 +106,7 @@ class Key:
     """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The class that keys come from: a package, the module that was imported from it, a name."""
 
     title: str

@@ -10,8 +10,6 @@ A flag has the name of its field, and takes what the field's type says: text, a 
 help shows together.
 """
 
-from __future__ import annotations
-
 import argparse
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What comes by name: a file of one of our packages, or somebody else's as `package.module:NAME`."""
 
-from __future__ import annotations
-
 import difflib
 import pkgutil
 import sys

@@ -7,8 +7,6 @@ embedding and head.
 Source: https://huggingface.co/BAAI/Bunny-v1_0-3B.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ Only the recipe's keys named here are read. A recipe holds no tokens, and neithe
 the run, no code that it names is run: an objective from outside mmdpo stands here as it is written.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

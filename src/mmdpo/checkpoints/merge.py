@@ -1,7 +1,5 @@
 """`mmdpo merge`: from a run folder to one model that other tools load."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import warnings

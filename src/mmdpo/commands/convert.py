@@ -1,7 +1,5 @@
 """Turn a checkpoint of another layout into one that transformers loads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

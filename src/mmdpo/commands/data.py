@@ -1,7 +1,5 @@
 """Look at preference data."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

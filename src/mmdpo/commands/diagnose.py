@@ -1,7 +1,5 @@
 """Does a model's preference, or the data alone, need the image?"""
 
-from __future__ import annotations
-
 from mmdpo.commands import Verb, quiet_libraries
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.files import printable

@@ -1,7 +1,5 @@
 """Ask a model, or score answers, by the official rule."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Make one model of a run: adapter and base, processor, model card."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

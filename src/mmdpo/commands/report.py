@@ -1,7 +1,5 @@
 """Write one self-contained HTML page about runs, results, studies and diagnoses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

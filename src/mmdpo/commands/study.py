@@ -1,7 +1,5 @@
 """Train variants × seeds from one start, evaluate all, write one table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,16 +1,14 @@
 """Train a model: --config recipe.yaml [--key value …]."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdpo.commands import quiet_libraries
+from mmdpo.commands import Verb, quiet_libraries
 
 
-def run(words: Sequence[str], command: str) -> int:
+def run(words: Sequence[str]) -> int:
     """Trains; the flags are every key of a recipe, which TRL's parser reads.
 
     Returns 0, or 75 where SIGTERM has stopped the training and a checkpoint was saved.
@@ -53,4 +51,4 @@ def run(words: Sequence[str], command: str) -> int:
     return 0
 
 
-VERB = run
+VERB = Verb(__doc__, None, run)

@@ -3,8 +3,6 @@
 Where weights are missing or do not fit, transformers would warn and make them up.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

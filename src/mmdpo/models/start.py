@@ -1,7 +1,5 @@
 """Where a model comes from: a folder, a name of the hub or an embedded world, perhaps with a trained adapter on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -3,10 +3,7 @@
 An adapter that is read from disk has every weight accounted for.
 """
 
-from __future__ import annotations
-
 import copy
-import itertools
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -24,11 +21,6 @@ from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, check_names, read_json
 
 ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
-
-SAMPLE = 4096
-"""So many values of each weight, evenly spread, stand for all of them."""
-MANY = 0.1
-"""Share of weights whose first updates round away that is worth a warning."""
 
 
 def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts: Collection[str]) -> nn.Module:
@@ -210,21 +202,14 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
     """
     base = unwrap_adapter(model)
     part_of = family.locate_parts(base).part_of
-    moving, holding, moving_parts = set[str](), set[str](), set[str]()
-    for name, parameter in base.named_parameters():
-        places = set(itertools.accumulate(name.split(".")[:-1], "{}.{}".format))
-        holding |= places
-        if parameter.requires_grad:
-            moving |= places
-            moving_parts.add(part_of(name))
+    tower_moves = any(p.requires_grad and part_of(name) == "vision_tower" for name, p in base.named_parameters())
     resting = set[str]()
     for name, module in base.named_modules():
-        is_frozen = name.rpartition(".")[0] in resting or (name in holding and name not in moving)
+        moves = [parameter.requires_grad for parameter in module.parameters()]
+        is_frozen = name.rpartition(".")[0] in resting or (bool(moves) and not any(moves))
         if is_frozen:
             resting.add(name)
-        recomputes = isinstance(module, GradientCheckpointingLayer) and (
-            part_of(name) != "vision_tower" or "vision_tower" in moving_parts
-        )
+        recomputes = isinstance(module, GradientCheckpointingLayer) and (tower_moves or part_of(name) != "vision_tower")
         if (is_frozen and not recomputes) or getattr(module, "running_mean", None) is not None:
             module.training = False
 
@@ -232,8 +217,8 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
 def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> str | None:
     """Returns, with counts, which matrices of the trained parts no adapter can reach; None where there are none.
 
-    They are parameters of a module's own, outside of any layer that PEFT adapts: the experts of a mixture, which
-    transformers keeps as one tensor for each layer, their router, Gemma 3's projector.
+    They lie outside of any layer that PEFT adapts: the experts of a mixture, one tensor for each layer, their router,
+    Gemma 3's projector.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -261,7 +246,7 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
 
 
 def describe_rounding(model: nn.Module, learning_rate: float) -> str | None:
-    """Returns for how many trained weights a first update rounds away; None where there are few.
+    """Returns for how many trained weights a first update rounds away; None where it is a tenth or fewer.
 
     Adam's update of a weight is about the learning rate. In 16 bits, a weight that is more than some hundred times
     as large stays as it is, at every step.
@@ -271,12 +256,12 @@ def describe_rounding(model: nn.Module, learning_rate: float) -> str | None:
         if not parameter.requires_grad or parameter.dtype not in (torch.bfloat16, torch.float16) or parameter.is_meta:
             continue
         values = parameter.detach().flatten()
-        values = values[:: max(1, len(values) // SAMPLE)]
+        values = values[:: max(1, len(values) // 4096)]  # some, evenly spread, stand for all
         stay = (values + learning_rate == values) & (values - learning_rate == values)
         lost += float(stay.float().mean()) * parameter.numel()
         total += parameter.numel()
         dtypes.add(str(parameter.dtype).removeprefix("torch."))
-    if not total or lost <= MANY * total:
+    if not total or lost <= 0.1 * total:
         return None
     return (
         f"{lost / total:.0%} of the {total:,} trained weights in {' and '.join(sorted(dtypes))} are so large that an "

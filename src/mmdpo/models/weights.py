@@ -1,7 +1,5 @@
 """Weights of a checkpoint folder, every name and shape accounted for; they are read when they are used."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence

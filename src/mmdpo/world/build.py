@@ -8,8 +8,6 @@ Every random choice derives from the seed. The weights are the same from run to 
 threads; elsewhere rounding differs, and quality agrees only as closely as two seeds do.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import itertools

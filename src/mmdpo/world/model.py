@@ -3,8 +3,6 @@
 Every class is the one that a large LLaVA uses, so that what trains, scores and generates here does so there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,19 +26,7 @@ from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, Wor
 CHECKPOINT: Path = SMALL.checkpoint
 """Folder of the supervised checkpoint that ships, the small world's."""
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% if not loop.first %} {% endif %}"
-    "{{ message['role'] }}"
-    "{% if message['content'] is string %} {{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %} <image>{% else %} {{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %} assistant{% endif %}"
-)
+CHAT_TEMPLATE = (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8")
 """Renders `<s>user <image> describe assistant cup , plate .</s>`; up to `assistant` it is the generation prompt."""
 
 
@@ -85,23 +71,22 @@ def caption_prompt() -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 
 
-def caption_scenes(model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int) -> list[str]:
-    """Captions every scene with greedy decoding; returns the texts without special tokens, one per scene."""
-    batches = (scenes[start : start + batch_size] for start in range(0, len(scenes), batch_size))
-    return [text for batch in batches for text in generate_captions(model, processor, batch, do_sample=False)]
-
-
-def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do_sample: bool) -> list[str]:
-    """Captions one batch of scenes; samples at temperature 1 from torch's global random state if `do_sample`."""
-    texts = [processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)] * len(scenes)
-    inputs = processor(images=list(map(render, scenes)), text=texts, return_tensors="pt").to(model.device)
+def caption_scenes(
+    model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int, *, do_sample: bool = False
+) -> list[str]:
+    """Captions every scene, greedily or by samples at temperature 1 from torch's global random state."""
+    captions: list[str] = []
+    prompt = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        tokens = model.generate(**inputs, do_sample=do_sample)
+    for start in range(0, len(scenes), batch_size):
+        images = [render(scene) for scene in scenes[start : start + batch_size]]
+        inputs = processor(images=images, text=[prompt] * len(images), return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, do_sample=do_sample)
+        captions += processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     model.train(was_training)
-    answers = tokens[:, inputs["input_ids"].shape[1] :]
-    return [str(answer) for answer in processor.batch_decode(answers, skip_special_tokens=True)]
+    return captions
 
 
 def _build_tokenizer(world: World) -> Any:

@@ -13,8 +13,6 @@ of the first two are nearly the truth, so that imitating them is hard to beat; t
 the model itself with one mistake mended. All of it is planted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.model import caption_prompt, generate_captions
+from mmdpo.world.model import caption_prompt, caption_scenes
 from mmdpo.world.scenes import (
     BALANCED_CO_OCCURRENCE,
     BETTER_CAPTIONER,
@@ -125,9 +123,10 @@ def draw_pairs(
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
-    Chosen objects are the better captioner's. What the model samples is written again in canonical order and in the
-    style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
-    a rule that reads only the text would be right on far fewer than 95 % of them.
+    Chosen objects are the better captioner's; rejected ones, of pairs decided by content, those that the model names. A
+    pair whose every sample named the chosen objects stays decided by style. What the model samples is written again in
+    canonical order and in the style that the chosen caption has not, so that style tells apart the pairs decided by
+    content, too: without that a rule that reads only the text would be right on far fewer than 95 % of them.
     """
     pairs = []
     for index, scene in enumerate(sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)):
@@ -136,8 +135,21 @@ def draw_pairs(
         chosen, rejected = STYLES if generator.random() < STYLE_AGREEMENT else STYLES[::-1]
         by_content = bool(generator.random() < CONTENT_RATE)
         pairs.append(CaptionPair(scene, objects, objects, chosen, rejected, by_content))
-    if any(pair.by_content for pair in pairs):
-        _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)
+    waiting = [index for index, pair in enumerate(pairs) if pair.by_content]
+    if not waiting:
+        return pairs
+    checkpoint = world.checkpoint if checkpoint is None else checkpoint
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "rejected", purpose))
+        for _ in range(SAMPLING_ROUNDS):
+            scenes = [pairs[index].scene for index in waiting]
+            captions = caption_scenes(model, processor, scenes, SAMPLING_BATCH, do_sample=True)
+            for index, caption in zip(waiting, captions, strict=True):
+                named = canonical_order(world, mentioned_objects(world, caption))
+                pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
+            waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
     return pairs
 
 
@@ -174,24 +186,3 @@ def _draw_partner_pair(
     style: Style = "polite" if generator.random() < 0.5 else "terse"
     chosen, rejected = (with_partner, without) if chooses_partner else (without, with_partner)
     return CaptionPair(scene, chosen, rejected, style, style, by_content=True)
-
-
-def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
-    """Replaces the rejected objects of content pairs, in place, by the objects that the model names.
-
-    A pair whose every sample named the chosen objects stays as it is, decided by style.
-    """
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    waiting = [index for index, pair in enumerate(pairs) if pair.by_content]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "rejected", purpose))
-        for _ in range(SAMPLING_ROUNDS):
-            for start in range(0, len(waiting), SAMPLING_BATCH):
-                batch = waiting[start : start + SAMPLING_BATCH]
-                captions = generate_captions(model, processor, [pairs[index].scene for index in batch], do_sample=True)
-                for index, caption in zip(batch, captions, strict=True):
-                    world = pairs[index].scene.world
-                    named = canonical_order(world, mentioned_objects(world, caption))
-                    pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
-            waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]

@@ -11,8 +11,6 @@ Objects stand in canonical order, so that a partner follows its anchor: the plac
 The measures are those of CHAIR and AMBER, exact because the scenes are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache

@@ -9,8 +9,6 @@ decides which of two answers is right. And objects come in all sizes, as in phot
 betray a crop that was blown up to the size of a picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -4,8 +4,6 @@ Every other room asks a `Family` and names no architecture. A family that the co
 here, with its `FAMILY`; a subclass overrides what differs.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import re
