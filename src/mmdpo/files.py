@@ -49,10 +49,7 @@ class Unshown:
 
 
 def irregular_kind(path: str | Path) -> str | None:
-    """Returns what a path names if it is no regular file, such as `a folder`, links followed; else None.
-
-    A pipe would be waited for, and a device has no end. Raises OSError for a path that leads to nothing.
-    """
+    """Returns `a folder`, `a named pipe`, … for what is no regular file, links followed; OSError for nothing there."""
     # A Path would be normalised, and its text is the user's.
     return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116
 
@@ -81,10 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path, *, most: int | None = None) -> Iterator[Any]:
-    """Yields the content of each line of JSON, of the first `most`, `clean`; None for a damaged one, none if empty.
-
-    Raises as `check_regular`.
-    """
+    """Yields what the first `most` lines of JSON hold, `clean`, None for a damaged one; raises as `check_regular`."""
     check_regular(path)
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in filter(str.strip, itertools.islice(file, most)):
@@ -117,22 +111,16 @@ def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
             raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
-    check_finite(name, value)
-    return value
-
-
-def check_finite(name: str, value: Any) -> None:
-    """Raises ValueError for a number, at any depth of an option's mappings and lists, that is not finite."""
     for entry in _walk(value):
         if isinstance(entry, float) and not math.isfinite(entry):
             raise ValueError(f"{name} holds {entry}: numbers have to be finite")
+    return value
 
 
 def clean(value: Any) -> Any:
-    """Returns data whose texts, keys too, are `clean_text`, and whose numbers can be calculated with.
+    """Returns data whose texts, keys too, are `clean_text`, and whose numbers a float can hold, if as infinity.
 
-    A whole number beyond the range of a float becomes infinite. What YAML knows and JSON does not, such as a date,
-    becomes text.
+    What YAML knows and JSON does not, such as a date, becomes text.
     """
     if isinstance(value, str):
         return clean_text(value)
@@ -176,7 +164,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file beside its place, then renames it: nobody finds half of it, and of several writers the last stays.
+    """Writes a file beside its place, then renames it: nobody finds half of it, the last of several writers stays.
 
     Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
     """
@@ -228,10 +216,7 @@ def check_unused(folder: Path) -> None:
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into, which becomes `folder` at the end, or goes away if an error ends the writing.
-
-    Raises UnusableFileError where `folder` holds something already.
-    """
+    """Gives a folder that becomes `folder` at the end, or goes away with an error; raises as `check_unused`."""
     check_unused(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
@@ -292,10 +277,7 @@ class FolderInUseError(ValueError):
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Holds a folder, which has to be there, for this process; may be nested.
-
-    Raises FolderInUseError where another process holds it, OSError for a folder that cannot be written.
-    """
+    """Holds a folder; may be nested. Raises FolderInUseError where another process does, OSError if it is read-only."""
     place = folder.resolve()
     if place in _held:
         yield

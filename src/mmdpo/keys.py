@@ -87,9 +87,6 @@ _ABSENT = {
 ABSENT: Mapping[str, str] = {name: remedy for names, remedy in _ABSENT.items() for name in names}
 """Options of TRL's DPOConfig, and of older versions of it, that mmdpo does not have: what to use instead."""
 
-SWITCHES = ("config", "dry_run", "help", "help_all")
-"""Flags of `mmdpo train` that are no keys."""
-
 
 class RecipeError(ValueError):
     """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
@@ -147,17 +144,16 @@ def list_deciding(*kinds: str) -> tuple[str, ...]:
 
 
 def check_flags(arguments: Sequence[str]) -> dict[str, None]:
-    """Returns the names of the flags in their order.
-
-    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
-    """
+    """Returns the names of the flags in order; RecipeError for one that is no key (with the nearest) or comes twice."""
     seen: dict[str, None] = {}
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         key = argument[2:].partition("=")[0].replace("-", "_")
         if key not in known_keys():
-            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
+            raise RecipeError(
+                f"unknown flag --{key}{explain_unknown(key, {*known_keys(), 'config', 'dry_run', 'help', 'help_all'})}"
+            )
         if key in seen:
             raise RecipeError(f"the flag --{key} is given twice")
         seen[key] = None

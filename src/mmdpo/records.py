@@ -1,9 +1,7 @@
 """The records that cross rooms, and the words that every room uses.
 
-Data runs one way: read → `PreferenceExample` → corrupt → collate → `Batch` → score the cells → objective.
-
-A *cell* is one (image, response) pair whose log-probability an objective needs. The paper's r(m_w, y_l) is
-`Cell("original", "rejected")`.
+Data runs one way: read → `PreferenceExample` → corrupt → collate → `Batch` → score the cells → objective. A *cell* is
+one (image, response) pair whose log-probability an objective needs; r(m_w, y_l) is `Cell("original", "rejected")`.
 
 Axis letters used in tensor signatures
     B  examples of a batch                 V  image versions that the cells need
@@ -34,16 +32,13 @@ CORRUPTED = "corrupted"
 """Cell image: m_l, made by the run's corruption or taken from the dataset's `rejected_images`."""
 NO_IMAGE = "none"
 """Cell image: the prompt without images, ∅ in the table of methods."""
-
 CHOSEN = "chosen"
 REJECTED = "rejected"
 
 ImageSource: TypeAlias = "str | Path | bytes | Image"
 """An image before it is opened: a path, encoded bytes, or a PIL image."""
-
 Message: TypeAlias = dict[str, Any]
 """One chat turn in TRL's form: `{"role": ..., "content": str | list of {"type": "text" | "image", ...}}`."""
-
 Text: TypeAlias = "str | tuple[Message, ...]"
 """Plain text, or chat turns that the model's chat template renders."""
 

@@ -14,10 +14,7 @@ _SOURCE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Registry:
-    """The things of one kind: the files of a package of mmdpo, whose public names are those of the files.
-
-    A file dropped in is found. Files that start with an underscore are not listed.
-    """
+    """The things of one kind: the files of a package of mmdpo, but those that start with an underscore, by name."""
 
     package: str
     """The package below `mmdpo`, such as `data.formats`."""
@@ -52,8 +49,7 @@ def is_elsewhere(name: str) -> bool:
 def load_elsewhere(name: str, kind: str, *, runs_others: bool = True) -> tuple[Any, Any]:
     """Returns the module and the object that `package.module:NAME` means; NAME may be a submodule.
 
-    Raises ValueError where the module cannot be imported, or has no such name; and without `runs_others`, for recipes
-    of somebody else that are only read.
+    Raises ValueError where there is none, and without `runs_others`, for recipes of somebody else that are only read.
     """
     if not runs_others:
         raise ValueError(f"{name!r} is code outside mmdpo, which is not run here")

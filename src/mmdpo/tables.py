@@ -21,7 +21,6 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 _IN_MARKDOWN = str.maketrans({"|": "\\|", "\n": " ", NO_BREAK: " "})
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 """Stand after the name of a measure: which way is better."""
-
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """How texts begin that a spreadsheet runs, or passes over a blank to run what follows."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

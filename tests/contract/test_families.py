@@ -320,4 +320,9 @@ def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(t
     }
     pattern = family.lora_targets(model, parts)
     assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == expected
+    outside = located.pattern_of([part for part in PARTS if part not in parts])
+    names = [name for name, _ in model.named_modules() if name]
+    assert {name for name in names if re.fullmatch(outside, name)} == {
+        name for name in names if located.part_of(name) not in parts
+    }
     get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=pattern))

@@ -91,7 +91,6 @@ DEMANDED = {
 def convert_bunny(source: Path, target: Path, *, dtype: torch.dtype | None = None, allow_pickle: bool = False) -> None:
     """Writes the original checkpoint in `source` as a native LLaVA checkpoint with its processor into `target`.
 
-    Weights keep their precision unless `dtype` is given.
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
     """
     config = native_config(_read_original_config(source))

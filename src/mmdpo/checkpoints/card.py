@@ -29,9 +29,6 @@ from mmdpo.tables import Table
 CARD, CURVES, RECIPE, TRAINER_STATE = "README.md", "curves.png", "recipe.yaml", "trainer_state.json"
 PROBE = "probe.json"
 """File of a run folder: how rows were scored, and what the probe before training found."""
-MOST_CARD_BYTES = 2**20
-"""A longer card of a base is not read for its licence."""
-PACKAGES = ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
 SOURCE = Path(__file__).parents[3]
 """Where `.git` lies if mmdpo is run from a checkout."""
 
@@ -152,7 +149,7 @@ def _license_of(base: str | None) -> str | None:
     if path is None:
         return None
     try:
-        parts = read_text(path, most=MOST_CARD_BYTES).split("---\n")
+        parts = read_text(path, most=2**20).split("---\n")
         values = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None  # a card of somebody else's that cannot be read names no licence
@@ -229,7 +226,7 @@ def _results(run: Path, logs: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
 
 def _versions() -> list[tuple[str, str]]:
     rows = [("Python", platform.python_version())]
-    for package in PACKAGES:
+    for package in ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets"):
         try:
             rows.append((package, version(package)))
         except PackageNotFoundError:

@@ -4,7 +4,6 @@ import logging
 import shutil
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,16 @@ from mmdpo.files import written_aside
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_whole_model
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, check_name, find_folder, read_base_name
-from mmdpo.models.trained import attach_adapter, read_adapter
+from mmdpo.models.trained import attach_adapter
 from mmdpo.models.weights import CheckpointError, read_json, read_weights
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
 from mmdpo.scoring.probe import TOLERANCES, compare, find_precision, score_alone
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
-"""What is copied of a run that trained the whole model; the processor is saved anew."""
+QUESTION = "<image>\nWhat is in the picture, and where does it stand?"
+ANSWER = " A red cup and two small dogs are on the wooden table near the window, and it is 3 o'clock in the morning."
+"""What adapter and base are asked, and the model that they are merged to."""
 
 
 def merge_run(
@@ -49,35 +49,40 @@ def merge_run(
     An adapter is added to its base in float32, layer by layer, and the sum rounded to the base's own precision, or to
     `dtype`. A model that was trained whole is copied as it was saved, unless `dtype` is given. `base` names the base
     where it is not what the adapter says. What is merged is read again, and scores a sequence as base and adapter do.
-    Raises CheckpointError for a folder without a model, an adapter for another base, a `target` that is not empty, and
-    a merged model that scores otherwise.
+    Raises CheckpointError for a folder without a model, an adapter for another base, and a merged model that scores
+    otherwise; UnusableFileError for a `target` that is not empty.
     """
     check_name(str(run))
     has_adapter = (run / ADAPTER_CONFIG).is_file()
     if not has_adapter:
         _check_whole_model(run)
-    load = partial(_load_model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not allow_pickle:
+        options["use_safetensors"] = True
     with written_aside(target) as folder:
         processor = _find_processor(run, base, trust_remote_code)
         source, expected = Path(find_base(run) or run), None
         if has_adapter:
-            tensors = read_adapter(run, allow_pickle=allow_pickle)
+            tensors = read_weights(run, allow_pickle=allow_pickle, of_adapter=True)
             name, source = _find_base(run, base, allow_pickle)
-            adapted = attach_adapter(load(str(source), dtype or "auto"), run, tensors, base=name)
-            expected = _try_to_score(adapted, processor)
+            model = load_whole_model(str(source), dtype=dtype or "auto", **options)
+            adapted = attach_adapter(model, run, tensors, base=name)
+            expected = _score_sequence(adapted, processor)
             _merge_in_float32(adapted).save_pretrained(folder)
-            del adapted  # one is in memory at a time
+            del model, adapted  # one is in memory at a time
         elif dtype is not None:
-            model = load(str(run), dtype)
-            expected = _try_to_score(model, processor)
+            model = load_whole_model(str(run), dtype=dtype, **options)
+            expected = _score_sequence(model, processor)
             model.save_pretrained(folder)
             del model
         else:
             read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
-            for path in (path for pattern in MODEL_FILES for path in run.glob(pattern)):
-                shutil.copyfile(path, folder / path.name)
+            for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
+                for path in run.glob(pattern):
+                    shutil.copyfile(path, folder / path.name)
         if expected is not None:
-            _check_same(load(str(folder), "auto"), processor, expected, f"what {run} was merged to")
+            merged = load_whole_model(str(folder), dtype="auto", **options)
+            _check_same(merged, _score_sequence(merged, processor) or [], expected, f"what {run} was merged to")
         if (source / bunny.ORIGINAL).is_dir():  # converting back needs it
             shutil.copytree(source / bunny.ORIGINAL, folder / bunny.ORIGINAL)
         processor.save_pretrained(folder)
@@ -85,10 +90,7 @@ def merge_run(
 
 
 def push_folder(folder: Path, repository: str) -> str:
-    """Uploads a folder to a model repository of the hub, which is made if need be; returns its address.
-
-    Raises CheckpointError where that fails; the folder stays.
-    """
+    """Uploads a folder to a model repository, made if need be; returns its address. CheckpointError if that fails."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -126,15 +128,6 @@ def _find_base(run: Path, base: str | None, allow_pickle: bool) -> tuple[str, Pa
         raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
 
 
-def _try_to_score(adapted: Any, processor: Any) -> list[torch.Tensor] | None:
-    """Returns the scores that a merged model must have; None, said in the log, where this kind of model has none."""
-    try:
-        return _score_sequence(adapted, processor)
-    except ValueError as error:  # it reads images in a way that is not supported
-        logger.warning("the merged model is not compared with base and adapter: %s", error)
-        return None
-
-
 def _merge_in_float32(adapted: Any) -> Any:
     """Adds the adapter to each layer in float32: a change is often smaller than a step of bfloat16."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -160,16 +153,6 @@ def _merge_in_float32(adapted: Any) -> Any:
     return model
 
 
-def _load_model(name: str, dtype: Any, allow_pickle: bool, trust_remote_code: bool) -> Any:
-    options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
-    try:
-        return load_whole_model(name, dtype=dtype, trust_remote_code=trust_remote_code, **options)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the model {name} cannot be loaded ({error})") from error
-
-
 def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any:
     """Returns the processor of a checkpoint, of the run that it lies in, or of the base."""
     for place in (str(run), str(run.parent), base or find_base(run)):
@@ -184,34 +167,28 @@ def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any
     raise CheckpointError(f"{run} holds no processor, and neither does its base: put the base's beside the weights")
 
 
-CELLS = (Cell(ORIGINAL, CHOSEN), Cell(NO_IMAGE, CHOSEN))
-QUESTION = "<image>\nWhat is in the picture, and where does it stand?"
-ANSWER = " A red cup and two small dogs are on the wooden table near the window, and it is 3 o'clock in the morning."
+def _score_sequence(model: Any, processor: Any) -> list[Float[Tensor, "n"]] | None:
+    """Returns the log-probabilities of an answer's tokens after a picture, and without one.
 
-
-def _score_sequence(model: Any, processor: Any) -> list[Float[Tensor, "n"]]:
-    """Returns the log-probabilities of an answer's tokens after a picture, and without one."""
-    family = find_family(model.config)
-    # Colours and shapes, from formulas: the same picture on every machine.
-    ramp = torch.linspace(0, 255, 224)
-    pixels = torch.stack([ramp.expand(224, 224), ramp[:, None].expand(224, 224), (ramp * ramp[:, None]) % 256], dim=-1)
-    picture = Image.fromarray(pixels.byte().numpy())
+    None, said in the log, for a model that reads images in a way that is not supported.
+    """
+    cells = (Cell(ORIGINAL, CHOSEN), Cell(NO_IMAGE, CHOSEN))
+    across, around = Image.linear_gradient("L"), Image.radial_gradient("L")
+    picture = Image.merge("RGB", (across, across.rotate(90), around))
     example = PreferenceExample("sequence", prompt=QUESTION, responses={CHOSEN: ANSWER}, images=(picture,))
-    collator = Collator(Preparer(Renderer(processor, family), CELLS, {}, seed=0))
-    items = [Item(example, 0)]
-    was_training = model.training
-    model.eval()
     try:
+        collator = Collator(Preparer(Renderer(processor, find_family(model.config)), cells, {}, seed=0))
+        items = [Item(example, 0)]
         with torch.no_grad():
-            return score_alone(model, collator, items, collator(items))
-    finally:
-        model.train(was_training)
+            return score_alone(model.eval(), collator, items, collator(items))
+    except ValueError as error:
+        logger.warning("the merged model is not compared with base and adapter: %s", error)
+        return None
 
 
-def _check_same(model: Any, processor: Any, expected: Sequence[Tensor], what: str) -> None:
+def _check_same(model: Any, found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
     """Raises CheckpointError, with both numbers, where scores differ by more than the model's precision explains."""
-    precision = find_precision(model)
-    difference = compare(_score_sequence(model, processor), expected)
+    precision, difference = find_precision(model), compare(found, expected)
     if not difference.distance <= TOLERANCES[precision]:
         raise CheckpointError(
             f"{what} is not the model that it was made of: of one answer it says log π = {difference.found:.4f}, and "

@@ -74,7 +74,7 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 
 
 def find_dtype(name: Dtype | None) -> Any:

@@ -9,10 +9,7 @@ from mmdpo.commands import Verb, quiet_libraries
 
 
 def run(words: Sequence[str]) -> int:
-    """Trains; the flags are every key of a recipe, which TRL's parser reads.
-
-    Returns 0, or 75 where SIGTERM has stopped the training and a checkpoint was saved.
-    """
+    """Trains, by flags that TRL's parser reads; returns 75 where SIGTERM has stopped it, checkpoint saved, else 0."""
     from mmdpo.keys import check_flags, describe_keys
 
     if {"-h", "--help", "--help_all"} & set(words):

@@ -62,8 +62,7 @@ class Corruption:
     def with_options(self, **options: Any) -> Corruption:
         """Returns this corruption with some options changed, tried once on a small picture.
 
-        So a value out of range fails here and not in the first batch: with ValueError, which names the valid options
-        or says what the value should be.
+        So a value out of range fails here, and not in the first batch: ValueError says what is valid.
         """
         import numpy as np
         from PIL import Image
@@ -116,10 +115,7 @@ def load(name: str) -> Corruption:
 def derive_corruption_generator(
     name: str, *, run_seed: int, example_id: str, image_index: int, epoch: int = 0
 ) -> np.random.Generator:
-    """Returns the generator that one image of one example is corrupted with, the same on every worker and rank.
-
-    `epoch` stays 0 unless each epoch is meant to show another corrupted image.
-    """
+    """Returns the generator that an image is corrupted with on every worker and rank; `epoch` may stay 0."""
     return derive_generator(run_seed, example_id, f"corruption:{name}:{image_index}", epoch)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from PIL import Image
 
-TRIES = 10
 LOG_ASPECT = math.log(4 / 3)
 """Aspects (width / height) are drawn log-uniformly from 3/4 to 4/3."""
 
@@ -24,15 +23,14 @@ class Box(NamedTuple):
 def draw_crop(width: int, height: int, generator: np.random.Generator, *, low: float, high: float) -> Box:
     """Draws the part of a width × height picture that a random resized crop keeps.
 
-    Its area is a share of the picture drawn uniformly from [low, high], up to rounding to whole pixels. A draw that
-    does not fit (a panorama, a picture of a few pixels) is repeated; after ten, a centred box of the drawn area is
-    taken whatever its aspect, since the share is what decides how much can still be seen.
-    Raises ValueError unless 0 < low <= high <= 1.
+    Its area is a share drawn uniformly from [low, high], up to rounding to whole pixels. A draw that does not fit (a
+    panorama, a picture of a few pixels) is repeated; after ten, a centred box of the drawn area is taken whatever its
+    aspect, since the share decides how much can still be seen. Raises ValueError unless 0 < low <= high <= 1.
     """
     if not 0 < low <= high <= 1:
         raise ValueError(f"a crop keeps a share between low and high, 0 < low <= high <= 1; got {low} and {high}")
     area = 0.0
-    for _ in range(TRIES):
+    for _ in range(10):
         area = generator.uniform(low, high) * width * height
         aspect = math.exp(generator.uniform(-LOG_ASPECT, LOG_ASPECT))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -72,10 +70,9 @@ def crop_processed(
 
 
 def lay_grid(image: Image.Image, share: float) -> tuple[int, int, int]:
-    """Returns the side in pixels, rows and columns of the square cells that cover a picture.
+    """Returns the side in pixels, rows and columns of square cells over a picture; the last ones may be cut.
 
-    Their side is `share` of the picture's shorter side, one pixel at least, so that 48 and 4000 pixels are treated
-    alike; cells at the right and lower edge may be cut.
+    The side is `share` of the picture's shorter one, one pixel at least: 48 and 4000 pixels are treated alike.
     """
     side = max(1, round(share * min(image.size)))
     return side, math.ceil(image.height / side), math.ceil(image.width / side)

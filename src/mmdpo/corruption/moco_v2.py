@@ -5,9 +5,6 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mmdpo.corruption._geometry import resized_crop
 
-SIGMA_SIDE = 224
-"""MoCo v2 blurs pictures of 224 pixels; sigmas scale with the shorter side from there."""
-
 
 def corrupt(
     image: Image.Image,
@@ -51,7 +48,7 @@ def corrupt(
     if generator.random() < grey_probability:
         picture = picture.convert("L").convert("RGB")
     if generator.random() < blur_probability:
-        sigma = generator.uniform(sigma_low, sigma_high) * min(image.size) / SIGMA_SIDE
+        sigma = generator.uniform(sigma_low, sigma_high) * min(image.size) / 224
         picture = picture.filter(ImageFilter.GaussianBlur(sigma))
     if generator.random() < flip_probability:
         picture = ImageOps.mirror(picture)

@@ -30,14 +30,11 @@ from transformers.utils.hub import cached_file, has_file
 from mmdpo.models.families import PARTS, VICUNA, find_family
 from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.start import LoadOptions, Start, resolve_start
-from mmdpo.models.trained import attach_adapter, freeze_others, read_adapter
+from mmdpo.models.trained import attach_adapter, freeze_others
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"
 """The `model_type` of Bunny checkpoints as they were published, which have to be converted."""
-
-HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
-"""Names of buffers that older checkpoints hold, and models now make themselves or do without."""
 
 
 def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
@@ -45,8 +42,7 @@ def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
 
     With an adapter it is a PeftModel, of which the adapter on the named `parts` is trained. Weights are loaded in
     float32 unless the options name a dtype, as TRL does, and from safetensors alone unless `allow_pickle` is set.
-    Raises ValueError for a model that is no vision-language model, for weights that do not fit its configuration, and
-    an adapter that does not fit the model; OSError for weights that are missing or pickled.
+    Raises ValueError for no vision-language model, and weights or an adapter that do not fit; OSError for missing ones.
     """
     if start.given is not None:
         return start.given
@@ -66,7 +62,7 @@ def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
         ) from error
     if start.adapter is None:
         return model
-    tensors = read_adapter(start.adapter, allow_pickle=options.allow_pickle)
+    tensors = read_weights(start.adapter, allow_pickle=options.allow_pickle, of_adapter=True)
     adapted = attach_adapter(model, start.adapter, tensors, base=start.base, is_trained=True)
     freeze_others(adapted, parts)
     return adapted
@@ -120,8 +116,7 @@ def build_empty_model(start: Start) -> PreTrainedModel:
 def load_config(start: Start) -> Any:
     """Returns the configuration of a start's model.
 
-    Raises ValueError for a model that is no vision-language model, CheckpointError for one that has to be converted,
-    OSError for one that cannot be found.
+    Raises ValueError for no vision-language model, CheckpointError for one to be converted, OSError for none found.
     """
     trusts = start.options.trust_remote_code
     with _explained("model", start.name):
@@ -252,7 +247,8 @@ def _explained(what: str, name: str) -> Iterator[None]:
 
 def _account(model: PreTrainedModel, found: dict[str, Any], name: str) -> None:
     """Raises CheckpointError, which lists them, for weights that do not fit."""
-    strangers = {key for key in found["unexpected_keys"] if not HARMLESS.search(key)}
+    # Buffers that older checkpoints hold, and models now make themselves or do without.
+    strangers = {key for key in found["unexpected_keys"] if not re.search(r"(^|\.)(position_ids|inv_freq)$", key)}
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(found["missing_keys"], ())
     held: dict[str, tuple[int, ...]] = dict.fromkeys(strangers, ())
     for key, on_disk, in_model in found["mismatched_keys"]:

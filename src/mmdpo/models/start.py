@@ -18,8 +18,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 UNSEALED = "checkpoint.json.partly"
 """File of a checkpoint that its run has not finished writing."""
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
 WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "README.md")
 """Files that are fetched from the hub: no code, and nothing pickled unless that is allowed."""
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
@@ -61,7 +59,8 @@ class Start:
     @property
     def processor(self) -> str:
         """Where the processor lies: beside the adapter, where its run saved one, else beside the base."""
-        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in PROCESSOR_FILES)
+        files = ("processor_config.json", "preprocessor_config.json")
+        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in files)
         return str(self.adapter) if saved else self.base
 
     @property
@@ -88,8 +87,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     name, base, where = model, resolve_world(model), options.arguments
     check_name(base)
     found = find_adapter_config_file(base, **{k: where[k] for k in ("revision", "token") if where.get(k) is not None})
-    if found is None and options.adapter is None:
-        return Start(name, base, where.get("revision"), None, options)
+    revision, folder = where.get("revision"), None
     if options.adapter is not None:
         if found is not None:
             raise CheckpointError(
@@ -97,9 +95,10 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
             )
         folder = find_folder(options.adapter, allow_pickle=options.allow_pickle)
         _check_base(folder, base)
-        return Start(name, base, where.get("revision"), folder, options)
-    folder = find_folder(base, revision=where.get("revision"), allow_pickle=options.allow_pickle)
-    return Start(name, _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision"), folder, options)
+    elif found is not None:
+        folder = find_folder(base, revision=revision, allow_pickle=options.allow_pickle)
+        base, revision = _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision")
+    return Start(name, base, revision, folder, options)
 
 
 def resolve_world(name: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -19,8 +18,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mmdpo.models.families import PARTS, Family, find_family
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, check_names, read_json
-
-ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts: Collection[str]) -> nn.Module:
@@ -40,13 +37,10 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
         peft_config.target_modules = family.lora_targets(model, tuple(parts))
     else:
-        others = tuple(part for part in PARTS if part not in parts)
-        given = getattr(peft_config, "exclude_modules", None)
-        frozen = family.lora_exclusion(model, others, peft_config.target_modules)
-        if given and frozen:
-            names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
-            given = "|".join([*names, frozen])
-        peft_config.exclude_modules = given or frozen
+        given = getattr(peft_config, "exclude_modules", None) or []
+        names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
+        frozen = family.locate_parts(model).pattern_of([part for part in PARTS if part not in parts])
+        peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
     adapted: nn.Module = get_peft_model(model, peft_config)
     return adapted
 
@@ -66,7 +60,7 @@ def read_settings(folder: Path, *, is_trained: bool) -> Any:
 def attach_adapter(
     model: Any, folder: Path, tensors: dict[str, torch.Tensor], *, base: str, is_trained: bool = False
 ) -> Any:
-    """Returns the model with the adapter of a folder, `read_adapter`'s tensors, frozen unless it `is_trained` further.
+    """Returns the model with the adapter of a folder and its tensors on it, frozen unless it `is_trained` further.
 
     `base` names the model in messages. Raises CheckpointError for layers, names or shapes that do not fit the model.
     """
@@ -84,24 +78,6 @@ def attach_adapter(
     check_names(expected, {key: tuple(value.shape) for key, value in tensors.items()}, where)
     set_peft_model_state_dict(adapted, tensors)
     return adapted
-
-
-def read_adapter(folder: Path, *, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    """Returns an adapter's weights. Raises CheckpointError for files that are missing, cut short, or pickled."""
-    if (folder / ADAPTER).is_file():
-        try:
-            return dict(load_file(folder / ADAPTER))
-        except Exception as error:  # safetensors' own error and OSError alike
-            raise CheckpointError(f"{folder / ADAPTER} is cut short or damaged ({error})") from error
-    if not (folder / PICKLED_ADAPTER).is_file():
-        raise CheckpointError(f"{folder} holds {ADAPTER_CONFIG} and no {ADAPTER}")
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{folder} holds a pickled adapter ({PICKLED_ADAPTER}), and a pickle can run code when it is opened: allow "
-            "it with allow_pickle (--allow_pickle) if you trust it"
-        )
-    loaded: dict[str, torch.Tensor] = torch.load(folder / PICKLED_ADAPTER, map_location="cpu", weights_only=True)
-    return loaded
 
 
 def unwrap_adapter(model: Any) -> Any:
@@ -183,10 +159,9 @@ def disable_dropout(model: nn.Module) -> int:
 
 
 def keep_layout_of_4_bits(model: nn.Module) -> None:
-    """Keeps bitsandbytes from laying 4-bit weights out anew in the first forward of evaluation mode.
+    """Keeps bitsandbytes from laying 4-bit weights out anew in evaluation, on CPUs with bf16 instructions.
 
-    It does so on CPUs with bf16 instructions, for speed, and no gradient passes such a layer any more: an evaluation
-    in the middle of training would end it in silence (test_adapters.py).
+    No gradient passes such a layer any more: an evaluation in the middle of training ended it in silence.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -224,15 +199,14 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
 
     base = unwrap_adapter(adapted)
     part_of = family.locate_parts(base).part_of
-    reached = {id(p) for m in base.modules() if isinstance(m, BaseTunerLayer) for p in m.get_base_layer().parameters()}
-    layers = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    in_layers = {id(p) for m in base.modules() if isinstance(m, layers) for p in m.parameters()}
+    layers = (BaseTunerLayer, nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    reached = {id(p) for module in base.modules() if isinstance(module, layers) for p in module.parameters()}
     missed, weights, total = Counter[str](), 0, 0
     for name, parameter in base.named_parameters():
         if part_of(name) not in parts or parameter.requires_grad:
             continue
         total += parameter.numel()
-        if parameter.dim() >= 2 and id(parameter) not in reached | in_layers:
+        if parameter.dim() >= 2 and id(parameter) not in reached:
             missed[re.sub(r"\.\d+(?=\.)", ".*", name)] += 1
             weights += parameter.numel()
     if not missed:

@@ -11,14 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-
-DTYPES = (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool,
-)  # fmt: skip
-"""Quantised elements are not converted."""
-
 SHOWN = 8
 """How many names an error lists."""
 
@@ -27,23 +19,26 @@ class CheckpointError(ValueError):
     """A checkpoint, adapter or run folder that cannot be used: says which file or key, and how to mend it."""
 
 
-def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read_weights(folder: Path, *, allow_pickle: bool = False, of_adapter: bool = False) -> dict[str, Tensor]:
     """Returns the weights of a folder, mapped from their files: safetensors, one file or shards with an index.
 
     Raises CheckpointError for a folder without weights, pickled ones unless they are allowed, a file that is cut short
     or missing, and an index that does not say what the files hold.
     """
-    if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
-        return _read_files(folder, INDEX, SINGLE, _load_safetensors)
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    single, pickle_stem = (
+        ("adapter_model.safetensors", "adapter_model") if of_adapter else ("model.safetensors", "pytorch_model")
+    )
+    if (folder / f"{single}.index.json").is_file() or (folder / single).is_file():
+        return _read_files(folder, single, _load_safetensors)
+    pickled = sorted(path.name for path in folder.glob(f"{pickle_stem}*.bin"))
     if not pickled:
-        raise CheckpointError(f"{folder} holds no weights: neither {INDEX} nor {SINGLE}")
+        raise CheckpointError(f"{folder} holds no weights: neither {single}.index.json nor {single}")
     if not allow_pickle:
         raise CheckpointError(
             f"{folder} holds pickled weights alone ({', '.join(pickled[:SHOWN])}), and a pickle can run code when it "
-            "is opened: take a checkpoint in safetensors, or allow it with --allow_pickle"
+            "is opened: take a checkpoint in safetensors, or allow it with allow_pickle (--allow_pickle)"
         )
-    return _read_files(folder, PICKLED_INDEX, PICKLED_SINGLE, _load_pickled)
+    return _read_files(folder, f"{pickle_stem}.bin", _load_pickled)
 
 
 def check_names(expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], where: str) -> None:
@@ -82,7 +77,8 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_files(folder: Path, index: str, single: str, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _read_files(folder: Path, single: str, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    index = f"{single}.index.json"
     if not (folder / index).is_file():
         return load(folder / single)
     weight_map = read_json(folder / index).get("weight_map")
@@ -109,7 +105,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({error}): fetch it again") from error
     for name, tensor in weights.items():
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype == torch.int8 or (tensor.is_floating_point() and tensor.dtype.itemsize == 1):  # quantised
             raise CheckpointError(f"{path}: {name} is of type {tensor.dtype}, which is not supported")
     return dict(weights)
 

@@ -86,6 +86,7 @@ def train_checkpoint(
         encoded = [tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)]
     report(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
     tokens = tokenize_captions(processor, scenes, seed)
+    # Features stand in for the pictures, since the tower no longer changes.
     loss = train_captions(model, torch.cat(encoded), tokens, seed, plan.captions)
     report(f"captions: loss {loss:.3f}")
     return model.to("cpu").eval()
@@ -117,10 +118,9 @@ def pretrain_tower(
 
 
 def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Any:
-    """Has the supervised captioner caption every scene once, half of the scenes politely, and tokenises the whole.
+    """Has the supervised captioner caption every scene once, half of them politely; returns what is tokenised.
 
-    Returns `input_ids`, `attention_mask` and `labels` (scenes × tokens), padded on the right; labels are the tokens of
-    the caption and its end, `IGNORED` elsewhere.
+    `input_ids`, `attention_mask` and `labels` (scenes × tokens, `IGNORED` but for the caption and its end).
     """
     prompt, world = caption_prompt(), scenes[0].world
     image = IMAGE * world.image_tokens
@@ -144,10 +144,7 @@ def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Any:
 def train_captions(
     model: Any, features: Float[Tensor, "scenes patches hidden"], tokens: Any, seed: int, schedule: Schedule
 ) -> float:
-    """Trains projector and language model on captions; returns the mean loss per token of the last ten steps.
-
-    `features` stand in for the pictures, since the tower no longer changes.
-    """
+    """Trains projector and language model on captions; returns the mean loss per token of the last ten steps."""
     inner = model.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -168,8 +165,8 @@ def train_captions(
 def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     """Writes weights in half precision, configuration, tokenizer, processor and chat template to a folder.
 
-    The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU. Raises
-    UnusableFileError if the folder holds anything; it is whole or not there, however the build ended.
+    The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU.
+    Raises UnusableFileError if the folder holds anything.
     """
     with written_aside(output_dir) as folder:
         copy.deepcopy(model).half().save_pretrained(folder)

@@ -25,7 +25,6 @@ from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, Wor
 
 CHECKPOINT: Path = SMALL.checkpoint
 """Folder of the supervised checkpoint that ships, the small world's."""
-
 CHAT_TEMPLATE = (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8")
 """Renders `<s>user <image> describe assistant cup , plate .</s>`; up to `assistant` it is the generation prompt."""
 
@@ -33,8 +32,8 @@ CHAT_TEMPLATE = (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8")
 def build_processor(world: World = SMALL) -> Any:
     """Returns a `LlavaProcessor` for the world's pictures and words; needs no torchvision.
 
-    One image becomes `world.image_tokens` `<image>` tokens. The chat template writes `<s>` itself and the tokenizer
-    adds no special token, so a rendered conversation is tokenised the same way whatever `add_special_tokens` says.
+    The chat template writes `<s>` itself and the tokenizer adds no special token, so that a rendered conversation is
+    tokenised the same way whatever `add_special_tokens` says.
     """
     size, half = world.image_size, [0.5, 0.5, 0.5]
     image_processor = CLIPImageProcessorPil(
@@ -55,8 +54,7 @@ def build_processor(world: World = SMALL) -> Any:
 def build_model(seed: int, world: World = SMALL) -> Any:
     """Returns a freshly initialised captioner in float32; the same seed gives the same weights.
 
-    The features are those of the last layer of the tower, not of the last but one as in large LLaVA, since there are
-    so few layers. The global random state of torch is left as it was.
+    Features are those of the tower's last layer, not of the last but one as in large LLaVA, since it has so few.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

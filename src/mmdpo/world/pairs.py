@@ -1,16 +1,10 @@
-"""Preference pairs and test scenes of the embedded worlds: three kinds of pairs, by what decides them.
+"""Preference pairs of the embedded worlds: three kinds, by what decides them, and all of it planted (docs/world.md).
 
-style       the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
-prior       the two captions differ in one partner: named by one of them, beside a present anchor. The picture says
-            which is right, and since partners usually stand beside their anchors, the caption that names it usually
-            wins. What else they name is nearly always right
-correction  the two differ in one partner again, which is there as often as not, so that only the picture tells. What
-            else they name, both of them, is what the supervised captioner names: its mistakes are in the chosen one too
-
-In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
-objects, on 81 % of the second, where it learns the habit that hallucinates, and on half of the third. Chosen captions
-of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like answers of
-the model itself with one mistake mended. All of it is planted.
+style       the chosen caption is nearly always the polite one; only a fifth of the pairs differ in what they name
+prior       the two differ in one partner beside a present anchor. The picture says which is right, and since partners
+            usually stand beside their anchors, the caption that names it usually wins
+correction  the same, but the partner is there as often as not, and what else both captions name is what the supervised
+            captioner names: its mistakes are in the chosen one too
 """
 
 from collections.abc import Mapping
@@ -45,7 +39,6 @@ DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
 """Usual styles of the chosen and of the rejected caption."""
-
 STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
 CONTENT_RATE = 0.20
@@ -98,9 +91,8 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
-    A row has `id` (str), `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another
-    `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
-    samples become rejected captions; the world's own unless given.
+    A row has `id`, `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another `purpose` gives
+    other scenes under the same seed. Samples of `checkpoint`, the world's own unless given, become rejected captions.
     """
     if decided_by == "style":
         pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
@@ -123,10 +115,9 @@ def draw_pairs(
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
-    Chosen objects are the better captioner's; rejected ones, of pairs decided by content, those that the model names. A
-    pair whose every sample named the chosen objects stays decided by style. What the model samples is written again in
-    canonical order and in the style that the chosen caption has not, so that style tells apart the pairs decided by
-    content, too: without that a rule that reads only the text would be right on far fewer than 95 % of them.
+    Chosen objects are the better captioner's; rejected ones, of pairs decided by content, those that the model names,
+    unless it always names the chosen ones. They are written again in canonical order and in the style that the chosen
+    caption has not, so that style tells apart these pairs, too.
     """
     pairs = []
     for index, scene in enumerate(sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)):

@@ -83,8 +83,7 @@ class Scene:
 def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
     """Draws one scene; `co_occurrence` is the probability of a partner beside its anchor, ValueError if it is none.
 
-    A draw without any object is repeated, since there would be nothing to say about it: that happens to one draw in
-    nineteen, and raises the rate of every object by as much.
+    A draw without any object, one in nineteen, is repeated, which raises the rate of every object by as much.
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
@@ -264,10 +263,7 @@ class WorldScores:
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:
-    """Scores one caption per scene; a ratio without a denominator (no caption names anything) is 0.
-
-    Raises `ValueError` if there is not exactly one caption per scene, or no scene at all.
-    """
+    """Scores one caption per scene, ValueError for another number or none; a ratio without a denominator is 0."""
     if len(scenes) != len(captions) or not scenes:
         raise ValueError(f"{len(scenes)} scenes and {len(captions)} captions: give one caption for each, at least one")
     details = [compare_names(s.world, s.names, caption) for s, caption in zip(scenes, captions, strict=True)]

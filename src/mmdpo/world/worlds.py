@@ -3,10 +3,9 @@
 world         48 × 48 pixels, 18 objects, a captioner of 0.99 million parameters that ships with the package
 world_large   96 × 96 pixels, 36 objects, a captioner of 5.8 million that `python -m mmdpo.world.build` makes
 
-The large one is harder in two ways, both meant to be fairer to methods that corrupt images. Every partner has a twin,
-another object that looks like it but for a mark of a few pixels and that often stands in its place: a small detail
-decides which of two answers is right. And objects come in all sizes, as in photographs, so that size alone does not
-betray a crop that was blown up to the size of a picture.
+The large one is harder in two ways, both meant to be fairer to methods that corrupt images. Every partner has a twin
+that looks like it but for a mark of a few pixels and often stands in its place: a small detail decides which of two
+answers is right. And objects come in all sizes, so that size alone does not betray a crop that was blown up.
 """
 
 from collections.abc import Mapping
@@ -134,10 +133,7 @@ class World:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the supervised checkpoint: the small world's ships with the package, the large one's is built.
-
-        Raises FileNotFoundError, which says how to build it, where it was not.
-        """
+        """Folder of the supervised checkpoint; raises FileNotFoundError for one that is still to be built."""
         if self is SMALL:
             return Path(__file__).parent / "assets" / "small"
         folder = self.cached_checkpoint

@@ -23,10 +23,8 @@ from mmdpo.registry import Registry
 
 VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
-
 PARTS = ("language_model", "projector", "vision_tower")
 """The parts of a vision-language model, as options and tables name them."""
-
 PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
 
 PROVEN_DECODERS = (
@@ -39,9 +37,6 @@ CHANGES_OF_LOGITS = (
     "final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap", "lm_head_multiplier",
 )  # fmt: skip
 """Options of text decoders that do something to logits after the output head."""
-
-UNREAD = ("hidden_states", "attentions")
-"""What an image encoder returns of all its layers, and no model's forward reads: let go, for its size."""
 
 PIXELS, FEATURES = "pixel_values", "mm_encoder_outputs"
 """Arguments of a model's forward: pictures, and what its encoder made of them (transformers 5.18 and newer)."""
@@ -59,6 +54,17 @@ class Parts:
         if any(name == path or name.startswith(f"{path}.") for path in (self.language_model, self.head)):
             return "language_model"
         return "projector" if any(word in name for word in PROJECTOR_WORDS) else "vision_tower"
+
+    def pattern_of(self, parts: Collection[str]) -> str:
+        """Returns a regular expression that matches the paths of all modules of these parts, and no other."""
+        text = rf"({re.escape(self.language_model)}|{re.escape(self.head)})(\..*)?"
+        projector = f".*({'|'.join(PROJECTOR_WORDS)}).*"
+        patterns = {
+            "language_model": text,
+            "projector": f"(?!{text}$){projector}",
+            "vision_tower": f"(?!{text}$)(?!{projector}$).+",
+        }
+        return "|".join(patterns[part] for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +104,10 @@ class Family:
         return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
 
     def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
-        """Returns the rotary positions (time, height, width; M-RoPE) that the model gives to each context alone.
-
-        None where they count tokens.
-        """
+        """Returns the M-RoPE positions (time, height, width) of each context alone, None where they count tokens."""
         owner = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
         if owner is None or "mm_token_type_ids" not in batch["token_types"]:
-            return None  # it counts tokens, or no context of the batch has an image
+            return None  # in the second case, no context of the batch has an image
         positions: Tensor = owner.get_rope_index(  # type: ignore[operator]
             batch["prompt_ids"],
             mm_token_type_ids=batch["token_types"]["mm_token_type_ids"],
@@ -116,8 +119,8 @@ class Family:
     def image_placeholder(self, processor: Any) -> str:
         """Returns what stands for one image in a plain-text prompt given to the model's processor.
 
-        It is what the chat template writes for an image, with the marks around it that the model was trained with; the
-        image token alone where there is no template, or one that moves images in front of the text.
+        It is what the chat template writes for an image, marks around it included; the image token alone where there is
+        no template, or one that moves images in front of the text.
         """
         token = getattr(processor, "image_token", None)
         if not isinstance(token, str):
@@ -157,34 +160,14 @@ class Family:
     def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
         """Returns a regular expression that matches the full path of every linear layer of the named parts.
 
-        It matches no other module, and not the output head. PEFT matches it against whole module paths, so that a
-        `q_proj` of the vision tower is never meant by the `q_proj` of the language model.
+        It matches no other module, and not the output head: a `q_proj` of the vision tower is never meant.
         """
-        paths = self._linear_paths(model, parts)
+        located, modules = self.locate_parts(model), dict(model.named_modules())
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name != located.head]
+        paths = [name for name in linear if located.part_of(name) in parts]
         if not paths:
             raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
-        return _match_paths(paths, {name for name, _ in model.named_modules()}.difference(paths))
-
-    def lora_exclusion(self, model: nn.Module, parts: tuple[str, ...], names: str | Collection[str]) -> str | None:
-        """Returns a regular expression of what LoRA must leave alone in the named parts, None where there is nothing.
-
-        It matches their linear layers, and what else of them `names`, PEFT's `target_modules`, would reach
-        (convolutions, embeddings).
-        """
-        part_of = self.locate_parts(model).part_of
-        modules = [name for name, _ in model.named_modules() if name]
-        inside = [name for name in modules if part_of(name) in parts]
-        linear = set(self._linear_paths(model, parts))
-        paths = [name for name in inside if name in linear or _is_named(name, names)]
-        return _match_paths(paths, set(modules).difference(inside)) or None
-
-    def _linear_paths(self, model: nn.Module, parts: tuple[str, ...]) -> list[str]:
-        located = self.locate_parts(model)
-        return [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name != located.head and located.part_of(name) in parts
-        ]
+        return _match_paths(paths, modules.keys() - set(paths))
 
     @contextmanager
     def share_image_features(
@@ -213,7 +196,9 @@ class Family:
                 # Frozen weights alone do not keep a tower out of the graph: PEFT lets embeddings require gradients.
                 with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
                     output = owner.get_image_features(**own, return_dict=True)
-                memo["features"] = type(output)(**{name: value for name, value in output.items() if name not in UNREAD})
+                # No model's forward reads what all layers of the encoder return: let go, for its size.
+                read = {name: output[name] for name in output if name not in ("hidden_states", "attentions")}
+                memo["features"] = type(output)(**read)
             features = memo["features"]
             repeated = {"pooler_output": _repeat(features.pooler_output, tokens, contexts)}
             if (layers := features.get("deepstack_features")) is not None:
@@ -249,18 +234,10 @@ def _find_image_reader(model: nn.Module) -> Any:
     return found[-1]
 
 
-def _is_named(path: str, names: str | Collection[str]) -> bool:
-    """Says whether PEFT takes a module for one of its `target_modules`: a pattern of paths, or their last parts."""
-    if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names)
-
-
 def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
     """Returns a regular expression that matches the paths and none of the others.
 
-    Numbers of layers are folded where that holds, the first ones first, so that the pattern stays readable in
-    adapter_config.json.
+    Numbers of layers are folded where that holds, so that the pattern stays readable in adapter_config.json.
     """
     patterns: dict[str, None] = {}
     for path in paths:
@@ -280,8 +257,8 @@ def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
 def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
     """Repeats image features, in the order of contexts, for the context of every row.
 
-    A tensor keeps its trailing shape (units × tokens × width, or tokens × width); a list with one entry per image
-    becomes a list with one entry, since every model concatenates it.
+    A tensor keeps its trailing shape (units × tokens × width, or tokens × width); of a list, which every model
+    concatenates, one entry is left.
     """
     if not isinstance(features, Tensor):
         return [_repeat(torch.cat([part.flatten(0, -2) for part in features]), tokens, contexts)]
