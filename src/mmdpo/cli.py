@@ -10,9 +10,6 @@ from mmdpo import __version__
 from mmdpo.commands import all_verbs
 from mmdpo.files import printable
 
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
-"""Errors that say all there is to say: shown without a traceback unless MMDPO_DEBUG is set."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status.
@@ -28,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mmdpo {__version__}")
             return 0
         return all_verbs()(words or ["--help"], "")
-    except EXPECTED_ERRORS as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        # They say all there is to say: a traceback is for MMDPO_DEBUG.
         if os.environ.get("MMDPO_DEBUG"):
             raise
         # A URL may hold a user's password, whoever quotes it.

@@ -262,10 +262,9 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 LOCK = "_lock"
-"""File of a folder's lock; uploads of Trainer leave out names that begin with an underscore.
+"""File of a folder's lock, which is the system's own on an open file: it goes with its process, however that ends.
 
-The lock is the system's own on an open file, so that it goes with its process however that ends; the file's text only
-says whose it is. A file that a killed process has left is taken over.
+The text only says whose it is. Trainer's uploads leave out names that begin with an underscore.
 """
 _held: dict[Path, int] = {}
 """Folders that this process holds, and the descriptors of their locks."""

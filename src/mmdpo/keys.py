@@ -201,13 +201,12 @@ def describe_keys(*, every: bool = False) -> str:
 
 def _describe(key: Key, width: int) -> Iterator[str]:
     default = "" if key.default is None else f" [{key.default}]"
-    text = textwrap.wrap(" ".join(f"{key.help}{default}".split()), max(width - 32, 30), break_on_hyphens=False)
-    head = f"  {key.name:<29}"
+    text, head = " ".join(f"{key.help}{default}".split()), f"  {key.name:<29} "
     if len(key.name) > 28:
         yield head.rstrip()
-        head = " " * 31
-    yield f"{head} {text[0] if text else ''}".rstrip()
-    yield from (f"{'':<32}{line}" for line in text[1:])
+        head = " " * 32
+    wrapper = textwrap.TextWrapper(max(width, 62), head, " " * 32, break_on_hyphens=False)
+    yield from (line.rstrip() for line in wrapper.wrap(text) or [head])
 
 
 @cache

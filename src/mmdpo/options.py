@@ -5,9 +5,8 @@
         run: Path = option(REQUIRED, "A run folder.", metavar="RUN", positional=True)
         dtype: Literal["float32", "bfloat16"] | None = option(None, "Precision of the weights.")
 
-A flag has the name of its field, and takes what the field's type says: text, a number, a path, one of the choices of a
-`Literal`, several values for a tuple; a bool is a switch. A field made by `group` holds options of its own, which the
-help shows together.
+A flag has the name of its field, and takes what the field's type says: text, a number, a path, a choice of a `Literal`,
+several values for a tuple; a bool is a switch. A field made by `group` holds options of its own.
 """
 
 import argparse

@@ -11,8 +11,6 @@ Axis letters used in tensor signatures
 Imports neither torch nor transformers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,7 +97,7 @@ def derive_seed(run_seed: int, example_id: str, purpose: str, epoch: int = 0) ->
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
-def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> np.random.Generator:
+def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> "np.random.Generator":
     """Returns a NumPy generator seeded by `derive_seed`."""
     import numpy as np
 

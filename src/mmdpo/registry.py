@@ -9,8 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_SOURCE = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class Registry:
@@ -26,7 +24,8 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Returns the names, sorted, without importing anything."""
         package = sys.modules.get(f"mmdpo.{self.package}")  # one that is imported may have further folders
-        folders = [str(_SOURCE.joinpath(*self.package.split(".")))] if package is None else package.__path__
+        here = Path(__file__).parent / self.package.replace(".", "/")
+        folders = [str(here)] if package is None else package.__path__
         modules = pkgutil.iter_modules(folders)
         return tuple(sorted(module.name for module in modules if not module.name.startswith("_")))
 

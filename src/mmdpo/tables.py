@@ -1,7 +1,5 @@
 """One table: what is shown of it in a terminal and in Markdown, and the same unrounded as CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -52,7 +50,7 @@ class Table:
         columns = list(dict.fromkeys(key for record in self.records for key in record))
         return csv_text(columns, ([record.get(column) for column in columns] for record in self.records))
 
-    def terminal(self, *, wrap: int = 1000, **look: Any) -> RichTable:
+    def terminal(self, *, wrap: int = 1000, **look: Any) -> "RichTable":
         """Returns the table for `rich`: names are folded where room is short, figures never cut, nothing is markup.
 
         Headers of figures are wrapped at `wrap` characters, longer words whole: rich would cut them to make the table

@@ -88,7 +88,7 @@ DEMANDED = {
 """What a config.json must say where it says anything; the first has to be there."""
 
 
-def convert_bunny(source: Path, target: Path, *, dtype: torch.dtype | None = None, allow_pickle: bool = False) -> None:
+def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow_pickle: bool = False) -> None:
     """Writes the original checkpoint in `source` as a native LLaVA checkpoint with its processor into `target`.
 
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
@@ -117,14 +117,9 @@ def convert_bunny(source: Path, target: Path, *, dtype: torch.dtype | None = Non
     mean = torch.stack([part.double().sum(0) for part in torch.split(head, 1024)]).sum(0) / rows
     for name, row in zip(ROWS_PER_TOKEN, (torch.zeros_like(embeddings[0]), mean.to(head.dtype)), strict=True):
         weights[name] = torch.cat([weights[name], row[None]])
-    text = config.text_config
     config.dtype = dtype or head.dtype
-    generation = GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        suppress_tokens=[rows],
-    )
+    ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation = GenerationConfig(**ids, suppress_tokens=[rows])
     with written_aside(target) as folder:
         _write_weights(weights, folder, dtype)
         for part in (config, generation, processor):
@@ -132,7 +127,7 @@ def convert_bunny(source: Path, target: Path, *, dtype: torch.dtype | None = Non
         _copy_files(source, folder / ORIGINAL)
 
 
-def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dtype: torch.dtype | None = None) -> None:
+def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dtype: str | None = None) -> None:
     """Writes a converted (and perhaps trained) checkpoint under the original's names into `target`.
 
     The original's config.json and tokenizer files come from `original`, by default the folder of that name inside
@@ -203,11 +198,8 @@ def native_config(original: Mapping[str, Any]) -> LlavaConfig:
     if tower not in VISION_TOWERS:
         raise CheckpointError(f"config.json: mm_vision_tower {tower!r} is not supported; {', '.join(VISION_TOWERS)} is")
     settings = VISION_TOWERS[tower]
-    vision = SiglipVisionConfig(
-        # The original drops the last layer, and the head that pools.
-        **{**settings, "num_hidden_layers": settings["num_hidden_layers"] - 1},
-        vision_use_head=False,
-    )
+    layers = settings["num_hidden_layers"] - 1  # the original drops the last one, and the head that pools
+    vision = SiglipVisionConfig(**{**settings, "num_hidden_layers": layers}, vision_use_head=False)
     vocabulary = int(original["vocab_size"])
     rope = dict(
         rope_type="default",
@@ -264,8 +256,8 @@ def _read_original_config(folder: Path) -> dict[str, Any]:
     return original
 
 
-def _write_weights(weights: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
-    cast = {name: tensor.to(dtype or tensor.dtype) for name, tensor in weights.items()}
+def _write_weights(weights: Mapping[str, Tensor], folder: Path, dtype: str | None) -> None:
+    cast = {name: tensor if dtype is None else tensor.to(getattr(torch, dtype)) for name, tensor in weights.items()}
     save_torch_state_dict(cast, folder, max_shard_size=SHARD_BYTES)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import try_to_load_from_cache
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from mmdpo.files import check_regular, read_json, read_text, read_yaml, write_text
 from mmdpo.keys import list_deciding
@@ -29,16 +29,9 @@ from mmdpo.tables import Table
 CARD, CURVES, RECIPE, TRAINER_STATE = "README.md", "curves.png", "recipe.yaml", "trainer_state.json"
 PROBE = "probe.json"
 """File of a run folder: how rows were scored, and what the probe before training found."""
-SOURCE = Path(__file__).parents[3]
-"""Where `.git` lies if mmdpo is run from a checkout."""
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("mmdpo.checkpoints", ""),
-    autoescape=False,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
-)
+_TEMPLATE = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+_CARD = Template(_TEMPLATE, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 
 def write_card(run: Path, target: Path | None = None, *, title: str | None = None) -> Path:
@@ -57,7 +50,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
     objective = written if isinstance(written, str) and len(written) < 60 else "an objective of its own terms"
     has_adapter = (target / ADAPTER_CONFIG).is_file()
     curves = draw_panels(curve_panels({objective: logs}), target / CURVES)
-    text = _TEMPLATES.get_template("card.md.jinja").render(
+    text = _CARD.render(
         front=yaml.safe_dump(_metadata(base, recipe, has_adapter), sort_keys=False, allow_unicode=True),
         title=title or target.resolve().name,
         has_adapter=has_adapter,
@@ -93,7 +86,7 @@ def hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     unused = ("objective",) if recipe.get("use_peft") else ("objective", "lora_", "use_dora", "use_rslora")
     given = {key: recipe[key] for key in list_deciding("loss", "length") if key in recipe}
     return [
-        (key, _short(value) if isinstance(value, str) else value)
+        (key, _short(value))
         for key, value in given.items()
         if not (key.startswith(unused) or value is None or value is False or (key, value) == ("max_steps", -1))
     ]
@@ -159,8 +152,7 @@ def _license_of(base: str | None) -> str | None:
 
 def _data(recipe: Mapping[str, Any], run: Path) -> list[tuple[str, Any]]:
     keys = ("dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size")
-    given = [(key, recipe[key]) for key in keys if recipe.get(key) is not None]
-    rows = [(key, _short(value) if isinstance(value, str) else value) for key, value in given]
+    rows = [(key, _short(recipe[key])) for key in keys if recipe.get(key) is not None]
     results = _read_object(run / "train_results.json")
     if "train_samples" in results:
         rows.append(("training pairs", results["train_samples"]))
@@ -179,15 +171,10 @@ def _objective(written: Any, name: str) -> str:
         objective = build_objective(written if isinstance(written, str) else json.dumps(written), runs_others=False)
     except (ValueError, TypeError):  # somebody's own module, or what no objective is
         return f"## Objective\n\n`{' '.join(str(written).replace('`', '').split())}`"
-    rows = [
-        (
-            f"`{term.label}`",
-            type(term).__name__,
-            ", ".join(map(str, term.cells)),
-            f"{term.weight:g}{f' · {term.weight_column}' if term.weight_column else ''}",
-        )
-        for term in objective.terms
-    ]
+    rows = []
+    for term in objective.terms:
+        weight = f"{term.weight:g} · {term.weight_column}" if term.weight_column else f"{term.weight:g}"
+        rows.append((f"`{term.label}`", type(term).__name__, ", ".join(map(str, term.cells)), weight))
     return _table(f"Objective: {name}", ("term", "kind", "cells [image, response]", "weight"), rows)
 
 
@@ -243,9 +230,10 @@ def _find_commit() -> str | None:
         installed = {}
     if "vcs_info" in installed:
         return str(installed["vcs_info"]["commit_id"])
-    if not (SOURCE / ".git").exists():
+    source = Path(__file__).parents[3]  # of a checkout
+    if not (source / ".git").exists():
         return None
-    command = ["git", "-C", str(SOURCE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=, with changes"]
+    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=, with changes"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, or not its folder
@@ -270,7 +258,7 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _short(value: str) -> str:
-    """Returns the last part of a path of this machine, which says nothing to a reader elsewhere."""
-    is_path = value.startswith((os.sep, ".", "~")) or _exists(value)
+def _short(value: Any) -> Any:
+    """Returns the last part of a path of this machine, which says nothing to a reader elsewhere; any other as it is."""
+    is_path = isinstance(value, str) and (value.startswith((os.sep, ".", "~")) or _exists(value))
     return Path(value).name if is_path else value

@@ -40,7 +40,7 @@ def merge_run(
     target: Path,
     *,
     base: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
@@ -106,9 +106,8 @@ def push_folder(folder: Path, repository: str) -> str:
 def _check_whole_model(run: Path) -> None:
     if (run / "config.json").is_file() and any(run.glob("*.safetensors")):
         return
-    checkpoints = sorted(
-        path.name for path in run.glob("checkpoint-*") if path.is_dir() and not (path / UNSEALED).exists()
-    )
+    folders = [path for path in run.glob("checkpoint-*") if path.is_dir()]
+    checkpoints = sorted(path.name for path in folders if not (path / UNSEALED).exists())
     if checkpoints:
         raise CheckpointError(f"{run} holds no finished model; name one of its checkpoints: {', '.join(checkpoints)}")
     raise CheckpointError(
@@ -155,9 +154,7 @@ def _merge_in_float32(adapted: Any) -> Any:
 
 def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any:
     """Returns the processor of a checkpoint, of the run that it lies in, or of the base."""
-    for place in (str(run), str(run.parent), base or find_base(run)):
-        if place is None:
-            continue
+    for place in filter(None, (str(run), str(run.parent), base or find_base(run))):
         try:
             processor = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code)
         except (OSError, ValueError):

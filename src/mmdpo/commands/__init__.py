@@ -4,8 +4,6 @@ Such a module has a docstring, whose first line says what the verb does, and `VE
 what is heavy when it runs. Files that start with an underscore are not verbs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -30,8 +28,7 @@ class Verb:
         """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise."""
         if self.options is None:
             return self.run(words)
-        is_help = bool({"-h", "--help"} & set(words))
-        uses = self.uses() if self.uses is not None and is_help else None
+        uses = None if self.uses is None else self.uses()
         return self.run(parse_options(self.options, words, command, about=self.about, uses=uses))
 
 
@@ -40,7 +37,7 @@ class Verbs:
     """A verb that has further verbs, or all of them."""
 
     about: str
-    verbs: Mapping[str, Verb | Verbs]
+    verbs: Mapping[str, "Verb | Verbs"]
     kind: str = "verb"
 
     def __call__(self, words: Sequence[str], command: str) -> int:
@@ -75,10 +72,3 @@ def quiet_libraries() -> None:
 
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
-
-
-def find_dtype(name: Dtype | None) -> Any:
-    """Returns torch's dtype of that name; None for None."""
-    import torch
-
-    return None if name is None else getattr(torch, name)

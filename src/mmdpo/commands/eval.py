@@ -70,9 +70,7 @@ def download(options: DownloadOptions) -> int:
 VERB = Verbs(
     __doc__,
     {
-        "compare": Verb(
-            "Set runs beside each other: differences with intervals, and a picture.", CompareOptions, compare
-        ),
+        "compare": Verb("Set runs beside each other: differences, intervals and a picture.", CompareOptions, compare),
         "download": Verb("Fetch data and images of benchmarks from their public places.", DownloadOptions, download),
         "suite": Verb("Run all benchmarks and print them beside the paper's Table 1.", SuiteOptions, run_suite),
         **{

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-__all__ = ["Corruption", "corrupt_image", "derive_corruption_generator", "load", "names"]
-
 
 @dataclass(frozen=True)
 class Corruption:
@@ -42,12 +40,10 @@ class Corruption:
 
         Raises ValueError for a picture that is not RGB, a missing `other`, or a result of another mode or size.
         """
-        extra = {}
-        if self.needs_other_image:
-            if other is None:
-                raise ValueError(f"corruption {self.name!r} needs another example's image; pass it as `other`")
-            extra["other"] = other
+        extra = {"other": other} if self.needs_other_image else {}
         for given in (image, *extra.values()):
+            if given is None:
+                raise ValueError(f"corruption {self.name!r} needs another example's image; pass it as `other`")
             if given.mode != "RGB":
                 raise ValueError(
                     f"corruption {self.name!r} takes RGB images, got mode {given.mode!r}; convert it when it is opened"

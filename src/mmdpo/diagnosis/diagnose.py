@@ -47,7 +47,7 @@ from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, di
 from mmdpo.training.durable.resume import check_run_folder
 from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
 SCORES = {"policy": "policy_scores.jsonl", "reference": "reference_scores.jsonl"}

@@ -27,7 +27,7 @@ from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answe
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval, show_number
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
 

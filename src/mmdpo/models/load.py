@@ -150,13 +150,11 @@ def load_processor(start: Start) -> ProcessorMixin:
 
     Raises ValueError where it reads no images or its template is no file, OSError for one that cannot be found.
     """
-    options = start.options
+    options, trusts = start.options, start.options.trust_remote_code
     if start.given is not None:
         start = resolve_start(start.name, options)
     with _explained("processor of", start.name):
-        processor = AutoProcessor.from_pretrained(
-            start.processor, trust_remote_code=options.trust_remote_code, **start.where
-        )
+        processor = AutoProcessor.from_pretrained(start.processor, trust_remote_code=trusts, **start.where)
     if options.chat_template is not None:
         path = VICUNA if options.chat_template == "vicuna" else Path(options.chat_template)
         if not path.is_file():

@@ -2,8 +2,7 @@
 
 What has a public name is used by it: attention kernels and masks from their registries, image features by the argument
 `mm_encoder_outputs`, a finished mask as a tensor of four dimensions. Four methods of Trainer that begin with an
-underscore are overridden in `training/durable/durable_trainer.py`, since an override has to stand in its class; the
-test of this file lists them (test_seams.py).
+underscore are overridden in `training/durable/durable_trainer.py`, their class; test_seams.py lists them.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from mmdpo.models.weights import CheckpointError, read_json
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 ADAPTER_CONFIG = "adapter_config.json"
 

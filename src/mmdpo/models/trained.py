@@ -192,8 +192,7 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
 def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> str | None:
     """Returns, with counts, which matrices of the trained parts no adapter can reach; None where there are none.
 
-    They lie outside of any layer that PEFT adapts: the experts of a mixture, one tensor for each layer, their router,
-    Gemma 3's projector.
+    They lie outside of layers that PEFT adapts: the experts of a mixture in one tensor, a router, Gemma 3's projector.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -222,8 +221,7 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
 def describe_rounding(model: nn.Module, learning_rate: float) -> str | None:
     """Returns for how many trained weights a first update rounds away; None where it is a tenth or fewer.
 
-    Adam's update of a weight is about the learning rate. In 16 bits, a weight that is more than some hundred times
-    as large stays as it is, at every step.
+    Adam's update is about the learning rate. In 16 bits, a weight some hundred times as large stays, at every step.
     """
     lost, total, dtypes = 0.0, 0, set[str]()
     for parameter in model.parameters():

@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-SHOWN = 8
-"""How many names an error lists."""
+SHOWN = 8  # names that an error lists
 
 
 class CheckpointError(ValueError):
@@ -25,9 +24,8 @@ def read_weights(folder: Path, *, allow_pickle: bool = False, of_adapter: bool =
     Raises CheckpointError for a folder without weights, pickled ones unless they are allowed, a file that is cut short
     or missing, and an index that does not say what the files hold.
     """
-    single, pickle_stem = (
-        ("adapter_model.safetensors", "adapter_model") if of_adapter else ("model.safetensors", "pytorch_model")
-    )
+    stem, pickle_stem = ("adapter_model", "adapter_model") if of_adapter else ("model", "pytorch_model")
+    single = f"{stem}.safetensors"
     if (folder / f"{single}.index.json").is_file() or (folder / single).is_file():
         return _read_files(folder, single, _load_safetensors)
     pickled = sorted(path.name for path in folder.glob(f"{pickle_stem}*.bin"))

@@ -25,7 +25,7 @@ from mmdpo.report.study import (
 )
 from mmdpo.report.trained import TrainedRun, read_trained
 from mmdpo.tables import Table, matrix, show_number
-from mmdpo.world.worlds import WORLDS
+from mmdpo.world import WORLDS
 
 TRIAL = "trial.json"
 START, START_LABEL = "start", "start (before training)"

@@ -34,8 +34,8 @@ from mmdpo.study.variants import (
 )
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.durable.resume import prepare_run_folder
+from mmdpo.world import SMALL
 from mmdpo.world.scenes import Scene, compare_names, draw_test_scenes, render, score_captions
-from mmdpo.world.worlds import SMALL
 
 VARIANTS = ("dpo", "mdpo", "sft_chosen")
 """Objectives that are trained, each from the start."""

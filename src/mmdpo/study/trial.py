@@ -45,8 +45,8 @@ from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import HeldOut, ask, make_world_pairs, train_variant
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.world import SMALL, WORLDS, find_world
 from mmdpo.world.scenes import Scene, draw_test_scenes
-from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 CONDITIONS = (ORIGINAL, OTHER, NO_IMAGE)

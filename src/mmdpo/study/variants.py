@@ -18,10 +18,10 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import PairScores, score_pairs
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
+from mmdpo.world import SMALL, World
 from mmdpo.world.model import caption_scenes
 from mmdpo.world.pairs import DecidedBy, make_pairs
 from mmdpo.world.scenes import Scene
-from mmdpo.world.worlds import SMALL, World
 
 CORRUPTION = "crop_0_20"
 CAPTION_BATCH = 100

@@ -12,7 +12,7 @@ import argparse
 import copy
 import itertools
 import json
-import time
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -28,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmdpo.files import check_unused, written_aside
 from mmdpo.records import derive_generator, derive_seed
+from mmdpo.world import IMAGE, LARGE, SMALL, WORLDS, World
 from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes
 from mmdpo.world.scenes import (
     SUPERVISED_CAPTIONER,
@@ -41,7 +41,8 @@ from mmdpo.world.scenes import (
     score_captions,
     write_caption,
 )
-from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
+
+logger = logging.getLogger("mmdpo.world.build")  # not __main__
 
 IGNORED = -100
 """Label of a token that is not part of the caption."""
@@ -70,25 +71,23 @@ PLANS: Mapping[str, BuildPlan] = {
 """World → how its checkpoint is trained."""
 
 
-def train_checkpoint(
-    seed: int, plan: BuildPlan, report: Callable[[str], None], world: World = SMALL, device: str = "cpu"
-) -> Any:
+def train_checkpoint(seed: int, plan: BuildPlan, world: World = SMALL, device: str = "cpu") -> Any:
     """Trains a captioner from scratch and returns it in float32, on the CPU; the same seed gives the same weights."""
     scenes = sample_scenes(plan.scenes, seed, SUPERVISED_CO_OCCURRENCE, "supervised", world)
     processor, model = build_processor(world), build_model(seed, world).to(device)
-    report(f"rendering {len(scenes)} scenes")
+    logger.info(f"rendering {len(scenes)} scenes")
     pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
-    report(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
+    logger.info(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
     loss = pretrain_tower(model, pixels, scenes, seed, plan.vision)
-    report(f"vision tower: loss {loss:.3f}; frozen from here on")
+    logger.info(f"vision tower: loss {loss:.3f}; frozen from here on")
     tower = model.model.vision_tower
     with torch.no_grad():  # patches alone, before the projector
         encoded = [tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)]
-    report(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
+    logger.info(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
     tokens = tokenize_captions(processor, scenes, seed)
     # Features stand in for the pictures, since the tower no longer changes.
     loss = train_captions(model, torch.cat(encoded), tokens, seed, plan.captions)
-    report(f"captions: loss {loss:.3f}")
+    logger.info(f"captions: loss {loss:.3f}")
     return model.to("cpu").eval()
 
 
@@ -222,20 +221,13 @@ def main(arguments: list[str] | None = None) -> None:
     output_dir = options.output_dir or world.cached_checkpoint
     check_unused(output_dir)
     transformers_logging.disable_progress_bar()
-    console = Console()
-    start = time.perf_counter()
-
-    def report(line: str) -> None:
-        console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {line}", soft_wrap=True)
-
+    logging.basicConfig(format="%(relativeCreated)7d ms  %(message)s")
+    logger.setLevel(logging.INFO)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    save_checkpoint(train_checkpoint(options.seed, PLANS[world.name], report, world, device), output_dir, world)
-    report(f"saved in {output_dir}")
+    save_checkpoint(train_checkpoint(options.seed, PLANS[world.name], world, device), output_dir, world)
     scores = evaluate_checkpoint(output_dir, options.seed, 400, world)
-    report(
-        f"400 test scenes: CHAIR_i {scores.chair_i:.1f}, CHAIR_s {scores.chair_s:.1f}, "
-        f"Cover {scores.cover:.1f}, Cog {scores.cog:.1f}"
-    )
+    told = ", ".join(f"{name} {value:.1f}" for name, value in vars(scores).items())
+    logger.info(f"saved in {output_dir}; 400 test scenes: {told}")
 
 
 if __name__ == "__main__":

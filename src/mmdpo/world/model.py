@@ -20,8 +20,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mmdpo.world import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, World
 from mmdpo.world.scenes import Scene, render
-from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, World
 
 CHECKPOINT: Path = SMALL.checkpoint
 """Folder of the supervised checkpoint that ships, the small world's."""

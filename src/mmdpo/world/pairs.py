@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
+from mmdpo.world import SMALL, World
 from mmdpo.world.model import caption_prompt, caption_scenes
 from mmdpo.world.scenes import (
     BALANCED_CO_OCCURRENCE,
@@ -33,7 +34,6 @@ from mmdpo.world.scenes import (
     sample_scenes,
     write_caption,
 )
-from mmdpo.world.worlds import SMALL, World
 
 DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
@@ -43,9 +43,6 @@ STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
 CONTENT_RATE = 0.20
 """Probability that a pair is decided by content: its rejected caption names what the supervised model says."""
-SAMPLING_ROUNDS = 4
-"""How often the model is asked again where its sample named just what the chosen caption names."""
-SAMPLING_BATCH = 128
 LABEL_AGREEMENT = 0.95
 """Of pairs that differ in one partner: probability that the chosen caption is the one that the picture bears out."""
 
@@ -134,9 +131,9 @@ def draw_pairs(
     processor = AutoProcessor.from_pretrained(checkpoint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "rejected", purpose))
-        for _ in range(SAMPLING_ROUNDS):
+        for _ in range(4):  # where samples named just what the chosen caption names, again
             scenes = [pairs[index].scene for index in waiting]
-            captions = caption_scenes(model, processor, scenes, SAMPLING_BATCH, do_sample=True)
+            captions = caption_scenes(model, processor, scenes, 128, do_sample=True)
             for index, caption in zip(waiting, captions, strict=True):
                 named = canonical_order(world, mentioned_objects(world, caption))
                 pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmdpo.records import derive_generator
-from mmdpo.world.worlds import SMALL, Layout, World
+from mmdpo.world import SMALL, Layout, World
 
 Style: TypeAlias = Literal["terse", "polite"]
 
@@ -48,16 +48,12 @@ _BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = 
     "garden": ((190, 220, 232), (150, 190, 140)),
 }
 """Colours of the first and of the last row of pixels; the rows between are a gradient."""
-_MARKS = ((250, 250, 245), (25, 25, 30))
-"""Colour of the mark on dark and on light icons."""
 
 
 class PlacedObject(NamedTuple):
     """One object of a scene; `left` and `top` are the pixels of its icon's upper left corner."""
 
     name: str
-    row: int
-    column: int
     left: int
     top: int
     size: int
@@ -125,7 +121,7 @@ def render(scene: Scene) -> Image.Image:
         patch = canvas[placed.top : placed.top + placed.size, placed.left : placed.left + placed.size]
         patch[_mask(icon.shape, placed.size)] = colour
         if icon.is_marked:
-            patch[_mask("mark", placed.size)] = _MARKS[sum(colour) > 3 * 128]
+            patch[_mask("mark", placed.size)] = (25, 25, 30) if sum(colour) > 3 * 128 else (250, 250, 245)
     canvas += np.random.default_rng(scene.seed).normal(0.0, world.pixel_noise, canvas.shape)
     return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
 
@@ -153,7 +149,7 @@ def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.
     furthest = image_size - size
     left = min(max(column * width + (width - size) // 2 + shift_x, 0), furthest)
     top = min(max(row * width + (width - size) // 2 + shift_y, 0), furthest)
-    return PlacedObject(name, row, column, left, top, size)
+    return PlacedObject(name, left, top, size)
 
 
 @cache
@@ -267,12 +263,10 @@ def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldSco
     if len(scenes) != len(captions) or not scenes:
         raise ValueError(f"{len(scenes)} scenes and {len(captions)} captions: give one caption for each, at least one")
     details = [compare_names(s.world, s.names, caption) for s, caption in zip(scenes, captions, strict=True)]
-    correct = sum(len(detail.correct) for detail in details)
-    hallucinated = sum(len(detail.hallucinated) for detail in details)
-    mentions = correct + hallucinated
+    mentions = sum(len(detail.mentioned) for detail in details)
     return WorldScores(
-        chair_i=100.0 * hallucinated / max(mentions, 1),
+        chair_i=100.0 * sum(len(detail.hallucinated) for detail in details) / max(mentions, 1),
         chair_s=100.0 * sum(bool(detail.hallucinated) for detail in details) / len(details),
-        cover=100.0 * correct / sum(len(scene.objects) for scene in scenes),
+        cover=100.0 * sum(len(detail.correct) for detail in details) / sum(len(scene.objects) for scene in scenes),
         cog=100.0 * sum(len(detail.cognitive) for detail in details) / max(mentions, 1),
     )

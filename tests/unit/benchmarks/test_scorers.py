@@ -17,8 +17,8 @@ from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.word_table import TableLinguistics
+from mmdpo.world import SMALL
 from mmdpo.world.scenes import SUPERVISED_CAPTIONER, write_caption
-from mmdpo.world.worlds import SMALL
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ class TestTheWayBack:
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_another_precision_where_asked_for(self, original, tmp_path):
-        convert_bunny(original, tmp_path / "small", dtype=torch.bfloat16)
+        convert_bunny(original, tmp_path / "small", dtype="bfloat16")
         assert {tensor.dtype for tensor in read_weights(tmp_path / "small").values()} == {torch.bfloat16}
         assert AutoModelForImageTextToText.from_pretrained(tmp_path / "small", dtype="auto").dtype == torch.bfloat16
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmdpo.world import LARGE, SMALL
 from mmdpo.world.pairs import draw_pairs, draw_partner_pairs, make_pairs
 from mmdpo.world.scenes import draw_test_scenes, mentioned_objects
-from mmdpo.world.worlds import LARGE, SMALL
 
 
 @pytest.fixture(scope="module")

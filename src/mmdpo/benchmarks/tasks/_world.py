@@ -18,8 +18,8 @@ from PIL import Image
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.world import PROMPT, World
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, compare_names, render, sample_scenes
-from mmdpo.world.worlds import PROMPT, World
 
 LICENCE = "made by this project"
 SCENES: Final = 400

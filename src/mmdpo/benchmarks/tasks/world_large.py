@@ -4,7 +4,7 @@ The measures are those of `mmdpo.world.scenes`; the scenes are those that a stud
 """
 
 from mmdpo.benchmarks.tasks._world import LICENCE, TRAPS, WorldBenchmark
-from mmdpo.world.worlds import LARGE
+from mmdpo.world import LARGE
 
 __all__ = ["GENERATION", "LICENCE", "METRICS", "TRAPS", "draw_image", "find_id", "make_scorer", "read_items"]
 

@@ -257,8 +257,7 @@ def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
 def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
     """Repeats image features, in the order of contexts, for the context of every row.
 
-    A tensor keeps its trailing shape (units × tokens × width, or tokens × width); of a list, which every model
-    concatenates, one entry is left.
+    A tensor keeps its trailing shape (units ×) tokens × width; of a list, which every model concatenates, one is left.
     """
     if not isinstance(features, Tensor):
         return [_repeat(torch.cat([part.flatten(0, -2) for part in features]), tokens, contexts)]
