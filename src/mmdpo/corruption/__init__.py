@@ -111,7 +111,7 @@ def load(name: str) -> Corruption:
 def derive_corruption_generator(
     name: str, *, run_seed: int, example_id: str, image_index: int, epoch: int = 0
 ) -> np.random.Generator:
-    """Returns the generator that an image is corrupted with on every worker and rank; `epoch` may stay 0."""
+    """Returns the generator of an image, the same on every worker; `epoch` stays 0 unless each shows another m_l."""
     return derive_generator(run_seed, example_id, f"corruption:{name}:{image_index}", epoch)
 
 
