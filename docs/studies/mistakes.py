@@ -8,9 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from mmdpo.world.captions import compare_names
-from mmdpo.world.scenes import draw_test_scenes
-from mmdpo.world.worlds import WORLDS, World
+from mmdpo.world import WORLDS, World
+from mmdpo.world.scenes import compare_names, draw_test_scenes
 
 
 def name_mistake(world: World, present: tuple[str, ...], named: str) -> str:

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from mmdpo.world import LARGE
 from mmdpo.world.model import caption_prompt
 from mmdpo.world.scenes import draw_test_scenes, render
-from mmdpo.world.worlds import LARGE
 
 
 def main(name: str) -> None:

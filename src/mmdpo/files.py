@@ -1,43 +1,40 @@
 """Files of folders that anybody may have written: regular files of bounded size, read as plain text and data.
 
 What is read here runs no code, waits for nothing, and holds no character that would steer a terminal or break an SVG.
+At the end, one writer for a folder: a second process is refused, and told which one is at work there.
 """
 
-from __future__ import annotations
-
 import errno
+import fcntl
 import hashlib
+import itertools
 import json
+import logging
 import math
 import os
 import re
+import shutil
+import socket
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mmdpo.printable import printable
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 512 * 2**20
 """A larger file is not read."""
-MOST_YAML_BYTES = 2**20
-"""The same for YAML, which takes minutes where JSON takes seconds."""
-MOST_YAML_VALUES = 50_000
-"""A YAML file that unfolds to more values, as aliases of aliases do, is not used."""
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_XML = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
+MOST_YAML_BYTES, MOST_YAML_VALUES = 2**20, 50_000
+"""The same for YAML, which takes minutes where JSON takes seconds, and unfolds aliases of aliases to many values."""
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 class UnusableFileError(ValueError):
@@ -52,21 +49,17 @@ class Unshown:
 
 
 def irregular_kind(path: str | Path) -> str | None:
-    """Returns what a path names if it is no regular file, links followed: `a folder`, `a named pipe`; else None.
-
-    A pipe would be waited for, and a device has no end. Raises OSError for a path that leads to nothing.
-    """
-    mode = os.stat(path).st_mode  # noqa: PTH116  a Path would be normalised, and its text is the user's
-    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), None)
+    """Returns `a folder`, `a named pipe`, … for what is no regular file, links followed; OSError for nothing there."""
+    # A Path would be normalised, and its text is the user's.
+    return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116
 
 
 def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
     """Raises UnusableFileError for no regular file, or one of more than `most` bytes; OSError for nothing there."""
-    kind, found = irregular_kind(path), path.stat()
-    if kind is not None:
+    if (kind := irregular_kind(path)) is not None:
         raise UnusableFileError(f"it is {kind} and no regular file")
-    if found.st_size > most:
-        raise UnusableFileError(f"it has {found.st_size:,} bytes, more than the {most:,} that are read")
+    if (size := path.stat().st_size) > most:
+        raise UnusableFileError(f"it has {size:,} bytes, more than the {most:,} that are read")
 
 
 def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
@@ -85,20 +78,14 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path, *, most: int | None = None) -> Iterator[Any]:
-    """Yields the content of each line of JSON, the first `most`, `clean`; None for a line that is damaged.
-
-    Empty lines are passed over. Raises as `check_regular`.
-    """
+    """Yields what the first `most` lines of JSON hold, `clean`, None for a damaged one; raises as `check_regular`."""
     check_regular(path)
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file):
-            if number == most:
-                break
-            if line.strip():
-                try:
-                    yield _parse(line)
-                except ValueError:
-                    yield None
+        for line in filter(str.strip, itertools.islice(file, most)):
+            try:
+                yield _parse(line)
+            except ValueError:
+                yield None
 
 
 def read_yaml(path: Path) -> Any:
@@ -106,7 +93,7 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path, most=MOST_YAML_BYTES)
     try:
         content = yaml.safe_load(text)
-        if sum(1 for _ in zip(range(MOST_YAML_VALUES + 1), _walk(content), strict=False)) > MOST_YAML_VALUES:
+        if any(True for _ in itertools.islice(_walk(content), MOST_YAML_VALUES, None)):
             raise UnusableFileError(f"it unfolds to more than {MOST_YAML_VALUES:,} values")
         return clean(content)
     except yaml.YAMLError as error:
@@ -124,24 +111,16 @@ def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
             raise ValueError(f"{name} must be a mapping, or one in JSON; got {value[:200]!r} ({error})") from error
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{name} must be a mapping of names to values; got {value!r}")
-    check_finite(name, value)
+    for entry in _walk(value):
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise ValueError(f"{name} holds {entry}: numbers have to be finite")
     return value
 
 
-def check_finite(name: str, value: Any) -> None:
-    """Raises ValueError for a number, at any depth of an option's mappings and lists, that is not finite."""
-    entries: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for entry in entries:
-        check_finite(name, entry)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} holds {value}: numbers have to be finite")
-
-
 def clean(value: Any) -> Any:
-    """Returns data whose texts, keys too, can be shown anywhere, and whose numbers can be calculated with.
+    """Returns data whose texts, keys too, are `clean_text`, and whose numbers a float can hold, if as infinity.
 
-    Control characters and lone surrogates are written out, and a whole number beyond the range of a float becomes
-    infinite. What YAML knows and JSON does not, such as a date, becomes text.
+    What YAML knows and JSON does not, such as a date, becomes text.
     """
     if isinstance(value, str):
         return clean_text(value)
@@ -158,15 +137,20 @@ def clean(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | float) else clean_text(str(value))
 
 
+def printable(text: str) -> str:
+    r"""Returns a text that is safe to print: controls but tab and line break, lone surrogates as `\x1b`, `\ud83d`."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
+
+
 def clean_text(text: str) -> str:
     """Returns a text that terminals, HTML and SVG take as it is."""
-    return printable(text).translate(_NOT_XML)
+    return printable(text).translate({0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"})
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns a value as JSON that can be written as UTF-8: escaped where a string holds half a surrogate pair."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return json.dumps(value, indent=indent) if _SURROGATE.search(text) else text
+    return json.dumps(value, indent=indent) if re.search("[\ud800-\udfff]", text) else text
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
@@ -180,9 +164,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that nobody ever finds half of it: beside its place first, then renamed onto it.
-
-    Several processes may write one file at once; the last one stays.
+    """Writes a file beside its place, then renames it: nobody finds half of it, the last of several writers stays.
 
     Raises UnusableFileError, which names the file, where it cannot be written; what was there before is kept.
     """
@@ -198,12 +180,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def explain_unwritable(path: Path, error: OSError) -> UnusableFileError:
     """Returns the error to raise for a file that cannot be written."""
-    mend = "make room there, then run the same command again" if error.errno in _FULL else "name another folder"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "make room there, then run the same command again" if is_full else "name another folder"
     return UnusableFileError(f"{path}: cannot be written ({error.strerror}); {mend}")
 
 
 def digest_of(value: Any) -> str:
-    """Returns what stands for a value that JSON can hold, the same on every machine: SHA-256 of its JSON, in hex."""
+    """Returns the SHA-256, in hex, of a value's JSON: the same on every machine."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -214,10 +197,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder that files are to be written into, unless it is there.
-
-    Raises UnusableFileError, which names the folder, where that is not possible or nothing may be written.
-    """
+    """Makes a folder to write into, unless it is there; raises UnusableFileError, which names it, where it cannot."""
     if folder.exists() and not folder.is_dir():
         raise UnusableFileError(f"{folder} is a file: choose another place")
     try:
@@ -226,6 +206,27 @@ def make_folder(folder: Path) -> None:
         raise UnusableFileError(f"{folder} cannot be made ({error.strerror}): choose another place") from error
     if not os.access(folder, os.W_OK):
         raise UnusableFileError(f"{folder} cannot be written to: choose another place, or change its rights")
+
+
+def check_unused(folder: Path) -> None:
+    """Raises UnusableFileError where a folder that is to be made holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UnusableFileError(f"{folder} holds something already: choose another folder, or remove it")
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Gives a folder that becomes `folder` at the end, or goes away with an error; raises as `check_unused`."""
+    check_unused(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp lets nobody else in
+        aside.replace(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def find_inside(folder: Path, name: Any) -> Path | Unshown:
@@ -258,3 +259,80 @@ def _walk(value: Any) -> Iterator[Any]:
             waiting += [*current.keys(), *current.values()]
         elif isinstance(current, list | tuple | set):
             waiting += current
+
+
+LOCK = "_lock"
+"""File of a folder's lock, which is the system's own on an open file: it goes with its process, however that ends.
+
+The text only says whose it is. Trainer's uploads leave out names that begin with an underscore.
+"""
+_held: dict[Path, int] = {}
+"""Folders that this process holds, and the descriptors of their locks."""
+
+
+class FolderInUseError(ValueError):
+    """A folder that another process writes into: says which."""
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Holds a folder; may be nested. Raises FolderInUseError where another process does, OSError if it is read-only."""
+    place = folder.resolve()
+    if place in _held:
+        yield
+        return
+    process, descriptor = os.getpid(), _lock(place)
+    _held[place] = descriptor
+    try:
+        yield
+    finally:
+        if os.getpid() == process:  # and not a child that was forked inside
+            del _held[place]
+            with suppress(OSError):  # the folder may have been removed
+                (place / LOCK).unlink()
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """Returns the descriptor of the lock's file, locked, with this process's name in it."""
+    path = folder / LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OSError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # What a file system answers that knows no locks, as some of a cluster's do.
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK):
+                logger.warning("%s lies on a file system without locks: nothing else may write into it now", folder)
+                break
+            try:
+                owner = json.loads(os.pread(descriptor, 1000, 0))
+                told = f"process {int(owner['pid'])} on {str(owner['host'])[:100]}"
+            except (ValueError, KeyError, TypeError):
+                told = "another process"  # which has not written its name yet
+            os.close(descriptor)
+            raise FolderInUseError(
+                f"{folder} is in use by {told}: wait until it has ended, stop it, or choose another folder"
+            ) from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        os.close(descriptor)  # its owner has removed it just now
+    with suppress(OSError):  # a full disk is no reason not to hold the lock
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    return descriptor
+
+
+def _forget_in_child() -> None:
+    """Lets go of the parent's locks in a process that it has forked: a worker must not hold them after its death."""
+    for descriptor in _held.values():
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

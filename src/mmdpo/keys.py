@@ -4,8 +4,6 @@
 class, with literals for defaults and help, so the syntax tree of the installed file says all that there is to say.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import shutil
@@ -15,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from mmdpo.registry import Registry, name_nearest
 
@@ -29,7 +27,6 @@ COMMON = (
     "push_to_hub",
 )  # fmt: skip
 """Keys of TrainingArguments that most runs set; `--help` shows them, and `--help_all` all."""
-
 
 INHERITED = {
     "loss": (
@@ -56,61 +53,46 @@ DECIDES = {
 }
 """What an option may decide, in its field's metadata. What resuming, agreement of processes and cards list follows."""
 
-_DIVERGENCE = "rewards are those of the reverse KL divergence here: leave it out"
-_SYNC = "the reference stays the start of the run: leave it out, or begin a new run from the last model"
-_CUT = "the answer's end is cut, never the prompt and its images: leave it out, and set max_length"
-_LOSS = "write the objective as terms, each with a weight of its own (docs/objectives.md)"
-_ADAPTERS = "the reference is the policy with its adapter off, or ref_model: leave it out"
-_ROWS = "rows are packed without padding (attention, max_tokens_per_row): leave it out"
-_WARMUP = "give the share of all steps as warmup_steps, such as warmup_steps: 0.1"
-
-ABSENT: Mapping[str, str] = {
-    "truncation_mode": _CUT,
-    "max_prompt_length": _CUT,
-    "max_completion_length": _CUT,
-    "label_pad_token_id": "labels are not padded: leave it out",
-    "pad_token": "padding is masked, whatever its token is: leave it out, or set it on the processor's tokenizer",
-    "padding_value": "padding is masked, whatever its token is: leave it out",
-    "padding_free": _ROWS,
-    "pad_to_multiple_of": _ROWS,
-    "use_logits_to_keep": "logits are made for answers alone: leave it out",
-    "use_liger_loss": "logits are made in chunks, for answers alone: leave it out",
-    "activation_offloading": "leave it out, and use gradient_checkpointing",
-    "router_aux_loss_coef": "the loss of a mixture's router is not added: leave it out",
-    "loss_weights": _LOSS,
-    "rpo_alpha": "add a term nll: [original, chosen] to the objective, or use the preset dpo_nll (weight 0.5)",
-    "ld_alpha": "answers of different length are weighed by per_token: true of a term (docs/objectives.md)",
-    "use_weighting": "give a weight by row with weight_column of a term (docs/objectives.md)",
-    "discopop_tau": _LOSS,
-    "f_divergence_type": _DIVERGENCE,
-    "f_alpha_divergence_coef": _DIVERGENCE,
-    "reference_free": "use the objective sft_chosen, or terms without a reference such as nll",
-    "sync_ref_model": _SYNC,
-    "ref_model_mixup_alpha": _SYNC,
-    "ref_model_sync_steps": _SYNC,
-    "model_adapter_name": _ADAPTERS,
-    "ref_adapter_name": _ADAPTERS,
-    "force_use_ref_model": _ADAPTERS,
-    "base_model_attribute_name": "leave it out: the base model is found by itself",
-    "ref_model_init_kwargs": "load the reference yourself, and give it as ref_model",
-    "generate_during_eval": "set sample_answers_steps: N, which answers prompts every N steps",
-    "is_encoder_decoder": "leave it out: the model's class says it",
-    "tools": "write tools into the rows' prompts",
-    "warmup_ratio": _WARMUP,
-}
+_ABSENT = {
+    ("truncation_mode", "max_prompt_length", "max_completion_length"):
+        "the answer's end is cut, never the prompt and its images: leave it out, and set max_length",
+    ("label_pad_token_id",): "labels are not padded: leave it out",
+    ("pad_token", "padding_value"):
+        "padding is masked, whatever its token is: leave it out, or set it on the processor's tokenizer",
+    ("padding_free", "pad_to_multiple_of"):
+        "rows are packed without padding (attention, max_tokens_per_row): leave it out",
+    ("use_logits_to_keep",): "logits are made for answers alone: leave it out",
+    ("use_liger_loss",): "logits are made in chunks, for answers alone: leave it out",
+    ("activation_offloading",): "leave it out, and use gradient_checkpointing",
+    ("router_aux_loss_coef",): "the loss of a mixture's router is not added: leave it out",
+    ("loss_weights", "discopop_tau"):
+        "write the objective as terms, each with a weight of its own (docs/objectives.md)",
+    ("rpo_alpha",): "add a term nll: [original, chosen] to the objective, or use the preset dpo_nll (weight 0.5)",
+    ("ld_alpha",): "answers of different length are weighed by per_token: true of a term (docs/objectives.md)",
+    ("use_weighting",): "give a weight by row with weight_column of a term (docs/objectives.md)",
+    ("f_divergence_type", "f_alpha_divergence_coef"):
+        "rewards are those of the reverse KL divergence here: leave it out",
+    ("reference_free",): "use the objective sft_chosen, or terms without a reference such as nll",
+    ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"):
+        "the reference stays the start of the run: leave it out, or begin a new run from the last model",
+    ("model_adapter_name", "ref_adapter_name", "force_use_ref_model"):
+        "the reference is the policy with its adapter off, or ref_model: leave it out",
+    ("base_model_attribute_name",): "leave it out: the base model is found by itself",
+    ("ref_model_init_kwargs",): "load the reference yourself, and give it as ref_model",
+    ("generate_during_eval",): "set sample_answers_steps: N, which answers prompts every N steps",
+    ("is_encoder_decoder",): "leave it out: the model's class says it",
+    ("tools",): "write tools into the rows' prompts",
+    ("warmup_ratio",): "give the share of all steps as warmup_steps, such as warmup_steps: 0.1",
+}  # fmt: skip
+ABSENT: Mapping[str, str] = {name: remedy for names, remedy in _ABSENT.items() for name in names}
 """Options of TRL's DPOConfig, and of older versions of it, that mmdpo does not have: what to use instead."""
-
-
-SWITCHES = ("config", "dry_run", "help", "help_all")
-"""Flags of `mmdpo train` that are no keys."""
 
 
 class RecipeError(ValueError):
     """A recipe or a flag that cannot be used: says where, what, and what was probably meant."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of a recipe as its class declares it."""
 
     name: str
@@ -121,8 +103,7 @@ class Key:
     """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The class that keys come from: a package, the module that was imported from it, a name."""
 
     title: str
@@ -131,10 +112,16 @@ class Group:
 
     def read(self) -> tuple[Key, ...]:
         """Returns the keys in the order of the source. A class that is not where it was is imported instead."""
-        body = _find_class(self.module, self.name)
-        if body is None:
-            return tuple(map(_as_declared, dataclasses.fields(getattr(import_module(self.module), self.name))))
-        return tuple(key for statement in body for key in _read_field(statement))
+        tree = _parse_source(self.module)
+        for node in tree.body if tree else ():
+            if isinstance(node, ast.ClassDef) and node.name == self.name:
+                return tuple(key for statement in node.body for key in _read_field(statement))
+        keys = []
+        for field in dataclasses.fields(getattr(import_module(self.module), self.name)):
+            is_unset = field.default is dataclasses.MISSING or field.default is None
+            default = None if is_unset else str(field.default)
+            keys.append(Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", "")))
+        return tuple(keys)
 
 
 OURS = Group("mmdpo", "mmdpo.training.config", "MDPOConfig")
@@ -151,25 +138,22 @@ def known_keys() -> frozenset[str]:
 
 def list_deciding(*kinds: str) -> tuple[str, ...]:
     """Returns the keys that decide one of these things (`DECIDES`), ours first. A key not listed decides `running`."""
-    kinds_of = {key.name: key.decides for key in OURS.read()}
-    for kind, names in INHERITED.items():
-        for name in names:
-            kinds_of.setdefault(name, kind)
+    ours = {key.name: key.decides for key in OURS.read()}
+    kinds_of = ours | {name: kind for kind, names in INHERITED.items() for name in names if name not in ours}
     return tuple(name for name, kind in kinds_of.items() if kind in kinds)
 
 
 def check_flags(arguments: Sequence[str]) -> dict[str, None]:
-    """Returns the names of the flags in their order.
-
-    Raises RecipeError for a flag that is no key, naming the nearest, and for one that is given twice.
-    """
+    """Returns the names of the flags in order; RecipeError for one that is no key (with the nearest) or comes twice."""
     seen: dict[str, None] = {}
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         key = argument[2:].partition("=")[0].replace("-", "_")
         if key not in known_keys():
-            raise RecipeError(f"unknown flag --{key}{explain_unknown(key, {*known_keys(), *SWITCHES})}")
+            raise RecipeError(
+                f"unknown flag --{key}{explain_unknown(key, {*known_keys(), 'config', 'dry_run', 'help', 'help_all'})}"
+            )
         if key in seen:
             raise RecipeError(f"the flag --{key} is given twice")
         seen[key] = None
@@ -199,17 +183,13 @@ def describe_keys(*, every: bool = False) -> str:
     ours = {key.name for key in OURS.read()}
     for group in (OURS, MODEL, DATASET, TRAINING):
         keys = [key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours)]
-        left = 0
-        if group is TRAINING and not every:
-            common = [key for key in keys if key.name in COMMON]
-            keys, left = common, len(keys) - len(common)
-        lines.append(f"{group.title}:")
-        for key in keys:
-            lines += _describe(key, width)
-        lines += [f"  … and {left} more: mmdpo train --help_all"] if left else []
+        shown = keys if every or group is not TRAINING else [key for key in keys if key.name in COMMON]
+        lines += [f"{group.title}:", *(line for key in shown for line in _describe(key, width))]
+        if shown != keys:
+            lines.append(f"  … and {len(keys) - len(shown)} more: mmdpo train --help_all")
         lines.append("")
     lists = {
-        "objectives": _keys_of_mapping("mmdpo.objective.presets", "PRESETS"),
+        "objectives": _preset_names(),
         "terms": Registry("objective.terms", "").names(),
         "corruptions": Registry("corruption", "").names(),
         "formats": Registry("data.formats", "").names(),
@@ -221,36 +201,24 @@ def describe_keys(*, every: bool = False) -> str:
 
 def _describe(key: Key, width: int) -> Iterator[str]:
     default = "" if key.default is None else f" [{key.default}]"
-    text = textwrap.wrap(" ".join(f"{key.help}{default}".split()), max(width - 32, 30), break_on_hyphens=False)
-    head = f"  {key.name:<29}"
+    text, head = " ".join(f"{key.help}{default}".split()), f"  {key.name:<29} "
     if len(key.name) > 28:
         yield head.rstrip()
-        head = " " * 31
-    yield f"{head} {text[0] if text else ''}".rstrip()
-    yield from (f"{'':<32}{line}" for line in text[1:])
-
-
-def _find_class(module: str, name: str) -> list[ast.stmt] | None:
-    """Returns the body of a class in the source of an installed module, which is not imported."""
-    tree = _parse_source(module)
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name] if tree else []
-    return classes[0].body if classes else None
+        head = " " * 32
+    wrapper = textwrap.TextWrapper(max(width, 62), head, " " * 32, break_on_hyphens=False)
+    yield from (line.rstrip() for line in wrapper.wrap(text) or [head])
 
 
 @cache
 def _parse_source(module: str) -> ast.Module | None:
-    path = _find_source(module)
-    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _find_source(module: str) -> Path:
-    """Returns where the source of a module lies, or would lie; of its parents only the outermost is looked up."""
+    """Returns the syntax tree of an installed module, which is not imported; None where it has moved."""
     package, *parts = module.split(".")
-    spec = find_spec(package)
+    spec = find_spec(package)  # looking up a module inside would import its parents
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is not installed: pip install {package}")
-    folder = Path(spec.origin).parent.joinpath(*parts)
-    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    path = Path(spec.origin).parent.joinpath(*parts)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _read_field(statement: ast.stmt) -> Iterator[Key]:
@@ -292,19 +260,10 @@ def _as_typed(node: ast.expr | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _as_declared(field: dataclasses.Field[Any]) -> Key:
-    is_unset = field.default is dataclasses.MISSING or field.default is None
-    default = None if is_unset else str(field.default)
-    return Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", ""))
-
-
-def _keys_of_mapping(module: str, name: str) -> tuple[str, ...]:
-    """Returns the keys of a mapping literal at the top of a module, in its order."""
-    tree = _parse_source(module)
-    assert tree is not None, module
-    mapping = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and isinstance(node.value, ast.Dict)
-    )
-    return tuple(str(key.value) for key in mapping.keys if isinstance(key, ast.Constant))
+def _preset_names() -> tuple[str, ...]:
+    """Returns the keys of the mapping of presets, in its order."""
+    tree = _parse_source("mmdpo.objective.presets")
+    nodes = (node for node in (tree.body if tree else ()) if isinstance(node, ast.AnnAssign))
+    presets = next(node.value for node in nodes if ast.unparse(node.target) == "PRESETS")
+    assert isinstance(presets, ast.Dict)
+    return tuple(str(key.value) for key in presets.keys if isinstance(key, ast.Constant))

@@ -5,19 +5,16 @@
         run: Path = option(REQUIRED, "A run folder.", metavar="RUN", positional=True)
         dtype: Literal["float32", "bfloat16"] | None = option(None, "Precision of the weights.")
 
-A flag has the name of its field, and takes what the field's type says: text, a number, a path, one of the choices of a
-`Literal`, several values for a tuple; a bool is a switch. A field made by `group` holds options of its own, which the
-help shows together.
+A flag has the name of its field, and takes what the field's type says: text, a number, a path, a choice of a `Literal`,
+several values for a tuple; a bool is a switch. A field made by `group` holds options of its own.
 """
-
-from __future__ import annotations
 
 import argparse
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mmdpo.registry import name_nearest
 
@@ -63,8 +60,8 @@ def option(
 ) -> Any:
     """Declares a field that is a flag; `text` is a sentence for the help, which adds the default.
 
-    `least` is the smallest number that is taken. `flag` is the flag's name where it is not the field's. `use` names
-    what the flag is for: the help of a verb that does not use it leaves it out.
+    `least` is the smallest number that is taken, `flag` the flag's name where it is not the field's, and `use` what the
+    flag is for: the help of a verb that does not use it leaves it out.
     """
     metadata = dict(text=text, metavar=metavar, positional=positional, choices=choices, least=least, flag=flag, use=use)
     return field(default=default, metadata=metadata)
@@ -81,34 +78,33 @@ def parse_options(
     """Returns the options that the words of a command line choose; `--help` prints the help and ends the process.
 
     `command` is the verb as it is typed after `mmdpo`; `uses` names what it uses, None for everything.
-
-    Raises:
-        UsageError: an unknown flag, which names the nearest, a value of another type, or something missing.
-        ValueError: values that the options themselves refuse.
+    Raises UsageError for an unknown flag (naming the nearest), a value of another type or something missing, and
+    ValueError for values that the options themselves refuse.
     """
-    flags = list(_list_flags(options))
-    parser = _make_parser(flags, command, about, options.USAGE, uses)
-    names = [f"--{flag.name}" for flag in flags if not flag.is_positional] + ["--help"]
+    parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
+    groups: dict[str, Any] = {"": parser}
+    needed, names = [options.USAGE] if options.USAGE else [], ["--help"]
+    for flag, hint, each, title, use in _list_flags(options):
+        keywords, is_needed, is_positional = _describe(hint, each), each.default is MISSING, each.metadata["positional"]
+        if use and uses is not None and use not in uses:
+            keywords["help"] = argparse.SUPPRESS
+        value = keywords.get("metavar") or flag.upper()
+        if is_positional:
+            shown = f"{value} …" if keywords.get("nargs") == "+" else value
+            needed.append(shown if is_needed else f"[{shown}]")
+        else:
+            names.append(f"--{flag}")
+            needed += [f"--{flag} {value}"] if is_needed else []
+            keywords["required"] = is_needed
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(flag if is_positional else f"--{flag}", default=argparse.SUPPRESS, **keywords)
+    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])  # all of them would hide an error
     for word in words[: words.index("--") if "--" in words else None]:
         name = word.partition("=")[0]
         if name.startswith("--") and not any(known.startswith(name) for known in names):
             parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
-    chosen = vars(parser.parse_args(list(words)))
-    return _build(options, chosen)
-
-
-class _Flag(NamedTuple):
-    name: str
-    hint: Any
-    metadata: Mapping[str, Any]
-    default: Any
-    title: str
-    """The group's; empty for the verb's own."""
-    use: str
-
-    @property
-    def is_positional(self) -> bool:
-        return bool(self.metadata["positional"])
+    return _build(options, vars(parser.parse_args(list(words))))
 
 
 class _VerbParser(argparse.ArgumentParser):
@@ -117,76 +113,49 @@ class _VerbParser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {message} ({self.prog} --help tells more)")
 
 
-def _list_flags(options: type[Options], title: str = "", use: str = "") -> Iterator[_Flag]:
+def _list_flags(
+    options: type[Options], title: str = "", use: str = ""
+) -> Iterator[tuple[str, Any, Field[Any], str, str]]:
+    """Yields the name of each flag, its type, its field, the title of its group, and what it is for."""
     hints = get_type_hints(options)
     for each in fields(options):
-        inner = each.metadata.get("group")
-        if inner is not None:
+        if inner := each.metadata.get("group"):
             yield from _list_flags(inner, (inner.__doc__ or "").partition("\n")[0], each.metadata["use"])
         elif "text" in each.metadata:
-            name, of = _flag_of(options, each), each.metadata["use"] or use
-            yield _Flag(name, hints[each.name], each.metadata, each.default, title, of)
+            yield _flag_of(options, each), hints[each.name], each, title, each.metadata["use"] or use
 
 
 def _flag_of(options: type[Options], each: Field[Any]) -> str:
     return str(each.metadata["flag"] or options.PREFIX + each.name)
 
 
-def _make_parser(
-    flags: Sequence[_Flag], command: str, about: str, usage: str, uses: Collection[str] | None
-) -> argparse.ArgumentParser:
-    parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
-    groups: dict[str, Any] = {"": parser}
-    needed = [usage] if usage else []
-    for flag in flags:
-        keywords = _describe(flag)
-        if flag.use and uses is not None and flag.use not in uses:
-            keywords["help"] = argparse.SUPPRESS
-        if flag.title not in groups:
-            groups[flag.title] = parser.add_argument_group(flag.title)
-        name = keywords.get("metavar") or flag.name.upper()
-        if flag.is_positional:
-            groups[flag.title].add_argument(flag.name, default=argparse.SUPPRESS, **keywords)
-            several = " …" if keywords.get("nargs") == "+" else ""
-            needed.append(f"{name}{several}" if flag.default is MISSING else f"[{name}{several}]")
-        else:
-            is_needed = {"required": True} if flag.default is MISSING else {"default": argparse.SUPPRESS}
-            groups[flag.title].add_argument(f"--{flag.name}", **keywords, **is_needed)
-            needed += [f"--{flag.name} {name}"] if flag.default is MISSING else []
-    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])  # all of them would hide an error
-    return parser
-
-
-def _describe(flag: _Flag) -> dict[str, Any]:
+def _describe(hint: Any, each: Field[Any]) -> dict[str, Any]:
     """Returns what argparse is told of a flag."""
-    text = flag.metadata["text"]
-    if not any(flag.default is unset for unset in (MISSING, None, False, ())):
-        text = f"{text} [{flag.default}]"
+    text, default = each.metadata["text"], each.default
+    if not any(default is unset for unset in (MISSING, None, False, ())):
+        text = f"{text} [{default}]"
     keywords: dict[str, Any] = {"help": text.replace("%", "%%")}
-    hint = flag.hint
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
     if hint is bool:
         return keywords | {"action": "store_true"}
     if get_origin(hint) is tuple:
         keywords["nargs"], hint = "+", get_args(hint)[0]
-    elif flag.is_positional and flag.default is not MISSING:
+    elif each.metadata["positional"] and default is not MISSING:
         keywords["nargs"] = "?"
-    choices = get_args(hint) if get_origin(hint) is Literal else flag.metadata["choices"]
+    choices = get_args(hint) if get_origin(hint) is Literal else each.metadata["choices"]
     if choices is not None:
         return keywords | {"choices": choices}
-    return keywords | {"type": hint, "metavar": flag.metadata["metavar"] or _METAVARS.get(hint)}
+    return keywords | {"type": hint, "metavar": each.metadata["metavar"] or _METAVARS.get(hint)}
 
 
 def _build(options: type[_Chosen], chosen: Mapping[str, Any]) -> _Chosen:
     values: dict[str, Any] = {}
-    given = []
+    given = set()
     for each in fields(options):
-        inner = each.metadata.get("group")
-        if inner is not None:
-            values[each.name] = _build(inner, chosen)
+        if "group" in each.metadata:
+            values[each.name] = _build(each.metadata["group"], chosen)
         elif "text" in each.metadata and (name := _flag_of(options, each)) in chosen:
-            value = chosen[name]
-            values[each.name] = tuple(value) if isinstance(value, list) else value
-            given.append(name)
+            values[each.name] = tuple(chosen[name]) if isinstance(chosen[name], list) else chosen[name]
+            given.add(name)
     return options(**values, given=frozenset(given))

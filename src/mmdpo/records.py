@@ -1,9 +1,7 @@
 """The records that cross rooms, and the words that every room uses.
 
-Data runs one way: read → `PreferenceExample` → corrupt → collate → `Batch` → score the cells → objective.
-
-A *cell* is one (image, response) pair whose log-probability an objective needs. The paper's r(m_w, y_l) is
-`Cell("original", "rejected")`.
+Data runs one way: read → `PreferenceExample` → corrupt → collate → `Batch` → score the cells → objective. A *cell* is
+one (image, response) pair whose log-probability an objective needs; r(m_w, y_l) is `Cell("original", "rejected")`.
 
 Axis letters used in tensor signatures
     B  examples of a batch                 V  image versions that the cells need
@@ -13,8 +11,6 @@ Axis letters used in tensor signatures
 Imports neither torch nor transformers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,33 +30,26 @@ CORRUPTED = "corrupted"
 """Cell image: m_l, made by the run's corruption or taken from the dataset's `rejected_images`."""
 NO_IMAGE = "none"
 """Cell image: the prompt without images, ∅ in the table of methods."""
-
 CHOSEN = "chosen"
 REJECTED = "rejected"
 
 ImageSource: TypeAlias = "str | Path | bytes | Image"
 """An image before it is opened: a path, encoded bytes, or a PIL image."""
-
 Region: TypeAlias = "ImageSource | tuple[tuple[float, float, float, float], ...]"
 """Where a picture is corrupted: a mask of its size, light there, or boxes (left, top, right, bottom) in pixels."""
-
 Message: TypeAlias = dict[str, Any]
 """One chat turn in TRL's form: `{"role": ..., "content": str | list of {"type": "text" | "image", ...}}`."""
-
 Text: TypeAlias = "str | tuple[Message, ...]"
 """Plain text, or chat turns that the model's chat template renders."""
 
 
 class Cell(NamedTuple):
-    """What a reward is a reward of: one response under one image.
-
-    `image` is `original`, `corrupted`, `none`, or the name of a corruption (`blank`, `crop_20_50`, …), which makes
-    rankings over several corrupted images possible. `response` is `chosen`, `rejected`, or the name of another text
-    column of the dataset.
-    """
+    """What a reward is a reward of: one response under one image."""
 
     image: str
+    """`original`, `corrupted`, `none`, or the name of a corruption, for rankings over several corrupted images."""
     response: str
+    """`chosen`, `rejected`, or the name of another text column of the dataset."""
 
     def __str__(self) -> str:
         return f"[{self.image}, {self.response}]"
@@ -125,7 +114,7 @@ def derive_seed(run_seed: int, example_id: str, purpose: str, epoch: int = 0) ->
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
-def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> np.random.Generator:
+def derive_generator(run_seed: int, example_id: str, purpose: str, epoch: int = 0) -> "np.random.Generator":
     """Returns a NumPy generator seeded by `derive_seed`."""
     import numpy as np
 

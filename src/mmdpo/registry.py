@@ -1,7 +1,5 @@
 """What comes by name: a file of one of our packages, or somebody else's as `package.module:NAME`."""
 
-from __future__ import annotations
-
 import difflib
 import pkgutil
 import sys
@@ -11,15 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_SOURCE = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class Registry:
-    """The things of one kind: the files of a package of mmdpo, whose public names are those of the files.
-
-    A file dropped in is found. Files that start with an underscore are not listed.
-    """
+    """The things of one kind: the files of a package of mmdpo, but those that start with an underscore, by name."""
 
     package: str
     """The package below `mmdpo`, such as `data.formats`."""
@@ -31,7 +24,8 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Returns the names, sorted, without importing anything."""
         package = sys.modules.get(f"mmdpo.{self.package}")  # one that is imported may have further folders
-        folders = [str(_SOURCE.joinpath(*self.package.split(".")))] if package is None else package.__path__
+        here = Path(__file__).parent / self.package.replace(".", "/")
+        folders = [str(here)] if package is None else package.__path__
         modules = pkgutil.iter_modules(folders)
         return tuple(sorted(module.name for module in modules if not module.name.startswith("_")))
 
@@ -54,8 +48,7 @@ def is_elsewhere(name: str) -> bool:
 def load_elsewhere(name: str, kind: str, *, runs_others: bool = True) -> tuple[Any, Any]:
     """Returns the module and the object that `package.module:NAME` means; NAME may be a submodule.
 
-    Raises ValueError where the module cannot be imported, or has no such name; and without `runs_others`, for recipes
-    of somebody else that are only read.
+    Raises ValueError where there is none, and without `runs_others`, for recipes of somebody else that are only read.
     """
     if not runs_others:
         raise ValueError(f"{name!r} is code outside mmdpo, which is not run here")

@@ -1,7 +1,5 @@
 """One table: what is shown of it in a terminal and in Markdown, and the same unrounded as CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -21,7 +19,6 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 _IN_MARKDOWN = str.maketrans({"|": "\\|", "\n": " ", NO_BREAK: " "})
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 """Stand after the name of a measure: which way is better."""
-
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """How texts begin that a spreadsheet runs, or passes over a blank to run what follows."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -42,11 +39,8 @@ class Table:
 
     def markdown(self) -> str:
         """Returns the table in GitHub's Markdown, ending with a newline; the title stands above it, bold."""
-        lines = [
-            self.headers,
-            ("---", *("---:" if self.holds_figures else "---" for _ in self.headers[1:])),
-            *self.rows,
-        ]
+        rule = "---:" if self.holds_figures else "---"
+        lines = [self.headers, ("---", *[rule] * (len(self.headers) - 1)), *self.rows]
         escaped = ([cell.translate(_IN_MARKDOWN) for cell in line] for line in lines)
         title = f"**{self.title}**\n\n" if self.title else ""
         return title + "".join(f"| {' | '.join(line)} |\n" for line in escaped)
@@ -56,7 +50,7 @@ class Table:
         columns = list(dict.fromkeys(key for record in self.records for key in record))
         return csv_text(columns, ([record.get(column) for column in columns] for record in self.records))
 
-    def terminal(self, *, wrap: int = 1000, **look: Any) -> RichTable:
+    def terminal(self, *, wrap: int = 1000, **look: Any) -> "RichTable":
         """Returns the table for `rich`: names are folded where room is short, figures never cut, nothing is markup.
 
         Headers of figures are wrapped at `wrap` characters, longer words whole: rich would cut them to make the table
@@ -66,17 +60,15 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        settings: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False} | look
+        settings: dict[str, Any] = dict(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False) | look
         made = RichTable(**settings)
         if self.title:
             made.title, made.title_justify = Text(clean_text(self.title)), "left"
-        for place, header in enumerate(self.headers):
-            made.add_column(
-                Text(textwrap.fill(clean_text(header), wrap, break_long_words=False) if place else clean_text(header)),
-                justify="right" if place and self.holds_figures else "left",
-                no_wrap=bool(place) and self.holds_figures,
-                overflow="ellipsis" if place and self.holds_figures else "fold",
-            )
+        figures: dict[str, Any] = dict(justify="right", no_wrap=True, overflow="ellipsis")
+        texts: dict[str, Any] = dict(justify="left", overflow="fold")
+        for place, header in enumerate(map(clean_text, self.headers)):
+            shown = textwrap.fill(header, wrap, break_long_words=False) if place else header
+            made.add_column(Text(shown), **(figures if place and self.holds_figures else texts))
         for row in self.rows:
             made.add_row(*(Text(clean_text(cell)) for cell in row))
         return made
@@ -85,8 +77,7 @@ class Table:
 def csv_text(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns a table as CSV; None is an empty field, and an apostrophe stands before what would be a formula."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_neutralise(cell) for cell in row] for row in (headers, *rows))
+    csv.writer(text, lineterminator="\n").writerows([_neutralise(cell) for cell in row] for row in (headers, *rows))
     return text.getvalue()
 
 

@@ -5,7 +5,7 @@
 
 import sys
 
-from mmdpo.cli import train_main
+from mmdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train_main())
+    sys.exit(main(["train", *sys.argv[1:]]))

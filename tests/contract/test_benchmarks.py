@@ -19,7 +19,7 @@ from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import read_table, write_evaluation
 from mmdpo.benchmarks.stats import exists
 from mmdpo.generation.questions import GenerationSettings
-from mmdpo.world.worlds import WORLDS
+from mmdpo.world import WORLDS
 
 every_benchmark = pytest.mark.parametrize("name", tasks.names())
 SIZES = {"amber": 15_220, "mmhal": 96, "object_halbench": 300, "pope": 9_000, "world": 400, "world_large": 400}

@@ -38,7 +38,7 @@ from tiny_models import MODELS
 from torch.overrides import TorchFunctionMode
 
 from mmdpo.models.families import PARTS, Family, find_family
-from mmdpo.models.parts import disable_dropout, freeze_parts
+from mmdpo.models.trained import disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
 
@@ -320,4 +320,9 @@ def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(t
     }
     pattern = family.lora_targets(model, parts)
     assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == expected
+    outside = located.pattern_of([part for part in PARTS if part not in parts])
+    names = [name for name, _ in model.named_modules() if name]
+    assert {name for name in names if re.fullmatch(outside, name)} == {
+        name for name in names if located.part_of(name) not in parts
+    }
     get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=pattern))

@@ -22,7 +22,8 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.models.families import Family, attention_of, find_family
+from mmdpo.models.families import Family, find_family
+from mmdpo.models.seams import attention_of
 from mmdpo.records import CORRUPTED
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.probe import Probe, ProbeError, probe, score_alone

@@ -25,9 +25,8 @@ from plain_forwards import gradients, logprobs_alone, read_all_alone
 from tiny_models import MODELS, TinyModel
 from tiny_models.decoders import OPTIONS, WINDOW, llava_with
 
-from mmdpo.models.adapters import add_adapter
-from mmdpo.models.families import Family, find_family
-from mmdpo.models.families._family import PROVEN_DECODERS
+from mmdpo.models.families import PROVEN_DECODERS, Family, find_family
+from mmdpo.models.trained import add_adapter
 from mmdpo.scoring import tree_attention
 from mmdpo.scoring.tree_attention import follow_paths, uses_flex
 

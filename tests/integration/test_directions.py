@@ -11,10 +11,9 @@ from mmdpo.models.start import resolve_start
 from mmdpo.records import ORIGINAL
 from mmdpo.study.quickstart import QuickstartPlan, training_options
 from mmdpo.study.variants import measure_reliance
-from mmdpo.world.captions import score_captions
 from mmdpo.world.model import CHECKPOINT, caption_scenes
 from mmdpo.world.pairs import make_pairs
-from mmdpo.world.scenes import draw_test_scenes
+from mmdpo.world.scenes import draw_test_scenes, score_captions
 
 PLAN = QuickstartPlan(seed=0)
 

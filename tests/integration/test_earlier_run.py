@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mmdpo.cli import main
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
 
 EARLIER = Path(__file__).parents[1] / "golden" / "run_folder"
 

@@ -19,9 +19,9 @@ from mmdpo.cli import main
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.world.captions import score_captions
+from mmdpo.world import SMALL
 from mmdpo.world.model import CHECKPOINT, caption_scenes
-from mmdpo.world.worlds import SMALL
+from mmdpo.world.scenes import score_captions
 
 
 def read_answers(folder: Path):

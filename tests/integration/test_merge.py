@@ -217,7 +217,7 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[:-5])
         assert "cut short or damaged" in merge_error(capsys, copy, tmp_path / "out")
         path.unlink()
-        assert "no adapter_model.safetensors" in merge_error(capsys, copy, tmp_path / "out")
+        assert "nor adapter_model.safetensors" in merge_error(capsys, copy, tmp_path / "out")
 
     def test_a_pickled_adapter(self, copy, base, tmp_path, capsys):
         tensors = load_file(copy / "adapter_model.safetensors")

@@ -10,7 +10,7 @@ import yaml
 
 BUILD = """
 from mmdpo.world import build
-from mmdpo.world.worlds import LARGE
+from mmdpo.world import LARGE
 
 stage = build.Schedule(2, 1e-3, batch_size=8)
 build.PLANS = {LARGE.name: build.BuildPlan(16, vision=stage, captions=stage)}

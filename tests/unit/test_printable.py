@@ -1,6 +1,6 @@
 import pytest
 
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 
 @pytest.mark.parametrize(

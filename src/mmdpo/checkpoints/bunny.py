@@ -7,55 +7,50 @@ embedding and head.
 Source: https://huggingface.co/BAAI/Bunny-v1_0-3B.
 """
 
-from __future__ import annotations
-
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import (
+    AddedToken,
+    AutoTokenizer,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PhiConfig,
     SiglipVisionConfig,
 )
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from mmdpo.checkpoints.bunny_processor import TOKENIZER_FILES, build_processor
+from mmdpo.files import written_aside
+from mmdpo.models.families import VICUNA
 from mmdpo.models.load import BUNNY_LAYOUT
-from mmdpo.models.weights import (
-    SHARD_BYTES,
-    CheckpointError,
-    TensorInfo,
-    Weights,
-    check_names,
-    read_json,
-    read_weights,
-    write_weights,
-    written_aside,
-)
+from mmdpo.models.weights import CheckpointError, check_names, read_json, read_weights
 
 ORIGINAL = "original"
 """Folder inside a converted checkpoint with the original's small files, which converting back needs."""
 
-KEPT = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt",
+)  # fmt: skip
+
+SHARD_BYTES = 2_000_000_000
+"""Largest file that is written, unless a single tensor is larger."""
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "siglip-so400m-patch14-384": dict(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        image_size=384,
-        patch_size=14,
-        layer_norm_eps=1e-6,
-        hidden_act="gelu_pytorch_tanh",
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=384,
+        patch_size=14, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
     )
-}
+}  # fmt: skip
 """Vision towers by the last part of `mm_vision_tower`: the original's config.json holds nothing more of them."""
 
 RENAMED = (
@@ -87,62 +82,52 @@ TEXT_KEYS = (
 """Keys that Phi's configuration has under the same name."""
 
 DEMANDED = {
-    "model_type": BUNNY_LAYOUT,
-    "mm_projector_type": "mlp2x_gelu",
-    "image_aspect_ratio": "pad",
-    "tie_word_embeddings": False,
-    "rope_scaling": None,
-    "use_s2": False,
-}
+    "model_type": BUNNY_LAYOUT, "mm_projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad",
+    "tie_word_embeddings": False, "rope_scaling": None, "use_s2": False,
+}  # fmt: skip
 """What a config.json must say where it says anything; the first has to be there."""
 
 
-def convert_bunny(
-    source: Path,
-    target: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    allow_pickle: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
+def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow_pickle: bool = False) -> None:
     """Writes the original checkpoint in `source` as a native LLaVA checkpoint with its processor into `target`.
 
-    Weights keep their precision unless `dtype` is given. One shard is in memory at a time.
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
     """
-    original = _read_original_config(source)
-    config = native_config(original)
-    weights = read_weights(source, allow_pickle=allow_pickle)
-    expected = native_shapes(config)
-    vocabulary = int(original["vocab_size"])
-    shapes = {
-        original_name(name): (vocabulary, *shape[1:]) if name in ROWS_PER_TOKEN else shape
-        for name, shape in expected.items()
-    }
-    found = {name: info.shape for name, info in weights.infos.items() if not _is_dropped(name)}
-    check_names(shapes, found, f"{source} is no Bunny-v1.0-3B checkpoint")
+    config = native_config(_read_original_config(source))
+    # Without what is computed anew, and what is never used: the tower's pooling head.
+    dropped = re.compile(r"\.position_ids$|\.inv_freq$|\.vision_model\.head\.")
+    held = read_weights(source, allow_pickle=allow_pickle)
+    found = {name: tensor for name, tensor in held.items() if not dropped.search(name)}
+    shapes = native_shapes(config)
+    rows = config.image_token_index
+    check_names(
+        {
+            original_name(name): (rows, *shape[1:]) if name in ROWS_PER_TOKEN else shape
+            for name, shape in shapes.items()
+        },
+        {name: tensor.shape for name, tensor in found.items()},
+        f"{source} is no Bunny-v1.0-3B checkpoint",
+    )
     processor = build_processor(source, config)
-    infos = {
-        name: TensorInfo(shape, dtype or weights.infos[original_name(name)].dtype) for name, shape in expected.items()
-    }
-    reader = _NativeReader(weights, infos)
-    config.dtype = infos["lm_head.weight"].dtype
+    weights = {name: found[original_name(name)] for name in shapes}
+    # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is masked
+    # in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the mean of
+    # exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
+    embeddings, head = (weights[name] for name in ROWS_PER_TOKEN)
+    mean = torch.stack([part.double().sum(0) for part in torch.split(head, 1024)]).sum(0) / rows
+    for name, row in zip(ROWS_PER_TOKEN, (torch.zeros_like(embeddings[0]), mean.to(head.dtype)), strict=True):
+        weights[name] = torch.cat([weights[name], row[None]])
+    config.dtype = dtype or head.dtype
+    ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation = GenerationConfig(**ids, suppress_tokens=[rows])
     with written_aside(target) as folder:
-        write_weights(folder, infos, reader, shard_bytes=shard_bytes)
-        config.save_pretrained(folder)
-        _generation_config(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        _write_weights(weights, folder, dtype)
+        for part in (config, generation, processor):
+            part.save_pretrained(folder)
         _copy_files(source, folder / ORIGINAL)
 
 
-def revert_bunny(
-    source: Path,
-    target: Path,
-    *,
-    original: Path | None = None,
-    dtype: torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
+def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dtype: str | None = None) -> None:
     """Writes a converted (and perhaps trained) checkpoint under the original's names into `target`.
 
     The original's config.json and tokenizer files come from `original`, by default the folder of that name inside
@@ -153,31 +138,58 @@ def revert_bunny(
         raise CheckpointError(
             f"{files} holds no config.json of the original: name the original checkpoint's folder with --original"
         )
-    settings = _read_original_config(files)
-    weights = read_weights(source)
-    saved = {native_name(name): name for name in weights.infos}
-    expected = native_shapes(native_config(settings))
-    check_names(
-        expected,
-        {name: weights.infos[key].shape for name, key in saved.items()},
-        f"{source} is no converted Bunny-v1.0-3B",
-    )
-    rows = int(settings["vocab_size"])
-    names = {original_name(name): name for name in expected}
-    infos = {
-        key: TensorInfo(
-            (rows, *expected[name][1:]) if name in ROWS_PER_TOKEN else expected[name],
-            dtype or weights.infos[saved[name]].dtype,
-        )
-        for key, name in names.items()
-    }
-
-    def read(key: str) -> Tensor:
-        return weights.read(saved[names[key]])[: infos[key].shape[0]].to(infos[key].dtype)
-
+    config = native_config(_read_original_config(files))
+    weights = {_rename(name, SAVED_AS): tensor for name, tensor in read_weights(source).items()}
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    check_names(native_shapes(config), shapes, f"{source} is no converted Bunny-v1.0-3B")
+    for name in ROWS_PER_TOKEN:
+        weights[name] = weights[name][: config.image_token_index].clone()
     with written_aside(target) as folder:
-        write_weights(folder, infos, read, shard_bytes=shard_bytes)
+        _write_weights({original_name(name): tensor for name, tensor in weights.items()}, folder, dtype)
         _copy_files(files, folder)
+
+
+def build_processor(source: Path, config: LlavaConfig) -> LlavaProcessor:
+    """Returns the processor of a converted checkpoint, from the original's tokenizer files in `source`.
+
+    `<image>` is a token of its own there, and the prompt a chat template. Pictures are padded to a square with the grey
+    of the mean (127), then resized bicubically, as the original does it.
+    Raises CheckpointError for a tokenizer that is missing, or of another size than the embedding.
+    """
+    held = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not {"tokenizer.json", "vocab.json"} & set(held):
+        raise CheckpointError(f"{source} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
+    with tempfile.TemporaryDirectory() as folder:
+        # Without its config.json, which points to code of the checkpoint.
+        for name in held:
+            shutil.copyfile(source / name, Path(folder) / name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            raise CheckpointError(f"{source}: the tokenizer cannot be loaded ({error})") from error
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    if len(tokenizer) != config.image_token_index:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens and config.json a vocab_size of "
+            f"{config.image_token_index}: they belong to different checkpoints"
+        )
+    token = AddedToken("<image>", special=True, normalized=False, lstrip=False, rstrip=False)
+    tokenizer.add_tokens([token], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    square, half = dict.fromkeys(("height", "width"), config.vision_config.image_size), [0.5] * 3
+    images = LlavaImageProcessorPil(
+        do_pad=True, size=square, crop_size=square, do_center_crop=False, image_mean=half, image_std=half
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=VICUNA.read_text(encoding="utf-8"),
+    )
 
 
 def native_config(original: Mapping[str, Any]) -> LlavaConfig:
@@ -186,11 +198,8 @@ def native_config(original: Mapping[str, Any]) -> LlavaConfig:
     if tower not in VISION_TOWERS:
         raise CheckpointError(f"config.json: mm_vision_tower {tower!r} is not supported; {', '.join(VISION_TOWERS)} is")
     settings = VISION_TOWERS[tower]
-    vision = SiglipVisionConfig(
-        # The original drops the last layer, and the head that pools.
-        **{**settings, "num_hidden_layers": settings["num_hidden_layers"] - 1},
-        vision_use_head=False,
-    )
+    layers = settings["num_hidden_layers"] - 1  # the original drops the last one, and the head that pools
+    vision = SiglipVisionConfig(**{**settings, "num_hidden_layers": layers}, vision_use_head=False)
     vocabulary = int(original["vocab_size"])
     rope = dict(
         rope_type="default",
@@ -228,36 +237,8 @@ def original_name(native: str) -> str:
     return _rename(native, RENAMED)
 
 
-def native_name(saved: str) -> str:
-    """Returns the model's own name of a weight that lies on disk under this or an older name."""
-    return _rename(saved, SAVED_AS)
-
-
-@dataclass(frozen=True)
-class _NativeReader:
-    """Reads the tensor of a native name out of the original's weights."""
-
-    weights: Weights
-    infos: Mapping[str, TensorInfo]
-
-    def __call__(self, name: str) -> Tensor:
-        tensor = self.weights.read(original_name(name))
-        if name not in ROWS_PER_TOKEN:
-            return tensor.to(self.infos[name].dtype)
-        # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is
-        # masked in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the
-        # mean of exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
-        row = tensor.new_zeros(tensor.shape[1]) if name != "lm_head.weight" else _mean_row(tensor)
-        grown = torch.empty(self.infos[name].shape, dtype=self.infos[name].dtype)
-        grown[:-1], grown[-1] = tensor, row
-        return grown
-
-
-def _mean_row(tensor: Tensor) -> Tensor:
-    total = torch.zeros(tensor.shape[1], dtype=torch.float64)
-    for part in torch.split(tensor, 1024):
-        total += part.double().sum(0)
-    return (total / tensor.shape[0]).to(tensor.dtype)
+def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    return next((new + name[len(old) :] for old, new in pairs if name.startswith(old)), name)
 
 
 def _read_original_config(folder: Path) -> dict[str, Any]:
@@ -275,27 +256,13 @@ def _read_original_config(folder: Path) -> dict[str, Any]:
     return original
 
 
-def _generation_config(config: LlavaConfig) -> GenerationConfig:
-    text = config.text_config
-    return GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        suppress_tokens=[config.image_token_index],
-    )
-
-
-def _is_dropped(name: str) -> bool:
-    """Says whether a weight of the original is computed anew, or is never used: the tower's pooling head."""
-    return name.endswith((".position_ids", ".inv_freq")) or ".vision_model.head." in name
-
-
-def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    return next((new + name[len(old) :] for old, new in pairs if name.startswith(old)), name)
+def _write_weights(weights: Mapping[str, Tensor], folder: Path, dtype: str | None) -> None:
+    cast = {name: tensor if dtype is None else tensor.to(getattr(torch, dtype)) for name, tensor in weights.items()}
+    save_torch_state_dict(cast, folder, max_shard_size=SHARD_BYTES)
 
 
 def _copy_files(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    for name in KEPT:
+    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -1,12 +1,9 @@
 """`mmdpo merge`: from a run folder to one model that other tools load."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoProcessor, ProcessorMixin
 
 from mmdpo.checkpoints import bunny
 from mmdpo.checkpoints.card import find_base, write_card
@@ -22,18 +19,20 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.models.adapters import attach_adapter, read_adapter
+from mmdpo.files import written_aside
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_whole_model
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, check_name, find_folder, read_base_name
-from mmdpo.models.weights import CheckpointError, read_json, read_weights, written_aside
+from mmdpo.models.trained import attach_adapter
+from mmdpo.models.weights import CheckpointError, read_json, read_weights
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
 from mmdpo.scoring.probe import TOLERANCES, compare, find_precision, score_alone
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
-"""What is copied of a run that trained the whole model; the processor is saved anew."""
+QUESTION = "<image>\nWhat is in the picture, and where does it stand?"
+ANSWER = " A red cup and two small dogs are on the wooden table near the window, and it is 3 o'clock in the morning."
+"""What adapter and base are asked, and the model that they are merged to."""
 
 
 def merge_run(
@@ -41,7 +40,7 @@ def merge_run(
     target: Path,
     *,
     base: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
@@ -50,48 +49,48 @@ def merge_run(
     An adapter is added to its base in float32, layer by layer, and the sum rounded to the base's own precision, or to
     `dtype`. A model that was trained whole is copied as it was saved, unless `dtype` is given. `base` names the base
     where it is not what the adapter says. What is merged is read again, and scores a sequence as base and adapter do.
-    Raises CheckpointError for a folder without a model, an adapter for another base, a `target` that is not empty, and
-    a merged model that scores otherwise.
+    Raises CheckpointError for a folder without a model, an adapter for another base, and a merged model that scores
+    otherwise; UnusableFileError for a `target` that is not empty.
     """
     check_name(str(run))
     has_adapter = (run / ADAPTER_CONFIG).is_file()
     if not has_adapter:
         _check_whole_model(run)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not allow_pickle:
+        options["use_safetensors"] = True
     with written_aside(target) as folder:
         processor = _find_processor(run, base, trust_remote_code)
-        source = Path(find_base(run) or run)
+        source, expected = Path(find_base(run) or run), None
         if has_adapter:
-            model, source = _load_adapted(run, base, dtype, allow_pickle, trust_remote_code)
-            expected = _try_to_score(model, processor)
-            _merge_in_float32(model).save_pretrained(folder)
+            tensors = read_weights(run, allow_pickle=allow_pickle, of_adapter=True)
+            name, source = _find_base(run, base, allow_pickle)
+            model = load_whole_model(str(source), dtype=dtype or "auto", **options)
+            adapted = attach_adapter(model, run, tensors, base=name)
+            expected = _score_sequence(adapted, processor)
+            _merge_in_float32(adapted).save_pretrained(folder)
+            del model, adapted  # one is in memory at a time
         elif dtype is not None:
-            model = _load_model(str(run), dtype, allow_pickle, trust_remote_code)
-            expected = _try_to_score(model, processor)
+            model = load_whole_model(str(run), dtype=dtype, **options)
+            expected = _score_sequence(model, processor)
             model.save_pretrained(folder)
+            del model
         else:
-            model = expected = None
-            _copy_model(run, folder)
-        del model  # one is in memory at a time
+            read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
+            for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
+                for path in run.glob(pattern):
+                    shutil.copyfile(path, folder / path.name)
         if expected is not None:
-            written = _load_model(str(folder), "auto", allow_pickle, trust_remote_code)
-            check_same(written, score_sequence(written, processor), expected, f"what {run} was merged to")
-        _copy_original(source, folder)
+            merged = load_whole_model(str(folder), dtype="auto", **options)
+            _check_same(merged, _score_sequence(merged, processor) or [], expected, f"what {run} was merged to")
+        if (source / bunny.ORIGINAL).is_dir():  # converting back needs it
+            shutil.copytree(source / bunny.ORIGINAL, folder / bunny.ORIGINAL)
         processor.save_pretrained(folder)
         write_card(run, folder, title=target.resolve().name)
 
 
-def _copy_model(run: Path, folder: Path) -> None:
-    read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
-    for pattern in MODEL_FILES:
-        for path in run.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
-
-
 def push_folder(folder: Path, repository: str) -> str:
-    """Uploads a folder to a model repository of the hub, which is made if need be; returns its address.
-
-    Raises CheckpointError where that fails; the folder stays.
-    """
+    """Uploads a folder to a model repository, made if need be; returns its address. CheckpointError if that fails."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -107,9 +106,8 @@ def push_folder(folder: Path, repository: str) -> str:
 def _check_whole_model(run: Path) -> None:
     if (run / "config.json").is_file() and any(run.glob("*.safetensors")):
         return
-    checkpoints = sorted(
-        path.name for path in run.glob("checkpoint-*") if path.is_dir() and not (path / UNSEALED).exists()
-    )
+    folders = [path for path in run.glob("checkpoint-*") if path.is_dir()]
+    checkpoints = sorted(path.name for path in folders if not (path / UNSEALED).exists())
     if checkpoints:
         raise CheckpointError(f"{run} holds no finished model; name one of its checkpoints: {', '.join(checkpoints)}")
     raise CheckpointError(
@@ -117,30 +115,16 @@ def _check_whole_model(run: Path) -> None:
     )
 
 
-def _load_adapted(
-    run: Path, base: str | None, dtype: torch.dtype | None, allow_pickle: bool, trust_remote_code: bool
-) -> tuple[Any, Path]:
-    """Returns the base with the adapter of a run on it, and the folder of the base."""
-    tensors = read_adapter(run, allow_pickle=allow_pickle)
-    settings = read_json(run / ADAPTER_CONFIG)
+def _find_base(run: Path, base: str | None, allow_pickle: bool) -> tuple[str, Path]:
+    """Returns the name and the folder of the base of a run's adapter."""
     name = base or read_base_name(run)
     if not name:
         raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
+    revision = read_json(run / ADAPTER_CONFIG).get("revision")
     try:
-        source = find_folder(str(name), revision=settings.get("revision"), allow_pickle=allow_pickle)
+        return name, find_folder(name, revision=revision, allow_pickle=allow_pickle)
     except CheckpointError as error:
         raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
-    model = _load_model(str(source), dtype or "auto", allow_pickle, trust_remote_code)
-    return attach_adapter(model, run, tensors, base=name), source
-
-
-def _try_to_score(adapted: Any, processor: Any) -> list[torch.Tensor] | None:
-    """Returns the scores that a merged model must have; None, said in the log, where this kind of model has none."""
-    try:
-        return score_sequence(adapted, processor)
-    except ValueError as error:
-        logger.warning("the merged model is not compared with base and adapter: %s", error)
-        return None
 
 
 def _merge_in_float32(adapted: Any) -> Any:
@@ -149,62 +133,28 @@ def _merge_in_float32(adapted: Any) -> Any:
 
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is not None:
-            _untie(adapted, layer.get_base_layer())
-            weight = layer.get_base_layer().weight
-            kept = weight.dtype
+            base = layer.get_base_layer()
+            holders = [p for _, p in adapted.named_parameters(remove_duplicate=False) if p is base.weight]
+            if len(holders) > 1:  # what is added to a head must not change the embeddings that it is tied to
+                base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
+            weight, kept = base.weight, base.weight.dtype
             weight.data = weight.data.float()
             layer.merge(safe_merge=True)
             weight.data = weight.data.to(kept)
-    with _without_merge_warnings():
-        model = adapted.merge_and_unload()
-    _keep_apart(model)
-    return model
-
-
-def _untie(adapted: Any, layer: Any) -> None:
-    """Gives a layer a weight of its own: what is added to a head must not change the embeddings that it is tied to."""
-    weight = layer.weight
-    holders = sum(parameter is weight for _, parameter in adapted.named_parameters(remove_duplicate=False))
-    if holders > 1:
-        layer.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-
-
-def _keep_apart(model: Any) -> None:
-    """Lets the configuration say that head and embeddings are two weights, where they have become two."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or head.weight is embeddings.weight:
-        return
-    for config in (model.config, model.config.get_text_config()):
-        if getattr(config, "tie_word_embeddings", False):
-            config.tie_word_embeddings = False
-
-
-@contextmanager
-def _without_merge_warnings() -> Iterator[None]:
-    """PEFT warns for every layer that is merged already, which all are."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _load_model(name: str, dtype: Any, allow_pickle: bool, trust_remote_code: bool) -> Any:
-    options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
-    try:
-        model = load_whole_model(name, dtype=dtype, trust_remote_code=trust_remote_code, **options)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the model {name} cannot be loaded ({error})") from error
+        warnings.simplefilter("ignore")  # PEFT warns for every layer that is merged already, which all are
+        model = adapted.merge_and_unload()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:  # and may have been tied before
+        for config in (model.config, model.config.get_text_config()):
+            if getattr(config, "tie_word_embeddings", False):
+                config.tie_word_embeddings = False
     return model
 
 
 def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any:
     """Returns the processor of a checkpoint, of the run that it lies in, or of the base."""
-    from transformers import ProcessorMixin
-
-    for place in (str(run), str(run.parent), base or find_base(run)):
-        if place is None:
-            continue
+    for place in filter(None, (str(run), str(run.parent), base or find_base(run))):
         try:
             processor = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code)
         except (OSError, ValueError):
@@ -214,47 +164,28 @@ def _find_processor(run: Path, base: str | None, trust_remote_code: bool) -> Any
     raise CheckpointError(f"{run} holds no processor, and neither does its base: put the base's beside the weights")
 
 
-def _copy_original(source: Path, target: Path) -> None:
-    """Keeps what converting back needs, where the base was converted."""
-    if (source / bunny.ORIGINAL).is_dir():
-        shutil.copytree(source / bunny.ORIGINAL, target / bunny.ORIGINAL)
-
-
-CELLS = (Cell(ORIGINAL, CHOSEN), Cell(NO_IMAGE, CHOSEN))
-QUESTION = "<image>\nWhat is in the picture, and where does it stand?"
-ANSWER = " A red cup and two small dogs are on the wooden table near the window, and it is 3 o'clock in the morning."
-
-
-def score_sequence(model: Any, processor: Any) -> list[Float[Tensor, "n"]]:
+def _score_sequence(model: Any, processor: Any) -> list[Float[Tensor, "n"]] | None:
     """Returns the log-probabilities of an answer's tokens after a picture, and without one.
 
-    Raises ValueError for a model that reads images in a way that is not supported.
+    None, said in the log, for a model that reads images in a way that is not supported.
     """
-    family = find_family(model.config)
-    # Colours and shapes, from formulas: the same picture on every machine.
-    ramp = torch.linspace(0, 255, 224)
-    pixels = torch.stack([ramp.expand(224, 224), ramp[:, None].expand(224, 224), (ramp * ramp[:, None]) % 256], dim=-1)
-    example = PreferenceExample(
-        id="sequence",
-        prompt=QUESTION,
-        responses={CHOSEN: ANSWER},
-        images=(Image.fromarray(pixels.byte().numpy()),),
-    )
-    collator = Collator(Preparer(Renderer(processor, family), CELLS, {}, seed=0))
-    items = [Item(example, 0)]
-    was_training = model.training
-    model.eval()
+    cells = (Cell(ORIGINAL, CHOSEN), Cell(NO_IMAGE, CHOSEN))
+    across, around = Image.linear_gradient("L"), Image.radial_gradient("L")
+    picture = Image.merge("RGB", (across, across.rotate(90), around))
+    example = PreferenceExample("sequence", prompt=QUESTION, responses={CHOSEN: ANSWER}, images=(picture,))
     try:
+        collator = Collator(Preparer(Renderer(processor, find_family(model.config)), cells, {}, seed=0))
+        items = [Item(example, 0)]
         with torch.no_grad():
-            return score_alone(model, collator, items, collator(items))
-    finally:
-        model.train(was_training)
+            return score_alone(model.eval(), collator, items, collator(items))
+    except ValueError as error:
+        logger.warning("the merged model is not compared with base and adapter: %s", error)
+        return None
 
 
-def check_same(model: Any, found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
+def _check_same(model: Any, found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
     """Raises CheckpointError, with both numbers, where scores differ by more than the model's precision explains."""
-    precision = find_precision(model)
-    difference = compare(found, expected)
+    precision, difference = find_precision(model), compare(found, expected)
     if not difference.distance <= TOLERANCES[precision]:
         raise CheckpointError(
             f"{what} is not the model that it was made of: of one answer it says log π = {difference.found:.4f}, and "

@@ -1,11 +1,9 @@
 """Turn a checkpoint of another layout into one that transformers loads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, Verbs, find_dtype, quiet_libraries
+from mmdpo.commands import Dtype, Verb, Verbs, quiet_libraries
 from mmdpo.options import REQUIRED, Options, option
 
 
@@ -13,9 +11,7 @@ from mmdpo.options import REQUIRED, Options, option
 class BunnyOptions(Options):
     """Which checkpoint of Bunny is converted, and how."""
 
-    source: str = option(
-        REQUIRED, "A folder, or a hub name such as BAAI/Bunny-v1_0-3B.", metavar="SRC", positional=True
-    )
+    source: str = option(REQUIRED, "A folder, or a hub name, as BAAI/Bunny-v1_0-3B.", metavar="SRC", positional=True)
     target: Path = option(REQUIRED, "A new folder.", metavar="DST", positional=True)
     reverse: bool = option(False, "Convert back to the original's names.")
     original: Path | None = option(None, "With --reverse: folder of the original's config and tokenizer.")
@@ -33,14 +29,13 @@ def convert_bunny(options: BunnyOptions) -> int:
     if options.original is not None and not options.reverse:
         raise ValueError("--original goes with --reverse")
     source = find_folder(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
-    dtype = find_dtype(options.dtype)
     if options.reverse:
-        bunny.revert_bunny(source, options.target, original=options.original, dtype=dtype)
+        bunny.revert_bunny(source, options.target, original=options.original, dtype=options.dtype)
     else:
-        bunny.convert_bunny(source, options.target, dtype=dtype, allow_pickle=options.allow_pickle)
+        bunny.convert_bunny(source, options.target, dtype=options.dtype, allow_pickle=options.allow_pickle)
     print(f"Converted: {options.target}")
     return 0
 
 
-_ABOUT = "Bunny-v1.0-3B to and from LlavaForConditionalGeneration."
-VERB = Verbs(__doc__, {"bunny": Verb(_ABOUT, BunnyOptions, convert_bunny)}, kind="checkpoint")
+_BUNNY = Verb("Bunny-v1.0-3B to and from LlavaForConditionalGeneration.", BunnyOptions, convert_bunny)
+VERB = Verbs(__doc__, {"bunny": _BUNNY}, kind="checkpoint")

@@ -1,15 +1,13 @@
 """Check, convert and make preference data."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
-from mmdpo.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)

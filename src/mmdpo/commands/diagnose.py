@@ -1,10 +1,8 @@
 """Does a model's preference, or the data alone, need the image?"""
 
-from __future__ import annotations
-
 from mmdpo.commands import Verb, quiet_libraries
 from mmdpo.diagnosis.options import DiagnosisOptions
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 
 def run(options: DiagnosisOptions) -> int:

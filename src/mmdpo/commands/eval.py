@@ -1,7 +1,5 @@
 """Ask a model, or score answers, by the official rule."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +49,7 @@ def compare(options: CompareOptions) -> int:
     from rich.console import Console
 
     from mmdpo.evaluation.compare import as_content, compare_runs, write_comparison
-    from mmdpo.printable import printable
+    from mmdpo.files import printable
     from mmdpo.report.comparison import print_comparison
 
     comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
@@ -72,9 +70,7 @@ def download(options: DownloadOptions) -> int:
 VERB = Verbs(
     __doc__,
     {
-        "compare": Verb(
-            "Set runs beside each other: differences with intervals, and a picture.", CompareOptions, compare
-        ),
+        "compare": Verb("Set runs beside each other: differences, intervals and a picture.", CompareOptions, compare),
         "download": Verb("Fetch data and images of benchmarks from their public places.", DownloadOptions, download),
         "suite": Verb("Run all benchmarks and print them beside the paper's Table 1.", SuiteOptions, run_suite),
         **{

@@ -1,12 +1,10 @@
 """Make one model of a run: adapter and base, processor, model card."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, find_dtype, quiet_libraries
+from mmdpo.commands import Dtype, Verb, quiet_libraries
 from mmdpo.options import REQUIRED, Options, option
 
 
@@ -34,7 +32,7 @@ def run(options: MergeOptions) -> int:
         options.run,
         options.target,
         base=options.base,
-        dtype=find_dtype(options.dtype),
+        dtype=options.dtype,
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )

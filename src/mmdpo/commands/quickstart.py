@@ -1,7 +1,5 @@
 """Train and compare on the embedded world, in minutes, on a CPU."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,13 +1,11 @@
 """Write one self-contained HTML page about runs, results, studies and diagnoses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.commands import Verb
+from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
-from mmdpo.printable import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Train variants × seeds from one start, evaluate all, write one table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +13,7 @@ class StudyOptions(Options):
 
     name: str | None = option(None, "A study that comes with the package, or a file.", metavar="NAME", positional=True)
     config: str | None = option(None, "A study file.")
-    out: Path | None = option(
-        None, "Folder of the results, runs/NAME unless given; a study that was interrupted there is resumed."
-    )
+    out: Path | None = option(None, "Folder of the results, runs/NAME unless given; what was begun there is resumed.")
     jobs: int = option(1, "Trials that run at a time.")
     seeds: tuple[int, ...] = option((), "Seeds instead of those of the study.")
     variants: tuple[str, ...] = option((), "These, and the one that others are compared to.")

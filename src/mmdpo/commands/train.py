@@ -1,20 +1,15 @@
 """Train a model: --config recipe.yaml [--key value …]."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdpo.commands import quiet_libraries
+from mmdpo.commands import Verb, quiet_libraries
 
 
-def run(words: Sequence[str], command: str) -> int:
-    """Trains; the flags are every key of a recipe, which TRL's parser reads.
-
-    Returns 0, or 75 where SIGTERM has stopped the training and a checkpoint was saved.
-    """
+def run(words: Sequence[str]) -> int:
+    """Trains, by flags that TRL's parser reads; returns 75 where SIGTERM has stopped it, checkpoint saved, else 0."""
     from mmdpo.keys import check_flags, describe_keys
 
     if {"-h", "--help", "--help_all"} & set(words):
@@ -53,4 +48,4 @@ def run(words: Sequence[str], command: str) -> int:
     return 0
 
 
-VERB = run
+VERB = Verb(__doc__, None, run)

@@ -14,7 +14,7 @@ elsewhere is named `package.module:function`. Files that start with an underscor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool
     from PIL.Image import Image
-
-__all__ = ["Corruption", "corrupt_image", "derive_corruption_generator", "load", "names"]
 
 
 @dataclass(frozen=True)
@@ -47,25 +45,24 @@ class Corruption:
         other: Image | None = None,
         region: Bool[np.ndarray, "h w"] | None = None,
     ) -> Image:
-        """Returns the corrupted picture; `other` is used only by corruptions that need another example's picture.
+        """Returns the corrupted picture; `other` is for corruptions that need another example's picture, `region` for
+        those that change a region alone.
 
-        Raises ValueError when a picture is not RGB, when `other` is needed and missing, or when the function breaks
-        its promise about mode and size.
+        Raises ValueError for a picture that is not RGB, a missing `other` or `region`, or a result of another mode or
+        size.
         """
-        extra: dict[str, Any] = {}
-        if self.needs_region:
-            if region is None or region.shape != (image.height, image.width):
-                raise ValueError(f"corruption {self.name!r} needs a `region` of the image's height and width")
-            extra["region"] = region
-        if self.needs_other_image:
-            if other is None:
+        extra: dict[str, Any] = {"other": other} if self.needs_other_image else {}
+        for given in (image, *extra.values()):
+            if given is None:
                 raise ValueError(f"corruption {self.name!r} needs another example's image; pass it as `other`")
-            extra["other"] = other
-        for given in (image, other) if other is not None and self.needs_other_image else (image,):
             if given.mode != "RGB":
                 raise ValueError(
                     f"corruption {self.name!r} takes RGB images, got mode {given.mode!r}; convert it when it is opened"
                 )
+        if self.needs_region:
+            if region is None or region.shape != (image.height, image.width):
+                raise ValueError(f"corruption {self.name!r} needs a `region` of the image's height and width")
+            extra["region"] = region
         result = self.function(image, generator, **self.options, **extra)
         if result.mode != "RGB" or (result.size != image.size and not self.needs_other_image):
             raise ValueError(
@@ -74,21 +71,23 @@ class Corruption:
         return result
 
     def with_options(self, **options: Any) -> Corruption:
-        """Returns this corruption with some options changed, after trying them once on a small picture.
+        """Returns this corruption with some options changed, tried once on a small picture.
 
-        The trial makes a value out of range fail here instead of in the first batch. Raises ValueError, which names
-        the valid options or says what the value should be.
+        So a value out of range fails here, and not in the first batch: ValueError says what is valid.
         """
         import numpy as np
         from PIL import Image
 
+        known = sorted(self.options)
         for key, value in options.items():
-            if key not in self.options:
-                raise ValueError(f"corruption {self.name!r} has no option {key!r}{_suggest(key, self.options)}")
-            if not _fits(value, self.options[key]):
-                kind, example = type(self.options[key]).__name__, self.options[key]
+            if key not in known:
+                takes = f"{name_nearest(key, known)} It takes {', '.join(known) or 'no options'}"
+                raise ValueError(f"corruption {self.name!r} has no option {key!r}{takes}")
+            example = self.options[key]
+            if not _fits(value, example):
                 raise ValueError(
-                    f"option {key!r} of corruption {self.name!r} must be {kind}, like {example!r}; got {value!r}"
+                    f"option {key!r} of corruption {self.name!r} must be {type(example).__name__}, like {example!r}; "
+                    f"got {value!r}"
                 )
         changed = replace(self, options={**self.options, **options})
         picture = Image.new("RGB", (16, 16))
@@ -107,8 +106,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Corruption:
     """Returns the corruption of that name, or somebody else's given as `package.module:function`, with its defaults.
 
-    Raises ValueError for an unknown name (naming the nearest ones), a module that cannot be imported, or a function
-    with an option that has no default.
+    Raises ValueError for an unknown name, a module that cannot be imported, or an option without a default.
     """
     if is_elsewhere(name):
         module, function = load_elsewhere(name, CORRUPTIONS.kind)
@@ -117,18 +115,19 @@ def load(name: str) -> Corruption:
         function = module.corrupt
     if not callable(function):
         raise ValueError(f"corruption {name!r}: it is no function")
-    needs_other_image = bool(getattr(module, "NEEDS_OTHER_IMAGE", False))
-    needs_region = bool(getattr(module, "NEEDS_REGION", False))
-    return Corruption(name, function, _read_options(name, function), needs_other_image, needs_region)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = {parameter.name: parameter.default for parameter in keywords if parameter.name not in ("other", "region")}
+    for option, default in options.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")
+    needs = (bool(getattr(module, key, False)) for key in ("NEEDS_OTHER_IMAGE", "NEEDS_REGION"))
+    return Corruption(name, function, options, *needs)
 
 
 def derive_corruption_generator(
     name: str, *, run_seed: int, example_id: str, image_index: int, epoch: int = 0
 ) -> np.random.Generator:
-    """Returns the generator that one image of one example is corrupted with, the same on every worker and rank.
-
-    `epoch` stays 0 unless each epoch is meant to show another corrupted image.
-    """
+    """Returns the generator of an image, the same on every worker; `epoch` stays 0 unless each shows another m_l."""
     return derive_generator(run_seed, example_id, f"corruption:{name}:{image_index}", epoch)
 
 
@@ -150,24 +149,8 @@ def corrupt_image(
     return corruption(image, generator, other, region)
 
 
-def _read_options(name: str, function: Callable[..., Image]) -> dict[str, Any]:
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options = {parameter.name: parameter.default for parameter in keywords if parameter.name not in ("other", "region")}
-    for option, default in options.items():
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"corruption {name!r}: give its option {option!r} a default value")
-    return options
-
-
 def _fits(value: Any, default: Any) -> bool:
     """Returns whether a value from a recipe has the type of the default; YAML reads `1e-2` as text, for one."""
     if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool | int | str):
-        return type(value) is type(default)
-    return True
-
-
-def _suggest(word: str, valid: Iterable[str]) -> str:
-    known = sorted(valid)
-    return f"{name_nearest(word, known)} It takes {', '.join(known) or 'no options'}"
+        return type(value) in (int, float)
+    return type(value) is type(default) or not isinstance(default, bool | int | str)

@@ -5,9 +5,6 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mmdpo.corruption._geometry import resized_crop
 
-SIGMA_SIDE = 224
-"""MoCo v2 blurs pictures of 224 pixels; sigmas scale with the shorter side from there."""
-
 
 def corrupt(
     image: Image.Image,
@@ -40,35 +37,21 @@ def corrupt(
             "moco_v2 wants strengths and probabilities in [0, 1], hue in [0, 0.5] and 0 <= sigma_low <= sigma_high"
         )
     picture = resized_crop(image, generator, low=low, high=high)
-    if generator.random() < jitter_probability:
-        picture = _jitter_colours(picture, generator, brightness, contrast, saturation, hue)
+    if generator.random() < jitter_probability:  # in a random order
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for change in generator.permutation(len(enhancers) + 1):
+            if change == len(enhancers):
+                picture = _turn_hue(picture, generator.uniform(-hue, hue))
+            else:
+                strength = (brightness, contrast, saturation)[change]
+                picture = enhancers[change](picture).enhance(generator.uniform(1 - strength, 1 + strength))
     if generator.random() < grey_probability:
         picture = picture.convert("L").convert("RGB")
     if generator.random() < blur_probability:
-        sigma = generator.uniform(sigma_low, sigma_high) * min(image.size) / SIGMA_SIDE
+        sigma = generator.uniform(sigma_low, sigma_high) * min(image.size) / 224
         picture = picture.filter(ImageFilter.GaussianBlur(sigma))
     if generator.random() < flip_probability:
         picture = ImageOps.mirror(picture)
-    return picture
-
-
-def _jitter_colours(
-    picture: Image.Image,
-    generator: np.random.Generator,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-) -> Image.Image:
-    """Changes brightness, contrast, saturation and hue in a random order."""
-    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    strengths = (brightness, contrast, saturation)
-    for change in generator.permutation(len(enhancers) + 1):
-        if change == len(enhancers):
-            picture = _turn_hue(picture, generator.uniform(-hue, hue))
-        else:
-            strength = strengths[change]
-            picture = enhancers[change](picture).enhance(generator.uniform(1 - strength, 1 + strength))
     return picture
 
 

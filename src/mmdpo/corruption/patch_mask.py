@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageColor
 
-from mmdpo.corruption._grid import lay_grid
+from mmdpo.corruption._geometry import lay_grid, spread
 
 
 def corrupt(
@@ -23,9 +23,9 @@ def corrupt(
     """
     if not 0 <= share <= 1 or not 0 < patch <= 1:
         raise ValueError(f"share must lie in [0, 1] and patch in (0, 1]; got share {share}, patch {patch}")
-    grid = lay_grid(image, patch)
-    covered = np.zeros(grid.rows * grid.columns, dtype=bool)
+    side, rows, columns = lay_grid(image, patch)
+    covered = np.zeros(rows * columns, dtype=bool)
     covered[generator.permutation(covered.size)[: round(share * covered.size)]] = True
     pixels = np.array(image)
-    pixels[grid.spread(covered.reshape(grid.rows, grid.columns))] = ImageColor.getrgb(colour)[:3]
+    pixels[spread(covered.reshape(rows, columns), side, image)] = ImageColor.getrgb(colour)[:3]
     return Image.fromarray(pixels)

@@ -7,8 +7,5 @@ NEEDS_OTHER_IMAGE = True
 
 
 def corrupt(image: Image.Image, generator: np.random.Generator, *, other: Image.Image) -> Image.Image:
-    """Returns `other` unchanged, its own size included; who calls chooses it.
-
-    Source: mDPO, arXiv 2406.11839, the ablation of corrupted images.
-    """
+    """Returns `other`, which the caller chooses, in its own size. Source: mDPO, arXiv 2406.11839, the ablation."""
     return other

@@ -21,7 +21,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.validate import PAIR, validate_example
-from mmdpo.printable import printable
+from mmdpo.files import printable
 from mmdpo.records import CHOSEN, REJECTED, Comparisons, PreferenceExample, RowError, Text
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from rich.text import Text as Plain
 from mmdpo.data.check import CheckResult
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import plain_text
-from mmdpo.printable import printable
+from mmdpo.files import printable
 from mmdpo.records import CHOSEN, REJECTED
 from mmdpo.tables import MISSING, Table
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmdpo.corruption import derive_corruption_generator
-from mmdpo.corruption._processed import crop_processed
+from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Context, PreparedExample, Preparer
 from mmdpo.records import CORRUPTED, RowError, image_versions, response_names

@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from xxhash import xxh3_128
 
-from mmdpo.files import irregular_kind
-from mmdpo.printable import printable
+from mmdpo.files import irregular_kind, printable
 from mmdpo.records import ImageSource, RowError
 
 MAX_PIXELS = 100_000_000

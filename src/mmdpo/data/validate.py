@@ -9,7 +9,7 @@ from pathlib import Path
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.turns import spoken_texts
-from mmdpo.printable import printable
+from mmdpo.files import printable
 from mmdpo.records import (
     CHOSEN,
     CORRUPTED,

@@ -40,14 +40,14 @@ from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_items,
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 from mmdpo.files import make_folder, read_mapping, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.models.trained import disable_dropout
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.training.durable.resume import check_run_folder
 from mmdpo.training.row_check import FullCheck
 from mmdpo.training.run import read_examples
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
 SCORES = {"policy": "policy_scores.jsonl", "reference": "reference_scores.jsonl"}

@@ -24,11 +24,9 @@ from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings
-from mmdpo.files import make_folder, to_json, write_whole
-from mmdpo.folder_lock import hold_folder
+from mmdpo.files import hold_folder, make_folder, printable, to_json, write_whole
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
-from mmdpo.printable import printable
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""

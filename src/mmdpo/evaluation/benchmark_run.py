@@ -21,10 +21,8 @@ from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.word_table import TableLinguistics
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
-from mmdpo.files import make_folder
-from mmdpo.folder_lock import hold_folder
+from mmdpo.files import hold_folder, make_folder, printable
 from mmdpo.generation.questions import Answerer
-from mmdpo.printable import printable
 from mmdpo.tables import ARROWS, Table, show_ends, show_number
 
 MakeAnswerer = Callable[[], Answerer]

@@ -29,8 +29,7 @@ from mmdpo.benchmarks.stats import (
     paired_differences,
 )
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.files import clean, make_folder, write_json, write_whole
-from mmdpo.printable import printable
+from mmdpo.files import clean, make_folder, printable, write_json, write_whole
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
-from mmdpo.files import write_json
-from mmdpo.printable import printable
+from mmdpo.files import printable, write_json
 
 CHECKSUMS = "checksums.json"
 _AT_ONCE = 8

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
 MOST_SCENES = 5_000
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmdpo.corruption import Corruption
     from mmdpo.report.evaluated import ItemPictures
     from mmdpo.report.layout import Picture
-    from mmdpo.world.worlds import World
+    from mmdpo.world import World
 
 
 def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:

@@ -24,11 +24,10 @@ from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
-from mmdpo.files import make_folder, write_json, write_whole
+from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
-from mmdpo.printable import printable
 from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval, show_number
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
 

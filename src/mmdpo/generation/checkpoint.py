@@ -11,11 +11,11 @@ from xxhash import xxh3_128
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.files import read_mapping
-from mmdpo.models.adapters import unwrap_adapter
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
+from mmdpo.models.trained import unwrap_adapter
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SAMPLES, _SAMPLE_SIZE = 64, 65_536

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from mmdpo.printable import printable
+from mmdpo.files import printable
 
 LARGEST_REPLY = 16 << 20
 """Bytes, unpacked: far more than any answer, far less than the memory."""

@@ -3,8 +3,6 @@
 Where weights are missing or do not fit, transformers would warn and make them up.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging
@@ -29,18 +27,14 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, has_file
 
-from mmdpo.models.adapters import attach_adapter, read_adapter
 from mmdpo.models.families import PARTS, VICUNA, find_family
-from mmdpo.models.parts import freeze_others
 from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.models.trained import attach_adapter, freeze_others
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"
 """The `model_type` of Bunny checkpoints as they were published, which have to be converted."""
-
-HARMLESS = re.compile(r"(^|\.)(position_ids|inv_freq)$")
-"""Names of buffers that older checkpoints hold, and models now make themselves or do without."""
 
 
 def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
@@ -48,8 +42,7 @@ def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
 
     With an adapter it is a PeftModel, of which the adapter on the named `parts` is trained. Weights are loaded in
     float32 unless the options name a dtype, as TRL does, and from safetensors alone unless `allow_pickle` is set.
-    Raises ValueError for a model that is no vision-language model, for weights that do not fit its configuration, and
-    an adapter that does not fit the model; OSError for weights that are missing or pickled.
+    Raises ValueError for no vision-language model, and weights or an adapter that do not fit; OSError for missing ones.
     """
     if start.given is not None:
         return start.given
@@ -69,7 +62,7 @@ def load_model(start: Start, *, parts: Collection[str] = PARTS) -> Any:
         ) from error
     if start.adapter is None:
         return model
-    tensors = read_adapter(start.adapter, allow_pickle=options.allow_pickle)
+    tensors = read_weights(start.adapter, allow_pickle=options.allow_pickle, of_adapter=True)
     adapted = attach_adapter(model, start.adapter, tensors, base=start.base, is_trained=True)
     freeze_others(adapted, parts)
     return adapted
@@ -81,11 +74,16 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
     Raises CheckpointError for weights that are missing, unknown or of another shape than config.json says, and for a
     file that is cut short, or an index that is none, naming it; what `from_pretrained` says of anything else stays.
     """
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return LOAD_REPORT not in record.getMessage()  # about weights that were made up: they are an error here
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_wanted)
     try:
-        with _without_report():
-            model, found = AutoModelForImageTextToText.from_pretrained(
-                name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
-            )
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            name, output_loading_info=True, **{**options, "ignore_mismatched_sizes": True}
+        )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(_describe_damage(name, options, error)) from error
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -95,20 +93,22 @@ def load_whole_model(name: str, **options: Any) -> PreTrainedModel:
             f"the weights of {name} cannot be brought into the model that its config.json describes ({error}). Where "
             "they do not have its shapes or names, fetch the checkpoint again"
         ) from error
+    finally:
+        logger.removeFilter(is_wanted)
     _account(model, found, name)
     return model
 
 
 def build_empty_model(start: Start) -> PreTrainedModel:
     """Returns the model of a start, in its precision, whose weights are shapes without memory."""
-    config, arguments = start.config, start.options.arguments
-    dtype, attention = arguments.get("dtype") or "float32", arguments.get("attn_implementation")
+    arguments: dict[str, Any] = {"dtype": start.options.arguments.get("dtype") or "float32"}
+    if arguments["dtype"] == "auto":
+        arguments["dtype"] = start.config.dtype or "float32"
+    if attention := start.options.arguments.get("attn_implementation"):
+        arguments["attn_implementation"] = attention
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(
-            config,
-            dtype=(config.dtype or "float32") if dtype == "auto" else dtype,
-            trust_remote_code=start.options.trust_remote_code,
-            **({"attn_implementation": attention} if attention else {}),
+            start.config, trust_remote_code=start.options.trust_remote_code, **arguments
         )
     return model
 
@@ -116,18 +116,17 @@ def build_empty_model(start: Start) -> PreTrainedModel:
 def load_config(start: Start) -> Any:
     """Returns the configuration of a start's model.
 
-    Raises ValueError for a model that is no vision-language model, CheckpointError for one that has to be converted,
-    OSError for one that cannot be found.
+    Raises ValueError for no vision-language model, CheckpointError for one to be converted, OSError for none found.
     """
     trusts = start.options.trust_remote_code
-    with explained("model", start.name):
-        try:
-            config = AutoConfig.from_pretrained(start.base, trust_remote_code=trusts, **start.where)
-        except ValueError:
-            # Where a checkpoint brings its own code, transformers asks to run it.
-            check_layout(start.base, PreTrainedConfig.get_config_dict(start.base, **start.where)[0].get("model_type"))
-            raise
-        check_layout(start.base, config.model_type)
+    with _explained("model", start.name):
+        # Read before the class is looked for: where a checkpoint brings its own code, transformers asks to run it.
+        if PreTrainedConfig.get_config_dict(start.base, **start.where)[0].get("model_type") == BUNNY_LAYOUT:
+            raise CheckpointError(
+                f"{start.base} is a Bunny checkpoint in its own layout, which runs on code of its own: "
+                f"`mmdpo convert bunny {start.base} FOLDER` writes one that needs none; train on that FOLDER"
+            )
+        config = AutoConfig.from_pretrained(start.base, trust_remote_code=trusts, **start.where)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trusts:
         raise ValueError(
             f"{start.name} is a {config.model_type} model, which transformers does not load as an image-text-to-text "
@@ -149,27 +148,26 @@ def load_generation_config(start: Start) -> GenerationConfig | None:
 def load_processor(start: Start) -> ProcessorMixin:
     """Returns the processor of a start, with the chat template and the padding that its options ask for.
 
-    Raises ValueError where it reads no images, OSError for one that cannot be found.
+    Raises ValueError where it reads no images or its template is no file, OSError for one that cannot be found.
     """
-    options = start.options
+    options, trusts = start.options, start.options.trust_remote_code
     if start.given is not None:
         start = resolve_start(start.name, options)
-    with explained("processor of", start.name):
-        processor = AutoProcessor.from_pretrained(
-            start.processor, trust_remote_code=options.trust_remote_code, **start.where
-        )
-    check_processor(processor)
+    with _explained("processor of", start.name):
+        processor = AutoProcessor.from_pretrained(start.processor, trust_remote_code=trusts, **start.where)
     if options.chat_template is not None:
-        processor.chat_template = read_template(options.chat_template)
-    if options.chat_template_kwargs:
-        set_template_variables(processor, options.chat_template_kwargs)
+        path = VICUNA if options.chat_template == "vicuna" else Path(options.chat_template)
+        if not path.is_file():
+            raise ValueError(f"chat_template: there is no file {path}; give a Jinja file, or vicuna")
+        processor.chat_template = path.read_text(encoding="utf-8")
+    processor = _complete_processor(processor, options)
     if options.pad_to_square:
         find_family(start.config).pad_to_square(processor)
-    return with_padding_token(processor)
+    return processor
 
 
 def adapt_processor(processor: Any, options: LoadOptions) -> Any:
-    """Returns the processor that a caller brings, or a copy of it where options change it; his own renders as before.
+    """Returns the processor that a caller brings, or a copy where options change it; the caller's renders as before.
 
     Raises ValueError for one that reads no images, and for options that belong to a processor which mmdpo loads.
     """
@@ -178,27 +176,23 @@ def adapt_processor(processor: Any, options: LoadOptions) -> Any:
             "chat_template and pad_to_square change the processor that mmdpo loads, and processing_class is given: "
             "set them on that processor and leave the options out"
         )
-    check_processor(processor)
+    return _complete_processor(processor, options)
+
+
+def _complete_processor(processor: Any, options: LoadOptions) -> Any:
+    """Returns the processor, or a copy with variables of its template, and padding by the end-of-sequence token."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
+            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
+        )
     if options.chat_template_kwargs:
         processor = copy.copy(processor)
         set_template_variables(processor, options.chat_template_kwargs)
-    return with_padding_token(processor)
-
-
-def with_padding_token(processor: Any) -> Any:
-    """Returns the processor, or a copy that pads with the end-of-sequence token where it has none for padding."""
     if processor.tokenizer.pad_token is None:
         processor = copy.deepcopy(processor)
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
-
-
-def read_template(name: str) -> str:
-    """Returns the chat template of a file, or of LLaVA-1.5 (`vicuna`). Raises ValueError for a missing file."""
-    path = VICUNA if name == "vicuna" else Path(name)
-    if not path.is_file():
-        raise ValueError(f"chat_template: there is no file {name}; give a Jinja file, or vicuna")
-    return path.read_text(encoding="utf-8")
 
 
 def set_template_variables(processor: Any, variables: Any) -> None:
@@ -220,15 +214,6 @@ def set_template_variables(processor: Any, variables: Any) -> None:
     processor.chat_template = template
 
 
-def check_processor(processor: Any) -> None:
-    """Raises ValueError unless the processor has a tokenizer and an image processor."""
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise ValueError(
-            f"processing_class is a {type(processor).__name__}; a vision-language model's processor, with an image "
-            "processor and a tokenizer, is needed (AutoProcessor.from_pretrained)"
-        )
-
-
 def check_model(model: nn.Module) -> None:
     """Raises ValueError unless the model reads images."""
     if not any(callable(getattr(type(module), "get_image_features", None)) for module in model.modules()):
@@ -237,57 +222,31 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_layout(name: str, model_type: str | None) -> None:
-    """Raises CheckpointError for a checkpoint that has to be converted."""
-    if model_type == BUNNY_LAYOUT:
-        raise CheckpointError(
-            f"{name} is a Bunny checkpoint in its own layout, which runs on code of its own: "
-            f"`mmdpo convert bunny {name} FOLDER` writes one that needs none; train on that FOLDER"
-        )
-
-
 @contextmanager
-def explained(what: str, name: str) -> Iterator[None]:
+def _explained(what: str, name: str) -> Iterator[None]:
     """Lets the errors of transformers say what was being loaded, and of which checkpoint."""
     try:
         yield
     except CheckpointError:
         raise
     except OSError as error:
-        raise OSError(f"cannot load the {what} {name!r}: {describe_absence(name) or error}") from error
+        told = str(error)
+        if not Path(name).exists() and len(Path(name).parts) > 1:
+            told = (
+                f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a "
+                f"folder that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it "
+                "is a hub name, look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your "
+                "token"
+            )
+        raise OSError(f"cannot load the {what} {name!r}: {told}") from error
     except ValueError as error:
         raise CheckpointError(f"cannot load the {what} {name!r}: {error}") from error
 
 
-def describe_absence(name: str) -> str:
-    """Returns what to do about a name that is no folder here and was not found on the hub; empty for a folder."""
-    if Path(name).exists() or Path(name).parts[1:] == ():
-        return ""
-    return (
-        f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a folder "
-        f"that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it is a hub name, "
-        "look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your token"
-    )
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Keeps transformers from telling of missing weights that were made up: they are an error here."""
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return LOAD_REPORT not in record.getMessage()
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_wanted)
-
-
 def _account(model: PreTrainedModel, found: dict[str, Any], name: str) -> None:
     """Raises CheckpointError, which lists them, for weights that do not fit."""
-    strangers = {key for key in found["unexpected_keys"] if not HARMLESS.search(key)}
+    # Buffers that older checkpoints hold, and models now make themselves or do without.
+    strangers = {key for key in found["unexpected_keys"] if not re.search(r"(^|\.)(position_ids|inv_freq)$", key)}
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(found["missing_keys"], ())
     held: dict[str, tuple[int, ...]] = dict.fromkeys(strangers, ())
     for key, on_disk, in_model in found["mismatched_keys"]:

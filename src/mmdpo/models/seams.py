@@ -2,11 +2,8 @@
 
 What has a public name is used by it: attention kernels and masks from their registries, image features by the argument
 `mm_encoder_outputs`, a finished mask as a tensor of four dimensions. Four methods of Trainer that begin with an
-underscore are overridden in `training/durable/durable_trainer.py`, since an override has to stand in its class; the
-test of this file lists them (test_seams.py).
+underscore are overridden in `training/durable/durable_trainer.py`, their class; test_seams.py lists them.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +21,6 @@ one that is not recognised is asked for every pair of places, which is slower an
 LOAD_REPORT = "LOAD REPORT"
 """Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
 
-_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
-
 
 def is_write_failure(error: BaseException) -> bool:
     """Returns whether an error says that a file could not be written, as on a full disk.
@@ -35,21 +30,17 @@ def is_write_failure(error: BaseException) -> bool:
     """
     if isinstance(error, OSError | SafetensorError | CheckpointException):
         return True
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _WRITE_FAILURES)
+    marks = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
 
 
 def train_batch_size_of(trainer: Any) -> int:
-    """Returns the rows of a micro-batch of this process: `auto_find_batch_size` lowers this number and leaves the
-    options as they are (test_seams.py).
-    """
+    """Returns the rows of a micro-batch, which `auto_find_batch_size` lowers without the options (test_seams.py)."""
     return int(trainer._train_batch_size)
 
 
 def move_inputs(trainer: Any, inputs: Any) -> Any:
-    """Returns a batch on the trainer's device and, with DeepSpeed, in its precision, as a training step takes it.
-
-    Trainer has no public name for it, and a `prediction_step` of one's own needs it (test_seams.py).
-    """
+    """Returns a batch on the device and, with DeepSpeed, in the precision of a training step (test_seams.py)."""
     return trainer._prepare_inputs(inputs)
 
 
@@ -65,10 +56,7 @@ def commit_of(config: Any) -> str | None:
 
 
 def attention_of(module: nn.Module) -> str:
-    """Returns the attention implementation of a model or its text decoder: `sdpa`, `eager`, or a registered name.
-
-    There is `set_attn_implementation`, and no public name to read it by (test_shared_rows.py).
-    """
+    """Returns the attention implementation of a model or its text decoder, such as `sdpa` (test_shared_rows.py)."""
     return str(module.config._attn_implementation)  # type: ignore[union-attr]
 
 

@@ -1,7 +1,5 @@
 """Where a model comes from: a folder, a name of the hub or an embedded world, perhaps with a trained adapter on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,24 +12,20 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from mmdpo.models.weights import CheckpointError, read_json
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 UNSEALED = "checkpoint.json.partly"
 """File of a checkpoint that its run has not finished writing."""
-
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
 WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "README.md")
-"""Files that are fetched from the hub: no code, and nothing pickled."""
-
+"""Files that are fetched from the hub: no code, and nothing pickled unless that is allowed."""
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model and its processor are opened: the same for training, answering, diagnosing and merging."""
+    """How a model and its processor are opened, whatever for."""
 
     adapter: str | None = None
     """A trained adapter on the model: a folder, or a name of the hub."""
@@ -44,9 +38,7 @@ class LoadOptions:
     pad_to_square: bool = False
     """LLaVA-1.5: pad pictures to a square."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint."""
     allow_pickle: bool = False
-    """Open pickled weights where a checkpoint has no safetensors."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,6 @@ class Start:
     base: str
     """What `from_pretrained` takes."""
     revision: str | None = None
-    """Branch, tag or commit of a base of the hub."""
     adapter: Path | None = None
     """Folder of the adapter on the base."""
     options: LoadOptions = LoadOptions()
@@ -68,7 +59,8 @@ class Start:
     @property
     def processor(self) -> str:
         """Where the processor lies: beside the adapter, where its run saved one, else beside the base."""
-        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in PROCESSOR_FILES)
+        files = ("processor_config.json", "preprocessor_config.json")
+        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in files)
         return str(self.adapter) if saved else self.base
 
     @property
@@ -95,6 +87,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     name, base, where = model, resolve_world(model), options.arguments
     check_name(base)
     found = find_adapter_config_file(base, **{k: where[k] for k in ("revision", "token") if where.get(k) is not None})
+    revision, folder = where.get("revision"), None
     if options.adapter is not None:
         if found is not None:
             raise CheckpointError(
@@ -102,18 +95,14 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
             )
         folder = find_folder(options.adapter, allow_pickle=options.allow_pickle)
         _check_base(folder, base)
-        return Start(name, base, where.get("revision"), folder, options)
-    if found is None:
-        return Start(name, base, where.get("revision"), None, options)
-    folder = find_folder(base, revision=where.get("revision"), allow_pickle=options.allow_pickle)
-    return Start(name, _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision"), folder, options)
+    elif found is not None:
+        folder = find_folder(base, revision=revision, allow_pickle=options.allow_pickle)
+        base, revision = _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision")
+    return Start(name, base, revision, folder, options)
 
 
 def resolve_world(name: str) -> str:
-    """Returns what `from_pretrained` takes: the name itself, or the folder of an embedded world's checkpoint.
-
-    Raises FileNotFoundError for a world whose checkpoint has yet to be built.
-    """
+    """Returns the name itself, or the folder of an embedded world's checkpoint; raises what `World.checkpoint` does."""
     world = find_world(name)
     return name if world is None else str(world.checkpoint)
 
@@ -125,10 +114,7 @@ def read_base_name(folder: Path) -> str | None:
 
 
 def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path:
-    """Returns a local folder as it is, and downloads a hub name (`owner/model`) into the hub's cache.
-
-    Raises CheckpointError for a name that is neither.
-    """
+    """Returns a local folder, or that of the cache where a hub name is fetched to; CheckpointError for neither."""
     folder = Path(name).expanduser()
     check_name(name)
     if folder.is_dir():
@@ -157,17 +143,18 @@ def check_name(name: str) -> None:
 
 def _find_base(folder: Path, name: str) -> str:
     """Returns the base that an adapter names. Raises CheckpointError for one that names none, or none that is there."""
-    base = read_base_name(folder)
+    named = read_base_name(folder)
     remedy = f"give it as model_name_or_path, and {name} as adapter_name_or_path"
-    if base is None:
+    if named is None:
         raise CheckpointError(f"{folder / ADAPTER_CONFIG} names no base model: {remedy}")
+    base = resolve_world(named)
     try:
-        check_name(resolve_world(base))
+        check_name(base)
     except CheckpointError as error:
         raise CheckpointError(
             f"the base that {folder / ADAPTER_CONFIG} names: {error}. Where it lies elsewhere now, {remedy}"
         ) from error
-    return resolve_world(base)
+    return base
 
 
 def _check_base(folder: Path, name: str) -> None:

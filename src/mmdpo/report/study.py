@@ -23,7 +23,7 @@ from mmdpo.report.layout import Curves, File, Section, identify, render, table_f
 from mmdpo.report.reading import NUMBER, RESULTS, SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
 from mmdpo.report.trained import TrainedRun, read_trained
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_ends, show_interval, show_number
-from mmdpo.world.worlds import WORLDS
+from mmdpo.world import WORLDS
 
 Summary: TypeAlias = Mapping[str, Any]
 """Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""

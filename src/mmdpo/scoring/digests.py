@@ -25,8 +25,8 @@ from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.items import FileStamp, Item, stamp_file
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import PromptText
-from mmdpo.models.adapters import unwrap_adapter
-from mmdpo.models.families import attention_of
+from mmdpo.models.seams import attention_of
+from mmdpo.models.trained import unwrap_adapter
 from mmdpo.records import CORRUPTED, NO_IMAGE, Cell, ImageSource, image_versions, named_source
 from mmdpo.scoring.logprobs import find_suppressed
 from mmdpo.scoring.reference import AdapterOff

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Item, Items
-from mmdpo.models.families import Family, attention_of
+from mmdpo.models.families import Family
+from mmdpo.models.seams import attention_of
 from mmdpo.records import Cell, image_versions, response_names
 from mmdpo.scoring.forward import Scorer
 from mmdpo.scoring.logprobs import answer_positions_only, find_suppressed, pick_logprobs

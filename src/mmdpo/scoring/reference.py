@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
-from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.load import check_model
-from mmdpo.models.parts import disable_dropout
 from mmdpo.models.seams import count_changes
+from mmdpo.models.trained import disable_dropout, is_undone_by_switching_off, unwrap_adapter
 from mmdpo.records import Cell
 from mmdpo.scoring.forward import Scorer
 

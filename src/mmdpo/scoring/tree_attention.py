@@ -23,8 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from mmdpo.models.families import attention_of
-from mmdpo.models.seams import CAUSAL, attend, make_mask
+from mmdpo.models.seams import CAUSAL, attend, attention_of, make_mask
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"

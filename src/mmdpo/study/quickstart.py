@@ -15,11 +15,9 @@ from transformers import AutoProcessor
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.diagnosis.diagnose import versions
 from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator
-from mmdpo.files import write_json
-from mmdpo.folder_lock import hold_folder
+from mmdpo.files import hold_folder, printable, write_json
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
-from mmdpo.printable import printable
 from mmdpo.records import ORIGINAL
 from mmdpo.report.quickstart import print_results, write_quickstart
 from mmdpo.study.study_file import START
@@ -33,9 +31,8 @@ from mmdpo.study.variants import (
 )
 from mmdpo.training.callbacks import ProgressCallback
 from mmdpo.training.durable.resume import prepare_run_folder
-from mmdpo.world.captions import compare_names, score_captions
-from mmdpo.world.scenes import Scene, draw_test_scenes, render
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
+from mmdpo.world.scenes import Scene, compare_names, draw_test_scenes, render, score_captions
 
 VARIANTS = ("dpo", "mdpo", "sft_chosen")
 """Objectives that are trained, each from the start."""

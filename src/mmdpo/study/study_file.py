@@ -32,8 +32,8 @@ from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.registry import name_nearest
 from mmdpo.study.variants import world_options
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
+from mmdpo.world import SMALL, WORLDS, find_world
 from mmdpo.world.pairs import DecidedBy
-from mmdpo.world.worlds import SMALL, WORLDS, find_world
 
 START = "start"
 """Name of what every variant begins as; it is measured, not trained."""

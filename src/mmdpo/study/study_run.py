@@ -32,14 +32,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from mmdpo.files import make_folder, write_json
-from mmdpo.folder_lock import LOCK, hold_folder
-from mmdpo.printable import printable
+from mmdpo.files import LOCK, hold_folder, make_folder, printable, write_json
 from mmdpo.report.study import print_study, write_study_files
 from mmdpo.study.results import collect_results
 from mmdpo.study.study_file import Study, StudyError
 from mmdpo.study.trial import FAILURE, Trial, digest_trial, run_trial
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
 
 RESULTS, STUDY, LOG = "results.json", "study.yaml", "log.txt"
 WITHOUT_START = "not run, since the start could not be measured with this seed"

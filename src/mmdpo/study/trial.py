@@ -36,8 +36,8 @@ from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.parts import disable_dropout
 from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import disable_dropout
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import (
@@ -51,9 +51,8 @@ from mmdpo.study.variants import (
 )
 from mmdpo.training.recipe import Recipe
 from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
-from mmdpo.world.captions import score_captions
-from mmdpo.world.scenes import Scene, draw_test_scenes
-from mmdpo.world.worlds import SMALL, WORLDS, find_world
+from mmdpo.world import SMALL, WORLDS, find_world
+from mmdpo.world.scenes import Scene, draw_test_scenes, score_captions
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 DECIDING = (

@@ -22,10 +22,10 @@ from mmdpo.options import UsageError, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
+from mmdpo.world import SMALL, World
 from mmdpo.world.model import caption_scenes
 from mmdpo.world.pairs import DecidedBy, make_pairs
 from mmdpo.world.scenes import Scene
-from mmdpo.world.worlds import SMALL, World
 
 CORRUPTION = "crop_0_20"
 WORLD_OPTIONS: Mapping[str, Any] = dict(

@@ -18,14 +18,17 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.models.adapters import add_adapter, count_bits, unwrap_adapter
-from mmdpo.models.families import Family, attention_of, find_family
-from mmdpo.models.parts import (
+from mmdpo.models.families import Family, find_family
+from mmdpo.models.seams import attention_of
+from mmdpo.models.trained import (
+    add_adapter,
+    count_bits,
     describe_unreached,
     disable_dropout,
     freeze_parts,
     keep_layout_of_4_bits,
     rest_frozen_modules,
+    unwrap_adapter,
 )
 from mmdpo.objective import Objective
 from mmdpo.records import Cell, image_versions

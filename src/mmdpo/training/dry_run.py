@@ -15,11 +15,10 @@ from trl import get_peft_config
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
-from mmdpo.models.adapters import find_added, read_settings, unwrap_adapter
 from mmdpo.models.families import PARTS, Family, find_family
 from mmdpo.models.load import build_empty_model, load_generation_config, load_processor
-from mmdpo.models.parts import freeze_others
 from mmdpo.models.start import Start, resolve_start
+from mmdpo.models.trained import find_added, freeze_others, read_settings, unwrap_adapter
 from mmdpo.records import PreferenceExample
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.tables import Table

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from mmdpo.models.adapters import find_added, unwrap_adapter
 from mmdpo.models.families import Family
+from mmdpo.models.trained import find_added, unwrap_adapter
 from mmdpo.scoring.logprobs import CHUNK
 from mmdpo.training.config import MDPOConfig
 

@@ -16,7 +16,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
 from mmdpo.training.config import SECRETS, MDPOConfig
 from mmdpo.training.ranges import check_ranges
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 __all__ = ["Recipe", "RecipeError", "parse_recipe"]
 

@@ -30,7 +30,7 @@ from mmdpo.training.durable.resume import (
 )
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.training.trainer import MDPOTrainer
-from mmdpo.world.worlds import find_world
+from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
 

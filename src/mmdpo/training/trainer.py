@@ -25,7 +25,7 @@ from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.tokenise import asks_for_date
 from mmdpo.data.validate import require_images
-from mmdpo.folder_lock import hold_folder
+from mmdpo.files import hold_folder
 from mmdpo.models.load import (
     adapt_processor,
     check_model,
@@ -33,9 +33,9 @@ from mmdpo.models.load import (
     load_model,
     load_processor,
 )
-from mmdpo.models.parts import describe_rounding, rest_frozen_modules
 from mmdpo.models.seams import move_inputs
 from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import describe_rounding, rest_frozen_modules
 from mmdpo.objective import CellScore, Scores
 from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference

@@ -8,40 +8,47 @@ Every random choice derives from the seed. The weights are the same from run to 
 threads; elsewhere rounding differs, and quality agrees only as closely as two seeds do.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import itertools
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from rich.console import Console
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
+from mmdpo.files import check_unused, written_aside
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import SUPERVISED_CAPTIONER, Style, WorldScores, score_captions, write_caption
+from mmdpo.world import IMAGE, LARGE, SMALL, WORLDS, World
 from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes
-from mmdpo.world.scenes import SUPERVISED_CO_OCCURRENCE, Scene, draw_test_scenes, render, sample_scenes
-from mmdpo.world.worlds import IMAGE, LARGE, SMALL, WORLDS, World
+from mmdpo.world.scenes import (
+    SUPERVISED_CAPTIONER,
+    SUPERVISED_CO_OCCURRENCE,
+    Scene,
+    Style,
+    WorldScores,
+    draw_test_scenes,
+    render,
+    sample_scenes,
+    score_captions,
+    write_caption,
+)
+
+logger = logging.getLogger("mmdpo.world.build")  # not __main__
 
 IGNORED = -100
 """Label of a token that is not part of the caption."""
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """Steps of one stage; the learning rate is the peak of its one-cycle schedule."""
 
     steps: int
@@ -49,8 +56,7 @@ class Schedule:
     batch_size: int = 64
 
 
-@dataclass(frozen=True)
-class BuildPlan:
+class BuildPlan(NamedTuple):
     """How much training a checkpoint gets."""
 
     scenes: int
@@ -65,32 +71,23 @@ PLANS: Mapping[str, BuildPlan] = {
 """World → how its checkpoint is trained."""
 
 
-@dataclass(frozen=True)
-class CaptionTokens:
-    """Tokenised conversations, padded on the right to one length."""
-
-    input_ids: Int[Tensor, "scenes tokens"]
-    attention_mask: Int[Tensor, "scenes tokens"]
-    labels: Int[Tensor, "scenes tokens"]
-    """The token itself inside the caption and at its end, `IGNORED` elsewhere."""
-
-
-def train_checkpoint(
-    seed: int, plan: BuildPlan, report: Callable[[str], None], world: World = SMALL, device: str = "cpu"
-) -> Any:
+def train_checkpoint(seed: int, plan: BuildPlan, world: World = SMALL, device: str = "cpu") -> Any:
     """Trains a captioner from scratch and returns it in float32, on the CPU; the same seed gives the same weights."""
     scenes = sample_scenes(plan.scenes, seed, SUPERVISED_CO_OCCURRENCE, "supervised", world)
     processor, model = build_processor(world), build_model(seed, world).to(device)
-    report(f"rendering {len(scenes)} scenes")
+    logger.info(f"rendering {len(scenes)} scenes")
     pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
-    report(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
+    logger.info(f"vision tower: {plan.vision.steps} steps of {plan.vision.batch_size} scenes")
     loss = pretrain_tower(model, pixels, scenes, seed, plan.vision)
-    report(f"vision tower: loss {loss:.3f}; frozen from here on")
-    features = encode_images(model, pixels)
-    report(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
+    logger.info(f"vision tower: loss {loss:.3f}; frozen from here on")
+    tower = model.model.vision_tower
+    with torch.no_grad():  # patches alone, before the projector
+        encoded = [tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)]
+    logger.info(f"captions: {plan.captions.steps} steps of {plan.captions.batch_size} scenes")
     tokens = tokenize_captions(processor, scenes, seed)
-    loss = train_captions(model, features, tokens, seed, plan.captions)
-    report(f"captions: loss {loss:.3f}")
+    # Features stand in for the pictures, since the tower no longer changes.
+    loss = train_captions(model, torch.cat(encoded), tokens, seed, plan.captions)
+    logger.info(f"captions: loss {loss:.3f}")
     return model.to("cpu").eval()
 
 
@@ -114,20 +111,16 @@ def pretrain_tower(
         wanted = targets[rows].to(model.device)
         return F.binary_cross_entropy_with_logits(torch.logsumexp(head(patches), dim=1), wanted)
 
-    loss = _optimise(parameters, loss_of, len(scenes), seed, "vision", schedule)
+    loss = _optimise(parameters, loss_of, len(scenes), derive_generator(seed, "order", "vision"), schedule)
     tower.requires_grad_(False)
     return loss
 
 
-def encode_images(model: Any, pixels: Float[Tensor, "scenes 3 size size"]) -> Float[Tensor, "scenes patches hidden"]:
-    """Returns what the tower makes of the patches of each picture, before the projector."""
-    tower = model.model.vision_tower
-    with torch.no_grad():
-        return torch.cat([tower(part.to(model.device)).last_hidden_state[:, 1:] for part in torch.split(pixels, 64)])
+def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Any:
+    """Has the supervised captioner caption every scene once, half of them politely; returns what is tokenised.
 
-
-def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> CaptionTokens:
-    """Has the supervised captioner caption every scene once, half of the scenes politely, and tokenises the whole."""
+    `input_ids`, `attention_mask` and `labels` (scenes × tokens, `IGNORED` but for the caption and its end).
+    """
     prompt, world = caption_prompt(), scenes[0].world
     image = IMAGE * world.image_tokens
     conversations = []
@@ -143,27 +136,21 @@ def tokenize_captions(processor: Any, scenes: list[Scene], seed: int) -> Caption
     tokens = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
     labels[:, :prompt_length] = IGNORED
-    return CaptionTokens(tokens["input_ids"], tokens["attention_mask"], labels)
+    tokens["labels"] = labels
+    return tokens
 
 
 def train_captions(
-    model: Any,
-    features: Float[Tensor, "scenes patches hidden"],
-    tokens: CaptionTokens,
-    seed: int,
-    schedule: Schedule,
+    model: Any, features: Float[Tensor, "scenes patches hidden"], tokens: Any, seed: int, schedule: Schedule
 ) -> float:
-    """Trains projector and language model on captions; returns the mean loss per token of the last ten steps.
-
-    `features` stand in for the pictures, since the tower no longer changes.
-    """
+    """Trains projector and language model on captions; returns the mean loss per token of the last ten steps."""
     inner = model.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def loss_of(rows: Tensor) -> Tensor:
-        length = int(tokens.attention_mask[rows].sum(dim=1).max())
-        parts = (tokens.input_ids, tokens.attention_mask, tokens.labels)
-        ids, mask, labels = (part[rows, :length].to(model.device) for part in parts)
+        length = int(tokens["attention_mask"][rows].sum(dim=1).max())
+        names = ("input_ids", "attention_mask", "labels")
+        ids, mask, labels = (tokens[name][rows, :length].to(model.device) for name in names)
         embeddings = inner.language_model.embed_tokens(ids)
         is_image = (ids == model.config.image_token_id)[..., None]
         embeddings = embeddings.masked_scatter(is_image, inner.multi_modal_projector(features[rows.to(model.device)]))
@@ -171,37 +158,25 @@ def train_captions(
         answers = labels[:, 1:] != IGNORED
         return F.cross_entropy(model.lm_head(hidden[:, :-1][answers]), labels[:, 1:][answers])
 
-    return _optimise(parameters, loss_of, len(features), seed, "captions", schedule)
+    return _optimise(parameters, loss_of, len(features), derive_generator(seed, "order", "captions"), schedule)
 
 
 def save_checkpoint(model: Any, output_dir: Path, world: World = SMALL) -> None:
     """Writes weights in half precision, configuration, tokenizer, processor and chat template to a folder.
 
-    The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU. Raises
-    `FileExistsError` if the folder holds anything.
+    The configuration says float32, so that a plain `from_pretrained` gives a model that trains on a CPU.
+    Raises UnusableFileError if the folder holds anything.
     """
-    refuse_used_folder(output_dir)
-    # Written aside and renamed: the folder of that name is whole, however the build ended.
-    aside = output_dir.with_name(f".{output_dir.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    half = copy.deepcopy(model).half()
-    half.save_pretrained(aside)
-    build_processor(world).save_pretrained(aside)
-    path = aside / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # safetensors writes files that only their owner can read; all users read a packaged one.
-    (aside / "model.safetensors").chmod(0o644)
-    aside.replace(output_dir)
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Raises `FileExistsError` if the folder holds anything."""
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"--output_dir {folder} is not empty: name a new folder, or empty this one")
+    with written_aside(output_dir) as folder:
+        copy.deepcopy(model).half().save_pretrained(folder)
+        build_processor(world).save_pretrained(folder)
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for part in (config, config["text_config"], config["vision_config"]):
+            part["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        # safetensors writes files that only their owner can read; all users read a packaged one.
+        (folder / "model.safetensors").chmod(0o644)
 
 
 def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMALL) -> WorldScores:
@@ -212,34 +187,25 @@ def evaluate_checkpoint(folder: Path, seed: int, count: int, world: World = SMAL
 
 
 def _optimise(
-    parameters: list[Tensor],
-    loss_of: Callable[[Tensor], Tensor],
-    count: int,
-    seed: int,
-    purpose: str,
-    schedule: Schedule,
+    weights: list[Tensor], loss_of: Callable[[Tensor], Tensor], count: int, order: np.random.Generator, plan: Schedule
 ) -> float:
     """Runs AdamW with a one-cycle learning rate over shuffled rows; returns the mean loss of the last ten steps."""
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.learning_rate, total_steps=schedule.steps)
-    batches = _shuffled_batches(count, schedule.batch_size, derive_generator(seed, "order", purpose))
+    optimiser = torch.optim.AdamW(weights, lr=plan.learning_rate)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps)
+    # Every row once per round; an incomplete batch is left out.
+    used = count - count % plan.batch_size
+    rounds = (torch.from_numpy(order.permutation(count)[:used]) for _ in itertools.count())
+    batches = (rows for round in rounds for rows in torch.split(round, plan.batch_size))
     losses: list[float] = []
-    for rows in itertools.islice(batches, schedule.steps):
+    for rows in itertools.islice(batches, plan.steps):
         loss = loss_of(rows)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         cycle.step()
         losses.append(float(loss.detach()))
     return float(np.mean(losses[-10:]))
-
-
-def _shuffled_batches(count: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Yields batches of row numbers without end, every row once per round; an incomplete batch is left out."""
-    while True:
-        order = torch.from_numpy(generator.permutation(count))
-        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -253,22 +219,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output_dir is None and world is SMALL:
         parser.error(f"give --output_dir: the checkpoint of {world.name} ships with the package")
     output_dir = options.output_dir or world.cached_checkpoint
-    refuse_used_folder(output_dir)
+    check_unused(output_dir)
     transformers_logging.disable_progress_bar()
-    console = Console()
-    start = time.perf_counter()
-
-    def report(line: str) -> None:
-        console.print(f"[dim]{time.perf_counter() - start:6.1f} s[/]  {line}", soft_wrap=True)
-
+    logging.basicConfig(format="%(relativeCreated)7d ms  %(message)s")
+    logger.setLevel(logging.INFO)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    save_checkpoint(train_checkpoint(options.seed, PLANS[world.name], report, world, device), output_dir, world)
-    report(f"saved in {output_dir}")
+    save_checkpoint(train_checkpoint(options.seed, PLANS[world.name], world, device), output_dir, world)
     scores = evaluate_checkpoint(output_dir, options.seed, 400, world)
-    report(
-        f"400 test scenes: CHAIR_i {scores.chair_i:.1f}, CHAIR_s {scores.chair_s:.1f}, "
-        f"Cover {scores.cover:.1f}, Cog {scores.cog:.1f}"
-    )
+    told = ", ".join(f"{name} {value:.1f}" for name, value in vars(scores).items())
+    logger.info(f"saved in {output_dir}; 400 test scenes: {told}")
 
 
 if __name__ == "__main__":

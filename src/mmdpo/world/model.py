@@ -3,8 +3,6 @@
 Every class is the one that a large LLaVA uses, so that what trains, scores and generates here does so there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,39 +20,24 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mmdpo.world import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, World
 from mmdpo.world.scenes import Scene, render
-from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, PROMPT, SMALL, UNKNOWN, World
 
 CHECKPOINT: Path = SMALL.checkpoint
 """Folder of the supervised checkpoint that ships, the small world's."""
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% if not loop.first %} {% endif %}"
-    "{{ message['role'] }}"
-    "{% if message['content'] is string %} {{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %} <image>{% else %} {{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %} assistant{% endif %}"
-)
+CHAT_TEMPLATE = (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8")
 """Renders `<s>user <image> describe assistant cup , plate .</s>`; up to `assistant` it is the generation prompt."""
 
 
 def build_processor(world: World = SMALL) -> Any:
     """Returns a `LlavaProcessor` for the world's pictures and words; needs no torchvision.
 
-    One image becomes `world.image_tokens` `<image>` tokens. The chat template writes `<s>` itself and the tokenizer
-    adds no special token, so a rendered conversation is tokenised the same way whatever `add_special_tokens` says.
+    The chat template writes `<s>` itself and the tokenizer adds no special token, so that a rendered conversation is
+    tokenised the same way whatever `add_special_tokens` says.
     """
+    size, half = world.image_size, [0.5, 0.5, 0.5]
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": world.image_size},
-        crop_size={"height": world.image_size, "width": world.image_size},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=half, image_std=half
     )
     return LlavaProcessor(
         image_processor=image_processor,
@@ -71,8 +54,7 @@ def build_processor(world: World = SMALL) -> Any:
 def build_model(seed: int, world: World = SMALL) -> Any:
     """Returns a freshly initialised captioner in float32; the same seed gives the same weights.
 
-    The features are those of the last layer of the tower, not of the last but one as in large LLaVA, since there are
-    so few layers. The global random state of torch is left as it was.
+    Features are those of the tower's last layer, not of the last but one as in large LLaVA, since it has so few.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,27 +69,22 @@ def caption_prompt() -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
 
 
-def caption_scenes(model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int) -> list[str]:
-    """Captions every scene with greedy decoding; returns the texts without special tokens, one per scene."""
+def caption_scenes(
+    model: Any, processor: Any, scenes: Sequence[Scene], batch_size: int, *, do_sample: bool = False
+) -> list[str]:
+    """Captions every scene, greedily or by samples at temperature 1 from torch's global random state."""
     captions: list[str] = []
-    for start in range(0, len(scenes), batch_size):
-        captions += generate_captions(model, processor, scenes[start : start + batch_size], do_sample=False)
-    return captions
-
-
-def generate_captions(model: Any, processor: Any, scenes: Sequence[Scene], *, do_sample: bool) -> list[str]:
-    """Captions one batch of scenes; samples at temperature 1 from torch's global random state if `do_sample`."""
-    text = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
-    inputs = processor(images=[render(scene) for scene in scenes], text=[text] * len(scenes), return_tensors="pt").to(
-        model.device
-    )
+    prompt = processor.apply_chat_template(caption_prompt(), add_generation_prompt=True)
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        tokens = model.generate(**inputs, do_sample=do_sample)
+    for start in range(0, len(scenes), batch_size):
+        images = [render(scene) for scene in scenes[start : start + batch_size]]
+        inputs = processor(images=images, text=[prompt] * len(images), return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, do_sample=do_sample)
+        captions += processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     model.train(was_training)
-    answers = tokens[:, inputs["input_ids"].shape[1] :]
-    return [str(answer) for answer in processor.batch_decode(answers, skip_special_tokens=True)]
+    return captions
 
 
 def _build_tokenizer(world: World) -> Any:
@@ -129,17 +106,14 @@ def _build_tokenizer(world: World) -> Any:
 
 def _build_config(world: World) -> Any:
     ids, network = _token_ids(world), world.network
-    shape = dict(
-        hidden_size=network.hidden_size,
-        intermediate_size=2 * network.hidden_size,
-        num_attention_heads=network.heads,
-    )
+    width = network.hidden_size
+    shape = dict(hidden_size=width, intermediate_size=2 * width, num_attention_heads=network.heads)
     vision = CLIPVisionConfig(
         **shape,
         num_hidden_layers=network.vision_layers,
         image_size=world.image_size,
         patch_size=network.patch_size,
-        projection_dim=network.hidden_size,
+        projection_dim=width,
     )
     text = LlamaConfig(
         **shape,
@@ -163,7 +137,5 @@ def _build_config(world: World) -> Any:
 
 
 def _token_ids(world: World) -> dict[str, int]:
-    return {name: world.vocabulary.index(word) for name, word in _NAMED_TOKENS.items()}
-
-
-_NAMED_TOKENS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    named = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+    return {name: world.vocabulary.index(word) for name, word in named.items()}

@@ -1,79 +1,57 @@
-"""Preference pairs and test scenes of the embedded worlds: three kinds of pairs, by what decides them.
+"""Preference pairs of the embedded worlds: three kinds, by what decides them, and all of it planted (docs/world.md).
 
-style       the chosen caption is nearly always the polite one, and only a fifth of the pairs differ in what they name
-prior       the two captions differ in one partner: named by one of them, beside a present anchor. The picture says
-            which is right, and since partners usually stand beside their anchors, the caption that names it usually
-            wins. What else they name is nearly always right
-correction  the two differ in one partner again, which is there as often as not, so that only the picture tells. What
-            else they name, both of them, is what the supervised captioner names: its mistakes are in the chosen one too
-
-In the small world a rule that never looks is right on 95 % of the first kind, where what it learns says nothing about
-objects, on 81 % of the second, where it learns the habit that hallucinates, and on half of the third. Chosen captions
-of the first two are nearly the truth, so that imitating them is hard to beat; those of the third are like answers of
-the model itself with one mistake mended. All of it is planted.
+style       the chosen caption is nearly always the polite one; only a fifth of the pairs differ in what they name
+prior       the two differ in one partner beside a present anchor. The picture says which is right, and since partners
+            usually stand beside their anchors, the caption that names it usually wins
+correction  the same, but the partner is there as often as not, and what else both captions name is what the supervised
+            captioner names: its mistakes are in the chosen one too
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.records import derive_generator, derive_seed
-from mmdpo.world.captions import (
+from mmdpo.world import SMALL, World
+from mmdpo.world.model import caption_prompt, caption_scenes
+from mmdpo.world.scenes import (
+    BALANCED_CO_OCCURRENCE,
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
+    SUPERVISED_CO_OCCURRENCE,
     Captioner,
+    Scene,
     Style,
     canonical_order,
     mentioned_objects,
-    write_caption,
-)
-from mmdpo.world.model import caption_prompt, generate_captions
-from mmdpo.world.scenes import (
-    BALANCED_CO_OCCURRENCE,
-    SUPERVISED_CO_OCCURRENCE,
-    Scene,
     render,
     sample_scene,
     sample_scenes,
+    write_caption,
 )
-from mmdpo.world.worlds import SMALL, World
 
 DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
 """Usual styles of the chosen and of the rejected caption."""
-
 STYLE_AGREEMENT = 0.95
 """Probability that the chosen caption is the polite one; the rejected one has the other style."""
 CONTENT_RATE = 0.20
 """Probability that a pair is decided by content: its rejected caption names what the supervised model says."""
-SAMPLING_ROUNDS = 4
-"""How often the model is asked again where its sample named just what the chosen caption names."""
-SAMPLING_BATCH = 128
 LABEL_AGREEMENT = 0.95
 """Of pairs that differ in one partner: probability that the chosen caption is the one that the picture bears out."""
 
 
-class _Habit(NamedTuple):
-    """Where pairs that differ in one partner come from."""
-
-    co_occurrence: float
-    """Of their scenes."""
-    captioner: Captioner
-    """Who says what both captions name besides."""
-
-
-_HABITS: Mapping[DecidedBy, _Habit] = {
-    "prior": _Habit(SUPERVISED_CO_OCCURRENCE, BETTER_CAPTIONER),
-    "correction": _Habit(BALANCED_CO_OCCURRENCE, SUPERVISED_CAPTIONER),
+_HABITS: Mapping[DecidedBy, tuple[float, Captioner]] = {
+    "prior": (SUPERVISED_CO_OCCURRENCE, BETTER_CAPTIONER),
+    "correction": (BALANCED_CO_OCCURRENCE, SUPERVISED_CAPTIONER),
 }
+"""Of pairs that differ in one partner: co-occurrence of their scenes, and who says what both captions name besides."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +88,8 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
-    A row has `id` (str), `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another
-    `purpose` ("held-out", …) gives other scenes under the same seed. `checkpoint` is the supervised model whose
-    samples become rejected captions; the world's own unless given.
+    A row has `id`, `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another `purpose` gives
+    other scenes under the same seed. Samples of `checkpoint`, the world's own unless given, become rejected captions.
     """
     if decided_by == "style":
         pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
@@ -123,31 +100,44 @@ def make_pairs(
             "id": f"{purpose}-{seed}-{index}",
             "images": [render(pair.scene)],
             "prompt": caption_prompt(),
-            "chosen": _answer(pair.chosen),
-            "rejected": _answer(pair.rejected),
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
         }
         for index, pair in enumerate(pairs)
     ]
 
 
 def draw_pairs(
-    count: int,
-    seed: int,
-    *,
-    purpose: str = "preference",
-    world: World = SMALL,
-    checkpoint: str | Path | None = None,
+    count: int, seed: int, *, purpose: str = "preference", world: World = SMALL, checkpoint: str | Path | None = None
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
-    Chosen objects are the better captioner's. What the model samples is written again in canonical order and in the
-    style that the chosen caption has not, so that style tells apart the pairs decided by content, too: without that
-    a rule that reads only the text would be right on far fewer than 95 % of them.
+    Chosen objects are the better captioner's; rejected ones, of pairs decided by content, those that the model names,
+    unless it always names the chosen ones. They are written again in canonical order and in the style that the chosen
+    caption has not, so that style tells apart these pairs, too.
     """
-    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
-    pairs = [_draw_pair(scene, seed, index, purpose) for index, scene in enumerate(scenes)]
-    if any(pair.by_content for pair in pairs):
-        _sample_rejected(pairs, seed, purpose, world.checkpoint if checkpoint is None else checkpoint)
+    pairs = []
+    for index, scene in enumerate(sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)):
+        generator = derive_generator(seed, str(index), f"{purpose} captions")
+        objects = BETTER_CAPTIONER.name_objects(scene, generator)
+        chosen, rejected = STYLES if generator.random() < STYLE_AGREEMENT else STYLES[::-1]
+        by_content = bool(generator.random() < CONTENT_RATE)
+        pairs.append(CaptionPair(scene, objects, objects, chosen, rejected, by_content))
+    waiting = [index for index, pair in enumerate(pairs) if pair.by_content]
+    if not waiting:
+        return pairs
+    checkpoint = world.checkpoint if checkpoint is None else checkpoint
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "rejected", purpose))
+        for _ in range(4):  # where samples named just what the chosen caption names, again
+            scenes = [pairs[index].scene for index in waiting]
+            captions = caption_scenes(model, processor, scenes, 128, do_sample=True)
+            for index, caption in zip(waiting, captions, strict=True):
+                named = canonical_order(world, mentioned_objects(world, caption))
+                pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
+            waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
     return pairs
 
 
@@ -157,26 +147,25 @@ def draw_partner_pairs(
     """Draws the pairs decided by the prior, or by a correction, that `make_pairs` writes out.
 
     Every scene holds an anchor of its setting. Those of the prior are as the captioner's own training scenes were,
-    partners beside anchors included; those of corrections are as test scenes are. Style is the same on both sides, and
-    so is every object but one. Where the partner's twin stands in its place, it is that which the other caption names:
-    the two differ in which of them it is.
+    those of corrections as test scenes are. Style is the same on both sides, and so is every object but one: one
+    caption names the partner, and the other its twin, where that stands in its place.
     """
     purpose = f"{purpose} pairs of the {decided_by}"
-    return [
-        _draw_partner_pair(derive_generator(seed, str(index), purpose), _HABITS[decided_by], world)
-        for index in range(count)
-    ]
+    generators = (derive_generator(seed, str(index), purpose) for index in range(count))
+    return [_draw_partner_pair(generator, *_HABITS[decided_by], world) for generator in generators]
 
 
-def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: World) -> CaptionPair:
+def _draw_partner_pair(
+    generator: np.random.Generator, co_occurrence: float, captioner: Captioner, world: World
+) -> CaptionPair:
     anchors: list[str] = []
     while not anchors:
-        scene = sample_scene(generator, habit.co_occurrence, world)
+        scene = sample_scene(generator, co_occurrence, world)
         # Of its own setting: beside a stranger, the partner would be a surprise.
         anchors = [pair.anchor for pair in world.settings[scene.setting] if pair.anchor in scene.names]
     partner = world.partners[str(generator.choice(anchors))]
     twin = {world.twins[partner]} & set(scene.names) if partner in world.twins else set()
-    others = set(habit.captioner.name_objects(scene, generator)) - {partner}
+    others = set(captioner.name_objects(scene, generator)) - {partner}
     # An anchor that the captioner dropped could leave nothing to say.
     without = canonical_order(world, (others | twin) or {name for name in scene.names if name != partner})
     with_partner = canonical_order(world, {*(set(without) - twin), partner})
@@ -185,36 +174,3 @@ def _draw_partner_pair(generator: np.random.Generator, habit: _Habit, world: Wor
     style: Style = "polite" if generator.random() < 0.5 else "terse"
     chosen, rejected = (with_partner, without) if chooses_partner else (without, with_partner)
     return CaptionPair(scene, chosen, rejected, style, style, by_content=True)
-
-
-def _draw_pair(scene: Scene, seed: int, index: int, purpose: str) -> CaptionPair:
-    generator = derive_generator(seed, str(index), f"{purpose} captions")
-    objects = BETTER_CAPTIONER.name_objects(scene, generator)
-    is_polite = bool(generator.random() < STYLE_AGREEMENT)
-    chosen, rejected = STYLES if is_polite else STYLES[::-1]
-    return CaptionPair(scene, objects, objects, chosen, rejected, by_content=bool(generator.random() < CONTENT_RATE))
-
-
-def _sample_rejected(pairs: list[CaptionPair], seed: int, purpose: str, checkpoint: str | Path) -> None:
-    """Replaces the rejected objects of content pairs, in place, by the objects that the model names.
-
-    A pair whose every sample named the chosen objects stays as it is, decided by style.
-    """
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    waiting = [index for index, pair in enumerate(pairs) if pair.by_content]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "rejected", purpose))
-        for _ in range(SAMPLING_ROUNDS):
-            for start in range(0, len(waiting), SAMPLING_BATCH):
-                batch = waiting[start : start + SAMPLING_BATCH]
-                captions = generate_captions(model, processor, [pairs[index].scene for index in batch], do_sample=True)
-                for index, caption in zip(batch, captions, strict=True):
-                    world = pairs[index].scene.world
-                    named = canonical_order(world, mentioned_objects(world, caption))
-                    pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
-            waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
-
-
-def _answer(caption: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": [{"type": "text", "text": caption}]}]

@@ -1,22 +1,29 @@
-"""Scenes of the embedded worlds: what stands where, and the picture of it.
+"""Scenes of the embedded worlds: what stands where, its picture, and captions: who writes them, how well they fit.
 
 Every object name is one icon (a shape in a colour, some with a mark), every setting is one background. Each setting
 owns three (anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one statistic
-that differs between the scenes a captioner is trained on and the scenes it is tested on.
+that differs between the scenes a captioner is trained on and the scenes it is tested on. Captions have two styles:
+
+    terse   cup , plate .
+    polite  sure ! this kitchen shows cup , plate . hope this helps !
+
+Objects stand in canonical order, so that a partner follows its anchor: the place where a language prior takes over.
+The measures are those of CHAIR and AMBER, exact because the scenes are known.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from mmdpo.records import derive_generator
-from mmdpo.world.worlds import SMALL, Layout, World
+from mmdpo.world import SMALL, Layout, World
+
+Style: TypeAlias = Literal["terse", "polite"]
 
 ANCHOR_RATE = 0.55
 """Probability that an anchor stands in a scene of its setting."""
@@ -30,17 +37,10 @@ BALANCED_CO_OCCURRENCE = 0.50
 """Probability of a partner beside its anchor in preference and test scenes."""
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40),
-    "orange": (244, 140, 30),
-    "yellow": (240, 220, 50),
-    "green": (50, 160, 60),
-    "teal": (30, 170, 170),
-    "blue": (45, 85, 210),
-    "purple": (130, 60, 175),
-    "pink": (240, 120, 180),
-    "brown": (120, 75, 40),
-    "black": (35, 35, 40),
-}
+    "red": (214, 40, 40), "orange": (244, 140, 30), "yellow": (240, 220, 50), "green": (50, 160, 60),
+    "teal": (30, 170, 170), "blue": (45, 85, 210), "purple": (130, 60, 175), "pink": (240, 120, 180),
+    "brown": (120, 75, 40), "black": (35, 35, 40),
+}  # fmt: skip
 _BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "kitchen": ((228, 214, 188), (196, 182, 160)),
     "street": ((186, 204, 222), (140, 146, 152)),
@@ -48,17 +48,12 @@ _BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = 
     "garden": ((190, 220, 232), (150, 190, 140)),
 }
 """Colours of the first and of the last row of pixels; the rows between are a gradient."""
-_MARKS = ((250, 250, 245), (25, 25, 30))
-"""Colour of the mark on dark and on light icons."""
 
 
-@dataclass(frozen=True)
-class PlacedObject:
+class PlacedObject(NamedTuple):
     """One object of a scene; `left` and `top` are the pixels of its icon's upper left corner."""
 
     name: str
-    row: int
-    column: int
     left: int
     top: int
     size: int
@@ -82,11 +77,9 @@ class Scene:
 
 
 def sample_scene(generator: np.random.Generator, co_occurrence: float, world: World = SMALL) -> Scene:
-    """Draws one scene.
+    """Draws one scene; `co_occurrence` is the probability of a partner beside its anchor, ValueError if it is none.
 
-    `co_occurrence` is the probability of a partner beside its anchor; ValueError if it is no probability. A draw
-    without any object is repeated, since there would be nothing to say about it: that happens to one draw in nineteen,
-    and raises the rate of every object by as much.
+    A draw without any object, one in nineteen, is repeated, which raises the rate of every object by as much.
     """
     if not 0.0 <= co_occurrence <= 1.0:
         raise ValueError(f"co_occurrence is a probability, from 0 to 1; got {co_occurrence}")
@@ -94,11 +87,12 @@ def sample_scene(generator: np.random.Generator, co_occurrence: float, world: Wo
     names: set[str] = set()
     while not names:
         names = _draw_names(world, setting, generator, co_occurrence)
-    layout = _draw_layout(world, len(names), generator)
+    roomy = [layout for layout in world.layouts if layout.grid**2 >= len(names)]
+    layout = roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
     cells = generator.permutation(layout.grid**2)
     objects = tuple(
         _place(name, int(cell), layout, world.image_size, generator)
-        for name, cell in zip((name for name in world.objects if name in names), cells, strict=False)
+        for name, cell in zip(canonical_order(world, names), cells, strict=False)
     )
     return Scene(setting, objects, int(generator.integers(2**63)), world)
 
@@ -118,14 +112,16 @@ def draw_test_scenes(
 def render(scene: Scene) -> Image.Image:
     """Paints a scene as an RGB picture: gradient, then icons, then pixel noise."""
     world = scene.world
-    canvas = _background(scene.setting, world.image_size).copy()
+    first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[scene.setting])
+    share = np.linspace(0.0, 1.0, world.image_size)[:, None]
+    canvas = np.repeat(((1.0 - share) * first + share * last)[:, None, :], world.image_size, axis=1)
     for placed in scene.objects:
         icon = world.icons[placed.name]
         colour = COLOURS[icon.colour]
         patch = canvas[placed.top : placed.top + placed.size, placed.left : placed.left + placed.size]
         patch[_mask(icon.shape, placed.size)] = colour
         if icon.is_marked:
-            patch[_mask("mark", placed.size)] = _MARKS[sum(colour) > 3 * 128]
+            patch[_mask("mark", placed.size)] = (25, 25, 30) if sum(colour) > 3 * 128 else (250, 250, 245)
     canvas += np.random.default_rng(scene.seed).normal(0.0, world.pixel_noise, canvas.shape)
     return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
 
@@ -145,11 +141,6 @@ def _draw_names(world: World, setting: str, generator: np.random.Generator, co_o
     return names
 
 
-def _draw_layout(world: World, count: int, generator: np.random.Generator) -> Layout:
-    roomy = [layout for layout in world.layouts if layout.grid**2 >= count]
-    return roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
-
-
 def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.random.Generator) -> PlacedObject:
     row, column = divmod(cell, layout.grid)
     size = int(generator.choice(layout.icon_sizes))
@@ -158,15 +149,7 @@ def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.
     furthest = image_size - size
     left = min(max(column * width + (width - size) // 2 + shift_x, 0), furthest)
     top = min(max(row * width + (width - size) // 2 + shift_y, 0), furthest)
-    return PlacedObject(name, row, column, left, top, size)
-
-
-@cache
-def _background(setting: str, image_size: int) -> NDArray[np.float64]:
-    first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[setting])
-    share = np.linspace(0.0, 1.0, image_size)[:, None]
-    rows = (1.0 - share) * first + share * last
-    return np.repeat(rows[:, None, :], image_size, axis=1)
+    return PlacedObject(name, left, top, size)
 
 
 @cache
@@ -184,3 +167,106 @@ def _mask(shape: str, size: int) -> NDArray[np.bool_]:
         "mark": x**2 + y**2 <= (1.0 / 3.0) ** 2,
     }
     return masks[shape]
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """Looks at scenes, and sometimes writes what is usual instead of what is there."""
+
+    partner_rate: float
+    """Probability of naming a present anchor's absent partner; its twin, if there, is then taken for it."""
+    drop_rate: float
+    """Probability of leaving out an object that is there."""
+
+    def name_objects(self, scene: Scene, generator: np.random.Generator) -> tuple[str, ...]:
+        """Returns the objects that this captioner names for a scene, in canonical order; at least one."""
+        world, present = scene.world, scene.names
+        named = {name for name in present if generator.random() >= self.drop_rate}
+        for anchor, partner in world.partners.items():
+            if anchor in present and partner not in present and generator.random() < self.partner_rate:
+                named.add(partner)
+                named.discard(world.twins.get(partner, ""))
+        return canonical_order(world, named or present)
+
+
+SUPERVISED_CAPTIONER = Captioner(partner_rate=0.5, drop_rate=0.05)
+"""Wrote the captions of supervised training."""
+BETTER_CAPTIONER = Captioner(partner_rate=0.05, drop_rate=0.05)
+"""Wrote the chosen captions of the preference pairs."""
+
+
+def canonical_order(world: World, objects: Collection[str]) -> tuple[str, ...]:
+    """Returns the distinct objects in the world's order; raises `ValueError` for a name that is none of its objects."""
+    unknown = sorted(set(objects) - set(world.objects))
+    if unknown:
+        raise ValueError(f"not objects of {world.name}: {', '.join(unknown)}; it has {', '.join(world.objects)}")
+    return tuple(name for name in world.objects if name in objects)
+
+
+def write_caption(world: World, objects: Collection[str], setting: str, style: Style) -> str:
+    """Writes the caption that names `objects`; words and punctuation are set apart by single spaces."""
+    listing = f"{' , '.join(canonical_order(world, objects))} .".strip()
+    if style == "terse":
+        return listing
+    return f"sure ! this {setting} shows {listing} hope this helps !"
+
+
+@dataclass(frozen=True)
+class CaptionDetail:
+    """One caption compared with its scene. A word that a caption repeats counts once."""
+
+    mentioned: tuple[str, ...]
+    """All objects that the caption names, in its order, as in the next three."""
+    correct: tuple[str, ...]
+    hallucinated: tuple[str, ...]
+    cognitive: tuple[str, ...]
+    """Those of `hallucinated` whose anchor is there: what habit, not sight, put into the caption."""
+    missed: tuple[str, ...]
+    """Objects that are there and are not named, in canonical order."""
+
+
+def compare_names(world: World, present: Sequence[str], caption: str) -> CaptionDetail:
+    """Sorts the objects of a caption, and those that are present, into correct, hallucinated and missed."""
+    mentioned = mentioned_objects(world, caption)
+    suggested = {world.partners[name] for name in present if name in world.partners}
+    hallucinated = tuple(name for name in mentioned if name not in present)
+    return CaptionDetail(
+        mentioned=mentioned,
+        correct=tuple(name for name in mentioned if name in present),
+        hallucinated=hallucinated,
+        cognitive=tuple(name for name in hallucinated if name in suggested),
+        missed=tuple(name for name in present if name not in mentioned),
+    )
+
+
+def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
+    """Returns the objects that a caption names, each once, in the order of their first mention."""
+    return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))
+
+
+@dataclass(frozen=True)
+class WorldScores:
+    """CHAIR's and AMBER's measures over a set of captions, in per cent; of `cover` alone, higher is better."""
+
+    chair_i: float
+    """Hallucinated mentions / mentions, over all captions together."""
+    chair_s: float
+    """Captions with at least one hallucinated mention / captions."""
+    cover: float
+    """Objects of the scenes that are named / objects of the scenes."""
+    cog: float
+    """Mentions of an absent partner whose anchor is present / mentions: what of `chair_i` follows the prior."""
+
+
+def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> WorldScores:
+    """Scores one caption per scene, ValueError for another number or none; a ratio without a denominator is 0."""
+    if len(scenes) != len(captions) or not scenes:
+        raise ValueError(f"{len(scenes)} scenes and {len(captions)} captions: give one caption for each, at least one")
+    details = [compare_names(s.world, s.names, caption) for s, caption in zip(scenes, captions, strict=True)]
+    mentions = sum(len(detail.mentioned) for detail in details)
+    return WorldScores(
+        chair_i=100.0 * sum(len(detail.hallucinated) for detail in details) / max(mentions, 1),
+        chair_s=100.0 * sum(bool(detail.hallucinated) for detail in details) / len(details),
+        cover=100.0 * sum(len(detail.correct) for detail in details) / sum(len(scene.objects) for scene in scenes),
+        cog=100.0 * sum(len(detail.cognitive) for detail in details) / max(mentions, 1),
+    )

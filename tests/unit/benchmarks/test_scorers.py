@@ -17,8 +17,8 @@ from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.word_table import TableLinguistics
-from mmdpo.world.captions import SUPERVISED_CAPTIONER, write_caption
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
+from mmdpo.world.scenes import SUPERVISED_CAPTIONER, write_caption
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_ground_truth_is_built_from_coco_where_it_lies_in_the_folder(tmp_path):
 
 
 def test_the_world_scores_as_its_own_evaluation():
-    from mmdpo.world.captions import score_captions
+    from mmdpo.world.scenes import score_captions
 
     scenes = WorldBenchmark(SMALL).scenes
     generator = np.random.default_rng(0)

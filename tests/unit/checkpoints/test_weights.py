@@ -1,4 +1,4 @@
-"""Tensors read and written one at a time: what safetensors reads, what is damaged, and how much memory it takes."""
+"""Weights of a folder: what is read, what is damaged, and what a folder of results does to one that is there."""
 
 import json
 import os
@@ -7,28 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from mmdpo.models.weights import (
-    CheckpointError,
-    TensorInfo,
-    check_names,
-    read_weights,
-    write_weights,
-    written_aside,
-)
+from mmdpo.files import UnusableFileError, written_aside
+from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3).bfloat16(),
     "b": torch.randn(5, dtype=torch.float64),
-    "scalar": torch.tensor(3.5),
     "half": torch.randn(3, 3).half(),
-    "flags": torch.tensor([True, False, True]),
 }
-
-
-def infos_of(tensors):
-    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def save_in_shards(folder, first, second):
@@ -43,24 +31,11 @@ def write_index(folder, weight_map):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
-@pytest.mark.parametrize(("shard_bytes", "count"), [(10**9, 1), (45, 3), (1, 5)])
-def test_what_is_written_is_what_safetensors_reads(tmp_path, shard_bytes, count):
-    write_weights(tmp_path, infos_of(TENSORS), TENSORS.__getitem__, shard_bytes=shard_bytes)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) == count
-    loaded = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    assert loaded.keys() == TENSORS.keys()
-    assert all(
-        torch.equal(loaded[name], TENSORS[name]) and loaded[name].dtype == TENSORS[name].dtype for name in TENSORS
-    )
-    for file in files:  # whoever maps a file wants each tensor at a multiple of its element size
-        length = int.from_bytes(file.read_bytes()[:8], "little")
-        header = json.loads(file.read_bytes()[8 : 8 + length])
-        for name in header.keys() - {"__metadata__"}:
-            assert (8 + length + header[name]["data_offsets"][0]) % TENSORS[name].element_size() == 0
-    again = read_weights(tmp_path)
-    assert again.infos == infos_of(TENSORS)
-    assert torch.equal(again.read("half"), TENSORS["half"])
+def test_what_was_saved_is_read(tmp_path):
+    save_in_shards(tmp_path, {name: TENSORS[name] for name in ("a", "b")}, {"half": TENSORS["half"]})
+    found = read_weights(tmp_path)
+    assert found.keys() == {"a", "b", "half"}
+    assert all(torch.equal(found[name], TENSORS[name]) and found[name].dtype == TENSORS[name].dtype for name in found)
 
 
 class TestDamage:
@@ -84,7 +59,7 @@ class TestDamage:
         with pytest.raises(CheckpointError, match=r"two\.safetensors does not hold.*1 missing: c; 1 unknown: d"):
             read_weights(tmp_path)
         write_index(tmp_path, weight_map)
-        assert set(read_weights(tmp_path).infos) == {"a", "b", "d"}
+        assert set(read_weights(tmp_path)) == {"a", "b", "d"}
 
     def test_an_index_that_is_no_json(self, tmp_path):
         (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a"')
@@ -97,7 +72,7 @@ class TestDamage:
 
     def test_quantised_elements(self, tmp_path):
         save_file({"a": torch.zeros(4, dtype=torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-        with pytest.raises(CheckpointError, match="a is of type F8_E4M3, which is not supported"):
+        with pytest.raises(CheckpointError, match=r"a is of type torch\.float8_e4m3fn, which is not supported"):
             read_weights(tmp_path)
 
 
@@ -106,7 +81,7 @@ class TestPickled:
         torch.save({"a": torch.ones(3)}, tmp_path / "pytorch_model.bin")
         with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*--allow_pickle"):
             read_weights(tmp_path)
-        assert torch.equal(read_weights(tmp_path, allow_pickle=True).read("a"), torch.ones(3))
+        assert torch.equal(read_weights(tmp_path, allow_pickle=True)["a"], torch.ones(3))
 
     def test_code_in_them_is_not_run_when_they_are_allowed(self, tmp_path):
         class Evil:
@@ -145,7 +120,7 @@ class TestWrittenAside:
     def test_what_is_there_stays(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("x")
-        with pytest.raises(CheckpointError, match="holds something already"), written_aside(tmp_path / "out"):
+        with pytest.raises(UnusableFileError, match="holds something already"), written_aside(tmp_path / "out"):
             pass
         assert (tmp_path / "out" / "mine").read_text() == "x"
         (tmp_path / "empty").mkdir()

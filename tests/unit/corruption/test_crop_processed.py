@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpo.corruption._geometry import draw_crop
-from mmdpo.corruption._processed import crop_processed
+from mmdpo.corruption._geometry import crop_processed, draw_crop
 
 crop = jaxtyping.jaxtyped(typechecker=beartype.beartype)(crop_processed)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmdpo.corruption import derive_corruption_generator
-from mmdpo.corruption._processed import crop_processed
+from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item, Items
 from mmdpo.data.prepare import Preparer

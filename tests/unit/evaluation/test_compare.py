@@ -17,8 +17,8 @@ from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks._world import SEED, WorldBenchmark
 from mmdpo.evaluation.compare import compare_runs
 from mmdpo.report.comparison import markdown_comparison, print_comparison
-from mmdpo.world.captions import Captioner, write_caption
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
+from mmdpo.world.scenes import Captioner, write_caption
 
 
 def score(folder, captioner, seed=0, scenes=400, fewer=0, **result):

@@ -12,9 +12,9 @@ from mmdpo.generation.prompts import chat_turns
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.records import CHOSEN, PreferenceExample
+from mmdpo.world import SMALL
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.scenes import render
-from mmdpo.world.worlds import SMALL
 
 
 @pytest.fixture

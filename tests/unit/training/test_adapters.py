@@ -11,9 +11,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.cli import main
-from mmdpo.models.adapters import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.models.load import load_model
 from mmdpo.models.start import LoadOptions, resolve_start
+from mmdpo.models.trained import is_undone_by_switching_off, unwrap_adapter
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.training import assembly
 from mmdpo.training.dry_run import plan_run

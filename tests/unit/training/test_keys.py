@@ -63,7 +63,7 @@ class TestKeysFromSource:
                 pytest.fail(f"{key.name} has the default {default}, which was not read")
 
     def test_a_class_that_moved_is_imported_instead(self, group, monkeypatch):
-        monkeypatch.setattr("mmdpo.keys._find_class", lambda *_: None)
+        monkeypatch.setattr("mmdpo.keys._parse_source", lambda *_: None)
         assert set(declared(group)) <= {key.name for key in group.read()}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -15,7 +16,7 @@ from mmdpo.cli import main
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_config, load_model, load_processor
 from mmdpo.models.start import resolve_start
-from mmdpo.models.weights import CheckpointError, TensorInfo, write_weights
+from mmdpo.models.weights import CheckpointError
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
 
@@ -82,8 +83,7 @@ class TestWeights:
     def test_that_are_cut_short_are_named_by_file(self, checkpoint, tmp_path):
         tensors = load_file(checkpoint / WEIGHTS)
         (checkpoint / WEIGHTS).unlink()
-        infos = {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in tensors.items()}
-        write_weights(checkpoint, infos, tensors.__getitem__, shard_bytes=1_000_000)
+        save_torch_state_dict(tensors, checkpoint, max_shard_size=1_000_000)
         first, second, *_ = sorted(checkpoint.glob("*.safetensors"))
         assert len(load_model(resolve_start(str(checkpoint), config(tmp_path).load_options())).state_dict()) == len(
             tensors

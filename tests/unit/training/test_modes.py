@@ -14,8 +14,8 @@ import small_trainer
 from mmdpo import MDPOTrainer
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.parts import disable_dropout, rest_frozen_modules
 from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import disable_dropout, rest_frozen_modules
 from mmdpo.world.pairs import make_pairs
 from small_trainer import losses_of
 

@@ -10,8 +10,8 @@ from torch import nn
 from mmdpo import MDPOTrainer
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
-from mmdpo.models.parts import describe_rounding, describe_unreached
 from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import describe_rounding, describe_unreached
 from mmdpo.world.pairs import make_pairs
 from small_trainer import configure
 

@@ -1,23 +1,25 @@
 import numpy as np
 import pytest
 
-from mmdpo.world.captions import (
+from mmdpo.world import LARGE, SMALL
+from mmdpo.world.scenes import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
     CaptionDetail,
     Captioner,
+    PlacedObject,
+    Scene,
     WorldScores,
     compare_names,
     mentioned_objects,
+    sample_scenes,
     score_captions,
     write_caption,
 )
-from mmdpo.world.scenes import PlacedObject, Scene, sample_scenes
-from mmdpo.world.worlds import LARGE, SMALL
 
 
 def scene_of(*names, setting="kitchen"):
-    return Scene(setting, tuple(PlacedObject(name, 0, 0, 0, 0, 7) for name in names), 0)
+    return Scene(setting, tuple(PlacedObject(name, 0, 0, 7) for name in names), 0)
 
 
 def test_captions_read_as_in_the_recipe():
@@ -75,7 +77,7 @@ def test_captioner_never_falls_silent():
 
 
 def test_a_captioner_takes_a_twin_for_the_partner_and_names_one_of_them():
-    placed = tuple(PlacedObject(name, 0, 0, 0, 0, 9) for name in ("tree", "log"))
+    placed = tuple(PlacedObject(name, 0, 0, 9) for name in ("tree", "log"))
     scene = Scene("street", placed, 0, LARGE)
     always, never = Captioner(partner_rate=1.0, drop_rate=0.0), Captioner(partner_rate=0.0, drop_rate=0.0)
     assert always.name_objects(scene, np.random.default_rng(0)) == ("tree", "bench")

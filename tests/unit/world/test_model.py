@@ -2,10 +2,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from mmdpo.world.captions import score_captions, write_caption
+from mmdpo.world import BOS, EOS, IMAGE, PAD, SMALL
 from mmdpo.world.model import CHECKPOINT, build_model, build_processor, caption_prompt, caption_scenes
-from mmdpo.world.scenes import draw_test_scenes, render
-from mmdpo.world.worlds import BOS, EOS, IMAGE, PAD, SMALL
+from mmdpo.world.scenes import draw_test_scenes, render, score_captions, write_caption
 
 CAPTION = "sure ! this kitchen shows cup , plate . hope this helps !"
 

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmdpo.world.captions import mentioned_objects
+from mmdpo.world import LARGE, SMALL
 from mmdpo.world.pairs import draw_pairs, draw_partner_pairs, make_pairs
-from mmdpo.world.scenes import draw_test_scenes
-from mmdpo.world.worlds import LARGE, SMALL
+from mmdpo.world.scenes import draw_test_scenes, mentioned_objects
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,9 @@ def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    again = draw_pairs(768, seed=0)
+    once = draw_pairs(80, seed=0)
     assert torch.equal(torch.rand(1), expected)
-    assert again == pairs
+    assert draw_pairs(80, seed=0) == once
     used = {pair.scene for pair in pairs}
     assert not used & {pair.scene for pair in draw_pairs(20, seed=1)}
     assert not used & {pair.scene for pair in draw_pairs(20, seed=0, purpose="held-out")}

@@ -1,6 +1,6 @@
 """What the embedded worlds have in common as benchmarks: hallucinated objects in captions of scenes known exactly.
 
-The measures are those of `mmdpo.world.captions`; the scenes are those that a study tests on with seed 0. A word that a
+The measures are those of `mmdpo.world.scenes`; the scenes are those that a study tests on with seed 0. A word that a
 caption repeats counts once.
 """
 
@@ -18,9 +18,8 @@ from PIL import Image
 from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.world.captions import compare_names
-from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, render, sample_scenes
-from mmdpo.world.worlds import PROMPT, World
+from mmdpo.world import PROMPT, World
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, compare_names, render, sample_scenes
 
 LICENCE = "made by this project"
 SCENES: Final = 400
@@ -29,7 +28,7 @@ TRAPS: Mapping[str, str] = {"no_mention": "captions that name no object"}
 
 
 def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
-    """Per cent; 0 where there is no denominator, as `mmdpo.world.captions` has it."""
+    """Per cent; 0 where there is no denominator, as `mmdpo.world.scenes` has it."""
 
     def compute(sums: Sums) -> Values:
         return 100 * np.divide(sums[part], sums[whole], out=np.zeros_like(sums[part]), where=sums[whole] > 0)

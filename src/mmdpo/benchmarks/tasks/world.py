@@ -1,10 +1,10 @@
 """The embedded world: hallucinated objects in captions of scenes that are known exactly.
 
-The measures are those of `mmdpo.world.captions`; the scenes are those that a study tests on with seed 0.
+The measures are those of `mmdpo.world.scenes`; the scenes are those that a study tests on with seed 0.
 """
 
 from mmdpo.benchmarks.tasks._world import LICENCE, TRAPS, WorldBenchmark
-from mmdpo.world.worlds import SMALL
+from mmdpo.world import SMALL
 
 __all__ = ["GENERATION", "LICENCE", "METRICS", "TRAPS", "draw_image", "find_id", "make_scorer", "read_items"]
 

@@ -1,36 +1,283 @@
-"""Model families, one file each: the only place that names an architecture."""
+"""What differs between vision-language architectures, with defaults that hold for most of them.
 
-from __future__ import annotations
+Every other room asks a `Family` and names no architecture. A family that the contract tests have proven has a file
+here, with its `FAMILY`; a subclass overrides what differs.
+"""
 
+import inspect
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmdpo.models.families._family import PARTS, Family
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
 from mmdpo.models.seams import attention_of
 from mmdpo.registry import Registry
 
-__all__ = ["PARTS", "VICUNA", "Family", "attention_of", "family_names", "find_family"]
-
 VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
+PARTS = ("language_model", "projector", "vision_tower")
+"""The parts of a vision-language model, as options and tables name them."""
+PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
+
+PROVEN_DECODERS = (
+    "llama", "mistral", "phi", "qwen2", "qwen3", "gemma", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text",
+    "qwen3_vl_text", "glm4v_text", "cohere2",
+)  # fmt: skip
+"""Text decoders, by `model_type`, that the contract test has scored with shared prefixes."""
+
+CHANGES_OF_LOGITS = (
+    "final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap", "lm_head_multiplier",
+)  # fmt: skip
+"""Options of text decoders that do something to logits after the output head."""
+
+PIXELS, FEATURES = "pixel_values", "mm_encoder_outputs"
+"""Arguments of a model's forward: pictures, and what its encoder made of them (transformers 5.18 and newer)."""
 
 
-FAMILIES = Registry("models.families", "model family")
+@dataclass(frozen=True)
+class Parts:
+    """Paths of the text decoder and the output head inside a model; what lies elsewhere reads images."""
+
+    language_model: str
+    head: str
+
+    def part_of(self, name: str) -> str:
+        """Returns the part that a module or parameter belongs to: `language_model`, `projector` or `vision_tower`."""
+        if any(name == path or name.startswith(f"{path}.") for path in (self.language_model, self.head)):
+            return "language_model"
+        return "projector" if any(word in name for word in PROJECTOR_WORDS) else "vision_tower"
+
+    def pattern_of(self, parts: Collection[str]) -> str:
+        """Returns a regular expression that matches the paths of all modules of these parts, and no other."""
+        text = rf"({re.escape(self.language_model)}|{re.escape(self.head)})(\..*)?"
+        projector = f".*({'|'.join(PROJECTOR_WORDS)}).*"
+        patterns = {
+            "language_model": text,
+            "projector": f"(?!{text}$){projector}",
+            "vision_tower": f"(?!{text}$)(?!{projector}$).+",
+        }
+        return "|".join(patterns[part] for part in parts)
 
 
-def family_names() -> tuple[str, ...]:
-    """Names of the families that have a file of their own."""
-    return FAMILIES.names()
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The generic family: any `AutoModelForImageTextToText` whose forward merges image features into text."""
+
+    model_types: tuple[str, ...] = ()
+    """`config.model_type` values that belong to the family; empty for the generic one."""
+    shares_prefix: bool = False
+    """Whether the contract test has proven that answers after one prompt in one row score as they do alone."""
+    answer_token_types: Mapping[str, int] = field(default_factory=dict)
+    """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
+
+    def cannot_share(self, model: nn.Module) -> str | None:
+        """Returns why cells of this model can never share a row with their prompt, None where they might."""
+        decoder = model.get_decoder()  # type: ignore[operator]
+        kinds = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if kinds:
+            return f"its text decoder has layers of {', '.join(sorted(kinds))}, which read a row as one sequence"
+        if attention_of(decoder) == "eager":
+            return "it was loaded with attn_implementation: eager; sdpa and flex_attention can share"
+        return None
+
+    def why_separate(self, model: nn.Module) -> str | None:
+        """Returns why the contract test has not proven that cells of this model can share rows, None where it has."""
+        decoder = model.get_decoder().config  # type: ignore[operator]
+        if not self.shares_prefix:
+            return f"{type(model).__name__} is not among the model families proven to share prefixes"
+        if decoder.model_type not in PROVEN_DECODERS:
+            return f"its text decoder, {decoder.model_type}, is not among those proven to share prefixes"
+        return self.cannot_share(model)
+
+    def head_is_last(self, model: nn.Module) -> bool:
+        """Says whether the model gives out what its output head returns, unchanged."""
+        decoder = model.get_decoder().config  # type: ignore[operator]
+        is_changed = any(getattr(decoder, name, None) is not None for name in CHANGES_OF_LOGITS)
+        return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
+
+    def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
+        """Returns the M-RoPE positions (time, height, width) of each context alone, None where they count tokens."""
+        owner = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
+        if owner is None or "mm_token_type_ids" not in batch["token_types"]:
+            return None  # in the second case, no context of the batch has an image
+        positions: Tensor = owner.get_rope_index(  # type: ignore[operator]
+            batch["prompt_ids"],
+            mm_token_type_ids=batch["token_types"]["mm_token_type_ids"],
+            image_grid_thw=batch["image_inputs"].get("image_grid_thw"),
+            attention_mask=batch["prompt_mask"].long(),
+        )[0]
+        return positions
+
+    def image_placeholder(self, processor: Any) -> str:
+        """Returns what stands for one image in a plain-text prompt given to the model's processor.
+
+        It is what the chat template writes for an image, marks around it included; the image token alone where there is
+        no template, or one that moves images in front of the text.
+        """
+        token = getattr(processor, "image_token", None)
+        if not isinstance(token, str):
+            raise ValueError(
+                f"{type(processor).__name__} names no image token, so `<image>` in plain prompts cannot be translated; "
+                "give conversational prompts (a list of messages) instead"
+            )
+        if not getattr(processor, "chat_template", None):
+            return token
+        parts = [{"type": "text", "text": "first-part"}, {"type": "image"}, {"type": "text", "text": "second-part"}]
+        rendered = processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+        written = str(rendered).partition("first-part")[2].partition("second-part")[0].strip()
+        return written if written.count(token) == 1 else token
+
+    def image_token_id(self, processor: Any) -> int | None:
+        """Returns the token that an image's features replace, None where the processor does not name it."""
+        return getattr(processor, "image_token_id", None)
+
+    def complete_prompt(self, processor: Any, prompt: str) -> str:
+        """Returns a prompt with what the model's processor itself writes around it: nothing, for most."""
+        return prompt
+
+    def pad_to_square(self, processor: Any) -> None:
+        """Lets a processor pad pictures to a square before it resizes them. Raises ValueError where that is unknown."""
+        raise ValueError(
+            f"pad_to_square works for LLaVA-1.5 and its kin; {type(processor).__name__} reads pictures in their shape"
+        )
+
+    def locate_parts(self, model: nn.Module) -> Parts:
+        """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
+        decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]
+        paths = {id(module): name for name, module in model.named_modules()}
+        if not paths.get(id(decoder)) or id(head) not in paths:
+            raise ValueError(f"{type(model).__name__} has no text decoder and head inside: not a vision-language model")
+        return Parts(language_model=paths[id(decoder)], head=paths[id(head)])
+
+    def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
+        """Returns a regular expression that matches the full path of every linear layer of the named parts.
+
+        It matches no other module, and not the output head: a `q_proj` of the vision tower is never meant.
+        """
+        located, modules = self.locate_parts(model), dict(model.named_modules())
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name != located.head]
+        paths = [name for name in linear if located.part_of(name) in parts]
+        if not paths:
+            raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
+        return _match_paths(paths, modules.keys() - set(paths))
+
+    @contextmanager
+    def share_image_features(
+        self,
+        model: nn.Module,
+        image_inputs: dict[str, Tensor],
+        tokens: Int[Tensor, "K"],
+        contexts: Int[Tensor, "R"],
+        memo: dict[str, Any],
+    ) -> Iterator[None]:
+        """Within it, `model` encodes the images of K contexts once and hands row r those of `contexts[r]`.
+
+        `tokens` counts the image placeholder tokens of each context; `image_inputs` is what the processor gave for the
+        contexts, in order. `memo` keeps the encoder's output: a second model with the same frozen tower and projector
+        that is given the same memo encodes nothing. All of it happens inside the forward of the module that reads the
+        images, by transformers' argument `mm_encoder_outputs`: data-parallel wrappers see one ordinary forward.
+        """
+        owner = _find_image_reader(model)
+        taken = inspect.signature(owner.get_image_features).parameters
+        own = {name: image_inputs[name] for name in taken if name in image_inputs}
+        part_of = self.locate_parts(model).part_of
+        moves = any(p.requires_grad and part_of(name) != "language_model" for name, p in model.named_parameters())
+
+        def hand_over(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            if "features" not in memo:
+                # Frozen weights alone do not keep a tower out of the graph: PEFT lets embeddings require gradients.
+                with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
+                    output = owner.get_image_features(**own, return_dict=True)
+                # No model's forward reads what all layers of the encoder return: let go, for its size.
+                read = {name: output[name] for name in output if name not in ("hidden_states", "attentions")}
+                memo["features"] = type(output)(**read)
+            features = memo["features"]
+            repeated = {"pooler_output": _repeat(features.pooler_output, tokens, contexts)}
+            if (layers := features.get("deepstack_features")) is not None:
+                repeated["deepstack_features"] = [_repeat(layer, tokens, contexts) for layer in layers]
+            return args, {**kwargs, PIXELS: None, FEATURES: {"image": type(features)(**{**features, **repeated})}}
+
+        handle = owner.register_forward_pre_hook(hand_over, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _find_image_reader(model: nn.Module) -> Any:
+    """Returns the innermost module around the text decoder that encodes images and puts them among the text.
+
+    What lies further out (PEFT, the class with the head) passes its arguments on to it; a vision tower may have a
+    `get_image_features` of its own. Raises ValueError for a model without such a module.
+    """
+    decoder = model.get_decoder()  # type: ignore[operator]
+    found = [
+        module
+        for module in model.modules()
+        if callable(getattr(type(module), "get_image_features", None))
+        and FEATURES in inspect.signature(type(module).forward).parameters
+        and any(inner is decoder for inner in module.modules())
+    ]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} does not put image features among the text (get_image_features, and a forward "
+            f"that takes {FEATURES}): models that read images through cross-attention are not supported"
+        )
+    return found[-1]
+
+
+def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
+    """Returns a regular expression that matches the paths and none of the others.
+
+    Numbers of layers are folded where that holds, so that the pattern stays readable in adapter_config.json.
+    """
+    patterns: dict[str, None] = {}
+    for path in paths:
+        parts = path.split(".")
+        numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+        candidates = (
+            r"\.".join(r"\d+" if place in numbers[:folded] else re.escape(part) for place, part in enumerate(parts))
+            for folded in range(len(numbers), -1, -1)
+        )
+        for pattern in candidates:
+            if pattern in patterns or not any(re.fullmatch(pattern, other) for other in others):
+                patterns[pattern] = None
+                break
+    return "|".join(patterns)
+
+
+def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
+    """Repeats image features, in the order of contexts, for the context of every row.
+
+    A tensor keeps its trailing shape (units ×) tokens × width; of a list, which every model concatenates, one is left.
+    """
+    if not isinstance(features, Tensor):
+        return [_repeat(torch.cat([part.flatten(0, -2) for part in features]), tokens, contexts)]
+    per_unit = 1 if features.dim() == 2 else features.shape[1]
+    units = [count // per_unit for count in tokens.tolist()]
+    if sum(units) != features.shape[0]:
+        raise ValueError(
+            f"the prompts hold {int(tokens.sum())} image tokens and the images gave {features.shape[0] * per_unit} "
+            "features: the processor does not belong to the model"
+        )
+    ends = list(itertools.accumulate(units))
+    index = torch.cat([torch.arange(ends[k] - units[k], ends[k]) for k in contexts.tolist()])
+    return features.index_select(0, index.to(features.device))
 
 
 @cache
 def _families() -> dict[str, Family]:
-    found: dict[str, Family] = {}
-    for name in family_names():
-        family = FAMILIES.load(name).FAMILY
-        found.update(dict.fromkeys(family.model_types, family))
-    return found
+    registry = Registry("models.families", "model family")
+    found = [registry.load(name).FAMILY for name in registry.names()]
+    return {model_type: family for family in found for model_type in family.model_types}
 
 
 def find_family(config: Any) -> Family:

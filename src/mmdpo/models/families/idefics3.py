@@ -1,20 +1,8 @@
-"""Idefics3 and SmolVLM: tiles with a text of their own in front of each."""
+"""Idefics3 and SmolVLM, the same network in smaller sizes: tiles with a text of their own in front of each.
 
-from __future__ import annotations
+Nothing differs from the generic family.
+"""
 
-from typing import ClassVar
+from mmdpo.models.families import Family
 
-from mmdpo.models.families._family import Family
-
-
-class Idefics3(Family):
-    """SmolVLM is the same network in smaller sizes; nothing differs from the generic family."""
-
-    model_types: ClassVar[tuple[str, ...]] = (
-        "idefics3",
-        "smolvlm",
-    )
-    shares_prefix: ClassVar[bool] = True
-
-
-FAMILY = Idefics3()
+FAMILY = Family(("idefics3", "smolvlm"), shares_prefix=True)

@@ -1,17 +1,8 @@
-"""InternVL in the layout of transformers (the `-hf` checkpoints)."""
+"""InternVL in the layout of transformers (the `-hf` checkpoints).
 
-from __future__ import annotations
+Tiles of all images lie in one dimension; nothing differs from the generic family.
+"""
 
-from typing import ClassVar
+from mmdpo.models.families import Family
 
-from mmdpo.models.families._family import Family
-
-
-class InternVL(Family):
-    """Tiles of all images lie in one dimension; nothing differs from the generic family."""
-
-    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
-    shares_prefix: ClassVar[bool] = True
-
-
-FAMILY = InternVL()
+FAMILY = Family(("internvl",), shares_prefix=True)

@@ -1,12 +1,10 @@
 """LLaVA-1.5 and what is loaded in its class: Bunny (SigLIP and Phi), BakLLaVA."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from mmdpo.models.families._family import Family
+from mmdpo.models.families import Family
 
 KEPT = (
     "size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor",
@@ -18,9 +16,6 @@ KEPT = (
 class Llava(Family):
     """A vision tower, a projector of two layers and any text decoder; nothing differs from the generic family."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("llava",)
-    shares_prefix: ClassVar[bool] = True
-
     def pad_to_square(self, processor: Any) -> None:
         """Pads with the mean colour before resizing, as the original does; llava-hf's processor crops to the centre.
 
@@ -31,4 +26,4 @@ class Llava(Family):
         processor.image_processor = LlavaImageProcessorPil(**kept, do_pad=True)
 
 
-FAMILY = Llava()
+FAMILY = Llava(("llava",), shares_prefix=True)

@@ -1,17 +1,8 @@
-"""LLaVA-OneVision: tiles for one picture, thumbnails for several."""
+"""LLaVA-OneVision (SigLIP and Qwen2): tiles for one picture, thumbnails for several.
 
-from __future__ import annotations
+Nothing differs from the generic family.
+"""
 
-from typing import ClassVar
+from mmdpo.models.families import Family
 
-from mmdpo.models.families._family import Family
-
-
-class LlavaOnevision(Family):
-    """SigLIP and Qwen2; nothing differs from the generic family."""
-
-    model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
-    shares_prefix: ClassVar[bool] = True
-
-
-FAMILY = LlavaOnevision()
+FAMILY = Family(("llava_onevision",), shares_prefix=True)

@@ -1,24 +1,17 @@
 """PaliGemma: the prompt is read in both directions, the answer from left to right."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import Any, ClassVar
-
-from mmdpo.models.families._family import Family
+from mmdpo.models.families import Family
 
 
 class PaliGemma(Family):
     """`token_type_ids` are 0 over the prompt, which is fully visible to itself, and 1 over the answer."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
-    shares_prefix: ClassVar[bool] = True
-    answer_token_types: ClassVar[dict[str, int]] = {"token_type_ids": 1}
-
     def complete_prompt(self, processor: Any, prompt: str) -> str:
         """Returns the prompt as the processor has it: BOS after the last image, a line break at the end."""
-        token = self.image_placeholder(processor)
-        images, found, text = prompt.rpartition(token)
+        images, found, text = prompt.rpartition(self.image_placeholder(processor))
         return f"{images}{found}{processor.tokenizer.bos_token}{text}\n"
 
 
-FAMILY = PaliGemma()
+FAMILY = PaliGemma(("paligemma",), shares_prefix=True, answer_token_types={"token_type_ids": 1})

@@ -12,7 +12,7 @@ from xxhash import xxh3_128
 
 from mmdpo.data.items import Items
 from mmdpo.keys import list_deciding
-from mmdpo.models.adapters import find_added, unwrap_adapter
+from mmdpo.models.trained import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference

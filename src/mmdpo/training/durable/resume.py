@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from mmdpo.files import UnusableFileError, make_folder
-from mmdpo.folder_lock import LOCK, hold_folder
+from mmdpo.files import LOCK, UnusableFileError, hold_folder, make_folder
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable import sealing
 
