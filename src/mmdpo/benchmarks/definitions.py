@@ -1,4 +1,4 @@
-"""The records of an evaluation: items, what an answer scored, and metrics as functions of summed counts.
+"""The records of an evaluation: items, what an answer scored, metrics as functions of summed counts, and tools.
 
 Every metric of every benchmark here is a function of counts added up over items. So an item's score is its counts, a
 metric is computed from their sums, and a bootstrap resample is the same function on other sums.
@@ -13,9 +13,6 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mmdpo.benchmarks.linguistics import Linguistics
-from mmdpo.benchmarks.similarity import Similarity
 
 Values: TypeAlias = NDArray[np.float64]
 Sums: TypeAlias = Mapping[str, Values]
@@ -32,7 +29,7 @@ class BenchmarkItem:
     prompt: str
     """What the model is asked, word for word as the official code asks it."""
     image: str
-    """File name of its image. BenchmarkItems of one image are resampled together."""
+    """File name of its image. Items of one image are resampled together."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What its answer is held against."""
 
@@ -84,19 +81,18 @@ class Metric:
     official: Callable[[Sums], float] | None = None
     """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
 
-    @property
-    def shown_digits(self) -> int:
-        """Decimals in tables for people: those of the official scorer, 3 where it prints all of them."""
-        return 3 if self.digits is None else self.digits
 
-
-class Judge(Protocol):
-    """A language model that reads answers, or its recorded replies."""
+class Named(Protocol):
+    """Whatever the numbers of a result depend on: its name, with a version where it has one, is written there."""
 
     @property
     def name(self) -> str:
-        """Which judge this is: recorded in the result."""
+        """Which it is."""
         ...
+
+
+class Judge(Named, Protocol):
+    """A language model that reads answers, or its recorded replies."""
 
     def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the raw reply for an answer, or None where there is none to be had: the item is then unscored."""
@@ -112,15 +108,38 @@ class AskingJudge(Judge, Protocol):
         ...
 
 
+class Linguistics(Named, Protocol):
+    """A language tool. Case is kept."""
+
+    def lemmas(self, text: str) -> list[str]:
+        """Returns every token of `text` as its noun lemma, in order, punctuation included."""
+        ...
+
+    def nouns(self, text: str) -> list[str]:
+        """Returns the lemmas of the tokens that are nouns in their sentence, in order."""
+        ...
+
+    def noun_runs(self, text: str) -> list[str]:
+        """Returns each unbroken run of nouns as its lemmas joined by a space."""
+        ...
+
+
+class Similarity(Named, Protocol):
+    """Says whether two words are similar enough to count as one."""
+
+    def similar(self, first: str, second: str) -> bool:
+        """Returns whether the similarity of two words is above the threshold; a word is similar to itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tools:
-    """What scorers may use, made on first use, and a record of what was used."""
+    """What scorers may use, made on first use; `used` records what produced the numbers, and goes into the result."""
 
     make_linguistics: Callable[[], Linguistics]
     make_similarity: Callable[[], Similarity]
     judge: Judge | None = None
     used: dict[str, str] = field(default_factory=dict)
-    """What produced the numbers: goes into the result."""
 
     @cached_property
     def linguistics(self) -> Linguistics:

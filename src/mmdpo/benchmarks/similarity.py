@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mmdpo.benchmarks.reading import parse_json
 
@@ -19,19 +20,6 @@ THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
 PAIRS = "similar_pairs.json"
 """Name of a table of pairs beside a benchmark's data, which stands in where the model is not installed."""
-
-
-class Similarity(Protocol):
-    """Says whether two words are similar enough to count as one."""
-
-    @property
-    def name(self) -> str:
-        """What decided: recorded in every result."""
-        ...
-
-    def similar(self, first: str, second: str) -> bool:
-        """Returns whether the similarity of two words is above the threshold; a word is similar to itself."""
-        ...
 
 
 class PairTable:
@@ -72,24 +60,16 @@ class SpacySimilarity:
     def __init__(self, pipeline: Any, name: str) -> None:
         """Takes a loaded pipeline that has word vectors."""
         self.name = name
-        self._pipeline = pipeline
-        self._documents: dict[str, Any] = {}
-        self._cosines: dict[tuple[str, str], float] = {}
+        self._read = cache(pipeline)
+        self.cosine = cache(self._cosine)
 
     def similar(self, first: str, second: str) -> bool:
         """Returns whether the cosine of the two is above the threshold."""
         return first == second or self.cosine(first, second) > THRESHOLD
 
-    def cosine(self, first: str, second: str) -> float:
+    def _cosine(self, first: str, second: str) -> float:
         """Returns the similarity that the model gives to two words, 0 for a word without a vector."""
-        if (first, second) not in self._cosines:
-            self._cosines[first, second] = float(self._document(first).similarity(self._document(second)))
-        return self._cosines[first, second]
-
-    def _document(self, word: str) -> Any:
-        if word not in self._documents:
-            self._documents[word] = self._pipeline(word)
-        return self._documents[word]
+        return float(self._read(first).similarity(self._read(second)))
 
 
 def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:

@@ -17,10 +17,9 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.answers import Row, read_rows
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
+from mmdpo.benchmarks.evaluate import ANSWERS, check_folder
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings

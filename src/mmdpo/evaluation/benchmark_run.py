@@ -10,15 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmdpo.benchmarks.answers import list_files
-from mmdpo.benchmarks.definitions import Tools
-from mmdpo.benchmarks.evaluate import Evaluation, evaluate_answers, find_data
-from mmdpo.benchmarks.linguistics import Linguistics, NltkLinguistics
-from mmdpo.benchmarks.result_folder import check_folder, write_evaluation
-from mmdpo.benchmarks.similarity import PAIRS, PairTable, Similarity, load_spacy
+from mmdpo.benchmarks.definitions import Linguistics, Similarity, Tools
+from mmdpo.benchmarks.evaluate import Evaluation, check_folder, evaluate_answers, find_data, write_evaluation
+from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics
+from mmdpo.benchmarks.reading import list_files
+from mmdpo.benchmarks.similarity import PAIRS, PairTable, load_spacy
 from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load
-from mmdpo.benchmarks.word_table import TableLinguistics
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
 from mmdpo.files import make_folder
@@ -120,10 +118,12 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
 
 
 def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
-    digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
+    digits = {
+        metric.name: 3 if metric.digits is None else metric.digits for metric in load(evaluation.benchmark).metrics
+    }
     rows = []
     for name, value in evaluation.metrics.items():
-        form = digits[name]
+        form = 3 if digits[name] is None else digits[name]  # 3 where the official scorer prints all of them
         shown = "undefined" if value.value is None else show_number(value.value, form)
         interval = "" if value.low is None else show_ends(value.low, value.high, form)
         rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))

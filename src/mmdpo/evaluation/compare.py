@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.benchmarks.definitions import Metric
+from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_data
-from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,

@@ -19,10 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.answers import read_rows
 from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.files import digest_of

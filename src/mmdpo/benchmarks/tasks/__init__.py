@@ -40,8 +40,8 @@ from mmdpo.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmdpo.benchmarks.answers import FindId
     from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools
+    from mmdpo.benchmarks.reading import FindId
 
 
 @dataclass(frozen=True)

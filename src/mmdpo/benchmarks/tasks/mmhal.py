@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
@@ -65,8 +64,7 @@ METRICS = _metrics()
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the 96 questions; ids are the official image ids, each of which occurs once.
 
-    Raises:
-        EvaluationError: the file is missing or is not MMHal-Bench's.
+    Raises EvaluationError for a file that is missing or is not MMHal-Bench's.
     """
     file = data_dir / "mmhal-bench_answer_template.json"
     try:
@@ -88,14 +86,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
         raise EvaluationError(f"{file}: no answer template of MMHal-Bench ({error!r})") from error
 
 
-def find_id(row: Row, items: BenchmarkItems) -> str:
-    """Returns the `image_id` of a row of the filled-in template, else the item at its place.
-
-    Raises EvaluationError for a row without an image id whose question is not that of its place.
-    """
-    if "image_id" in row.values:
-        return str(row.values["image_id"])
-    return find_by_order(row, items.parts["all"])
+find_id = find_by_image
 
 
 def judge_prompt(item: BenchmarkItem, answer: str) -> str:
