@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings
-from mmdpo.files import make_folder, to_json, write_whole
+from mmdpo.files import make_folder, to_json, write_rows
 from mmdpo.folder_lock import hold_folder
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
@@ -46,17 +46,11 @@ class Outcome:
     path: Path
     """The file of the answers."""
     items: int
-    """BenchmarkItems of the benchmark."""
     answered: int
     stopped: str
     """Why it ended before all were answered that should be; empty if it did not."""
     is_main: bool
     """Whether this is rank 0, which scores them."""
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether items have no answer."""
-        return self.answered < self.items
 
 
 def answer_benchmark(
@@ -112,7 +106,7 @@ def answer_items(
 def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, settings: GenerationSettings) -> str:
     """Asks and keeps; returns why it ended early, if a budget ended it."""
     shown = None if answerer.processes.rank == 0 else True  # None: where there is a terminal
-    log.open()
+    log.lines.open()  # before an answer is paid for
     try:
         with tqdm(total=len(questions), desc=f"{log.benchmark} answers", unit="answer", disable=shown) as bar:
             for answer in answerer.answer(questions, settings):
@@ -121,12 +115,12 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
     except BudgetSpentError as error:
         return str(error)
     except BaseException:
-        if log.written:
-            kept = f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
+        if log.lines.written:
+            kept = f"{log.lines.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
             print(printable(f"{kept}; the same command resumes there"), file=sys.stderr)
         raise
     finally:
-        log.close()
+        log.lines.close()
     return ""
 
 
@@ -198,7 +192,7 @@ class AnswerLog:
         `generation` is all that an answer depends on; it is written beside each. Raises EvaluationError, with file and
         line, for answers of another benchmark, another model or other settings.
         """
-        self.folder, self.benchmark = folder, benchmark
+        self.folder, self.benchmark, self.path = folder, benchmark, folder / ANSWERS
         self._items = {item.id: item for item in items}
         self._generation: dict[str, Any] = json.loads(json.dumps(dict(generation)))
         self._processes = processes
@@ -208,51 +202,31 @@ class AnswerLog:
             for path in self._files():
                 mend_last_line(path)
         processes.wait()
-        self._rows = {row.values["id"]: dict(row.values) for path in self._files() for row in self._read(path)}
+        self._rows = self._read()
         processes.wait()
-        name = ANSWERS if processes.rank == 0 else _PART.format(processes.rank)
-        self._lines = LineFile(folder / name)
-
-    @property
-    def path(self) -> Path:
-        """The file that holds the answers in the end."""
-        return self.folder / ANSWERS
-
-    @property
-    def written(self) -> int:
-        """How many answers this process has added."""
-        return self._lines.written
+        self.lines = LineFile(self.path if processes.rank == 0 else folder / _PART.format(processes.rank))
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
-
-    def open(self) -> None:
-        """Makes sure that answers can be kept, before one is paid for; raises UnusableFileError where they cannot."""
-        self._lines.open()
 
     def append(self, answer: GeneratedAnswer) -> None:
         """Adds an answer; raises UnusableFileError where the disk takes no more."""
         item = self._items[answer.id]
         row: dict[str, Any] = {"id": item.id, "benchmark": self.benchmark, "prompt": item.prompt, "image": item.image}
         row |= {"answer": answer.text, "generation": self._generation, "details": dict(answer.details)}
-        self._lines.append(row)
+        self.lines.append(row)
         self._rows[item.id] = row
-
-    def close(self) -> None:
-        """Ends writing; the answers stay where they are, in whatever order."""
-        self._lines.close()
 
     def merge(self) -> None:
         """Waits for all processes; the first makes one file of their answers, in the benchmark's order."""
-        self.close()
+        self.lines.close()
         self._processes.wait()
         if self._processes.rank > 0:
             return
-        for path in self._files():
-            self._rows |= {row.values["id"]: dict(row.values) for row in self._read(path)}
+        self._rows |= self._read()
         rows = [self._rows[item_id] for item_id in self._items if item_id in self._rows]
         if rows:
-            write_whole(self.path, "".join(to_json(row) + "\n" for row in rows))
+            write_rows(self.path, rows)
         for path in self._files():
             if path != self.path:
                 path.unlink()
@@ -261,15 +235,18 @@ class AnswerLog:
         main = [self.path] if self.path.exists() else []
         return main + sorted(self.folder.glob(_PART.format("*")))
 
-    def _read(self, path: Path) -> Iterator[Row]:
-        for row in read_rows(path):
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Returns the rows on disk by item."""
+        rows = {}
+        for row in (row for path in self._files() for row in read_rows(path)):
             item = self._items.get(str(row.values.get("id")))
             if row.values.get("benchmark") != self.benchmark or item is None:
                 raise EvaluationError(
                     f"{row.place}: not an answer that a model gave to an item of {self.benchmark}; choose another --out"
                 )
             self._compare(row, {"prompt": item.prompt, "image": item.image, **self._generation})
-            yield row
+            rows[item.id] = dict(row.values)
+        return rows
 
     def _compare(self, row: Row, now: Mapping[str, Any]) -> None:
         made = row.values.get("generation")
@@ -277,9 +254,8 @@ class AnswerLog:
         names = [name for name in {**kept, **now} if name not in _INCIDENTAL]
         differing = [name for name in names if kept.get(name) != now.get(name)]
         if differing:
-            shown = "; ".join(
-                f"{name} was {to_json(kept.get(name))} and is {to_json(now.get(name))}" for name in differing
-            )
+            each = (f"{name} was {to_json(kept.get(name))} and is {to_json(now.get(name))}" for name in differing)
+            shown = "; ".join(each)
             raise EvaluationError(
                 f"{row.place}: this answer was made differently, and a result stands on answers of one kind: {shown}. "
                 "Give the same settings, or choose another --out"

@@ -88,7 +88,8 @@ def _ask(
             "--judge_replies FILE"
         )
         return None
-    return None if options.asking.answers_only or not outcome.answered else (outcome.path, outcome.is_partial)
+    is_partial = outcome.answered < outcome.items
+    return None if options.asking.answers_only or not outcome.answered else (outcome.path, is_partial)
 
 
 def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools:
@@ -130,13 +131,9 @@ def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
     title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
     console = Console()
     console.print(Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title).terminal())
-    lines = []
-    if any(ARROWS[value.better] for value in evaluation.metrics.values()):
-        lines.append("↑ higher is better, ↓ lower is better")
-    lines += [
-        f"{part}: {coverage.scored:,} of {coverage.items:,} items scored"
-        for part, coverage in evaluation.coverage.items()
-    ]
+    has_arrows = any(ARROWS[value.better] for value in evaluation.metrics.values())
+    lines = ["↑ higher is better, ↓ lower is better"] if has_arrows else []
+    lines += [f"{part}: {of.scored:,} of {of.items:,} items scored" for part, of in evaluation.coverage.items()]
     lines += [f"{tool}: {made_by}" for tool, made_by in evaluation.made_by.items()]
     lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, words)]
     lines += [f"partial: {reason}" for reason in evaluation.partial]

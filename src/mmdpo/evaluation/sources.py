@@ -27,16 +27,8 @@ QUESTIONS = "obj_halbench_300_questions.jsonl"
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    struct.error,
-)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_UNREADABLE = (*_DAMAGED, EOFError, OSError, ValueError, RuntimeError)
 """What `zipfile` raises for damaged, encrypted (RuntimeError) and otherwise packed members (NotImplementedError)."""
 
 _RLHF_V = "https://raw.githubusercontent.com/RLHF-V/RLHF-V/3d35a91568b237fcc9d884463d9279fd7ae10350/eval/data"
@@ -90,17 +82,9 @@ class Data:
     """Folder of the data → the images that it asks about."""
 
 
-def _coco_image(name: str) -> str:
-    return f"{_COCO}/val2014/{name}"
-
-
 def _pope_images(folder: Path) -> list[str]:
-    names = [
-        json.loads(line)["image"]
-        for file in sorted(folder.glob("coco_pope_*.json"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return list(dict.fromkeys(names))
+    files = (file.read_text(encoding="utf-8") for file in sorted(folder.glob("coco_pope_*.json")))
+    return list(dict.fromkeys(json.loads(line)["image"] for text in files for line in text.splitlines()))
 
 
 def unpack_pictures(archive: Path) -> Unpacked:
@@ -155,10 +139,7 @@ def _check_member(name: str, member: zipfile.ZipInfo, first: zipfile.ZipInfo, la
 
 
 def unpack_questions(rows: Path) -> Unpacked:
-    """Yields the questions of Object HalBench, and the images that its official file holds beside them.
-
-    Raises EvaluationError for another file.
-    """
+    """Yields Object HalBench's questions, and the images that its file holds too; raises EvaluationError otherwise."""
     questions = []
     try:
         with rows.open(encoding="utf-8") as lines:
@@ -249,7 +230,7 @@ SOURCES: Mapping[str, Data] = {
                 "coco_pope_adversarial.json": "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8",
             },
         ),
-        image_address=_coco_image,
+        image_address=lambda name: f"{_COCO}/val2014/{name}",
         image_names=_pope_images,
     ),
 }

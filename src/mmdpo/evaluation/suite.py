@@ -11,11 +11,11 @@ paper's figures: Wang et al., mDPO: Conditional Preference Optimization for Mult
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
@@ -39,19 +39,12 @@ RunBenchmark = Callable[[str, EvaluationOptions], Evaluation | None]
 SOURCE: Final = "Wang et al., mDPO, EMNLP 2024 (arXiv 2406.11839v2), Table 1"
 
 
-@dataclass(frozen=True)
-class PaperColumn:
-    """A column of the table."""
+class PaperColumn(NamedTuple):
+    """A column of the table: a benchmark's metric, the first of these that a result has, and how it is printed."""
 
     header: str
     metrics: tuple[str, ...]
-    """The metric of a result that stands there, the first that it has."""
     form: str
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark that it belongs to."""
-        return self.metrics[0].partition("/")[0]
 
 
 COLUMNS: Final = (
@@ -100,11 +93,6 @@ class Suite:
     """Benchmark → why it has no result."""
     notes: tuple[str, ...]
 
-    @property
-    def remarks(self) -> list[str]:
-        """What stands below the table."""
-        return [*(f"missing: {name}: {reason}" for name, reason in self.missing.items()), *self.notes]
-
 
 def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
     """Runs the benchmarks that the options name, writes the table and prints it.
@@ -124,10 +112,18 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
             is_clear = isinstance(error, ValueError | OSError)
             missing[name] = printable(str(error) if is_clear else f"{type(error).__name__}: {error}")
             print(f"{name} has no result: {missing[name]}", flush=True)
-    suite = summarise(printable(options.out.resolve().name), printable(_whose(options)), results, missing)
+    adapter = f" + {options.checkpoint.adapter}" if options.checkpoint.adapter else ""
+    of = printable(f"{options.model}{adapter}" if options.model else f"answers in {options.answers}")
+    label = printable(options.out.resolve().name)
+    cells = {column.header: _find_value(column, results) for column in COLUMNS}
+    suite = Suite(label, of, cells, missing, (f"{label}: {of}", *_explain(results)))
     if _is_main(options) and not options.asking.answers_only:
-        write_suite(suite, results, options.out)
-        _print(suite, options.out)
+        remarks = [*(f"missing: {name}: {reason}" for name, reason in missing.items()), *suite.notes]
+        _write(suite, remarks, results, options.out)
+        print()
+        if any(cells.values()):  # an embedded world is in no column
+            Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
+        print(printable("\n".join([*remarks, f"Suite: {options.out / 'suite.json'}"])))
     return suite
 
 
@@ -164,8 +160,7 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         return {}
     if scored is None:
         raise EvaluationError("it was answered and not scored, for the reason above")
-    content: Mapping[str, Any] = read_data(out / "result.json")
-    return content
+    return dict(read_data(out / "result.json"))
 
 
 def find_file(folder: Path, name: str, stem: str) -> Path:
@@ -182,11 +177,6 @@ def find_file(folder: Path, name: str, stem: str) -> Path:
     return found
 
 
-def _whose(options: SuiteOptions) -> str:
-    adapter = f" + {options.checkpoint.adapter}" if options.checkpoint.adapter else ""
-    return f"{options.model}{adapter}" if options.model else f"answers in {options.answers}"
-
-
 def _is_main(options: SuiteOptions) -> bool:
     if options.model is None:
         return True
@@ -195,14 +185,8 @@ def _is_main(options: SuiteOptions) -> bool:
     return bool(PartialState().is_main_process)
 
 
-def summarise(label: str, of: str, results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]) -> Suite:
-    """Puts the results of benchmarks into the columns of Table 1, with what a reader of that row should know."""
-    cells = {column.header: _find_value(column, results.get(column.benchmark, {})) for column in COLUMNS}
-    return Suite(label, of, cells, dict(missing), (f"{label}: {of}", *_explain(results)))
-
-
-def _find_value(column: PaperColumn, result: Mapping[str, Any]) -> TableValue | None:
-    metrics = result.get("metrics", {})
+def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -> TableValue | None:
+    metrics = results.get(column.metrics[0].partition("/")[0], {}).get("metrics", {})
     for name in column.metrics:
         if metrics.get(name, {}).get("value") is not None:
             return TableValue(name, *(metrics[name][key] for key in ("value", "low", "high")))
@@ -259,7 +243,7 @@ def _value(result: Mapping[str, Any], metric: str, form: str) -> str:
     return MISSING if value is None else format(value, form)
 
 
-def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+def _write(suite: Suite, remarks: Sequence[str], results: Iterable[str], out: Path) -> None:
     """Writes suite.json, suite.md and suite.csv."""
     make_folder(out)
     content = asdict(suite) | {
@@ -268,7 +252,7 @@ def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Pat
     }
     table = build_table(suite)
     write_json(out / "suite.json", content)
-    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in suite.remarks))
+    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in remarks))
     write_whole(out / "suite.csv", table.csv())
 
 
@@ -296,10 +280,3 @@ def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
         for label, cells in {**given, suite.label: suite.cells.values()}.items()
     ]
     return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
-
-
-def _print(suite: Suite, out: Path) -> None:
-    print()
-    if any(suite.cells.values()):  # an embedded world is in no column
-        Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
-    print(printable("\n".join([*suite.remarks, f"Suite: {out / 'suite.json'}"])))
