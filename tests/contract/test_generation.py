@@ -15,8 +15,7 @@ from PIL import Image
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.generation.prompts import chat_request, chat_turns
-from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question, chat_request, chat_turns
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.models.families import find_family

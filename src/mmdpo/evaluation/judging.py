@@ -60,7 +60,7 @@ def choose_judge(
     source = make_source(options.kind or ("local" if options.url is None else "endpoint"), options)
     # One folder of replies may serve many runs, and every benchmark has ids of its own.
     cache = out / REPLIES if options.cache is None else options.cache / f"{benchmark.name}.jsonl"
-    return KeepingJudge(source, benchmark, cache, retries=options.retries, allow_missing=allow_missing)
+    return KeepingJudge(source, options, benchmark, cache, allow_missing=allow_missing)
 
 
 class KeepingJudge:
@@ -69,23 +69,23 @@ class KeepingJudge:
     def __init__(
         self,
         source: Source,
+        options: JudgeOptions,
         benchmark: Benchmark,
         cache: Path,
         *,
-        retries: int = 2,
         allow_missing: bool = False,
         failures: int = FAILURES,
     ) -> None:
         """Takes where replies come from and the file that keeps them; a last line of it that is cut off is removed.
 
-        `retries` is how many more replies are asked for where one cannot be read. A judge that gives no reply is an
-        error unless `allow_missing`: then the item stays unscored. Raises ValueError for a benchmark without a judge,
-        EvaluationError with file and line for a line that is no kept reply.
+        A judge that gives no reply is an error unless `allow_missing`: then the item stays unscored. Raises ValueError
+        for a benchmark without a judge, EvaluationError with file and line for a line that is no kept reply.
         """
         if benchmark.judge_prompt is None or benchmark.reads is None:
             raise ValueError(f"--judge: {benchmark.name} has no judge")
-        self._prompt, self._reads, self._source = benchmark.judge_prompt, benchmark.reads, source
-        self._retries, self._allow_missing, self._allowed_failures = retries, allow_missing, failures
+        self._prompt, self._reads = benchmark.judge_prompt, benchmark.reads
+        self._source, self._options = source, options
+        self._allow_missing, self._allowed_failures = allow_missing, failures
         self._failed: list[Failure] = []
         self._without_reply: dict[str, Failure] = {}
         self._models: set[str] = set()
@@ -99,15 +99,15 @@ class KeepingJudge:
     @property
     def name(self) -> str:
         """The model that was asked for, and what the server says answered."""
-        said = ", ".join(sorted(self._models - {self._source.model, ""}))
-        return self._source.model + (f" (replies by {said})" if said else "")
+        said = ", ".join(sorted(self._models - {self._options.model, ""}))
+        return self._options.model + (f" (replies by {said})" if said else "")
 
     def ask_all(self, asked: Sequence[tuple[BenchmarkItem, str]]) -> None:
         """Gets a reply to every answer that has none, many at once; then again to those that cannot be read.
 
         Raises EvaluationError where some got no reply, and that is not allowed. What was replied is kept.
         """
-        for attempt in range(self._retries + 1):
+        for attempt in range(self._options.retries + 1):
             requests = {}
             for item, answer in asked:
                 texts = self._texts(item, answer)
@@ -132,12 +132,12 @@ class KeepingJudge:
         return Request(item.id, answer, prompt if attempt == 0 else f"{prompt}\n\n{REMINDER}", attempt)
 
     def _key(self, request: Request) -> str:
-        return digest_of([request.prompt, self._source.model, dict(self._source.settings(request.attempt))])
+        return digest_of([request.prompt, self._options.model, self._options.settings(request.attempt)])
 
     def _replies(self, item: BenchmarkItem, answer: str) -> list[tuple[str, str]]:
         """Returns the replies to an answer, of the first attempt and those after it, as far as there are any."""
         replies = []
-        for attempt in range(self._retries + 1):
+        for attempt in range(self._options.retries + 1):
             found = self._kept.get(self._key(self._request(item, answer, attempt)))
             if found is None:
                 break
@@ -165,7 +165,7 @@ class KeepingJudge:
         missing = [request for request in requests if request.prompt in self._without_reply]
         if missing and not self._allow_missing:
             raise EvaluationError(
-                f"the judge {self._source.model} gave no reply to {len(missing):,} of {len(requests):,} requests, the "
+                f"the judge {self._options.model} gave no reply to {len(missing):,} of {len(requests):,} requests, the "
                 f"first about item {missing[0].item_id}: {self._without_reply[missing[-1].prompt].problem}. The "
                 f"{len(self._kept):,} replies so far are kept in {self._file.path}; the same command resumes there, "
                 "and --partial scores without the rest"
@@ -184,9 +184,9 @@ class KeepingJudge:
             "usage": dict(reply.usage),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "key": key,
-            "requested_model": self._source.model,
+            "requested_model": self._options.model,
             "readable": self._reads(reply.text),
-            "settings": dict(self._source.settings(request.attempt)),
+            "settings": self._options.settings(request.attempt),
         }
         self._file.append(line)
         self._kept[key] = reply.text, reply.model

@@ -22,8 +22,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mmdpo.generation.http_client import KEYLESS, FailedTry, make_client, read_retry_after, show_address
-from mmdpo.generation.prompts import chat_request
-from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import (
+    GeneratedAnswer,
+    GenerationSettings,
+    Processes,
+    Question,
+    chat_request,
+    list_versions,
+)
 from mmdpo.printable import printable
 from mmdpo.records import Message
 

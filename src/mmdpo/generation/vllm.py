@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import load_image, render_prompt, sort_key
-from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import (
+    GeneratedAnswer,
+    GenerationSettings,
+    Processes,
+    Question,
+    list_versions,
+    load_image,
+    render_prompt,
+    sort_key,
+)
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import read_json
 
@@ -84,13 +92,14 @@ class VllmAnswerer:
     ) -> Iterator[tuple[Sequence[Question], list[dict[str, Any]]]]:
         renderer = self.checkpoint.load_renderer()
 
-        def read(question: Question) -> dict[str, Any]:
-            prompt = render_prompt(question, settings, renderer)
-            picture = {"image": load_image(question.image)}
-            return {"prompt_token_ids": renderer.prompt_ids(prompt), "multi_modal_data": picture}
-
         def read_lot(start: int) -> list[dict[str, Any]]:
-            return [read(question) for question in questions[start : start + AT_ONCE]]
+            return [
+                {
+                    "prompt_token_ids": renderer.prompt_ids(render_prompt(question, settings, renderer)),
+                    "multi_modal_data": {"image": load_image(question.image)},
+                }
+                for question in questions[start : start + AT_ONCE]
+            ]
 
         # One thread: tokenizers are not made to be shared, and decoding keeps ahead of any model all the same.
         with ThreadPoolExecutor(1) as thread:

@@ -8,8 +8,7 @@ import pytest
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import chat_turns
-from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question, chat_turns
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.records import CHOSEN, PreferenceExample
 from mmdpo.world.model import CHECKPOINT
