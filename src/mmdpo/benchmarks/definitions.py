@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Values: TypeAlias = NDArray[np.float64]
 Sums: TypeAlias = Mapping[str, Values]
 """Count name → its sum in every resample; all arrays of one shape."""
+Better: TypeAlias = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Metric:
     """Sums → the unrounded value in the official unit; NaN where the official rule divides by zero."""
     over: tuple[str, ...]
     """Counts that each item adds 1 to: their sum is n, and each of them must be above zero for the metric to exist."""
-    better: Literal["higher", "lower", "neither"]
+    better: Better
     unit: str
     digits: int | None
     """Decimals that the official scorer prints; None means all of them."""

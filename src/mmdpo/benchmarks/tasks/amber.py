@@ -229,30 +229,14 @@ class AmberWords:
         return cls(associated, vocabulary, frozenset(singulars - vocabulary), frozenset(safe))
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """Words of an image in the order in which the official code looks through them, and what each stands for."""
+def _list_targets(targets: Sequence[str], words: AmberWords) -> list[tuple[str, int]]:
+    """Returns words of an image as the official code looks through them, and which target each stands for."""
+    pairs = [(word, index) for index, target in enumerate(targets) for word in words.associated[target]]
+    return pairs + [(target, index) for index, target in enumerate(targets)]
 
-    words: tuple[str, ...]
-    target_of: tuple[int, ...]
 
-    @classmethod
-    def build(cls, targets: Sequence[str], associated: Mapping[str, Sequence[str]]) -> _Targets:
-        """Puts the associated words of every target first, then the targets themselves."""
-        pairs = [(word, index) for index, target in enumerate(targets) for word in associated[target]]
-        pairs += [(target, index) for index, target in enumerate(targets)]
-        return cls(tuple(word for word, _ in pairs), tuple(index for _, index in pairs))
-
-    def find_equal(self, noun: str) -> int | None:
-        """Returns the target of the first word that equals the noun."""
-        return self.target_of[self.words.index(noun)] if noun in self.words else None
-
-    def find_similar(self, noun: str, similarity: Similarity) -> int | None:
-        """Returns the target of the first word that is similar to the noun."""
-        for word, target in zip(self.words, self.target_of, strict=True):
-            if similarity.similar(noun, word):
-                return target
-        return None
+def _find(targets: Sequence[tuple[str, int]], is_meant: Callable[[str], bool]) -> int | None:
+    return next((index for word, index in targets if is_meant(word)), None)
 
 
 def score_description(
@@ -262,19 +246,20 @@ def score_description(
     all_nouns = linguistics.nouns(answer)
     nouns = [noun for noun in all_nouns if noun in words.vocabulary]
     truth, hallu = item.truth["truth"], item.truth["hallu"]
-    there, expected = (_Targets.build(targets, words.associated) for targets in (truth, hallu))
+    there, expected = (_list_targets(targets, words) for targets in (truth, hallu))
     covered: set[int] = set()
     cognitive: set[int] = set()
     flagged = []
     for noun in nouns:
         if noun in words.safe:
             continue
-        if (target := there.find_equal(noun)) is not None:
+        is_noun, is_similar = noun.__eq__, partial(similarity.similar, noun)
+        if (target := _find(there, is_noun)) is not None:
             covered.add(target)
             continue
-        found = (expected.find_equal(noun), expected.find_similar(noun, similarity))
+        found = (_find(expected, is_noun), _find(expected, is_similar))
         cognitive |= {target for target in found if target is not None}
-        if (target := there.find_similar(noun, similarity)) is not None:
+        if (target := _find(there, is_similar)) is not None:
             covered.add(target)
         else:
             flagged.append(noun)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
@@ -30,35 +30,25 @@ _RATING: Final = re.compile(
 )
 
 
-def _mean(part: str, whole: str, factor: float = 1.0) -> Callable[[Sums], Values]:
-    return lambda sums: divide(sums[part], sums[whole]) * factor
+def _mean(
+    name: str, prefix: str, count: str, better: Better = "higher", unit: str = "0–6", factor: float = 1.0
+) -> Metric:
+    """Returns the mean of a count over the items that `prefix` counts."""
+
+    def compute(sums: Sums) -> Values:
+        return divide(sums[f"{prefix}/{count}"], sums[f"{prefix}/n"]) * factor
+
+    return Metric(f"mmhal/{name}", compute, (f"{prefix}/n",), better, unit, 2)
 
 
-def _metrics() -> tuple[Metric, ...]:
-    per_type = [
-        Metric(f"mmhal/{kind}/score", _mean(f"{kind}/score", f"{kind}/n"), (f"{kind}/n",), "higher", "0–6", 2)
-        for kind in TYPES
-    ]
-    both = [
-        metric
-        for name, prefix in (("mmhal", "official"), ("mmhal/tolerant", "tolerant"))
-        for metric in (
-            Metric(f"{name}/score", _mean(f"{prefix}/score", f"{prefix}/n"), (f"{prefix}/n",), "higher", "0–6", 2),
-            Metric(
-                f"{name}/hallucination_rate",
-                _mean(f"{prefix}/hallucination", f"{prefix}/n"),
-                (f"{prefix}/n",),
-                "lower",
-                "share",
-                2,
-            ),
-        )
-    ]
-    informativeness = _mean("official/informativeness", "official/n", 100 / 3)
-    return (*both, *per_type, Metric("mmhal/informativeness", informativeness, ("official/n",), "higher", "%", 2))
-
-
-METRICS = _metrics()
+METRICS = (
+    _mean("score", "official", "score"),
+    _mean("hallucination_rate", "official", "hallucination", "lower", "share"),
+    _mean("tolerant/score", "tolerant", "score"),
+    _mean("tolerant/hallucination_rate", "tolerant", "hallucination", "lower", "share"),
+    *(_mean(f"{kind}/score", kind, "score") for kind in TYPES),
+    _mean("informativeness", "official", "informativeness", unit="%", factor=100 / 3),
+)
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
@@ -122,11 +112,7 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], 
         )
     judge = tools.judge
     tools.used["judge"] = judge.name
-
-    def score(item: BenchmarkItem, answer: str) -> ItemScore:
-        return score_reply(item, judge.reply(item, answer))
-
-    return score
+    return lambda item, answer: score_reply(item, judge.reply(item, answer))
 
 
 def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
@@ -147,13 +133,8 @@ def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
     }
     return ItemScore(
         counts={name: float(count) for name, count in counts.items()},
-        reason={
-            "official": rating,
-            "tolerant": tolerant,
-            "ratings_found": found,
-            "reply": reply,
-            "reference": item.truth["reference"],
-        },
+        reason={"official": rating, "tolerant": tolerant, "ratings_found": found, "reply": reply}
+        | {"reference": item.truth["reference"]},
         traps={name: 1 for name, hit in traps.items() if hit},
         unscored="" if tolerant is not None else "the tolerant parser finds no rating in the judge's reply",
     )

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Linguistics, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    Better,
+    ItemScore,
+    Linguistics,
+    Metric,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, parse_json, read_data, read_data_text
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
@@ -35,21 +45,19 @@ _LLM_LEMMAS: Final = {"scissors": "scissor"}
 """What spaCy, which the official LLM mode lemmatises with, does to a word and WordNet does not."""
 
 
-def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
-    return lambda sums: 100 * divide(sums[part], sums[whole])
+def _ratio(mode: str, name: str, part: str, whole: str, better: Better) -> Metric:
+    def compute(sums: Sums) -> Values:
+        return 100 * divide(sums[f"{mode}/{part}"], sums[f"{mode}/{whole}"])
+
+    return Metric(f"object_halbench/{mode}/{name}", compute, (f"{mode}/n",), better, "%", 1)
 
 
 def _metrics(mode: str) -> tuple[Metric, ...]:
-    over = (f"{mode}/n",)
-    ratios = (
-        ("chair_s", "hallucinating", "n", "lower"),
-        ("chair_s_refine", "hallucinating", "mentioning", "lower"),
-        ("chair_i", "hallucinated", "mentions", "lower"),
-        ("recall", "found", "truth", "higher"),
-    )
-    return tuple(
-        Metric(f"object_halbench/{mode}/{name}", _ratio(f"{mode}/{part}", f"{mode}/{whole}"), over, better, "%", 1)  # type: ignore[arg-type]
-        for name, part, whole, better in ratios
+    return (
+        _ratio(mode, "chair_s", "hallucinating", "n", "lower"),
+        _ratio(mode, "chair_s_refine", "hallucinating", "mentioning", "lower"),
+        _ratio(mode, "chair_i", "hallucinated", "mentions", "lower"),
+        _ratio(mode, "recall", "found", "truth", "higher"),
     )
 
 
@@ -159,7 +167,8 @@ def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools:
     traps["no_mention"] = not mentions
     unscored = ""
     if tools.judge is not None:
-        listed = _list_objects(item, answer, tools)
+        reply = tools.judge.reply(item, answer) if len(words) > _SHORT else "[]"
+        listed = None if reply is None else read_objects(reply)
         if listed is None:
             unscored = "the language model gave no JSON list of objects"
             traps["reply_unreadable"] = 1
@@ -170,14 +179,6 @@ def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools:
             unmatched = ("sports ball", "sports balls", "scissors")
             traps["sports_ball_or_scissors"] = sum(1 for phrase in listed if phrase.lower() in unmatched)
     return ItemScore(counts, reason, {name: int(count) for name, count in traps.items() if count}, unscored)
-
-
-def _list_objects(item: BenchmarkItem, answer: str, tools: Tools) -> list[str] | None:
-    assert tools.judge is not None
-    if len(answer.split()) <= _SHORT:
-        return []
-    reply = tools.judge.reply(item, answer)
-    return None if reply is None else read_objects(reply)
 
 
 def read_objects(reply: str) -> list[str] | None:
@@ -256,16 +257,13 @@ class CocoObjects:
     def _words_of_phrase(self, phrase: str, linguistics: Linguistics) -> list[str]:
         sentence = f"a {phrase}"  # the article lets a tagger see a noun
         lemmas = [_LLM_LEMMAS.get(lemma, lemma) for lemma in linguistics.lemmas(sentence)]
-        pairs = self._merge(lemmas, pairs_only=True)
-        runs = [
-            " ".join(_LLM_LEMMAS.get(word, word) for word in run.split()) for run in linguistics.noun_runs(sentence)
-        ]
-        return pairs or runs
+        runs = (run.split() for run in linguistics.noun_runs(sentence))
+        named = [" ".join(_LLM_LEMMAS.get(word, word) for word in run) for run in runs]
+        return self._merge(lemmas, pairs_only=True) or named
 
     def _merge(self, words: Sequence[str], *, pairs_only: bool = False) -> list[str]:
         """Replaces two-word synonyms from left to right, each word used once."""
-        merged = []
-        index = 0
+        merged, index = [], 0
         while index < len(words):
             pair = self.pairs.get(" ".join(words[index : index + 2]))
             if pair is not None:

@@ -15,7 +15,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    BenchmarkItems,
+    Better,
+    ItemScore,
+    Metric,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
@@ -54,9 +64,10 @@ def _metric(reading: str, split: str, rule: str) -> Metric:
         mean: Values = np.mean(values, axis=0)
         return mean
 
-    better = "neither" if rule == "yes_ratio" else "higher"
-    over = tuple(f"{name}/n" for name in splits)
-    return Metric(f"pope/{reading}{split}/{rule}", compute, over, better, "share", None)  # type: ignore[arg-type]
+    better: Better = "neither" if rule == "yes_ratio" else "higher"
+    return Metric(
+        f"pope/{reading}{split}/{rule}", compute, tuple(f"{name}/n" for name in splits), better, "share", None
+    )
 
 
 METRICS = tuple(
