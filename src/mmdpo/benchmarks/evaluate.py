@@ -115,9 +115,8 @@ def evaluate_answers(
     are left out; a part that is answered in part is an error unless `allow_partial`. `strip_thoughts` takes thoughts
     (`<think>…</think>`) off before an answer is scored or shown to a judge.
 
-    Raises:
-        EvaluationError: data or answers cannot be used; says which file and line.
-        ImportError: a tool is not installed.
+    Raises EvaluationError, with file and line, for data or answers that cannot be used; ImportError for a tool that is
+    not installed.
     """
     benchmark, folder = load(name), find_data(name, data_dir)
     items = benchmark.read_items(folder, tools)
@@ -246,8 +245,7 @@ class _Listener:
 def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[BenchmarkItem, str]]) -> None:
     """Lets a judge that has to be waited for reply to all answers; does nothing where replies are at hand.
 
-    Which answers a judge is asked about, and in what words, the scorer alone knows: it runs once for that. Raises what
-    the judge raises.
+    Which answers a judge is asked about the scorer alone knows: it runs once for that. Raises what the judge raises.
     """
     if not isinstance(tools.judge, AskingJudge):
         return

@@ -81,12 +81,8 @@ def answer_items(
     """Asks a model the `chosen` of a benchmark's items, but for those that `folder` holds an answer to already.
 
     Each answer is on disk before the next one is waited for. An error ends the run with the answers kept; a spent
-    budget ends it without one.
-
-    Raises:
-        FolderInUseError: another run writes into the folder.
-        EvaluationError: pictures are missing, or the folder holds answers that were made differently.
-        UnusableFileError: the disk takes no more.
+    budget ends it without one. Raises FolderInUseError where another run writes into the folder, EvaluationError for
+    missing pictures or answers that were made differently, UnusableFileError where the disk takes no more.
     """
     processes, stopped = answerer.processes, ""
     make_folder(folder)
@@ -164,10 +160,7 @@ def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
 
 
 def check_scoring(benchmark: Benchmark, items: Sequence[BenchmarkItem], data_dir: Path, tools: Tools) -> None:
-    """Scores made-up answers, so that a tool that is not installed is found before a model answers for hours.
-
-    Raises what scoring raises.
-    """
+    """Scores made-up answers: a tool that is not installed is found before a model answers for hours."""
     score = benchmark.make_scorer(data_dir, tools)
     for item in {item.part: item for item in items}.values():
         score(item, "There is a dog on the table.")

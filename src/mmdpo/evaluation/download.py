@@ -47,6 +47,7 @@ _PASSING = (408, 416, 425, 429, 500, 502, 503, 504)
 """States that another try may mend; 416 says that what is here is not the file's beginning."""
 
 Say = Callable[[str], None]
+Check = Callable[[Path], None]
 
 
 class FetchError(EvaluationError):
@@ -100,9 +101,8 @@ def choose_data_dir(name: str, given: Path | None) -> Path:
 def download(name: str, folder: Path, *, images: bool = True, say: Say, sources: Mapping[str, Data] = SOURCES) -> None:
     """Fetches what is missing of a benchmark into its folder and checks what is there.
 
-    Raises:
-        FetchError: a file that no place gives, or that has a wrong checksum. What came before is kept.
-        EvaluationError: the disk takes no more.
+    Raises FetchError for a file that no place gives, or that has a wrong checksum; what came before is kept.
+    EvaluationError where the disk takes no more.
     """
     data = sources[name]
     say(f"{name} → {folder}")
@@ -124,8 +124,8 @@ def download(name: str, folder: Path, *, images: bool = True, say: Say, sources:
         ) from error
     finally:
         record.write()
-    unpinned = [path for path, entry in record.files.items() if not entry["pinned"]]
     say(f"{len(record.files):,} files are there and have their checksums")
+    unpinned = [path for path, entry in record.files.items() if not entry["pinned"]]
     if unpinned:
         say(
             f"NOT PINNED BY THE PROJECT: {len(unpinned):,} of them ({unpinned[0]}, …). No checksum was known, so the "
@@ -172,12 +172,7 @@ class _Record:
 
 
 def _get(
-    folder: Path,
-    path: str,
-    addresses: tuple[str, ...],
-    pinned: str | None,
-    record: _Record,
-    check: Callable[[Path], None] | None = None,
+    folder: Path, path: str, addresses: Sequence[str], pinned: str | None, record: _Record, check: Check | None = None
 ) -> None:
     """Fetches one file, unless it is there; one that is there and has a wrong checksum is set aside first."""
     target = _place(folder, path)
@@ -272,7 +267,7 @@ def fetch(
     *,
     sha256: str | None,
     whence: str = "",
-    check: Callable[[Path], None] | None = None,
+    check: Check | None = None,
     show: bool = False,
 ) -> tuple[str, str]:
     """Fetches a file from the first place that has it; returns its SHA-256 and that place.
@@ -280,9 +275,8 @@ def fetch(
     `sha256` is what it must have, None for any; `whence` says where that is written down; `check` raises
     EvaluationError for a file that cannot be what it should. Nobody finds half of a file at `target`.
 
-    Raises:
-        FetchError: no place gave the file. One with a wrong checksum lies beside the target, ending in `.wrong`.
-        OSError: the disk takes no more.
+    Raises FetchError where no place gave the file; one with a wrong checksum lies beside the target, ending in
+    `.wrong`. OSError where the disk takes no more.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import lzma
+import re
 import stat
 import struct
 import zipfile
@@ -24,7 +25,6 @@ IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
 QUESTIONS = "obj_halbench_300_questions.jsonl"
 """Object HalBench's, taken out of a file that holds the images too."""
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
@@ -39,12 +39,10 @@ _COCO_LICENCE = "COCO images: their photographers', under Flickr's terms, see co
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that is kept as it is fetched."""
+    """A file, by its path in the benchmark's folder, and the public places that hold it, tried in this order."""
 
     path: str
-    """Inside the benchmark's folder."""
     addresses: tuple[str, ...]
-    """Public places that hold it, tried in this order."""
     sha256: str | None = None
 
 
@@ -89,11 +87,8 @@ def _pope_images(folder: Path) -> list[str]:
 
 def unpack_pictures(archive: Path) -> Unpacked:
     """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError as `_unpack_zip`."""
-
-    def is_picture(name: str) -> bool:
-        return name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
-
-    for name, content in _unpack_zip(archive, is_picture, LARGEST_PICTURE):
+    is_picture = re.compile(r"[^.].*\.(jpe?g|png)", re.IGNORECASE).fullmatch
+    for name, content in _unpack_zip(archive, lambda name: bool(is_picture(name)), LARGEST_PICTURE):
         yield f"{IMAGES}/{name}", content
 
 
@@ -154,7 +149,6 @@ def unpack_questions(rows: Path) -> Unpacked:
 
 
 def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ...]:
-    """Returns files that one place holds: path → SHA-256."""
     return tuple(RemoteFile(path, (f"{base}/{path}",), sha256) for path, sha256 in checksums.items())
 
 

@@ -95,18 +95,15 @@ class Suite:
 
 
 def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
-    """Runs the benchmarks that the options name, writes the table and prints it.
-
-    Raises ValueError for a benchmark that is none, EvaluationError for a folder of answers that is none.
-    """
+    """Runs the benchmarks that the options name, writes the table and prints it; raises as `choose_benchmarks`."""
     run = run or partial(run_benchmark, make=cache(partial(make_answerer, options)))
     results: dict[str, Mapping[str, Any]] = {}
     missing: dict[str, str] = {}
     for name in choose_benchmarks(options):
         print(f"\n{name}", flush=True)
         try:
-            result = _run_one(name, options, run)
-            results |= {name: result} if result else {}
+            if result := _run_one(name, options, run):
+                results[name] = result
         except Exception as error:  # a later benchmark may well work, and this one's answers took hours
             logger.debug("%s failed", name, exc_info=True)
             is_clear = isinstance(error, ValueError | OSError)
@@ -128,7 +125,7 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
 
 
 def choose_benchmarks(options: SuiteOptions) -> tuple[str, ...]:
-    """Returns which benchmarks are run; raises what `run_suite` raises."""
+    """Returns which are run; raises ValueError for one that is none, EvaluationError for no folder of answers."""
     unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
         raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")

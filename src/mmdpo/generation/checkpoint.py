@@ -57,8 +57,7 @@ class Checkpoint:
     def start(self) -> Start:
         """Where base, adapter and processor lie.
 
-        Raises FileNotFoundError for a folder that holds no model, CheckpointError for an adapter that does not belong
-        to the model.
+        Raises FileNotFoundError for a folder without a model, CheckpointError for an adapter of another model.
         """
         folder = Path(self.model).expanduser()
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
@@ -72,12 +71,9 @@ class Checkpoint:
     def describe(self) -> dict[str, Any]:
         """Returns what answers depend on: names, digests of local weights or the hub's commit, precision, template.
 
-        Raises what `start` raises, OSError for a model that cannot be found, ValueError for one that is no
-        vision-language model.
+        Raises what `start` raises, OSError for no such model, ValueError for one that is no vision-language model.
         """
-        start, adapter = self.start, self.start.adapter
-        config = self.start.config
-        base = Path(start.base)
+        config, adapter, base = self.start.config, self.start.adapter, Path(self.start.base)
         return {
             "model": self.model,
             "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
