@@ -22,17 +22,16 @@ Better: TypeAlias = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class BenchmarkItem:
-    """One question of a benchmark."""
+    """One question of a benchmark, word for word as the official code asks it, and what its answer is held against.
+
+    `part` is a split or a dimension, `image` a file name; items of one image are resampled together.
+    """
 
     id: str
     part: str
-    """The part of the benchmark that it belongs to: a split, a dimension."""
     prompt: str
-    """What the model is asked, word for word as the official code asks it."""
     image: str
-    """File name of its image. Items of one image are resampled together."""
     truth: Mapping[str, Any] = field(default_factory=dict)
-    """What its answer is held against."""
 
 
 class BenchmarkItems(dict[str, BenchmarkItem]):
@@ -54,16 +53,15 @@ class BenchmarkItems(dict[str, BenchmarkItem]):
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one answer scored."""
+    """What one answer scored: counts, which metrics sum over items, and why (words flagged, how it was read).
+
+    `traps` is how often each of the benchmark's `TRAPS` was hit, `unscored` why some score is missing, if one is.
+    """
 
     counts: Mapping[str, float]
-    """Count name → number; a metric sums these over items."""
     reason: Mapping[str, Any]
-    """Why: words kept, words flagged, how the answer was read."""
     traps: Mapping[str, int] = field(default_factory=dict)
-    """How often each trap of the official rule was hit; the keys are explained by the benchmark's `TRAPS`."""
     unscored: str = ""
-    """Why some score of this item is missing; empty if none is."""
 
 
 @dataclass(frozen=True)

@@ -42,17 +42,15 @@ _LARGEST_COUNT = 1e15
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One number of a result, in the official unit. None stands where the official rule divides by zero."""
+    """One number of a result over `n` items, in the official unit; None where the official rule divides by zero."""
 
     value: float | None
-    """As the official scorer prints it."""
+    """As the official scorer prints it; `exact` is not rounded."""
     low: float | None
     """Ends of the 95 % bootstrap interval, rounded alike; None if the items share one image."""
     high: float | None
     n: int
-    """Items that it is taken over."""
     exact: float | None
-    """Not rounded."""
     standard_error: float | None
     visible_difference: float | None
     """The smallest true difference to an independent run of as many items that is found four times out of five."""
@@ -71,27 +69,24 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader of the numbers should know."""
+    """Something that a reader of the numbers should know; `first` are ids, for empty answers file and line."""
 
     count: int
     items: int
     first: tuple[str, ...]
-    """Ids of the first items concerned; for empty answers, file and line."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run."""
+    """A scored run; `partial` says why it is, `made_by` what produced the numbers (language tools, judge, truth)."""
 
     benchmark: str
     metrics: Mapping[str, MetricValue]
     coverage: Mapping[str, Coverage]
     partial: tuple[str, ...]
-    """Why the result is partial; empty if it is not."""
     notes: Mapping[str, Note]
     made_by: Mapping[str, str]
-    """What produced the numbers: linguistics, similarity, judge, ground truth."""
     statistics: Mapping[str, Any]
     items: tuple[BenchmarkItem, ...]
     scores: Mapping[str, ItemScore]
@@ -305,19 +300,14 @@ def read_table(run: str | Path) -> CountTable:
     rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
     for row in read_rows(Path(run) / SCORES):
         item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
-        if not (isinstance(item_id, str) and isinstance(image, str) and _are_counts(counts)):
+        numbers = counts.values() if isinstance(counts, dict) else ("none",)
+        are_counts = all(isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in numbers)
+        if not (isinstance(item_id, str) and isinstance(image, str) and are_counts):
             raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
         if item_id in rows:
             raise EvaluationError(f"{row.place}: a second score of item {item_id}")
         rows[item_id] = (item_id, image, row.values["counts"])
     return CountTable.build(list(rows.values()))
-
-
-def _are_counts(counts: Any) -> bool:
-    """Returns whether something maps names to numbers that can be added up."""
-    return isinstance(counts, dict) and all(
-        isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in counts.values()
-    )
 
 
 def _answer_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

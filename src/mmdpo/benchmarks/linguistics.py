@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +27,7 @@ class NltkLinguistics:
     def __init__(self, data_dir: str | Path | None = None) -> None:
         """Loads NLTK; `data_dir` is a folder laid out as NLTK's own (`corpora/`, `taggers/`, `tokenizers/`).
 
-        Raises:
-            ImportError: NLTK is not installed.
-            FileNotFoundError: `data_dir`, or NLTK's data, is not there; the message says how to get it.
+        Raises ImportError without NLTK, FileNotFoundError where `data_dir`, or NLTK's data, is not there.
         """
         try:
             self._nltk: Any = import_module("nltk")
@@ -40,8 +40,7 @@ class NltkLinguistics:
                 self._nltk.data.path.insert(0, str(data_dir))
         for resource in _DATA:
             self._find(resource)
-        self._lemmatiser = self._nltk.stem.WordNetLemmatizer()
-        self._known: dict[str, str] = {}
+        self._lemma = cache(self._nltk.stem.WordNetLemmatizer().lemmatize)
         self.name = f"NLTK {self._nltk.__version__} (punkt_tab, averaged_perceptron_tagger_eng, WordNet)"
 
     def _find(self, resource: str) -> None:
@@ -62,31 +61,20 @@ class NltkLinguistics:
 
     def nouns(self, text: str) -> list[str]:
         """Returns the lemmas of the tokens whose tag starts with NN."""
-        tagged = self._nltk.pos_tag(self._nltk.word_tokenize(text))
-        return [self._lemma(token) for token, tag in tagged if tag.startswith("NN")]
+        return [word for word in self._nouns_or_gaps(text) if word]
 
     def noun_runs(self, text: str) -> list[str]:
         """Returns each unbroken run of tokens whose tag starts with NN."""
-        tagged = self._nltk.pos_tag(self._nltk.word_tokenize(text))
-        return join_runs([self._lemma(token) if tag.startswith("NN") else "" for token, tag in tagged])
+        return join_runs(self._nouns_or_gaps(text))
 
-    def _lemma(self, token: str) -> str:
-        if token not in self._known:
-            self._known[token] = self._lemmatiser.lemmatize(token)
-        return self._known[token]
+    def _nouns_or_gaps(self, text: str) -> list[str]:
+        tagged = self._nltk.pos_tag(self._nltk.word_tokenize(text))
+        return [self._lemma(token) if tag.startswith("NN") else "" for token, tag in tagged]
 
 
 def join_runs(words: Sequence[str]) -> list[str]:
     """Joins neighbouring words by a space; an empty word ends a run and is left out."""
-    runs: list[str] = []
-    before = ""
-    for word in words:
-        if word and before:
-            runs[-1] += f" {word}"
-        elif word:
-            runs.append(word)
-        before = word
-    return runs
+    return [" ".join(run) for is_run, run in groupby(words, bool) if is_run]
 
 
 # -- without any library ----------------------------------------------------------------------------------------------

@@ -63,16 +63,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two runs on the same items: second minus first."""
+    """One metric of two runs on the `n` items that both have scored: second minus first.
+
+    There is no interval where the items share one image, so that nothing can be resampled.
+    """
 
     name: str
     first: float
     second: float
     difference: float
     interval: Interval | None
-    """None where the items share one image, so that nothing can be resampled."""
     n: int
-    """Items that both runs have scored."""
 
     @property
     def excludes_zero(self) -> bool:

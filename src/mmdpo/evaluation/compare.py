@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_data
@@ -58,15 +60,15 @@ class ComparedMetric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other."""
+    """Runs beside each other: their labels, the one that differences are taken to first, and pieces that are missing.
+
+    `notes` are what a reader of the differences should know: other judges, other items, partial results.
+    """
 
     runs: tuple[str, ...]
-    """Their labels, the one that differences are taken to first."""
     rows: tuple[ComparedMetric, ...]
     notes: tuple[str, ...]
-    """What a reader of the differences should know: other judges, other items, partial results."""
     missing: tuple[str, ...]
-    """Pieces that could not be read."""
     statistics: Mapping[str, Any]
 
 
@@ -182,8 +184,7 @@ def _by_items(metrics: Sequence[Metric], tables: Sequence[CountTable]) -> list[t
 
 def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
     columns = [table.names.index(name) for name in metric.over if name in table.names]
-    counted = table.values[:, columns].sum(axis=1) > 0
-    return frozenset(item_id for item_id, is_counted in zip(table.ids, counted, strict=True) if is_counted)
+    return frozenset(np.asarray(table.ids, dtype=object)[table.values[:, columns].sum(axis=1) > 0])
 
 
 def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
@@ -225,17 +226,18 @@ def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """What one run says of one benchmark."""
+    """What one run says of one benchmark, and which problem a missing piece has.
+
+    `values` are as its result.json prints them, over all items that it scored.
+    """
 
     label: str
     benchmark: str
     values: Mapping[str, float | None]
-    """As its result.json prints them, over all items that it scored."""
     made_by: Mapping[str, str]
     partial: tuple[str, ...]
     table: CountTable | None
     problem: str = ""
-    """Why a piece is missing; empty if none is."""
 
 
 def label_folders(folders: Sequence[Path]) -> list[str]:

@@ -81,16 +81,15 @@ class TableValue:
 
 @dataclass(frozen=True)
 class Suite:
-    """What became of all benchmarks."""
+    """What became of all benchmarks: the folder's name, whose answers these are, and the figures of each column.
+
+    `missing` says of a benchmark why it has no result.
+    """
 
     label: str
-    """Name of the folder."""
     of: str
-    """Whose answers these are."""
     cells: Mapping[str, TableValue | None]
-    """Header of the column → the figure, None where it is missing."""
     missing: Mapping[str, str]
-    """Benchmark → why it has no result."""
     notes: tuple[str, ...]
 
 

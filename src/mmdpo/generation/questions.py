@@ -71,13 +71,11 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """What a model said to a question."""
+    """What a model said to a question: stripped, without special tokens; `details` say why it stopped, for instance."""
 
     id: str
     text: str
-    """Without special tokens, stripped of white space at its ends."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What a server said of it: the model's name, why it stopped."""
 
 
 @dataclass(frozen=True)

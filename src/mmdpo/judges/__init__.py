@@ -7,7 +7,7 @@ A judge is a module with a docstring, whose first line says what it asks, and th
 
 It answers requests and knows nothing of benchmarks; keeping replies, asking again and giving up are the business of
 `mmdpo.evaluation.judging`. Files that start with an underscore are not judges. Replies that were recorded before need
-no model: `mmdpo.benchmarks.replies`.
+no model: `mmdpo.benchmarks.reading.RecordedReplies`.
 """
 
 from __future__ import annotations
@@ -64,13 +64,12 @@ class JudgeOptions(Options):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to a judge."""
+    """One prompt to a judge; `attempt` is 0, or which further attempt at a readable reply it is."""
 
     item_id: str
     answer: str
     prompt: str
     attempt: int
-    """0, or which further attempt at a readable reply it is."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotatio
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
 LANGUAGE_TOOLS = ("linguistics",)
 MODES: Final = ("word", "llm")
+SYNONYMS: Final = "synonyms_refine.txt"
 TRAPS = {
     "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
     "vases": '"vases" in the answer, which word mode does not see (WordNet makes it "vas")',
@@ -52,17 +53,17 @@ def _ratio(mode: str, name: str, part: str, whole: str, better: Better) -> Metri
     return Metric(f"object_halbench/{mode}/{name}", compute, (f"{mode}/n",), better, "%", 1)
 
 
-def _metrics(mode: str) -> tuple[Metric, ...]:
-    return (
-        _ratio(mode, "chair_s", "hallucinating", "n", "lower"),
-        _ratio(mode, "chair_s_refine", "hallucinating", "mentioning", "lower"),
-        _ratio(mode, "chair_i", "hallucinated", "mentions", "lower"),
-        _ratio(mode, "recall", "found", "truth", "higher"),
-    )
-
-
 METRICS = (
-    *(metric for mode in MODES for metric in _metrics(mode)),
+    *(
+        metric
+        for mode in MODES
+        for metric in (
+            _ratio(mode, "chair_s", "hallucinating", "n", "lower"),
+            _ratio(mode, "chair_s_refine", "hallucinating", "mentioning", "lower"),
+            _ratio(mode, "chair_i", "hallucinated", "mentions", "lower"),
+            _ratio(mode, "recall", "found", "truth", "higher"),
+        )
+    ),
     Metric(
         "object_halbench/answer_words", lambda sums: divide(sums["words"], sums["n"]), ("n",), "neither", "words", 1
     ),
@@ -101,7 +102,7 @@ def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapp
         found: Mapping[str, Sequence[str]] = read_data(data_dir / "gt_objects_300.json")
         return found
     tools.used["ground_truth"] = ", ".join(file.name for file in (*instances, *captions))
-    synonyms = _read_synonyms(data_dir)
+    synonyms = CocoObjects.build(read_data_text(data_dir / SYNONYMS).splitlines())
     objects: dict[str, set[str]] = {}
     for content in map(read_data, instances):
         names = {category["id"]: category["name"] for category in content["categories"]}
@@ -117,10 +118,6 @@ def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapp
 def _annotations(content: Mapping[str, Any], image_ids: frozenset[str]) -> list[tuple[str, Mapping[str, Any]]]:
     records = ((str(record["image_id"]), record) for record in content["annotations"])
     return [(image_id, record) for image_id, record in records if image_id in image_ids]
-
-
-def _read_synonyms(data_dir: Path) -> CocoObjects:
-    return CocoObjects.build(read_data_text(data_dir / "synonyms_refine.txt").splitlines())
 
 
 find_id = find_by_image
@@ -145,7 +142,7 @@ def reads(reply: str) -> bool:
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule: word mode always, LLM mode where there is a judge."""
-    synonyms = _read_synonyms(data_dir)
+    synonyms = CocoObjects.build(read_data_text(data_dir / SYNONYMS).splitlines())
     if tools.judge is not None:
         tools.used["judge"] = tools.judge.name
 
