@@ -238,10 +238,7 @@ class _Listener:
 
 
 def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[BenchmarkItem, str]]) -> None:
-    """Lets a judge that has to be waited for reply to all answers; does nothing where replies are at hand.
-
-    Which answers a judge is asked about the scorer alone knows: it runs once for that. Raises what the judge raises.
-    """
+    """Lets a judge that is waited for reply to all answers; which they are, the scorer says by running once."""
     if not isinstance(tools.judge, AskingJudge):
         return
     listener = _Listener()

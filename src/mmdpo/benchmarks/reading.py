@@ -221,10 +221,7 @@ def read_answers(
 
 
 def list_files(path: Path) -> tuple[Path, ...]:
-    """Returns a file, the answers of a run's folder, or the `.json` and `.jsonl` files of another folder.
-
-    Raises FileNotFoundError if there is none.
-    """
+    """Returns a file, a run's answers, or a folder's `.json(l)` files; raises FileNotFoundError if there is none."""
     if not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file of answers")
@@ -293,7 +290,6 @@ class RecordedReplies:
     """A judge that only repeats what was recorded; an item without a record has no reply."""
 
     def __init__(self, rows: Mapping[str, Sequence[Row]], name: str) -> None:
-        """Takes the rows of each item, and which judge wrote them."""
         self._rows, self.name = rows, name
 
     @classmethod

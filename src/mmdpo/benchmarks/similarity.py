@@ -32,10 +32,7 @@ class PairTable:
 
     @classmethod
     def read(cls, path: str | Path) -> PairTable:
-        """Reads a table `{"model", "threshold", "pairs": [[word, word, cosine], …]}`.
-
-        Raises `ValueError` if the file is none, or was made for another threshold.
-        """
+        """Reads `{"model", "threshold", "pairs": [[word, word, cosine], …]}`; raises ValueError for anything else."""
         try:
             table = parse_json(Path(path).read_bytes())
             model, threshold = str(table["model"]), float(table["threshold"])
@@ -58,7 +55,6 @@ class SpacySimilarity:
     """Similar words by the vectors of a spaCy model; every pair is asked for once."""
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        """Takes a loaded pipeline that has word vectors."""
         self.name = name
         self._read = cache(pipeline)
         self.cosine = cache(self._cosine)

@@ -63,10 +63,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two runs on the `n` items that both have scored: second minus first.
-
-    There is no interval where the items share one image, so that nothing can be resampled.
-    """
+    """Second minus first run on the `n` items that both have scored; no interval where those share one image."""
 
     name: str
     first: float
@@ -110,10 +107,7 @@ def paired_differences(
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[Difference]:
-    """Compares two runs on the items that both have scored, with the same resamples for both.
-
-    Raises `EvaluationError` if they share no item.
-    """
+    """Compares two runs on the items that both have scored, resampled alike; raises EvaluationError for none."""
     common = frozenset(first.ids) & frozenset(second.ids)
     if not common:
         raise EvaluationError("the two runs have no scored item in common: they are not of one benchmark")

@@ -247,10 +247,7 @@ def label_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def read_runs(folder: Path, label: str) -> dict[str, ScoredRun]:
-    """Reads a run, or the runs of a suite, by benchmark; what cannot be read says so in its `problem`.
-
-    Raises EvaluationError for a folder that does not exist or holds no result.
-    """
+    """Reads a run, or a suite's, by benchmark; raises EvaluationError for a folder without results."""
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: no folder of results")
     if (folder / "result.json").exists():

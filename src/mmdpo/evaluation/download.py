@@ -55,10 +55,7 @@ class FetchError(EvaluationError):
 
 
 def download_all(chosen: Sequence[str], data_dir: Path | None, *, images: bool = True) -> None:
-    """Fetches the chosen benchmarks, `all` for every one; one that fails does not keep the others from being fetched.
-
-    Raises ValueError for another name, and what `download` raises.
-    """
+    """Fetches benchmarks, `all` for every one, whichever fail; raises ValueError for another name or a failure."""
     unknown = set(chosen) - {*SOURCES, "all"}
     if unknown:
         raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}, all")

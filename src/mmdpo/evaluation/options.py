@@ -161,10 +161,7 @@ def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSett
 
 
 def make_answerer(options: EvaluationOptions) -> Answerer:
-    """Returns the model that the options name, not loaded yet.
-
-    Raises ValueError for an endpoint without an address, ImportError for a package that is not installed.
-    """
+    """Returns the model, not loaded yet; raises ValueError without an address, ImportError without a package."""
     assert options.model is not None
     if options.backend == "endpoint":
         from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer

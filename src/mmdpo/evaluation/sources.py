@@ -69,15 +69,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class Data:
-    """What a benchmark is made of."""
+    """What a benchmark is made of; of images that are fetched one by one, their names and where each is."""
 
     licences: tuple[str, ...]
     files: tuple[RemoteFile, ...] = ()
     archives: tuple[Archive, ...] = ()
     image_address: Callable[[str], str] | None = None
-    """Image file name → where it is, for images that are fetched one by one."""
     image_names: Callable[[Path], list[str]] | None = None
-    """Folder of the data → the images that it asks about."""
 
 
 def _pope_images(folder: Path) -> list[str]:
@@ -152,11 +150,22 @@ def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ..
     return tuple(RemoteFile(path, (f"{base}/{path}",), sha256) for path, sha256 in checksums.items())
 
 
+_AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
+_AMBER_IMAGES = f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t"
+_MMHAL_IMAGES = "hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip"
+_POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
+_HALBENCH_ROWS = tuple(
+    f"https://raw.githubusercontent.com/RLHF-V/{name}/main/eval/data/obj_halbench_300_with_image.jsonl"
+    for name in ("RLHF-V", "RLAIF-V")
+)
+_HALBENCH_SHA256 = {QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"}
+_ANNOTATIONS = f"{_COCO}/annotations/annotations_trainval2014.zip"
+
 SOURCES: Mapping[str, Data] = {
     "amber": Data(
-        licences=("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
-        files=_list_files(
-            "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd",
+        ("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
+        _list_files(
+            _AMBER,
             {
                 "data/annotations.json": "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
                 "data/query/query_all.json": "127680ae61f7d4a92d2f7f07a8deaec07f0689b194d2c7c0f41ead7bd2c5bcf5",
@@ -164,60 +173,30 @@ SOURCES: Mapping[str, Data] = {
                 "data/safe_words.txt": "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
             },
         ),
-        archives=(
-            Archive(
-                "AMBER's images",
-                (f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t",),
-                unpack_pictures,
-                "1,004 images",
-                only_images=True,
-            ),
-        ),
+        (Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),),
     ),
     "mmhal": Data(
-        licences=("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
-        files=_list_files(
+        ("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
+        _list_files(
             _RLHF_V,
             {"mmhal-bench_answer_template.json": "28ed24e19ffef292597c35f1dad37760b2e0a088b3b40ca3b50f105fc1b951bb"},
         ),
-        archives=(
-            Archive(
-                "MMHal-Bench's images",
-                ("hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip",),
-                unpack_pictures,
-                "174 MB",
-                only_images=True,
-            ),
-        ),
+        (Archive("MMHal-Bench's images", (_MMHAL_IMAGES,), unpack_pictures, "174 MB", only_images=True),),
     ),
     "object_halbench": Data(
-        licences=("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
-        files=_list_files(
+        ("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
+        _list_files(
             _RLHF_V, {"synonyms_refine.txt": "681041d2958d7871ed6fa69c3108f34aa6a0a354eb53ed4c5a425e65f86bc72a"}
         ),
-        archives=(
-            Archive(
-                "questions and images",
-                tuple(
-                    f"https://raw.githubusercontent.com/RLHF-V/{name}/main/eval/data/obj_halbench_300_with_image.jsonl"
-                    for name in ("RLHF-V", "RLAIF-V")
-                ),
-                unpack_questions,
-                "300 images",
-                contents={QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"},
-            ),
-            Archive(
-                "COCO's annotations",
-                (f"{_COCO}/annotations/annotations_trainval2014.zip",),
-                unpack_annotations,
-                "241 MB",
-            ),
+        (
+            Archive("questions and images", _HALBENCH_ROWS, unpack_questions, "300 images", contents=_HALBENCH_SHA256),
+            Archive("COCO's annotations", (_ANNOTATIONS,), unpack_annotations, "241 MB"),
         ),
     ),
     "pope": Data(
-        licences=("POPE: MIT", _COCO_LICENCE),
-        files=_list_files(
-            "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco",
+        ("POPE: MIT", _COCO_LICENCE),
+        _list_files(
+            _POPE,
             {
                 "coco_pope_random.json": "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994",
                 "coco_pope_popular.json": "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753",

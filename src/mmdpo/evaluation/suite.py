@@ -27,7 +27,7 @@ from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answe
 from mmdpo.files import make_folder, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.printable import printable
-from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval, show_number
+from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval
 from mmdpo.world.worlds import find_world
 
 logger = logging.getLogger(__name__)
@@ -81,10 +81,7 @@ class TableValue:
 
 @dataclass(frozen=True)
 class Suite:
-    """What became of all benchmarks: the folder's name, whose answers these are, and the figures of each column.
-
-    `missing` says of a benchmark why it has no result.
-    """
+    """What became of all benchmarks: whose answers, the figure of each column, and why some have no result."""
 
     label: str
     of: str
@@ -160,10 +157,7 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
 
 
 def find_file(folder: Path, name: str, stem: str) -> Path:
-    """Returns a benchmark's file in a folder: NAME.jsonl, NAME.json, NAME/stem.jsonl, NAME/stem.json, or NAME itself.
-
-    Raises EvaluationError if there is none.
-    """
+    """Returns NAME.json(l), NAME/stem.json(l) or NAME itself of a folder; raises EvaluationError if there is none."""
     places = [folder / f"{name}.jsonl", folder / f"{name}.json"]
     places += [folder / name / f"{stem}.jsonl", folder / name / f"{stem}.json"]
     found = next((place for place in places if place.is_file()), folder / name)
@@ -254,25 +248,22 @@ def _write(suite: Suite, remarks: Sequence[str], results: Iterable[str], out: Pa
 
 def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
     """Returns the paper's rows and the run's; a narrow one has intervals below values, for terminals of 80 columns."""
-    rows = [
-        (label, *(show_number(value, column.form) for value, column in zip(values, COLUMNS, strict=True)))
-        for label, values in PAPER.items()
-    ]
-    shown = [
-        MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
-        for column, cell in zip(COLUMNS, suite.cells.values(), strict=True)
-    ]
-    if is_narrow:
-        rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
-        shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
     given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
-    records = [
-        {"row": label}
-        | {
+    rows, records = [], []
+    for label, cells in {**given, suite.label: suite.cells.values()}.items():
+        pairs = list(zip(COLUMNS, cells, strict=True))
+        figures = {
             f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)
-            for column, cell in zip(COLUMNS, cells, strict=True)
+            for column, cell in pairs
             for end, name in (("", "value"), (" low", "low"), (" high", "high"))
         }
-        for label, cells in {**given, suite.label: suite.cells.values()}.items()
-    ]
-    return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
+        records.append({"row": label, **figures})
+        shown = [
+            MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
+            for column, cell in pairs
+        ]
+        if is_narrow:
+            label = f"  + {label.partition(' + ')[2]}" if label in PAPER and " + " in label else label
+            shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
+        rows.append((label, *shown))
+    return Table(("", *(column.header for column in COLUMNS)), tuple(rows), records=tuple(records))

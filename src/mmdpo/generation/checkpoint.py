@@ -96,10 +96,7 @@ class Checkpoint:
 
 
 def _digest_weights(folder: Path) -> str:
-    """Returns a digest of the weight files of a folder: sizes, and blocks all over them.
-
-    Reading them whole would take as long as loading the model does, and training changes weights throughout.
-    """
+    """Digests sizes and blocks of weight files: training changes weights throughout, and reading all takes long."""
     digest = xxh3_128()
     for path in sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         size = path.stat().st_size

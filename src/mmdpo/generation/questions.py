@@ -156,10 +156,7 @@ def chat_request(question: Question, settings: GenerationSettings) -> list[Messa
 
 
 def write_data_url(image: LazyImage) -> str:
-    """Returns a picture as a data URL: an upright JPEG or PNG file as it is, everything else as PNG.
-
-    Raises RowError as `load_image`.
-    """
+    """Returns a data URL: an upright JPEG or PNG file as it is, all else as PNG; raises RowError as `load_image`."""
     if isinstance(image, str | Path) and (kind := _kind_of_file(image)) is not None:
         content = Path(image).read_bytes()
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
 from mmdpo.generation.questions import GenerationSettings
@@ -18,12 +19,12 @@ def make_source(options: JudgeOptions) -> EndpointSource:
     return EndpointSource(endpoint, options)
 
 
+@dataclass
 class EndpointSource:
     """Asks over HTTP."""
 
-    def __init__(self, endpoint: ChatEndpoint, options: JudgeOptions) -> None:
-        """Takes the endpoint and how to ask it; nothing is sent."""
-        self.endpoint, self.options = endpoint, options
+    endpoint: ChatEndpoint
+    options: JudgeOptions
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all, `concurrency` at once; what is on its way when `fail` raises is still waited for and kept."""

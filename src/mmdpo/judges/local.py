@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +17,11 @@ def make_source(options: JudgeOptions) -> LocalSource:
     return LocalSource(options)
 
 
+@dataclass
 class LocalSource:
     """Asks a model in memory, on an accelerator if there is one."""
 
-    def __init__(self, options: JudgeOptions) -> None:
-        """Takes the model and how to ask it; nothing is loaded."""
-        self.options = options
+    options: JudgeOptions
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

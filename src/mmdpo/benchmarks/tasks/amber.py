@@ -133,10 +133,7 @@ METRICS = (
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads annotations and queries: 1,004 descriptions, then 14,216 questions; ids are the official numbers.
-
-    Raises EvaluationError for a file that is missing or is not AMBER's.
-    """
+    """Reads 1,004 descriptions, then 14,216 questions, by official numbers; raises EvaluationError for other files."""
     folder = _data_folder(data_dir)
     annotations, queries = read_data(folder / "annotations.json"), read_data(folder / "query" / "query_all.json")
     try:
@@ -213,9 +210,8 @@ class AmberWords:
     """AMBER's word lists."""
 
     associated: Mapping[str, Sequence[str]]
-    """Word → the words that also stand for it."""
+    """Word → the words that also stand for it; together they are the only nouns that are looked at."""
     vocabulary: frozenset[str]
-    """The only nouns that are looked at."""
     plural_only: frozenset[str]
     """Singulars of words that the vocabulary holds as plurals, which a lemmatised noun therefore never equals."""
     safe: frozenset[str]

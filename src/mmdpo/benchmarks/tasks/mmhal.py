@@ -52,10 +52,7 @@ METRICS = (
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads the 96 questions; ids are the official image ids, each of which occurs once.
-
-    Raises EvaluationError for a file that is missing or is not MMHal-Bench's.
-    """
+    """Reads the 96 questions by image id, each of which occurs once; raises EvaluationError for another file."""
     file = data_dir / "mmhal-bench_answer_template.json"
     try:
         return tuple(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mmdpo.benchmarks.definitions import (
     BenchmarkItem,
@@ -146,15 +147,12 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], 
     if tools.judge is not None:
         tools.used["judge"] = tools.judge.name
 
-    def score(item: BenchmarkItem, answer: str) -> ItemScore:
-        answer = answer.replace("Assistant:", "").strip()  # as the official code does
-        return score_answer(item, answer, synonyms, tools)
-
-    return score
+    return partial(score_answer, synonyms=synonyms, tools=tools)
 
 
 def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools: Tools) -> ItemScore:
     """Scores one answer in word mode and, if there is a judge, in LLM mode."""
+    answer = answer.replace("Assistant:", "").strip()  # as the official code does
     truth = frozenset(item.truth["objects"])
     words = answer.lower().split()
     mentions = synonyms.mentions(answer, tools.linguistics)
@@ -206,7 +204,7 @@ def _count(mode: str, mentions: Sequence[Mention], truth: frozenset[str]) -> dic
 
 def _explain(mentions: Sequence[Mention], truth: frozenset[str]) -> dict[str, Any]:
     return {
-        "kept": [[mention.word, mention.coco_class] for mention in mentions],
+        "kept": [list(mention) for mention in mentions],
         "flagged": [mention.word for mention in mentions if mention.coco_class not in truth],
     }
 
@@ -214,8 +212,7 @@ def _explain(mentions: Sequence[Mention], truth: frozenset[str]) -> dict[str, An
 # -- words that name classes ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mention:
+class Mention(NamedTuple):
     """One word of an answer that names a class."""
 
     word: str

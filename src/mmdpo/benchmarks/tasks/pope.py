@@ -76,10 +76,7 @@ METRICS = tuple(
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads the splits `coco_pope_*.json` that are there, 3,000 questions each; ids are `random/1`.
-
-    Raises EvaluationError if there is none, or a line is no question.
-    """
+    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is."""
     files = {split: data_dir / f"coco_pope_{split}.json" for split in SPLITS}
     items = [item for split, file in files.items() if file.exists() for item in _read_split(file, split)]
     if not items:
