@@ -37,7 +37,7 @@ class VllmAnswerer:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Loads nothing yet. Raises ValueError for what vLLM reads from the model's folder and nowhere else."""
-        if checkpoint.pad_to_square:
+        if checkpoint.options.pad_to_square:
             raise ValueError(
                 "vLLM reads pictures by the processor in the model's folder: `mmdpo merge` a run that was trained with "
                 "pad_to_square and answer with the merged model, or take --backend transformers"
@@ -82,7 +82,7 @@ class VllmAnswerer:
             model=start.base,
             revision=start.revision,
             dtype=self.checkpoint.dtype,
-            trust_remote_code=self.checkpoint.trust_remote_code,
+            trust_remote_code=self.checkpoint.options.trust_remote_code,
             limit_mm_per_prompt={"image": 1},
             **({} if adapter is None else {"enable_lora": True, "max_lora_rank": _find_rank(adapter)}),
         )
