@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -44,7 +44,6 @@ class Outcome:
     """What became of a run."""
 
     path: Path
-    """The file of the answers."""
     items: int
     answered: int
     stopped: str
@@ -58,12 +57,15 @@ def answer_benchmark(
 ) -> Outcome:
     """Asks a model as the options say. `data_dir` is the benchmark's own folder.
 
-    Without `answers_only` the scoring is tried out first with `tools`, which have no judge.
+    Without `answers_only` made-up answers are scored first by `tools`, which have no judge, so that a tool that is not
+    installed is found before a model answers for hours.
     """
     settings = make_settings(benchmark, options.asking)
     items = benchmark.read_items(data_dir, tools)
     if not options.asking.answers_only and not benchmark.needs_judge:
-        check_scoring(benchmark, items, data_dir, tools)
+        score = benchmark.make_scorer(data_dir, tools)
+        for item in {item.part: item for item in items}.values():
+            score(item, "There is a dog on the table.")
     chosen = choose_items(items, options.asking.limit)
     finder = make_image_finder(benchmark, items, data_dir, options.asking.image_dir)
     return answer_items(benchmark, items, chosen, finder, answerer, settings, options.out)
@@ -88,12 +90,10 @@ def answer_items(
     make_folder(folder)
     with hold_folder(folder) if processes.rank == 0 else nullcontext():
         log = AnswerLog(folder, benchmark.name, items, asdict(settings) | dict(answerer.describe()), processes)
-        waiting = [item for item in chosen if item.id not in log]
-        check_images((item, find_image(item)) for item in waiting)
+        waiting = [Question(item.id, item.prompt, find_image(item)) for item in chosen if item.id not in log]
+        check_images(waiting)
         if waiting:
-            share = waiting[processes.rank :: processes.count]
-            questions = [Question(item.id, item.prompt, find_image(item)) for item in share]
-            stopped = _ask(log, questions, answerer, settings)
+            stopped = _ask(log, waiting[processes.rank :: processes.count], answerer, settings)
         log.merge()
     answered = sum(item.id in log for item in items)
     return Outcome(log.path, len(items), answered, stopped, is_main=processes.rank == 0)
@@ -147,9 +147,9 @@ def make_image_finder(
     return lambda item: folder / item.image
 
 
-def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
+def check_images(questions: Sequence[Question]) -> None:
     """Raises EvaluationError, which lists the first, if pictures are missing: before a model is loaded."""
-    paths = dict.fromkeys(image for _, image in found if isinstance(image, Path))
+    paths = dict.fromkeys(question.image for question in questions if isinstance(question.image, Path))
     missing = [path for path in paths if not path.is_file()]
     if missing:
         shown = ", ".join(path.name for path in missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
@@ -157,13 +157,6 @@ def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
             f"{missing[0].parent}: {len(missing):,} of {len(paths):,} pictures are missing ({shown}); put them there, "
             "or name the folder that holds them (--image_dir)"
         )
-
-
-def check_scoring(benchmark: Benchmark, items: Sequence[BenchmarkItem], data_dir: Path, tools: Tools) -> None:
-    """Scores made-up answers: a tool that is not installed is found before a model answers for hours."""
-    score = benchmark.make_scorer(data_dir, tools)
-    for item in {item.part: item for item in items}.values():
-        score(item, "There is a dog on the table.")
 
 
 # -- the answers on disk ----------------------------------------------------------------------------------------------
