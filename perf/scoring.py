@@ -23,9 +23,9 @@ from typing import Any
 
 from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.evaluate import find_data
+from mmdpo.benchmarks.linguistics import TableLinguistics
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load
-from mmdpo.benchmarks.word_table import TableLinguistics
 
 WORDS = 160
 """Of a description."""

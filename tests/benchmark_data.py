@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmdpo.benchmarks.definitions import Tools
-from mmdpo.benchmarks.linguistics import NltkLinguistics
+from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics
 from mmdpo.benchmarks.similarity import PairTable
-from mmdpo.benchmarks.word_table import TableLinguistics
 
 ROOT = Path(__file__).parents[1]
 HAND_MADE = Path(__file__).parent / "golden"

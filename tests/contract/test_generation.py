@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.data.tokenise import Renderer
-from mmdpo.generation.prompts import chat_request, chat_turns, render_prompt
-from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation import CheckpointOptions
+from mmdpo.generation.questions import GenerationSettings, Question, chat_request, chat_turns, render_prompt
 from mmdpo.generation.transformers import PromptReader, TransformersAnswerer
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.models.families import find_family
@@ -43,7 +43,7 @@ class InMemory:
 class ForVllm(InMemory):
     """The same, as vLLM is told of it."""
 
-    pad_to_square, dtype, trust_remote_code = False, "float32", False
+    options, dtype = CheckpointOptions(), "float32"
     start = SimpleNamespace(base="", revision="main", adapter=None)
 
 

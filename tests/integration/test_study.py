@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmdpo.benchmarks.result_folder import read_table
+from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
 from mmdpo.study.study_file import StudyEvaluation, Variant, shipped_names

@@ -1,4 +1,4 @@
-"""The records of an evaluation: items, what an answer scored, and metrics as functions of summed counts.
+"""The records of an evaluation: items, what an answer scored, metrics as functions of summed counts, and tools.
 
 Every metric of every benchmark here is a function of counts added up over items. So an item's score is its counts, a
 metric is computed from their sums, and a bootstrap resample is the same function on other sums.
@@ -14,27 +14,24 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.benchmarks.linguistics import Linguistics
-from mmdpo.benchmarks.similarity import Similarity
-
 Values: TypeAlias = NDArray[np.float64]
 Sums: TypeAlias = Mapping[str, Values]
 """Count name → its sum in every resample; all arrays of one shape."""
+Better: TypeAlias = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
 class BenchmarkItem:
-    """One question of a benchmark."""
+    """One question of a benchmark, word for word as the official code asks it, and what its answer is held against.
+
+    `part` is a split or a dimension, `image` a file name; items of one image are resampled together.
+    """
 
     id: str
     part: str
-    """The part of the benchmark that it belongs to: a split, a dimension."""
     prompt: str
-    """What the model is asked, word for word as the official code asks it."""
     image: str
-    """File name of its image. BenchmarkItems of one image are resampled together."""
     truth: Mapping[str, Any] = field(default_factory=dict)
-    """What its answer is held against."""
 
 
 class BenchmarkItems(dict[str, BenchmarkItem]):
@@ -56,16 +53,15 @@ class BenchmarkItems(dict[str, BenchmarkItem]):
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one answer scored."""
+    """What one answer scored: counts, which metrics sum over items, and why (words flagged, how it was read).
+
+    `traps` is how often each of the benchmark's `TRAPS` was hit, `unscored` why some score is missing, if one is.
+    """
 
     counts: Mapping[str, float]
-    """Count name → number; a metric sums these over items."""
     reason: Mapping[str, Any]
-    """Why: words kept, words flagged, how the answer was read."""
     traps: Mapping[str, int] = field(default_factory=dict)
-    """How often each trap of the official rule was hit; the keys are explained by the benchmark's `TRAPS`."""
     unscored: str = ""
-    """Why some score of this item is missing; empty if none is."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +73,25 @@ class Metric:
     """Sums → the unrounded value in the official unit; NaN where the official rule divides by zero."""
     over: tuple[str, ...]
     """Counts that each item adds 1 to: their sum is n, and each of them must be above zero for the metric to exist."""
-    better: Literal["higher", "lower", "neither"]
+    better: Better
     unit: str
     digits: int | None
     """Decimals that the official scorer prints; None means all of them."""
     official: Callable[[Sums], float] | None = None
     """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
 
-    @property
-    def shown_digits(self) -> int:
-        """Decimals in tables for people: those of the official scorer, 3 where it prints all of them."""
-        return 3 if self.digits is None else self.digits
 
-
-class Judge(Protocol):
-    """A language model that reads answers, or its recorded replies."""
+class Named(Protocol):
+    """Whatever the numbers of a result depend on: its name, with a version where it has one, is written there."""
 
     @property
     def name(self) -> str:
-        """Which judge this is: recorded in the result."""
+        """Which it is."""
         ...
+
+
+class Judge(Named, Protocol):
+    """A language model that reads answers, or its recorded replies."""
 
     def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the raw reply for an answer, or None where there is none to be had: the item is then unscored."""
@@ -112,15 +107,38 @@ class AskingJudge(Judge, Protocol):
         ...
 
 
+class Linguistics(Named, Protocol):
+    """A language tool. Case is kept."""
+
+    def lemmas(self, text: str) -> list[str]:
+        """Returns every token of `text` as its noun lemma, in order, punctuation included."""
+        ...
+
+    def nouns(self, text: str) -> list[str]:
+        """Returns the lemmas of the tokens that are nouns in their sentence, in order."""
+        ...
+
+    def noun_runs(self, text: str) -> list[str]:
+        """Returns each unbroken run of nouns as its lemmas joined by a space."""
+        ...
+
+
+class Similarity(Named, Protocol):
+    """Says whether two words are similar enough to count as one."""
+
+    def similar(self, first: str, second: str) -> bool:
+        """Returns whether the similarity of two words is above the threshold; a word is similar to itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tools:
-    """What scorers may use, made on first use, and a record of what was used."""
+    """What scorers may use, made on first use; `used` records what produced the numbers, and goes into the result."""
 
     make_linguistics: Callable[[], Linguistics]
     make_similarity: Callable[[], Similarity]
     judge: Judge | None = None
     used: dict[str, str] = field(default_factory=dict)
-    """What produced the numbers: goes into the result."""
 
     @cached_property
     def linguistics(self) -> Linguistics:

@@ -1,31 +1,28 @@
-"""From a file of answers to an evaluation: reads, scores, adds up, resamples. `result_folder.py` writes it."""
+"""From a file of answers to a result: reads, scores, adds up, resamples, and writes the folder of the result.
+
+answers.jsonl   one line per item: id, prompt, image, answer, generation settings if they are known
+scores.jsonl    one line per item: counts, and the reason of each
+result.json     metrics with intervals, coverage, what the official rule could not see, what produced the numbers
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.answers import Answers, read_answers
-from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.stats import (
-    LEVEL,
-    RESAMPLES,
-    CountTable,
-    Interval,
-    bootstrap,
-    count_items,
-    exists,
-    visible_difference,
-)
+from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
+from mmdpo.benchmarks.reading import Answers, EvaluationError, read_answers, read_data, read_rows
+from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
+from mmdpo.files import make_folder, write_json, write_rows
 
 EMPTY = "empty_answer"
 REPLACED = "replaced_characters"
@@ -38,21 +35,22 @@ _MEANINGS = {
 }
 _SHOWN = 5
 """How many item ids a note names."""
+ANSWERS, SCORES, RESULT = "answers.jsonl", "scores.jsonl", "result.json"
+_LARGEST_COUNT = 1e15
+"""Of anything in one answer; what is no number is not below it."""
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One number of a result, in the official unit. None stands where the official rule divides by zero."""
+    """One number of a result over `n` items, in the official unit; None where the official rule divides by zero."""
 
     value: float | None
-    """As the official scorer prints it."""
+    """As the official scorer prints it; `exact` is not rounded."""
     low: float | None
     """Ends of the 95 % bootstrap interval, rounded alike; None if the items share one image."""
     high: float | None
     n: int
-    """BenchmarkItems that it is taken over."""
     exact: float | None
-    """Not rounded."""
     standard_error: float | None
     visible_difference: float | None
     """The smallest true difference to an independent run of as many items that is found four times out of five."""
@@ -71,27 +69,24 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a reader of the numbers should know."""
+    """Something that a reader of the numbers should know; `first` are ids, for empty answers file and line."""
 
     count: int
     items: int
     first: tuple[str, ...]
-    """Ids of the first items concerned; for empty answers, file and line."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run."""
+    """A scored run; `partial` says why it is, `made_by` what produced the numbers (language tools, judge, truth)."""
 
     benchmark: str
     metrics: Mapping[str, MetricValue]
     coverage: Mapping[str, Coverage]
     partial: tuple[str, ...]
-    """Why the result is partial; empty if it is not."""
     notes: Mapping[str, Note]
     made_by: Mapping[str, str]
-    """What produced the numbers: linguistics, similarity, judge, ground truth."""
     statistics: Mapping[str, Any]
     items: tuple[BenchmarkItem, ...]
     scores: Mapping[str, ItemScore]
@@ -115,19 +110,16 @@ def evaluate_answers(
     are left out; a part that is answered in part is an error unless `allow_partial`. `strip_thoughts` takes thoughts
     (`<think>…</think>`) off before an answer is scored or shown to a judge.
 
-    Raises:
-        EvaluationError: data or answers cannot be used; says which file and line.
-        ImportError: a tool is not installed.
+    Raises EvaluationError, with file and line, for data or answers that cannot be used; ImportError for a tool that is
+    not installed.
     """
     benchmark, folder = load(name), find_data(name, data_dir)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
-    incomplete = [] if allow_partial else _find_missing(by_id, found)
-    if incomplete:
-        raise EvaluationError(
-            f"{answers}: {'; '.join(incomplete)}. Answer them, or score the rest as partial (--partial)"
-        )
+    missing = _find_missing(by_id, found)
+    if missing and not allow_partial:
+        raise EvaluationError(f"{answers}: {'; '.join(missing)}. Answer them, or score the rest as partial (--partial)")
     if strip_thoughts:
         tools.used["thoughts"] = "taken off before scoring"
     read = take_off_thoughts if strip_thoughts else str
@@ -136,8 +128,22 @@ def evaluate_answers(
     score = benchmark.make_scorer(folder, tools)
     progress = tqdm(texts.items(), desc=f"{name} scores", unit="answer", leave=False, disable=None)
     scores = {item_id: score(by_id[item_id], text) for item_id, text in progress}
-    notes = _note(benchmark, found, texts, scores)
-    return _summarise(benchmark, items, found, scores, notes, tools, resamples, seed)
+    partial = [*missing, *(f"{place}: the file breaks off" for place in found.cut)]
+    unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
+    if unscored:
+        partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
+    return Evaluation(
+        benchmark=name,
+        metrics=_measure(benchmark.metrics, build_table(items, scores), resamples, seed),
+        coverage={part: _cover(members, scores) for part, members in by_id.parts.items()},
+        partial=tuple(partial),
+        notes=_note(benchmark, found, texts, scores),
+        made_by=dict(tools.used),
+        statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
+        items=items,
+        scores=scores,
+        answers=found,
+    )
 
 
 def find_data(name: str, data_dir: str | Path) -> Path:
@@ -148,8 +154,7 @@ def find_data(name: str, data_dir: str | Path) -> Path:
 
 def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
     """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
-    rows = [(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores]
-    return CountTable.build(rows)
+    return CountTable.build([(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores])
 
 
 def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
@@ -163,71 +168,38 @@ def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
     return problems
 
 
-def _summarise(
-    benchmark: Benchmark,
-    items: tuple[BenchmarkItem, ...],
-    answers: Answers,
-    scores: Mapping[str, ItemScore],
-    notes: Mapping[str, Note],
-    tools: Tools,
-    resamples: int,
-    seed: int,
-) -> Evaluation:
-    table = build_table(items, scores)
+def _measure(metrics: Iterable[Metric], table: CountTable, resamples: int, seed: int) -> dict[str, MetricValue]:
     sums = table.sums()
-    metrics = [metric for metric in benchmark.metrics if exists(metric, sums)]
-    intervals = bootstrap(table, metrics, resamples=resamples, seed=seed)
-    unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
-    partial = _find_missing(BenchmarkItems.build(items), answers) + [
-        f"{place}: the file breaks off" for place in answers.cut
-    ]
-    if unscored:
-        partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
-    return Evaluation(
-        benchmark=benchmark.name,
-        metrics={metric.name: _value(metric, sums, intervals.get(metric.name)) for metric in metrics},
-        coverage=_cover(items, scores),
-        partial=tuple(partial),
-        notes=notes,
-        made_by=dict(tools.used),
-        statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
-        items=items,
-        scores=scores,
-        answers=answers,
-    )
+    there = [metric for metric in metrics if exists(metric, sums)]
+    intervals = bootstrap(table, there, resamples=resamples, seed=seed)
+    values = {}
+    for metric in there:
+        exact, interval = float(metric.compute(sums)[0]), intervals.get(metric.name)
+        error = None if interval is None else interval.standard_error
+        values[metric.name] = MetricValue(
+            value=_tidy(metric.official(sums) if metric.official else exact, metric.digits),
+            low=None if interval is None else _tidy(interval.low, metric.digits),
+            high=None if interval is None else _tidy(interval.high, metric.digits),
+            n=count_items(metric, sums),
+            exact=_tidy(exact, None),
+            standard_error=error,
+            visible_difference=None if error is None else visible_difference(math.sqrt(2) * error),
+            unit=metric.unit,
+            better=metric.better,
+        )
+    return values
 
 
-def _value(metric: Metric, sums: Sums, interval: Interval | None) -> MetricValue:
-    exact = float(metric.compute(sums)[0])
-    printed = metric.official(sums) if metric.official else exact
-
-    def tidy(number: float) -> float | None:
-        if not math.isfinite(number):
-            return None
-        return number if metric.digits is None else round(number, metric.digits)
-
-    return MetricValue(
-        value=tidy(printed),
-        low=None if interval is None else tidy(interval.low),
-        high=None if interval is None else tidy(interval.high),
-        n=count_items(metric, sums),
-        exact=exact if math.isfinite(exact) else None,
-        standard_error=None if interval is None else interval.standard_error,
-        visible_difference=None if interval is None else visible_difference(math.sqrt(2) * interval.standard_error),
-        unit=metric.unit,
-        better=metric.better,
-    )
+def _tidy(number: float, digits: int | None) -> float | None:
+    if not math.isfinite(number):
+        return None
+    return number if digits is None else round(number, digits)
 
 
-def _cover(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> dict[str, Coverage]:
-    numbers: dict[str, Counter[str]] = {}
-    for item in items:
-        part = numbers.setdefault(item.part, Counter())
-        part["items"] += 1
-        if item.id in scores:
-            part["answered"] += 1
-            part["scored"] += not scores[item.id].unscored
-    return {name: Coverage(part["items"], part["answered"], part["scored"]) for name, part in numbers.items()}
+def _cover(members: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> Coverage:
+    ids = [item.id for item in members]
+    answered = [scores[item_id] for item_id in ids if item_id in scores]
+    return Coverage(len(ids), len(answered), sum(not score.unscored for score in answered))
 
 
 def _note(
@@ -245,14 +217,13 @@ def _note(
     meanings = _MEANINGS | dict(benchmark.traps)
     notes = {}
     for trap, found in sorted(hits.items()):
-        places = (
-            [answers.by_id[item_id].row.place for item_id in list(found)[:_SHOWN]] if trap == EMPTY else list(found)
-        )
-        notes[trap] = Note(sum(found.values()), len(found), tuple(places[:_SHOWN]), meanings[trap])
+        ids = list(found)[:_SHOWN]
+        places = [answers.by_id[item_id].row.place for item_id in ids] if trap == EMPTY else ids
+        notes[trap] = Note(sum(found.values()), len(found), tuple(places), meanings[trap])
     return notes
 
 
-# -- what a judge will be asked ----------------------------------------------------------------------------------------
+# -- what a judge will be asked ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -267,17 +238,96 @@ class _Listener:
 
 
 def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[BenchmarkItem, str]]) -> None:
-    """Lets a judge that has to be waited for reply to all answers; does nothing where replies are at hand.
-
-    Which answers a judge is asked about, and in what words, the scorer alone knows: it runs once for that. Raises what
-    the judge raises.
-    """
+    """Lets a judge that is waited for reply to all answers; which they are, the scorer says by running once."""
     if not isinstance(tools.judge, AskingJudge):
         return
     listener = _Listener()
-    score = benchmark.make_scorer(
-        folder, replace(tools, make_linguistics=lambda: tools.linguistics, judge=listener, used={})
-    )
+    heard = replace(tools, make_linguistics=lambda: tools.linguistics, judge=listener, used={})
+    score = benchmark.make_scorer(folder, heard)
     for item, answer in answers:
         score(item, answer)
     tools.judge.ask_all(listener.asked)
+
+
+# -- the folder of a result -------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, benchmark: str, answers: Iterable[Path] = ()) -> None:
+    """Raises EvaluationError for a folder that holds something else than a run on these files of answers.
+
+    That is a file, the result of another benchmark, or answers of a model, which may have taken hours, beside
+    `answers` from elsewhere.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise EvaluationError(f"{folder}: is a file; --out names a folder")
+    result, own = folder / RESULT, folder / ANSWERS
+    other = read_data(result).get("benchmark") if result.exists() else benchmark
+    if other != benchmark:
+        raise EvaluationError(f"{result}: holds a result of {other}; choose another --out for {benchmark}")
+    files = [file.resolve() for file in answers]
+    # `details` are what `mmdpo eval --model` says of each answer; a file that was scored has none.
+    is_other = files and own.exists() and own.resolve() not in files
+    if is_other and any("details" in row.values for row in read_rows(own)):
+        raise EvaluationError(
+            f"{own}: holds the answers that a model gave here, and would be overwritten; choose another --out"
+        )
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
+    """Writes answers.jsonl, scores.jsonl and result.json into the folder `out`; returns the path of the last.
+
+    Raises EvaluationError for a folder that holds something else (`check_folder`), UnusableFileError where the disk
+    takes no more.
+    """
+    folder = Path(out)
+    check_folder(folder, evaluation.benchmark, evaluation.answers.files)
+    make_folder(folder)
+    if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
+        write_rows(folder / ANSWERS, _answer_rows(evaluation))
+    scored = [item for item in evaluation.items if item.id in evaluation.scores]
+    about = ({"id": item.id, "part": item.part, "image": item.image} for item in scored)
+    rows = (head | vars(evaluation.scores[item.id]) for head, item in zip(about, scored, strict=True))
+    write_rows(folder / SCORES, rows)
+    write_json(folder / RESULT, _as_result(evaluation))
+    return folder / RESULT
+
+
+def read_table(run: str | Path) -> CountTable:
+    """Returns the counts of a run that was written before; raises EvaluationError if `scores.jsonl` is damaged."""
+    rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
+    for row in read_rows(Path(run) / SCORES):
+        item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
+        numbers = counts.values() if isinstance(counts, dict) else ("none",)
+        are_counts = all(isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in numbers)
+        if not (isinstance(item_id, str) and isinstance(image, str) and are_counts):
+            raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
+        if item_id in rows:
+            raise EvaluationError(f"{row.place}: a second score of item {item_id}")
+        rows[item_id] = (item_id, image, row.values["counts"])
+    return CountTable.build(list(rows.values()))
+
+
+def _answer_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for item in evaluation.items:
+        if item.id in evaluation.answers.by_id:
+            answer = evaluation.answers.by_id[item.id]
+            row = {"id": item.id, "benchmark": evaluation.benchmark, "prompt": item.prompt, "image": item.image}
+            known = {"generation": answer.row.values["generation"]} if "generation" in answer.row.values else {}
+            yield row | {"answer": answer.text} | known
+
+
+def _as_result(evaluation: Evaluation) -> dict[str, Any]:
+    files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in evaluation.answers.files}
+    known = [answer.row.values.get("generation") for answer in evaluation.answers.by_id.values()]
+    generation = {json.dumps(settings, sort_keys=True): settings for settings in known if settings}
+    return {
+        "benchmark": evaluation.benchmark,
+        "partial": bool(evaluation.partial),
+        "partial_because": evaluation.partial,
+        "coverage": {part: asdict(coverage) for part, coverage in evaluation.coverage.items()},
+        "metrics": {name: asdict(value) for name, value in evaluation.metrics.items()},
+        "notes": {trap: asdict(note) for trap, note in evaluation.notes.items()},
+        "made_by": evaluation.made_by,
+        "statistics": evaluation.statistics,
+        "answers": {"sha256": files, "generation": list(generation.values())},
+    }

@@ -1,19 +1,36 @@
-"""Reading the files of an evaluation, and the error that says which of them cannot be used."""
+"""Reading the files of an evaluation: a benchmark's data, answers, and recorded replies of a judge.
+
+Files of rows are JSON arrays, JSON lines, or objects one after the other, with fields in any order:
+
+    our answers        {"id": …, "prompt": …, "image": …, "answer": …, "generation": {…}} on each line of answers.jsonl
+    official answers   whatever fields the benchmark's own code reads; its `find_id` says which item a row answers
+    our replies        {"id": …, "reply": …}; with "answer", the reply is used for that answer alone; with "attempt", it
+                       is one of several to the same answer, and the first that is "readable" counts, else the last
+    official replies   an array of chat completions, `choices[0].message.content`, in the order of the items
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmdpo import files
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
 
+ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
+"""Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EvaluationError(ValueError):
     """Something given to an evaluation that cannot be used: says which file and line, what, and how to mend it."""
+
+
+# -- a benchmark's data -----------------------------------------------------------------------------------------------
 
 
 def read_data_text(path: Path) -> str:
@@ -47,3 +64,297 @@ def parse_json(text: str | bytes) -> Any:
 def replace_surrogates(text: str) -> str:
     """Returns text in which halves of surrogate pairs, which are no characters, are replaced by U+FFFD."""
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+# -- files of rows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One object of a file: its `line`, from 1, and its `position` among the objects, from 0."""
+
+    values: Mapping[str, Any]
+    file: Path
+    line: int
+    position: int
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"{self.file}, line {self.line}"
+
+    def first(self, names: Sequence[str]) -> Any:
+        """Returns the value of the first of these fields that it has, None if it has none."""
+        return next((self.values[name] for name in names if name in self.values), None)
+
+
+def read_rows(path: Path, cut: list[str] | None = None) -> Iterator[Row]:
+    """Yields the objects of a JSON or JSON-lines file; raises EvaluationError with file and line.
+
+    Where `cut` is given, a last row that the file breaks off in is left out, and its place appended there.
+    """
+    text = _decode(path)
+    decoder = json.JSONDecoder()
+    at, line, position = _skip(text, 0, "\ufeff"), 1, 0
+    is_array = text[at : at + 1] == "["
+    end = _skip(text, at + is_array)
+    while end < len(text) and text[end] != "]":
+        line, at = line + text.count("\n", at, end), end
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            if not _is_cut(text, at, error):
+                raise EvaluationError(f"{path}, line {line}: no JSON ({error.msg}, column {error.colno})") from error
+            _note_cut(f"{path}, line {line}", cut)
+            return
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deep
+            raise EvaluationError(f"{path}, line {line}: JSON that cannot be read ({error})") from error
+        if not isinstance(value, dict):
+            raise EvaluationError(
+                f"{path}, line {line}: should be an object with an id and an answer, is {value!r:.40}"
+            )
+        yield Row(value, path, line, position)
+        position, end = position + 1, _skip(text, end, ",")
+    if is_array and end >= len(text):
+        _note_cut(f"{path}, line {line + text.count(chr(10), at)}", cut)
+
+
+def _decode(path: Path) -> str:
+    try:
+        files.check_regular(path)
+    except files.UnusableFileError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end == len(content) and error.reason == "unexpected end of data":  # cut within a character
+            return content[: error.start].decode("utf-8")
+        line = content.count(b"\n", 0, error.start) + 1
+        raise EvaluationError(f"{path}, line {line}: not UTF-8; save the file in that encoding") from error
+
+
+def _skip(text: str, at: int, more: str = "") -> int:
+    while at < len(text) and (text[at].isspace() or text[at] in more):
+        at += 1
+    return at
+
+
+def _is_cut(text: str, at: int, error: json.JSONDecodeError) -> bool:
+    """Returns whether a row that cannot be read is one that the file ends in, rather than one that is damaged."""
+    rest = text[at:].rstrip()
+    if not rest.startswith("{"):
+        return False
+    unfinished = "\n" not in rest and not rest.endswith("}")
+    return unfinished or error.pos >= at + len(rest) or error.msg.startswith("Unterminated string")
+
+
+def _note_cut(place: str, cut: list[str] | None) -> None:
+    if cut is None:
+        raise EvaluationError(
+            f"{place}: the file breaks off in the middle of a row, so what wrote it did not finish; let it finish, or "
+            "score what is there as a partial result (--partial)"
+        )
+    cut.append(place)
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, where it was read, and whether something in its text was no character and was replaced."""
+
+    text: str
+    row: Row
+    is_mended: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a run by item id; `cut` says where a file ends in the middle of a row, which was left out."""
+
+    by_id: Mapping[str, Answer]
+    files: tuple[Path, ...]
+    cut: tuple[str, ...] = ()
+
+
+FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
+"""Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
+
+
+def read_answers(
+    path: Path, benchmark: str, items: BenchmarkItems, find_id: FindId, *, allow_cut: bool = False
+) -> Answers:
+    """Reads a file of answers, or those of a folder (`list_files`).
+
+    `allow_cut` leaves out a last row that the file breaks off in.
+
+    Raises:
+        EvaluationError: no JSON, a row cut off, an id that is none of the benchmark's, two answers to one item, or no
+            answer in a row.
+        FileNotFoundError: there is no such file.
+    """
+    cut: list[str] = []
+    found, answers = list_files(path), dict[str, Answer]()
+    for row in (row for file in found for row in read_rows(file, cut if allow_cut else None)):
+        if row.values.get("benchmark", benchmark) != benchmark:
+            raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
+        item_id = _find_item(row, items, find_id)
+        if item_id not in items:
+            ids = list(items)
+            raise EvaluationError(
+                f"{row.place}: id {item_id!r} is none of the {len(ids):,} items of {benchmark} ({ids[0]} … {ids[-1]}); "
+                "is this a file of another benchmark?"
+            )
+        if item_id in answers:
+            first = answers[item_id].row.place
+            raise EvaluationError(
+                f"{row.place}: a second answer to item {item_id}; the first is at {first}. Remove one"
+            )
+        said = _find_text(row)
+        text = replace_surrogates(said)
+        answers[item_id] = Answer(text, row, is_mended=text != said)
+    if not answers:
+        raise EvaluationError(f"{path}: holds no answer at all")
+    return Answers(answers, found, tuple(cut))
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """Returns a file, a run's answers, or a folder's `.json(l)` files; raises FileNotFoundError if there is none."""
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file of answers")
+        return (path,)
+    if (path / "answers.jsonl").is_file():
+        return (path / "answers.jsonl",)
+    found = tuple(sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl")))
+    if not found:
+        raise FileNotFoundError(f"{path}: a folder without any .json or .jsonl file")
+    return found
+
+
+def find_by_order(row: Row, items: Sequence[BenchmarkItem]) -> str:
+    """Returns the item at the row's place in its file, for official files whose rows are named by nothing else.
+
+    Raises EvaluationError if the row shows no question, or another one than the item's: then the order is not the
+    official one.
+    """
+    asked = row.first(("question", "prompt", "query"))
+    if row.position >= len(items):
+        raise EvaluationError(f"row {row.position + 1} of rows without ids, where there are only {len(items):,} items")
+    item = items[row.position]
+    if not isinstance(asked, str) or item.prompt.strip() not in asked:
+        raise EvaluationError(
+            f"no id, and its question is not that of item {item.id} at its place ({item.prompt!r}); give rows an id"
+        )
+    return item.id
+
+
+def find_by_image(row: Row, items: BenchmarkItems) -> str:
+    """Returns a row's `image_id`, else the item at its place: the `find_id` of two benchmarks.
+
+    Raises EvaluationError for a row without an image id whose question is not that of its place.
+    """
+    return str(row.values["image_id"]) if "image_id" in row.values else find_by_order(row, items.parts["all"])
+
+
+def _find_item(row: Row, items: BenchmarkItems, find_id: FindId) -> str:
+    if str(row.values.get("id")) in items:
+        return str(row.values["id"])
+    try:
+        return find_id(row, items)
+    except EvaluationError as error:
+        if "id" not in row.values:
+            raise EvaluationError(f"{row.place}: {error}") from error
+        return str(row.values["id"])
+
+
+def _find_text(row: Row) -> str:
+    found = next((name for name in ANSWER_FIELDS if name in row.values), None)
+    if found is None:
+        raise EvaluationError(
+            f"{row.place}: no answer; it has {', '.join(row.values) or 'no field'}, and the answer should stand in one "
+            f"of {', '.join(ANSWER_FIELDS)}"
+        )
+    text = row.values[found]
+    if not isinstance(text, str):
+        raise EvaluationError(f"{row.place}: {found!r} should be text, and is {json.dumps(text)[:40]}")
+    return text
+
+
+# -- recorded replies of a judge --------------------------------------------------------------------------------------
+
+
+class RecordedReplies:
+    """A judge that only repeats what was recorded; an item without a record has no reply."""
+
+    def __init__(self, rows: Mapping[str, Sequence[Row]], name: str) -> None:
+        self._rows, self.name = rows, name
+
+    @classmethod
+    def read(cls, path: str | Path, item_ids: Sequence[str]) -> RecordedReplies:
+        """Reads a file of replies to these items, in their official order.
+
+        Raises EvaluationError with file and line for a row that is no reply, an id that is no item's, or two replies to
+        one item.
+        """
+        known, rows = frozenset(item_ids), dict[str, list[Row]]()
+        models = set()
+        for row in read_rows(Path(path)):
+            item_id = _find_replied(row, item_ids)
+            if item_id not in known:
+                raise EvaluationError(f"{row.place}: id {item_id!r} is none of the {len(item_ids)} items")
+            others = rows.setdefault(item_id, [])
+            same = next((other for other in others if _is_same_try(row, other)), None)
+            if same is not None:
+                raise EvaluationError(f"{row.place}: a second reply to item {item_id}; the first is at {same.place}")
+            if not isinstance(row.values.get("attempt", 0), int):
+                raise EvaluationError(f"{row.place}: its attempt should be a whole number from 0")
+            _find_reply(row)
+            others.append(row)
+            models.add(str(row.values.get("model", "unnamed")))
+        return cls(rows, f"recorded replies of {', '.join(sorted(models)) or 'nobody'} ({Path(path).name})")
+
+    def reply(self, item: BenchmarkItem, answer: str) -> str | None:
+        """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
+        rows = self._rows.get(item.id, ())
+        fitting = [row for row in rows if row.values.get("answer", answer) == answer]
+        fitting.sort(key=lambda row: int(row.values.get("attempt", 0)))
+        if fitting:
+            return _find_reply(next((row for row in fitting if row.values.get("readable")), fitting[-1]))
+        if rows:
+            raise EvaluationError(
+                f"{rows[0].place}: this reply is about another answer to item {item.id} than the one scored"
+            )
+        return None
+
+
+def _is_same_try(row: Row, other: Row) -> bool:
+    """Returns whether two replies to an item are both said to be the one to the same answer."""
+    answers = [each.values.get("answer") for each in (row, other)]
+    return (None in answers or answers[0] == answers[1]) and row.values.get("attempt") == other.values.get("attempt")
+
+
+def _find_replied(row: Row, item_ids: Sequence[str]) -> str:
+    named = None if "choices" in row.values else row.first(("id", "image_id"))
+    if named is not None:
+        return str(named)
+    if row.position >= len(item_ids):
+        raise EvaluationError(f"{row.place}: reply {row.position + 1} without an id, to only {len(item_ids)} items")
+    return item_ids[row.position]
+
+
+def _find_reply(row: Row) -> str:
+    reply = row.first(("reply", "judge_reply"))
+    if reply is None and "choices" in row.values:
+        try:
+            reply = row.values["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise EvaluationError(f"{row.place}: a chat completion without choices[0].message.content") from error
+    if isinstance(reply, list):  # objects that were already taken out of a reply
+        return json.dumps(reply)
+    if not isinstance(reply, str):
+        has = ", ".join(row.values)
+        raise EvaluationError(f'{row.place}: no reply; it has {has}, and the text should be in "reply"')
+    return replace_surrogates(reply)

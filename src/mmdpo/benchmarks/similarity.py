@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mmdpo.benchmarks.reading import parse_json
 
@@ -19,19 +20,6 @@ THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
 PAIRS = "similar_pairs.json"
 """Name of a table of pairs beside a benchmark's data, which stands in where the model is not installed."""
-
-
-class Similarity(Protocol):
-    """Says whether two words are similar enough to count as one."""
-
-    @property
-    def name(self) -> str:
-        """What decided: recorded in every result."""
-        ...
-
-    def similar(self, first: str, second: str) -> bool:
-        """Returns whether the similarity of two words is above the threshold; a word is similar to itself."""
-        ...
 
 
 class PairTable:
@@ -44,10 +32,7 @@ class PairTable:
 
     @classmethod
     def read(cls, path: str | Path) -> PairTable:
-        """Reads a table `{"model", "threshold", "pairs": [[word, word, cosine], …]}`.
-
-        Raises `ValueError` if the file is none, or was made for another threshold.
-        """
+        """Reads `{"model", "threshold", "pairs": [[word, word, cosine], …]}`; raises ValueError for anything else."""
         try:
             table = parse_json(Path(path).read_bytes())
             model, threshold = str(table["model"]), float(table["threshold"])
@@ -70,26 +55,17 @@ class SpacySimilarity:
     """Similar words by the vectors of a spaCy model; every pair is asked for once."""
 
     def __init__(self, pipeline: Any, name: str) -> None:
-        """Takes a loaded pipeline that has word vectors."""
         self.name = name
-        self._pipeline = pipeline
-        self._documents: dict[str, Any] = {}
-        self._cosines: dict[tuple[str, str], float] = {}
+        self._read = cache(pipeline)
+        self.cosine = cache(self._cosine)
 
     def similar(self, first: str, second: str) -> bool:
         """Returns whether the cosine of the two is above the threshold."""
         return first == second or self.cosine(first, second) > THRESHOLD
 
-    def cosine(self, first: str, second: str) -> float:
+    def _cosine(self, first: str, second: str) -> float:
         """Returns the similarity that the model gives to two words, 0 for a word without a vector."""
-        if (first, second) not in self._cosines:
-            self._cosines[first, second] = float(self._document(first).similarity(self._document(second)))
-        return self._cosines[first, second]
-
-    def _document(self, word: str) -> Any:
-        if word not in self._documents:
-            self._documents[word] = self._pipeline(word)
-        return self._documents[word]
+        return float(self._read(first).similarity(self._read(second)))
 
 
 def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:

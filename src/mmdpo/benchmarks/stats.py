@@ -7,6 +7,7 @@ function of summed counts, so all resamples are one matrix product.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -21,44 +22,28 @@ RESAMPLES = 2000
 LEVEL = 0.95
 
 
-class SummedCounts(dict[str, Values]):
-    """Count name → sums; a count that no item has is 0."""
-
-    def __init__(self, names: Sequence[str], sums: Values) -> None:
-        """Takes the names and, one per row of `sums`, what each adds up to in every resample."""
-        super().__init__(zip(names, sums, strict=True))
-        self._zeros: Values = np.zeros(sums.shape[1])
-
-    def __missing__(self, name: str) -> Values:
-        return self._zeros
-
-
 @dataclass(frozen=True)
 class CountTable:
     """The counts of scored items."""
 
     ids: tuple[str, ...]
-    """Item ids, one per row of `values`."""
     groups: tuple[str, ...]
     """What each item is resampled with: its image."""
     names: tuple[str, ...]
-    """Count names, one per column of `values`."""
     values: Values
+    """(items, count names)"""
 
     @classmethod
     def build(cls, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> CountTable:
         """Builds the table of (item id, group, counts); a count that an item lacks is 0."""
         names = sorted({name for _, _, counts in rows for name in counts})
-        column = {name: index for index, name in enumerate(names)}
-        values = np.zeros((len(rows), len(names)))
-        for index, (_, _, counts) in enumerate(rows):
-            for name, count in counts.items():
-                values[index, column[name]] = count
-        return cls(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(names), values)
+        values = np.array([[counts.get(name, 0.0) for name in names] for _, _, counts in rows], dtype=np.float64)
+        ids, groups = tuple(item_id for item_id, _, _ in rows), tuple(group for _, group, _ in rows)
+        return cls(ids, groups, tuple(names), values.reshape(len(rows), len(names)))
 
-    def sums(self) -> SummedCounts:
+    def sums(self) -> Sums:
         """Returns every count added up over all items: arrays of one number."""
-        return SummedCounts(self.names, self.values.sum(axis=0)[:, None])
+        return _name_sums(self.names, self.values.sum(axis=0)[:, None])
 
     def keep(self, ids: frozenset[str]) -> CountTable:
         """Returns the rows of these items."""
@@ -78,16 +63,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two runs on the same items: second minus first."""
+    """Second minus first run on the `n` items that both have scored; no interval where those share one image."""
 
     name: str
     first: float
     second: float
     difference: float
     interval: Interval | None
-    """None where the items share one image, so that nothing can be resampled."""
     n: int
-    """Items that both runs have scored."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -124,31 +107,23 @@ def paired_differences(
     seed: int = 0,
     level: float = LEVEL,
 ) -> list[Difference]:
-    """Compares two runs on the items that both have scored, with the same resamples for both.
-
-    Raises `EvaluationError` if they share no item.
-    """
+    """Compares two runs on the items that both have scored, resampled alike; raises EvaluationError for none."""
     common = frozenset(first.ids) & frozenset(second.ids)
     if not common:
         raise EvaluationError("the two runs have no scored item in common: they are not of one benchmark")
     first, second = first.keep(common), second.keep(common)
     names = sorted(set(first.groups))
     weights, _ = _draw_weights(names, resamples, seed)
+    tables, whole = (first, second), (first.sums(), second.sums())
+    group_of = [[names.index(group) for group in table.groups] for table in tables]
+    drawn = [] if weights is None else [_resampled_sums(*pair, weights) for pair in zip(tables, group_of, strict=True)]
     differences = []
-    whole = [first.sums(), second.sums()]
-    drawn = [
-        None if weights is None else _resampled_sums(table, [names.index(group) for group in table.groups], weights)
-        for table in (first, second)
-    ]
     for metric in metrics:
-        if not all(exists(metric, sums) for sums in whole):
-            continue
-        values = [float(metric.compute(sums)[0]) for sums in whole]
-        interval = None
-        if drawn[0] is not None and drawn[1] is not None:
-            interval = _interval(metric.compute(drawn[1]) - metric.compute(drawn[0]), level)
-        n = min(count_items(metric, sums) for sums in whole)
-        differences.append(Difference(metric.name, values[0], values[1], values[1] - values[0], interval, n))
+        if all(exists(metric, sums) for sums in whole):
+            one, other = (float(metric.compute(sums)[0]) for sums in whole)
+            interval = _interval(metric.compute(drawn[1]) - metric.compute(drawn[0]), level) if drawn else None
+            n = min(count_items(metric, sums) for sums in whole)
+            differences.append(Difference(metric.name, one, other, other - one, interval, n))
     return differences
 
 
@@ -194,10 +169,16 @@ def _draw_weights(groups: Sequence[str], resamples: int, seed: int) -> tuple[Val
     return counts.reshape(resamples, len(index)).astype(np.float64), group_of
 
 
-def _resampled_sums(table: CountTable, group_of: Sequence[int], weights: Values) -> SummedCounts:
+def _resampled_sums(table: CountTable, group_of: Sequence[int], weights: Values) -> Sums:
     by_group = np.zeros((weights.shape[1], len(table.names)))
     np.add.at(by_group, np.asarray(group_of), table.values)
-    return SummedCounts(table.names, (weights @ by_group).T)
+    return _name_sums(table.names, (weights @ by_group).T)
+
+
+def _name_sums(names: Sequence[str], sums: Values) -> Sums:
+    """Returns count name → its sum in every resample, a row of `sums`; a count that no item has is 0."""
+    zeros = np.zeros(sums.shape[1])
+    return defaultdict(lambda: zeros, zip(names, sums, strict=True))
 
 
 def _interval(values: Values, level: float) -> Interval | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -14,6 +13,7 @@ from mmdpo.diagnosis import conflict, empty_image
 from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.files import make_folder, write_rows
+from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.transformers import TransformersAnswerer
 
@@ -60,12 +60,7 @@ def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, 
 
 
 def _open(options: DiagnosisOptions) -> TransformersAnswerer:
-    checkpoint = Checkpoint(
-        str(options.model),
-        options.adapter,
-        dtype=options.dtype or ("bfloat16" if torch.cuda.is_available() else "float32"),
-        chat_template=options.chat_template,
-        chat_template_kwargs=options.chat_template_kwargs,
-        trust_remote_code=options.trust_remote_code,
-    )
+    shared = ("adapter", "dtype", "chat_template", "chat_template_kwargs", "trust_remote_code")
+    given = CheckpointOptions(**{name: getattr(options, name) for name in shared})
+    checkpoint = Checkpoint(str(options.model), given)
     return TransformersAnswerer(checkpoint, batch_size=options.batch_size, probe=not options.no_probe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,14 +17,13 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from mmdpo.benchmarks.answers import Row, read_rows
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
+from mmdpo.benchmarks.evaluate import ANSWERS, check_folder
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings
-from mmdpo.files import hold_folder, make_folder, printable, to_json, write_whole
+from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
 
@@ -43,19 +42,12 @@ class Outcome:
     """What became of a run."""
 
     path: Path
-    """The file of the answers."""
     items: int
-    """BenchmarkItems of the benchmark."""
     answered: int
     stopped: str
     """Why it ended before all were answered that should be; empty if it did not."""
     is_main: bool
     """Whether this is rank 0, which scores them."""
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether items have no answer."""
-        return self.answered < self.items
 
 
 def answer_benchmark(
@@ -63,12 +55,15 @@ def answer_benchmark(
 ) -> Outcome:
     """Asks a model as the options say. `data_dir` is the benchmark's own folder.
 
-    Without `answers_only` the scoring is tried out first with `tools`, which have no judge.
+    Without `answers_only` made-up answers are scored first by `tools`, which have no judge, so that a tool that is not
+    installed is found before a model answers for hours.
     """
     settings = make_settings(benchmark, options.asking)
     items = benchmark.read_items(data_dir, tools)
     if not options.asking.answers_only and not benchmark.needs_judge:
-        check_scoring(benchmark, items, data_dir, tools)
+        score = benchmark.make_scorer(data_dir, tools)
+        for item in {item.part: item for item in items}.values():
+            score(item, "There is a dog on the table.")
     chosen = choose_items(items, options.asking.limit)
     finder = make_image_finder(benchmark, items, data_dir, options.asking.image_dir)
     return answer_items(benchmark, items, chosen, finder, answerer, settings, options.out)
@@ -86,23 +81,17 @@ def answer_items(
     """Asks a model the `chosen` of a benchmark's items, but for those that `folder` holds an answer to already.
 
     Each answer is on disk before the next one is waited for. An error ends the run with the answers kept; a spent
-    budget ends it without one.
-
-    Raises:
-        FolderInUseError: another run writes into the folder.
-        EvaluationError: pictures are missing, or the folder holds answers that were made differently.
-        UnusableFileError: the disk takes no more.
+    budget ends it without one. Raises FolderInUseError where another run writes into the folder, EvaluationError for
+    missing pictures or answers that were made differently, UnusableFileError where the disk takes no more.
     """
     processes, stopped = answerer.processes, ""
     make_folder(folder)
     with hold_folder(folder) if processes.rank == 0 else nullcontext():
         log = AnswerLog(folder, benchmark.name, items, asdict(settings) | dict(answerer.describe()), processes)
-        waiting = [item for item in chosen if item.id not in log]
-        check_images((item, find_image(item)) for item in waiting)
+        waiting = [Question(item.id, item.prompt, find_image(item)) for item in chosen if item.id not in log]
+        check_images(waiting)
         if waiting:
-            share = waiting[processes.rank :: processes.count]
-            questions = [Question(item.id, item.prompt, find_image(item)) for item in share]
-            stopped = _ask(log, questions, answerer, settings)
+            stopped = _ask(log, waiting[processes.rank :: processes.count], answerer, settings)
         log.merge()
     answered = sum(item.id in log for item in items)
     return Outcome(log.path, len(items), answered, stopped, is_main=processes.rank == 0)
@@ -111,7 +100,7 @@ def answer_items(
 def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, settings: GenerationSettings) -> str:
     """Asks and keeps; returns why it ended early, if a budget ended it."""
     shown = None if answerer.processes.rank == 0 else True  # None: where there is a terminal
-    log.open()
+    log.lines.open()  # before an answer is paid for
     try:
         with tqdm(total=len(questions), desc=f"{log.benchmark} answers", unit="answer", disable=shown) as bar:
             for answer in answerer.answer(questions, settings):
@@ -120,12 +109,12 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
     except BudgetSpentError as error:
         return str(error)
     except BaseException:
-        if log.written:
-            kept = f"{log.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
+        if log.lines.written:
+            kept = f"{log.lines.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
             print(printable(f"{kept}; the same command resumes there"), file=sys.stderr)
         raise
     finally:
-        log.close()
+        log.lines.close()
     return ""
 
 
@@ -156,9 +145,9 @@ def make_image_finder(
     return lambda item: folder / item.image
 
 
-def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
+def check_images(questions: Sequence[Question]) -> None:
     """Raises EvaluationError, which lists the first, if pictures are missing: before a model is loaded."""
-    paths = dict.fromkeys(image for _, image in found if isinstance(image, Path))
+    paths = dict.fromkeys(question.image for question in questions if isinstance(question.image, Path))
     missing = [path for path in paths if not path.is_file()]
     if missing:
         shown = ", ".join(path.name for path in missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
@@ -166,16 +155,6 @@ def check_images(found: Iterable[tuple[BenchmarkItem, LazyImage]]) -> None:
             f"{missing[0].parent}: {len(missing):,} of {len(paths):,} pictures are missing ({shown}); put them there, "
             "or name the folder that holds them (--image_dir)"
         )
-
-
-def check_scoring(benchmark: Benchmark, items: Sequence[BenchmarkItem], data_dir: Path, tools: Tools) -> None:
-    """Scores made-up answers, so that a tool that is not installed is found before a model answers for hours.
-
-    Raises what scoring raises.
-    """
-    score = benchmark.make_scorer(data_dir, tools)
-    for item in {item.part: item for item in items}.values():
-        score(item, "There is a dog on the table.")
 
 
 # -- the answers on disk ----------------------------------------------------------------------------------------------
@@ -197,7 +176,7 @@ class AnswerLog:
         `generation` is all that an answer depends on; it is written beside each. Raises EvaluationError, with file and
         line, for answers of another benchmark, another model or other settings.
         """
-        self.folder, self.benchmark = folder, benchmark
+        self.folder, self.benchmark, self.path = folder, benchmark, folder / ANSWERS
         self._items = {item.id: item for item in items}
         self._generation: dict[str, Any] = json.loads(json.dumps(dict(generation)))
         self._processes = processes
@@ -207,51 +186,31 @@ class AnswerLog:
             for path in self._files():
                 mend_last_line(path)
         processes.wait()
-        self._rows = {row.values["id"]: dict(row.values) for path in self._files() for row in self._read(path)}
+        self._rows = self._read()
         processes.wait()
-        name = ANSWERS if processes.rank == 0 else _PART.format(processes.rank)
-        self._lines = LineFile(folder / name)
-
-    @property
-    def path(self) -> Path:
-        """The file that holds the answers in the end."""
-        return self.folder / ANSWERS
-
-    @property
-    def written(self) -> int:
-        """How many answers this process has added."""
-        return self._lines.written
+        self.lines = LineFile(self.path if processes.rank == 0 else folder / _PART.format(processes.rank))
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._rows
-
-    def open(self) -> None:
-        """Makes sure that answers can be kept, before one is paid for; raises UnusableFileError where they cannot."""
-        self._lines.open()
 
     def append(self, answer: GeneratedAnswer) -> None:
         """Adds an answer; raises UnusableFileError where the disk takes no more."""
         item = self._items[answer.id]
         row: dict[str, Any] = {"id": item.id, "benchmark": self.benchmark, "prompt": item.prompt, "image": item.image}
         row |= {"answer": answer.text, "generation": self._generation, "details": dict(answer.details)}
-        self._lines.append(row)
+        self.lines.append(row)
         self._rows[item.id] = row
-
-    def close(self) -> None:
-        """Ends writing; the answers stay where they are, in whatever order."""
-        self._lines.close()
 
     def merge(self) -> None:
         """Waits for all processes; the first makes one file of their answers, in the benchmark's order."""
-        self.close()
+        self.lines.close()
         self._processes.wait()
         if self._processes.rank > 0:
             return
-        for path in self._files():
-            self._rows |= {row.values["id"]: dict(row.values) for row in self._read(path)}
+        self._rows |= self._read()
         rows = [self._rows[item_id] for item_id in self._items if item_id in self._rows]
         if rows:
-            write_whole(self.path, "".join(to_json(row) + "\n" for row in rows))
+            write_rows(self.path, rows)
         for path in self._files():
             if path != self.path:
                 path.unlink()
@@ -260,15 +219,18 @@ class AnswerLog:
         main = [self.path] if self.path.exists() else []
         return main + sorted(self.folder.glob(_PART.format("*")))
 
-    def _read(self, path: Path) -> Iterator[Row]:
-        for row in read_rows(path):
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Returns the rows on disk by item."""
+        rows = {}
+        for row in (row for path in self._files() for row in read_rows(path)):
             item = self._items.get(str(row.values.get("id")))
             if row.values.get("benchmark") != self.benchmark or item is None:
                 raise EvaluationError(
                     f"{row.place}: not an answer that a model gave to an item of {self.benchmark}; choose another --out"
                 )
             self._compare(row, {"prompt": item.prompt, "image": item.image, **self._generation})
-            yield row
+            rows[item.id] = dict(row.values)
+        return rows
 
     def _compare(self, row: Row, now: Mapping[str, Any]) -> None:
         made = row.values.get("generation")
@@ -276,9 +238,8 @@ class AnswerLog:
         names = [name for name in {**kept, **now} if name not in _INCIDENTAL]
         differing = [name for name in names if kept.get(name) != now.get(name)]
         if differing:
-            shown = "; ".join(
-                f"{name} was {to_json(kept.get(name))} and is {to_json(now.get(name))}" for name in differing
-            )
+            each = (f"{name} was {to_json(kept.get(name))} and is {to_json(now.get(name))}" for name in differing)
+            shown = "; ".join(each)
             raise EvaluationError(
                 f"{row.place}: this answer was made differently, and a result stands on answers of one kind: {shown}. "
                 "Give the same settings, or choose another --out"

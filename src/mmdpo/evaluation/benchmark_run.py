@@ -10,15 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmdpo.benchmarks.answers import list_files
-from mmdpo.benchmarks.definitions import Tools
-from mmdpo.benchmarks.evaluate import Evaluation, evaluate_answers, find_data
-from mmdpo.benchmarks.linguistics import Linguistics, NltkLinguistics
-from mmdpo.benchmarks.result_folder import check_folder, write_evaluation
-from mmdpo.benchmarks.similarity import PAIRS, PairTable, Similarity, load_spacy
+from mmdpo.benchmarks.definitions import Linguistics, Similarity, Tools
+from mmdpo.benchmarks.evaluate import Evaluation, check_folder, evaluate_answers, find_data, write_evaluation
+from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics
+from mmdpo.benchmarks.reading import list_files
+from mmdpo.benchmarks.similarity import PAIRS, PairTable, load_spacy
 from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load
-from mmdpo.benchmarks.word_table import TableLinguistics
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
 from mmdpo.files import hold_folder, make_folder, printable
@@ -88,7 +86,8 @@ def _ask(
             "--judge_replies FILE"
         )
         return None
-    return None if options.asking.answers_only or not outcome.answered else (outcome.path, outcome.is_partial)
+    is_partial = outcome.answered < outcome.items
+    return None if options.asking.answers_only or not outcome.answered else (outcome.path, is_partial)
 
 
 def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools:
@@ -118,23 +117,21 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
 
 
 def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
-    digits = {metric.name: metric.shown_digits for metric in load(evaluation.benchmark).metrics}
+    digits = {
+        metric.name: 3 if metric.digits is None else metric.digits for metric in load(evaluation.benchmark).metrics
+    }
     rows = []
     for name, value in evaluation.metrics.items():
-        form = digits[name]
+        form = 3 if digits[name] is None else digits[name]  # 3 where the official scorer prints all of them
         shown = "undefined" if value.value is None else show_number(value.value, form)
         interval = "" if value.low is None else show_ends(value.low, value.high, form)
         rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))
     title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
     console = Console()
     console.print(Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title).terminal())
-    lines = []
-    if any(ARROWS[value.better] for value in evaluation.metrics.values()):
-        lines.append("↑ higher is better, ↓ lower is better")
-    lines += [
-        f"{part}: {coverage.scored:,} of {coverage.items:,} items scored"
-        for part, coverage in evaluation.coverage.items()
-    ]
+    has_arrows = any(ARROWS[value.better] for value in evaluation.metrics.values())
+    lines = ["↑ higher is better, ↓ lower is better"] if has_arrows else []
+    lines += [f"{part}: {of.scored:,} of {of.items:,} items scored" for part, of in evaluation.coverage.items()]
     lines += [f"{tool}: {made_by}" for tool, made_by in evaluation.made_by.items()]
     lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, words)]
     lines += [f"partial: {reason}" for reason in evaluation.partial]

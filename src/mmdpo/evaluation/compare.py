@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmdpo.benchmarks.definitions import Metric
+from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_data
-from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,
@@ -57,15 +59,15 @@ class ComparedMetric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other."""
+    """Runs beside each other: their labels, the one that differences are taken to first, and pieces that are missing.
+
+    `notes` are what a reader of the differences should know: other judges, other items, partial results.
+    """
 
     runs: tuple[str, ...]
-    """Their labels, the one that differences are taken to first."""
     rows: tuple[ComparedMetric, ...]
     notes: tuple[str, ...]
-    """What a reader of the differences should know: other judges, other items, partial results."""
     missing: tuple[str, ...]
-    """Pieces that could not be read."""
     statistics: Mapping[str, Any]
 
 
@@ -83,15 +85,15 @@ def compare_runs(
         raise EvaluationError("a comparison needs two runs at least")
     labels = label_folders(folders) if labels is None else list(labels)
     runs = [read_runs(folder, label) for folder, label in zip(folders, labels, strict=True)]
-    kinds = [name for name in names() if any(name in found for found in runs)]
     rows: list[ComparedMetric] = []
     notes: list[str] = []
     missing = [run.problem for found in runs for run in found.values() if run.problem]
-    for kind in kinds:
-        missing += [
-            f"{label}: no result of {kind}" for label, found in zip(labels, runs, strict=True) if kind not in found
-        ]
-        notes += [f"{run.label}, {kind}: partial: {'; '.join(run.partial)}" for run in _of(runs, kind) if run.partial]
+    for kind in (name for name in names() if any(name in found for found in runs)):
+        for label, found in zip(labels, runs, strict=True):
+            if kind not in found:
+                missing.append(f"{label}: no result of {kind}")
+            elif found[kind].partial:
+                notes.append(f"{label}, {kind}: partial: {'; '.join(found[kind].partial)}")
         for label, found in zip(labels[1:], runs[1:], strict=True):
             rows += _compare(kind, label, runs[0].get(kind), found.get(kind), notes, resamples, seed)
     if not any(row.difference is not None for row in rows):
@@ -119,36 +121,27 @@ def as_content(comparison: Comparison) -> dict[str, Any]:
     return dict(clean(asdict(comparison)))
 
 
-def _of(runs: Sequence[Mapping[str, ScoredRun]], kind: str) -> Iterator[ScoredRun]:
-    return (found[kind] for found in runs if kind in found)
-
-
 def _compare(
     kind: str, label: str, first: ScoredRun | None, run: ScoredRun | None, notes: list[str], resamples: int, seed: int
 ) -> Iterator[ComparedMetric]:
     """Yields the rows of one run beside the first, in the benchmark's order; a missing side leaves its values out."""
-    differences: dict[str, Difference] = {}
+    differences: dict[str, dict[str, Any]] = {}
     if first is not None and run is not None:
         notes += _explain_tools(first, run)
-        if first.table is not None and run.table is not None:
-            differences = _differ(kind, first, run, notes, resamples, seed)
+        differences = _differ(kind, first, run, notes, resamples, seed)
     for metric in load(kind).metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
-        row = ComparedMetric(kind, metric.name, metric.unit, metric.better, label, values[0], values[1])
-        if metric.name in differences:
-            assert first is not None
-            assert run is not None
-            yield _add_difference(row, metric, differences[metric.name], (first, run))
-        elif any(value is not None for value in values):
-            yield row
+        if metric.name in differences or any(value is not None for value in values):
+            known = {"first_value": values[0], "value": values[1]} | differences.get(metric.name, {})
+            yield ComparedMetric(kind, metric.name, metric.unit, metric.better, label, **known)
 
 
 def _differ(
     kind: str, first: ScoredRun, run: ScoredRun, notes: list[str], resamples: int, seed: int
-) -> dict[str, Difference]:
-    """Returns the differences over the items that both runs have scored, metric by metric."""
-    assert first.table is not None
-    assert run.table is not None
+) -> dict[str, dict[str, Any]]:
+    """Returns the differences over the items that both runs have scored: metric → fields of `ComparedMetric`."""
+    if first.table is None or run.table is None:
+        return {}
     common = frozenset(first.table.ids) & frozenset(run.table.ids)
     if not common:
         notes.append(f"{kind}: {first.label} and {run.label} share no item, so they are not compared")
@@ -163,7 +156,7 @@ def _differ(
     if images[0] != images[1]:
         notes.append(f"{kind}: {first.label} and {run.label} name other images for one item, so they are not compared")
         return {}
-    differences: dict[str, Difference] = {}
+    differences = {}
     for metrics, kept in _by_items(load(kind).metrics, tables):
         both = [table.keep(kept) for table in tables]
         if len(kept) < len(common):
@@ -171,8 +164,9 @@ def _differ(
                 f"{', '.join(metric.name for metric in metrics)}: {len(common) - len(kept):,} items are left out, "
                 f"unscored in {first.label} or {run.label}"
             )
-        found = paired_differences(both[0], both[1], metrics, resamples=resamples, seed=seed)
-        differences |= {difference.name: difference for difference in found}
+        by_name = {metric.name: metric for metric in metrics}
+        for found in paired_differences(both[0], both[1], metrics, resamples=resamples, seed=seed):
+            differences[found.name] = _describe(by_name[found.name], found, first, run)
     return differences
 
 
@@ -189,33 +183,31 @@ def _by_items(metrics: Sequence[Metric], tables: Sequence[CountTable]) -> list[t
 
 def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
     columns = [table.names.index(name) for name in metric.over if name in table.names]
-    counted = table.values[:, columns].sum(axis=1) > 0
-    return frozenset(item_id for item_id, is_counted in zip(table.ids, counted, strict=True) if is_counted)
+    return frozenset(np.asarray(table.ids, dtype=object)[table.values[:, columns].sum(axis=1) > 0])
 
 
-def _add_difference(
-    row: ComparedMetric, metric: Metric, difference: Difference, sides: Sequence[ScoredRun]
-) -> ComparedMetric:
-    """Returns a row with its difference, and both values over the same items: as printed where these are all items."""
+def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
+    """Returns a difference, and both values over the same items: as printed where these are all items."""
     shown: list[float | None] = []
-    for side, exact in zip(sides, (difference.first, difference.second), strict=True):
+    for side, exact in ((first, difference.first), (run, difference.second)):
         assert side.table is not None
         tidy = exact if metric.digits is None else round(exact, metric.digits)
         whole = float(metric.compute(side.table.sums())[0])
         is_whole = math.isclose(whole, exact, rel_tol=1e-9, abs_tol=1e-12)
         value = side.values.get(metric.name, tidy) if is_whole else tidy
         shown.append(value if value is None or math.isfinite(value) else None)
-    row = replace(row, first_value=shown[0], value=shown[1])
+    known: dict[str, Any] = {"first_value": shown[0], "value": shown[1]}
     size, interval = difference.difference, difference.interval
-    if not math.isfinite(size):
-        return row
-    row = replace(row, difference=size, items=difference.n)
-    if interval is None:
-        return row
-    is_shown = metric.digits is None or round(size, metric.digits) != 0  # a difference in the digits that are printed
-    needed = items_needed(size, interval.standard_error, difference.n) if size and interval.standard_error else None
-    row = replace(row, low=interval.low, high=interval.high, standard_error=interval.standard_error)
-    return replace(row, excludes_zero=difference.excludes_zero and is_shown, items_needed=needed)
+    if math.isfinite(size):
+        known |= {"difference": size, "items": difference.n}
+        if interval is not None:
+            error = interval.standard_error
+            # A difference has to show in the digits that are printed.
+            is_shown = metric.digits is None or round(size, metric.digits) != 0
+            known |= {"low": interval.low, "high": interval.high, "standard_error": error}
+            known |= {"excludes_zero": difference.excludes_zero and is_shown}
+            known |= {"items_needed": items_needed(size, error, difference.n) if size and error else None}
+    return known
 
 
 def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
@@ -233,17 +225,18 @@ def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """What one run says of one benchmark."""
+    """What one run says of one benchmark, and which problem a missing piece has.
+
+    `values` are as its result.json prints them, over all items that it scored.
+    """
 
     label: str
     benchmark: str
     values: Mapping[str, float | None]
-    """As its result.json prints them, over all items that it scored."""
     made_by: Mapping[str, str]
     partial: tuple[str, ...]
     table: CountTable | None
     problem: str = ""
-    """Why a piece is missing; empty if none is."""
 
 
 def label_folders(folders: Sequence[Path]) -> list[str]:
@@ -253,10 +246,7 @@ def label_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def read_runs(folder: Path, label: str) -> dict[str, ScoredRun]:
-    """Reads a run, or the runs of a suite, by benchmark; what cannot be read says so in its `problem`.
-
-    Raises EvaluationError for a folder that does not exist or holds no result.
-    """
+    """Reads a run, or a suite's, by benchmark; raises EvaluationError for a folder without results."""
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: no folder of results")
     if (folder / "result.json").exists():

@@ -5,21 +5,28 @@
                           /checksums.json
 
 checksums.json holds the SHA-256 of everything. Where the project knows none (`pinned` is false) the first download
-decides, and a later one that differs is an error.
+decides, and a later one that differs is an error. A file resumes where it broke off, and is tried again where that may
+help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
-from mmdpo.evaluation.fetch import FetchError, fetch, hash_file
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
 from mmdpo.files import printable, write_json
 
@@ -27,14 +34,27 @@ CHECKSUMS = "checksums.json"
 _AT_ONCE = 8
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between tries, twice as long each time."""
+TRIES = 6
+"""In a row without a single byte more."""
+TIMEOUT = 60.0
+LARGEST = 4 << 30
+"""Bytes: many times what any file here has."""
+_BLOCK = 1 << 20
+_PASSING = (408, 416, 425, 429, 500, 502, 503, 504)
+"""States that another try may mend; 416 says that what is here is not the file's beginning."""
+
 Say = Callable[[str], None]
+Check = Callable[[Path], None]
+
+
+class FetchError(EvaluationError):
+    """A place that does not give a file, or gives another than the expected one."""
 
 
 def download_all(chosen: Sequence[str], data_dir: Path | None, *, images: bool = True) -> None:
-    """Fetches the chosen benchmarks, `all` for every one; one that fails does not keep the others from being fetched.
-
-    Raises ValueError for another name, and what `download` raises.
-    """
+    """Fetches benchmarks, `all` for every one, whichever fail; raises ValueError for another name or a failure."""
     unknown = set(chosen) - {*SOURCES, "all"}
     if unknown:
         raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}, all")
@@ -77,9 +97,8 @@ def choose_data_dir(name: str, given: Path | None) -> Path:
 def download(name: str, folder: Path, *, images: bool = True, say: Say, sources: Mapping[str, Data] = SOURCES) -> None:
     """Fetches what is missing of a benchmark into its folder and checks what is there.
 
-    Raises:
-        FetchError: a file that no place gives, or that has a wrong checksum. What came before is kept.
-        EvaluationError: the disk takes no more.
+    Raises FetchError for a file that no place gives, or that has a wrong checksum; what came before is kept.
+    EvaluationError where the disk takes no more.
     """
     data = sources[name]
     say(f"{name} → {folder}")
@@ -93,8 +112,7 @@ def download(name: str, folder: Path, *, images: bool = True, say: Say, sources:
             if images or not archive.only_images:
                 _get_archive(folder, archive, record, say)
         if images and data.image_names is not None and data.image_address is not None:
-            names = data.image_names(folder)
-            addresses = {f"{IMAGES}/{image}": data.image_address(image) for image in names}
+            addresses = {f"{IMAGES}/{name}": data.image_address(name) for name in data.image_names(folder)}
             _get_images(folder, addresses, record)
     except OSError as error:
         raise EvaluationError(
@@ -102,8 +120,8 @@ def download(name: str, folder: Path, *, images: bool = True, say: Say, sources:
         ) from error
     finally:
         record.write()
-    unpinned = [path for path, entry in record.files.items() if not entry["pinned"]]
     say(f"{len(record.files):,} files are there and have their checksums")
+    unpinned = [path for path, entry in record.files.items() if not entry["pinned"]]
     if unpinned:
         say(
             f"NOT PINNED BY THE PROJECT: {len(unpinned):,} of them ({unpinned[0]}, …). No checksum was known, so the "
@@ -150,12 +168,7 @@ class _Record:
 
 
 def _get(
-    folder: Path,
-    path: str,
-    addresses: tuple[str, ...],
-    pinned: str | None,
-    record: _Record,
-    check: Callable[[Path], None] | None = None,
+    folder: Path, path: str, addresses: Sequence[str], pinned: str | None, record: _Record, check: Check | None = None
 ) -> None:
     """Fetches one file, unless it is there; one that is there and has a wrong checksum is set aside first."""
     target = _place(folder, path)
@@ -167,8 +180,8 @@ def _get(
             record.files[path] = {"sha256": got, "from": whose, "pinned": pinned is not None}
             return
         target.replace(target.with_name(f"{target.name}.wrong"))
-    fetched = fetch(addresses, target, sha256=expected, whence=whence, check=check)
-    record.files[path] = {"sha256": fetched.sha256, "from": fetched.address, "pinned": pinned is not None}
+    got, address = fetch(addresses, target, sha256=expected, whence=whence, check=check)
+    record.files[path] = {"sha256": got, "from": address, "pinned": pinned is not None}
 
 
 def _get_images(folder: Path, addresses: Mapping[str, str], record: _Record) -> None:
@@ -176,17 +189,14 @@ def _get_images(folder: Path, addresses: Mapping[str, str], record: _Record) -> 
         ThreadPoolExecutor(_AT_ONCE) as threads,
         tqdm(total=len(addresses), desc=IMAGES, unit="image", disable=None) as bar,
     ):
-        asked = [
-            threads.submit(_get, folder, path, (address,), None, record, _check_picture)
-            for path, address in addresses.items()
-        ]
+        get = partial(_get, folder, pinned=None, record=record, check=_check_picture)
+        asked = [threads.submit(get, path, (address,)) for path, address in addresses.items()]
         try:
             for future in asked:
                 future.result()
                 bar.update()
         finally:
-            for future in asked:
-                future.cancel()
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _check_picture(path: Path) -> None:
@@ -197,8 +207,11 @@ def _check_picture(path: Path) -> None:
 
 def _get_archive(folder: Path, archive: Archive, record: _Record, say: Say) -> None:
     """Fetches an archive and unpacks it, unless everything that was in it is there."""
-    known = record.archives.get(archive.name, {})
-    if known and _are_whole(folder, known["unpacked"], record):
+    known = record.archives.get(archive.name, {}).get("unpacked", ())
+    if known and all(
+        (folder / path).exists() and hash_file(folder / path) == record.files.get(path, {}).get("sha256")
+        for path in known
+    ):
         return
     say(f"fetching {archive.name} ({archive.size})")
     target = folder / f".{archive.name.replace(' ', '_')}"
@@ -210,9 +223,9 @@ def _get_archive(folder: Path, archive: Archive, record: _Record, say: Say) -> N
         if not unpacked:
             raise EvaluationError("there is nothing in it that was expected")
 
-    fetched = fetch(archive.addresses, target, sha256=expected, whence=whence, check=unpack, show=True)
+    got, address = fetch(archive.addresses, target, sha256=expected, whence=whence, check=unpack, show=True)
     target.unlink()
-    entry = {"sha256": fetched.sha256, "from": fetched.address, "pinned": archive.sha256 is not None}
+    entry = {"sha256": got, "from": address, "pinned": archive.sha256 is not None}
     record.archives[archive.name] = entry | {"unpacked": unpacked}
 
 
@@ -241,8 +254,132 @@ def _put(folder: Path, archive: Archive, inside: str, content: bytes, record: _R
     return inside
 
 
-def _are_whole(folder: Path, paths: Iterable[str], record: _Record) -> bool:
-    return all(
-        (folder / path).exists() and hash_file(folder / path) == record.files.get(path, {}).get("sha256")
-        for path in paths
-    )
+# -- one file over HTTP ------------------------------------------------------------------------------------------------
+
+
+def fetch(
+    addresses: Sequence[str],
+    target: Path,
+    *,
+    sha256: str | None,
+    whence: str = "",
+    check: Check | None = None,
+    show: bool = False,
+) -> tuple[str, str]:
+    """Fetches a file from the first place that has it; returns its SHA-256 and that place.
+
+    `sha256` is what it must have, None for any; `whence` says where that is written down; `check` raises
+    EvaluationError for a file that cannot be what it should. Nobody finds half of a file at `target`.
+
+    Raises FetchError where no place gave the file; one with a wrong checksum lies beside the target, ending in
+    `.wrong`. OSError where the disk takes no more.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    problems = []
+    for address in addresses:
+        try:
+            _download(_resolve(address), part, show)
+            got = hash_file(part)
+            if sha256 is not None and got != sha256:
+                wrong = part.replace(target.with_name(f"{target.name}.wrong"))
+                raise EvaluationError(
+                    f"wrong checksum: expected SHA-256 {sha256}{whence}, got {got}; what came lies in {wrong}"
+                )
+            if check is not None:
+                check(part)
+        except _UnreachableError as error:  # what came is kept, and the next run resumes it
+            problems.append(f"{address}: {error}")
+        except EvaluationError as error:
+            _discard(part)
+            problems.append(f"{address}: {error}")
+        else:
+            part.replace(target)
+            _discard(part)
+            return got, address
+    raise FetchError(f"{target} cannot be fetched. " + "; ".join(problems))
+
+
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _UnreachableError(EvaluationError):
+    """A place that refuses, or gives nothing more."""
+
+
+def _resolve(address: str) -> str:
+    """Returns the address over HTTP; `hub:owner/name@revision/file` is a file of a dataset of the hub."""
+    if not address.startswith("hub:"):
+        return address
+    from huggingface_hub import hf_hub_url
+
+    owner, name, file = address.removeprefix("hub:").split("/", 2)
+    name, _, revision = name.partition("@")
+    return str(hf_hub_url(f"{owner}/{name}", file, repo_type="dataset", revision=revision or None))
+
+
+def _download(address: str, part: Path, show: bool) -> None:
+    """Completes `part`; raises _UnreachableError when the place refuses, or after TRIES without progress."""
+    failed = 0
+    while True:
+        before = _size(part)
+        try:
+            _request_rest(address, part, show)
+            return
+        except urllib.error.HTTPError as error:
+            problem = f"state {error.code} ({error.reason})"
+            if error.code not in _PASSING:
+                raise _UnreachableError(problem) from error
+            if error.code == 416:
+                _discard(part)
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+        failed = 1 if _size(part) > before else failed + 1
+        if failed >= TRIES:
+            raise _UnreachableError(
+                f"{problem}; gave up after {TRIES} tries in a row. What came is kept: run it again later"
+            )
+        time.sleep(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
+
+
+def _request_rest(address: str, part: Path, show: bool) -> None:
+    """Makes one request for what `part` lacks; raises ConnectionError if the answer breaks off."""
+    version = _version_file(part)
+    known = version.read_text(encoding="utf-8") if version.exists() else ""
+    have = _size(part) if known else 0  # where no version is known the rest might be another one's
+    headers = {"Range": f"bytes={have}-", "If-Range": known} if have else {}
+    request = urllib.request.Request(address, headers={"User-Agent": "mmdpo", **headers})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        resumed = answer.status == 206 and str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+        have = have if resumed else 0
+        length = answer.headers.get("Content-Length")
+        whole = None if length is None else have + int(length)
+        tag = answer.headers.get("ETag", "")
+        version.write_text(tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", ""))
+        look = dict(desc=part.stem, unit="B", unit_scale=True, leave=False, disable=None if show else True)
+        with part.open("ab" if resumed else "wb") as file, tqdm(total=whole, initial=have, **look) as bar:
+            while block := answer.read(_BLOCK):
+                have += len(block)
+                if have > LARGEST:
+                    raise EvaluationError(f"more came than {LARGEST:,} bytes, which is no file of a benchmark")
+                file.write(block)
+                bar.update(len(block))
+    if whole is not None and _size(part) < whole:
+        raise ConnectionError(f"broke off after {_size(part):,} of {whole:,} bytes")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _version_file(part: Path) -> Path:
+    """Returns where it is noted which version of a file `part` is the beginning of, as the place calls it."""
+    return part.with_name(f"{part.name}.version")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)

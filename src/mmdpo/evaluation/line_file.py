@@ -21,7 +21,6 @@ class LineFile:
     """Appends objects, one a line, each handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
-        """Makes nothing yet."""
         self.path, self.written = path, 0
         self._file: IO[bytes] | None = None
         self._is_new = False
@@ -71,10 +70,7 @@ class LineFile:
 
 
 def mend_last_line(path: Path) -> bool:
-    """Ends a file with a whole line, where a crash or a full disk cut it; returns whether half a line was removed.
-
-    A last line that lacks nothing but its end is kept.
-    """
+    """Removes half a last line, cut by a crash or a full disk, and ends a whole one; returns whether it removed one."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         start, tail = size, b""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mmdpo.generation import CheckpointOptions
 from mmdpo.judges import JudgeOptions
 from mmdpo.options import REQUIRED, Options, group, option
 
@@ -32,22 +33,6 @@ class AskingOptions(Options):
     top_p: float | None = option(None, "Sample from the most probable tokens up to this share.")
     generation_seed: int | None = option(None, "Seed of sampling.")
     system_prompt: str | None = option(None, "Begin every conversation with this text.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions(Options):
-    """answers by transformers or vLLM"""
-
-    adapter: str | None = option(None, "Put the adapter of this run onto --model.")
-    dtype: Literal["bfloat16", "float16", "float32"] | None = option(
-        None, "Precision. The default is bfloat16 on a GPU that has it."
-    )
-    revision: str = option("main", "Branch, tag or commit of a hub name.")
-    chat_template: str | None = option(None, "Template instead of the processor's; vicuna is LLaVA-1.5's.")
-    chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
-    pad_to_square: bool = option(False, "Pad pictures as LLaVA-1.5 was trained to see them.")
-    trust_remote_code: bool = option(False, "Run the checkpoint's Python code.")
-    allow_pickle: bool = option(False, "Open pickled weights, which can run code.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +146,7 @@ def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSett
 
 
 def make_answerer(options: EvaluationOptions) -> Answerer:
-    """Returns the model that the options name, not loaded yet.
-
-    Raises ValueError for an endpoint without an address, ImportError for a package that is not installed.
-    """
+    """Returns the model, not loaded yet; raises ValueError without an address, ImportError without a package."""
     assert options.model is not None
     if options.backend == "endpoint":
         from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer
@@ -178,15 +160,13 @@ def make_answerer(options: EvaluationOptions) -> Answerer:
         )
         return EndpointAnswerer(endpoint, concurrency=chosen.concurrency)
 
-    from transformers.utils import is_torch_bf16_gpu_available, logging
+    from transformers.utils import logging
 
     from mmdpo.generation.checkpoint import Checkpoint
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    opened = {field.name: getattr(options.checkpoint, field.name) for field in fields(CheckpointOptions)[1:]}
-    opened["dtype"] = opened["dtype"] or ("bfloat16" if is_torch_bf16_gpu_available() else "float32")
-    checkpoint = Checkpoint(options.model, **opened)
+    checkpoint = Checkpoint(options.model, options.checkpoint)
     if options.backend == "vllm":
         from mmdpo.generation.vllm import VllmAnswerer
 

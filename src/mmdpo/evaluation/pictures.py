@@ -12,32 +12,35 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdpo.world import find_world
-
-SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
-MOST_SCENES = 5_000
-"""Scenes of a seed that are painted: each takes those before it."""
+from mmdpo import corruption as corruptions
+from mmdpo.benchmarks.tasks import names
+from mmdpo.data.images import open_image
+from mmdpo.evaluation.asking import IMAGE_FOLDERS
+from mmdpo.evaluation.compare import compare_runs
+from mmdpo.evaluation.download import default_folder
+from mmdpo.files import Unshown, find_inside, read_yaml
+from mmdpo.report.evaluated import ItemPictures
+from mmdpo.report.layout import Picture, open_picture
+from mmdpo.world import World, find_world
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmdpo.corruption import Corruption
-    from mmdpo.report.evaluated import ItemPictures
-    from mmdpo.report.layout import Picture
-    from mmdpo.world import World
+
+SCENE_ID = re.compile("test-([0-9]{1,9})-([0-9]{1,9})")
+MOST_SCENES = 5_000
+"""Scenes of a seed that are painted: each takes those before it."""
 
 
 def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:
     """Returns the content of a compare.json; raises EvaluationError as `compare_runs` does."""
-    from mmdpo.evaluation.compare import compare_runs
-
     return asdict(compare_runs(folders, labels=labels))
 
 
 def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> ItemPictures:
     """Returns where the pictures of benchmarks come from, and how the first of the runs that says so corrupts them."""
-    from mmdpo.report.evaluated import ItemPictures
-
     find, notes = partial(find_picture, image_dir), list[str]()
     for run in runs:
         try:
@@ -55,8 +58,6 @@ def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: st
 
     A name that leads out of these folders is refused: it comes from the folder that is reported.
     """
-    from mmdpo.files import Unshown, find_inside
-
     world = find_world(benchmark)
     if world is not None:
         return _draw_scene(world, item_id)
@@ -70,18 +71,11 @@ def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: st
 
 @cache
 def _image_folders(benchmark: str) -> tuple[Path, ...]:
-    from mmdpo.benchmarks.tasks import names
-    from mmdpo.evaluation.asking import IMAGE_FOLDERS
-    from mmdpo.evaluation.download import default_folder
-
     return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS) if benchmark in names() else ()
 
 
 def _draw_scene(world: World, item_id: str) -> Picture | None:
     """Paints a test scene, whose id is `test-SEED-NUMBER`; scenes are drawn one after the other, up to its number."""
-    from mmdpo.files import Unshown
-    from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
-
     found = SCENE_ID.fullmatch(item_id)
     if found is None:
         return None
@@ -97,9 +91,6 @@ def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
     Nothing is imported that the recipe names: whoever wrote the folder is not asked to run code here. Raises ValueError
     for a corruption that is not one of the package's, or with options that it does not take.
     """
-    from mmdpo.corruption import load, names
-    from mmdpo.files import read_yaml
-
     try:
         recipe = read_yaml(run / "recipe.yaml")
     except (OSError, ValueError):
@@ -107,22 +98,19 @@ def _read_corruption(run: Path) -> tuple[Corruption, int] | None:
     if not isinstance(recipe, dict) or recipe.get("corruption") is None:
         return None
     name, options, seed = recipe["corruption"], recipe.get("corruption_options") or {}, recipe.get("seed", 0)
-    if name not in names():
+    if name not in corruptions.names():
         raise ValueError(f"its corruption {name!r} is not one of the package's, and no other code is run for a report")
     if not isinstance(options, dict) or not isinstance(seed, int):
         raise ValueError("its corruption_options are no mapping, or its seed is no number")
-    corruption = load(name).with_options(**options)
+    corruption = corruptions.load(name).with_options(**options)
     return None if corruption.needs_other_image else (corruption, seed)
 
 
 def _corrupt(corruption: Corruption, seed: int, picture: Path | Image, item_id: str) -> Picture | None:
-    from mmdpo.corruption import corrupt_image
-    from mmdpo.data.images import open_image
-    from mmdpo.files import Unshown
-    from mmdpo.report.layout import open_picture
-
     try:
         opened = open_picture(picture) if isinstance(picture, Path) else picture
-        return corrupt_image(corruption, open_image(opened), run_seed=seed, example_id=item_id, image_index=0)
+        return corruptions.corrupt_image(
+            corruption, open_image(opened), run_seed=seed, example_id=item_id, image_index=0
+        )
     except Exception as error:  # decoders, and a corruption whose options do not fit the picture, raise nearly anything
         return Unshown(f"it cannot be made: {error}")

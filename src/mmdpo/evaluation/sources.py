@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import lzma
+import re
 import stat
 import struct
 import zipfile
@@ -24,19 +25,10 @@ IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
 QUESTIONS = "obj_halbench_300_questions.jsonl"
 """Object HalBench's, taken out of a file that holds the images too."""
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    struct.error,
-)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_UNREADABLE = (*_DAMAGED, EOFError, OSError, ValueError, RuntimeError)
 """What `zipfile` raises for damaged, encrypted (RuntimeError) and otherwise packed members (NotImplementedError)."""
 
 _RLHF_V = "https://raw.githubusercontent.com/RLHF-V/RLHF-V/3d35a91568b237fcc9d884463d9279fd7ae10350/eval/data"
@@ -47,12 +39,10 @@ _COCO_LICENCE = "COCO images: their photographers', under Flickr's terms, see co
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that is kept as it is fetched."""
+    """A file, by its path in the benchmark's folder, and the public places that hold it, tried in this order."""
 
     path: str
-    """Inside the benchmark's folder."""
     addresses: tuple[str, ...]
-    """Public places that hold it, tried in this order."""
     sha256: str | None = None
 
 
@@ -79,37 +69,24 @@ class Archive:
 
 @dataclass(frozen=True)
 class Data:
-    """What a benchmark is made of."""
+    """What a benchmark is made of; of images that are fetched one by one, their names and where each is."""
 
     licences: tuple[str, ...]
     files: tuple[RemoteFile, ...] = ()
     archives: tuple[Archive, ...] = ()
     image_address: Callable[[str], str] | None = None
-    """Image file name → where it is, for images that are fetched one by one."""
     image_names: Callable[[Path], list[str]] | None = None
-    """Folder of the data → the images that it asks about."""
-
-
-def _coco_image(name: str) -> str:
-    return f"{_COCO}/val2014/{name}"
 
 
 def _pope_images(folder: Path) -> list[str]:
-    names = [
-        json.loads(line)["image"]
-        for file in sorted(folder.glob("coco_pope_*.json"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return list(dict.fromkeys(names))
+    files = (file.read_text(encoding="utf-8") for file in sorted(folder.glob("coco_pope_*.json")))
+    return list(dict.fromkeys(json.loads(line)["image"] for text in files for line in text.splitlines()))
 
 
 def unpack_pictures(archive: Path) -> Unpacked:
     """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError as `_unpack_zip`."""
-
-    def is_picture(name: str) -> bool:
-        return name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
-
-    for name, content in _unpack_zip(archive, is_picture, LARGEST_PICTURE):
+    is_picture = re.compile(r"[^.].*\.(jpe?g|png)", re.IGNORECASE).fullmatch
+    for name, content in _unpack_zip(archive, lambda name: bool(is_picture(name)), LARGEST_PICTURE):
         yield f"{IMAGES}/{name}", content
 
 
@@ -155,10 +132,7 @@ def _check_member(name: str, member: zipfile.ZipInfo, first: zipfile.ZipInfo, la
 
 
 def unpack_questions(rows: Path) -> Unpacked:
-    """Yields the questions of Object HalBench, and the images that its official file holds beside them.
-
-    Raises EvaluationError for another file.
-    """
+    """Yields Object HalBench's questions, and the images that its file holds too; raises EvaluationError otherwise."""
     questions = []
     try:
         with rows.open(encoding="utf-8") as lines:
@@ -173,15 +147,25 @@ def unpack_questions(rows: Path) -> Unpacked:
 
 
 def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ...]:
-    """Returns files that one place holds: path → SHA-256."""
     return tuple(RemoteFile(path, (f"{base}/{path}",), sha256) for path, sha256 in checksums.items())
 
 
+_AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
+_AMBER_IMAGES = f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t"
+_MMHAL_IMAGES = "hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip"
+_POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
+_HALBENCH_ROWS = tuple(
+    f"https://raw.githubusercontent.com/RLHF-V/{name}/main/eval/data/obj_halbench_300_with_image.jsonl"
+    for name in ("RLHF-V", "RLAIF-V")
+)
+_HALBENCH_SHA256 = {QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"}
+_ANNOTATIONS = f"{_COCO}/annotations/annotations_trainval2014.zip"
+
 SOURCES: Mapping[str, Data] = {
     "amber": Data(
-        licences=("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
-        files=_list_files(
-            "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd",
+        ("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
+        _list_files(
+            _AMBER,
             {
                 "data/annotations.json": "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797",
                 "data/query/query_all.json": "127680ae61f7d4a92d2f7f07a8deaec07f0689b194d2c7c0f41ead7bd2c5bcf5",
@@ -189,67 +173,37 @@ SOURCES: Mapping[str, Data] = {
                 "data/safe_words.txt": "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
             },
         ),
-        archives=(
-            Archive(
-                "AMBER's images",
-                (f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t",),
-                unpack_pictures,
-                "1,004 images",
-                only_images=True,
-            ),
-        ),
+        (Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),),
     ),
     "mmhal": Data(
-        licences=("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
-        files=_list_files(
+        ("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
+        _list_files(
             _RLHF_V,
             {"mmhal-bench_answer_template.json": "28ed24e19ffef292597c35f1dad37760b2e0a088b3b40ca3b50f105fc1b951bb"},
         ),
-        archives=(
-            Archive(
-                "MMHal-Bench's images",
-                ("hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip",),
-                unpack_pictures,
-                "174 MB",
-                only_images=True,
-            ),
-        ),
+        (Archive("MMHal-Bench's images", (_MMHAL_IMAGES,), unpack_pictures, "174 MB", only_images=True),),
     ),
     "object_halbench": Data(
-        licences=("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
-        files=_list_files(
+        ("Object HalBench's questions: CC BY-NC 4.0, for research", _COCO_LICENCE),
+        _list_files(
             _RLHF_V, {"synonyms_refine.txt": "681041d2958d7871ed6fa69c3108f34aa6a0a354eb53ed4c5a425e65f86bc72a"}
         ),
-        archives=(
-            Archive(
-                "questions and images",
-                tuple(
-                    f"https://raw.githubusercontent.com/RLHF-V/{name}/main/eval/data/obj_halbench_300_with_image.jsonl"
-                    for name in ("RLHF-V", "RLAIF-V")
-                ),
-                unpack_questions,
-                "300 images",
-                contents={QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"},
-            ),
-            Archive(
-                "COCO's annotations",
-                (f"{_COCO}/annotations/annotations_trainval2014.zip",),
-                unpack_annotations,
-                "241 MB",
-            ),
+        (
+            Archive("questions and images", _HALBENCH_ROWS, unpack_questions, "300 images", contents=_HALBENCH_SHA256),
+            Archive("COCO's annotations", (_ANNOTATIONS,), unpack_annotations, "241 MB"),
         ),
     ),
     "pope": Data(
-        licences=("POPE: MIT", _COCO_LICENCE),
-        files=_list_files(
-            "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco",
+        ("POPE: MIT", _COCO_LICENCE),
+        _list_files(
+            _POPE,
             {
                 "coco_pope_random.json": "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994",
                 "coco_pope_popular.json": "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753",
                 "coco_pope_adversarial.json": "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8",
             },
         ),
-        image_address=_coco_image,
+        image_address=lambda name: f"{_COCO}/val2014/{name}",
         image_names=_pope_images,
     ),
 }

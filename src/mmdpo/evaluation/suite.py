@@ -11,11 +11,11 @@ paper's figures: Wang et al., mDPO: Conditional Preference Optimization for Mult
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
@@ -26,7 +26,7 @@ from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
-from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval, show_number
+from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval
 from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
@@ -38,19 +38,12 @@ RunBenchmark = Callable[[str, EvaluationOptions], Evaluation | None]
 SOURCE: Final = "Wang et al., mDPO, EMNLP 2024 (arXiv 2406.11839v2), Table 1"
 
 
-@dataclass(frozen=True)
-class PaperColumn:
-    """A column of the table."""
+class PaperColumn(NamedTuple):
+    """A column of the table: a benchmark's metric, the first of these that a result has, and how it is printed."""
 
     header: str
     metrics: tuple[str, ...]
-    """The metric of a result that stands there, the first that it has."""
     form: str
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark that it belongs to."""
-        return self.metrics[0].partition("/")[0]
 
 
 COLUMNS: Final = (
@@ -87,51 +80,47 @@ class TableValue:
 
 @dataclass(frozen=True)
 class Suite:
-    """What became of all benchmarks."""
+    """What became of all benchmarks: whose answers, the figure of each column, and why some have no result."""
 
     label: str
-    """Name of the folder."""
     of: str
-    """Whose answers these are."""
     cells: Mapping[str, TableValue | None]
-    """Header of the column → the figure, None where it is missing."""
     missing: Mapping[str, str]
-    """Benchmark → why it has no result."""
     notes: tuple[str, ...]
-
-    @property
-    def remarks(self) -> list[str]:
-        """What stands below the table."""
-        return [*(f"missing: {name}: {reason}" for name, reason in self.missing.items()), *self.notes]
 
 
 def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
-    """Runs the benchmarks that the options name, writes the table and prints it.
-
-    Raises ValueError for a benchmark that is none, EvaluationError for a folder of answers that is none.
-    """
+    """Runs the benchmarks that the options name, writes the table and prints it; raises as `choose_benchmarks`."""
     run = run or partial(run_benchmark, make=cache(partial(make_answerer, options)))
     results: dict[str, Mapping[str, Any]] = {}
     missing: dict[str, str] = {}
     for name in choose_benchmarks(options):
         print(f"\n{name}", flush=True)
         try:
-            result = _run_one(name, options, run)
-            results |= {name: result} if result else {}
+            if result := _run_one(name, options, run):
+                results[name] = result
         except Exception as error:  # a later benchmark may well work, and this one's answers took hours
             logger.debug("%s failed", name, exc_info=True)
             is_clear = isinstance(error, ValueError | OSError)
             missing[name] = printable(str(error) if is_clear else f"{type(error).__name__}: {error}")
             print(f"{name} has no result: {missing[name]}", flush=True)
-    suite = summarise(printable(options.out.resolve().name), printable(_whose(options)), results, missing)
+    adapter = f" + {options.checkpoint.adapter}" if options.checkpoint.adapter else ""
+    of = printable(f"{options.model}{adapter}" if options.model else f"answers in {options.answers}")
+    label = printable(options.out.resolve().name)
+    cells = {column.header: _find_value(column, results) for column in COLUMNS}
+    suite = Suite(label, of, cells, missing, (f"{label}: {of}", *_explain(results)))
     if _is_main(options) and not options.asking.answers_only:
-        write_suite(suite, results, options.out)
-        _print(suite, options.out)
+        remarks = [*(f"missing: {name}: {reason}" for name, reason in missing.items()), *suite.notes]
+        _write(suite, remarks, results, options.out)
+        print()
+        if any(cells.values()):  # an embedded world is in no column
+            Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
+        print(printable("\n".join([*remarks, f"Suite: {options.out / 'suite.json'}"])))
     return suite
 
 
 def choose_benchmarks(options: SuiteOptions) -> tuple[str, ...]:
-    """Returns which benchmarks are run; raises what `run_suite` raises."""
+    """Returns which are run; raises ValueError for one that is none, EvaluationError for no folder of answers."""
     unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
         raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")
@@ -163,15 +152,11 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         return {}
     if scored is None:
         raise EvaluationError("it was answered and not scored, for the reason above")
-    content: Mapping[str, Any] = read_data(out / "result.json")
-    return content
+    return dict(read_data(out / "result.json"))
 
 
 def find_file(folder: Path, name: str, stem: str) -> Path:
-    """Returns a benchmark's file in a folder: NAME.jsonl, NAME.json, NAME/stem.jsonl, NAME/stem.json, or NAME itself.
-
-    Raises EvaluationError if there is none.
-    """
+    """Returns NAME.json(l), NAME/stem.json(l) or NAME itself of a folder; raises EvaluationError if there is none."""
     places = [folder / f"{name}.jsonl", folder / f"{name}.json"]
     places += [folder / name / f"{stem}.jsonl", folder / name / f"{stem}.json"]
     found = next((place for place in places if place.is_file()), folder / name)
@@ -179,11 +164,6 @@ def find_file(folder: Path, name: str, stem: str) -> Path:
         shown = ", ".join(str(place.relative_to(folder)) for place in places)
         raise EvaluationError(f"{folder}: holds none of {shown}, and no folder {name}")
     return found
-
-
-def _whose(options: SuiteOptions) -> str:
-    adapter = f" + {options.checkpoint.adapter}" if options.checkpoint.adapter else ""
-    return f"{options.model}{adapter}" if options.model else f"answers in {options.answers}"
 
 
 def _is_main(options: SuiteOptions) -> bool:
@@ -194,14 +174,8 @@ def _is_main(options: SuiteOptions) -> bool:
     return bool(PartialState().is_main_process)
 
 
-def summarise(label: str, of: str, results: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]) -> Suite:
-    """Puts the results of benchmarks into the columns of Table 1, with what a reader of that row should know."""
-    cells = {column.header: _find_value(column, results.get(column.benchmark, {})) for column in COLUMNS}
-    return Suite(label, of, cells, dict(missing), (f"{label}: {of}", *_explain(results)))
-
-
-def _find_value(column: PaperColumn, result: Mapping[str, Any]) -> TableValue | None:
-    metrics = result.get("metrics", {})
+def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -> TableValue | None:
+    metrics = results.get(column.metrics[0].partition("/")[0], {}).get("metrics", {})
     for name in column.metrics:
         if metrics.get(name, {}).get("value") is not None:
             return TableValue(name, *(metrics[name][key] for key in ("value", "low", "high")))
@@ -258,7 +232,7 @@ def _value(result: Mapping[str, Any], metric: str, form: str) -> str:
     return MISSING if value is None else format(value, form)
 
 
-def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+def _write(suite: Suite, remarks: Sequence[str], results: Iterable[str], out: Path) -> None:
     """Writes suite.json, suite.md and suite.csv."""
     make_folder(out)
     content = asdict(suite) | {
@@ -267,38 +241,28 @@ def write_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]], out: Pat
     }
     table = build_table(suite)
     write_json(out / "suite.json", content)
-    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in suite.remarks))
+    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in remarks))
     write_whole(out / "suite.csv", table.csv())
 
 
 def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
     """Returns the paper's rows and the run's; a narrow one has intervals below values, for terminals of 80 columns."""
-    rows = [
-        (label, *(show_number(value, column.form) for value, column in zip(values, COLUMNS, strict=True)))
-        for label, values in PAPER.items()
-    ]
-    shown = [
-        MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
-        for column, cell in zip(COLUMNS, suite.cells.values(), strict=True)
-    ]
-    if is_narrow:
-        rows = [(f"  + {label.partition(' + ')[2]}" if " + " in label else label, *cells) for label, *cells in rows]
-        shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
     given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
-    records = [
-        {"row": label}
-        | {
+    rows, records = [], []
+    for label, cells in {**given, suite.label: suite.cells.values()}.items():
+        pairs = list(zip(COLUMNS, cells, strict=True))
+        figures = {
             f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)
-            for column, cell in zip(COLUMNS, cells, strict=True)
+            for column, cell in pairs
             for end, name in (("", "value"), (" low", "low"), (" high", "high"))
         }
-        for label, cells in {**given, suite.label: suite.cells.values()}.items()
-    ]
-    return Table(("", *(column.header for column in COLUMNS)), (*rows, (suite.label, *shown)), records=tuple(records))
-
-
-def _print(suite: Suite, out: Path) -> None:
-    print()
-    if any(suite.cells.values()):  # an embedded world is in no column
-        Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
-    print(printable("\n".join([*suite.remarks, f"Suite: {out / 'suite.json'}"])))
+        records.append({"row": label, **figures})
+        shown = [
+            MISSING if cell is None else show_interval(cell.value, cell.low, cell.high, column.form)
+            for column, cell in pairs
+        ]
+        if is_narrow:
+            label = f"  + {label.partition(' + ')[2]}" if label in PAPER and " + " in label else label
+            shown = [text.replace(" [", "\n").replace(f"{NO_BREAK}…{NO_BREAK}", "…\n").rstrip("]") for text in shown]
+        rows.append((label, *shown))
+    return Table(("", *(column.header for column in COLUMNS)), tuple(rows), records=tuple(records))

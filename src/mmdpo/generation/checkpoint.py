@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import is_torch_bf16_gpu_available
 from xxhash import xxh3_128
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.files import read_mapping
+from mmdpo.generation import CheckpointOptions
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.seams import commit_of
@@ -27,38 +29,31 @@ class Checkpoint:
 
     model: str
     """A hub name, a folder, `world`, or a run that trained an adapter, which names its base."""
-    adapter: str | None = None
-    """A run that trained an adapter, for a `model` that is its base."""
-    dtype: str = "float32"
-    """`bfloat16`, `float16` or `float32`."""
-    revision: str = "main"
-    chat_template: str | None = None
-    """A Jinja file, or `vicuna`; the processor's own unless given."""
-    chat_template_kwargs: str | dict[str, Any] | None = None
-    """Variables of the chat template, by name; as JSON where it is text."""
-    pad_to_square: bool = False
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+    options: CheckpointOptions = field(default_factory=CheckpointOptions)
 
     @cached_property
-    def options(self) -> LoadOptions:
+    def dtype(self) -> str:
+        """The precision that is asked for, else bfloat16 on a GPU that has it."""
+        return self.options.dtype or ("bfloat16" if is_torch_bf16_gpu_available() else "float32")
+
+    @cached_property
+    def load_options(self) -> LoadOptions:
         """How it is opened. Raises ValueError for variables of the chat template that are no JSON mapping."""
         return LoadOptions(
-            adapter=self.adapter,
-            arguments={"dtype": self.dtype, "revision": self.revision},
-            chat_template=self.chat_template,
-            chat_template_kwargs=read_mapping("chat_template_kwargs", self.chat_template_kwargs),
-            pad_to_square=self.pad_to_square,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
+            adapter=self.options.adapter,
+            arguments={"dtype": self.dtype, "revision": self.options.revision},
+            chat_template=self.options.chat_template,
+            chat_template_kwargs=read_mapping("chat_template_kwargs", self.options.chat_template_kwargs),
+            pad_to_square=self.options.pad_to_square,
+            trust_remote_code=self.options.trust_remote_code,
+            allow_pickle=self.options.allow_pickle,
         )
 
     @cached_property
     def start(self) -> Start:
         """Where base, adapter and processor lie.
 
-        Raises FileNotFoundError for a folder that holds no model, CheckpointError for an adapter that does not belong
-        to the model.
+        Raises FileNotFoundError for a folder without a model, CheckpointError for an adapter of another model.
         """
         folder = Path(self.model).expanduser()
         if not folder.is_dir() and (folder.is_absolute() or self.model.startswith(".")):
@@ -67,27 +62,25 @@ class Checkpoint:
             inside = sorted(path.name for path in folder.glob("checkpoint-*") if not (path / UNSEALED).exists())
             hint = f"; name one of its checkpoints: {', '.join(inside)}" if inside else ""
             raise FileNotFoundError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}{hint}")
-        return resolve_start(self.model, self.options)
+        return resolve_start(self.model, self.load_options)
 
     def describe(self) -> dict[str, Any]:
         """Returns what answers depend on: names, digests of local weights or the hub's commit, precision, template.
 
-        Raises what `start` raises, OSError for a model that cannot be found, ValueError for one that is no
-        vision-language model.
+        Raises what `start` raises, OSError for no such model, ValueError for one that is no vision-language model.
         """
-        start, adapter = self.start, self.start.adapter
-        config = self.start.config
-        base = Path(start.base)
+        variables = self.load_options.chat_template_kwargs
+        config, adapter, base = self.start.config, self.start.adapter, Path(self.start.base)
         return {
             "model": self.model,
             "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
-            "adapter": self.adapter,
+            "adapter": self.options.adapter,
             "adapter_weights": None if adapter is None else _digest_weights(adapter),
             "dtype": self.dtype,
-            "chat_template": self.chat_template,
-            "pad_to_square": self.pad_to_square,
+            "chat_template": self.options.chat_template,
+            "pad_to_square": self.options.pad_to_square,
             # Only where there are some: answers that were begun without the option can be resumed.
-            **({"chat_template_kwargs": self.options.chat_template_kwargs} if self.chat_template_kwargs else {}),
+            **({"chat_template_kwargs": variables} if variables else {}),
         }
 
     def load_renderer(self) -> Renderer:
@@ -100,10 +93,7 @@ class Checkpoint:
 
 
 def _digest_weights(folder: Path) -> str:
-    """Returns a digest of the weight files of a folder: sizes, and blocks all over them.
-
-    Reading them whole would take as long as loading the model does, and training changes weights throughout.
-    """
+    """Digests sizes and blocks of weight files: training changes weights throughout, and reading all takes long."""
     digest = xxh3_128()
     for path in sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         size = path.stat().st_size

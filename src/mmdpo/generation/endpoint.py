@@ -23,8 +23,14 @@ from urllib.parse import urlsplit
 
 from mmdpo.files import printable
 from mmdpo.generation.http_client import KEYLESS, FailedTry, make_client, read_retry_after, show_address
-from mmdpo.generation.prompts import chat_request
-from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import (
+    GeneratedAnswer,
+    GenerationSettings,
+    Processes,
+    Question,
+    chat_request,
+    list_versions,
+)
 from mmdpo.records import Message
 
 _T = TypeVar("_T")
@@ -56,11 +62,10 @@ class BudgetSpentError(EndpointError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What an endpoint replied."""
+    """What an endpoint replied, and what the server says of it: the model, why it stopped, and its counts of tokens."""
 
     text: str
     model: str
-    """The model that the server says it was."""
     finish_reason: str
     usage: Mapping[str, int]
     """`prompt_tokens`, `completion_tokens`, `total_tokens`, as far as the server counts them."""
@@ -83,10 +88,8 @@ class Budget:
             if self.max_requests is not None and self.requests >= self.max_requests:
                 raise BudgetSpentError(f"the budget of {self.max_requests:,} requests is spent")
             if self.max_tokens is not None and self.tokens >= self.max_tokens:
-                raise BudgetSpentError(
-                    f"the budget of {self.max_tokens:,} tokens is spent ({self.tokens:,} were used, with what was on "
-                    "its way)"
-                )
+                used = f"{self.tokens:,} were used, with what was on its way"
+                raise BudgetSpentError(f"the budget of {self.max_tokens:,} tokens is spent ({used})")
             self.requests += 1
 
     def add_tokens(self, usage: Mapping[str, int]) -> None:
@@ -100,13 +103,7 @@ class ChatEndpoint:
     """A model behind `{base_url}/chat/completions`. Threads may share one; `close` ends it, waits included."""
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        timeout: float = 120.0,
-        retries: int = 6,
-        budget: Budget | None = None,
+        self, base_url: str, model: str, *, timeout: float = 120.0, retries: int = 6, budget: Budget | None = None
     ) -> None:
         """Makes a client and sends nothing.
 
@@ -131,11 +128,9 @@ class ChatEndpoint:
     def complete(self, messages: Sequence[Message], settings: GenerationSettings) -> Reply:
         """Returns the reply to chat messages in OpenAI's form.
 
-        Raises:
-            EndpointError: no reply after all tries, or an answer that no other try would change (key, address).
-            RefusedError: the server refuses this request (states 400, 413, 422).
-            BudgetSpentError: nothing may be spent any more.
-            ValueError: a setting that endpoints do not have.
+        Raises EndpointError for no reply after all tries, or an answer that no other try would change (key, address);
+        RefusedError where the server refuses this request (states 400, 413, 422); BudgetSpentError; ValueError for a
+        setting that endpoints do not have.
         """
         if settings.num_beams > 1:
             raise ValueError(f"an endpoint searches no beams (num_beams is {settings.num_beams}): give --num_beams 1")
@@ -147,9 +142,8 @@ class ChatEndpoint:
                 return self._ask(messages, settings)
             except FailedTry as failure:
                 if attempt == self.retries:
-                    raise EndpointError(
-                        f"{self.address}: {self._tidy(str(failure))}; gave up after {attempt + 1} tries"
-                    ) from None
+                    why = f"{self._tidy(str(failure))}; gave up after {attempt + 1} tries"
+                    raise EndpointError(f"{self.address}: {why}") from None
                 self._wait(attempt, failure)
         raise AssertionError("the last try returns or raises")
 
@@ -215,8 +209,7 @@ class ChatEndpoint:
     async def _post(self, **request: Any) -> bytes:
         async with asyncio.timeout(self.timeout):  # the client's own limits are for each read, and bytes may drip
             raw = await self._client.chat.completions.with_raw_response.create(**request)
-            content: bytes = raw.http_response.content
-            return content
+            return bytes(raw.http_response.content)
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Waits for work of the event loop; raises EndpointError if this endpoint is closed meanwhile."""
@@ -233,7 +226,6 @@ class ChatEndpoint:
             self._running.discard(running)
 
     def _parse(self, content: bytes) -> Mapping[str, Any]:
-        """Returns the JSON object of a body; raises FailedTry for anything else."""
         try:
             completion = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -251,8 +243,9 @@ class ChatEndpoint:
         if not isinstance(choice, dict) or not isinstance(message, dict):
             said = completion.get("error") or completion
             raise FailedTry(f"a reply that is no chat completion ({self._tidy(json.dumps(said))[:200]})")
-        reason = choice.get("finish_reason")
-        reason = reason if isinstance(reason, str) else ""
+        reason, model = (
+            said if isinstance(said, str) else "" for said in (choice.get("finish_reason"), completion.get("model"))
+        )
         text = _join_parts(message.get("content"))
         if text is None and isinstance(message.get("refusal"), str) and message["refusal"]:
             raise RefusedError(f"{self.address} refuses to reply: {self._tidy(message['refusal'])[:300]}")
@@ -262,12 +255,9 @@ class ChatEndpoint:
             raise FailedTry(f"a reply without text ({why}){hint}")
         if reason == "error":
             raise FailedTry("a reply that the server itself calls an error (finish_reason 'error')")
-        model = completion.get("model")
-        named = model if isinstance(model, str) else ""
-        return Reply(self._clean(text), self._clean(named), self._clean(reason), usage)
+        return Reply(self._clean(text), self._clean(model), self._clean(reason), usage)
 
     def _explain_state(self, error: Any) -> Exception:
-        """Returns what a state of HTTP means here."""
         said = f"state {error.status_code} ({self._tidy(str(error.message))[:300]})"
         if error.status_code in _ABOUT_THE_REQUEST:
             return RefusedError(f"{self.address} refuses a request: {said}")
@@ -303,10 +293,8 @@ class ChatEndpoint:
     def _wait(self, attempt: int, failure: FailedTry) -> None:
         """Waits for what the server asks, else for twice as long as last time; the random part keeps clients apart."""
         if failure.retry_after > LONGEST_WAIT:
-            raise EndpointError(
-                f"{self.address}: {self._tidy(str(failure))}; it asks to wait {failure.retry_after:.0f} s: run "
-                "the same command again later"
-            ) from None
+            wait = f"it asks to wait {failure.retry_after:.0f} s: run the same command again later"
+            raise EndpointError(f"{self.address}: {self._tidy(str(failure))}; {wait}") from None
         own = min(_FIRST_WAIT * 2**attempt, _LONGEST_OWN_WAIT) * random.uniform(0.5, 1.0)
         self._closed.wait(failure.retry_after + 0.1 * own if failure.retry_after else own)
 
@@ -315,9 +303,7 @@ class EndpointAnswerer:
     """Answers from a model behind an endpoint."""
 
     def __init__(self, endpoint: ChatEndpoint, *, concurrency: int = 8) -> None:
-        """Takes an endpoint and how many requests may be on their way at once; nothing is sent."""
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be 1 or more; got {concurrency}")
+        """Takes an endpoint and how many requests, 1 or more, may be on their way at once; nothing is sent."""
         self.endpoint, self.concurrency = endpoint, concurrency
         self.processes = Processes()
 
@@ -353,8 +339,8 @@ class EndpointAnswerer:
             reply = self.endpoint.complete(chat_request(question, settings), settings)
         except RefusedError as error:
             raise RefusedError(f"item {question.id}: {error}") from error
-        details = {"model": reply.model, "finish_reason": reply.finish_reason}
-        return GeneratedAnswer(question.id, reply.text.strip(), details)
+        said = {"model": reply.model, "finish_reason": reply.finish_reason}
+        return GeneratedAnswer(question.id, reply.text.strip(), said)
 
 
 @cache

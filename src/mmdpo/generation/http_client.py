@@ -30,10 +30,7 @@ class FailedTry(Exception):  # noqa: N818 - never leaves the endpoint
 
 
 def show_address(url: str) -> str:
-    """Returns an address without user name, password and query.
-
-    Raises ValueError, which shows no more than that, for an address that no request can be sent to.
-    """
+    """Returns an address without user name, password and query; raises ValueError, showing no more, for no address."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -48,10 +45,7 @@ def show_address(url: str) -> str:
 
 
 def make_client(base_url: str, timeout: float) -> Any:
-    """Returns openai's client, whose replies are bounded.
-
-    Raises ImportError without the `openai` package, ValueError for a key that no header can hold.
-    """
+    """Returns openai's client, bounded; raises ImportError without it, ValueError for a key that no header holds."""
     try:
         import openai
     except ImportError as error:

@@ -15,13 +15,21 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import BatchFeature, GenerationConfig
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import load_image, render_prompt, sort_key
-from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import (
+    GeneratedAnswer,
+    GenerationSettings,
+    Processes,
+    Question,
+    list_versions,
+    load_image,
+    render_prompt,
+    sort_key,
+)
 from mmdpo.records import RowError, derive_seed
 from mmdpo.scoring.probe import TOLERANCES, ProbeError, compare, find_precision
 
@@ -64,6 +72,13 @@ class PromptReader:
             _put_in_front(inputs, opening)
         return inputs
 
+    def read_or_fail(self, questions: Sequence[Question]) -> BatchFeature | RowError:
+        """Returns an error as a value: torch would bury what that of a worker says."""
+        try:
+            return self(questions)
+        except RowError as error:
+            return error
+
     def _load(self, question: Question) -> Any:
         try:
             assert question.image is not None
@@ -76,12 +91,7 @@ class TransformersAnswerer:
     """Generates with transformers, in one process or in those that `accelerate launch` started."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        batch_size: int = BATCH_SIZE,
-        workers: int | None = None,
-        probe: bool = True,
+        self, checkpoint: Checkpoint, *, batch_size: int = BATCH_SIZE, workers: int | None = None, probe: bool = True
     ) -> None:
         """Loads nothing yet.
 
@@ -96,7 +106,8 @@ class TransformersAnswerer:
         self.device = state.device
         self._is_tried = not probe
         self.processes = Processes(state.process_index, state.num_processes, state.wait_for_everyone)
-        self._workers = self._count_workers() if workers is None else workers
+        spare = 0 if self.device.type == "cpu" else min(_MOST_WORKERS, (os.cpu_count() or 1) // state.num_processes)
+        self._workers = spare if workers is None else workers
 
     def describe(self) -> Mapping[str, Any]:
         """Returns the model, its precision and versions; the batch size changes no more than rounding."""
@@ -106,15 +117,14 @@ class TransformersAnswerer:
     def answer(self, questions: Sequence[Question], settings: GenerationSettings) -> Iterator[GeneratedAnswer]:
         """Yields the answers batch by batch, the longest questions first, so that memory runs out early or never.
 
-        Raises:
-            RowError: a picture cannot be read, or the processor has no chat template.
-            ValueError: one question alone does not fit into memory.
-            ProbeError: the model begins an answer otherwise beside another question than alone.
+        Raises RowError for a picture that cannot be read, or a processor without chat template; ValueError where one
+        question alone does not fit into memory; ProbeError as `_Generator.try_together`.
         """
         batches, reader = self._make_batches(questions), self._make_reader(settings)
-        loader = DataLoader(
-            _Batches(batches, reader),
+        loader: DataLoader[Any] = DataLoader(
+            batches,  # type: ignore[arg-type]  # any sequence will do
             batch_size=None,
+            collate_fn=reader.read_or_fail,
             num_workers=self._workers,
             generator=torch.Generator(),  # else a seed for workers is drawn from the global random state
             pin_memory=self.device.type == "cuda",
@@ -179,27 +189,6 @@ class TransformersAnswerer:
     def _model(self) -> Any:
         """Loaded once, for all benchmarks that are answered one after the other."""
         return self.checkpoint.load().to(self.device)
-
-    def _count_workers(self) -> int:
-        if self.device.type == "cpu":
-            return 0
-        return min(_MOST_WORKERS, (os.cpu_count() or 1) // self.processes.count)
-
-
-class _Batches(Dataset[Any]):
-    """The inputs of every batch. An error of a worker travels as a value, since torch would bury what it says."""
-
-    def __init__(self, batches: Sequence[Sequence[Question]], reader: PromptReader) -> None:
-        self.batches, self.reader = batches, reader
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, place: int) -> BatchFeature | RowError:
-        try:
-            return self.reader(self.batches[place])
-        except RowError as error:
-            return error
 
 
 class _Generator:

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import load_image, render_prompt, sort_key
-from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes, Question, list_versions
+from mmdpo.generation.questions import (
+    GeneratedAnswer,
+    GenerationSettings,
+    Processes,
+    Question,
+    list_versions,
+    load_image,
+    render_prompt,
+    sort_key,
+)
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import read_json
 
@@ -29,7 +37,7 @@ class VllmAnswerer:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Loads nothing yet. Raises ValueError for what vLLM reads from the model's folder and nowhere else."""
-        if checkpoint.pad_to_square:
+        if checkpoint.options.pad_to_square:
             raise ValueError(
                 "vLLM reads pictures by the processor in the model's folder: `mmdpo merge` a run that was trained with "
                 "pad_to_square and answer with the merged model, or take --backend transformers"
@@ -74,7 +82,7 @@ class VllmAnswerer:
             model=start.base,
             revision=start.revision,
             dtype=self.checkpoint.dtype,
-            trust_remote_code=self.checkpoint.trust_remote_code,
+            trust_remote_code=self.checkpoint.options.trust_remote_code,
             limit_mm_per_prompt={"image": 1},
             **({} if adapter is None else {"enable_lora": True, "max_lora_rank": _find_rank(adapter)}),
         )
@@ -85,11 +93,9 @@ class VllmAnswerer:
         renderer = self.checkpoint.load_renderer()
 
         def read(question: Question) -> dict[str, Any]:
-            prompt = render_prompt(question, settings, renderer)
-            tokens = {"prompt_token_ids": renderer.prompt_ids(prompt)}
-            if question.image is None:
-                return tokens
-            return {**tokens, "multi_modal_data": {"image": load_image(question.image)}}
+            tokens = {"prompt_token_ids": renderer.prompt_ids(render_prompt(question, settings, renderer))}
+            picture = {} if question.image is None else {"multi_modal_data": {"image": load_image(question.image)}}
+            return {**tokens, **picture}
 
         def read_lot(start: int) -> list[dict[str, Any]]:
             return [read(question) for question in questions[start : start + AT_ONCE]]

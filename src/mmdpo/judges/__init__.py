@@ -7,12 +7,12 @@ A judge is a module with a docstring, whose first line says what it asks, and th
 
 It answers requests and knows nothing of benchmarks; keeping replies, asking again and giving up are the business of
 `mmdpo.evaluation.judging`. Files that start with an underscore are not judges. Replies that were recorded before need
-no model: `mmdpo.benchmarks.replies`.
+no model: `mmdpo.benchmarks.reading.RecordedReplies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 RETRY_TEMPERATURE = 0.7
 """Of every attempt after the first, which is made because the first reply could not be read."""
-
-
 JUDGES = Registry("judges", "judge")
-
-
-def names() -> tuple[str, ...]:
-    """Returns the names of the judges of this folder, sorted, without importing them."""
-    return JUDGES.names()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +38,7 @@ class JudgeOptions(Options):
     model: str = option("", "The model's name on the server; else a local folder or a hub name.")
     url: str | None = option(None, "Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key.")
     kind: str | None = option(
-        None, "How to ask. The default is endpoint with --judge_url, else local.", choices=names(), flag="judge"
+        None, "How to ask. The default is endpoint with --judge_url, else local.", choices=JUDGES.names(), flag="judge"
     )
     cache: Path | None = option(None, "Keep and reuse replies in this folder. The default is --out.")
     retries: int = option(2, "Ask so often again for a reply that can be read.", least=0)
@@ -62,7 +55,7 @@ class JudgeOptions(Options):
         return self.replies is not None or bool(self.model)
 
     def settings(self, attempt: int) -> dict[str, Any]:
-        """Returns the settings of an attempt; further ones are sampled, each with a seed of its own."""
+        """Returns all that a reply depends on besides prompt and model; attempts after the first are sampled."""
         first = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         if attempt == 0:
             return first
@@ -71,13 +64,12 @@ class JudgeOptions(Options):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to a judge."""
+    """One prompt to a judge; `attempt` is 0, or which further attempt at a readable reply it is."""
 
     item_id: str
     answer: str
     prompt: str
     attempt: int
-    """0, or which further attempt at a readable reply it is."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +86,7 @@ Fail: TypeAlias = Callable[[Request, Failure], None]
 
 
 class Source(Protocol):
-    """Where replies come from."""
-
-    @property
-    def model(self) -> str:
-        """The model that is asked for."""
-        ...
-
-    def settings(self, attempt: int) -> Mapping[str, Any]:
-        """Returns all that a reply depends on besides prompt and model, as JSON; attempts after the first differ."""
-        ...
+    """Where replies come from: the model and the settings of the options."""
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all; hands over each reply as soon as it is there, from any thread, and each failure from this one.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmdpo.generation.endpoint import BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
 from mmdpo.generation.questions import GenerationSettings
@@ -19,23 +19,18 @@ def make_source(options: JudgeOptions) -> EndpointSource:
     return EndpointSource(endpoint, options)
 
 
+@dataclass
 class EndpointSource:
     """Asks over HTTP."""
 
-    def __init__(self, endpoint: ChatEndpoint, options: JudgeOptions) -> None:
-        """Takes the endpoint and how to ask it; nothing is sent."""
-        self.endpoint, self.options = endpoint, options
-        self.model = options.model
-
-    def settings(self, attempt: int) -> Mapping[str, Any]:
-        """Returns `JudgeOptions.settings`."""
-        return self.options.settings(attempt)
+    endpoint: ChatEndpoint
+    options: JudgeOptions
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all, `concurrency` at once; what is on its way when `fail` raises is still waited for and kept."""
 
         def ask(request: Request) -> None:
-            settings = GenerationSettings(**self.settings(request.attempt))
+            settings = GenerationSettings(**self.options.settings(request.attempt))
             keep(request, self.endpoint.complete([{"role": "user", "content": request.prompt}], settings))
 
         waiting, ended = deque(requests), list[Exception]()

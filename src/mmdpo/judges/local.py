@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +17,11 @@ def make_source(options: JudgeOptions) -> LocalSource:
     return LocalSource(options)
 
 
+@dataclass
 class LocalSource:
     """Asks a model in memory, on an accelerator if there is one."""
 
-    def __init__(self, options: JudgeOptions) -> None:
-        """Takes the model and how to ask it; nothing is loaded."""
-        self.options = options
-        self.model = options.model
+    options: JudgeOptions
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -30,24 +29,21 @@ class LocalSource:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        name = self.options.model
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, padding_side="left")
         except OSError as error:
             raise OSError(
-                f"--judge_model {self.model}: no chat model of that name can be loaded ({error}); for one behind an "
+                f"--judge_model {name}: no chat model of that name can be loaded ({error}); for one behind an "
                 "endpoint give --judge_url too"
             ) from error
         if tokenizer.chat_template is None:
-            raise ValueError(f"{self.model}: its tokenizer has no chat template; a judge has to be a chat model")
+            raise ValueError(f"{name}: its tokenizer has no chat template; a judge has to be a chat model")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        model = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return model.to(device or "cpu").eval(), tokenizer
-
-    def settings(self, attempt: int) -> Mapping[str, Any]:
-        """Returns `JudgeOptions.settings`."""
-        return self.options.settings(attempt)
 
     def complete(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Asks all, `batch_size` at once, the longest first; replies are handed over after each batch."""
@@ -63,7 +59,7 @@ class LocalSource:
         from mmdpo.generation.transformers import make_generation_config
 
         model, tokenizer = self._loaded
-        settings = GenerationSettings(**self.settings(batch[0].attempt))
+        settings = GenerationSettings(**self.options.settings(batch[0].attempt))
         config = make_generation_config(model, tokenizer, settings)
         inputs = tokenizer.apply_chat_template(
             [[{"role": "user", "content": request.prompt}] for request in batch],
@@ -83,4 +79,4 @@ class LocalSource:
         end = next((place for place, token in enumerate(tokens) if token in ends), None)
         said = tokens if end is None else tokens[:end]
         text = str(self._loaded[1].decode(said, skip_special_tokens=True)).strip()
-        return Reply(text, self.model, "length" if end is None else "stop", {"completion_tokens": len(said)})
+        return Reply(text, self.options.model, "length" if end is None else "stop", {"completion_tokens": len(said)})

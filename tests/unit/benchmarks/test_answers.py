@@ -5,11 +5,9 @@ import json
 import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
-from mmdpo.benchmarks.answers import read_answers
-from mmdpo.benchmarks.definitions import BenchmarkItem
-from mmdpo.benchmarks.evaluate import evaluate_answers
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.result_folder import write_evaluation
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
+from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.reading import EvaluationError, read_answers
 from mmdpo.benchmarks.tasks import amber, pope
 
 ITEMS = {
@@ -22,7 +20,7 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 
 def read(path, content, items=ITEMS, find_id=amber.find_id, **options):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_answers(path, "amber", items, find_id, **options)
+    return read_answers(path, "amber", BenchmarkItems.build(items.values()), find_id, **options)
 
 
 @pytest.mark.parametrize(

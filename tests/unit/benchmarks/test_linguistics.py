@@ -7,9 +7,8 @@ from collections import Counter
 import pytest
 
 from benchmark_data import ROOT, official_data
-from mmdpo.benchmarks.coco_objects import CocoObjects
-from mmdpo.benchmarks.linguistics import NltkLinguistics, join_runs
-from mmdpo.benchmarks.word_table import TableLinguistics
+from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics, join_runs
+from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
 
 
 @pytest.fixture(scope="module")

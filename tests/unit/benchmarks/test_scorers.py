@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 
 from benchmark_data import HAND_MADE, official_data, official_tools, plain_tools
-from mmdpo.benchmarks.amber_words import AmberWords, score_description
-from mmdpo.benchmarks.coco_objects import CocoObjects
 from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
-from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.linguistics import TableLinguistics
+from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
-from mmdpo.benchmarks.word_table import TableLinguistics
+from mmdpo.benchmarks.tasks.amber import AmberWords, score_description
+from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
 from mmdpo.world import SMALL
 from mmdpo.world.scenes import SUPERVISED_CAPTIONER, write_caption
 

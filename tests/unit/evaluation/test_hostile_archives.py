@@ -12,8 +12,7 @@ import pytest
 
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.evaluation import download as download_room
-from mmdpo.evaluation.download import download
-from mmdpo.evaluation.fetch import Fetched, hash_file
+from mmdpo.evaluation.download import download, hash_file
 from mmdpo.evaluation.sources import Archive, Data, RemoteFile, unpack_annotations, unpack_pictures, unpack_questions
 
 PICTURE = b"\xff\xd8\xff the picture"
@@ -49,7 +48,7 @@ def unpack(tmp_path, monkeypatch):
             except EvaluationError:
                 target.unlink()
                 raise
-            return Fetched(hash_file(target), addresses[0])
+            return hash_file(target), addresses[0]
 
         shutil.rmtree(folder, ignore_errors=True)
         monkeypatch.setattr(download_room, "fetch", arrive)
@@ -212,7 +211,7 @@ def test_a_stream_without_end_is_ended(tmp_path, monkeypatch):
         def read(self, size=-1):
             return b"x" * 1_000_000
 
-    monkeypatch.setattr("mmdpo.evaluation.fetch.LARGEST", 5_000_000)
+    monkeypatch.setattr("mmdpo.evaluation.download.LARGEST", 5_000_000)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Endless())
     data = Data(licences=("mine",), files=(RemoteFile("a.json", ("http://127.0.0.1:9/a",)),))
     with pytest.raises(EvaluationError, match="more came than 5,000,000 bytes"):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.world.model import CHECKPOINT
 
@@ -50,6 +51,6 @@ def test_an_adapter_names_its_base_and_brings_its_processor(tmp_path):
         if path.suffix in (".json", ".jinja") and path.name not in ("config.json", "generation_config.json"):
             shutil.copy(path, tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }} of its own")
-    checkpoint = Checkpoint("world", str(tmp_path))
+    checkpoint = Checkpoint("world", CheckpointOptions(adapter=str(tmp_path)))
     assert checkpoint.start.processor == str(tmp_path)
     assert "of its own" in checkpoint.load_renderer().processor.chat_template

@@ -8,8 +8,16 @@ import pytest
 from PIL import Image
 
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import chat_request, chat_turns, load_image, render_prompt, sort_key, write_data_url
-from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation.questions import (
+    GenerationSettings,
+    Question,
+    chat_request,
+    chat_turns,
+    load_image,
+    render_prompt,
+    sort_key,
+    write_data_url,
+)
 from mmdpo.records import RowError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))

@@ -7,9 +7,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
+from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
-from mmdpo.generation.prompts import chat_turns
-from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.generation.questions import GenerationSettings, Question, chat_turns
 from mmdpo.generation.vllm import VllmAnswerer
 from mmdpo.records import CHOSEN, PreferenceExample
 from mmdpo.world import SMALL
@@ -79,7 +79,7 @@ def test_what_vllm_cannot_do_is_said(monkeypatch):
     with pytest.raises(ValueError, match="num_beams 1"):
         list(VllmAnswerer(Checkpoint("world")).answer(world_questions(1), GenerationSettings(num_beams=3)))
     with pytest.raises(ValueError, match="merge"):
-        VllmAnswerer(Checkpoint("world", pad_to_square=True))
+        VllmAnswerer(Checkpoint("world", CheckpointOptions(pad_to_square=True)))
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"mmdpo\[vllm\]"):
         list(VllmAnswerer(Checkpoint("world")).answer(world_questions(1), GenerationSettings()))

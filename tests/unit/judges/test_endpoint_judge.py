@@ -11,7 +11,7 @@ from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.judging import REMINDER, KeepingJudge
-from mmdpo.judges import Failure
+from mmdpo.judges import Failure, JudgeOptions
 
 ANSWERS = ["It is red.", "A man sits there.", "The bowl.", "Five."]
 
@@ -128,11 +128,7 @@ def test_a_judge_that_goes_down_stops_the_run_and_the_next_one_goes_on(serve, tm
 class DeadSource:
     """Every request fails."""
 
-    model = "dead"
     asked = 0
-
-    def settings(self, attempt):
-        return {"temperature": attempt}
 
     def complete(self, requests, keep, fail):
         for request in requests:
@@ -145,7 +141,9 @@ def test_nothing_more_is_asked_after_a_few_failures(tmp_path, partial):
     benchmark = load("mmhal")
     items = benchmark.read_items(HAND_MADE / "mmhal", None)
     source = DeadSource()
-    keeper = KeepingJudge(source, benchmark, tmp_path / "replies.jsonl", failures=2, allow_missing=partial)
+    keeper = KeepingJudge(
+        source, JudgeOptions(model="dead"), benchmark, tmp_path / "replies.jsonl", failures=2, allow_missing=partial
+    )
     with nullcontext() if partial else pytest.raises(EvaluationError, match=r"no reply to 4 of 4 .*it is down"):
         keeper.ask_all([(item, "answer") for item in items])
     assert source.asked == 2

@@ -31,7 +31,7 @@ A benchmark is a module with a docstring, whose first line says what it measures
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,8 @@ from mmdpo.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmdpo.benchmarks.answers import FindId
     from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools
+    from mmdpo.benchmarks.reading import FindId
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Benchmark:
     read_items: Callable[[Path, Tools], tuple[BenchmarkItem, ...]]
     find_id: FindId
     make_scorer: Callable[[Path, Tools], Callable[[BenchmarkItem, str], ItemScore]]
-    judge_prompt: Callable[[BenchmarkItem, str], str] | None
-    reads: Callable[[str], bool] | None
-    needs_judge: bool
-    draw_image: Callable[[BenchmarkItem], Image] | None
-    language_tools: tuple[str, ...]
+    judge_prompt: Callable[[BenchmarkItem, str], str] | None = None
+    reads: Callable[[str], bool] | None = None
+    needs_judge: bool = False
+    draw_image: Callable[[BenchmarkItem], Image] | None = None
+    language_tools: tuple[str, ...] = ()
 
     @property
     def uses(self) -> frozenset[str]:
@@ -83,19 +83,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Benchmark:
     """Returns the benchmark of that name; raises ValueError for an unknown one, naming the nearest."""
     module = BENCHMARKS.load(name)
-    return Benchmark(
-        name=name,
-        summary=(module.__doc__ or "").strip().partition("\n")[0],
-        licence=module.LICENCE,
-        metrics=tuple(module.METRICS),
-        traps=module.TRAPS,
-        generation=module.GENERATION,
-        read_items=module.read_items,
-        find_id=module.find_id,
-        make_scorer=module.make_scorer,
-        judge_prompt=getattr(module, "judge_prompt", None),
-        reads=getattr(module, "reads", None),
-        needs_judge=getattr(module, "NEEDS_JUDGE", False),
-        draw_image=getattr(module, "draw_image", None),
-        language_tools=getattr(module, "LANGUAGE_TOOLS", ()),
-    )
+    summary = (module.__doc__ or "").strip().partition("\n")[0]
+    spellings = [(field.name, spelling) for field in fields(Benchmark) for spelling in (field.name, field.name.upper())]
+    given = {name: getattr(module, spelling) for name, spelling in spellings if hasattr(module, spelling)}
+    return Benchmark(name=name, summary=summary, **given)

@@ -15,9 +15,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from mmdpo.benchmarks.answers import Row
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, Row
 from mmdpo.world import PROMPT, World
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, compare_names, render, sample_scenes
 

@@ -2,24 +2,32 @@
 
 Source: Wang et al., AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation, 2023; scoring
 as the authors' `inference.py`. Every denominator of the official code starts at 0.001, and its F1 is taken from the
-printed precision and recall; the AMBER score is the paper's. How a description is held against its image:
-`amber_words.py`. `tolerant/…` are the measures of the questions over answers read with more sense (`tolerant.py`),
-which leaves out those that say neither yes nor no.
+printed precision and recall; the AMBER score is the paper's. `tolerant/…` are the measures of the questions over
+answers read with more sense (`tolerant.py`), which leaves out those that say neither yes nor no.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mmdpo.benchmarks.amber_words import AmberWords, score_description
-from mmdpo.benchmarks.answers import Row
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values
-from mmdpo.benchmarks.reading import EvaluationError, read_data, read_data_text
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    BenchmarkItems,
+    ItemScore,
+    Linguistics,
+    Metric,
+    Similarity,
+    Sums,
+    Tools,
+    Values,
+)
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_data, read_data_text
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
@@ -58,55 +66,37 @@ _START: Final = 0.001
 """What every counter of the official code starts at."""
 
 
-def _chair(sums: Sums) -> Values:
-    return sums["generative/flagged"] / (sums["generative/kept"] + _START) * 100
+_RULES: Final = {"accuracy": ("correct", "n"), "precision": ("true_no", "said_no"), "recall": ("true_no", "is_no")}
+"""Measure of questions → the counts that it divides."""
 
 
-def _cover(sums: Sums) -> Values:
-    return sums["generative/covered"] / (sums["generative/truth"] + _START) * 100
+def _described(part: str, whole: str) -> Callable[[Sums], Values]:
+    return lambda sums: sums[f"{GENERATIVE}/{part}"] / (sums[f"{GENERATIVE}/{whole}"] + _START) * 100
 
 
-def _hal(sums: Sums) -> Values:
-    return 100 - sums["generative/unflagged"] / (sums["generative/n"] + _START) * 100
+_chair = _described("flagged", "kept")
+_unflagged = _described("unflagged", "n")
 
 
-def _cog(sums: Sums) -> Values:
-    return sums["generative/cognitive"] / (sums["generative/hallu"] + _START) * 100
-
-
-def _rate(sums: Sums, reading: str, dimension: str, part: str, whole: str) -> Values:
+def _rate(sums: Sums, reading: str, dimension: str, rule: str) -> Values:
     """Per cent; attribute adds up the counters of its three parts, overall has counters of its own."""
     parts = [f"{reading}{name}" for name in _DIMENSIONS[dimension]]
     start = _START * (3 if dimension == "attribute" else 1)
-    above, below = (np.sum([sums[f"{name}/{count}"] for name in parts], axis=0) for count in (part, whole))
+    above, below = (np.sum([sums[f"{name}/{count}"] for name in parts], axis=0) for count in _RULES[rule])
     rate: Values = above / (below + start) * 100
     return rate
 
 
-def _accuracy(sums: Sums, reading: str, dimension: str) -> Values:
-    return _rate(sums, reading, dimension, "correct", "n")
-
-
-def _precision(sums: Sums, reading: str, dimension: str) -> Values:
-    return _rate(sums, reading, dimension, "true_no", "said_no")
-
-
-def _recall(sums: Sums, reading: str, dimension: str) -> Values:
-    return _rate(sums, reading, dimension, "true_no", "is_no")
-
-
-def _f1(sums: Sums, reading: str, dimension: str) -> Values:
-    return _combine(_precision(sums, reading, dimension), _recall(sums, reading, dimension), dimension)
-
-
-def _combine(precision: Values, recall: Values, dimension: str) -> Values:
+def _f1(sums: Sums, reading: str, dimension: str, digits: int | None = None) -> Values:
+    """Per cent, from precision and recall that are rounded to `digits` first, as the official code prints them."""
+    rates = [_rate(sums, reading, dimension, rule) for rule in ("precision", "recall")]
+    precision, recall = rates if digits is None else (np.round(rate[:1], digits) for rate in rates)
     guard = 0.001 if dimension == "existence" else 0.0001
     return 2 * (precision / 100) * (recall / 100) / (precision / 100 + recall / 100 + guard) * 100
 
 
 def _printed_f1(sums: Sums, reading: str, dimension: str) -> float:
-    precision, recall = (np.round(rule(sums, reading, dimension)[:1], 1) for rule in (_precision, _recall))
-    return round(float(_combine(precision, recall, dimension)[0]), 1)
+    return round(float(_f1(sums, reading, dimension, digits=1)[0]), 1)
 
 
 def _score(sums: Sums) -> Values:
@@ -119,23 +109,23 @@ def _printed_score(sums: Sums) -> float:
 
 def _discriminative(reading: str, dimension: str) -> tuple[Metric, ...]:
     over = tuple(f"{reading}{part}/n" for part in _DIMENSIONS[dimension])
-    name, rules = f"amber/{reading}{dimension}", {"accuracy": _accuracy, "precision": _precision, "recall": _recall}
+    name = f"amber/{reading}{dimension}"
     plain = [
-        Metric(f"{name}/{of}", partial(rule, reading=reading, dimension=dimension), over, "higher", "%", 1)
-        for of, rule in rules.items()
+        Metric(f"{name}/{of}", partial(_rate, reading=reading, dimension=dimension, rule=of), over, "higher", "%", 1)
+        for of in _RULES
     ]
     f1 = partial(_f1, reading=reading, dimension=dimension)
     printed = partial(_printed_f1, reading=reading, dimension=dimension)
     return (*plain, Metric(f"{name}/f1", f1, over, "higher", "%", 1, printed))
 
 
-_DESCRIBED: Final = ("generative/n",)
-_SCORED: Final = (*_DESCRIBED, *(f"{part}/n" for part in _DIMENSIONS["overall"]))
+_OF_DESCRIPTIONS: Final = ("generative/n",)
+_SCORED: Final = (*_OF_DESCRIPTIONS, *(f"{part}/n" for part in _DIMENSIONS["overall"]))
 METRICS = (
-    Metric("amber/chair", _chair, _DESCRIBED, "lower", "%", 1),
-    Metric("amber/cover", _cover, _DESCRIBED, "higher", "%", 1),
-    Metric("amber/hal", _hal, _DESCRIBED, "lower", "%", 1),
-    Metric("amber/cog", _cog, _DESCRIBED, "lower", "%", 1),
+    Metric("amber/chair", _chair, _OF_DESCRIPTIONS, "lower", "%", 1),
+    Metric("amber/cover", _described("covered", "truth"), _OF_DESCRIPTIONS, "higher", "%", 1),
+    Metric("amber/hal", lambda sums: 100 - _unflagged(sums), _OF_DESCRIPTIONS, "lower", "%", 1),
+    Metric("amber/cog", _described("cognitive", "hallu"), _OF_DESCRIPTIONS, "lower", "%", 1),
     *(metric for dimension in _DIMENSIONS for metric in _discriminative(_OFFICIAL, dimension)),
     Metric("amber/score", _score, _SCORED, "higher", "points", 1, _printed_score),
     *(metric for dimension in _DIMENSIONS for metric in _discriminative(_TOLERANT, dimension)),
@@ -143,11 +133,7 @@ METRICS = (
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads annotations and queries: 1,004 descriptions, then 14,216 questions; ids are the official numbers.
-
-    Raises:
-        EvaluationError: a file is missing or is not AMBER's.
-    """
+    """Reads 1,004 descriptions, then 14,216 questions, by official numbers; raises EvaluationError for other files."""
     folder = _data_folder(data_dir)
     annotations, queries = read_data(folder / "annotations.json"), read_data(folder / "query" / "query_all.json")
     try:
@@ -182,9 +168,8 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the official rules; descriptions use the language tool and the word similarity, questions neither."""
     folder = _data_folder(data_dir)
-    words = AmberWords.build(
-        associated=read_data(folder / "relation.json"), safe=read_data_text(folder / "safe_words.txt").split("\n")
-    )
+    safe = read_data_text(folder / "safe_words.txt").split("\n")
+    words = AmberWords.build(read_data(folder / "relation.json"), safe)
 
     def score(item: BenchmarkItem, answer: str) -> ItemScore:
         if item.part == GENERATIVE:
@@ -207,9 +192,7 @@ def _score_question(item: BenchmarkItem, answer: str) -> ItemScore:
     if tolerant is not None:
         counts |= _count(f"{_TOLERANT}{item.part}", tolerant, truth)
     return ItemScore(
-        counts=counts,
-        reason={"read_as": answer if official else "neither", "tolerant": tolerant, "label": truth},
-        traps=traps,
+        counts, {"read_as": answer if official else "neither", "tolerant": tolerant, "label": truth}, traps
     )
 
 
@@ -217,3 +200,79 @@ def _count(part: str, said: str | None, truth: str) -> dict[str, float]:
     said_no, is_no = said == "no", truth == "no"
     counts = {"n": 1, "correct": said == truth, "said_no": said_no, "is_no": is_no, "true_no": said_no and is_no}
     return {f"{part}/{name}": float(count) for name, count in counts.items()}
+
+
+# -- descriptions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AmberWords:
+    """AMBER's word lists."""
+
+    associated: Mapping[str, Sequence[str]]
+    """Word → the words that also stand for it; together they are the only nouns that are looked at."""
+    vocabulary: frozenset[str]
+    plural_only: frozenset[str]
+    """Singulars of words that the vocabulary holds as plurals, which a lemmatised noun therefore never equals."""
+    safe: frozenset[str]
+    """Words that are kept and never flagged."""
+
+    @classmethod
+    def build(cls, associated: Mapping[str, Sequence[str]], safe: Sequence[str]) -> AmberWords:
+        """Builds the lists from the contents of relation.json and safe_words.txt."""
+        vocabulary = frozenset(associated).union(*associated.values())
+        singulars = {word[:length] for word in vocabulary for length in (-1, -2) if word.endswith("s")}
+        return cls(associated, vocabulary, frozenset(singulars - vocabulary), frozenset(safe))
+
+
+def _list_targets(targets: Sequence[str], words: AmberWords) -> list[tuple[str, int]]:
+    """Returns words of an image as the official code looks through them, and which target each stands for."""
+    pairs = [(word, index) for index, target in enumerate(targets) for word in words.associated[target]]
+    return pairs + [(target, index) for index, target in enumerate(targets)]
+
+
+def _find(targets: Sequence[tuple[str, int]], is_meant: Callable[[str], bool]) -> int | None:
+    return next((index for word, index in targets if is_meant(word)), None)
+
+
+def score_description(
+    item: BenchmarkItem, answer: str, words: AmberWords, linguistics: Linguistics, similarity: Similarity
+) -> ItemScore:
+    """Scores one description; steps (a) to (f) of the official rule, for each noun in order, repeats included."""
+    all_nouns = linguistics.nouns(answer)
+    nouns = [noun for noun in all_nouns if noun in words.vocabulary]
+    truth, hallu = item.truth["truth"], item.truth["hallu"]
+    there, expected = (_list_targets(targets, words) for targets in (truth, hallu))
+    covered: set[int] = set()
+    cognitive: set[int] = set()
+    flagged = []
+    for noun in nouns:
+        if noun in words.safe:
+            continue
+        is_noun, is_similar = noun.__eq__, partial(similarity.similar, noun)
+        if (target := _find(there, is_noun)) is not None:
+            covered.add(target)
+            continue
+        found = (_find(expected, is_noun), _find(expected, is_similar))
+        cognitive |= {target for target in found if target is not None}
+        if (target := _find(there, is_similar)) is not None:
+            covered.add(target)
+        else:
+            flagged.append(noun)
+    counts = {"n": 1, "kept": len(nouns), "flagged": len(flagged), "unflagged": not flagged}
+    counts |= {"covered": len(covered), "truth": len(truth), "cognitive": len(cognitive), "hallu": len(hallu)}
+    unseen = [noun for noun in all_nouns if noun not in words.vocabulary]
+    traps = {
+        "capitalised_noun": sum(1 for noun in unseen if noun.lower() in words.vocabulary),
+        "never_matched_noun": sum(1 for noun in unseen if noun in words.plural_only),
+    }
+    return ItemScore(
+        counts={f"generative/{name}": float(count) for name, count in counts.items()},
+        reason={
+            "kept": nouns,
+            "flagged": flagged,
+            "covered": [truth[index] for index in sorted(covered)],
+            "cognitive": [hallu[index] for index in sorted(cognitive)],
+        },
+        traps={name: count for name, count in traps.items() if count},
+    )

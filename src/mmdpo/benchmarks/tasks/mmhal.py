@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
@@ -31,43 +30,29 @@ _RATING: Final = re.compile(
 )
 
 
-def _mean(part: str, whole: str, factor: float = 1.0) -> Callable[[Sums], Values]:
-    return lambda sums: divide(sums[part], sums[whole]) * factor
+def _mean(
+    name: str, prefix: str, count: str, better: Better = "higher", unit: str = "0–6", factor: float = 1.0
+) -> Metric:
+    """Returns the mean of a count over the items that `prefix` counts."""
+
+    def compute(sums: Sums) -> Values:
+        return divide(sums[f"{prefix}/{count}"], sums[f"{prefix}/n"]) * factor
+
+    return Metric(f"mmhal/{name}", compute, (f"{prefix}/n",), better, unit, 2)
 
 
-def _metrics() -> tuple[Metric, ...]:
-    per_type = [
-        Metric(f"mmhal/{kind}/score", _mean(f"{kind}/score", f"{kind}/n"), (f"{kind}/n",), "higher", "0–6", 2)
-        for kind in TYPES
-    ]
-    both = [
-        metric
-        for name, prefix in (("mmhal", "official"), ("mmhal/tolerant", "tolerant"))
-        for metric in (
-            Metric(f"{name}/score", _mean(f"{prefix}/score", f"{prefix}/n"), (f"{prefix}/n",), "higher", "0–6", 2),
-            Metric(
-                f"{name}/hallucination_rate",
-                _mean(f"{prefix}/hallucination", f"{prefix}/n"),
-                (f"{prefix}/n",),
-                "lower",
-                "share",
-                2,
-            ),
-        )
-    ]
-    informativeness = _mean("official/informativeness", "official/n", 100 / 3)
-    return (*both, *per_type, Metric("mmhal/informativeness", informativeness, ("official/n",), "higher", "%", 2))
-
-
-METRICS = _metrics()
+METRICS = (
+    _mean("score", "official", "score"),
+    _mean("hallucination_rate", "official", "hallucination", "lower", "share"),
+    _mean("tolerant/score", "tolerant", "score"),
+    _mean("tolerant/hallucination_rate", "tolerant", "hallucination", "lower", "share"),
+    *(_mean(f"{kind}/score", kind, "score") for kind in TYPES),
+    _mean("informativeness", "official", "informativeness", unit="%", factor=100 / 3),
+)
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads the 96 questions; ids are the official image ids, each of which occurs once.
-
-    Raises:
-        EvaluationError: the file is missing or is not MMHal-Bench's.
-    """
+    """Reads the 96 questions by image id, each of which occurs once; raises EvaluationError for another file."""
     file = data_dir / "mmhal-bench_answer_template.json"
     try:
         return tuple(
@@ -88,14 +73,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
         raise EvaluationError(f"{file}: no answer template of MMHal-Bench ({error!r})") from error
 
 
-def find_id(row: Row, items: BenchmarkItems) -> str:
-    """Returns the `image_id` of a row of the filled-in template, else the item at its place.
-
-    Raises EvaluationError for a row without an image id whose question is not that of its place.
-    """
-    if "image_id" in row.values:
-        return str(row.values["image_id"])
-    return find_by_order(row, items.parts["all"])
+find_id = find_by_image
 
 
 def judge_prompt(item: BenchmarkItem, answer: str) -> str:
@@ -131,11 +109,7 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], 
         )
     judge = tools.judge
     tools.used["judge"] = judge.name
-
-    def score(item: BenchmarkItem, answer: str) -> ItemScore:
-        return score_reply(item, judge.reply(item, answer))
-
-    return score
+    return lambda item, answer: score_reply(item, judge.reply(item, answer))
 
 
 def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
@@ -156,13 +130,8 @@ def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
     }
     return ItemScore(
         counts={name: float(count) for name, count in counts.items()},
-        reason={
-            "official": rating,
-            "tolerant": tolerant,
-            "ratings_found": found,
-            "reply": reply,
-            "reference": item.truth["reference"],
-        },
+        reason={"official": rating, "tolerant": tolerant, "ratings_found": found, "reply": reply}
+        | {"reference": item.truth["reference"]},
         traps={name: 1 for name, hit in traps.items() if hit},
         unscored="" if tolerant is not None else "the tolerant parser finds no rating in the judge's reply",
     )

@@ -8,18 +8,29 @@ objects that a language model lists. Published tables mix the two, so their name
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.coco_objects import CocoObjects, Mention
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data, read_data_text
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    Better,
+    ItemScore,
+    Linguistics,
+    Metric,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, parse_json, read_data, read_data_text
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
 LANGUAGE_TOOLS = ("linguistics",)
 MODES: Final = ("word", "llm")
+SYNONYMS: Final = "synonyms_refine.txt"
 TRAPS = {
     "men": '"men" in the answer, which word mode does not see (WordNet keeps it)',
     "vases": '"vases" in the answer, which word mode does not see (WordNet makes it "vas")',
@@ -29,28 +40,31 @@ TRAPS = {
 }
 _SHORT: Final = 3
 """An answer of so many words has no objects in LLM mode."""
+_ANIMALS: Final = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub"
+_NO_OBJECTS: Final = ("home plate", "train track")
+"""Pairs that are merged so that neither word counts."""
+_LLM_LEMMAS: Final = {"scissors": "scissor"}
+"""What spaCy, which the official LLM mode lemmatises with, does to a word and WordNet does not."""
 
 
-def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
-    return lambda sums: 100 * divide(sums[part], sums[whole])
+def _ratio(mode: str, name: str, part: str, whole: str, better: Better) -> Metric:
+    def compute(sums: Sums) -> Values:
+        return 100 * divide(sums[f"{mode}/{part}"], sums[f"{mode}/{whole}"])
 
-
-def _metrics(mode: str) -> tuple[Metric, ...]:
-    over = (f"{mode}/n",)
-    ratios = (
-        ("chair_s", "hallucinating", "n", "lower"),
-        ("chair_s_refine", "hallucinating", "mentioning", "lower"),
-        ("chair_i", "hallucinated", "mentions", "lower"),
-        ("recall", "found", "truth", "higher"),
-    )
-    return tuple(
-        Metric(f"object_halbench/{mode}/{name}", _ratio(f"{mode}/{part}", f"{mode}/{whole}"), over, better, "%", 1)  # type: ignore[arg-type]
-        for name, part, whole, better in ratios
-    )
+    return Metric(f"object_halbench/{mode}/{name}", compute, (f"{mode}/n",), better, "%", 1)
 
 
 METRICS = (
-    *(metric for mode in MODES for metric in _metrics(mode)),
+    *(
+        metric
+        for mode in MODES
+        for metric in (
+            _ratio(mode, "chair_s", "hallucinating", "n", "lower"),
+            _ratio(mode, "chair_s_refine", "hallucinating", "mentioning", "lower"),
+            _ratio(mode, "chair_i", "hallucinated", "mentions", "lower"),
+            _ratio(mode, "recall", "found", "truth", "higher"),
+        )
+    ),
     Metric(
         "object_halbench/answer_words", lambda sums: divide(sums["words"], sums["n"]), ("n",), "neither", "words", 1
     ),
@@ -63,8 +77,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     The classes are built from COCO's own annotations where `instances_*2014.json` and `captions_*2014.json` are in the
     folder, as officially; else `gt_objects_300.json` is taken as it is.
 
-    Raises:
-        EvaluationError: a file is missing, or does not know an image.
+    Raises EvaluationError for a file that is missing, or does not know an image.
     """
     file = data_dir / "obj_halbench_300_questions.jsonl"
     try:
@@ -90,7 +103,7 @@ def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapp
         found: Mapping[str, Sequence[str]] = read_data(data_dir / "gt_objects_300.json")
         return found
     tools.used["ground_truth"] = ", ".join(file.name for file in (*instances, *captions))
-    synonyms = _read_synonyms(data_dir)
+    synonyms = CocoObjects.build(read_data_text(data_dir / SYNONYMS).splitlines())
     objects: dict[str, set[str]] = {}
     for content in map(read_data, instances):
         names = {category["id"]: category["name"] for category in content["categories"]}
@@ -108,18 +121,7 @@ def _annotations(content: Mapping[str, Any], image_ids: frozenset[str]) -> list[
     return [(image_id, record) for image_id, record in records if image_id in image_ids]
 
 
-def _read_synonyms(data_dir: Path) -> CocoObjects:
-    return CocoObjects.build(read_data_text(data_dir / "synonyms_refine.txt").splitlines())
-
-
-def find_id(row: Row, items: BenchmarkItems) -> str:
-    """Returns the `image_id` of a row, else the item at its place.
-
-    Raises EvaluationError for a row without an image id whose question is not that of its place.
-    """
-    if "image_id" in row.values:
-        return str(row.values["image_id"])
-    return find_by_order(row, items.parts["all"])
+find_id = find_by_image
 
 
 def judge_prompt(item: BenchmarkItem, answer: str) -> str:
@@ -141,19 +143,16 @@ def reads(reply: str) -> bool:
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule: word mode always, LLM mode where there is a judge."""
-    synonyms = _read_synonyms(data_dir)
+    synonyms = CocoObjects.build(read_data_text(data_dir / SYNONYMS).splitlines())
     if tools.judge is not None:
         tools.used["judge"] = tools.judge.name
 
-    def score(item: BenchmarkItem, answer: str) -> ItemScore:
-        answer = answer.replace("Assistant:", "").strip()  # as the official code does
-        return score_answer(item, answer, synonyms, tools)
-
-    return score
+    return partial(score_answer, synonyms=synonyms, tools=tools)
 
 
 def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools: Tools) -> ItemScore:
     """Scores one answer in word mode and, if there is a judge, in LLM mode."""
+    answer = answer.replace("Assistant:", "").strip()  # as the official code does
     truth = frozenset(item.truth["objects"])
     words = answer.lower().split()
     mentions = synonyms.mentions(answer, tools.linguistics)
@@ -163,7 +162,8 @@ def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools:
     traps["no_mention"] = not mentions
     unscored = ""
     if tools.judge is not None:
-        listed = _list_objects(item, answer, tools)
+        reply = tools.judge.reply(item, answer) if len(words) > _SHORT else "[]"
+        listed = None if reply is None else read_objects(reply)
         if listed is None:
             unscored = "the language model gave no JSON list of objects"
             traps["reply_unreadable"] = 1
@@ -174,14 +174,6 @@ def score_answer(item: BenchmarkItem, answer: str, synonyms: CocoObjects, tools:
             unmatched = ("sports ball", "sports balls", "scissors")
             traps["sports_ball_or_scissors"] = sum(1 for phrase in listed if phrase.lower() in unmatched)
     return ItemScore(counts, reason, {name: int(count) for name, count in traps.items() if count}, unscored)
-
-
-def _list_objects(item: BenchmarkItem, answer: str, tools: Tools) -> list[str] | None:
-    assert tools.judge is not None
-    if len(answer.split()) <= _SHORT:
-        return []
-    reply = tools.judge.reply(item, answer)
-    return None if reply is None else read_objects(reply)
 
 
 def read_objects(reply: str) -> list[str] | None:
@@ -212,6 +204,69 @@ def _count(mode: str, mentions: Sequence[Mention], truth: frozenset[str]) -> dic
 
 def _explain(mentions: Sequence[Mention], truth: frozenset[str]) -> dict[str, Any]:
     return {
-        "kept": [[mention.word, mention.coco_class] for mention in mentions],
+        "kept": [list(mention) for mention in mentions],
         "flagged": [mention.word for mention in mentions if mention.coco_class not in truth],
     }
+
+
+# -- words that name classes ------------------------------------------------------------------------------------------
+
+
+class Mention(NamedTuple):
+    """One word of an answer that names a class."""
+
+    word: str
+    coco_class: str
+
+
+@dataclass(frozen=True)
+class CocoObjects:
+    """COCO's classes named by words, through their synonyms: the rule of CHAIR as Object HalBench refines it."""
+
+    class_of: dict[str, str]
+    """Synonym → class; a synonym that several lines name belongs to the last."""
+    pairs: dict[str, str]
+    """Two words that count as one → what they are replaced by."""
+
+    @classmethod
+    def build(cls, lines: Sequence[str]) -> CocoObjects:
+        """Builds the table from lines of synonyms, the class first, separated by commas."""
+        rows = [[word.strip() for word in line.split(",")] for line in lines if line.strip()]
+        class_of = {word: row[0] for row in rows for word in row}
+        pairs = {word: word for word in (*class_of, *_NO_OBJECTS) if " " in word}
+        pairs |= {f"{age} {animal}": animal for animal in _ANIMALS.split() for age in ("baby", "adult")}
+        pairs |= {"passenger jet": "jet", "passenger train": "train"}
+        pairs |= {"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"}
+        return cls(class_of, pairs)
+
+    def mentions(self, text: str, linguistics: Linguistics) -> list[Mention]:
+        """Returns the mentions of a text in order, repeats included: word mode."""
+        return self._name_classes(self._merge(linguistics.lemmas(text.lower())))
+
+    def listed_mentions(self, phrases: Sequence[str], linguistics: Linguistics) -> list[Mention]:
+        """Returns the distinct mentions among phrases that name one object each: LLM mode."""
+        words = [word for phrase in phrases for word in self._words_of_phrase(phrase, linguistics)]
+        return self._name_classes(list(dict.fromkeys(words)))
+
+    def _words_of_phrase(self, phrase: str, linguistics: Linguistics) -> list[str]:
+        sentence = f"a {phrase}"  # the article lets a tagger see a noun
+        lemmas = [_LLM_LEMMAS.get(lemma, lemma) for lemma in linguistics.lemmas(sentence)]
+        runs = (run.split() for run in linguistics.noun_runs(sentence))
+        named = [" ".join(_LLM_LEMMAS.get(word, word) for word in run) for run in runs]
+        return self._merge(lemmas, pairs_only=True) or named
+
+    def _merge(self, words: Sequence[str], *, pairs_only: bool = False) -> list[str]:
+        """Replaces two-word synonyms from left to right, each word used once."""
+        merged, index = [], 0
+        while index < len(words):
+            pair = self.pairs.get(" ".join(words[index : index + 2]))
+            if pair is not None:
+                merged.append(pair)
+            elif not pairs_only:
+                merged.append(words[index])
+            index += 1 if pair is None else 2
+        return merged
+
+    def _name_classes(self, words: Sequence[str]) -> list[Mention]:
+        dropped = "seat" if "toilet" in words else ""  # the seat of a toilet is no chair
+        return [Mention(word, self.class_of[word]) for word in words if word in self.class_of and word != dropped]

@@ -15,9 +15,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmdpo.benchmarks.answers import Row, find_by_order
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.reading import EvaluationError, parse_json, read_data_text
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    BenchmarkItems,
+    Better,
+    ItemScore,
+    Metric,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
@@ -55,9 +64,10 @@ def _metric(reading: str, split: str, rule: str) -> Metric:
         mean: Values = np.mean(values, axis=0)
         return mean
 
-    better = "neither" if rule == "yes_ratio" else "higher"
-    over = tuple(f"{name}/n" for name in splits)
-    return Metric(f"pope/{reading}{split}/{rule}", compute, over, better, "share", None)  # type: ignore[arg-type]
+    better: Better = "neither" if rule == "yes_ratio" else "higher"
+    return Metric(
+        f"pope/{reading}{split}/{rule}", compute, tuple(f"{name}/n" for name in splits), better, "share", None
+    )
 
 
 METRICS = tuple(
@@ -66,11 +76,7 @@ METRICS = tuple(
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads the splits `coco_pope_*.json` that are there, 3,000 questions each; ids are `random/1`.
-
-    Raises:
-        EvaluationError: there is none, or a line is no question.
-    """
+    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is."""
     files = {split: data_dir / f"coco_pope_{split}.json" for split in SPLITS}
     items = [item for split, file in files.items() if file.exists() for item in _read_split(file, split)]
     if not items:
