@@ -1,13 +1,15 @@
-"""Preference pairs of the embedded worlds: three kinds, by what decides them, and all of it planted (docs/world.md).
+"""Preference pairs of the embedded worlds: four kinds, by what decides them, and all of it planted (docs/world.md).
 
 style       the chosen caption is nearly always the polite one; only a fifth of the pairs differ in what they name
 prior       the two differ in one partner beside a present anchor. The picture says which is right, and since partners
             usually stand beside their anchors, the caption that names it usually wins
 correction  the same, but the partner is there as often as not, and what else both captions name is what the supervised
             captioner names: its mistakes are in the chosen one too
+two_kinds   pairs of style in the form of MMedPO's data: every second one compares the chosen caption with itself, under
+            the image and under a corrupted one (`rejected_noised`)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,7 +37,7 @@ from mmdpo.world.scenes import (
     write_caption,
 )
 
-DecidedBy: TypeAlias = Literal["style", "prior", "correction"]
+DecidedBy: TypeAlias = Literal["style", "prior", "correction", "two_kinds"]
 
 STYLES: tuple[Style, Style] = ("polite", "terse")
 """Usual styles of the chosen and of the rejected caption."""
@@ -76,6 +78,19 @@ class CaptionPair:
         """The rejected caption."""
         return write_caption(self.scene.world, self.rejected_objects, self.scene.setting, self.rejected_style)
 
+    @property
+    def truth(self) -> str:
+        """A caption of all that is there, in the rejected one's style unless that is the rejected caption itself."""
+        styles: tuple[Style, Style] = ("polite", "terse")
+        truth = canonical_order(self.scene.world, self.scene.names)
+        captions = [write_caption(self.scene.world, truth, self.scene.setting, style) for style in styles]
+        own = captions[styles.index(self.rejected_style)]
+        return own if own != self.rejected else captions[1 - styles.index(self.rejected_style)]
+
+    def share_right(self, objects: Sequence[str]) -> float:
+        """Returns which share of some objects is there, 1 of none."""
+        return sum(name in self.scene.names for name in objects) / len(objects) if objects else 1.0
+
 
 def make_pairs(
     count: int,
@@ -88,23 +103,29 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
-    A row has `id`, `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns). Another `purpose` gives
-    other scenes under the same seed. Samples of `checkpoint`, the world's own unless given, become rejected captions.
+    A row has `id`, `images` (one RGB picture), `prompt`, `chosen` and `rejected` (chat turns), and what further
+    objectives read: `alternative` (the truth, in other words than the rejected caption), `beta` (one more than how far
+    apart the two captions' shares of right objects are) and `weight` (1.25 where the rejected caption names what is not
+    there, else 0.75). Another `purpose` gives other scenes under the same seed. Samples of `checkpoint`, the world's
+    own unless given, become rejected captions.
     """
-    if decided_by == "style":
-        pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
-    else:
+    if decided_by in _HABITS:
         pairs = draw_partner_pairs(count, seed, decided_by, purpose=purpose, world=world)
-    return [
-        {
-            "id": f"{purpose}-{seed}-{index}",
-            "images": [render(pair.scene)],
-            "prompt": caption_prompt(),
-            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
-            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
-        }
-        for index, pair in enumerate(pairs)
-    ]
+    else:
+        pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
+    rows = []
+    for index, pair in enumerate(pairs):
+        row: dict[str, Any] = {"id": f"{purpose}-{seed}-{index}", "images": [render(pair.scene)]}
+        row |= {"prompt": caption_prompt()}
+        captions = {"chosen": pair.chosen, "rejected": pair.rejected, "alternative": pair.truth}
+        if decided_by == "two_kinds":
+            row["rejected_noised"] = index % 2
+            captions["rejected"] = pair.chosen if index % 2 else pair.rejected
+        for name, text in captions.items():
+            row[name] = [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+        right = [pair.share_right(objects) for objects in (pair.chosen_objects, pair.rejected_objects)]
+        rows.append({**row, "beta": 1 + abs(right[0] - right[1]), "weight": 1.25 if right[1] < 1 else 0.75})
+    return rows
 
 
 def draw_pairs(

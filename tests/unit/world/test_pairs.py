@@ -14,7 +14,7 @@ def pairs():
 
 def test_rows_have_the_form_of_a_vision_preference_dataset():
     row = make_pairs(3, seed=0)[2]
-    assert set(row) == {"id", "images", "prompt", "chosen", "rejected"}
+    assert set(row) == {"id", "images", "prompt", "chosen", "rejected", "alternative", "beta", "weight"}
     assert row["id"] == "preference-0-2"
     assert [(image.size, image.mode) for image in row["images"]] == [((48, 48), "RGB")]
     assert row["prompt"] == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "describe"}]}]
@@ -141,3 +141,27 @@ class TestCorrections:
     def test_they_are_not_the_pairs_of_the_prior(self, corrections):
         assert not {pair.scene for pair in corrections} & {pair.scene for pair in draw_partner_pairs(50, 0)}
         assert make_pairs(1, 0, decided_by="correction")[0]["chosen"][0]["content"][0]["text"] == corrections[0].chosen
+
+
+class TestWhatFurtherObjectivesRead:
+    def test_the_alternative_is_the_truth_in_other_words_than_the_rejected_caption(self):
+        for pair, row in zip(draw_pairs(60, 5), make_pairs(60, 5), strict=True):
+            (turn,) = row["alternative"]
+            text = turn["content"][0]["text"]
+            assert set(mentioned_objects(SMALL, text)) == set(pair.scene.names)
+            assert text != pair.rejected
+
+    def test_beta_and_weight_say_how_far_apart_the_captions_are(self):
+        for pair, row in zip(draw_pairs(60, 5), make_pairs(60, 5), strict=True):
+            named = (pair.chosen_objects, pair.rejected_objects)
+            wrong = [set(objects) - set(pair.scene.names) for objects in named]
+            shares = [1 - len(w) / len(o) for w, o in zip(wrong, named, strict=True)]
+            assert row["beta"] == pytest.approx(1 + abs(shares[0] - shares[1]))
+            assert row["weight"] == (1.25 if wrong[1] else 0.75)
+
+    def test_every_second_row_of_two_kinds_compares_a_caption_with_itself(self):
+        plain, rows = make_pairs(6, 5), make_pairs(6, 5, decided_by="two_kinds")
+        for number, (row, other) in enumerate(zip(rows, plain, strict=True)):
+            assert row["rejected_noised"] == number % 2
+            assert row["chosen"] == other["chosen"]
+            assert row["rejected"] == (row["chosen"] if number % 2 else other["rejected"])
