@@ -26,7 +26,7 @@ from mmdpo import MDPOConfig
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.training.assembly import build_collator
-from mmdpo.training.streams.loader import SkippedRows, StreamLoader, make_stream_items
+from mmdpo.training.streams import SkippedRows, StreamLoader, make_stream_items
 from perf.measure import summarise
 from perf.record import RESULTS, describe_run, write_result
 from perf.rows import build_processor, draw_lengths

@@ -22,7 +22,7 @@ import torch
 from mmdpo import MDPOConfig
 from mmdpo.data.check import find_faults
 from mmdpo.training.assembly import build_collator
-from mmdpo.training.row_check import FullCheck, to_preferences
+from mmdpo.training.rows import FullCheck, to_preferences
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
 from perf.measure import summarise
 from perf.record import RESULTS, describe_run, write_result

@@ -15,8 +15,7 @@ from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.row_check import FullCheck, TextCheck, check_rows
-from mmdpo.training.run import read_examples
+from mmdpo.training.rows import FullCheck, TextCheck, check_rows, read_examples
 
 GOOD, BAD = True, False
 
@@ -192,7 +191,9 @@ def odd_rows():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     for number, shade in enumerate((40, 200)):
-        Image.new("RGB", (60, 40), (shade, 90, 10)).save(folder / f"{number}.png")
+        picture = Image.linear_gradient("L").resize((60, 40)).convert("RGB")  # of one colour a crop would show the same
+        picture.paste((shade, 90, 10), (0, 0, 30, 20))
+        picture.save(folder / f"{number}.png")
     os.mkfifo(folder / "pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
     encoded = base64.b64encode((folder / "0.png").read_bytes()).decode()

@@ -40,7 +40,7 @@ def check(options: DataCheckOptions) -> int:
     """Prints what is in a dataset; returns 1 where a row is faulty, else 0."""
     from rich.console import Console
 
-    from mmdpo.training.data_check import check_dataset
+    from mmdpo.training.rows import check_dataset
 
     quiet_libraries()
     return check_dataset(options, Console())
@@ -72,7 +72,7 @@ def convert(options: DataConvertOptions) -> int:
     """Writes a dataset to one file and prints what became of its rows."""
     from mmdpo.data.check import write_faults
     from mmdpo.data.convert import convert_dataset, describe
-    from mmdpo.training.run import read_examples
+    from mmdpo.training.rows import read_examples
 
     quiet_libraries()
     dataset = read_examples(

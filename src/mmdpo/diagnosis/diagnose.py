@@ -45,8 +45,7 @@ from mmdpo.models.trained import disable_dropout
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.training.durable.resume import check_run_folder
-from mmdpo.training.row_check import FullCheck
-from mmdpo.training.run import read_examples
+from mmdpo.training.rows import FullCheck, read_examples
 from mmdpo.world import find_world
 
 RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"

@@ -50,7 +50,8 @@ from mmdpo.study.variants import (
     train_variant,
 )
 from mmdpo.training.recipe import Recipe
-from mmdpo.training.run import WORLD_SPLITS, read_data, read_examples
+from mmdpo.training.rows import WORLD_SPLITS, read_examples
+from mmdpo.training.run import read_data
 from mmdpo.world import SMALL, WORLDS, find_world
 from mmdpo.world.scenes import Scene, draw_test_scenes, score_captions
 

@@ -27,7 +27,7 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
 from mmdpo.training.recipe import Recipe, parse_recipe
-from mmdpo.training.row_check import check_rows
+from mmdpo.training.rows import check_rows
 from mmdpo.training.run import open_stream, read_data
 from mmdpo.training.run_plan import RunPlan, resolve
 

@@ -24,7 +24,7 @@ from mmdpo.models.seams import train_batch_size_of
 from mmdpo.training.durable.durable_trainer import DurableTrainer
 from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.stopping import outlive_sigterm
-from mmdpo.training.streams.loader import SkippedRows, StreamLoader
+from mmdpo.training.streams import SkippedRows, StreamLoader
 
 Order: TypeAlias = Callable[[torch.Generator], Sequence[int]]
 """Returns the places of all rows in the order that a generator decides, which is seeded for each epoch."""

@@ -17,7 +17,7 @@ from trl import get_peft_config
 
 from mmdpo.checkpoints.card import write_card
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.read import read_dataset, read_stream
+from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.records import derive_generator
@@ -29,13 +29,11 @@ from mmdpo.training.durable.resume import (
     own_run_folder,
 )
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
+from mmdpo.training.rows import read_examples
 from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
-
-WORLD_SPLITS = {"train": (768, "preference"), "test": (256, "held-out")}
-"""Number of pairs and purpose of each split of an embedded world."""
 
 
 def train(arguments: Sequence[str]) -> MDPOTrainer:
@@ -150,27 +148,6 @@ def _read(recipe: Recipe, name: str, split: str) -> PreferenceDataset:
     return read_examples(
         name, split, config=config, format=args.dataset_format, image_root=args.image_root, seed=args.seed
     )
-
-
-def read_examples(
-    name: str,
-    split: str,
-    *,
-    config: str | None = None,
-    format: str = "auto",
-    image_root: str | None = None,
-    seed: int = 0,
-) -> PreferenceDataset:
-    """Returns a split of an embedded world (`world`), a file, a folder or a hub dataset."""
-    world = find_world(name)
-    if world is None:
-        return read_dataset(name, split=split, config=config, format=format, image_root=image_root)
-    from mmdpo.world.pairs import make_pairs
-
-    if split not in WORLD_SPLITS:
-        raise RecipeError(f"an embedded world has the splits {' and '.join(WORLD_SPLITS)}, not {split!r}")
-    count, purpose = WORLD_SPLITS[split]
-    return PreferenceDataset.from_rows(make_pairs(count, seed, purpose=purpose, world=world), name=f"{name}[{split}]")
 
 
 def split_examples(examples: PreferenceDataset, share: float, seed: int) -> tuple[PreferenceDataset, PreferenceDataset]:

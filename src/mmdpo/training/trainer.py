@@ -44,15 +44,14 @@ from mmdpo.training.assembly import settle_rows
 from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
-from mmdpo.training.durable.identity import describe_run
-from mmdpo.training.durable.resume import SKIPPED_ROWS
+from mmdpo.training.durable.resume import SKIPPED_ROWS, describe_run
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch, list_image_metrics
-from mmdpo.training.row_check import to_preferences
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
+from mmdpo.training.rows import to_preferences
 from mmdpo.training.run_plan import resolve
 from mmdpo.training.samples import SampleAnswers
-from mmdpo.training.streams.loader import SkippedRows, is_stream, make_stream_items, read_first_rows
+from mmdpo.training.streams import SkippedRows, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)
 

@@ -54,7 +54,10 @@ def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
         ({"variants": [{"name": "a", "model_name_or_path": "other"}]}, "all begin at one start"),
         ({"variants": [{"name": "a", "fraction": 2}]}, r"fraction is a share .* got 2"),
         ({"options": {"seed": 3}}, "seed is set by the study: list `seeds:`"),
-        ({"options": {"decided_by": "chance"}}, "decided_by is style or prior or correction or two_kinds; got 'chance'"),
+        (
+            {"options": {"decided_by": "chance"}},
+            r"decided_by is style or prior .*; got 'chance'",
+        ),
         ({"seeds": []}, "at least one whole number"),
         ({"seeds": [1, 1]}, "given twice"),
         ({"seeds": [True]}, "whole numbers"),

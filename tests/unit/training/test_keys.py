@@ -29,7 +29,7 @@ from mmdpo.keys import (
 from mmdpo.objective import preset_names, term_names
 from mmdpo.training import config
 from mmdpo.training.distributed import shared_options
-from mmdpo.training.durable.identity import options_of_losses
+from mmdpo.training.durable.resume import options_of_losses
 
 GROUPS = (OURS, MODEL, DATASET, TRAINING)
 

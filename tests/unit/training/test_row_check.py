@@ -4,7 +4,7 @@ import pytest
 
 from mmdpo.data.check import Fault, describe_faults
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.row_check import to_preferences
+from mmdpo.training.rows import to_preferences
 
 ROW = {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "images": ["a.jpg"]}
 

@@ -18,7 +18,7 @@ from mmdpo.records import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.training.recipe import RecipeError
 from mmdpo.training.run import train
-from mmdpo.training.streams.loader import SkippedRows, StreamPositionError
+from mmdpo.training.streams import SkippedRows, StreamPositionError
 from mmdpo.world.pairs import make_pairs
 
 SIZES = (5, 2, 4, 1)
@@ -214,7 +214,7 @@ class TestFaults:
         def refuse(items):
             raise ZeroDivisionError("odd")
 
-        monkeypatch.setattr("mmdpo.training.streams.reader._MOST_FAULTS", 30)
+        monkeypatch.setattr("mmdpo.training.streams._MOST_FAULTS", 30)
         trainer = build_trainer(tmp_path, shards, on_bad_row="skip", dataloader_num_workers=1)
         trainer.data_collator = refuse
         with pytest.raises(RowError, match=r"pairs-\d\.parquet, row \d: 30 faulty rows .* ZeroDivisionError: odd"):

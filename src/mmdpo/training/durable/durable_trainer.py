@@ -27,7 +27,7 @@ from mmdpo.models.weights import CheckpointError
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import on_main_process
 from mmdpo.training.durable import sealing
-from mmdpo.training.durable.identity import check_same_run
+from mmdpo.training.durable.resume import check_same_run
 from mmdpo.training.durable.sealing import SaveError
 from mmdpo.training.metrics import MetricSums, RunningMean
 from mmdpo.training.stopping import StopRequest, TrainingStopped

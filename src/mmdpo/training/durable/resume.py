@@ -1,15 +1,28 @@
-"""Which folder a run may write into, and which checkpoint it resumes from."""
+"""Which folder a run may write into, which checkpoint it resumes from, and whether that is of the same run."""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import nn
+from xxhash import xxh3_128
+
+from mmdpo.data.items import Items
 from mmdpo.files import LOCK, UnusableFileError, hold_folder, make_folder
+from mmdpo.keys import list_deciding
+from mmdpo.models.trained import find_added, unwrap_adapter
+from mmdpo.models.weights import CheckpointError
+from mmdpo.scoring.digests import describe_model, digest_processor
+from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
+from mmdpo.training.distributed import digest_row
 from mmdpo.training.durable import sealing
 
 logger = logging.getLogger(__name__)
@@ -119,3 +132,124 @@ def _make_writable(folder: Path) -> None:
         make_folder(folder)
     except UnusableFileError as error:
         raise RunFolderError(f"output_dir: {error}") from error
+
+
+WORLD_SIZE = "processes"
+
+ROWS_LOOKED_AT = 1024
+"""Rows of a dataset, evenly spread, that stand for all of them."""
+
+VALUES_LOOKED_AT = 64
+"""Values of each weight, evenly spread, that stand for all of them."""
+
+SHOWN = 60
+"""Longest value that an error quotes, in characters."""
+
+_INCIDENTAL = {"base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"}
+
+
+def describe_run(
+    args: MDPOConfig,
+    policy: nn.Module,
+    reference: LiveReference,
+    train_dataset: Any,
+    processor: Any,
+    *,
+    engine: str,
+) -> dict[str, Any]:
+    """Returns by name, as JSON holds it, what decides the losses of a run.
+
+    `policy` and `reference` are at their start. `engine` is what spreads the model over processes: the files of its
+    optimizer are its own.
+    """
+    # A fresh adapter's values are random.
+    skipped = find_added(policy) if isinstance(reference, AdapterOff) else frozenset[str]()
+    base: Any = unwrap_adapter(policy)
+    described = options_of_losses(args) | {
+        WORLD_SIZE: args.world_size,
+        "engine": engine,
+        "model": describe_model(base),
+        "processor": digest_processor(processor),
+        "weights of the model": digest_values(policy, skipped),
+        "weights of the reference": digest_values(reference.scorer.model, skipped),
+        **_describe_data(train_dataset),
+        **_describe_adapters(policy),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=_to_plain))
+    return plain
+
+
+def options_of_losses(args: MDPOConfig) -> dict[str, Any]:
+    """Returns the options that decide losses. The length of the run may change, and the schedule of what is left."""
+    options = args.to_dict()
+    return {name: options[name] for name in list_deciding("loss") if name in options}
+
+
+def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Raises CheckpointError, which lists them, where what a checkpoint recorded differs from this run.
+
+    Names that only one of them knows (another version's) are not compared.
+    """
+    differing = [name for name in recorded if name in now and recorded[name] != now[name]]
+    if not differing:
+        return
+    lines = [f"  {name}: {_quote(recorded[name])} there, {_quote(now[name])} now" for name in differing]
+    remedy = "resume with the recipe.yaml of that run"
+    if WORLD_SIZE in differing:
+        remedy += ", on as many processes (each has a share of the data, of the random state and of the optimizer)"
+    raise CheckpointError(
+        "\n".join([f"{where} belongs to another run:", *lines])
+        + f"\nEither {remedy}; or start a new run in another output_dir; it may start from that model"
+    )
+
+
+def digest_values(model: nn.Module, skipped: Collection[str] = ()) -> str:
+    """Returns the digest of some values of every weight, save those whose names are in `skipped`.
+
+    Of weights that are spread over processes it sees this process's share; it never waits for another one.
+    """
+    digest, samples = xxh3_128(), list[torch.Tensor]()
+    for name, value in sorted(model.named_parameters()):
+        if name in skipped:
+            continue
+        local = value.detach()
+        flat = (local.to_local() if hasattr(local, "to_local") else local).flatten()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        samples.append(flat[:: max(1, len(flat) // VALUES_LOOKED_AT)][:VALUES_LOOKED_AT].float())
+    for device in sorted({sample.device for sample in samples if not sample.is_meta}, key=str):
+        values = torch.cat([sample for sample in samples if sample.device == device])
+        digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _describe_data(dataset: Any) -> dict[str, Any]:
+    """Returns how many rows there are and what they say; images are known by their names or sizes."""
+    if not isinstance(dataset, Items):
+        return {}
+    count = len(dataset)
+    places = range(0, count, -(-count // ROWS_LOOKED_AT))
+    digest = xxh3_128(b"".join(digest_row(dataset.examples[place]) for place in places))
+    return {"rows": count, "contents of the rows": digest.hexdigest()}
+
+
+def _describe_adapters(policy: nn.Module) -> dict[str, Any]:
+    adapters: Mapping[str, Any] = getattr(policy, "peft_config", None) or {}
+    return {
+        f"adapter's {key}": value
+        for adapter in adapters.values()
+        for key, value in adapter.to_dict().items()
+        if key not in _INCIDENTAL
+    }
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return type(value).__name__ if " at 0x" in repr(value) else str(value)
+
+
+def _quote(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
