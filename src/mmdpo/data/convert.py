@@ -21,6 +21,7 @@ from mmdpo.data.columns import FLAG
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
+from mmdpo.files import to_json
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
 
 Pairs = Literal["best_worst", "all"]
@@ -99,7 +100,12 @@ def convert_dataset(
         drawn = derive_generator(seed, dataset.name, "sample of pairs").choice(len(found), sample, replace=False)
         found = [found[place] for place in sorted(drawn.tolist())]
     weights = None if normalise is None else _normalise(dataset, found, pairs, normalise)
-    write_examples((_read(dataset, place, pairs)[number] for place, number in found), out, shape, weights)
+    write_examples(
+        (_read(dataset, place, pairs)[number] for place, number in found),
+        out,
+        shape,
+        None if weights is None else {"weight": weights},
+    )
     return Conversion(len(dataset), len(found), len(seen) + repeats, repeats, tuple(faults))
 
 
@@ -144,19 +150,21 @@ def write_examples(
     examples: Iterable[PreferenceExample],
     out: Path,
     shape: _Shape | None = None,
-    weights: Sequence[float] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> int:
     """Writes examples to a Parquet file in the format `trl`, whole or not at all, and returns how many.
 
-    Without a shape all examples are looked at first. Raises RowError for an image that cannot be read.
+    `columns` are further ones, a value for each example: numbers, texts, and what else JSON holds, as its text. Without
+    a shape all examples are looked at first. Raises RowError for an image that cannot be read.
     """
     if shape is None:
         examples, shape = list(examples), _Shape()
         for example in examples:
             shape.add(example)
     features = shape.features()
-    if weights is not None:
-        features["weight"] = datasets.Value("float64")
+    columns = columns or {}
+    for name, values in columns.items():
+        features[name] = datasets.Value(_TYPES.get(type(values[0]), "string"))
     schema, part = features.arrow_schema, out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
     count, rows = 0, list[dict[str, Any]]()
@@ -164,8 +172,7 @@ def write_examples(
         with parquet.ParquetWriter(part, schema) as writer:
             for example in examples:
                 row = _to_row(example)
-                if weights is not None:
-                    row["weight"] = weights[count]
+                row |= {name: _as_value(values[count]) for name, values in columns.items()}
                 rows.append({name: row.get(name) for name in schema.names})
                 count += 1
                 if len(rows) == _ROWS_AT_ONCE:
@@ -177,6 +184,14 @@ def write_examples(
     finally:
         part.unlink(missing_ok=True)
     return count
+
+
+_TYPES = {bool: "bool", int: "int64", float: "float64"}
+"""Of a further column's values; any other is text."""
+
+
+def _as_value(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float | str) else to_json(value)
 
 
 def _to_row(example: PreferenceExample) -> dict[str, Any]:
