@@ -10,12 +10,14 @@ several values for a tuple; a bool is a switch. A field made by `group` holds op
 """
 
 import argparse
+import json
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mmdpo.files import read_yaml
 from mmdpo.registry import name_nearest
 
 REQUIRED: Any = MISSING
@@ -36,6 +38,8 @@ class Options:
     """What the flags begin with and the fields do not."""
     USAGE: ClassVar[str] = ""
     """Flags of which one is needed, as the usage shows them."""
+    HAS_FILE: ClassVar[bool] = False
+    """Whether `--config FILE` names a YAML file that gives flags by their names; those typed go before."""
 
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     """The flags that the command line named; the others have their defaults."""
@@ -82,8 +86,11 @@ def parse_options(
     ValueError for values that the options themselves refuse.
     """
     parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
+    if options.HAS_FILE:
+        parser.add_argument("--config", metavar="FILE", help="YAML file with these flags; what is typed goes before.")
+        words = _put_file_first(options, list(words))
     groups: dict[str, Any] = {"": parser}
-    needed, names = [options.USAGE] if options.USAGE else [], ["--help"]
+    needed, names = [options.USAGE] if options.USAGE else [], ["--help", *(["--config"] if options.HAS_FILE else [])]
     for flag, hint, each, title, use in _list_flags(options):
         keywords, is_needed, is_positional = _describe(hint, each), each.default is MISSING, each.metadata["positional"]
         if use and uses is not None and use not in uses:
@@ -105,6 +112,44 @@ def parse_options(
         if name.startswith("--") and not any(known.startswith(name) for known in names):
             parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
     return _build(options, vars(parser.parse_args(list(words))))
+
+
+def read_flags(options: type[Options], path: str | Path) -> list[str]:
+    """Returns what a YAML file says as words of a command line: a list gives several values, a mapping becomes JSON.
+
+    Raises UsageError, which names file and key, for a file that cannot be read or a key that is no flag.
+    """
+    known = {flag: each for flag, _, each, *_ in _list_flags(options)}
+    try:
+        content = read_yaml(Path(path))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config: {path} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config: {path} holds {type(content).__name__}; write `flag: value`, one a line")
+    words = list[str]()
+    for key, value in content.items():
+        if key not in known:
+            raise UsageError(f"--config: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
+        if isinstance(value, list):
+            words += [f"--{key}", *map(_as_word, value)] if value else []
+        elif value is True:
+            words.append(f"--{key}")
+        elif value is not None and value is not False:
+            words.append(f"--{key}={_as_word(value)}")
+    return words
+
+
+def _as_word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def _put_file_first(options: type[Options], words: list[str]) -> list[str]:
+    for place, word in enumerate(words):
+        name, equals, path = word.partition("=")
+        if name == "--config" and (equals or place + 1 < len(words)):
+            rest = words[:place] + words[place + (1 if equals else 2) :]
+            return read_flags(options, path if equals else words[place + 1]) + rest
+    return words
 
 
 class _VerbParser(argparse.ArgumentParser):

@@ -164,7 +164,8 @@ def write_examples(
     features = shape.features()
     columns = columns or {}
     for name, values in columns.items():
-        features[name] = datasets.Value(_TYPES.get(type(values[0]), "string"))
+        kind = type(next((value for value in values if value is not None), ""))
+        features[name] = datasets.Value(_TYPES.get(kind, "string"))
     schema, part = features.arrow_schema, out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
     count, rows = 0, list[dict[str, Any]]()

@@ -16,8 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.diagnosis.dependence import LEAST_GROUPS, estimate, ratio
-
 FOLDS = 5
 MOST_FEATURES = 20_000
 LEAST_PAIRS = 2
@@ -66,6 +64,8 @@ def measure_shortcut(pairs: Sequence[TextPair], *, resamples: int, seed: int = 0
 
     Raises ImportError without scikit-learn.
     """
+    from mmdpo.diagnosis.dependence import LEAST_GROUPS  # imports torch, which those who only count words do without
+
     groups, grouped_by = _group(pairs)
     count = len(set(groups))
     too_few = f"{count} distinct groups ({grouped_by}): too few"
@@ -169,6 +169,8 @@ def _summarise_rules(
         (pair.id, group, {"n": 1.0, **{rule: float(values[place]) for rule, values in right.items()}})
         for place, (pair, group) in enumerate(zip(pairs, groups, strict=True))
     ]
+    from mmdpo.diagnosis.dependence import estimate, ratio
+
     found = estimate(counts, {ratio(rule, rule): label for rule, label in RULES.items()}, resamples)
     renamed = {"label": "label", "accuracy": "value", "low": "low", "high": "high", "n": "n"}
     return {rule: {name: of[key] for name, key in renamed.items()} for rule, of in found.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -90,3 +90,17 @@ def mend_last_line(path: Path) -> bool:
         file.seek(0, os.SEEK_END)
         file.write(b"\n")
         return False
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields what `LineFile` wrote, after `mend_last_line`; raises ValueError, naming the line, for a damaged one."""
+    mend_last_line(path)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: no JSON ({error}); remove the line") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: it is {type(row).__name__} and no object; remove the line")
+            yield row

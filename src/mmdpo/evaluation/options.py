@@ -141,23 +141,32 @@ def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSett
     from mmdpo.generation.questions import GenerationSettings
 
     names = {field.name: field.name for field in fields(GenerationSettings)} | {"seed": "generation_seed"}
+    del names["top_logprobs"]  # no benchmark reads them
     given = {name: getattr(asking, option) for name, option in names.items()}
     return GenerationSettings(**{**benchmark.generation, **{name: v for name, v in given.items() if v is not None}})
 
 
 def make_answerer(options: EvaluationOptions) -> Answerer:
-    """Returns the model, not loaded yet; raises ValueError without an address, ImportError without a package."""
+    """Returns the model that an evaluation asks; raises as `open_answerer`."""
     assert options.model is not None
-    if options.backend == "endpoint":
+    return open_answerer(options.model, options.backend, options.checkpoint, options.batches, options.endpoint)
+
+
+def open_answerer(
+    model: str,
+    backend: Literal["transformers", "vllm", "endpoint"],
+    own: CheckpointOptions,
+    batches: BatchOptions,
+    chosen: EndpointOptions,
+) -> Answerer:
+    """Returns a model, not loaded yet; raises ValueError without an address, ImportError without a package."""
+    if backend == "endpoint":
         from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer
 
-        chosen = options.endpoint
         if chosen.base_url is None:
             raise ValueError("--backend endpoint needs an address: --base_url http://localhost:8000/v1")
         budget = Budget(chosen.max_requests, chosen.max_tokens_total)
-        endpoint = ChatEndpoint(
-            chosen.base_url, options.model, timeout=chosen.timeout, retries=chosen.tries - 1, budget=budget
-        )
+        endpoint = ChatEndpoint(chosen.base_url, model, timeout=chosen.timeout, retries=chosen.tries - 1, budget=budget)
         return EndpointAnswerer(endpoint, concurrency=chosen.concurrency)
 
     from transformers.utils import logging
@@ -166,14 +175,13 @@ def make_answerer(options: EvaluationOptions) -> Answerer:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    checkpoint = Checkpoint(options.model, options.checkpoint)
-    if options.backend == "vllm":
+    checkpoint = Checkpoint(model, own)
+    if backend == "vllm":
         from mmdpo.generation.vllm import VllmAnswerer
 
         return VllmAnswerer(checkpoint)
     from mmdpo.generation.transformers import TransformersAnswerer
 
-    batches = options.batches
     return TransformersAnswerer(
         checkpoint, batch_size=batches.batch_size, workers=batches.num_workers, probe=not batches.no_probe
     )

@@ -1,0 +1,183 @@
+"""Make preference pairs from a model's own answers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.files import printable
+from mmdpo.options import REQUIRED, Options, option
+from mmdpo.pairs.options import PairsOptions
+
+
+def run_all(options: PairsOptions) -> int:
+    """Samples, judges and builds; every step goes on where it was."""
+    return _sample(options) or _judge(options) or _build(options)
+
+
+def _sample(options: PairsOptions) -> int:
+    """Lets the policy answer every prompt K times."""
+    from mmdpo.pairs.run import PairsRun
+
+    quiet_libraries()
+    run = PairsRun(options)
+    if options.dry_run:
+        return _estimate(options)
+    run.sample()
+    print(printable(f"answers: {run.folder / 'samples.jsonl'}"))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeStepOptions(PairsOptions):
+    """One run of the data engine, and which of its judges judge now."""
+
+    only: tuple[str, ...] = option((), "Judges by their names; all unless given.")
+
+
+def _judge(options: PairsOptions) -> int:
+    """Lets the judges say what they hold of every answer."""
+    from mmdpo.pairs.run import PairsRun
+
+    quiet_libraries()
+    run = PairsRun(options)
+    if options.dry_run:
+        return _estimate(options)
+    run.judge(getattr(options, "only", ()))
+    print(
+        printable(f"verdicts: {', '.join(f'verdicts-{choice.label}.jsonl' for choice in run.judges)} in {run.folder}")
+    )
+    return 0
+
+
+def _build(options: PairsOptions) -> int:
+    """Makes pairs of answers and verdicts, and prints what became of them."""
+    from rich.console import Console
+
+    from mmdpo.pairs.card import make_tables
+    from mmdpo.pairs.run import PairsRun
+
+    quiet_libraries()
+    if options.dry_run:
+        return _estimate(options)
+    run = PairsRun(options)
+    result = run.build()
+    console = Console()
+    for table in make_tables(run.folder, result)[1:4]:
+        console.print(table.terminal())
+    for note in result["notes"]:
+        print(printable(f"note: {note}"))
+    where = run.folder / "dataset"
+    print(
+        printable(f"{sum(result['pairs'].values()):,} pairs: {where}; mmdpo train --config {run.folder / 'train.yaml'}")
+    )
+    return 0
+
+
+def _estimate(options: PairsOptions) -> int:
+    """Prints what is left of every step, and what it will cost."""
+    from rich.console import Console
+
+    from mmdpo.pairs.run import PairsRun
+    from mmdpo.tables import MISSING, Table
+
+    run = PairsRun(options)
+    rows, unknown = [], []
+    for estimate in run.estimate():
+        left = estimate.row()
+        if left["requests"] is None:
+            unknown.append(estimate.step)
+        digits = {"price": ".2f", "seconds": ",.0f"}
+        shown = [MISSING if left[name] is None else format(left[name], digits.get(name, ",.0f")) for name in left]
+        rows.append((estimate.step, f"{estimate.done:,}", f"{estimate.left:,}", *shown))
+    headers = ("step", "prompts done", "left", "requests", "tokens read", "written", "price", "seconds")
+    Console().print(Table(headers, tuple(rows), "What is left, in proportion to what was done").terminal())
+    if unknown:
+        print(
+            f"Nothing of {', '.join(unknown)} was done yet, so its rest is not known: run it with --limit 64 first, "
+            f"then "
+            "this again. What those 64 cost is not lost, since the same run goes on."
+        )
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckJudgeOptions(PairsOptions):
+    """One run of the data engine, and labelled answers."""
+
+    gold: Path = option(REQUIRED, "Labelled answers: a JSONL file of pairs, or of answers with scores.")
+    only: tuple[str, ...] = option((), "Judges by their names; all unless given.")
+
+
+def _check(options: CheckJudgeOptions) -> int:
+    """Prints how often the judges are right, and what moves them besides the truth."""
+    from rich.console import Console
+
+    from mmdpo.pairs.check_judge import make_table, read_gold
+    from mmdpo.pairs.run import PairsRun
+
+    quiet_libraries()
+    run = PairsRun(options)
+    golds = read_gold(options.gold, run.vocabulary, options.input.image_root)
+    for label, found in run.check_judges(golds, options.only).items():
+        Console().print(make_table(label, found).terminal())
+        if "note" in found:
+            print(f"note: {found['note']}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(Options):
+    """Which run is shown, and how much of it."""
+
+    run: Path = option(REQUIRED, "Folder of a run of mmdpo pairs.", metavar="RUN", positional=True)
+    prompt: tuple[str, ...] = option((), "These prompts, by their ids.")
+    number: int = option(10, "How many prompts.", least=1)
+    dropped: bool = option(False, "Prompts that gave no pair alone.")
+
+
+def _show(options: ShowOptions) -> int:
+    """Prints prompts with all their answers, what the judges hold of them, and which pair was taken."""
+    from rich.console import Console
+
+    from mmdpo.pairs.run import show_run
+
+    quiet_libraries()
+    console = Console(soft_wrap=True)
+    for line in show_run(
+        options.run, options.prompt, options.number, only_dropped=options.dropped, has_styles=console.is_terminal
+    ):
+        console.print(line)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Options):
+    """Nothing."""
+
+
+def _list_rules(options: NoOptions) -> int:
+    """Prints the rules, and the judges."""
+    from mmdpo.pairs.judges import JUDGES, load
+    from mmdpo.pairs.rules import RULES
+
+    print("rules (chosen answer; rejected answer)")
+    print("".join(f"  {name:14}{rule.about}\n" for name, rule in RULES.items()))
+    print("judges")
+    for name in JUDGES.names():
+        about = (load(name).__doc__ or "").partition("\n")[0]
+        print(f"  {name:14}{about}")
+    return 0
+
+
+VERB = Verbs(
+    __doc__,
+    {
+        "sample": Verb("Let the policy answer every prompt K times.", PairsOptions, _sample),
+        "judge": Verb("Let judges say what is wrong with every answer.", JudgeStepOptions, _judge),
+        "build": Verb("Make pairs of answers and verdicts, with a card and a recipe.", PairsOptions, _build),
+        "all": Verb("Do all three; every step goes on where it was.", PairsOptions, run_all),
+        "show": Verb("Print answers, verdicts, and which pair was taken.", ShowOptions, _show),
+        "check-judge": Verb("Measure a judge on labelled answers before it costs anything.", CheckJudgeOptions, _check),
+        "rules": Verb("List the rules and the judges.", NoOptions, _list_rules),
+    },
+)

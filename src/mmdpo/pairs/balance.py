@@ -1,0 +1,79 @@
+"""Length and style: pairs whose chosen answers are shorter, on the whole, teach brevity and not looking.
+
+Of prompts that offer several pairs another one is taken, and where that does not do, pairs are left out, until chosen
+and rejected answers have the same mean, of words or of a mark of style.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from mmdpo.diagnosis.shortcut import STYLE_WORDS
+
+TOLERANCE = 0.05
+"""Difference of the means, as a share of the mean, that is left."""
+UNEVEN = 0.6
+"""Area under the curve from which a mark of style decides too much; so does one less than this away from 1."""
+Values: TypeAlias = tuple[float, float]
+"""Of a pair: a measure of its chosen and of its rejected text."""
+Measure: TypeAlias = Callable[[str], float]
+
+
+def count_words(text: str) -> float:
+    """Returns how many words a text has."""
+    return float(len(text.split()))
+
+
+def _has(pattern: re.Pattern[str], text: str) -> float:
+    return float(pattern.search(text) is not None)
+
+
+MARKS: Mapping[str, Measure] = {
+    name: partial(_has, re.compile(pattern, re.IGNORECASE)) for name, pattern in STYLE_WORDS.items()
+}
+"""Marks of style: 1 for a text that has it, else 0."""
+
+
+def balance(
+    offers: Sequence[Sequence[Values]], taken: Sequence[int | None], tolerance: float = TOLERANCE
+) -> list[int | None]:
+    """Returns which of each prompt's pairs is taken, None for no pair, so that the means of a measure agree.
+
+    `offers` are the pairs that each prompt would give, the best first, and `taken` those that are taken so far. As few
+    as possible are changed, those first that are furthest off; pairs are left out only where no other does.
+    """
+    found = list(taken)
+    gaps = [[chosen - rejected for chosen, rejected in of] for of in offers]
+    sizes = [[(chosen + rejected) / 2 for chosen, rejected in of] for of in offers]
+    open_ = [place for place, n in enumerate(found) if n is not None]
+    total = sum(gaps[place][found[place] or 0] for place in open_)
+    size = sum(sizes[place][found[place] or 0] for place in open_)
+    sign = 1.0 if total > 0 else -1.0
+    open_.sort(key=lambda place: (-sign * gaps[place][found[place] or 0], place))
+    for allows_drop in (False, True):
+        for place in open_:
+            if sign * total <= tolerance * size:
+                return found
+            now = found[place]
+            if now is None or sign * gaps[place][now] <= 0:
+                continue
+            old = gaps[place][now]
+            # What is taken instead must not turn the whole the other way.
+            better = (
+                n for n, gap in enumerate(gaps[place]) if sign * gap < sign * old and sign * (total - old + gap) >= 0
+            )
+            new = next(better, None)
+            if new is None and not allows_drop:
+                continue
+            total += (0.0 if new is None else gaps[place][new]) - old
+            size += (0.0 if new is None else sizes[place][new]) - sizes[place][now]
+            found[place] = new
+    return found
+
+
+def area_under_curve(values: Sequence[Values]) -> float:
+    """Returns in which share of pairs the chosen text has more of something than the rejected one, ties as half."""
+    return sum(0.5 if a == b else float(a > b) for a, b in values) / len(values) if values else 0.5

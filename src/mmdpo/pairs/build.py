@@ -1,0 +1,694 @@
+"""`mmdpo pairs build`: pairs from answers and verdicts, by a rule and filters. No model, and the same again and again.
+
+dataset/train.parquet   the pairs in TRL's form, images inside, each with where it comes from; eval.parquet beside it
+pairs.json              what became of every prompt and answer, and what the pairs are like
+dropped.jsonl           every prompt and answer that is in no pair for a reason, with the reason
+README.md               the dataset's card
+train.yaml              a recipe for `mmdpo train --config`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from xxhash import xxh3_128_digest
+
+from mmdpo.data.convert import write_examples
+from mmdpo.files import digest_of, make_folder, read_json, to_json, write_json, write_rows
+from mmdpo.pairs.balance import MARKS, UNEVEN, Values, area_under_curve, balance, count_words
+from mmdpo.pairs.filters import find_repeats, why_useless
+from mmdpo.pairs.judges import Verdict, load
+from mmdpo.pairs.judging import from_row
+from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.rules import RULES, Candidate, Proposal
+from mmdpo.pairs.samples import SAMPLER, SAMPLES, Sample, list_parts, read_prompt_digests
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, derive_generator
+from mmdpo.registry import name_nearest
+
+DATASET, PAIRS, DROPPED = "dataset", "pairs.json", "dropped.jsonl"
+TRAIN, EVAL = "train.parquet", "eval.parquet"
+FALLBACK = "best_worst"
+LEAST_CLEAN = 1 / 3
+"""Share of prompts with an answer without a wrong claim below which rules that look for one are not followed."""
+MOST_OFFERS = 24
+"""Pairs that a prompt is asked for, of which one is taken."""
+SHOWN_CLAIMS = 20
+LOOKED_AT = 4_000
+"""Pairs that the shortcut test looks at."""
+_ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
+
+
+class BuildError(ValueError):
+    """Pairs that cannot be built: says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """How pairs are made. Raises BuildError for a rule that is none, or a number out of range."""
+
+    rule: str = "clean_near"
+    margin: float = 1.0
+    """Least margin: wrong claims or points of score, as the rule counts."""
+    max_margin: float | None = None
+    """Most margin: what is too easy teaches little."""
+    per_prompt: int = 1
+    per_image: int = 3
+    near_duplicate: float = 0.9
+    """Share of common pieces from which two answers to a prompt are one."""
+    mistakes: str = "drop"
+    """Chosen answers with a wrong claim: `drop` them, `weigh` them (column `clean` is 0), or `keep` them."""
+    max_ratio: float | None = None
+    """How many times as long, at most, the longer answer of a pair is."""
+    balance: str = "mean"
+    """`mean`: chosen and rejected answers have as many words in the mean; `style`: marks of style too; `none`."""
+    combine: str = "both"
+    """Several judges: `both` (all agree on a pair, or it is dropped), `first_then` (the later ones judge only answers
+    that would be in a pair), `mean` of their scores."""
+    eval_share: float = 0.0
+    """Share of the images whose pairs are kept apart."""
+    seed: int = 0
+    round: int = 1
+    licence: str = ""
+    """Of the images, where their rows do not say it."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise BuildError(
+                f"there is no rule {self.rule!r}{name_nearest(self.rule, RULES)} There are {', '.join(RULES)}"
+            )
+        choices = {
+            "mistakes": ("drop", "weigh", "keep"),
+            "balance": ("mean", "style", "none"),
+            "combine": ("both", "first_then", "mean"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise BuildError(f"{name} is {getattr(self, name)!r}; give {', '.join(known)}")
+        for name in ("per_prompt", "per_image"):
+            if getattr(self, name) < 1:
+                raise BuildError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if not 0 < self.near_duplicate <= 1:
+            raise BuildError(f"near_duplicate is {self.near_duplicate}; give a share above 0 and at most 1")
+        if not 0 <= self.eval_share < 1:
+            raise BuildError(f"eval_share is {self.eval_share}; give a share from 0 to below 1")
+        if self.max_ratio is not None and self.max_ratio < 1:
+            raise BuildError(f"max_ratio is {self.max_ratio}; give 1 or more")
+
+
+class RunFiles:
+    """The answers and verdicts of a run, read prompt by prompt: a million of them need not fit into memory."""
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        """Looks where the lines of each prompt stand. Raises BuildError where a file is missing."""
+        self.folder, self.labels = folder, tuple(labels)
+        self._samples = _Lines(list_parts(folder, SAMPLES))
+        if not self._samples.count:
+            raise BuildError(f"{folder} holds no answers: run `mmdpo pairs sample` first")
+        self._verdicts = {}
+        for label in labels:
+            path = folder / f"verdicts-{label}.jsonl"
+            if not path.is_file():
+                raise BuildError(f"{folder} holds no verdicts of {label}: run `mmdpo pairs judge` first")
+            self._verdicts[label] = _Lines([path])
+        judges = [read_json(folder / f"judge-{label}.json")["judge"] for label in labels]
+        self.versions = {label: f"{of['judge']}@{of['words']}" for label, of in zip(labels, judges, strict=True)}
+        self.strikes = bool(judges) and bool(load(judges[0]["judge"]).STRIKES)
+        self.judge = judges[0]["judge"] if judges else ""
+
+    @lru_cache(maxsize=2)  # noqa: B019 - it lives as long as the build
+    def samples(self, prompt: str) -> list[Sample]:
+        """Returns the answers to a prompt, by number."""
+        names = Sample.__dataclass_fields__
+        found = {
+            row["k"]: Sample(**{name: row[name] for name in names if name in row}) for row in self._samples.of(prompt)
+        }
+        return [found[k] for k in sorted(found)]
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def verdicts(self, prompt: str) -> dict[str, dict[int, Verdict]]:
+        """Returns the verdicts of the answers to a prompt, by judge and number."""
+        return {
+            label: {int(k): from_row(of) for row in lines.of(prompt) for k, of in row["verdicts"].items()}
+            for label, lines in self._verdicts.items()
+        }
+
+
+class _Lines:
+    """Lines of JSON by the id that they begin with."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [path.open("rb") for path in paths]
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        self.count = 0
+        for number, file in enumerate(self._files):
+            place = 0
+            for line in file:
+                found = _ID.match(line)
+                if found is not None and line.endswith(b"\n"):
+                    self._places.setdefault(json.loads(found[1]), []).append((number, place))
+                    self.count += 1
+                place += len(line)
+
+    def of(self, name: str) -> Iterator[dict[str, Any]]:
+        for number, place in self._places.get(name, ()):
+            file = self._files[number]
+            file.seek(place)
+            yield json.loads(file.readline())
+
+
+class Offer(NamedTuple):
+    """A pair that a prompt would give, without its texts."""
+
+    place: int
+    """Among the proposals of its rule."""
+    words: Values
+    marks: tuple[Values, ...]
+
+
+@dataclass
+class Tally:
+    """What became of prompts and answers."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+
+    def drop(self, prompt: str, reason: str, k: int | None = None) -> None:
+        """Counts and keeps what is in no pair."""
+        self.counts[f"{'prompt' if k is None else 'answer'}: {reason}"] += 1
+        self.dropped.append({"id": prompt} | ({} if k is None else {"k": k}) | {"reason": reason})
+
+
+def build_pairs(
+    prompts: Sequence[Prompt],
+    folder: Path,
+    labels: Sequence[str],
+    plan: BuildPlan,
+    *,
+    left_out: Sequence[tuple[Prompt, str]] = (),
+    resamples: int = 500,
+) -> dict[str, Any]:
+    """Builds the pairs of a run and returns what pairs.json holds.
+
+    `labels` name the judges, the one whose verdicts the rule reads first. `left_out` are prompts that were not asked.
+
+    Raises:
+        BuildError: something is missing, the judge does not go with the rule, or no pair is left.
+    """
+    files = RunFiles(folder, labels)
+    rule, note = _choose_rule(prompts, files, plan)
+    if RULES[rule].needs_strikes and not files.strikes:
+        raise BuildError(
+            f"the rule {rule} looks for wrong claims, and {files.judge} only ranks answers: take best_worst, ranked or "
+            "same_length"
+        )
+    tally = Tally()
+    for prompt, reason in left_out:
+        tally.drop(prompt.id, reason)
+    mistakes = "weigh" if rule != plan.rule else plan.mistakes
+    maker = _Maker(files, plan, rule, mistakes, tally)
+    slots: list[tuple[Prompt, list[Offer]]] = []
+    for prompt in prompts:
+        slots += [(prompt, offers) for offers in maker.offer(prompt)]
+    digests = {name: images for name, (_, images) in read_prompt_digests(folder).items()}
+    taken = _limit_per_image(slots, digests, plan.per_image, tally)
+    if plan.balance != "none":
+        taken = _balance(slots, taken, with_style=plan.balance == "style", tally=tally)
+    pairs = [
+        (prompt, maker.propose(prompt)[offers[n].place])
+        for (prompt, offers), n in zip(slots, taken, strict=True)
+        if n is not None
+    ]
+    if not pairs:
+        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in tally.counts.most_common(6))
+        write_rows(folder / DROPPED, tally.dropped)
+        raise BuildError(
+            f"no pair is left of {len(prompts):,} prompts: {reasons or 'nothing was judged'}. Look at "
+            f"{folder / DROPPED}; "
+            "another rule, a margin of 0 or more answers at a higher temperature may do"
+        )
+    facts = describe_pairs(pairs, maker, files, plan, resamples=resamples)
+    sizes = write_dataset(pairs, files, plan, rule, digests, folder / DATASET)
+    result = {
+        "rule": rule,
+        "asked_rule": plan.rule,
+        "notes": [note] if note else [],
+        "plan": asdict(plan),
+        "judges": files.versions,
+        "sampler": read_json(folder / SAMPLER),
+        "funnel": maker.funnel(len(prompts) + len(left_out), len(pairs)),
+        "pairs": sizes,
+        "images": len({digests[prompt.id] for prompt, _ in pairs}),
+        **facts,
+    }
+    result["notes"] += list(warn(result))
+    write_rows(folder / DROPPED, tally.dropped)
+    write_json(folder / PAIRS, result)
+    return result
+
+
+def _choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> tuple[str, str]:
+    """Returns the rule, another than asked for where too few prompts have a clean answer, and what to say of that."""
+    if not (plan.rule.startswith("clean") and files.strikes and plan.mistakes == "drop"):
+        return plan.rule, ""
+    judged = clean = 0
+    for prompt in prompts:
+        verdicts = files.verdicts(prompt.id)[files.labels[0]]
+        own = {sample.k for sample in files.samples(prompt.id) if sample.is_own}
+        judged += bool(verdicts)
+        clean += any(not verdict.struck for k, verdict in verdicts.items() if k in own)
+    if not judged or clean >= LEAST_CLEAN * judged:
+        return plan.rule, ""
+    return FALLBACK, (
+        f"{clean:,} of {judged:,} prompts have an answer without a wrong claim, fewer than a third: pairs follow the "
+        f"rule "
+        f"{FALLBACK}, and the column `clean` says whose chosen answer has no wrong claim. The recipe weighs by it"
+    )
+
+
+class _Maker:
+    """Makes offers of prompts, and counts what they lose on the way."""
+
+    def __init__(self, files: RunFiles, plan: BuildPlan, rule: str, mistakes: str, tally: Tally) -> None:
+        self.files, self.plan, self.rule, self.mistakes, self.tally = files, plan, RULES[rule], mistakes, tally
+        self.seen = set[bytes]()
+        self.answers = self.judged = self.candidates = self.easy = self.own_claims = self.own_struck = 0
+        self.has_verdict = 0
+        self.pool = [0.0] * len(MARKS)
+        self.pool_words = 0.0
+
+    def propose(self, prompt: Prompt) -> list[Proposal]:
+        """Returns what the rule would make of a prompt, before filters; the same each time."""
+        candidates = list(self._candidates(prompt, lambda reason, k: None))
+        generator = derive_generator(self.plan.seed, prompt.id, "pairs")
+        return [p for _, p in zip(range(10 * MOST_OFFERS), self.rule.propose(candidates, generator), strict=False)]
+
+    def offer(self, prompt: Prompt) -> list[list[Offer]]:
+        """Returns what may be taken for each of the prompt's pairs; counts what falls away."""
+
+        def drop(reason: str, k: int) -> None:
+            self.tally.drop(prompt.id, reason, k)
+
+        candidates = list(self._candidates(prompt, drop, counts=True))
+        if len(candidates) < 2 and not any(each.verdict.rewrite for each in candidates):
+            self.tally.drop(prompt.id, "fewer than two answers to compare")
+            return []
+        if self.files.strikes and all(each.is_clean for each in candidates if each.sample.is_own):
+            self.easy += 1
+        kept, reasons = list[Offer](), Counter[str]()
+        for place, proposal in enumerate(self.propose(prompt)):
+            reason = self._why_not(prompt, proposal)
+            if reason is not None:
+                reasons[reason] += 1
+                continue
+            texts = proposal.texts
+            marks = tuple((measure(texts[0]), measure(texts[1])) for measure in MARKS.values())
+            kept.append(Offer(place, (count_words(texts[0]), count_words(texts[1])), marks))
+            if len(kept) == MOST_OFFERS:
+                break
+        if not kept:
+            self.tally.drop(prompt.id, reasons.most_common(1)[0][0] if reasons else self._why_nothing(candidates))
+            return []
+        count = min(self.plan.per_prompt, len(kept))
+        return [kept[number::count] for number in range(count)]
+
+    def _candidates(
+        self, prompt: Prompt, drop: Callable[[str, int], None], *, counts: bool = False
+    ) -> Iterator[Candidate]:
+        samples = self.files.samples(prompt.id)
+        useful = []
+        for sample in samples:
+            reason = why_useless(sample)
+            if reason is None:
+                useful.append(sample)
+            else:
+                drop(reason, sample.k)
+        repeats = find_repeats(useful, self.plan.near_duplicate)
+        verdicts = self.files.verdicts(prompt.id)
+        if counts:
+            self.answers += len(samples)
+            self.has_verdict += any(verdicts.values())
+        for sample in useful:
+            own = [of[sample.k] for of in verdicts.values() if sample.k in of]
+            is_complete = len(own) == len(verdicts) if self.plan.combine == "mean" else bool(own)
+            if counts and sample.is_own and own:
+                self._count(sample, own[0])
+            if sample.k in repeats:
+                drop(repeats[sample.k], sample.k)
+            elif not is_complete or (self.plan.combine != "mean" and sample.k not in verdicts[self.files.labels[0]]):
+                drop("no verdict", sample.k)
+            else:
+                if counts:
+                    self.candidates += 1
+                first = verdicts[self.files.labels[0]][sample.k]
+                yield Candidate(sample, _mean(own) if self.plan.combine == "mean" else first)
+
+    def _count(self, sample: Sample, verdict: Verdict) -> None:
+        self.judged += 1
+        self.own_claims += verdict.right + verdict.struck
+        self.own_struck += verdict.struck
+        self.pool = [sum_ + measure(sample.text) for sum_, measure in zip(self.pool, MARKS.values(), strict=True)]
+        self.pool_words += count_words(sample.text)
+
+    def _why_not(self, prompt: Prompt, proposal: Proposal) -> str | None:
+        """Returns why a pair is not made, None where it is."""
+        plan, words = self.plan, proposal.words
+        if proposal.texts[0].split() == proposal.texts[1].split():
+            return "equal texts"
+        if proposal.margin < plan.margin:
+            return "margin too small"
+        if plan.max_margin is not None and proposal.margin > plan.max_margin:
+            return "margin too large"
+        if self.files.strikes and self.mistakes == "drop" and not proposal.is_clean:
+            return "chosen answer has a wrong claim"
+        if plan.max_ratio is not None and max(words) > plan.max_ratio * max(1, min(words)):
+            return "lengths too different"
+        if plan.combine != "mean" and not self._is_agreed(prompt, proposal):
+            return "judges disagree"
+        key = xxh3_128_digest(to_json([list(prompt.image_digests), prompt.question, *proposal.texts]).encode())
+        if key in self.seen:
+            return "the same pair elsewhere"
+        self.seen.add(key)
+        return None
+
+    def _is_agreed(self, prompt: Prompt, proposal: Proposal) -> bool:
+        """Says whether every further judge orders the two alike, and finds no mistake in the chosen one."""
+        chosen, rejected = proposal.chosen.sample.k, proposal.rejected.sample.k
+        verdicts = self.files.verdicts(prompt.id)
+        for label in self.files.labels[1:]:
+            of = verdicts[label]
+            if chosen not in of or rejected not in of:
+                return False
+            is_own_pair = chosen == rejected  # a rewrite, which no other judge has seen
+            if not is_own_pair and of[chosen].score <= of[rejected].score:
+                return False
+            if not is_own_pair and self.mistakes == "drop" and of[chosen].struck:
+                return False
+        return True
+
+    def _why_nothing(self, candidates: Sequence[Candidate]) -> str:
+        """Returns why a rule had nothing to say of answers."""
+        own = [each for each in candidates if each.sample.is_own]
+        if self.files.strikes and all(each.is_clean for each in candidates):
+            return "no answer has a wrong claim"
+        if self.files.strikes and not any(each.is_clean for each in own):
+            return "every answer has a wrong claim"
+        if len({each.verdict.score for each in candidates}) == 1:
+            return "all answers have the same score"
+        return "no two answers that fit the rule"
+
+    def funnel(self, prompts: int, pairs: int) -> dict[str, Any]:
+        """Returns how many prompts and answers came how far, and why the others did not."""
+        by_kind: dict[str, dict[str, int]] = {"prompt": {}, "answer": {}, "pair": {}}
+        for name, count in self.tally.counts.most_common():
+            kind, _, reason = name.partition(": ")
+            by_kind[kind][reason] = count
+        return {
+            "prompts": prompts,
+            "prompts_judged": self.has_verdict,
+            "answers": self.answers,
+            "answers_judged": self.judged,
+            "candidates": self.candidates,
+            "prompts_without_mistakes": self.easy,
+            "pairs": pairs,
+            "yield": pairs / prompts if prompts else 0.0,
+            "prompts_lost": by_kind["prompt"],
+            "answers_lost": by_kind["answer"],
+            "pairs_lost": by_kind["pair"],
+        }
+
+
+def _mean(verdicts: Sequence[Verdict]) -> Verdict:
+    """Returns what several judges hold together: the mean of their scores, and all their claims."""
+    rights = [verdict.is_right for verdict in verdicts if verdict.is_right is not None]
+    return Verdict(
+        sum(verdict.score for verdict in verdicts) / len(verdicts),
+        tuple(claim for verdict in verdicts for claim in verdict.claims),
+        all(rights) if rights else None,
+    )
+
+
+def _limit_per_image(
+    slots: Sequence[tuple[Prompt, list[Offer]]], digests: Mapping[str, tuple[str, ...]], most: int, tally: Tally
+) -> list[int | None]:
+    counts = Counter[tuple[str, ...]]()
+    taken: list[int | None] = []
+    for prompt, _ in slots:
+        images = digests.get(prompt.id, ())
+        counts[images] += 1
+        taken.append(0 if counts[images] <= most else None)
+        if counts[images] > most:
+            tally.counts["pair: too many of an image"] += 1
+    return taken
+
+
+def _balance(
+    slots: Sequence[tuple[Prompt, list[Offer]]], taken: list[int | None], *, with_style: bool, tally: Tally
+) -> list[int | None]:
+    """Returns what is taken once the mean lengths agree, and with `with_style` the marks of style that decide most."""
+    before = sum(n is not None for n in taken)
+    if with_style:
+        for mark in range(len(MARKS)):
+            values = [offers[n].marks[mark] for (_, offers), n in zip(slots, taken, strict=True) if n is not None]
+            if not 1 - UNEVEN <= area_under_curve(values) <= UNEVEN:
+                taken = balance([[offer.marks[mark] for offer in offers] for _, offers in slots], taken)
+    taken = balance([[offer.words for offer in offers] for _, offers in slots], taken)
+    if left := before - sum(n is not None for n in taken):
+        tally.counts["pair: lengths and style would differ"] += left
+    return taken
+
+
+def describe_pairs(
+    pairs: Sequence[tuple[Prompt, Proposal]], maker: _Maker, files: RunFiles, plan: BuildPlan, *, resamples: int
+) -> dict[str, Any]:
+    """Returns what pairs are like: lengths, margins, mistakes, style, and what the text alone gives away."""
+    proposals = [proposal for _, proposal in pairs]
+    count = len(pairs)
+    words = [proposal.words for proposal in proposals]
+    means = [sum(of[side] for of in words) / count for side in (0, 1)]
+    margins = Counter(round(proposal.margin, 2) for proposal in proposals)
+    struck = Counter(
+        claim.text for proposal in proposals for claim in proposal.rejected.verdict.claims if not claim.is_true
+    )
+    marks = {
+        name: {
+            "chosen": 100 * sum(measure(p.texts[0]) for p in proposals) / count,
+            "rejected": 100 * sum(measure(p.texts[1]) for p in proposals) / count,
+            "pool": 100 * total / maker.judged if maker.judged else None,
+            "auc": area_under_curve([(measure(p.texts[0]), measure(p.texts[1])) for p in proposals]),
+        }
+        for (name, measure), total in zip(MARKS.items(), maker.pool, strict=True)
+    }
+    return {
+        "clean": 100 * sum(proposal.is_clean for proposal in proposals) / count if files.strikes else None,
+        "errors": _errors(proposals, maker) if files.strikes else None,
+        "by_judge": _errors_by_judge(pairs, files) if files.strikes else {},
+        "words": {
+            "chosen": means[0],
+            "rejected": means[1],
+            "pool": maker.pool_words / maker.judged if maker.judged else None,
+            "difference": 100 * (means[0] - means[1]) / ((means[0] + means[1]) / 2),
+            "auc": area_under_curve([(float(a), float(b)) for a, b in words]),
+        },
+        "margins": {str(margin): margins[margin] for margin in sorted(margins)},
+        "style": marks,
+        "struck": dict(struck.most_common(SHOWN_CLAIMS)),
+        "shortcut": _find_shortcut(pairs, plan.seed, resamples),
+    }
+
+
+def _errors(proposals: Sequence[Proposal], maker: _Maker) -> dict[str, float | None]:
+    """Returns which share of the claims is wrong, in per cent: of chosen and rejected answers, and of all judged."""
+
+    def share(verdicts: Sequence[Verdict]) -> float | None:
+        struck = sum(verdict.struck for verdict in verdicts)
+        claims = struck + sum(verdict.right for verdict in verdicts)
+        return 100 * struck / claims if claims else None
+
+    return {
+        "chosen": share([p.chosen.verdict for p in proposals if p.chosen is not p.rejected]),
+        "rejected": share([p.rejected.verdict for p in proposals]),
+        "pool": 100 * maker.own_struck / maker.own_claims if maker.own_claims else None,
+    }
+
+
+def _errors_by_judge(pairs: Sequence[tuple[Prompt, Proposal]], files: RunFiles) -> dict[str, float]:
+    """Returns which share of the chosen answers each judge finds a mistake in: the first has chosen them, so its own
+    share is too low."""
+    found = {}
+    for label in files.labels:
+        seen = [
+            bool(of[proposal.chosen.sample.k].struck)
+            for prompt, proposal in pairs
+            if proposal.chosen.sample.k in (of := files.verdicts(prompt.id)[label])
+        ]
+        if seen:
+            found[label] = 100 * sum(seen) / len(seen)
+    return found
+
+
+def _find_shortcut(pairs: Sequence[tuple[Prompt, Proposal]], seed: int, resamples: int) -> dict[str, Any]:
+    """Returns how well a rule that reads only the text tells chosen from rejected; why not, without scikit-learn."""
+    from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
+
+    drawn = list(pairs)
+    if len(drawn) > LOOKED_AT:
+        places = np.random.default_rng(seed).choice(len(drawn), LOOKED_AT, replace=False)
+        drawn = [drawn[place] for place in sorted(places.tolist())]
+    texts = [TextPair(p.id, p.question, "+".join(p.image_digests), *proposal.texts) for p, proposal in drawn]
+    try:
+        found = measure_shortcut(texts, resamples=resamples, seed=seed)
+    except ImportError as error:
+        return {"rules": {}, "notes": [str(error)]}
+    return {"rules": found["rules"], "notes": found["notes"], "pairs": len(texts)}
+
+
+def warn(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the pairs are known to teach besides looking, and what to do."""
+    words, errors = result["words"], result["errors"]
+    if words["difference"] < -10:
+        yield (
+            f"chosen answers are {-words['difference']:.0f} % shorter than rejected ones, which teaches brevity: "
+            f"balance: "
+            "mean, or a rule that compares answers of one length"
+        )
+    if errors and (errors["chosen"] or 0) > 10:
+        yield (
+            f"{errors['chosen']:.0f} % of what chosen answers say is held to be wrong, and a model that is trained "
+            f"on them "
+            "ends not far from that: mistakes: drop, or a rule that starts with clean"
+        )
+    uneven = [name for name, of in result["style"].items() if not 1 - UNEVEN <= of["auc"] <= UNEVEN]
+    if uneven:
+        yield f"{', '.join(uneven)} tell chosen from rejected answers: balance: style takes other pairs"
+    far = [
+        name
+        for name, of in result["style"].items()
+        if of["pool"] is not None and abs(of["chosen"] - of["pool"]) > 15 and name not in uneven
+    ]
+    if far:
+        yield f"chosen answers differ from all answers in {', '.join(far)}: training moves the model's style there"
+    text = result["shortcut"]["rules"].get("text")
+    if text and text["accuracy"] is not None and text["accuracy"] > 70:
+        yield (
+            f"a rule that reads only the text is right in {text['accuracy']:.0f} % of pairs: they can be learnt "
+            "without looking"
+        )
+    if result["funnel"]["yield"] < 0.1:
+        yield (
+            f"{result['funnel']['pairs']:,} pairs of {result['funnel']['prompts']:,} prompts, fewer than one in ten: "
+            f"there is "
+            "little left to learn from these prompts"
+        )
+
+
+def write_dataset(
+    pairs: Sequence[tuple[Prompt, Proposal]],
+    files: RunFiles,
+    plan: BuildPlan,
+    rule: str,
+    digests: Mapping[str, tuple[str, ...]],
+    folder: Path,
+) -> dict[str, int]:
+    """Writes the pairs, those of some images apart, and returns how many are where."""
+    make_folder(folder)
+    sampler = read_json(files.folder / SAMPLER)
+    parts: dict[str, list[tuple[Prompt, Proposal]]] = {TRAIN: [], EVAL: []}
+    for prompt, proposal in pairs:
+        is_eval = int(digests[prompt.id][0][:8], 16) < plan.eval_share * 2**32
+        parts[EVAL if is_eval else TRAIN].append((prompt, proposal))
+    if not parts[TRAIN]:
+        parts = {TRAIN: parts[EVAL], EVAL: []}
+    sizes = {}
+    for name, of in parts.items():
+        if not of:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        examples = [_to_example(prompt, proposal, number) for number, (prompt, proposal) in _number(of)]
+        rows = [_describe(prompt, proposal, files, plan, rule, digests, sampler) for prompt, proposal in of]
+        columns = {column: [row[column] for row in rows] for column in rows[0]}
+        known = {column: values for column, values in columns.items() if any(value is not None for value in values)}
+        sizes[name.removesuffix(".parquet")] = write_examples(examples, folder / name, columns=known)
+    return sizes
+
+
+def _number(pairs: Sequence[tuple[Prompt, Proposal]]) -> Iterator[tuple[int, tuple[Prompt, Proposal]]]:
+    counts = Counter[str]()
+    for prompt, proposal in pairs:
+        yield counts[prompt.id], (prompt, proposal)
+        counts[prompt.id] += 1
+
+
+def _to_example(prompt: Prompt, proposal: Proposal, number: int) -> PreferenceExample:
+    texts = dict(zip((CHOSEN, REJECTED), proposal.texts, strict=True))
+    return PreferenceExample(
+        id=prompt.id if not number else f"{prompt.id}/{number}",
+        prompt=prompt.turns,
+        responses={
+            name: ({"role": "assistant", "content": [{"type": "text", "text": text}]},) for name, text in texts.items()
+        },
+        images=prompt.images,
+        source=prompt.source,
+    )
+
+
+def _describe(
+    prompt: Prompt,
+    proposal: Proposal,
+    files: RunFiles,
+    plan: BuildPlan,
+    rule: str,
+    digests: Mapping[str, tuple[str, ...]],
+    sampler: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns where a pair comes from: the further columns of its row."""
+    chosen, rejected = proposal.chosen, proposal.rejected
+    is_rewritten = proposal.texts[0] != chosen.sample.text
+    is_shortened = proposal.texts[1] != rejected.sample.text
+
+    def claims(candidate: Candidate) -> str:
+        return to_json(
+            [{k: v for k, v in asdict(claim).items() if v is not None} for claim in candidate.verdict.claims]
+        )
+
+    return {
+        "prompt_id": prompt.id,
+        "image_sha256": " ".join(digests[prompt.id]),
+        "round": plan.round,
+        "sampler": name_sampler(sampler["sampler"]),
+        "seed": int(sampler["settings"]["seed"]),
+        "k_chosen": chosen.sample.k,
+        "k_rejected": rejected.sample.k,
+        "judge": " + ".join(files.versions),
+        "judge_version": " + ".join(files.versions.values()),
+        "score_chosen": float(chosen.verdict.score),
+        "score_rejected": float(rejected.verdict.score),
+        "claims_chosen": claims(chosen),
+        "claims_rejected": claims(rejected),
+        "logp_chosen": None if is_rewritten else chosen.sample.logprob,
+        "logp_rejected": None if is_shortened else rejected.sample.logprob,
+        "rule": rule,
+        "clean": float(proposal.is_clean),
+        "margin": float(proposal.margin),
+        "length_ratio": proposal.words[0] / max(1, proposal.words[1]),
+        "licence": prompt.licence or plan.licence,
+    }
+
+
+def name_sampler(described: Mapping[str, Any]) -> str:
+    """Returns the name of the model that gave answers: as it was named, with the digest of its weights."""
+    weights = [described.get(key) for key in ("weights", "adapter_weights")]
+    known = [str(digest)[:16] for digest in weights if digest]
+    return "@".join([str(described["model"]), *known])
+
+
+def digest_dataset(folder: Path) -> str:
+    """Returns the digest of a built dataset's files."""
+    return digest_of({path.name: xxh3_128_digest(path.read_bytes()).hex() for path in sorted(folder.glob("*.parquet"))})

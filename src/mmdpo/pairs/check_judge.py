@@ -1,0 +1,269 @@
+"""`mmdpo pairs check-judge`: is a judge right, and what moves it besides the truth, before it costs anything?
+
+Gold rows are prompts with labelled answers: pairs (`chosen`, `rejected`), or `answers`, a list of `{"text", "score"}`;
+each may have a `model`, who wrote it. Rows with `objects` say what is there, and so which claims are true.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from mmdpo.data.read import open_rows
+from mmdpo.files import write_json
+from mmdpo.pairs.asking import JudgeError
+from mmdpo.pairs.judges import PENALTY, Context, Verdict, find_objects, load
+from mmdpo.pairs.judging import PROOF, JudgeChoice, judge_lot
+from mmdpo.pairs.prompts import Prompt, read_row
+from mmdpo.pairs.samples import LOT, Sample
+from mmdpo.records import RowError
+from mmdpo.tables import Table, show_interval
+
+NARROW = 0.1
+"""How much longer, at most, the longer of two answers is that do not differ in length."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """A prompt with labelled answers."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    scores: tuple[float, ...]
+    """Higher is better."""
+    models: tuple[str, ...]
+    """Who wrote each; empty where nobody says."""
+
+
+def read_gold(path: Path, vocabulary: Mapping[str, str], image_root: Path | None = None) -> list[Gold]:
+    """Reads gold rows. Without scores an answer's score follows from the row's `objects`, as the judge of them counts.
+
+    Raises RowError, which names the row, for a row without two answers or without a label.
+    """
+    found = open_rows(path)
+    golds = []
+    for number, row in enumerate(found.rows, start=1):
+        source = f"{found.name}, row {number}"
+        prompt = read_row(row, number, found.name, image_root or found.root)
+        if isinstance(row.get("answers"), list):
+            answers = [dict(answer) if isinstance(answer, Mapping) else {"text": answer} for answer in row["answers"]]
+        elif isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+            answers = [
+                {"text": row[name], "score": score, "model": row.get(f"{name}_model")}
+                for name, score in (("chosen", 1.0), ("rejected", 0.0))
+            ]
+        else:
+            raise RowError(
+                "give `chosen` and `rejected` as texts, or a list `answers` of texts with scores", source=source
+            )
+        if len(answers) < 2 or not all(isinstance(answer.get("text"), str) for answer in answers):
+            raise RowError("two answers, each with a `text`, are needed", source=source)
+        scores = [answer.get("score") for answer in answers]
+        if any(score is None for score in scores):
+            if "objects" not in prompt.truth or not vocabulary:
+                raise RowError(
+                    "an answer has no `score`, and none follows from `objects` (with --vocabulary) either",
+                    source=source,
+                )
+            scores = [_score(answer["text"], prompt, vocabulary) for answer in answers]
+        golds.append(
+            Gold(
+                prompt,
+                tuple(answer["text"] for answer in answers),
+                tuple(float(score) for score in scores),  # type: ignore[arg-type]
+                tuple(str(answer.get("model") or "") for answer in answers),
+            )
+        )
+    if not golds:
+        raise JudgeError(f"{path}: there are no labelled answers")
+    return golds
+
+
+def _score(text: str, prompt: Prompt, vocabulary: Mapping[str, str]) -> float:
+    there = {vocabulary.get(str(name).lower(), str(name)) for name in prompt.truth["objects"]}
+    named = find_objects(text, vocabulary)
+    right = sum(name in there for name in named)
+    return right - PENALTY * (len(named) - right)
+
+
+def check_judge(
+    golds: Sequence[Gold], choice: JudgeChoice, context: Context, asker: Any, *, own: str = ""
+) -> dict[str, Any]:
+    """Returns how often a judge is right about labelled answers, and how length, order and author move it.
+
+    All shares are in per cent, with 95 % intervals after Wilson. `own` is the model whose answers it might favour.
+
+    pairs      of pairs that differ in their label: right, ties as half
+    claims     of claims about objects, where the rows say what is there: right; wrongly struck; wrongly believed
+    length     pairs whose better answer is the longer one, and those whose better one is the shorter: right. Their
+               difference is how much length moves the judge
+    order      of comparisons: the verdict turned with the order
+    author     pairs whose better answer is of `own`, and those whose worse one is: right, and the difference
+    """
+    judge = load(choice.judge)
+    verdicts = list(_judge(golds, judge, context, asker))
+    rows = [
+        (a, b) if gold.scores[a] > gold.scores[b] else (b, a)
+        for gold in golds
+        for a, b in combinations(range(len(gold.texts)), 2)
+        if gold.scores[a] != gold.scores[b]
+    ]
+    places = [
+        number
+        for number, gold in enumerate(golds)
+        for a, b in combinations(range(len(gold.texts)), 2)
+        if gold.scores[a] != gold.scores[b]
+    ]
+    judged = [
+        (golds[place], better, worse, verdicts[place][better], verdicts[place][worse])
+        for place, (better, worse) in zip(places, rows, strict=True)
+    ]
+    right = [
+        (gold, better, worse, 0.5 if first.score == second.score else float(first.score > second.score))
+        for gold, better, worse, first, second in judged
+        if first is not None and second is not None
+    ]
+    if not right:
+        raise JudgeError(
+            "no two labelled answers differ in their label, or none was judged: there is nothing to check by"
+        )
+    found: dict[str, Any] = {
+        "judge": choice.judge,
+        "golds": len(golds),
+        "unjudged": len(judged) - len(right),
+        "pairs": {
+            "accuracy": _share([value for *_, value in right]),
+            "ties": _share([float(value == 0.5) for *_, value in right]),
+        },
+        "length": _by_length(right),
+        "order": _by_order([verdict for of in verdicts for verdict in of if verdict is not None]),
+        "claims": _by_claim(golds, verdicts, context.vocabulary),
+        "author": _by_author(right, own) if own else None,
+    }
+    scores = {verdict.score for of in verdicts for verdict in of if verdict is not None}
+    if len(scores) == 1:
+        found["note"] = f"the judge gives every answer the score {next(iter(scores)):g}: nothing can be built by it"
+    return found
+
+
+def _judge(golds: Sequence[Gold], judge: Any, context: Context, asker: Any) -> Iterator[Sequence[Verdict | None]]:
+    for start in range(0, len(golds), LOT):
+        lot = [
+            (gold.prompt, [Sample(gold.prompt.id, k, text) for k, text in enumerate(gold.texts, start=1)])
+            for gold in golds[start : start + LOT]
+        ]
+        yield from judge_lot(judge, lot, context, asker)
+
+
+def _by_length(right: Sequence[tuple[Gold, int, int, float]]) -> dict[str, Any]:
+    longer, shorter = list[float](), list[float]()
+    for gold, better, worse, value in right:
+        words = [len(gold.texts[place].split()) for place in (better, worse)]
+        if max(words) > (1 + NARROW) * min(words):
+            (longer if words[0] > words[1] else shorter).append(value)
+    return _contrast("better_longer", longer, "better_shorter", shorter)
+
+
+def _by_author(right: Sequence[tuple[Gold, int, int, float]], own: str) -> dict[str, Any]:
+    ours = [value for gold, a, b, value in right if gold.models[a] == own != gold.models[b]]
+    theirs = [value for gold, a, b, value in right if gold.models[b] == own != gold.models[a]]
+    return _contrast("better_own", ours, "worse_own", theirs)
+
+
+def _by_order(verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
+    """Returns how often comparisons turned; each is counted by both of its answers."""
+    compared = sum(verdict.comparisons for verdict in verdicts)
+    if not compared:
+        return None
+    turned = sum(verdict.inconsistent for verdict in verdicts)
+    return {"turned": _wilson(turned / compared, compared // 2)}
+
+
+def _by_claim(
+    golds: Sequence[Gold], verdicts: Sequence[Sequence[Verdict | None]], vocabulary: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Returns how often claims are judged rightly; those that name one object, whose row says what is there."""
+    true, false = list[float](), list[float]()
+    for gold, of in zip(golds, verdicts, strict=True):
+        if "objects" not in gold.prompt.truth or not vocabulary:
+            continue
+        there = {vocabulary.get(str(name).lower(), str(name)) for name in gold.prompt.truth["objects"]}
+        seen = set[str]()
+        for claim in (claim for verdict in of if verdict is not None for claim in verdict.claims):
+            named = find_objects(claim.text, vocabulary)
+            if len(named) == 1 and claim.text not in seen:
+                seen.add(claim.text)
+                (true if named[0] in there else false).append(float(claim.is_true == (named[0] in there)))
+    if not true and not false:
+        return None
+    return {
+        "accuracy": _share(true + false),
+        "wrongly_struck": _share([1 - value for value in true]),
+        "wrongly_believed": _share([1 - value for value in false]),
+    }
+
+
+def _contrast(one: str, ones: Sequence[float], other: str, others: Sequence[float]) -> dict[str, Any]:
+    shares = _share(ones), _share(others)
+    values = [share["value"] for share in shares]
+    return {
+        one: shares[0],
+        other: shares[1],
+        "difference": values[0] - values[1] if None not in values else None,
+    }
+
+
+def _share(values: Sequence[float]) -> dict[str, Any]:
+    return _wilson(sum(values) / len(values) if values else None, len(values))
+
+
+def _wilson(share: float | None, n: int) -> dict[str, Any]:
+    """Returns a share in per cent with its 95 % interval. Source: Wilson (1927)."""
+    if share is None or not n:
+        return {"value": None, "low": None, "high": None, "n": n}
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return {"value": 100 * share, "low": 100 * (centre - half), "high": 100 * (centre + half), "n": n}
+
+
+def write_check(folder: Path, choice: JudgeChoice, found: Mapping[str, Any]) -> Path:
+    """Writes what was found of a judge, which the card of the pairs then says."""
+    path = folder / PROOF.format(choice.label)
+    write_json(path, dict(found))
+    return path
+
+
+def make_table(label: str, found: Mapping[str, Any]) -> Table:
+    """Returns what was found as a table."""
+    rows = []
+
+    def add(name: str, of: Any) -> None:
+        if of is not None and of.get("value") is not None:
+            rows.append((name, show_interval(of["value"], of["low"], of["high"], 1), f"{of['n']:,}"))
+
+    def contrast(name: str, of: Any) -> None:
+        if of is not None and of["difference"] is not None:
+            rows.append((name, f"{of['difference']:+.1f}".replace("-", "−"), ""))
+
+    add("pairs ranked rightly, ties as half", found["pairs"]["accuracy"])
+    add("pairs that it ties", found["pairs"]["ties"])
+    length, order, claims, author = (found[name] for name in ("length", "order", "claims", "author"))
+    add("right where the better answer is longer", length["better_longer"])
+    add("right where the better answer is shorter", length["better_shorter"])
+    contrast("moved by length: the difference", length)
+    if order is not None:
+        add("comparisons that turn with the order", order["turned"])
+    if claims is not None:
+        add("claims judged rightly", claims["accuracy"])
+        add("true claims struck", claims["wrongly_struck"])
+        add("wrong claims believed", claims["wrongly_believed"])
+    if author is not None:
+        add("right where the better answer is the policy's", author["better_own"])
+        add("right where the worse answer is the policy's", author["worse_own"])
+        contrast("moved by the author: the difference", author)
+    return Table(("%", "value", "n"), tuple(rows), f"The judge {label} on labelled answers")

@@ -1,0 +1,120 @@
+"""What a run costs: tokens and price from what is on disk, seconds as measured, and what is left by proportion."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmdpo.evaluation.line_file import read_lines
+from mmdpo.files import read_json, write_json
+from mmdpo.generation.endpoint import BudgetSpentError
+from mmdpo.pairs.asking import Prices
+from mmdpo.pairs.samples import SAMPLES, list_parts
+
+COST = "cost.json"
+
+
+@dataclass
+class Spent:
+    """What one step has used so far. Every token counts, those of replies that could not be read too."""
+
+    requests: int = 0
+    read: int = 0
+    """Tokens of prompts."""
+    written: int = 0
+    """Tokens of answers and replies."""
+    price: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """What the steps of a run have used. Raises BudgetSpentError, in `add`, once the budget is spent."""
+
+    folder: Path
+    prices: Mapping[str, Prices]
+    budget: float | None = None
+    steps: dict[str, Spent] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def read(
+        cls, folder: Path, prices: Mapping[str, Prices], budget: float | None, models: Mapping[str, str]
+    ) -> Ledger:
+        """Counts what is on disk. `models` names the model of every step."""
+        ledger = cls(folder, prices, budget)
+        for step, model in models.items():
+            spent = ledger.steps[step] = Spent()
+            for read, written in _count(folder, step):
+                spent.requests += 1
+                spent.read += read
+                spent.written += written
+            spent.price = ledger._price(model).of(spent.read, spent.written)
+        path = folder / COST
+        for step, of in (read_json(path)["steps"] if path.is_file() else {}).items():
+            ledger.steps.setdefault(step, Spent()).seconds = float(of["seconds"])
+        return ledger
+
+    @property
+    def total(self) -> float:
+        """What all steps cost."""
+        return sum(spent.price for spent in self.steps.values())
+
+    def check(self) -> None:
+        """Raises BudgetSpentError where nothing is left."""
+        if self.budget is not None and self.total >= self.budget:
+            raise BudgetSpentError(f"the budget of {self.budget:g} is spent ({self.total:.2f})")
+
+    def add(self, step: str, model: str, read: int, written: int) -> None:
+        """Counts one request; raises BudgetSpentError once the budget is spent. Threads may call it."""
+        with self._lock:
+            spent = self.steps.setdefault(step, Spent())
+            spent.requests += 1
+            spent.read += read
+            spent.written += written
+            spent.price += self._price(model).of(read, written)
+            self.check()
+
+    def write(self) -> None:
+        """Writes cost.json."""
+        steps = {step: asdict(spent) for step, spent in self.steps.items()}
+        write_json(self.folder / COST, {"steps": steps, "price": self.total, "budget": self.budget})
+
+    def _price(self, model: str) -> Prices:
+        return self.prices.get(model, Prices())
+
+
+def _count(folder: Path, step: str) -> Iterator[tuple[int, int]]:
+    """Yields the tokens that each request of a step read and wrote."""
+    paths = list_parts(folder, SAMPLES) if step == "sample" else [folder / f"replies-{step.partition(' ')[2]}.jsonl"]
+    for path in paths:
+        for row in read_lines(path) if path.is_file() else ():
+            yield int(row.get("prompt_tokens") or 0), int(row.get("tokens") or 0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a step: what was used so far, in proportion."""
+
+    step: str
+    done: int
+    """Prompts."""
+    left: int
+    spent: Spent
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was done that the rest can be estimated by."""
+        return self.done > 0 or not self.left
+
+    def scale(self, value: float) -> float:
+        """Returns what is left of something that was used."""
+        return value * self.left / self.done if self.done else 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Returns the estimate of the rest, for tables."""
+        names = ("requests", "read", "written", "price", "seconds")
+        return {name: self.scale(getattr(self.spent, name)) if self.is_known else None for name in names}

@@ -1,0 +1,173 @@
+"""Judges of the data engine: what they hold of every answer to a prompt. One file each, whose name is the judge's.
+
+Such a module has a docstring, whose first line says what the judge looks at, and
+
+    NEEDS       the column of `Prompt.truth` that it reads, empty for none
+    STRIKES     whether its verdicts say which claims, or which answers, are wrong; else they only rank
+    WORDS       the texts that it asks a model with, by name; their digest is its version. Empty for one that asks none
+    judge(prompt: Prompt, samples: Sequence[Sample], context: Context)
+                returns one verdict for each sample, in their order, None where it has none. A judge that asks a model
+                is a generator: it yields lists of `Ask`, is sent what their replies were read as, and asks nothing else
+
+All answers to a prompt are judged together, so that a claim which several make is judged once: a verdict that is wrong
+is then wrong for all of them alike, and prefers none. Somebody else's judge is `package.module:NAME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from mmdpo.files import digest_of
+from mmdpo.pairs.prompts import Prompt
+from mmdpo.records import ImageSource
+from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
+
+JUDGES = Registry("pairs.judges", "judge", further="or package.module:NAME")
+PENALTY = 2.0
+"""A wrong claim costs so many right ones."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that an answer says."""
+
+    text: str
+    is_true: bool
+    probability: float | None = None
+    """What the judge gives it, where it says more than yes or no."""
+    sentence: int | None = None
+    """Which sentence of the answer says it, from 0, where that is known."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge holds of one answer."""
+
+    score: float
+    """Higher is better; compares the answers to one prompt, and is scaled so that 1 is a difference worth having."""
+    claims: tuple[Claim, ...] = ()
+    is_right: bool | None = None
+    """Of judges that look at an answer as a whole."""
+    rewrite: str | None = None
+    """The answer as the judge would have it."""
+    comparisons: int = 0
+    """Of judges that compare two answers: how many times this one was compared."""
+    inconsistent: int = 0
+    """In how many of them the verdict changed with the order of the two; they count as ties."""
+
+    @property
+    def struck(self) -> int:
+        """Claims that are held to be wrong; 1 for a whole answer that is."""
+        return sum(not claim.is_true for claim in self.claims) if self.is_right is None else int(not self.is_right)
+
+    @property
+    def right(self) -> int:
+        """Claims that are held to be right."""
+        return sum(claim.is_true for claim in self.claims) if self.is_right is None else int(self.is_right)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said to a judge."""
+
+    text: str
+    yes: float | None = None
+    """P(yes) / (P(yes) + P(no)) of its first token, where the model says probabilities and either is among them."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Something that a judge asks a model, in words and perhaps pictures, and how the reply is read."""
+
+    text: str
+    read: Callable[[Reply], Any] = field(compare=False)
+    """Returns what the reply says, None where it cannot be read: then it is asked for again."""
+    images: tuple[ImageSource, ...] = ()
+    is_yes_no: bool = False
+    """Whether one token answers it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What judges know beside one prompt: options, and what was loaded for them."""
+
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
+    """Word or phrase, in lower case → the object that it names."""
+    agreement: float = 0.75
+    """Share of the answers that a claim has to be in to be believed, by `consistency`."""
+    threshold: float = 0.5
+    """P(yes) from which a claim is held to be true."""
+    votes: int = 1
+    """How many times, each in other words, a claim is asked about; the mean of P(yes) counts."""
+    opponents: int = 2
+    """With how many other answers each is compared, in both orders."""
+    splits: str = "model"
+    """Who splits answers into claims: `model`, or `sentences` for one claim a sentence."""
+    seed: int = 0
+    rewards: Callable[[Prompt, Sequence[str]], list[float]] | None = None
+    """Returns the implicit rewards of answers under a trained run, in nats, for judges that have them."""
+
+
+Verdicts: TypeAlias = "list[Verdict | None]"
+Asking: TypeAlias = "Generator[list[Ask], list[Any], Verdicts]"
+
+
+def load(name: str) -> Any:
+    """Returns a judge's module. Raises ValueError for a name that is none, and for a module that lacks something."""
+    found = load_elsewhere(name, JUDGES.kind)[1] if is_elsewhere(name) else JUDGES.load(name)
+    missing = [part for part in ("NEEDS", "STRIKES", "WORDS", "judge") if not hasattr(found, part)]
+    if missing:
+        raise ValueError(f"{name} is no judge: it has no {' and no '.join(missing)}")
+    return found
+
+
+def version_of(judge: Any) -> str:
+    """Returns the version of a judge: the digest of the words that it asks with."""
+    return digest_of(dict(judge.WORDS))[:12]
+
+
+def find_objects(text: str, vocabulary: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the objects of a vocabulary that a text names, each once, by first mention; longer phrases come first.
+
+    >>> find_objects("Two dogs on a traffic light.", {"dog": "dog", "light": "lamp", "traffic light": "traffic light"})
+    ('dog', 'traffic light')
+    """
+    if not vocabulary:
+        return ()
+    found = _pattern(tuple(sorted(vocabulary, key=lambda phrase: (-len(phrase), phrase)))).finditer(text)
+    return tuple(dict.fromkeys(vocabulary[match[1].lower()] for match in found))
+
+
+@lru_cache(maxsize=8)
+def _pattern(longest_first: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})(?:s|es)?\b", re.IGNORECASE)
+
+
+def claim_objects(
+    text: str, vocabulary: Mapping[str, str], judge: Callable[[str], tuple[bool, float | None]]
+) -> Verdict:
+    """Returns the verdict of an answer whose claims are the objects that it names; `judge` says what holds of each."""
+    sentences: dict[str, int] = {}
+    for place, sentence in enumerate(split_sentences(text)):
+        for name in find_objects(sentence, vocabulary):
+            sentences.setdefault(name, place)
+    return score_claims([Claim(name, *judge(name), place) for name, place in sentences.items()])
+
+
+def score_claims(claims: Sequence[Claim]) -> Verdict:
+    """Returns the verdict of claims: right ones less twice the wrong ones."""
+    right = sum(claim.is_true for claim in claims)
+    return Verdict(right - PENALTY * (len(claims) - right), tuple(claims))
+
+
+def split_sentences(text: str) -> list[str]:
+    """Returns the sentences of a text, with their marks.
+
+    >>> split_sentences("A cup. Is it red? 3.5 cm tall")
+    ['A cup.', 'Is it red?', '3.5 cm tall']
+    """
+    return [part for part in re.split(r"(?<=[.!?。！？])\s+|\n+", text.strip()) if part.strip()]

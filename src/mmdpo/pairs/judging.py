@@ -1,0 +1,263 @@
+"""`mmdpo pairs judge`: what a judge holds of every answer, prompt by prompt, on disk as it comes.
+
+verdicts-NAME.jsonl   a line for each prompt: verdicts by the answers' numbers
+replies-NAME.jsonl    what the judge's model replied, see `asking`
+judge-NAME.json       what the verdicts depend on besides the answers: judge, version of its words, model, options
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mmdpo.evaluation.line_file import LineFile, read_lines
+from mmdpo.files import read_json, to_json
+from mmdpo.generation.questions import Answerer
+from mmdpo.pairs.asking import Asker, JudgeError
+from mmdpo.pairs.filters import why_useless
+from mmdpo.pairs.judges import Claim, Context, Verdict, Verdicts, load, version_of
+from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.samples import LOT, Sample, check_same
+from mmdpo.registry import name_nearest
+
+PROOF = "check-{}.json"
+"""What `check-judge` found of a judge."""
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """One judge of a run, and its own options. Raises JudgeError for what it is none of."""
+
+    judge: str
+    name: str = ""
+    """Of its files; the judge's unless given."""
+    model: str | None = None
+    """A hub name, a folder, or the model's name on a server; the run's `judge_model` unless given."""
+    base_url: str | None = None
+    votes: int = 1
+    splits: str = "model"
+    agreement: float = 0.75
+    threshold: float = 0.5
+    opponents: int = 2
+    run: str | None = None
+    """Folder of `mmdpo train`, for judges that have rewards."""
+
+    @property
+    def label(self) -> str:
+        """What the judge is called in files and tables."""
+        return self.name or self.judge.replace(":", "-")
+
+    @classmethod
+    def read(cls, text: str) -> JudgeChoice:
+        """Returns what an entry of `judges` means: a judge's name, or a mapping in JSON with `judge` and options."""
+        if not text.lstrip().startswith("{"):
+            return cls(text).checked()
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise JudgeError(f"judges: {text!r:.200} is no JSON ({error})") from error
+        known = [each.name for each in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise JudgeError(
+                    f"judges: there is no option {key!r}{name_nearest(key, known)} There are {', '.join(known)}"
+                )
+        if "judge" not in values:
+            raise JudgeError(f"judges: {text!r:.200} names no judge: write {{judge: claims, …}}")
+        return cls(**values).checked()
+
+    def checked(self) -> JudgeChoice:
+        """Returns the choice; raises JudgeError for an unknown judge or an option out of range."""
+        try:
+            load(self.judge)
+        except ValueError as error:
+            raise JudgeError(str(error)) from error
+        if self.splits not in ("model", "sentences"):
+            raise JudgeError(f"judges: splits is {self.splits!r}; give model or sentences")
+        if self.votes not in (1, 2, 3):
+            raise JudgeError(f"judges: votes is {self.votes}; a claim is asked about in 1, 2 or 3 ways")
+        for name in ("agreement", "threshold"):
+            if not 0 < getattr(self, name) <= 1:
+                raise JudgeError(f"judges: {name} is {getattr(self, name)}; give a share above 0 and at most 1")
+        if self.opponents < 1:
+            raise JudgeError(f"judges: opponents is {self.opponents}; give 1 or more")
+        return self
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the judge needs a model."""
+        return bool(load(self.judge).WORDS)
+
+
+def judge_samples(
+    prompts: Sequence[Prompt],
+    samples: Mapping[str, Sequence[Sample]],
+    choice: JudgeChoice,
+    context: Context,
+    folder: Path,
+    answerer: Answerer | None = None,
+    *,
+    wanted: Callable[[Prompt], Collection[int]] | None = None,
+    on_reply: Callable[[int, int], None] = lambda read, written: None,
+    on_prompt: Callable[[Prompt], None] = lambda prompt: None,
+) -> None:
+    """Writes the judge's verdicts of the answers that have none; those that cannot be used are not judged.
+
+    `wanted` says which answers, by number, are worth it. Answers to a prompt are judged together.
+
+    Raises:
+        JudgeError: the judge needs a model, a column or labelled proof that is not there, or cannot be understood.
+        SamplesError: the folder holds verdicts of another judge by that name.
+        OSError: the judge's model cannot be reached. What was replied is kept.
+    """
+    judge = load(choice.judge)
+    check_needs(prompts, choice, context, answerer, folder)
+    described = {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"}
+    check_same(
+        folder / f"judge-{choice.label}.json",
+        {"judge": {**describe(choice, context), "model": described}},
+        f"verdicts of {choice.label}",
+    )
+    path = folder / f"verdicts-{choice.label}.jsonl"
+    known = {row["id"]: set(row["verdicts"]) for row in read_lines(path)} if path.is_file() else {}
+    replies = folder / f"replies-{choice.label}.jsonl"
+    asker = None if answerer is None else Asker(answerer, replies, on_reply=on_reply)
+    lines = LineFile(path)
+
+    def find_open(prompt: Prompt) -> list[Sample]:
+        useful = [each for each in samples.get(prompt.id, ()) if why_useless(each) is None]
+        numbers = None if wanted is None else wanted(prompt)
+        chosen = [each for each in useful if numbers is None or each.k in numbers]
+        return [] if {str(each.k) for each in chosen} <= known.get(prompt.id, set()) else chosen
+
+    try:
+        for start in range(0, len(prompts), LOT):
+            lot = [(prompt, found) for prompt in prompts[start : start + LOT] if (found := find_open(prompt))]
+            verdicts = judge_lot(judge, lot, context, asker)
+            for (prompt, found), of in zip(lot, verdicts, strict=True):
+                given = {str(s.k): to_row(verdict) for s, verdict in zip(found, of, strict=True) if verdict is not None}
+                lines.append({"id": prompt.id, "verdicts": given})
+            for prompt in prompts[start : start + LOT]:
+                on_prompt(prompt)
+    finally:
+        lines.close()
+        if asker is not None:
+            asker.close()
+
+
+def judge_lot(
+    judge: Any, lot: Sequence[tuple[Prompt, Sequence[Sample]]], context: Context, asker: Asker | None
+) -> list[Verdicts]:
+    """Returns the verdicts of several prompts' answers; what the judge asks of all of them is asked at once."""
+    found: list[Verdicts | None] = []
+    running: dict[int, tuple[Generator[Any, Any, Verdicts], list[Any]]] = {}
+    for place, (prompt, samples) in enumerate(lot):
+        result = judge.judge(prompt, samples, context)
+        if isinstance(result, Generator):
+            found.append(None)
+            _advance(place, result, None, running, found)
+        else:
+            found.append(result)
+    while running:
+        assert asker is not None
+        places = list(running)
+        values = iter(asker.ask([each for place in places for each in running[place][1]]))
+        for place in places:
+            generator, asks = running.pop(place)
+            _advance(place, generator, [next(values) for _ in asks], running, found)
+    return [of for of in found if of is not None]
+
+
+def _advance(
+    place: int,
+    generator: Generator[Any, Any, Verdicts],
+    values: list[Any] | None,
+    running: dict[int, tuple[Generator[Any, Any, Verdicts], list[Any]]],
+    found: list[Verdicts | None],
+) -> None:
+    try:
+        running[place] = generator, generator.send(values)
+    except StopIteration as end:
+        found[place] = end.value
+
+
+def check_needs(
+    prompts: Sequence[Prompt], choice: JudgeChoice, context: Context, answerer: Answerer | None, folder: Path | None
+) -> None:
+    """Raises JudgeError for what a judge needs and does not have; without a folder no proof that it is a judge."""
+    judge = load(choice.judge)
+    if judge.WORDS and answerer is None:
+        raise JudgeError(
+            f"the judge {choice.judge} asks a model: name one with --judge_model (and --judge_base_url for an endpoint)"
+        )
+    if judge.NEEDS:
+        lacks = next((prompt for prompt in prompts if judge.NEEDS not in prompt.truth), None)
+        if lacks is not None:
+            raise JudgeError(
+                f"{lacks.source}: the judge {choice.judge} reads the column `{judge.NEEDS}`, which is not there"
+            )
+    if choice.judge in ("objects", "consistency") and not context.vocabulary:
+        raise JudgeError(
+            f"the judge {choice.judge} knows no objects: give --vocabulary, a JSON file of words and what each names, "
+            'such as {"puppy": "dog", "dog": "dog"}'
+        )
+    if choice.judge in ("reward", "image_gain") and context.rewards is None:
+        raise JudgeError(f"the judge {choice.judge} needs a model: judges: [{{judge: {choice.judge}, run: FOLDER}}]")
+    if folder is not None and getattr(judge, "NEEDS_PROOF", False):
+        proof = folder / PROOF.format(choice.label)
+        low = read_json(proof)["pairs"]["accuracy"]["low"] if proof.is_file() else None
+        if low is None or low <= 50:
+            found = (
+                "there is no check of it here" if low is None else f"its accuracy may be {low:.1f} %, as chance's is 50"
+            )
+            raise JudgeError(
+                f"{choice.judge} is not taken for a judge of answers unless labelled ones show that it is one, and "
+                f"{found}: mmdpo pairs check-judge --gold FILE"
+            )
+
+
+def describe(choice: JudgeChoice, context: Context) -> dict[str, Any]:
+    """Returns what verdicts depend on besides the answers and the model: judge, version, options that it reads."""
+    judge = load(choice.judge)
+    options = {
+        "claims": ("votes", "splits", "threshold"),
+        "pairwise": ("opponents", "seed"),
+        "consistency": ("agreement", "vocabulary"),
+        "objects": ("vocabulary",),
+    }.get(choice.judge, ())
+    return {
+        "judge": choice.judge,
+        "words": version_of(judge),
+        "run": choice.run,
+        **{name: getattr(context, name) for name in options},
+    }
+
+
+def to_row(verdict: Verdict) -> dict[str, Any]:
+    """Returns a verdict for JSON, without what has its default."""
+    row = {name: value for name, value in asdict(verdict).items() if value not in ((), None, 0) or name == "score"}
+    if verdict.claims:
+        row["claims"] = [{k: v for k, v in asdict(claim).items() if v is not None} for claim in verdict.claims]
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Verdict:
+    """Returns what `to_row` wrote."""
+    claims = tuple(Claim(**claim) for claim in row.get("claims", ()))
+    return Verdict(**{**row, "claims": claims})
+
+
+def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
+    """Returns a judge's verdicts by prompt and number of the answer."""
+    found: dict[str, dict[int, Verdict]] = {}
+    for row in read_lines(folder / f"verdicts-{label}.jsonl"):
+        found.setdefault(row["id"], {}).update({int(k): from_row(of) for k, of in row["verdicts"].items()})
+    return found
+
+
+def show_words(name: str) -> str:
+    """Returns what a judge asks, for reading."""
+    return to_json(dict(load(name).WORDS), 2)

@@ -1,0 +1,194 @@
+"""What the data engine can be told: on the command line, or in one YAML file with the same names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mmdpo.evaluation.options import BatchOptions, EndpointOptions
+from mmdpo.files import read_mapping
+from mmdpo.generation import CheckpointOptions
+from mmdpo.options import REQUIRED, Options, group, option
+
+if TYPE_CHECKING:
+    from mmdpo.generation.questions import GenerationSettings
+    from mmdpo.pairs.asking import Prices
+    from mmdpo.pairs.build import BuildPlan
+    from mmdpo.pairs.judging import JudgeChoice
+    from mmdpo.pairs.samples import SamplingPlan
+
+FILE = "pairs.yaml"
+"""The resolved options in the folder of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(Options):
+    """prompts"""
+
+    prompts: str = option(REQUIRED, "Prompts with images: any dataset that is trained on, or a folder of images.")
+    ask: tuple[str, ...] = option((), "What is asked of each image of a folder.")
+    split: str = option("train", "Split of the dataset.")
+    dataset_config: str | None = option(None, "Configuration of a hub dataset.")
+    image_root: Path | None = option(None, "Folder that relative image paths start from.")
+    limit: int | None = option(None, "The first N prompts alone.", least=1)
+    held_out: tuple[str, ...] = option((), "Images that no pair may have: folders, files or datasets.")
+    vocabulary: Path | None = option(None, "JSON file of words and the object that each names, for judges of objects.")
+    licence: str = option("", "Licence of the images, for the dataset's card.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(Options):
+    """answers of the policy"""
+
+    model: str = option(REQUIRED, "The policy: a hub name, a folder, a run of mmdpo train, or its name on a server.")
+    backend: Literal["transformers", "vllm", "endpoint"] | None = option(
+        None, "How to ask. The default is endpoint with --base_url, else transformers."
+    )
+    num_samples: int = option(8, "Answers to each prompt.", least=1)
+    no_greedy: bool = option(False, "Leave out the greedy answer, which is one more.")
+    negatives: tuple[str, ...] = option((), "Answers made to be rejected too: no_image, corrupted:NAME.")
+    start_share: float = option(
+        0.5, "Share of the words of such an answer that the policy wrote having seen the image."
+    )
+    temperature: float = option(1.0, "Temperature of sampling.")
+    top_p: float = option(1.0, "Sample from the most probable tokens up to this share.")
+    max_new_tokens: int = option(512, "Limit of tokens of an answer; answers that reach it are in no pair.", least=1)
+    system_prompt: str | None = option(None, "Begin every conversation with this text.")
+    seed: int = option(0, "Seed of all that is drawn.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingOptions(Options):
+    """judges"""
+
+    judges: tuple[str, ...] = option(
+        ("claims",), "One or several; a name, or a mapping in JSON with judge and its own options."
+    )
+    judge_model: str | None = option(None, "Model that judges ask, unless they name another; the policy is none.")
+    judge_base_url: str | None = option(None, "Address of an endpoint that has it.")
+    judge_backend: Literal["transformers", "vllm", "endpoint"] | None = option(
+        None, "How to ask it. The default is endpoint with an address, else transformers."
+    )
+    prices: str | None = option(None, "Price of a million tokens read and written by model, as JSON: {NAME: [1, 4]}.")
+    budget: float | None = option(None, "Spend no more than this, in the currency of the prices.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(Options):
+    """pairs"""
+
+    rule: str = option("clean_near", "Which two answers become a pair; `mmdpo pairs rules` lists them.")
+    margin: float = option(1.0, "Least margin, in wrong claims or points of score as the rule counts.")
+    max_margin: float | None = option(None, "Most margin.")
+    per_prompt: int = option(1, "Pairs of a prompt.", least=1)
+    per_image: int = option(3, "Pairs of an image.", least=1)
+    near_duplicate: float = option(0.9, "Share of common pieces from which two answers are one.")
+    mistakes: Literal["drop", "weigh", "keep"] = option("drop", "Chosen answers with a wrong claim.")
+    max_ratio: float | None = option(None, "How many times as long the longer answer of a pair may be.")
+    balance: Literal["mean", "style", "none"] = option(
+        "mean", "What chosen and rejected answers have alike in the mean."
+    )
+    combine: Literal["both", "first_then", "mean"] = option("both", "How several judges decide.")
+    eval_share: float = option(0.0, "Share of the images whose pairs are kept apart.")
+    to: Literal["trl", "ms_swift", "llama_factory", "mdpo_json"] = option("trl", "Format written besides TRL's.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsOptions(Options):
+    """One run of the data engine. Raises ValueError for options that do not go together."""
+
+    HAS_FILE: ClassVar[bool] = True
+
+    out: Path = option(REQUIRED, "Folder of the run; what was begun there is resumed.")
+    input: PromptOptions = group(PromptOptions)
+    sampling: SamplingOptions = group(SamplingOptions)
+    judging: JudgingOptions = group(JudgingOptions)
+    build: BuildOptions = group(BuildOptions)
+    checkpoint: CheckpointOptions = group(CheckpointOptions)
+    batches: BatchOptions = group(BatchOptions)
+    endpoint: EndpointOptions = group(EndpointOptions)
+    dry_run: bool = option(False, "Say what is left to do and what it will cost, and do nothing.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # All of it is read once here, so that a mistake in what comes last is found before anything is sampled.
+        self.plan_sampling()
+        self.settings()
+        self.choose_judges()
+        self.plan_build()
+        self.read_prices()
+
+    def plan_sampling(self) -> SamplingPlan:
+        """Returns how many answers each prompt gets."""
+        from mmdpo.pairs.samples import SamplingPlan
+
+        chosen = self.sampling
+        return SamplingPlan(chosen.num_samples, not chosen.no_greedy, chosen.negatives, chosen.start_share)
+
+    def settings(self) -> GenerationSettings:
+        """Returns how the answers are generated."""
+        from mmdpo.generation.questions import GenerationSettings
+
+        chosen = self.sampling
+        if chosen.temperature <= 0:
+            raise ValueError(f"--temperature is {chosen.temperature}: at 0 all answers to a prompt are the same one")
+        names = ("max_new_tokens", "temperature", "top_p", "seed", "system_prompt")
+        return GenerationSettings(**{name: getattr(chosen, name) for name in names})
+
+    def choose_judges(self) -> tuple[JudgeChoice, ...]:
+        """Returns the judges. Raises JudgeError for what is none, and for two of one name."""
+        from mmdpo.pairs.asking import JudgeError
+        from mmdpo.pairs.judging import JudgeChoice
+
+        found = tuple(map(JudgeChoice.read, self.judging.judges))
+        labels = [choice.label for choice in found]
+        if len(set(labels)) < len(labels):
+            raise JudgeError(f"judges: two are called {max(labels, key=labels.count)!r}; give one of them a `name`")
+        return found
+
+    def plan_build(self) -> BuildPlan:
+        """Returns how pairs are made."""
+        from mmdpo.pairs.build import BuildPlan
+
+        own = {
+            each.name: getattr(self.build, each.name)
+            for each in fields(BuildOptions)
+            if each.name not in ("given", "to")
+        }
+        return BuildPlan(**own, seed=self.sampling.seed, licence=self.input.licence)
+
+    def read_prices(self) -> dict[str, Prices]:
+        """Returns what models cost. Raises ValueError for what is no price, and for a budget without one."""
+        from mmdpo.pairs.asking import Prices
+
+        found = read_mapping("--prices", self.judging.prices) or {}
+        for name, of in found.items():
+            if not (isinstance(of, list) and len(of) == 2 and all(isinstance(n, int | float) and n >= 0 for n in of)):
+                raise ValueError(f"--prices: {name} costs {of!r}; give two numbers, [for reading, for writing]")
+        if self.judging.budget is not None and not found:
+            raise ValueError("--budget needs --prices: what a million tokens of each model cost")
+        return {name: Prices(float(of[0]), float(of[1])) for name, of in found.items()}
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns the options as the YAML file of the run holds them."""
+        return dict(_flatten(asdict(self)))
+
+
+def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if name in ("given", "dry_run"):
+            continue
+        if isinstance(value, Mapping):
+            found += _flatten(value)
+        elif value not in (None, (), "") and value is not False:
+            entries = (
+                [json.loads(v) if isinstance(v, str) and v.startswith("{") else v for v in value]
+                if (isinstance(value, tuple))
+                else value
+            )
+            found.append((name, str(value) if isinstance(value, Path) else entries))
+    return found

@@ -1,0 +1,232 @@
+"""Prompts of the data engine: from a dataset of any format, from rows with a prompt alone, or a folder of images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmdpo.benchmarks import tasks
+from mmdpo.data.columns import ID_COLUMNS, ask, one_of
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import digest_image, image_sources
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, is_messages, plain_text, read_prompt
+from mmdpo.data.read import open_rows
+from mmdpo.files import digest_of
+from mmdpo.records import CHOSEN, ImageSource, Message, RowError
+from mmdpo.world import PROMPT, SMALL, World, find_world
+from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+TRUTH = ("objects", "answer", "reference")
+"""Columns that judges read: what is there, the short right answer, an answer that is right."""
+WORLD_PROMPTS = 900
+"""How many prompts an embedded world has, where its name is all that is given."""
+_PAIRS = (CHOSEN, "completions", "rejected_conversations", "resp_1_w")
+"""Columns that only rows of preference pairs have."""
+_OF_BENCHMARKS = re.compile(r"COCO_val2014_\d+|AMBER_\d+")
+"""Names of pictures that benchmarks ask about."""
+
+
+class PromptsError(ValueError):
+    """Prompts that pairs should not be made of."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked, several times."""
+
+    id: str
+    turns: tuple[Message, ...]
+    images: tuple[ImageSource, ...]
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of `TRUTH` that the row has."""
+    source: str = ""
+    licence: str = ""
+
+    @property
+    def question(self) -> str:
+        """What is asked, in words: the last turn of the user."""
+        return plain_text((self.turns[-1],)).replace(IMAGE_PLACEHOLDER, "").strip()
+
+    @cached_property
+    def image_digests(self) -> tuple[str, ...]:
+        """The SHA-256 of each picture. Raises RowError, which names the row, for one that cannot be read."""
+        try:
+            return tuple(map(sha256_image, self.images))
+        except RowError as error:
+            raise error if error.source else RowError(error.problem, source=self.source) from error
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that a model reads: turns and pictures."""
+        return digest_of([self.turns, self.image_digests])[:32]
+
+
+def sha256_image(source: ImageSource) -> str:
+    """Returns the SHA-256 of a picture, in hex: of its encoded bytes, or of an open picture's content.
+
+    Raises RowError for a file that cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(digest_image(source).encode()).hexdigest()
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        with Path(source).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RowError(f"the image {source} cannot be read ({error.strerror})") from error
+
+
+def read_prompts(
+    name: str,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    image_root: Path | None = None,
+    ask_of_images: Sequence[str] = (),
+) -> list[Prompt]:
+    """Reads prompts.
+
+    `name` is a folder of images, each of which is asked every text of `ask_of_images`; or what `read_dataset` reads:
+    rows with `prompt` (text or turns) or `question`, and `image` or `images`. Of preference pairs the prompt is taken,
+    and the chosen answer is the reference. `world` and `world_large` are prompts of the embedded worlds.
+
+    Raises:
+        RowError: a row has no prompt or no image, or its id is another row's; names the row.
+        PromptsError: there is nothing to ask, or it is a benchmark's.
+    """
+    if (world := find_world(name)) is not None:
+        return draw_prompts(WORLD_PROMPTS, 0, world)
+    _refuse_benchmark(name)
+    folder = Path(name).expanduser()
+    files = list_images(folder) if folder.is_dir() else []
+    if ask_of_images:
+        prompts = [
+            _make(f"{file.relative_to(folder)}{f'#{n}' if n else ''}", ask(text), (file,), {}, str(file))
+            for file in files
+            for n, text in enumerate(ask_of_images)
+        ]
+        if not prompts:
+            raise PromptsError(f"{name}: there is no image in this folder ({', '.join(IMAGE_ENDINGS)})")
+        return prompts
+    if (
+        files
+        and not any(folder.glob("*.json*"))
+        and not any(folder.glob("*.parquet"))
+        and not any(folder.glob("*.csv"))
+    ):
+        raise PromptsError(
+            f'{name} is a folder of {len(files):,} images: say what to ask of them, --ask "Describe it."'
+        )
+    found = open_rows(name, split=split, config=config)
+    root = image_root or found.root
+    first = found.rows[0] if len(found.rows) else {}
+    if isinstance(first, Mapping) and any(column in first for column in _PAIRS):
+        prompts = _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root))
+    else:
+        prompts = [read_row(row, n, found.name, root) for n, row in enumerate(found.rows, start=1)]
+    if not prompts:
+        raise PromptsError(f"{name}: there are no prompts")
+    repeated = [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
+    if repeated:
+        raise RowError(f"the id {repeated[0]!r} is given to several prompts", source=found.name)
+    return prompts
+
+
+def draw_prompts(count: int, seed: int, world: World = SMALL, purpose: str = "own pairs") -> list[Prompt]:
+    """Returns prompts about fresh scenes of an embedded world, with the objects that are there."""
+    turns: tuple[Message, ...] = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]},)
+    scenes = sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)
+    return [
+        Prompt(f"{purpose}-{seed}-{place}", turns, (render(scene),), {"objects": list(scene.names)}, f"scene {place}")
+        for place, scene in enumerate(scenes)
+    ]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Returns the image files in a folder and below it, sorted."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+
+
+def read_held_out(names: Sequence[str]) -> frozenset[str]:
+    """Returns the SHA-256 of every image in folders of images, files and datasets; raises what reading them raises."""
+    digests = set[str]()
+    for name in names:
+        path = Path(name).expanduser()
+        if path.suffix.lower() in IMAGE_ENDINGS:
+            digests.add(sha256_image(path))
+        elif path.is_dir() and (files := list_images(path)):
+            digests.update(map(sha256_image, files))
+        else:
+            digests.update(digest for prompt in read_prompts(name) for digest in prompt.image_digests)
+    return frozenset(digests)
+
+
+def find_held_out(prompts: Sequence[Prompt], held_out: frozenset[str]) -> Iterator[tuple[Prompt, str]]:
+    """Yields the prompts whose pictures are to be left out, with the reason."""
+    for prompt in prompts:
+        names = [Path(image).name for image in prompt.images if isinstance(image, str | Path)]
+        if any(map(_OF_BENCHMARKS.search, names)):
+            yield prompt, "image of a benchmark"
+        elif held_out and not held_out.isdisjoint(prompt.image_digests):
+            yield prompt, "image held out"
+
+
+def _refuse_benchmark(name: str) -> None:
+    """Raises PromptsError for the data of a benchmark: who trains on it can no longer be measured by it."""
+    words = re.findall(r"[a-z0-9_]+", name.lower())
+    known = [task for task in tasks.names() if find_world(task) is None]
+    for task in (*known, "objhal", "object-halbench", "hallusionbench", "mmvp", "mmbench"):
+        if task in words or any(word.startswith(f"{task}_") for word in words):
+            raise PromptsError(
+                f"{name} looks like the benchmark {task}: a model that was trained on it can no longer be measured "
+                f"by it. "
+                "Take other prompts, or rename the file if it has nothing to do with that benchmark"
+            )
+
+
+def _read_pairs(dataset: PreferenceDataset) -> list[Prompt]:
+    prompts = []
+    for example in dataset:
+        turns = ask(example.prompt) if isinstance(example.prompt, str) else list(example.prompt)
+        truth = {"reference": plain_text(example.responses[CHOSEN])} if CHOSEN in example.responses else {}
+        prompts.append(_make(example.id, turns, example.images, truth, example.source))
+    return prompts
+
+
+def read_row(row: Any, number: int, name: str, root: Path | None) -> Prompt:
+    """Returns the prompt of a row of `name`; raises RowError, which names the row, for one that asks nothing."""
+    source = f"{name}, row {number}"
+    if not isinstance(row, Mapping):
+        raise RowError(f"it is {type(row).__name__} and no row", source=source)
+    try:
+        said = one_of(row, "prompt", "question")
+        images = image_sources(one_of(row, "image", "images", "img_path"), root)
+    except RowError as error:
+        raise RowError(error.problem, source=source) from error
+    if not is_messages(said) and (not isinstance(said, str) or not said.strip()):
+        raise RowError(f"`prompt` is {said!r:.60}: write the text, or chat turns", source=source)
+    own = next((str(row[column]) for column in ID_COLUMNS if row.get(column) is not None), str(number))
+    truth = {column: row[column] for column in TRUTH if row.get(column) is not None}
+    return _make(own, said if is_messages(said) else ask(said), images, truth, source, str(row.get("licence") or ""))
+
+
+def _make(
+    name: str, turns: Any, images: Sequence[ImageSource], truth: Mapping[str, Any], source: str, licence: str = ""
+) -> Prompt:
+    try:
+        conversation = read_prompt(turns, images, image_root=None, column="prompt")
+        if not conversation.images:
+            raise RowError("the prompt has no image: pairs are made to teach a model to look at one")
+    except RowError as error:
+        raise RowError(error.problem, source=source) from error
+    return Prompt(name, conversation.turns, conversation.images, dict(truth), source, licence)

@@ -1,0 +1,211 @@
+"""Rules: which two answers to a prompt become a pair. Each yields all that it would take, the best first.
+
+A rule sees answers that can be used and have a verdict. The chosen answer is one that the policy gave having seen the
+picture. Rules that look for answers without a wrong claim count margins in claims, the wrong ones of the rejected
+answer less those of the chosen one; the others take the difference of the scores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+import numpy as np
+
+from mmdpo.pairs.judges import Verdict, split_sentences
+from mmdpo.pairs.samples import Sample
+
+SAME_LENGTH = 0.1
+"""How much longer, at most, the longer of two answers of the same length is."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer with its verdict."""
+
+    sample: Sample
+    verdict: Verdict
+
+    @property
+    def words(self) -> int:
+        """How many words it has."""
+        return len(self.sample.text.split())
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether no claim of it is held to be wrong."""
+        return not self.verdict.struck
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Two answers that may become a pair, and the texts that they have in it."""
+
+    chosen: Candidate
+    rejected: Candidate
+    margin: float
+    texts: tuple[str, str]
+    """The chosen one and the rejected one."""
+    is_clean: bool
+    """Whether nothing in the chosen text is held to be wrong."""
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """How many words the texts have."""
+        return len(self.texts[0].split()), len(self.texts[1].split())
+
+    @property
+    def gap(self) -> int:
+        """Words of the chosen text less those of the rejected one."""
+        return self.words[0] - self.words[1]
+
+
+Propose: TypeAlias = Callable[[Sequence[Candidate], np.random.Generator], Iterator[Proposal]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule by what it says of itself."""
+
+    about: str
+    needs_strikes: bool
+    """Whether it needs a judge that says which claims are wrong, not only one that ranks."""
+    propose: Propose
+    """Yields the pairs that it would make of answers to one prompt, the best first."""
+
+
+def clean_near(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields answers without a wrong claim, the most complete first, over those with one, the nearest in length."""
+    for chosen in _by_completeness(candidates):
+        for rejected in sorted(
+            _wrong(candidates), key=lambda each: (abs(each.words - chosen.words), -each.verdict.struck, each.sample.k)
+        ):
+            yield _by_claims(chosen, rejected)
+
+
+def clean_worst(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields answers without a wrong claim, the most complete first, over those with one, the worst first."""
+    worst = sorted(_wrong(candidates), key=lambda each: (each.verdict.score, each.sample.k))
+    for chosen, rejected in product(_by_completeness(candidates), worst):
+        yield _by_claims(chosen, rejected)
+
+
+def best_worst(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields all pairs of different scores, the widest margin first."""
+    pairs = [_by_score(a, b) for a in _own(candidates) for b in candidates if a.verdict.score > b.verdict.score]
+    yield from sorted(pairs, key=lambda pair: (-pair.margin, pair.chosen.sample.k, pair.rejected.sample.k))
+
+
+def ranked(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields all pairs of different scores, in drawn order."""
+    pairs = list(best_worst(candidates, generator))
+    yield from (pairs[place] for place in generator.permutation(len(pairs)))
+
+
+def same_length(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields the pairs of `best_worst` whose answers are of the same length."""
+    for pair in best_worst(candidates, generator):
+        if max(pair.words) <= (1 + SAME_LENGTH) * min(pair.words):
+            yield pair
+
+
+def correction(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields the judge's rewrites over the answers; the greedy answer first, since that is what users are given."""
+    for each in sorted(_wrong(_own(candidates)), key=lambda each: each.sample.k):
+        if each.verdict.rewrite is not None:
+            texts = each.verdict.rewrite, each.sample.text
+            yield Proposal(each, each, float(each.verdict.struck), texts, is_clean=True)
+
+
+def struck_out(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields answers without what is wrong in them over the answers. It teaches silence: what is right is in both."""
+    for each in sorted(_wrong(_own(candidates)), key=lambda each: each.sample.k):
+        left = strike_out(each.sample.text, each.verdict)
+        if left:
+            yield Proposal(each, each, float(each.verdict.struck), (left, each.sample.text), is_clean=True)
+
+
+def strike_out(text: str, verdict: Verdict) -> str:
+    """Returns a text without its wrong claims: without the word, in a list of words, else without the sentence.
+
+    >>> strike_out("A cup, a dog.", Verdict(0, (Claim("a dog", False, sentence=0),)))
+    'A cup.'
+    """
+    sentences: list[str | None] = list(split_sentences(text))
+    for claim in verdict.claims:
+        if claim.is_true or claim.sentence is None or claim.sentence >= len(sentences):
+            continue
+        before = sentences[claim.sentence]
+        if before is not None:
+            word = re.escape(claim.text)
+            after = re.sub(rf"\s*,\s*{word}\b|\b{word}\s*,\s*", "", before, count=1, flags=re.IGNORECASE)
+            sentences[claim.sentence] = after if after != before else None
+    return " ".join(each for each in sentences if each)
+
+
+def sentence(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields two answers up to the first sentence that differs, where it is right in one and wrong in the other."""
+    split = {each.sample.k: split_sentences(each.sample.text) for each in candidates}
+    for chosen, rejected in product(_own(candidates), _wrong(candidates)):
+        ours, theirs = split[chosen.sample.k], split[rejected.sample.k]
+        place = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a.split() != b.split()), None)
+        if place is None or _first_wrong(rejected) != place or _first_wrong(chosen) <= place:
+            continue
+        if any(claim.sentence == place for claim in chosen.verdict.claims):  # a sentence that says nothing is no answer
+            texts = " ".join(ours[: place + 1]), " ".join(theirs[: place + 1])
+            yield Proposal(chosen, rejected, 1.0, texts, is_clean=True)
+
+
+def negatives(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+    """Yields the best answers over those that were made to be rejected."""
+    for chosen in sorted(_own(candidates), key=lambda each: (-each.verdict.score, each.sample.k)):
+        for rejected in (each for each in candidates if not each.sample.is_own):
+            if chosen.verdict.score > rejected.verdict.score:
+                yield _by_score(chosen, rejected)
+
+
+RULES: Mapping[str, Rule] = {
+    "clean_near": Rule(
+        "the most complete answer without a wrong claim; the nearest in length with one", True, clean_near
+    ),
+    "clean_worst": Rule("the most complete answer without a wrong claim; the worst with one", True, clean_worst),
+    "best_worst": Rule("the best score; the worst", False, best_worst),
+    "ranked": Rule("any two of different scores, drawn by the seed", False, ranked),
+    "same_length": Rule("the widest margin among answers of the same length, ± 10 %", False, same_length),
+    "correction": Rule("an answer as the judge rewrote it; the answer itself", True, correction),
+    "struck_out": Rule("an answer without what is wrong in it; the answer itself", True, struck_out),
+    "sentence": Rule("two answers up to their first different sentence, wrong in one", True, sentence),
+    "negatives": Rule("the best answer; one that was made to be rejected", False, negatives),
+}
+
+
+def _own(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [each for each in candidates if each.sample.is_own]
+
+
+def _wrong(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [each for each in candidates if not each.is_clean]
+
+
+def _by_completeness(candidates: Sequence[Candidate]) -> list[Candidate]:
+    clean = [each for each in _own(candidates) if each.is_clean]
+    return sorted(clean, key=lambda each: (-each.verdict.right, -each.verdict.score, each.sample.k))
+
+
+def _by_claims(chosen: Candidate, rejected: Candidate) -> Proposal:
+    margin = float(rejected.verdict.struck - chosen.verdict.struck)
+    return Proposal(chosen, rejected, margin, (chosen.sample.text, rejected.sample.text), chosen.is_clean)
+
+
+def _by_score(chosen: Candidate, rejected: Candidate) -> Proposal:
+    margin = chosen.verdict.score - rejected.verdict.score
+    return Proposal(chosen, rejected, margin, (chosen.sample.text, rejected.sample.text), chosen.is_clean)
+
+
+def _first_wrong(candidate: Candidate) -> float:
+    """Returns the first sentence with a wrong claim, from 0; infinity where there is none."""
+    places = (claim.sentence for claim in candidate.verdict.claims if not claim.is_true)
+    return min((place for place in places if place is not None), default=float("inf"))

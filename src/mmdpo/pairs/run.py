@@ -1,0 +1,314 @@
+"""The steps of a run of the data engine, each from its options: sample, judge, build; what is left, and its cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from mmdpo.evaluation.options import EndpointOptions, open_answerer
+from mmdpo.files import hold_folder, make_folder, read_json, write_whole
+from mmdpo.generation import CheckpointOptions
+from mmdpo.generation.endpoint import BudgetSpentError
+from mmdpo.generation.questions import Answerer, Processes
+from mmdpo.options import parse_options
+from mmdpo.pairs.asking import Asker, JudgeError
+from mmdpo.pairs.build import MOST_OFFERS, build_pairs
+from mmdpo.pairs.card import write_card
+from mmdpo.pairs.check_judge import Gold, check_judge, write_check
+from mmdpo.pairs.cost import Estimate, Ledger, Spent
+from mmdpo.pairs.judges import Context
+from mmdpo.pairs.judging import JudgeChoice, check_needs, judge_samples, read_verdicts
+from mmdpo.pairs.options import FILE, PairsOptions
+from mmdpo.pairs.prompts import Prompt, PromptsError, find_held_out, read_held_out, read_prompts
+from mmdpo.pairs.rewards import make_rewards
+from mmdpo.pairs.rules import RULES, Candidate
+from mmdpo.pairs.samples import Sample, kind_of, numbers_of, read_samples, sample
+from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
+from mmdpo.records import derive_generator
+from mmdpo.registry import name_nearest
+from mmdpo.world import find_world
+
+PROPOSED = 3
+"""Pairs of a prompt whose answers a second judge is asked about, with `first_then`."""
+
+
+class PairsRun:
+    """A run of the data engine: its options, its prompts, and what is on disk of it."""
+
+    def __init__(self, options: PairsOptions, prompts: Sequence[Prompt] | None = None) -> None:
+        """Reads nothing yet. `prompts` are those of the options unless given."""
+        self.options, self.folder = options, options.out
+        self._given = prompts
+
+    @cached_property
+    def _read(self) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+        chosen = self.options.input
+        found = self._given
+        if found is None:
+            found = read_prompts(
+                chosen.prompts,
+                split=chosen.split,
+                config=chosen.dataset_config,
+                image_root=chosen.image_root,
+                ask_of_images=chosen.ask,
+            )
+        found = found[: chosen.limit]
+        left_out = list(find_held_out(found, read_held_out(chosen.held_out)))
+        out = {prompt.id for prompt, _ in left_out}
+        kept = [prompt for prompt in found if prompt.id not in out]
+        if not kept:
+            raise PromptsError(f"{chosen.prompts}: all {len(found):,} prompts are left out ({left_out[0][1]})")
+        return kept, left_out
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts that are asked. Raises what reading them raises."""
+        return self._read[0]
+
+    @property
+    def left_out(self) -> list[tuple[Prompt, str]]:
+        """The prompts that are not, with the reason."""
+        return self._read[1]
+
+    @cached_property
+    def judges(self) -> tuple[JudgeChoice, ...]:
+        """The judges, each with the model that it asks."""
+        chosen = self.options.judging
+        return tuple(
+            replace(choice, model=choice.model or chosen.judge_model, base_url=choice.base_url or chosen.judge_base_url)
+            if choice.asks_model
+            else choice
+            for choice in self.options.choose_judges()
+        )
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What the steps have used so far."""
+        chosen = self.options
+        models = {"sample": chosen.sampling.model}
+        models |= {f"judge {choice.label}": choice.model or "" for choice in self.judges}
+        return Ledger.read(self.folder, chosen.read_prices(), chosen.judging.budget, models)
+
+    def open_policy(self) -> Answerer:
+        """Returns the policy, not loaded yet."""
+        options = self.options
+        backend = options.sampling.backend or ("transformers" if options.endpoint.base_url is None else "endpoint")
+        return open_answerer(options.sampling.model, backend, options.checkpoint, options.batches, options.endpoint)
+
+    def open_judge(self, choice: JudgeChoice) -> Answerer | None:
+        """Returns the model that a judge asks, not loaded yet; None for a judge that asks none, or has none."""
+        if not choice.asks_model or choice.model is None:
+            return None
+        options = self.options
+        backend = options.judging.judge_backend or ("transformers" if choice.base_url is None else "endpoint")
+        checkpoint = CheckpointOptions(trust_remote_code=options.checkpoint.trust_remote_code)
+        endpoint: EndpointOptions = replace(options.endpoint, base_url=choice.base_url)
+        return open_answerer(choice.model, backend, checkpoint, options.batches, endpoint)
+
+    def make_context(self, choice: JudgeChoice) -> Context:
+        """Returns what a judge knows beside the prompts."""
+        return Context(
+            vocabulary=self.vocabulary,
+            agreement=choice.agreement,
+            threshold=choice.threshold,
+            votes=choice.votes,
+            opponents=choice.opponents,
+            splits=choice.splits,
+            seed=self.options.sampling.seed,
+            rewards=None if choice.run is None else make_rewards(choice, self.options.checkpoint),
+        )
+
+    @cached_property
+    def vocabulary(self) -> Mapping[str, str]:
+        """Word → object, of the file that the options name; an embedded world has its own."""
+        path = self.options.input.vocabulary
+        if path is None:
+            world = find_world(self.options.input.prompts)
+            return {name: name for name in world.objects} if world is not None else {}
+        content = read_json(path)
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+            raise PromptsError(f'{path}: a vocabulary is an object of words, such as {{"puppy": "dog", "dog": "dog"}}')
+        return {word.lower(): name for word, name in content.items()}
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def sample(self) -> None:
+        """Samples what is missing."""
+        plan, policy = self.options.plan_sampling(), self.open_policy()
+        prompts = self.prompts
+        with self._step("sample", policy.processes):
+            known = {(each.id, each.k) for each in read_samples(self.folder)}
+            own = {prompt.id for prompt in prompts}
+            missing = sum((name, k) not in known for name in own for k in numbers_of(plan))
+            with tqdm(total=missing, desc="answers", unit="answer", disable=None if missing else True) as bar:
+
+                def count(answer: Sample) -> None:
+                    bar.update()
+                    self.ledger.add(
+                        "sample", self.options.sampling.model, answer.prompt_tokens or 0, answer.tokens or 0
+                    )
+
+                sample(prompts, policy, self.options.settings(), self.folder, plan, count)
+
+    def judge(self, only: Collection[str] = ()) -> None:
+        """Judges what has no verdict yet, judge by judge."""
+        unknown = set(only) - {choice.label for choice in self.judges}
+        if unknown:
+            known = ", ".join(choice.label for choice in self.judges)
+            raise JudgeError(f"--only: there is no judge {min(unknown)!r} here. There are {known}")
+        prompts = self.prompts
+        samples = self.read_samples()
+        for place, choice in enumerate(self.judges):
+            if only and choice.label not in only:
+                continue
+            answerer, step = self.open_judge(choice), f"judge {choice.label}"
+            wanted = self._find_proposed(samples) if place and self.options.build.combine == "first_then" else None
+            with (
+                self._step(step, Processes()),
+                tqdm(total=len(prompts), desc=choice.label, unit="prompt", disable=None) as bar,
+            ):
+                judge_samples(
+                    prompts,
+                    samples,
+                    choice,
+                    self.make_context(choice),
+                    self.folder,
+                    answerer,
+                    wanted=wanted,
+                    on_reply=partial(self.ledger.add, step, choice.model or ""),
+                    on_prompt=partial(_advance, bar),
+                )
+
+    def build(self) -> dict[str, Any]:
+        """Builds the pairs, card and recipe; returns what pairs.json holds."""
+        labels = [choice.label for choice in self.judges]
+        with self._step("build", Processes()):
+            result = build_pairs(self.prompts, self.folder, labels, self.options.plan_build(), left_out=self.left_out)
+        write_card(self.folder, result, self.options)
+        return result
+
+    def check_judges(self, golds: Sequence[Gold], only: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """Returns what labelled answers say of the judges, and writes it down. Replies are kept, and count as cost."""
+        found = {}
+        for choice in self.judges:
+            if only and choice.label not in only:
+                continue
+            answerer, step, model = self.open_judge(choice), f"judge {choice.label}", choice.model or ""
+            context = self.make_context(choice)
+            check_needs([gold.prompt for gold in golds], choice, context, answerer, None)
+            with self._step(step, Processes()):
+                asker = None
+                if answerer is not None:
+                    replies = self.folder / f"replies-{choice.label}.jsonl"
+                    asker = Asker(answerer, replies, on_reply=partial(self.ledger.add, step, model))
+                try:
+                    checked = check_judge(golds, choice, context, asker, own=self.options.sampling.model)
+                finally:
+                    if asker is not None:
+                        asker.close()
+            write_check(self.folder, choice, checked)
+            found[choice.label] = checked
+        return found
+
+    def read_samples(self) -> dict[str, list[Sample]]:
+        """Returns the answers that belong to the plan, by prompt and number."""
+        plan = self.options.plan_sampling()
+        numbers = numbers_of(plan)
+        found: dict[str, dict[int, Sample]] = {}
+        for each in read_samples(self.folder):
+            if each.k in numbers and each.kind == kind_of(each.k, plan):
+                found.setdefault(each.id, {})[each.k] = each
+        return {name: [of[k] for k in sorted(of)] for name, of in found.items()}
+
+    def estimate(self) -> list[Estimate]:
+        """Returns what is left of every step, by what was used of it so far."""
+        numbers = numbers_of(self.options.plan_sampling())
+        known = self.read_samples()
+        done = sum(len(known.get(prompt.id, ())) >= len(numbers) for prompt in self.prompts)
+        total = len(self.prompts)
+        found = [Estimate("sample", done, total - done, self.ledger.steps.get("sample", Spent()))]
+        for choice in self.judges:
+            path = self.folder / f"verdicts-{choice.label}.jsonl"
+            judged = len(read_verdicts(self.folder, choice.label)) if path.is_file() else 0
+            step = f"judge {choice.label}"
+            found.append(Estimate(step, judged, total - judged, self.ledger.steps.get(step, Spent())))
+        return found
+
+    # -- help ----------------------------------------------------------------------------------------------------------
+
+    def _find_proposed(self, samples: Mapping[str, Sequence[Sample]]) -> Any:
+        """Returns what says which answers the first judge would put into a pair: those are worth a second judge."""
+        first = read_verdicts(self.folder, self.judges[0].label)
+        rule = RULES[self.options.build.rule]
+
+        def find(prompt: Prompt) -> set[int]:
+            verdicts = first.get(prompt.id, {})
+            candidates = [Candidate(s, verdicts[s.k]) for s in samples.get(prompt.id, ()) if s.k in verdicts]
+            generator = derive_generator(self.options.sampling.seed, prompt.id, "pairs")
+            proposals = zip(range(min(PROPOSED, MOST_OFFERS)), rule.propose(candidates, generator), strict=False)
+            return {each.sample.k for _, proposal in proposals for each in (proposal.chosen, proposal.rejected)}
+
+        return find
+
+    @contextmanager
+    def _step(self, step: str, processes: Processes) -> Iterator[None]:
+        """Holds the folder, measures the time, and writes what was spent whatever ends the step."""
+        if processes.rank:
+            yield
+            return
+        make_folder(self.folder)
+        with hold_folder(self.folder):
+            write_whole(
+                self.folder / FILE, yaml.safe_dump(self.options.resolved(), sort_keys=False, allow_unicode=True)
+            )
+            self.ledger.check()
+            began = time.perf_counter()
+            try:
+                yield
+            except BudgetSpentError as error:
+                raise BudgetSpentError(
+                    f"{error}; what was paid for is kept in {self.folder}, and with a higher --budget the same command "
+                    "goes on"
+                ) from error
+            finally:
+                self.ledger.steps.setdefault(step, Spent()).seconds += time.perf_counter() - began
+                self.ledger.write()
+
+
+def _advance(bar: Any, prompt: Prompt) -> None:
+    bar.update()
+
+
+def show_run(folder: Path, ids: Collection[str], number: int, *, only_dropped: bool, has_styles: bool) -> Iterator[Any]:
+    """Yields the lines that show prompts of a run: those that are named, else the first ones.
+
+    Raises PromptsError for a folder that is no run, or an id that is no prompt of it.
+    """
+    if not (folder / FILE).is_file():
+        raise PromptsError(f"{folder} holds no {FILE}: name the folder of a run of `mmdpo pairs`")
+    run = PairsRun(parse_options(PairsOptions, ["--config", str(folder / FILE)], "pairs show"))
+    taken, dropped, samples = read_taken(folder), read_dropped(folder), run.read_samples()
+    labels = [choice.label for choice in run.judges if (folder / f"verdicts-{choice.label}.jsonl").is_file()]
+    verdicts = {label: read_verdicts(folder, label) for label in labels}
+    known = {prompt.id: prompt for prompt in run.prompts}
+    if unknown := [name for name in ids if name not in known]:
+        raise PromptsError(f"{folder}: there is no prompt {unknown[0]!r}{name_nearest(unknown[0], known)}")
+    shown = (
+        [known[name] for name in ids]
+        if ids
+        else [
+            prompt for prompt in run.prompts if prompt.id in samples and (not only_dropped or prompt.id not in taken)
+        ][:number]
+    )
+    for prompt in shown:
+        of = {label: found.get(prompt.id, {}) for label, found in verdicts.items()}
+        pairs = taken.get(prompt.id, [])
+        yield from show_prompt(prompt, samples.get(prompt.id, ()), of, pairs, dropped, has_styles=has_styles)

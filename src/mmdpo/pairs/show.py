@@ -1,0 +1,107 @@
+"""`mmdpo pairs show`: what was asked, every answer with its wrong claims struck through, and which pair was taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from mmdpo.evaluation.line_file import read_lines
+from mmdpo.files import printable
+from mmdpo.pairs.build import DATASET, DROPPED
+from mmdpo.pairs.judges import Verdict, split_sentences
+from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.samples import Sample
+
+Mark = tuple[int, int]
+"""Start and end of a wrong claim in a text."""
+
+
+def find_marks(text: str, verdict: Verdict | None) -> list[Mark]:
+    """Returns where the wrong claims of an answer stand: their words, else the sentence that says them."""
+    if verdict is None:
+        return []
+    marks = []
+    sentences = split_sentences(text)
+    for claim in verdict.claims:
+        if claim.is_true:
+            continue
+        found = re.search(rf"\b{re.escape(claim.text)}", text, re.IGNORECASE)
+        if found is not None:
+            marks.append(found.span())
+        elif claim.sentence is not None and claim.sentence < len(sentences):
+            start = text.find(sentences[claim.sentence])
+            marks.append((start, start + len(sentences[claim.sentence])))
+    return merge(mark for mark in marks if mark[0] >= 0)
+
+
+def merge(marks: Any) -> list[Mark]:
+    """Returns marks that do not overlap, in order.
+
+    >>> merge([(4, 6), (0, 2), (1, 3)])
+    [(0, 3), (4, 6)]
+    """
+    found: list[Mark] = []
+    for start, end in sorted(marks):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def read_taken(folder: Path) -> dict[str, list[tuple[int, int]]]:
+    """Returns of each prompt the numbers of the chosen and rejected answers of its pairs, as far as pairs are built."""
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    found: dict[str, list[tuple[int, int]]] = {}
+    for path in sorted((folder / DATASET).glob("*.parquet")):
+        table = parquet.read_table(path, columns=["prompt_id", "k_chosen", "k_rejected"]).to_pylist()
+        for row in table:
+            found.setdefault(row["prompt_id"], []).append((row["k_chosen"], row["k_rejected"]))
+    return found
+
+
+def read_dropped(folder: Path) -> dict[tuple[str, int | None], str]:
+    """Returns why prompts (number None) and answers are in no pair."""
+    path = folder / DROPPED
+    rows = read_lines(path) if path.is_file() else ()
+    return {(row["id"], row.get("k")): str(row["reason"]) for row in rows}
+
+
+def show_prompt(
+    prompt: Prompt,
+    samples: Sequence[Sample],
+    verdicts: Mapping[str, Mapping[int, Verdict]],
+    taken: Sequence[tuple[int, int]],
+    dropped: Mapping[tuple[str, int | None], str],
+    *,
+    has_styles: bool = True,
+) -> Iterator[Text]:
+    """Yields the lines that a terminal shows of one prompt; without styles wrong claims stand between tildes."""
+    yield Text(printable(f"{prompt.id}  {prompt.question}"), style="bold")
+    images = [str(image) if isinstance(image, str | Path) else "an image in the data" for image in prompt.images]
+    yield Text(printable(f"  {', '.join(images)}"), style="dim")
+    for sample in samples:
+        roles = [role for pair in taken for role, k in zip(("chosen", "rejected"), pair, strict=True) if k == sample.k]
+        label = next(iter(verdicts), "")
+        verdict = verdicts.get(label, {}).get(sample.k)
+        why = dropped.get((prompt.id, sample.k))
+        name = f"{sample.k} {sample.kind}" + (f", {' and '.join(roles)}" if roles else "")
+        scores = [f"{label} {of[sample.k].score:g}" for label, of in verdicts.items() if sample.k in of]
+        line = Text(f"  {name:<18}", style="green" if "chosen" in roles else "red" if "rejected" in roles else "")
+        place = 0
+        for start, end in find_marks(sample.text, verdict):
+            line.append(printable(sample.text[place:start]))
+            wrong = printable(sample.text[start:end])
+            line.append(wrong if has_styles else f"~~{wrong}~~", style="strike red")
+            place = end
+        line.append(printable(sample.text[place:]))
+        line.append(f"  [{'; '.join([*scores, *([why] if why else [])])}]", style="dim")
+        yield line
+    if reason := dropped.get((prompt.id, None)):
+        yield Text(f"  no pair: {reason}", style="yellow")
+    yield Text("")
