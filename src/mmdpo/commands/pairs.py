@@ -53,8 +53,8 @@ def _build(options: PairsOptions) -> int:
     """Makes pairs of answers and verdicts, and prints what became of them."""
     from rich.console import Console
 
-    from mmdpo.pairs.card import make_tables
     from mmdpo.pairs.run import PairsRun
+    from mmdpo.report.pair_tables import make_tables
 
     quiet_libraries()
     if options.dry_run:
@@ -112,14 +112,15 @@ def _check(options: CheckJudgeOptions) -> int:
     """Prints how often the judges are right, and what moves them besides the truth."""
     from rich.console import Console
 
-    from mmdpo.pairs.check_judge import make_table, read_gold
+    from mmdpo.pairs.check_judge import read_gold
     from mmdpo.pairs.run import PairsRun
+    from mmdpo.report.pair_tables import check_table
 
     quiet_libraries()
     run = PairsRun(options)
     golds = read_gold(options.gold, run.vocabulary, options.input.image_root)
     for label, found in run.check_judges(golds, options.only).items():
-        Console().print(make_table(label, found).terminal())
+        Console().print(check_table(label, found).terminal())
         if "note" in found:
             print(f"note: {found['note']}")
     return 0

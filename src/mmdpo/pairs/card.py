@@ -9,13 +9,11 @@ from typing import Any
 import yaml
 from jinja2 import StrictUndefined, Template
 
-from mmdpo.files import printable, read_json, write_text
+from mmdpo.files import printable, write_text
 from mmdpo.pairs.build import DATASET
-from mmdpo.pairs.cost import COST
-from mmdpo.pairs.judging import PROOF
 from mmdpo.pairs.options import PairsOptions
 from mmdpo.pairs.rules import RULES
-from mmdpo.tables import Table, show_number
+from mmdpo.report.pair_tables import make_tables
 
 CARD, RECIPE = "README.md", "train.yaml"
 OBJECTIVE = "dpo_anchor"
@@ -76,112 +74,6 @@ def make_recipe(folder: Path, result: Mapping[str, Any], options: PairsOptions) 
     checkpoint = options.checkpoint
     own = {"adapter_name_or_path": checkpoint.adapter, "chat_template": checkpoint.chat_template}
     return recipe | {name: value for name, value in own.items() if value is not None}
-
-
-def make_tables(folder: Path, result: Mapping[str, Any]) -> list[Table]:
-    """Returns what pairs.json says as tables: how the pairs were made, what was lost, what they are like, the cost."""
-    funnel, plan = result["funnel"], result["plan"]
-    settings = result["sampler"]["settings"]
-    made = [
-        ("policy", str(result["sampler"]["sampler"]["model"])),
-        ("answers", f"temperature {settings['temperature']:g}, top_p {settings['top_p']:g}, seed {settings['seed']}"),
-        ("judges", ", ".join(f"{label} ({version})" for label, version in result["judges"].items())),
-        ("rule", result["rule"]),
-        ("margin", f"{plan['margin']:g} or more"),
-        (
-            "chosen answers with mistakes",
-            {"drop": "dropped", "weigh": "column `clean` is 0", "keep": "kept"}[plan["mistakes"]],
-        ),
-        ("balance", plan["balance"]),
-    ]
-    steps = [
-        ("prompts", funnel["prompts"]),
-        ("answers", funnel["answers"]),
-        ("answers with a verdict", funnel["answers_judged"]),
-        ("answers that may be in a pair", funnel["candidates"]),
-        ("pairs", funnel["pairs"]),
-        ("prompts whose own answers have no mistake", funnel["prompts_without_mistakes"]),
-    ]
-    lost = [
-        (f"{kind}: {reason}", count)
-        for kind in ("prompts", "answers", "pairs")
-        for reason, count in funnel[f"{kind}_lost"].items()
-    ]
-    words = result["words"]
-    like = [
-        (
-            "words, chosen / rejected / all answers",
-            " / ".join(_show(words[key]) for key in ("chosen", "rejected", "pool")),
-        ),
-        ("chosen longer or shorter, %", _show(words["difference"])),
-        ("the longer answer is the chosen one, %", _show(100 * words["auc"])),
-    ]
-    if result["errors"]:
-        errors = " / ".join(_show(result["errors"][key]) for key in ("chosen", "rejected", "pool"))
-        like += [
-            ("wrong claims, chosen / rejected / all answers, %", errors),
-            ("pairs whose chosen answer has no mistake, %", _show(result["clean"])),
-        ]
-    like += [
-        (f"chosen answers with a mistake by {label}, %", _show(share)) for label, share in result["by_judge"].items()
-    ]
-    like += [
-        (f"told apart by {rule['label']}, %", _show(rule["accuracy"])) for rule in result["shortcut"]["rules"].values()
-    ]
-    style = [
-        (name, *(_show(of[key]) for key in ("chosen", "rejected", "pool")), _show(100 * of["auc"]))
-        for name, of in result["style"].items()
-        if max(of["chosen"], of["rejected"]) > 0
-    ]
-    tables = [
-        Table(("", ""), tuple(made), "How they were made"),
-        Table(("", "number"), tuple((name, f"{count:,}") for name, count in steps), "From prompts to pairs"),
-        Table(("not in a pair", "number"), tuple((name, f"{count:,}") for name, count in lost), "What was lost"),
-        Table(("", ""), tuple(like), "What the pairs are like"),
-        Table(("mark of style", "chosen %", "rejected %", "all %", "chosen has more, %"), tuple(style), "Style"),
-        Table(
-            ("claim", "times"),
-            tuple((text, f"{count:,}") for text, count in result["struck"].items()),
-            "Claims of rejected answers that are most often wrong",
-        ),
-        _costs(folder),
-        *_checks(folder, result),
-    ]
-    return [table for table in tables if table.rows]
-
-
-def _costs(folder: Path) -> Table:
-    path = folder / COST
-    steps = read_json(path)["steps"] if path.is_file() else {}
-    rows = tuple(
-        (
-            step,
-            f"{of['requests']:,}",
-            f"{of['read']:,}",
-            f"{of['written']:,}",
-            f"{of['price']:.2f}",
-            f"{of['seconds']:.0f}",
-        )
-        for step, of in steps.items()
-        if step != "build"
-    )
-    return Table(("step", "requests", "tokens read", "tokens written", "price", "seconds"), rows, "What it cost")
-
-
-def _checks(folder: Path, result: Mapping[str, Any]) -> list[Table]:
-    """Returns what `check-judge` found of the judges, where it was asked."""
-    found = []
-    for label in result["judges"]:
-        path = folder / PROOF.format(label)
-        if path.is_file():
-            from mmdpo.pairs.check_judge import make_table
-
-            found.append(make_table(label, read_json(path)))
-    return found
-
-
-def _show(value: float | None) -> str:
-    return "–" if value is None else show_number(float(value), 1)
 
 
 def _size(count: int) -> str:

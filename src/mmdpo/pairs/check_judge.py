@@ -21,7 +21,6 @@ from mmdpo.pairs.judging import PROOF, JudgeChoice, judge_lot
 from mmdpo.pairs.prompts import Prompt, read_row
 from mmdpo.pairs.samples import LOT, Sample
 from mmdpo.records import RowError
-from mmdpo.tables import Table, show_interval
 
 NARROW = 0.1
 """How much longer, at most, the longer of two answers is that do not differ in length."""
@@ -236,34 +235,3 @@ def write_check(folder: Path, choice: JudgeChoice, found: Mapping[str, Any]) -> 
     path = folder / PROOF.format(choice.label)
     write_json(path, dict(found))
     return path
-
-
-def make_table(label: str, found: Mapping[str, Any]) -> Table:
-    """Returns what was found as a table."""
-    rows = []
-
-    def add(name: str, of: Any) -> None:
-        if of is not None and of.get("value") is not None:
-            rows.append((name, show_interval(of["value"], of["low"], of["high"], 1), f"{of['n']:,}"))
-
-    def contrast(name: str, of: Any) -> None:
-        if of is not None and of["difference"] is not None:
-            rows.append((name, f"{of['difference']:+.1f}".replace("-", "−"), ""))
-
-    add("pairs ranked rightly, ties as half", found["pairs"]["accuracy"])
-    add("pairs that it ties", found["pairs"]["ties"])
-    length, order, claims, author = (found[name] for name in ("length", "order", "claims", "author"))
-    add("right where the better answer is longer", length["better_longer"])
-    add("right where the better answer is shorter", length["better_shorter"])
-    contrast("moved by length: the difference", length)
-    if order is not None:
-        add("comparisons that turn with the order", order["turned"])
-    if claims is not None:
-        add("claims judged rightly", claims["accuracy"])
-        add("true claims struck", claims["wrongly_struck"])
-        add("wrong claims believed", claims["wrongly_believed"])
-    if author is not None:
-        add("right where the better answer is the policy's", author["better_own"])
-        add("right where the worse answer is the policy's", author["worse_own"])
-        contrast("moved by the author: the difference", author)
-    return Table(("%", "value", "n"), tuple(rows), f"The judge {label} on labelled answers")

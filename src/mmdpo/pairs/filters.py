@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mmdpo.pairs.judges import split_sentences
 from mmdpo.pairs.samples import Sample
+from mmdpo.texts import split_sentences
 
 EMPTY, CUT, REPEATING, REFUSAL = "empty", "cut off", "repeating", "refusal"
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"

@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmdpo.pairs.judges import Verdict, split_sentences
+from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.samples import Sample
+from mmdpo.texts import split_sentences
 
 SAME_LENGTH = 0.1
 """How much longer, at most, the longer of two answers of the same length is."""

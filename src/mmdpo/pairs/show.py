@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from mmdpo.evaluation.line_file import read_lines
 from mmdpo.files import printable
 from mmdpo.pairs.build import DATASET, DROPPED
-from mmdpo.pairs.judges import Verdict, split_sentences
+from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
-
-Mark = tuple[int, int]
-"""Start and end of a wrong claim in a text."""
+from mmdpo.texts import Mark, find_claims
 
 
 def find_marks(text: str, verdict: Verdict | None) -> list[Mark]:
     """Returns where the wrong claims of an answer stand: their words, else the sentence that says them."""
-    if verdict is None:
-        return []
-    marks = []
-    sentences = split_sentences(text)
-    for claim in verdict.claims:
-        if claim.is_true:
-            continue
-        found = re.search(rf"\b{re.escape(claim.text)}", text, re.IGNORECASE)
-        if found is not None:
-            marks.append(found.span())
-        elif claim.sentence is not None and claim.sentence < len(sentences):
-            start = text.find(sentences[claim.sentence])
-            marks.append((start, start + len(sentences[claim.sentence])))
-    return merge(mark for mark in marks if mark[0] >= 0)
-
-
-def merge(marks: Any) -> list[Mark]:
-    """Returns marks that do not overlap, in order.
-
-    >>> merge([(4, 6), (0, 2), (1, 3)])
-    [(0, 3), (4, 6)]
-    """
-    found: list[Mark] = []
-    for start, end in sorted(marks):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
-        else:
-            found.append((start, end))
-    return found
+    claims = () if verdict is None else verdict.claims
+    return find_claims(text, [(claim.text, claim.sentence) for claim in claims if not claim.is_true])
 
 
 def read_taken(folder: Path) -> dict[str, list[tuple[int, int]]]:

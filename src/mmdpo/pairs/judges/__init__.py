@@ -25,6 +25,7 @@ from mmdpo.files import digest_of
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.records import ImageSource
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
+from mmdpo.texts import split_sentences
 
 JUDGES = Registry("pairs.judges", "judge", further="or package.module:NAME")
 PENALTY = 2.0
@@ -162,12 +163,3 @@ def score_claims(claims: Sequence[Claim]) -> Verdict:
     """Returns the verdict of claims: right ones less twice the wrong ones."""
     right = sum(claim.is_true for claim in claims)
     return Verdict(right - PENALTY * (len(claims) - right), tuple(claims))
-
-
-def split_sentences(text: str) -> list[str]:
-    """Returns the sentences of a text, with their marks.
-
-    >>> split_sentences("A cup. Is it red? 3.5 cm tall")
-    ['A cup.', 'Is it red?', '3.5 cm tall']
-    """
-    return [part for part in re.split(r"(?<=[.!?。！？])\s+|\n+", text.strip()) if part.strip()]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mmdpo.pairs.judges import Ask, Asking, Claim, Context, Reply, Verdicts, score_claims, split_sentences
+from mmdpo.pairs.judges import Ask, Asking, Claim, Context, Reply, Verdicts, score_claims
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
+from mmdpo.texts import split_sentences
 
 NEEDS, STRIKES = "", True
 WORDS = {

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from mmdpo.pairs.judges import Ask, Asking, Claim, Context, Reply, Verdict, Verdicts, split_sentences
+from mmdpo.pairs.judges import Ask, Asking, Claim, Context, Reply, Verdict, Verdicts
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
+from mmdpo.texts import split_sentences
 
 NEEDS, STRIKES = "", True
 WORDS = {

@@ -1,0 +1,171 @@
+"""The tables of a run of `mmdpo pairs`, for its card, the terminal and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdpo.files import find_inside
+from mmdpo.report.reading import NUMBER, fit, read_object
+from mmdpo.tables import MISSING, Table, show_interval, show_number
+
+FUNNEL = "From prompts to pairs"
+COST, CHECK = "cost.json", "check-{}.json"
+_SHARE = ({"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": float}, None)
+COST_SHAPE = {"steps": {str: {str: NUMBER}}}
+CHECK_SHAPE = {
+    "pairs": {"accuracy": _SHARE, "ties": _SHARE},
+    "length": {"better_longer": _SHARE, "better_shorter": _SHARE, "difference": NUMBER},
+    "order": ({"turned": _SHARE}, None),
+    "claims": ({"accuracy": _SHARE, "wrongly_struck": _SHARE, "wrongly_believed": _SHARE}, None),
+    "author": ({"better_own": _SHARE, "worse_own": _SHARE, "difference": NUMBER}, None),
+}
+SPENT = ("requests", "read", "written", "price", "seconds")
+MISTAKES = {"drop": "dropped", "weigh": "column `clean` is 0", "keep": "kept"}
+
+
+def make_tables(folder: Path, result: Mapping[str, Any], problems: list[str] | None = None) -> list[Table]:
+    """Returns how the pairs were made, what was lost, what they are like, and the cost, each as a table.
+
+    `result` is the content of pairs.json; what it lacks is left out. What cannot be used of the files beside it is
+    named in `problems`, where such a list is given.
+    """
+    found: list[str] = [] if problems is None else problems
+    return [*funnel_tables(result), *like_tables(result), *cost_tables(folder, result, found)]
+
+
+def funnel_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Returns how the pairs were made, how many prompts and answers came how far, and why the others did not."""
+    plan, funnel = result.get("plan", {}), result.get("funnel", {})
+    sampler = result.get("sampler", {})
+    settings = sampler.get("settings", {})
+    drawn = (show_number(settings.get(key), form) for key, form in (("temperature", "g"), ("top_p", "g"), ("seed", 0)))
+    made = [
+        ("policy", str(sampler.get("sampler", {}).get("model", MISSING))),
+        ("answers", "temperature {}, top_p {}, seed {}".format(*drawn)),
+        ("judges", ", ".join(f"{label} ({version})" for label, version in result.get("judges", {}).items())),
+        ("rule", result.get("rule", MISSING)),
+        ("margin", f"{show_number(plan.get('margin'), 'g')} or more"),
+        ("chosen answers with mistakes", MISTAKES.get(plan.get("mistakes", ""), MISSING)),
+        ("balance", plan.get("balance", MISSING)),
+    ]
+    steps = {
+        "prompts": "prompts",
+        "answers": "answers",
+        "answers with a verdict": "answers_judged",
+        "answers that may be in a pair": "candidates",
+        "pairs": "pairs",
+        "prompts whose own answers have no mistake": "prompts_without_mistakes",
+    }
+    lost = [
+        (f"{kind}: {reason}", _count(count))
+        for kind in ("prompts", "answers", "pairs")
+        for reason, count in funnel.get(f"{kind}_lost", {}).items()
+    ]
+    tables = [
+        Table(("", ""), tuple(made), "How they were made"),
+        Table(("", "number"), tuple((name, _count(funnel.get(key))) for name, key in steps.items()), FUNNEL),
+        Table(("not in a pair", "number"), tuple(lost), "What was lost"),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def like_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Returns what the pairs are like: numbers, marks of style, and the claims that are most often struck."""
+    words, errors = result.get("words", {}), result.get("errors")
+    like = [
+        ("words, chosen / rejected / all answers", _sides(words)),
+        ("chosen longer or shorter, %", _show(words.get("difference"))),
+        ("the longer answer is the chosen one, %", _show(words.get("auc"), 100)),
+    ]
+    if errors:
+        like += [
+            ("wrong claims, chosen / rejected / all answers, %", _sides(errors)),
+            ("pairs whose chosen answer has no mistake, %", _show(result.get("clean"))),
+        ]
+    like += [
+        (f"chosen answers with a mistake by {label}, %", _show(share))
+        for label, share in result.get("by_judge", {}).items()
+    ]
+    like += [
+        (f"told apart by {rule.get('label', name)}, %", _show(rule.get("accuracy")))
+        for name, rule in result.get("shortcut", {}).get("rules", {}).items()
+    ]
+    style = [
+        (name, *(_show(of.get(key)) for key in ("chosen", "rejected", "pool")), _show(of.get("auc"), 100))
+        for name, of in result.get("style", {}).items()
+        if max(of.get("chosen") or 0, of.get("rejected") or 0) > 0
+    ]
+    struck = ((text, _count(count)) for text, count in result.get("struck", {}).items())
+    title = "Claims of rejected answers that are most often wrong"
+    tables = [
+        Table(("", ""), tuple(like), "What the pairs are like"),
+        Table(("mark of style", "chosen %", "rejected %", "all %", "chosen has more, %"), tuple(style), "Style"),
+        Table(("claim", "times"), tuple(struck), title),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def cost_tables(folder: Path, result: Mapping[str, Any], problems: list[str]) -> list[Table]:
+    """Returns what the steps have cost, and what `check-judge` found of the judges where it was asked."""
+    tables = []
+    if (folder / COST).is_file():
+        content = read_object(folder / COST, problems, costs="what it cost is not shown")
+        steps = fit(content, COST_SHAPE, COST, problems).get("steps", {})
+        forms = dict.fromkeys(SPENT, ",.0f") | {"price": ".2f"}
+        rows = (
+            (step, *(show_number(of.get(key), form) for key, form in forms.items()))
+            for step, of in steps.items()
+            if step != "build"
+        )
+        headers = ("step", "requests", "tokens read", "tokens written", "price", "seconds")
+        tables.append(Table(headers, tuple(rows), "What it cost"))
+    for label in result.get("judges", {}):
+        path = find_inside(folder, CHECK.format(label))
+        if isinstance(path, Path) and path.is_file():
+            content = read_object(path, problems, costs=f"what was found of {label} is not shown")
+            tables.append(check_table(label, fit(content, CHECK_SHAPE, path.name, problems)))
+    return [table for table in tables if table.rows]
+
+
+def check_table(label: str, found: Mapping[str, Any]) -> Table:
+    """Returns what `check-judge` found of a judge."""
+    rows: list[tuple[str, ...]] = []
+
+    def add(name: str, part: str, key: str) -> None:
+        share = (found.get(part) or {}).get(key) or {}
+        if share.get("value") is not None:
+            shown = show_interval(share["value"], share.get("low"), share.get("high"), 1)
+            rows.append((name, shown, _count(share.get("n"))))
+
+    def contrast(name: str, part: str) -> None:
+        difference = (found.get(part) or {}).get("difference")
+        if difference is not None:
+            rows.append((name, show_number(difference, 1, signed=True), ""))
+
+    add("pairs ranked rightly, ties as half", "pairs", "accuracy")
+    add("pairs that it ties", "pairs", "ties")
+    add("right where the better answer is longer", "length", "better_longer")
+    add("right where the better answer is shorter", "length", "better_shorter")
+    contrast("moved by length: the difference", "length")
+    add("comparisons that turn with the order", "order", "turned")
+    add("claims judged rightly", "claims", "accuracy")
+    add("true claims struck", "claims", "wrongly_struck")
+    add("wrong claims believed", "claims", "wrongly_believed")
+    add("right where the better answer is the policy's", "author", "better_own")
+    add("right where the worse answer is the policy's", "author", "worse_own")
+    contrast("moved by the author: the difference", "author")
+    return Table(("%", "value", "n"), tuple(rows), f"The judge {label} on labelled answers")
+
+
+def _sides(values: Mapping[str, Any]) -> str:
+    return " / ".join(_show(values.get(key)) for key in ("chosen", "rejected", "pool"))
+
+
+def _show(value: Any, times: float = 1) -> str:
+    return MISSING if value is None else show_number(times * value, 1)
+
+
+def _count(value: Any) -> str:
+    return show_number(value, ",.0f")
