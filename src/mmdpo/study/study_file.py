@@ -10,8 +10,10 @@
       - {name: dpo, objective: dpo}
       - {name: mdpo, about: the method, objective: mdpo}
 
-`fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, and `decided_by`
-of which kind. What is unknown, missing or repeated is an error that names file and key.
+`fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, `decided_by` of
+which kind, and `own_pairs` that they are made of the model's own answers (see `mmdpo.study.own_pairs`; a variant's
+mapping adds to that of `options`, and `own_pairs: null` takes it away). What is unknown, missing or repeated is an
+error that names file and key.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import yaml
 
 from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.registry import name_nearest
+from mmdpo.study.own_pairs import OwnPairs
 from mmdpo.study.variants import world_options
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.world import SMALL, WORLDS, find_world
@@ -39,8 +42,8 @@ START = "start"
 """Name of what every variant begins as; it is measured, not trained."""
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "variants", "keep_models")
-OWN_OPTIONS = ("fraction", "pairs", "decided_by")
-"""Options that are no keys of a recipe; the last two are the embedded worlds'."""
+OWN_OPTIONS = ("fraction", "pairs", "decided_by", "own_pairs")
+"""Options that are no keys of a recipe; all but the first are the embedded worlds'."""
 SET_BY_STUDY = {
     "seed": "list `seeds:`",
     "output_dir": "give --out",
@@ -71,6 +74,8 @@ class Variant:
     """How many pairs of an embedded world are made; None means as many as its training split has."""
     decided_by: DecidedBy = "style"
     """Which kind of an embedded world's pairs."""
+    own_pairs: OwnPairs | None = None
+    """How pairs are made of the model's own answers; None for those of `decided_by`."""
     fraction: float = 1.0
     """Share of the training pairs that is used, drawn by the seed; a larger share holds the smaller ones."""
 
@@ -275,6 +280,8 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> list[Variant]:
             _require(name not in variants, f"the name {name!r} is given twice; choose another")
         with _naming(f"variant {name!r}"):
             options = {**shared, **{key: value for key, value in entry.items() if key not in ("name", "about")}}
+            if isinstance(entry.get("own_pairs"), dict):
+                options["own_pairs"] = {**(shared.get("own_pairs") or {}), **entry["own_pairs"]}
             for key in ONE_START:
                 is_same = options.get(key) == shared.get(key)
                 _require(is_same, f"{key} differs from the others', and all begin at one start")
@@ -287,9 +294,13 @@ def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
         _require(key not in SET_BY_STUDY, f"{key} is set by the study: {SET_BY_STUDY.get(key)}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
     is_world = find_world(options.get("dataset_name")) is not None
-    for key in ("pairs", "decided_by"):
+    for key in ("pairs", "decided_by", "own_pairs"):
         _require(key not in own or is_world, f"{key} is for the embedded worlds; with other data, use fraction")
     _check_world_pairs(own)
+    if "own_pairs" in own:
+        is_mapping = isinstance(own["own_pairs"], dict)
+        _require(is_mapping, f"own_pairs is a mapping of options; got {own['own_pairs']!r}")
+        own["own_pairs"] = OwnPairs.read(own["own_pairs"])
     share = own.get("fraction", 1)
     is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
     _require(is_share, f"fraction is a share of the training pairs, in (0, 1]; got {share!r}")

@@ -39,6 +39,7 @@ from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.models.trained import disable_dropout
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
+from mmdpo.study.own_pairs import FOLDER, OwnPairs, answer_prompts, count_answered, make_pairs_of_round
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import (
     MEASURES,
@@ -46,6 +47,7 @@ from mmdpo.study.variants import (
     HeldOut,
     make_world_pairs,
     measure_benchmark,
+    measure_captions,
     measure_pairs,
     train_variant,
 )
@@ -53,11 +55,12 @@ from mmdpo.training.recipe import Recipe
 from mmdpo.training.rows import WORLD_SPLITS, read_examples
 from mmdpo.training.run import read_data
 from mmdpo.world import SMALL, WORLDS, find_world
-from mmdpo.world.scenes import Scene, draw_test_scenes, score_captions
+from mmdpo.world.scenes import Scene, draw_test_scenes
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 DECIDING = (
     *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
+    *("study/own_pairs.py", "study/noisy_judges.py", "pairs/**/*"),
     *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
     *("training/**/*", "world/**/*"),
 )
@@ -173,16 +176,21 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
     recipe = replace(recipe, training=recipe.options())
     args, evaluation, is_start = recipe.training, trial.evaluation, trial.start is None
     began = time.perf_counter()
-    model, processor, facts = _load_start(recipe) if is_start else _train(trial, recipe, report)
+    model, processor, facts, own = _load_start(recipe) if is_start else _train(trial, recipe, report)
+    if is_start and trial.variant.own_pairs is not None:
+        report(0, 0, "answering prompts for own pairs")
+        own_world = WORLDS[evaluation.world]
+        answer_prompts(
+            str(recipe.model.model_name_or_path), trial.variant.own_pairs, trial.seed, 1, own_world, folder / FOLDER
+        )
     trained = time.perf_counter()
     report(0, 0, "measuring")
     held_out = _gather_held_out(trial, recipe, processor, model.config)
     with torch.autocast(args.device.type, torch.bfloat16) if args.bf16 else nullcontext():  # as training scored
         captions, scores = held_out.ask(model)
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = dict(own)
     if held_out.scenes:
-        of_captions = asdict(score_captions(held_out.scenes, captions))
-        metrics |= {f"world/{name}": value for name, value in of_captions.items()}
+        metrics |= measure_captions(held_out.scenes, captions)
         _write_captions(folder / evaluation.world, held_out.scenes, captions, trial.seed)
     if scores is not None:
         metrics |= measure_pairs(scores, _read_scores(trial.start / PAIRS) if trial.start else scores, args.beta)
@@ -230,16 +238,19 @@ class _ReportSteps(TrainerCallback):
             self.note = f"loss {float(logs['loss']):.3f}"
 
 
-def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
+def _load_start(recipe: Recipe) -> tuple[Any, Any, dict[str, Any], dict[str, float | None]]:
     start = resolve_start(recipe.model.model_name_or_path, recipe.training.load_options())
     processor, model = load_processor(start), load_model(start)
     disable_dropout(model)
     is_placed = recipe.model.load_in_4bit or recipe.model.load_in_8bit  # by bitsandbytes
-    return model if is_placed else model.to(recipe.training.device), processor, {}
+    return model if is_placed else model.to(recipe.training.device), processor, {}, {}
 
 
-def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict[str, Any]]:
+def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict[str, Any], dict[str, float | None]]:
+    """Returns the trained model, its processor, facts for trial.json, and what its own pairs are like."""
     world, variant = find_world(recipe.script.dataset_name), trial.variant
+    if variant.own_pairs is not None:
+        return _train_rounds(trial, recipe, variant.own_pairs, report)
     if world is not None:
         count = variant.pairs or WORLD_SPLITS["train"][0]
         pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", variant.decided_by, world), None
@@ -261,7 +272,50 @@ def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict
     if trial.keep_model or trial.evaluation.benchmarks:
         trainer.save_model(str(Path(recipe.training.output_dir) / MODEL))
     facts = {"pairs": len(trainer.train_dataset), "steps": trainer.state.global_step}
-    return trainer.model, trainer.processing_class, facts
+    return trainer.model, trainer.processing_class, facts, {}
+
+
+def _train_rounds(
+    trial: Trial, recipe: Recipe, own: OwnPairs, report: Report
+) -> tuple[Any, Any, dict[str, Any], dict[str, float | None]]:
+    """Trains on pairs of own answers, each round from where the one before it ended.
+
+    What the pairs are like is told of the last round.
+    """
+    world = find_world(recipe.script.dataset_name)
+    assert world is not None
+    assert trial.start is not None
+    start = current = str(recipe.model.model_name_or_path)
+    folder = Path(recipe.training.output_dir)
+    steps = count = 0
+    found: dict[str, float | None] = {}
+    for number in range(1, own.rounds + 1):
+        place = folder / FOLDER / str(number)
+        answered = trial.start / FOLDER
+        if number > 1 or count_answered(answered) != own.prompts:
+            report(0, 0, f"round {number}: answering")
+            answered = place
+            answer_prompts(start if own.answers == "start" else current, own, trial.seed, number, world, place)
+        pairs, found = make_pairs_of_round(own, trial.seed, number, world, place, answered, trial.variant.pairs)
+        reference = None
+        if number > 1 and own.reference == "start":
+            reference = load_model(resolve_start(start, recipe.training.load_options()))
+        trainer = train_variant(
+            current,
+            recipe.training,
+            pairs,
+            [_ReportSteps(report)],
+            ref_model=reference,
+            peft_config=get_peft_config(recipe.model),
+        )
+        steps, count = steps + trainer.state.global_step, count + len(trainer.train_dataset)
+        if number < own.rounds or trial.keep_model or trial.evaluation.benchmarks:
+            current = str(folder / (MODEL if number == own.rounds else f"{MODEL}-{number}"))
+            trainer.save_model(current)
+        shutil.rmtree(place, ignore_errors=True)
+    for number in range(1, own.rounds):
+        shutil.rmtree(folder / f"{MODEL}-{number}", ignore_errors=True)
+    return trainer.model, trainer.processing_class, {"pairs": count, "steps": steps}, found
 
 
 def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) -> HeldOut:

@@ -6,7 +6,7 @@ The embedded worlds' own options stand here too, once for all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world import SMALL, World
 from mmdpo.world.model import caption_scenes
 from mmdpo.world.pairs import DecidedBy, make_pairs
-from mmdpo.world.scenes import Scene
+from mmdpo.world.scenes import Scene, score_captions
 
 CORRUPTION = "crop_0_20"
 WORLD_OPTIONS: Mapping[str, Any] = dict(
@@ -71,6 +71,24 @@ def make_world_pairs(
     """Returns preference pairs of an embedded world; another purpose has other scenes."""
     rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by, world=world)
     return PreferenceDataset.from_rows(rows, name=f"{world.name}, {purpose}")
+
+
+def measure_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> dict[str, float]:
+    """Returns CHAIR, Cover and Cog, their harmonic mean, and how often an object that is named is named.
+
+    f1      the harmonic mean of 100 − CHAIR_i and Cover, in per cent
+    repeat  words for objects, over different ones: 1 where no caption names one twice
+    """
+    found = asdict(score_captions(scenes, captions))
+    precision, recall = 100 - found["chair_i"], found["cover"]
+    found["f1"] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    named = [
+        [word for word in caption.split() if word in scene.world.objects]
+        for scene, caption in zip(scenes, captions, strict=True)
+    ]
+    different = sum(len(set(of)) for of in named)
+    found["repeat"] = sum(map(len, named)) / different if different else 1.0
+    return {f"world/{name}": value for name, value in found.items()}
 
 
 def train_variant(
@@ -123,6 +141,8 @@ MEASURES: Mapping[str, Measure] = {
     "world/chair_s": Measure("CHAIR_s", "%", "lower"),
     "world/cover": Measure("Cover", "%", "higher"),
     "world/cog": Measure("Cog", "%", "lower"),
+    "world/f1": Measure("F1 of CHAIR_i and Cover", "%", "higher"),
+    "world/repeat": Measure("mentions of an object", "", "lower", 2),
     "pairs/delta_logp_chosen": Measure("Δ log p(chosen)", "nats", "neither", 2),
     "pairs/accuracy_real": Measure("pair acc., real image", "%", "higher"),
     "pairs/accuracy_other": Measure("pair acc., other image", "%", "neither"),
@@ -130,6 +150,12 @@ MEASURES: Mapping[str, Measure] = {
     "pairs/margin_real": Measure("margin, real image", "reward", "neither", 2),
     "pairs/margin_none": Measure("margin, no image", "reward", "neither", 2),
     "pairs/image_gain": Measure("image gain", "nats", "higher"),
+    "own/pairs": Measure("own pairs", "", "neither", 0),
+    "own/yield": Measure("prompts that give a pair", "%", "neither"),
+    "own/chosen_error": Measure("wrong claims of chosen answers", "%", "neither"),
+    "own/pool_error": Measure("wrong claims of all answers", "%", "neither"),
+    "own/words_difference": Measure("words, chosen − rejected", "%", "neither"),
+    "own/text_only": Measure("pairs told apart by text alone", "%", "neither"),
     "time/train": Measure("training", "s", "neither"),
 }
 """Measures of every study; those of benchmarks bring their own records."""

@@ -1,0 +1,135 @@
+"""A variant that trains on its own answers: pairs of the data engine about scenes of an embedded world, in rounds.
+
+    own_pairs:
+      prompts: 900            # fresh scenes of every round
+      samples: 8              # answers to each
+      judge: objects          # a judge of the data engine, or mmdpo.study.noisy_judges:NAME
+      rule: clean_near
+      balance: mean           # none for a rule whose chosen answers are always the shorter ones
+      rounds: 1               # each starts where the one before it ended
+      answers: previous       # who gives the answers of later rounds: previous, or start (stale pairs)
+      reference: previous     # of later rounds: previous, or start
+
+The start answers the first round's prompts once, in its own trial, and all variants of a seed use its answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.read import read_dataset
+from mmdpo.generation.checkpoint import Checkpoint
+from mmdpo.generation.questions import GenerationSettings
+from mmdpo.generation.transformers import TransformersAnswerer
+from mmdpo.pairs.build import DATASET, TRAIN, BuildPlan, build_pairs
+from mmdpo.pairs.judges import Context
+from mmdpo.pairs.judging import JudgeChoice, judge_samples
+from mmdpo.pairs.prompts import Prompt, draw_prompts
+from mmdpo.pairs.rules import RULES
+from mmdpo.pairs.samples import (
+    NO_IMAGE,
+    PROMPTS,
+    SAMPLER,
+    SAMPLES,
+    Sample,
+    SamplingPlan,
+    read_prompt_digests,
+    read_samples,
+    sample,
+)
+from mmdpo.registry import name_nearest
+from mmdpo.world import World
+
+FOLDER = "own"
+"""Where a trial keeps answers, verdicts and pairs."""
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class OwnPairs:
+    """How a variant makes its pairs. Raises ValueError for what is none."""
+
+    prompts: int = 900
+    samples: int = 8
+    judge: str = "objects"
+    rule: str = "clean_near"
+    balance: str = "mean"
+    rounds: int = 1
+    answers: str = "previous"
+    reference: str = "previous"
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> OwnPairs:
+        """Returns what a study file says."""
+        known = [each.name for each in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(
+                    f"own_pairs: there is no {key!r}{name_nearest(key, known)} There are {', '.join(known)}"
+                )
+        found = cls(**values)
+        if found.rule not in RULES:
+            raise ValueError(f"own_pairs: there is no rule {found.rule!r}{name_nearest(found.rule, RULES)}")
+        JudgeChoice(found.judge).checked()
+        BuildPlan(found.rule, balance=found.balance)
+        for name in ("answers", "reference"):
+            if getattr(found, name) not in ("previous", "start"):
+                raise ValueError(f"own_pairs: {name} is previous or start; got {getattr(found, name)!r}")
+        for name in ("prompts", "samples", "rounds"):
+            if not isinstance(getattr(found, name), int) or getattr(found, name) < 1:
+                raise ValueError(f"own_pairs: {name} is a whole number above 0; got {getattr(found, name)!r}")
+        return found
+
+
+def answer_prompts(model: str, own: OwnPairs, seed: int, number: int, world: World, folder: Path) -> None:
+    """Lets a model answer the prompts of a round; beside its own answers one without the picture, to be rejected."""
+    settings = GenerationSettings(max_new_tokens=world.max_words, temperature=1.0, seed=seed)
+    policy = TransformersAnswerer(Checkpoint(model), batch_size=BATCH_SIZE, probe=False)
+    sample(
+        draw_round(own, seed, number, world), policy, settings, folder, SamplingPlan(own.samples, negatives=(NO_IMAGE,))
+    )
+
+
+def count_answered(folder: Path) -> int:
+    """Returns how many prompts were answered there."""
+    return len(read_prompt_digests(folder))
+
+
+def draw_round(own: OwnPairs, seed: int, number: int, world: World) -> list[Prompt]:
+    """Returns the prompts of a round: other scenes in each."""
+    return draw_prompts(own.prompts, seed, world, f"own pairs {number}")
+
+
+def make_pairs_of_round(
+    own: OwnPairs, seed: int, number: int, world: World, folder: Path, answered: Path, count: int | None
+) -> tuple[PreferenceDataset, dict[str, float | None]]:
+    """Judges the answers in `answered` and returns the pairs, the first `count` of them, and what they are like."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (SAMPLES, PROMPTS, SAMPLER):
+        if answered != folder:
+            shutil.copy(answered / name, folder / name)
+    prompts = draw_round(own, seed, number, world)
+    samples: dict[str, list[Sample]] = {}
+    for each in read_samples(folder):
+        if each.is_own or own.rule == "negatives":
+            samples.setdefault(each.id, []).append(each)
+    choice, context = JudgeChoice(own.judge), Context({name: name for name in world.objects}, seed=seed)
+    judge_samples(prompts, samples, choice, context, folder)
+    plan = BuildPlan(own.rule, mistakes="keep", balance=own.balance, seed=seed, round=number)
+    found = build_pairs(prompts, folder, [choice.label], plan, resamples=100)
+    pairs = read_dataset(folder / DATASET / TRAIN)
+    errors = found["errors"] or {}
+    text = found["shortcut"]["rules"].get("text", {})
+    return pairs[:count] if count is not None and count < len(pairs) else pairs, {
+        "own/pairs": float(min(len(pairs), count or len(pairs))),
+        "own/yield": 100 * found["funnel"]["yield"],
+        "own/chosen_error": errors.get("chosen"),
+        "own/pool_error": errors.get("pool"),
+        "own/words_difference": found["words"]["difference"],
+        "own/text_only": text.get("accuracy"),
+    }
