@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,7 +87,7 @@ def answer_items(
     processes, stopped = answerer.processes, ""
     make_folder(folder)
     with hold_folder(folder) if processes.rank == 0 else nullcontext():
-        log = AnswerLog(folder, benchmark.name, items, asdict(settings) | dict(answerer.describe()), processes)
+        log = AnswerLog(folder, benchmark.name, items, settings.describe() | dict(answerer.describe()), processes)
         waiting = [Question(item.id, item.prompt, find_image(item)) for item in chosen if item.id not in log]
         check_images(waiting)
         if waiting:

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from mmdpo.generation.questions import (
     Question,
     chat_request,
     list_versions,
+    merge_logprobs,
 )
 from mmdpo.records import Message
 
@@ -45,6 +46,8 @@ _NEWER_LIMIT = "max_completion_tokens"
 """What some models of OpenAI insist on instead of `max_tokens`, to the same effect; older servers know that alone."""
 _SHORTEST_SECRET = 8
 """Characters: a shorter key is a placeholder for a local server, and may well be a word of an answer."""
+_LEAST_LOGPROB = 1e5
+"""Below 0: OpenAI says -9999 of what has next to no chance."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -69,6 +72,8 @@ class Reply:
     finish_reason: str
     usage: Mapping[str, int]
     """`prompt_tokens`, `completion_tokens`, `total_tokens`, as far as the server counts them."""
+    top_logprobs: Mapping[str, float] = field(default_factory=dict)
+    """log π of texts of first tokens, the likeliest first; empty where none were asked for, or the server says none."""
 
 
 @dataclass
@@ -186,6 +191,8 @@ class ChatEndpoint:
         options: dict[str, Any] = {limit_name: settings.max_new_tokens, "temperature": settings.temperature}
         if settings.temperature > 0:
             options |= {"top_p": settings.top_p, "seed": settings.seed}
+        if settings.top_logprobs:
+            options |= {"logprobs": True, "top_logprobs": settings.top_logprobs}
         try:
             content = self._run(self._post(model=self.model, messages=list(messages), **options))
         except (TimeoutError, openai.APITimeoutError):
@@ -204,7 +211,7 @@ class ChatEndpoint:
         completion = self._parse(content)
         usage = _read_usage(completion.get("usage"))
         self.budget.add_tokens(usage)  # a reply without text is paid for too
-        return self._read_reply(completion, usage)
+        return self._read_reply(completion, usage, settings.top_logprobs)
 
     async def _post(self, **request: Any) -> bytes:
         async with asyncio.timeout(self.timeout):  # the client's own limits are for each read, and bytes may drip
@@ -235,7 +242,7 @@ class ChatEndpoint:
             raise FailedTry(f"a reply that is no chat completion (JSON, but {type(completion).__name__})")
         return completion
 
-    def _read_reply(self, completion: Mapping[str, Any], usage: Mapping[str, int]) -> Reply:
+    def _read_reply(self, completion: Mapping[str, Any], usage: Mapping[str, int], top_logprobs: int) -> Reply:
         """Returns the first choice of a completion; raises FailedTry for one without text, RefusedError as it says."""
         choices = completion.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -255,7 +262,11 @@ class ChatEndpoint:
             raise FailedTry(f"a reply without text ({why}){hint}")
         if reason == "error":
             raise FailedTry("a reply that the server itself calls an error (finish_reason 'error')")
-        return Reply(self._clean(text), self._clean(model), self._clean(reason), usage)
+        likeliest = {}
+        if top_logprobs:
+            found = _read_first_tokens(choice.get("logprobs"))[:top_logprobs]
+            likeliest = merge_logprobs((self._clean(token), logprob) for token, logprob in found)
+        return Reply(self._clean(text), self._clean(model), self._clean(reason), usage, likeliest)
 
     def _explain_state(self, error: Any) -> Exception:
         said = f"state {error.status_code} ({self._tidy(str(error.message))[:300]})"
@@ -316,8 +327,12 @@ class EndpointAnswerer:
         """Yields the answers as they arrive.
 
         A question that the endpoint refuses is left out, and the refusal raised after all others are answered. Anything
-        else that fails ends the asking; what was on its way by then is still yielded before the error is raised.
+        else that fails ends the asking; what was on its way by then is still yielded before the error is raised. Raises
+        ValueError, before anything is sent, for an answer that is begun: the protocol has no way to go on from it.
         """
+        begun = next((question.id for question in questions if question.begun), None)
+        if begun is not None:
+            raise ValueError(f"item {begun}: an endpoint goes on from no answer that is begun; ask a model loaded here")
         refused: list[RefusedError] = []
         failed: Exception | None = None
         waiting = deque(questions)
@@ -335,11 +350,18 @@ class EndpointAnswerer:
             raise RefusedError(f"{len(refused):,} questions got no answer; the first: {refused[0]}")
 
     def _ask(self, settings: GenerationSettings, question: Question) -> GeneratedAnswer:
+        # Of a seed 31 bits, which every server takes.
+        own = replace(settings, seed=question.sampling_seed(settings) % 2**31)
         try:
-            reply = self.endpoint.complete(chat_request(question, settings), settings)
+            reply = self.endpoint.complete(chat_request(question, settings), own)
         except RefusedError as error:
             raise RefusedError(f"item {question.id}: {error}") from error
-        said = {"model": reply.model, "finish_reason": reply.finish_reason}
+        said: dict[str, Any] = {"model": reply.model, "finish_reason": reply.finish_reason}
+        for name, counted in (("tokens", "completion_tokens"), ("prompt_tokens", "prompt_tokens")):
+            if counted in reply.usage:
+                said[name] = reply.usage[counted]
+        if reply.top_logprobs:
+            said["top_logprobs"] = dict(reply.top_logprobs)
         return GeneratedAnswer(question.id, reply.text.strip(), said)
 
 
@@ -375,3 +397,20 @@ def _read_usage(counted: Any) -> dict[str, int]:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     known = {name: counted.get(name) for name in names} if isinstance(counted, dict) else {}
     return {name: n for name, n in known.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
+
+
+def _read_first_tokens(logprobs: Any) -> list[tuple[str, float]]:
+    """Returns the tokens that an answer may begin with, and log π of each, as far as a choice's `logprobs` say them."""
+    steps = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = steps[0] if isinstance(steps, list) and steps else None
+    likeliest = first.get("top_logprobs") if isinstance(first, dict) else None
+    entries = [each for each in likeliest if isinstance(each, dict)] if isinstance(likeliest, list) else []
+    pairs = [(each.get("token"), each.get("logprob")) for each in entries]
+    return [
+        (token, float(logprob))
+        for token, logprob in pairs
+        if isinstance(token, str)
+        and isinstance(logprob, int | float)
+        and not isinstance(logprob, bool)
+        and -_LEAST_LOGPROB < logprob <= 0
+    ]

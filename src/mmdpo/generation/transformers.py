@@ -13,10 +13,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import BatchFeature, GenerationConfig
+from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation.checkpoint import Checkpoint
@@ -25,13 +25,15 @@ from mmdpo.generation.questions import (
     GenerationSettings,
     Processes,
     Question,
+    arrange,
     list_versions,
     load_image,
     render_prompt,
-    sort_key,
 )
-from mmdpo.records import RowError, derive_seed
-from mmdpo.scoring.probe import TOLERANCES, ProbeError, compare, find_precision
+from mmdpo.generation.reading_once import find_distinct, generate_from_copies
+from mmdpo.generation.sampling import FirstTokens, SeededDraw
+from mmdpo.records import RowError
+from mmdpo.scoring.probe import TOLERANCES, ProbeError, ScoreDifference, compare, find_precision
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +54,11 @@ class PromptReader:
     def __call__(self, questions: Sequence[Question]) -> BatchFeature:
         """Returns the inputs, padded on the left; raises RowError, naming the question, for a picture it cannot read.
 
-        All of the questions have a picture, or none. The beginning-of-sequence token stands where training puts it: see
+        All of the questions have pictures, or none. The beginning-of-sequence token stands where training puts it: see
         `Renderer.opening_ids`.
         """
         prompts = [render_prompt(question, self.settings, self.renderer) for question in questions]
-        pictures = (
-            {"images": [[self._load(question)] for question in questions]} if questions[0].image is not None else {}
-        )
+        pictures = {"images": [self._load(question) for question in questions]} if questions[0].images else {}
         inputs = self.renderer.processor(
             text=prompts,
             **pictures,
@@ -72,17 +72,16 @@ class PromptReader:
             _put_in_front(inputs, opening)
         return inputs
 
-    def read_or_fail(self, questions: Sequence[Question]) -> BatchFeature | RowError:
-        """Returns an error as a value: torch would bury what that of a worker says."""
+    def read_ahead(self, questions: Sequence[Question]) -> BatchFeature | RowError:
+        """Returns the inputs of questions that are read differently, an error as a value: torch buries a worker's."""
         try:
-            return self(questions)
+            return self(find_distinct(questions)[0])
         except RowError as error:
             return error
 
     def _load(self, question: Question) -> Any:
         try:
-            assert question.image is not None
-            return load_image(question.image)
+            return [load_image(image) for image in question.images]
         except RowError as error:
             raise RowError(error.problem, source=f"item {question.id}") from error
 
@@ -97,7 +96,8 @@ class TransformersAnswerer:
 
         `batch_size` is how many questions each process answers at once, halved where memory runs out; `workers` are
         processes that read pictures ahead, none on a CPU, which has other things to do, unless given. `probe` compares
-        two questions of the first batch with the same questions alone.
+        two questions of the first batch with the same questions alone. Equal prompts of a batch are read once, where a
+        trial with the first of them finds that this changes nothing.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
@@ -105,6 +105,8 @@ class TransformersAnswerer:
         state = PartialState(cpu=not torch.accelerator.is_available())
         self.device = state.device
         self._is_tried = not probe
+        self._reads_once: bool | None = None
+        """None: not tried yet."""
         self.processes = Processes(state.process_index, state.num_processes, state.wait_for_everyone)
         spare = 0 if self.device.type == "cpu" else min(_MOST_WORKERS, (os.cpu_count() or 1) // state.num_processes)
         self._workers = spare if workers is None else workers
@@ -124,7 +126,7 @@ class TransformersAnswerer:
         loader: DataLoader[Any] = DataLoader(
             batches,  # type: ignore[arg-type]  # any sequence will do
             batch_size=None,
-            collate_fn=reader.read_or_fail,
+            collate_fn=reader.read_ahead,
             num_workers=self._workers,
             generator=torch.Generator(),  # else a seed for workers is drawn from the global random state
             pin_memory=self.device.type == "cuda",
@@ -137,6 +139,7 @@ class TransformersAnswerer:
             if not self._is_tried and len(batch) > 1:
                 generator.try_together(batch)
                 self._is_tried = True
+            generator.reads_once = settings.num_beams == 1 and self._can_read_once(generator, batch)
             yield from generator(batch, inputs)
 
     def score_options(
@@ -170,13 +173,21 @@ class TransformersAnswerer:
         return torch.stack(found)
 
     def _make_batches(self, questions: Sequence[Question]) -> list[list[Question]]:
-        """Returns the questions in batches, the longest first; those with a picture apart from those without."""
+        """Returns the questions in batches as `arrange` has them; each batch is of questions with as many pictures."""
         batches = []
-        for has_picture in (True, False):
-            some = [question for question in questions if (question.image is not None) == has_picture]
-            ordered = sorted(some, key=sort_key, reverse=True)
-            batches += [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+        for pictures in sorted({len(question.images) for question in questions}, reverse=True):
+            some = arrange([question for question in questions if len(question.images) == pictures])
+            batches += [some[start : start + self.batch_size] for start in range(0, len(some), self.batch_size)]
         return batches
+
+    def _can_read_once(self, generator: _Generator, batch: Sequence[Question]) -> bool:
+        """Says whether equal prompts are read once; the first batch that has some tries it, and why not is logged."""
+        if self._reads_once is None and len(find_distinct(batch)[0]) < len(batch):
+            why = generator.try_reading_once(batch)
+            if why is not None:
+                logger.warning("prompts that are asked several times are read each time: %s", why)
+            self._reads_once = why is None
+        return self._reads_once is True
 
     def _make_reader(self, settings: GenerationSettings) -> PromptReader:
         reader = PromptReader(self.checkpoint.load_renderer(), settings)
@@ -198,12 +209,17 @@ class _Generator:
         self.model, self.reader = model, reader
         self.tokenizer = reader.renderer.tokenizer
         self.config = make_generation_config(model, self.tokenizer, reader.settings)
+        self._one_token = make_generation_config(model, self.tokenizer, _FIRST_TOKEN)
+        self._one_token.update(return_dict_in_generate=True, output_logits=True)
+        self.reads_once = False
+        """Whether equal prompts of a batch are read once."""
         self.largest: int | None = None
         """Most questions that fit into memory at once, once that is known."""
 
     def __call__(self, batch: Sequence[Question], inputs: BatchFeature | None) -> Iterator[GeneratedAnswer]:
+        """Yields the answers; `inputs` are those of the batch's distinct prompts, if they have been read ahead."""
         if self.largest is None or len(batch) <= self.largest:
-            answers = self._try(batch, self.reader(batch) if inputs is None else inputs)
+            answers = self._try(batch, inputs)
             if answers is not None:
                 yield from answers
                 return
@@ -228,32 +244,77 @@ class _Generator:
                 raise
             release_memory()
             return
-        likely = alone.topk(min(_LOOKED_AT, alone.shape[1])).indices
-        found, expected = together.gather(1, likely), alone.gather(1, likely)
-        difference, precision = compare(list(found), list(expected)), find_precision(self.model, self.model.device)
-        if not difference.distance <= TOLERANCES[precision]:
+        difference, tolerance, precision, tokens = self._compare(together, alone)
+        if not difference.distance <= tolerance:
             place = difference.place
-            token = self.tokenizer.decode(likely[place, :1])
+            token = self.tokenizer.decode(tokens[place, :1])
+            found, expected = (float(logprobs[place, tokens[place, 0]]) for logprobs in (together, alone))
             raise ProbeError(
                 f"item {pair[place].id}: the first token {token!r} of the answer has log π = "
-                f"{float(found[place, 0]):.4f} beside another question and {float(expected[place, 0]):.4f} alone, and "
-                f"the {likely.shape[1]} likeliest tokens are {difference.distance:.2g} nats apart, where rounding to "
-                f"{precision} explains {TOLERANCES[precision]:g}: what {type(self.model).__name__} says depends on "
+                f"{found:.4f} beside another question and {expected:.4f} alone, and "
+                f"the {tokens.shape[1]} likeliest tokens are {difference.distance:.2g} nats apart, where rounding to "
+                f"{precision} explains {tolerance:g}: what {type(self.model).__name__} says depends on "
                 "what else is in its batch. Use --batch_size 1, or --no_probe to answer all the same"
             )
 
-    @torch.inference_mode()
-    def begin(self, batch: Sequence[Question]) -> Float[Tensor, "B V"]:
-        """Returns log π of the first token of every answer."""
-        placed = self.reader(batch).to(self.model.device, self.model.dtype)
-        greedy = make_generation_config(self.model, self.tokenizer, _FIRST_TOKEN)
-        output = self.model.generate(
-            **placed, generation_config=greedy, output_logits=True, return_dict_in_generate=True
+    def try_reading_once(self, batch: Sequence[Question]) -> str | None:
+        """Returns why the batch's equal prompts cannot be read once, None where they can.
+
+        Two answers to one prompt, and one to another if there is one, are begun both ways.
+        """
+        distinct, rows = find_distinct(batch)
+        repeated = next(place for place in rows if rows.count(place) > 1)
+        others = [question for place, question in enumerate(distinct) if place != repeated]
+        tried = [distinct[repeated], *others[-1:], distinct[repeated]]
+        name = type(self.model).__name__
+        try:
+            once, each = self.begin(tried, reads_once=True), self.begin(tried)
+        except Exception as error:  # whatever a forward raises that cannot go on from copies of a cache
+            if isinstance(error, RuntimeError) and should_reduce_batch_size(error):
+                release_memory()
+                return f"memory does not hold {len(tried)} of them at once"
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            problem = next(iter(str(error).splitlines()), "")[:200]
+            return f"{name} cannot go on from copies of what it has read ({type(error).__name__}: {problem})"
+        difference, tolerance, precision, _ = self._compare(once, each)
+        if difference.distance <= tolerance:
+            return None
+        return (
+            f"{name} begins an answer {difference.distance:.2g} nats a token apart from copies of what it has read, "
+            f"where rounding to {precision} explains {tolerance:g}"
         )
+
+    def _compare(
+        self, found: Float[Tensor, "B V"], expected: Float[Tensor, "B V"]
+    ) -> tuple[ScoreDifference, float, str, Int[Tensor, "B n"]]:
+        """Returns how far apart log π of the likeliest first tokens is, what rounding explains, and these tokens."""
+        likely = expected.topk(min(_LOOKED_AT, expected.shape[1])).indices
+        difference = compare(list(found.gather(1, likely)), list(expected.gather(1, likely)))
+        precision = find_precision(self.model, self.model.device)
+        return difference, TOLERANCES[precision], precision, likely
+
+    @torch.inference_mode()
+    def begin(self, batch: Sequence[Question], *, reads_once: bool = False) -> Float[Tensor, "B V"]:
+        """Returns log π of the first token of every answer."""
+        output, _ = self._run(batch, None, reads_once, generation_config=self._one_token)
         logprobs: Tensor = output.logits[0].float().log_softmax(-1)
         return logprobs
 
-    def _try(self, batch: Sequence[Question], inputs: BatchFeature) -> list[GeneratedAnswer] | None:
+    def _run(
+        self, batch: Sequence[Question], inputs: BatchFeature | None, reads_once: bool, **options: Any
+    ) -> tuple[Any, Int[Tensor, "B L"]]:
+        """Returns what `generate` returns with these options, and the mask of the prompts that it has read."""
+        distinct, rows = find_distinct(batch) if reads_once else (list(batch), list(range(len(batch))))
+        if inputs is None or len(inputs["input_ids"]) != len(distinct):  # read ahead before it was known how
+            inputs = self.reader(distinct)
+        placed = inputs.to(self.model.device, self.model.dtype)
+        mask = placed["attention_mask"][rows]
+        if len(distinct) == len(batch):
+            return self.model.generate(**placed, **options), mask
+        return generate_from_copies(self.model, placed, rows, self._one_token, **options), mask
+
+    def _try(self, batch: Sequence[Question], inputs: BatchFeature | None) -> list[GeneratedAnswer] | None:
         """Returns the answers, None where memory ran out; the error is let go of, since its frames hold tensors."""
         try:
             return self._generate(batch, inputs)
@@ -268,35 +329,63 @@ class _Generator:
             return None
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[Question], inputs: BatchFeature) -> list[GeneratedAnswer]:
-        placed = inputs.to(self.model.device, self.model.dtype)
-        with torch.random.fork_rng(enabled=self.config.do_sample):
-            if self.config.do_sample:
-                torch.manual_seed(derive_seed(self.reader.settings.seed, batch[0].id, "generation"))
-            tokens = self.model.generate(**placed, generation_config=self.config)
-        new = tokens[:, placed["input_ids"].shape[1] :].cpu()
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        ended = torch.isin(new, torch.tensor(self.config.eos_token_id)).any(dim=1).tolist()
-        return [
-            GeneratedAnswer(question.id, text.strip(), {"finish_reason": "stop" if end else "length"})
-            for question, text, end in zip(batch, texts, ended, strict=True)
+    def _generate(self, batch: Sequence[Question], inputs: BatchFeature | None) -> list[GeneratedAnswer]:
+        settings, processors = self.reader.settings, LogitsProcessorList()
+        first, draw = FirstTokens(settings.num_beams), None
+        if settings.top_logprobs:
+            processors.append(first)
+        if settings.temperature > 0:
+            draw = SeededDraw([question.sampling_seed(settings) for question in batch], settings)
+            processors.append(draw)
+        options = {"generation_config": self.config, "logits_processor": processors}
+        tokens, mask = self._run(batch, inputs, self.reads_once, **options)
+        new = tokens[:, mask.shape[1] :].cpu()
+        is_end = torch.isin(new, torch.tensor(self.config.eos_token_id))
+        ended = is_end.any(dim=1).tolist()
+        counts = [int(row.int().argmax()) + 1 if end else len(row) for row, end in zip(is_end, ended, strict=True)]
+        details: list[dict[str, Any]] = [
+            {"finish_reason": "stop" if end else "length", "tokens": count, "prompt_tokens": length}
+            for end, count, length in zip(ended, counts, mask.sum(dim=1).tolist(), strict=True)
         ]
+        if draw is not None:
+            for said, logprob in zip(details, draw.sum_logprobs(counts), strict=True):
+                said["logprob"] = logprob
+        if settings.top_logprobs:
+            likeliest = first.name_likeliest(settings.top_logprobs, self.tokenizer)
+            for said, logprobs in zip(details, likeliest, strict=True):
+                said["top_logprobs"] = logprobs
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        for place, question in enumerate(batch):
+            if question.begun:
+                texts[place] = question.begun + self._decode_behind(tokens[place].tolist(), mask.shape[1])
+        return [
+            GeneratedAnswer(question.id, text.strip(), said)
+            for question, text, said in zip(batch, texts, details, strict=True)
+        ]
+
+    def _decode_behind(self, tokens: list[int], length: int) -> str:
+        """Returns the text of the tokens behind the first ones, with the space that tokenizers leave out at a start."""
+        ends = (length, len(tokens))
+        known, whole = (self.tokenizer.decode(tokens[length - 1 : end], skip_special_tokens=True) for end in ends)
+        return str(whole[len(known) :])
 
 
 def make_generation_config(model: Any, tokenizer: Any, settings: GenerationSettings) -> GenerationConfig:
-    """Returns the settings as transformers takes them.
+    """Returns the settings as transformers takes them, but for temperature and top_p: `SeededDraw` samples.
 
     Of the model's own generation config only what belongs to its tokens holds (where an answer ends, which tokens are
     suppressed): a checkpoint's taste in sampling or repetition would make answers of two models incomparable.
     """
     own = model.generation_config
     ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    sampled = dict(top_p=settings.top_p, temperature=settings.temperature, top_k=0) if settings.temperature > 0 else {}
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         num_beams=settings.num_beams,
-        do_sample=settings.temperature > 0,
-        **{"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, **sampled},
+        do_sample=False,
+        temperature=1.0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=list(ends) if isinstance(ends, list | tuple) else [ends],
         pad_token_id=tokenizer.pad_token_id,
     )

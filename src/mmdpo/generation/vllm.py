@@ -1,14 +1,15 @@
 """Answers from vLLM: the same prompts, token by token, as those that transformers reads; adapters as LoRA requests.
 
 vLLM is given the tokens of each prompt instead of chat turns, so that template and beginning-of-sequence token are
-those of training whatever vLLM's own rules are. It puts the features of the picture in the place of its token.
+those of training whatever vLLM's own rules are. It puts the features of a picture in the place of its token, and reads
+a prompt that is asked several times once, by its prefix caching.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from mmdpo.generation.questions import (
     GenerationSettings,
     Processes,
     Question,
+    arrange,
     list_versions,
     load_image,
+    merge_logprobs,
     render_prompt,
-    sort_key,
 )
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import read_json
@@ -44,6 +46,8 @@ class VllmAnswerer:
             )
         self.checkpoint = checkpoint
         self.processes = Processes()
+        self._loaded: tuple[Any, int] | None = None
+        """The model, and how many pictures a prompt of it may have."""
 
     def describe(self) -> Mapping[str, Any]:
         """Returns the model, its precision and versions."""
@@ -53,7 +57,10 @@ class VllmAnswerer:
     def answer(self, questions: Sequence[Question], settings: GenerationSettings) -> Iterator[GeneratedAnswer]:
         """Yields the answers lot by lot; pictures of the next lot are read while one is answered.
 
-        Raises ImportError without vLLM, ValueError for beams, RowError for a picture that cannot be read.
+        The model is loaded for prompts with as many pictures as the questions have, and loaded anew where later ones
+        have more: vLLM reserves memory for the most. A sample depends on its seed and on rounding, which in vLLM
+        depends on what else is computed at the time. Raises ImportError without vLLM, ValueError for beams, RowError
+        for a picture that cannot be read.
         """
         if settings.num_beams > 1:
             raise ValueError(f"vLLM searches no beams here (num_beams is {settings.num_beams}): give --num_beams 1")
@@ -64,17 +71,25 @@ class VllmAnswerer:
             raise ImportError('--backend vllm needs vLLM: pip install "mmdpo[vllm]"') from error
         adapter = self.checkpoint.start.adapter
         request = None if adapter is None else LoRARequest("adapter", 1, str(adapter.resolve()))
-        sampled = {"top_p": settings.top_p, "seed": settings.seed} if settings.temperature > 0 else {}
-        how = vllm.SamplingParams(max_tokens=settings.max_new_tokens, temperature=settings.temperature, **sampled)
-        for lot, prompts in self._read_ahead(sorted(questions, key=sort_key), settings):
-            outputs = self._model.generate(prompts, how, lora_request=request, use_tqdm=False)
+        pictures = max((len(question.images) for question in questions), default=0)
+        for lot, prompts in self._read_ahead(arrange(questions), settings):
+            model = self._load(pictures)
+            how = [vllm.SamplingParams(**_sampling_options(question, settings)) for question in lot]
+            outputs = model.generate(prompts, how, lora_request=request, use_tqdm=False)
             for question, output in zip(lot, outputs, strict=True):
                 said = output.outputs[0]
-                yield GeneratedAnswer(question.id, said.text.strip(), {"finish_reason": said.finish_reason})
+                text = (question.begun + said.text).strip()
+                yield GeneratedAnswer(question.id, text, _read_details(output, settings))
 
-    @cached_property
-    def _model(self) -> Any:
-        """Loaded once, for all benchmarks that are answered one after the other."""
+    def _load(self, pictures: int) -> Any:
+        """Returns the model, loaded once for all that is answered one after the other, if it has room for pictures."""
+        if self._loaded is None or self._loaded[1] < pictures:
+            self._loaded = None
+            gc.collect()  # ends the process that holds the memory of one with less room
+            self._loaded = self._make_model(max(1, pictures)), max(1, pictures)
+        return self._loaded[0]
+
+    def _make_model(self, pictures: int) -> Any:
         import vllm
 
         start, adapter = self.checkpoint.start, self.checkpoint.start.adapter
@@ -83,7 +98,7 @@ class VllmAnswerer:
             revision=start.revision,
             dtype=self.checkpoint.dtype,
             trust_remote_code=self.checkpoint.options.trust_remote_code,
-            limit_mm_per_prompt={"image": 1},
+            limit_mm_per_prompt={"image": pictures},
             **({} if adapter is None else {"enable_lora": True, "max_lora_rank": _find_rank(adapter)}),
         )
 
@@ -94,8 +109,9 @@ class VllmAnswerer:
 
         def read(question: Question) -> dict[str, Any]:
             tokens = {"prompt_token_ids": renderer.prompt_ids(render_prompt(question, settings, renderer))}
-            picture = {} if question.image is None else {"multi_modal_data": {"image": load_image(question.image)}}
-            return {**tokens, **picture}
+            pictures = [load_image(image) for image in question.images]
+            shown = {"multi_modal_data": {"image": pictures if len(pictures) > 1 else pictures[0]}} if pictures else {}
+            return {**tokens, **shown}
 
         def read_lot(start: int) -> list[dict[str, Any]]:
             return [read(question) for question in questions[start : start + AT_ONCE]]
@@ -107,6 +123,32 @@ class VllmAnswerer:
                 prompts = waiting.result()
                 waiting = thread.submit(read_lot, start + AT_ONCE)
                 yield questions[start : start + AT_ONCE], prompts
+
+
+def _sampling_options(question: Question, settings: GenerationSettings) -> dict[str, Any]:
+    """Returns a question's settings as vLLM calls them."""
+    options: dict[str, Any] = {"max_tokens": settings.max_new_tokens, "temperature": settings.temperature}
+    if settings.temperature > 0:  # seeds have 63 bits
+        options |= {"top_p": settings.top_p, "seed": question.sampling_seed(settings) % 2**63}
+    if settings.top_logprobs or settings.temperature > 0:  # 0: of the token that was drawn alone
+        options["logprobs"] = settings.top_logprobs
+    return options
+
+
+def _read_details(output: Any, settings: GenerationSettings) -> dict[str, Any]:
+    """Returns what vLLM says of an answer. Its log π is the model's own, whatever the temperature and top_p are."""
+    said = output.outputs[0]
+    details = {"finish_reason": said.finish_reason, "tokens": len(said.token_ids)}
+    if output.prompt_token_ids is not None:
+        details["prompt_tokens"] = len(output.prompt_token_ids)
+    if (settings.temperature, settings.top_p) == (1, 1) and said.cumulative_logprob is not None:
+        details["logprob"] = float(said.cumulative_logprob)
+    if settings.top_logprobs and said.logprobs:
+        # The token that was drawn is there too, whether it is among the likeliest or not.
+        first = sorted(said.logprobs[0].values(), key=lambda found: found.logprob, reverse=True)
+        likeliest = [(str(found.decoded_token), float(found.logprob)) for found in first[: settings.top_logprobs]]
+        details["top_logprobs"] = merge_logprobs(likeliest)
+    return details
 
 
 def _find_rank(adapter: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from mmdpo.generation.endpoint import Reply
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.judges import Fail, JudgeOptions, Keep, Request
+from mmdpo.records import derive_seed
 
 
 def make_source(options: JudgeOptions) -> LocalSource:
@@ -55,7 +56,9 @@ class LocalSource:
 
     def _generate(self, batch: Sequence[Request]) -> list[Reply]:
         import torch
+        from transformers import LogitsProcessorList
 
+        from mmdpo.generation.sampling import SeededDraw
         from mmdpo.generation.transformers import make_generation_config
 
         model, tokenizer = self._loaded
@@ -69,9 +72,12 @@ class LocalSource:
             return_dict=True,
             return_tensors="pt",
         ).to(model.device)
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            generated = model.generate(**inputs, generation_config=config)
+        processors = LogitsProcessorList()
+        if settings.temperature > 0:
+            seeds = [derive_seed(settings.seed, request.prompt, "judge") for request in batch]
+            processors.append(SeededDraw(seeds, settings))
+        with torch.inference_mode():
+            generated = model.generate(**inputs, generation_config=config, logits_processor=processors)
         new = generated[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._read(tokens, config.eos_token_id) for tokens in new]
 

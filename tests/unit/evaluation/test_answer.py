@@ -90,6 +90,20 @@ def test_an_interrupted_run_goes_on_where_it_was(pope, capsys):
     assert third.asked == []
 
 
+def test_a_run_that_was_begun_before_an_option_came_goes_on(pope):
+    """What a version without `top_logprobs` wrote."""
+    pope(Parrot(), chosen=pope.items[:2])
+    first = {"max_new_tokens": 9, "num_beams": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0, "system_prompt": None}
+    written = rows(pope.run)
+    assert written[0]["generation"].pop("versions")
+    assert written[0]["generation"] == {**first, "model": "parrot"}
+    later = Parrot()
+    pope(later)
+    assert len(later.asked) == len(pope.items) - 2
+    with pytest.raises(EvaluationError, match=r"top_logprobs was null and is 5\."):
+        pope(Parrot(), settings=GenerationSettings(max_new_tokens=9, top_logprobs=5))
+
+
 def test_a_last_line_that_lacks_nothing_but_its_end_is_kept(pope):
     pope(Parrot(), chosen=pope.items[:2])
     path = pope.run / "answers.jsonl"

@@ -18,6 +18,7 @@ from mmdpo.generation.endpoint import (
     RefusedError,
 )
 from mmdpo.generation.questions import GenerationSettings, Question
+from mmdpo.records import derive_seed
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)
@@ -161,7 +162,8 @@ def test_questions_go_out_together_with_their_pictures():
         answers = {found.id: found for found in answer(server, 12)}
         assert {name: found.text for name, found in answers.items()} == {str(n): f"Question {n}?" for n in range(12)}
         assert server.most_at_once == 4
-    assert answers["3"].details == {"model": "model-of-2024", "finish_reason": "stop"}
+    said = {"model": "model-of-2024", "finish_reason": "stop", "tokens": 3, "prompt_tokens": 7}
+    assert answers["3"].details == said
     sent = next(request for request in server.requests if "Question 7?" in str(request["messages"][1]))
     assert sent["messages"][0] == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
     picture, words = sent["messages"][1]["content"]
@@ -201,3 +203,43 @@ def test_an_end_in_the_middle_waits_for_no_retry(monkeypatch):
         started = time.monotonic()
         answers.close()
         assert time.monotonic() - started < 5
+
+
+def test_several_pictures_and_turns_of_a_question(tmp_path):
+    Image.new("RGB", (4, 3), (9, 0, 0)).save(tmp_path / "nine.png")
+    turns = (
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cup."}]},
+        {"role": "user", "content": [{"type": "text", "text": "And this?"}, {"type": "image"}]},
+    )
+    question = Question("two", turns, (tmp_path / "nine.png", Image.new("RGB", (4, 3), (8, 0, 0))))
+    with serve(lambda request, number: Act("a dog")) as server:
+        (answer,) = EndpointAnswerer(ChatEndpoint(server.url, "m")).answer([question], GREEDY)
+    sent = server.requests[0]["messages"]
+    assert [turn["role"] for turn in sent] == ["user", "assistant", "user"]
+    kinds = [part["type"] for turn in sent for part in turn["content"]]
+    assert kinds == ["image_url", "text", "text", "text", "image_url"]
+    urls = [sent[0]["content"][0]["image_url"]["url"], sent[2]["content"][1]["image_url"]["url"]]
+    pixels = [io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))) for url in urls]
+    assert [Image.open(each).getpixel((0, 0))[0] for each in pixels] == [9, 8]
+    assert answer.text == "a dog"
+
+
+def test_each_question_brings_its_own_seed():
+    asked = [Question(str(k), "What?", seed=2**31 + k if k else None) for k in range(3)]
+    for settings in (GenerationSettings(temperature=1.0, seed=4), GREEDY):
+        with serve(lambda request, number: Act()) as server:
+            list(EndpointAnswerer(ChatEndpoint(server.url, "m")).answer(asked, settings))
+        seeds = [request.get("seed") for request in server.requests]
+        if settings is GREEDY:
+            assert seeds == [None, None, None]
+        else:
+            assert set(seeds) == {derive_seed(4, "0", "generation") % 2**31, 1, 2}
+
+
+def test_an_answer_that_is_begun_is_not_asked_for():
+    asked = [Question("1", "What?"), Question("2", "What?", begun="A cup")]
+    with serve(lambda request, number: Act()) as server:
+        with pytest.raises(ValueError, match="item 2: an endpoint goes on from no answer that is begun"):
+            list(EndpointAnswerer(ChatEndpoint(server.url, "m")).answer(asked, GREEDY))
+        assert server.requests == []

@@ -6,6 +6,7 @@ twice, or text that the server did not send as the answer.
 
 import gzip
 import json
+import math
 import random
 import re
 import socket
@@ -17,8 +18,8 @@ import pytest
 
 from chat_server import Act, serve
 from eval_verb import run
-from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointError, RefusedError
-from mmdpo.generation.questions import GenerationSettings
+from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer, EndpointError, RefusedError
+from mmdpo.generation.questions import GenerationSettings, Question
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]
 GREEDY = GenerationSettings(max_new_tokens=5)
@@ -295,6 +296,76 @@ def test_an_address_that_is_none_is_refused_without_its_password(address):
     with pytest.raises(ValueError, match="no address of an endpoint") as caught:
         ChatEndpoint(address, "m")
     assert "hunter22" not in str(caught.value)
+
+
+# -- first tokens -----------------------------------------------------------------------------------------------------
+
+
+def first_tokens(*likeliest):
+    return {"content": [{"token": "Yes", "logprob": -0.1, "top_logprobs": list(likeliest)}, {"token": "."}]}
+
+
+YES, NO = {"token": "Yes", "logprob": -0.25, "bytes": [89]}, {"token": "No", "logprob": -1.5}
+FIRST_TOKENS = {
+    "plain": (first_tokens(YES, NO), {"Yes": -0.25, "No": -1.5}),
+    "not in order": (first_tokens(NO, YES), {"Yes": -0.25, "No": -1.5}),
+    "equal texts": (first_tokens(NO, NO), {"No": -1.5 + math.log(2)}),
+    "more than asked for": (first_tokens(YES, NO, *({"token": str(k), "logprob": -9.0} for k in range(9))), None),
+    "no chance": (first_tokens(YES, {"token": "x", "logprob": -9999.0}), {"Yes": -0.25, "x": -9999.0}),
+    "whole number": (first_tokens({"token": "Yes", "logprob": 0}), {"Yes": 0.0}),
+    "key in a token": (first_tokens({"token": KEY, "logprob": -1.0}), {"…": -1.0}),
+    "half a character": (first_tokens({"token": "\ud83d", "logprob": -1.0}), {"\N{REPLACEMENT CHARACTER}": -1.0}),
+    "odd entries": (
+        first_tokens(None, 7, [], {}, {"token": 3, "logprob": -1.0}, {"token": "a"}, {"logprob": -1.0}, NO),
+        {"No": -1.5},
+    ),
+    "odd numbers": (
+        first_tokens(*({"token": "a", "logprob": odd} for odd in (None, "-1", True, 0.5, 10**400, -(10**400), -1e6))),
+        {},
+    ),
+    "not a number": (first_tokens({"token": "a", "logprob": float("nan")}, {"token": "b", "logprob": -math.inf}), {}),
+    "missing": (None, {}),
+    "a list": ([1], {}),
+    "content null": ({"content": None}, {}),
+    "content empty": ({"content": []}, {}),
+    "content of nulls": ({"content": [None]}, {}),
+    "content a mapping": ({"content": {"0": {}}}, {}),
+    "no likeliest": ({"content": [{"token": "Yes", "logprob": -0.1}]}, {}),
+    "likeliest a mapping": ({"content": [{"top_logprobs": {"Yes": -0.1}}]}, {}),
+}
+
+
+@pytest.mark.parametrize("mode", FIRST_TOKENS)
+def test_first_tokens_are_read_field_by_field(mode):
+    logprobs, expected = FIRST_TOKENS[mode]
+    settings = GenerationSettings(max_new_tokens=5, top_logprobs=3)
+    act = body(completion(choice={} if mode == "missing" else {"logprobs": logprobs}))
+    with serve(lambda request, number: act) as server:
+        endpoint = ChatEndpoint(server.url, "m", retries=0)
+        reply = endpoint.complete(ASKED, settings)
+        assert {"logprobs": True, "top_logprobs": 3}.items() <= server.requests[0].items()
+        (answer,) = EndpointAnswerer(endpoint).answer([Question("1", "Is it?")], settings)
+        without = endpoint.complete(ASKED, GREEDY)
+        assert not {"logprobs", "top_logprobs"} & server.requests[-1].keys()
+    if expected is None:
+        expected = {"Yes": -0.25, "No": -1.5, "0": -9.0}
+    assert (reply.text, without.text, without.top_logprobs) == ("a cup", "a cup", {})
+    assert dict(reply.top_logprobs) == pytest.approx(expected)
+    assert list(reply.top_logprobs) == list(expected)
+    assert answer.details.get("top_logprobs", {}) == pytest.approx(expected)
+    assert ("top_logprobs" in answer.details) == bool(expected)
+    json.dumps(answer.details, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("usage", "known"),
+    [({"completion_tokens": 3}, {"tokens": 3}), ({"prompt_tokens": 7}, {"prompt_tokens": 7}), (None, {})],
+    ids=str,
+)
+def test_tokens_are_said_where_the_server_counts_them(usage, known):
+    with serve(lambda request, number: body(completion(usage=usage))) as server:
+        (answer,) = EndpointAnswerer(ChatEndpoint(server.url, "m")).answer([Question("1", "Is it?")], GREEDY)
+    assert answer.details == {"model": "m-1", "finish_reason": "stop", **known}
 
 
 # -- at random --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import (
     GenerationSettings,
     Question,
+    arrange,
     chat_request,
     chat_turns,
     load_image,
@@ -103,9 +104,49 @@ def test_questions_are_sorted_by_words_then_by_pixels(tmp_path):
         (dict(num_beams=3, temperature=0.5), "searched, not sampled"),
         (dict(top_p=0.5), "takes part in sampling alone"),
         (dict(top_p=0.0, temperature=1.0), "share of probability"),
+        (dict(top_logprobs=-1), "count of tokens, 0 to 20; got -1"),
+        (dict(top_logprobs=21), "count of tokens, 0 to 20; got 21"),
     ],
     ids=str,
 )
 def test_settings_that_are_none(wrong, message):
     with pytest.raises(ValueError, match=message):
         GenerationSettings(**wrong)
+
+
+def test_settings_say_what_answers_depended_on_before_an_option_came():
+    assert GenerationSettings(seed=3).describe() == {
+        "max_new_tokens": 512, "num_beams": 1, "temperature": 0.0, "top_p": 1.0, "seed": 3, "system_prompt": None,
+    }  # fmt: skip
+    assert GenerationSettings(top_logprobs=5).describe()["top_logprobs"] == 5
+
+
+def test_questions_that_are_read_alike_are_known_cheaply(tmp_path):
+    opened = lambda: PICTURE  # noqa: E731
+    alike = [
+        (PICTURE, PICTURE),
+        ("a.png", str("a" + ".png")),
+        (tmp_path / "a.png", tmp_path / "a.png"),
+        (b"bytes", bytes(bytearray(b"bytes"))),
+        (opened, opened),
+        (None, ()),
+        ((PICTURE, "a.png"), (PICTURE, "a.png")),
+    ]
+    for one, other in alike:
+        assert Question("1", "What?", one, seed=1).prompt_key == Question("2", "What?", other, seed=2).prompt_key
+    turns = chat_turns(Question("1", "What?", PICTURE), POLITE)
+    assert Question("1", turns, PICTURE).prompt_key == Question("2", tuple(map(dict, turns)), PICTURE).prompt_key
+    different = [
+        Question("1", "What?", PICTURE),
+        Question("1", "What?", PICTURE.copy()),
+        Question("1", "Who?", PICTURE),
+        Question("1", "What?", (PICTURE, PICTURE)),
+        Question("1", "What?", PICTURE, begun="A"),
+        Question("1", turns, PICTURE),
+    ]
+    assert len({question.prompt_key for question in different}) == len(different)
+
+
+def test_those_that_are_read_alike_stand_in_a_row_behind_longer_ones():
+    asked = [Question(str(k), ("four", "five!", "also")[k % 3], seed=k) for k in range(9)]
+    assert [question.id for question in arrange(asked)] == ["1", "4", "7", "0", "3", "6", "2", "5", "8"]

@@ -1,0 +1,54 @@
+"""A prompt with several answers is read once: pictures are encoded once, and each answer has a copy of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from mmdpo.generation.questions import Question
+
+
+def find_distinct(questions: Sequence[Question]) -> tuple[list[Question], list[int]]:
+    """Returns the first of all questions that are read alike, and for each question the place of its like there."""
+    places: dict[Hashable, int] = {}
+    distinct: list[Question] = []
+    rows = []
+    for question in questions:
+        place = places.setdefault(question.prompt_key, len(distinct))
+        if place == len(distinct):
+            distinct.append(question)
+        rows.append(place)
+    return distinct, rows
+
+
+def generate_from_copies(
+    model: Any, prompts: Mapping[str, Any], rows: Sequence[int], one_token: GenerationConfig, **options: Any
+) -> Any:
+    """Returns what the model's `generate` returns with `options` for rows that are the prompts at those places.
+
+    `prompts` are left-padded inputs on the model's device; `one_token` generates one and returns all there is. All but
+    the last token of each prompt is read by `generate` itself, which prepares positions and pictures as its family
+    needs them. Raises ValueError where the model keeps no cache of just these tokens, and whatever a forward raises
+    that cannot go on from copies.
+    """
+    shape = prompts["input_ids"].shape
+    begun = {
+        name: value[:, :-1] if isinstance(value, Tensor) and value.shape == shape else value
+        for name, value in prompts.items()
+    }
+    read = model.generate(**begun, generation_config=one_token)
+    name = "cache" if "cache" in read else "past_key_values"  # transformers before 5.24
+    cache = read.get(name)
+    if cache is None or cache.get_seq_length() != shape[1] - 1:
+        raise ValueError("it keeps no cache of the prompt's tokens")
+    places = torch.tensor(rows, device=prompts["input_ids"].device)
+    cache.reorder_cache(places)
+    for module in model.modules():  # Qwen-VL and its like keep there how far positions lag behind tokens
+        if isinstance(lag := getattr(module, "rope_deltas", None), Tensor):
+            module.rope_deltas = lag[places]
+    repeated = {key: prompts[key][places] for key in ("input_ids", "attention_mask")}
+    return model.generate(**repeated, **{name: cache}, **options)
