@@ -132,6 +132,7 @@ def struck_out(candidates: Sequence[Candidate], generator: np.random.Generator) 
 def strike_out(text: str, verdict: Verdict) -> str:
     """Returns a text without its wrong claims: without the word, in a list of words, else without the sentence.
 
+    >>> from mmdpo.pairs.judges import Claim
     >>> strike_out("A cup, a dog.", Verdict(0, (Claim("a dog", False, sentence=0),)))
     'A cup.'
     """
@@ -142,7 +143,8 @@ def strike_out(text: str, verdict: Verdict) -> str:
         before = sentences[claim.sentence]
         if before is not None:
             word = re.escape(claim.text)
-            after = re.sub(rf"\s*,\s*{word}\b|\b{word}\s*,\s*", "", before, count=1, flags=re.IGNORECASE)
+            listed = rf"\s*,\s*{word}(?=\s*(?:[,.;:!?]|$))|\b{word}\s*,\s*"
+            after = re.sub(listed, "", before, count=1, flags=re.IGNORECASE)
             sentences[claim.sentence] = after if after != before else None
     return " ".join(each for each in sentences if each)
 

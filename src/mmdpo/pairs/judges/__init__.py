@@ -140,7 +140,8 @@ def find_objects(text: str, vocabulary: Mapping[str, str]) -> tuple[str, ...]:
     if not vocabulary:
         return ()
     found = _pattern(tuple(sorted(vocabulary, key=lambda phrase: (-len(phrase), phrase)))).finditer(text)
-    return tuple(dict.fromkeys(vocabulary[match[1].lower()] for match in found))
+    named = (vocabulary.get(match[1].lower()) for match in found)  # ſ is no s, though case apart it is one
+    return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 @lru_cache(maxsize=8)
