@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 Mark: TypeAlias = tuple[int, int]
 """Start and end of a piece of a text."""
-LEAST_SHARED = 0.2
-"""Share of the words of two texts in common below which words that differ are not marked: nearly all would be."""
+LEAST_SHARED = 0.25
+"""Share of the words of the shorter text in both below which words that differ are not marked: nearly all would be."""
 MOST_WORDS = 500
 """Words of a text that are compared with those of another one."""
 
@@ -80,8 +80,7 @@ def differing_words(one: str, other: str) -> tuple[list[Mark], list[Mark]] | Non
     # What follows the last word that is compared counts as different.
     heard = [[found[0].lower() for found in of[:MOST_WORDS]] for of in words]
     blocks = SequenceMatcher(None, heard[0], heard[1], autojunk=False).get_matching_blocks()
-    shared = sum(block.size for block in blocks)
-    if 2 * shared < LEAST_SHARED * (len(heard[0]) + len(heard[1])):
+    if sum(block.size for block in blocks) < LEAST_SHARED * min(map(len, heard)):
         return None
     found: tuple[list[Mark], list[Mark]] = ([], [])
     for side, of in enumerate(words):

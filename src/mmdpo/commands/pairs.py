@@ -66,6 +66,7 @@ def _build(options: PairsOptions) -> int:
         console.print(table.terminal())
     for note in result["notes"]:
         print(printable(f"note: {note}"))
+    print(printable(f"report: {run.folder / 'report.html'}"))
     where = run.folder / "dataset"
     print(
         printable(f"{sum(result['pairs'].values()):,} pairs: {where}; mmdpo train --config {run.folder / 'train.yaml'}")

@@ -239,6 +239,7 @@ def build_pairs(
     result = {
         "rule": rule,
         "asked_rule": plan.rule,
+        "about": RULES[rule].about,
         "notes": [note] if note else [],
         "plan": asdict(plan),
         "judges": files.versions,

@@ -188,11 +188,16 @@ class PairsRun:
                 )
 
     def build(self) -> dict[str, Any]:
-        """Builds the pairs, card and recipe; returns what pairs.json holds."""
+        """Builds the pairs, card, recipe and page; returns what pairs.json holds."""
+        from mmdpo.pairs.unpaired import write_unpaired
+        from mmdpo.report.pairs import write_pairs
+
         labels = [choice.label for choice in self.judges]
         with self._step("build", Processes()):
             result = build_pairs(self.prompts, self.folder, labels, self.options.plan_build(), left_out=self.left_out)
         write_card(self.folder, result, self.options)
+        write_unpaired(self.folder, self.prompts, result["plan"]["seed"])
+        write_pairs(self.folder)
         return result
 
     def check_judges(self, golds: Sequence[Gold], only: Collection[str] = ()) -> dict[str, dict[str, Any]]:

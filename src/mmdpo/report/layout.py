@@ -132,13 +132,21 @@ class Thumbnail(NamedTuple):
     why: str = ""
 
 
-def make_thumbnail(picture: Picture | None) -> Thumbnail:
-    """Returns a small copy of a picture; of one that is gone or cannot be shown it is said why."""
+def make_thumbnail(picture: Picture | bytes | Thumbnail | None) -> Thumbnail:
+    """Returns a small copy of a picture; of one that is gone or cannot be shown it is said why.
+
+    Bytes are those of an encoded picture. A copy that was made already stays as it is.
+    """
+    if isinstance(picture, Thumbnail):
+        return picture
     try:
         if isinstance(picture, Unshown):
             return Thumbnail(why=f" not shown: {picture.reason}")
         if picture is None:
             raise FileNotFoundError
+        if isinstance(picture, bytes):
+            with open_picture(picture) as opened:
+                return _encode(opened)
         return _encode_file(picture) if isinstance(picture, Path) else _encode(picture)
     except FileNotFoundError:
         return Thumbnail(why=": the picture is missing")
@@ -149,13 +157,14 @@ def make_thumbnail(picture: Picture | None) -> Thumbnail:
         return Thumbnail(why=f" not shown: it is damaged or no picture ({type(error).__name__})")
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(source: Path | bytes) -> Image.Image:
     """Opens a picture, not decoded yet; raises UnusableFileError for one of too many pixels, OSError for no picture."""
-    check_regular(path, most=MOST_PICTURE_BYTES)
+    if isinstance(source, Path):
+        check_regular(source, most=MOST_PICTURE_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            opened = Image.open(path, formats=FORMATS)
+            opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise UnusableFileError(f"it is too large: {error}") from error
     if opened.width * opened.height > MOST_PIXELS:

@@ -10,6 +10,7 @@ from mmdpo.files import make_folder, write_text
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
 from mmdpo.report.layout import Section, missing_sections, render
+from mmdpo.report.pairs import pairs_sections
 from mmdpo.report.quickstart import quickstart_sections
 from mmdpo.report.reading import Found, Place, ReportError, find_folders
 from mmdpo.report.study import study_section
@@ -70,6 +71,7 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
     kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
         (found.studies, partial(study_section, pictures=pictures)),
         (found.diagnoses, diagnosis_section),
+        (found.pairs, pairs_sections),
         (found.quickstarts, quickstart_sections),
     )
     for place, make in ((place, make) for places, make in kinds for place in places):
@@ -108,6 +110,7 @@ def summarise(found: Found) -> str:
         ("result", "results", found.evaluations),
         ("study", "studies", found.studies),
         ("diagnosis", "diagnoses", found.diagnoses),
+        ("run of own pairs", "runs of own pairs", found.pairs),
         ("quickstart", "quickstarts", found.quickstarts),
     )
     said = [f"{len(of)} {one if len(of) == 1 else several}" for one, several, of in kinds if of]

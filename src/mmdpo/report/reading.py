@@ -19,11 +19,12 @@ RECIPE, TRAINER_STATE = "recipe.yaml", "trainer_state.json"
 RESULT, SCORES, ANSWERS = "result.json", "scores.jsonl", "answers.jsonl"
 RESULTS, EXAMPLES = "results.json", "examples.json"
 STUDY, TRIALS, DIAGNOSIS = "study.yaml", "trials", "diagnosis.json"
+PAIRS_OPTIONS, PAIRS = "pairs.yaml", "pairs.json"
 LOOKED_FOR = (
     f"{RECIPE} or {TRAINER_STATE} (mmdpo train), {RESULT} (mmdpo eval), {RESULTS} with {EXAMPLES} (mmdpo quickstart), "
-    f"{STUDY} (mmdpo study), {DIAGNOSIS} (mmdpo diagnose)"
+    f"{STUDY} (mmdpo study), {DIAGNOSIS} (mmdpo diagnose), {PAIRS_OPTIONS} (mmdpo pairs)"
 )
-WHOLE = {"runs": "run of mmdpo train", "studies": "study", "quickstarts": "quickstart"}
+WHOLE = {"runs": "run of mmdpo train", "studies": "study", "quickstarts": "quickstart", "pairs": "run of mmdpo pairs"}
 """Kinds of folders that are reported only by their own name."""
 DEPTH = 3
 """Levels below a folder that are searched for results."""
@@ -57,6 +58,7 @@ class Found:
     quickstarts: tuple[Place, ...] = ()
     studies: tuple[Place, ...] = ()
     diagnoses: tuple[Place, ...] = ()
+    pairs: tuple[Place, ...] = ()
     left_out: tuple[str, ...] = ()
     """What lies in the folders and is not reported, with the reason."""
 
@@ -127,6 +129,8 @@ def _kind_of_whole(path: Path) -> str | None:
         return "studies"
     if _holds(path, RESULTS, EXAMPLES):
         return "quickstarts"
+    if _holds(path, PAIRS_OPTIONS):
+        return "pairs"
     return "runs" if _holds(path, RECIPE, TRAINER_STATE) or any(path.glob(f"checkpoint-*/{TRAINER_STATE}")) else None
 
 

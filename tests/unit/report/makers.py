@@ -1,12 +1,15 @@
 """Made-up folders of every kind, with scores that nobody measured, and a reader of pages."""
 
+import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import yaml
 from PIL import Image
+from pyarrow import parquet
 
 VOID = {"meta", "img", "br", "input"}
 
@@ -238,4 +241,102 @@ def write_all(root):
         write_study(root / "study"),
         write_diagnosed(root / "diagnosis"),
         write_diagnosed(root / "data", "data"),
+        write_own_pairs(root / "own"),
     ]
+
+
+QUESTION = "What is on the table?"
+ANSWERS = {
+    "a": ("A cup and a plate on a table.", "A cup and a fork on a table.", "a table with a lamp", "A cup."),
+    "b": ("Two dogs run.\nOne is brown.", "Two dogs run.\nOne is blue.", "Two dogs run.\nOne is blue.", "Dogs."),
+    "c": ("a red car", "a red car", "a blue car", "no"),
+}
+"""By prompt; the first was chosen and the second rejected, and `c` is in no pair."""
+WRONG = {"a": {1: [("fork", 0)], 2: [("lamp", 0)]}, "b": {1: [("it is blue", 1)], 2: [("it is blue", 1)]}, "c": {}}
+
+
+def paint(colour, size=(400, 300), kind="JPEG"):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind)
+    return file.getvalue()
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_own_pairs(folder, *, pairs=None, rows_a_group=2, **result):
+    """Writes a run of `mmdpo pairs`: the prompts a, b and c, of which a and b gave a pair each, or as many as given.
+
+    `pairs` are rows of the dataset, each of which changes what stands in that of a.
+    """
+    (folder / "dataset").mkdir(parents=True)
+    (folder / "unpaired").mkdir()
+    (folder / "pairs.yaml").write_text("out: x\n")
+    content = {
+        "rule": "clean_near", "asked_rule": "clean_near", "about": "the best answer; the nearest with a mistake",
+        "notes": ["chosen answers are shorter"], "plan": {"margin": 1.0, "seed": 0, "mistakes": "drop"},
+        "judges": {"objects": "objects@123"},
+        "sampler": {"sampler": {"model": "me/mine"}, "settings": {"temperature": 0.8, "top_p": 1.0, "seed": 123456789}},
+        "funnel": {
+            "prompts": 12, "prompts_judged": 12, "answers": 40, "answers_judged": 40, "candidates": 30, "pairs": 2,
+            "prompts_without_mistakes": 1, "yield": 0.2, "prompts_lost": {"no answer has a wrong claim": 9},
+            "answers_lost": {"duplicate": 8, "cut off": 2}, "pairs_lost": {"too many of an image": 1},
+        },
+        "pairs": {"train": 2}, "images": 2, "clean": 100.0, "by_judge": {"objects": 0.0},
+        "errors": {"chosen": 0.0, "rejected": 50.0, "pool": 25.0}, "margins": {"1.0": 1, "2.0": 1},
+        "words": {"chosen": 6.5, "rejected": 6.5, "pool": None, "difference": -2.5, "auc": 0.25},
+        "style": {"polite words": {"chosen": 50.0, "rejected": 0.0, "pool": 12.5, "auc": 0.75}},
+        "struck": {"fork": 1, "it is blue": 1}, "shortcut": {"rules": {}, "notes": ["no scikit-learn"]},
+    } | result  # fmt: skip
+    (folder / "pairs.json").write_text(json.dumps(content))
+    own = {"prompt_id": "b", "margin": 2.0, "score_rejected": -1.0, "images": [{"bytes": paint("navy"), "path": None}]}
+    write_pairs_parquet(folder, [{}, own] if pairs is None else pairs, rows_a_group)
+    samples = [
+        {"id": own, "k": k, "text": text, "kind": "greedy" if not k else "draw", "logprob": -2.5}
+        for k in range(4)
+        for own, of in ANSWERS.items()
+        for text in [of[k]]
+    ]
+    write_lines(folder / "samples.jsonl", samples)
+    verdicts = [{"id": own, "verdicts": {str(k): judge(own, k) for k in range(4)}} for own in ANSWERS]
+    write_lines(folder / "verdicts-objects.jsonl", verdicts)
+    dropped = [{"id": "b", "k": 2, "reason": "duplicate"}, {"id": "c", "reason": "no answer has a wrong claim"}]
+    write_lines(folder / "dropped.jsonl", dropped)
+    (folder / "unpaired" / "0-0.jpg").write_bytes(paint("red"))
+    write_lines(folder / "unpaired.jsonl", [{"id": "c", "question": "Which car?", "pictures": ["unpaired/0-0.jpg"]}])
+    steps = {"sample": {"requests": 12, "read": 1200, "written": 90, "price": 0.125, "seconds": 3.2}}
+    (folder / "cost.json").write_text(json.dumps({"steps": steps, "price": 0.125, "budget": None}))
+    share = {"value": 75.0, "low": 50.0, "high": 90.0, "n": 16}
+    check = {"judge": "objects", "pairs": {"accuracy": share, "ties": {**share, "value": None}}, "order": None}
+    (folder / "check-objects.json").write_text(json.dumps(check))
+    return folder
+
+
+def judge(own, k):
+    claims = [{"text": text, "is_true": False, "sentence": place} for text, place in WRONG[own].get(k, ())]
+    return {"score": 1.0 - 3 * len(claims), "claims": [{"text": "table", "is_true": True, "sentence": 0}, *claims]}
+
+
+def write_pairs_parquet(folder, changes, rows_a_group=2, name="train.parquet"):
+    rows = []
+    for change in changes:
+        own = change.get("prompt_id", "a")
+        texts = dict(zip(("chosen", "rejected"), ANSWERS.get(own, ANSWERS["a"]), strict=False))
+        row = {
+            "prompt_id": own,
+            "prompt": [turn("user", {"type": "image", "text": None}, {"type": "text", "text": QUESTION})],
+            **{side: [turn("assistant", {"type": "text", "text": text})] for side, text in texts.items()},
+            "images": [{"bytes": paint("green", (24, 16), "PNG"), "path": None}], "margin": 1.0,
+            "k_chosen": 0, "k_rejected": 1, "score_chosen": 1.0, "score_rejected": -2.0, "logp_chosen": -2.5,
+            "logp_rejected": None, "clean": 1.0, **{
+                f"claims_{side}": json.dumps(judge(own, k)["claims"] if own in WRONG else [])
+                for k, side in enumerate(("chosen", "rejected"))
+            },
+        }  # fmt: skip
+        rows.append(row | change)
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "dataset" / name, row_group_size=rows_a_group)
+
+
+def turn(role, *parts):
+    return {"role": role, "content": list(parts)}

@@ -1,0 +1,581 @@
+"""The folder of `mmdpo pairs`: what became of prompts and answers, what the pairs are like, and many of them to see."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mmdpo.files import clean_text, write_text
+from mmdpo.records import derive_generator
+from mmdpo.report.figures import PANEL_SIZE, VARIANT_COLOURS, inline_figure, shorten, write_figure
+from mmdpo.report.layout import (
+    File,
+    Section,
+    Thumbnail,
+    cut,
+    identify,
+    make_thumbnail,
+    missing_sections,
+    render,
+    table_files,
+)
+from mmdpo.report.pair_files import (
+    PairFiles,
+    choose_unpaired,
+    find_pictures,
+    fit_pair,
+    read_answers,
+    read_reasons,
+    read_unpaired,
+    read_verdicts,
+)
+from mmdpo.report.pair_tables import cost_tables, funnel_tables, like_tables
+from mmdpo.report.reading import NUMBER, PAIRS, Place, read_result
+from mmdpo.tables import MISSING, Table, show_number
+from mmdpo.texts import Mark, Piece, differing_words, find_claims, split_pieces
+
+VERB, PAGE = "mmdpo pairs build", "report.html"
+RESULT_SHAPE = {
+    **dict.fromkeys(("rule", "asked_rule", "about"), str),
+    "notes": [str],
+    "plan": {"mistakes": str, "balance": str, **dict.fromkeys(("margin", "seed", "per_prompt"), NUMBER)},
+    "judges": {str: str},
+    "sampler": {
+        "sampler": {"model": str},
+        "settings": dict.fromkeys(("temperature", "top_p", "seed"), NUMBER),
+    },
+    "funnel": {
+        **dict.fromkeys(
+            ("prompts", "prompts_judged", "answers", "answers_judged", "candidates", "prompts_without_mistakes"), float
+        ),
+        **dict.fromkeys(("pairs", "yield"), float),
+        **{f"{kind}_lost": {str: float} for kind in ("prompts", "answers", "pairs")},
+    },
+    "pairs": {str: float},
+    "images": float,
+    "clean": NUMBER,
+    "errors": ({str: NUMBER}, None),
+    "by_judge": {str: NUMBER},
+    "words": {str: NUMBER},
+    "margins": {str: float},
+    "style": {str: {str: NUMBER}},
+    "struck": {str: float},
+    "shortcut": {"rules": {str: {"label": str, "accuracy": NUMBER}}, "notes": [str]},
+}
+SECTIONS = {
+    "pairs": "Pairs",
+    "funnel": "From prompts to pairs",
+    "figures": "Margins and lengths",
+    "tables": "What the pairs are like",
+    "random": "Pairs drawn at random",
+    "narrow": "Narrowest margins",
+    "wide": "Widest margins",
+    "unpaired": "Prompts without a pair",
+}
+SHOWN_RANDOM, SHOWN_ENDS, SHOWN_UNPAIRED = 20, 10, 10
+LONGEST_ANSWER, LONGEST_QUESTION, LONGEST_TITLE, LONGEST_NAME = 2_400, 600, 110, 80
+"""Characters of an answer, of a question, of one in a heading, and of a claim or an id."""
+MOST_LINES = 40
+"""Lines of an answer."""
+MOST_NOTES, MOST_JUDGES, MOST_NAMED = 40, 4, 12
+"""Notes and judges of a run, and claims that are named under an answer."""
+MOST_TABLE_ROWS, LONGEST_CELL = 60, 200
+MOST_BARS, MOST_REASONS = 30, 10
+"""Bars of a histogram, and reasons of loss in a figure; the table has all."""
+COLOURS = {"chosen": VARIANT_COLOURS[1], "rejected": VARIANT_COLOURS[0], "lost": VARIANT_COLOURS[4]}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The chosen or the rejected answer of a pair, as it is shown."""
+
+    name: str
+    facts: str
+    pieces: tuple[Piece, ...]
+    wrong: str
+    """In words what is struck through, for readers who do not see it; empty where nothing is."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of all answers to a prompt."""
+
+    facts: str
+    pieces: tuple[Piece, ...]
+    wrong: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair, or a prompt without one, with its pictures and all answers."""
+
+    title: str
+    question: str
+    """Where the title has not all of it."""
+    pictures: tuple[tuple[Thumbnail, str, str], ...]
+    facts: str
+    sides: tuple[Side, ...] = ()
+    remark: str = ""
+    answers: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of prompts besides their pairs."""
+
+    answers: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    verdicts: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]
+    """By judge, prompt and number of the answer."""
+    reasons: Mapping[tuple[str, int | None], str]
+    """Why a prompt (number None) or an answer is in no pair."""
+
+
+def write_pairs(folder: str | Path) -> Path:
+    """Writes report.html into the folder of a run and returns its path.
+
+    Raises ReportError for a folder whose pairs were not built; what else cannot be used is said on the page.
+    """
+    folder, problems = Path(folder), list[str]()
+    name = clean_text(folder.resolve().name)
+    sections = _make_sections(Place(folder, name), problems, "", "")
+    page = folder / PAGE
+    summary = "pairs of preferences from a model's own answers"
+    sections = [*missing_sections(problems), *sections]
+    write_text(page, render("page.html", title=f"mmdpo pairs: {name}", summary=summary, sections=sections))
+    return page
+
+
+def pairs_sections(place: Place, problems: list[str]) -> list[Section]:
+    """Returns the sections on a page of several folders; raises, and names problems, as `write_pairs` does."""
+    return _make_sections(place, problems, f"{identify(place.label)}-", f"{place.label}: ")
+
+
+def _make_sections(place: Place, problems: list[str], prefix: str, before: str) -> list[Section]:
+    """Returns the sections, whose ids begin with `prefix`, and their titles with what stands `before` them."""
+    folder = place.path
+    result = read_result(folder / PAIRS, ("rule", "funnel"), RESULT_SHAPE, problems, VERB)
+    seed = _whole(result.get("plan", {}).get("seed")) or 0
+    files = PairFiles(folder, problems)
+    chosen = choose_places(files.margins, files.count, seed)
+    pairs = _read_pairs(files, {place for of in chosen.values() for place in of})
+    put_aside = read_unpaired(folder, problems)
+    unpaired = list(put_aside) or choose_unpaired(folder, SHOWN_UNPAIRED, seed, problems)
+    asked = _read_asked(
+        folder,
+        [*(pair["prompt_id"] for pair, _ in pairs.values() if pair["prompt_id"]), *unpaired],
+        list(result.get("judges", {}))[:MOST_JUDGES],
+        problems,
+    )
+    of_prompts: dict[str, set[tuple[int | None, int | None]]] = {}
+    for pair, _ in pairs.values():
+        numbers = _whole(pair["k_chosen"]), _whole(pair["k_rejected"])
+        of_prompts.setdefault(pair["prompt_id"] or "", set()).add(numbers)
+    shown = {at: _show_pair(pair, pictures, asked, of_prompts) for at, (pair, pictures) in pairs.items()}
+    figures = make_figures(result, files.read_texts())
+    drawn, files_of = _draw_all(figures, prefix, problems)
+    tables = {
+        "funnel": funnel_tables(result)[1:],
+        "tables": [*funnel_tables(result)[:1], *like_tables(result), *cost_tables(folder, result, problems)],
+    }
+    values = dict(
+        sentence=describe(result),
+        notes=[cut(note, 600) for note in _list_notes(result)],
+        drawn=drawn,
+        tables={part: [bound_table(table) for table in of] for part, of in tables.items()},
+        pairs={part: [shown[at] for at in of if at in shown] for part, of in chosen.items()},
+        about=explain_ends(files.margins, chosen),
+        count=files.count,
+        unpaired=[_show_unpaired(own, put_aside.get(own), asked) for own in unpaired[:SHOWN_UNPAIRED]],
+        has_pictures=bool(put_aside),
+    )
+    written: dict[str, dict[str, File]] = dict(files_of)
+    for part, of in tables.items():
+        for number, table in enumerate(of):
+            written.setdefault(part, {}).update(table_files(f"{prefix}{part}-{number}", table))
+    return [
+        Section(f"{prefix}{part}", f"{before}{title}", render("pairs.html", part=part, **values), written.get(part, {}))
+        for part, title in SECTIONS.items()
+        if part == "random" or chosen.get(part, True)
+    ]
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Returns what the pairs are, in a sentence."""
+    model = result.get("sampler", {}).get("sampler", {}).get("model")
+    judges = ", ".join(cut(label, LONGEST_NAME) for label in list(result.get("judges", {}))[:MOST_JUDGES])
+    counts = {
+        "pairs": sum(result.get("pairs", {}).values()),
+        "images": result.get("images"),
+        "prompts": result["funnel"].get("prompts"),
+    }
+    said = {name: show_number(count, ",.0f") for name, count in counts.items()}
+    best, _, worst = result.get("about", "").partition("; ")
+    rule = f"the chosen answer is {best}, the rejected one {worst}" if worst else best or "no rule is named"
+    return (
+        f"{said['pairs']} pairs about {said['images']} images, made of the answers that "
+        f"{cut(model, LONGEST_NAME) if model else 'a model'} gave to {said['prompts']} prompts, judged by "
+        f"{judges or 'nobody who is named'}: "
+        f"{cut(rule, LONGEST_QUESTION)} (rule {cut(result.get('rule', MISSING), LONGEST_NAME)})."
+    )
+
+
+def _list_notes(result: Mapping[str, Any]) -> list[str]:
+    notes = [*result.get("notes", ()), *result.get("shortcut", {}).get("notes", ())]
+    more = len(notes) - MOST_NOTES
+    return notes[:MOST_NOTES] + ([f"{more:,} more notes are in {PAIRS}"] if more > 0 else [])
+
+
+def bound_table(table: Table) -> Table:
+    """Returns a table as a page shows it: no more rows, and no longer cells, than it has room for."""
+    rows = [tuple(cut(cell, LONGEST_CELL) for cell in row) for row in table.rows[:MOST_TABLE_ROWS]]
+    if (more := len(table.rows) - len(rows)) > 0:
+        rows.append((f"and {more:,} more", *[""] * (len(table.headers) - 1)))
+    return replace(table, title=cut(table.title, LONGEST_CELL), rows=tuple(rows))
+
+
+# -- pairs and prompts -------------------------------------------------------------------------------------------------
+
+
+def choose_places(margins: np.ndarray, count: int, seed: int) -> dict[str, list[int]]:
+    """Returns the places of the pairs that are shown, by section: drawn by the seed, and from both ends of the margins.
+
+    Among equal margins those are taken that are drawn. Of so few pairs that all are drawn none is shown twice.
+    """
+    generator = derive_generator(seed, "", "pairs on a page")
+    drawn = generator.permutation(min(count, len(margins)))
+    random = sorted(int(place) for place in drawn[:SHOWN_RANDOM])
+    known = drawn[np.isfinite(margins[drawn])] if len(random) < len(drawn) else drawn[:0]
+    order = known[np.argsort(margins[known], kind="stable")]
+    ends = min(SHOWN_ENDS, len(order) // 2)
+    narrow, wide = order[:ends], order[::-1][:ends]
+    return {"random": random, "narrow": [int(at) for at in narrow], "wide": [int(at) for at in wide]}
+
+
+def explain_ends(margins: np.ndarray, chosen: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """Says of both ends of the margins which they are, and how many pairs have the same."""
+    said = {}
+    for part, name in (("narrow", "narrowest"), ("wide", "widest")):
+        if chosen[part]:
+            own = [margins[at] for at in chosen[part]]
+            last = own[-1]
+            same = int((margins == last).sum())
+            ends = f"from {show_number(own[0])} to {show_number(last)}" if own[0] != last else f"of {show_number(last)}"
+            said[part] = f"The {len(own)} {name} margins, {ends}."
+            if same > sum(value == last for value in own):
+                said[part] += f" {same:,} pairs have one of {show_number(last)}, of which these are drawn by the seed."
+    return said
+
+
+def _read_pairs(files: PairFiles, places: Collection[int]) -> dict[int, tuple[dict[str, Any], list[Thumbnail]]]:
+    """Returns pairs with small copies of their pictures: of large ones no more than one is in memory."""
+    found = {}
+    for place, row in files.read(places):
+        pictures = [make_thumbnail(picture) for picture in find_pictures(files.folder, row.pop("images", None))]
+        found[place] = fit_pair(row, files.problems), pictures
+    return found
+
+
+def _read_asked(folder: Path, ids: Sequence[str], labels: Sequence[str], problems: list[str]) -> Asked:
+    own = dict.fromkeys(ids)
+    return Asked(
+        read_answers(folder, own, problems),
+        {label: read_verdicts(folder, label, own, problems) for label in labels},
+        read_reasons(folder, own, problems),
+    )
+
+
+def _show_pair(
+    pair: Mapping[str, Any],
+    pictures: Sequence[Thumbnail],
+    asked: Asked,
+    taken: Mapping[str, Collection[tuple[int | None, int | None]]],
+) -> Shown:
+    texts = {side: bound_answer(pair[side]) for side in ("chosen", "rejected")}
+    differing = differing_words(*(text for text, _ in texts.values()))
+    is_edited = pair["k_chosen"] is not None and pair["k_chosen"] == pair["k_rejected"]
+    sides = []
+    for place, side in enumerate(texts):
+        marks = () if differing is None else differing[place]
+        made = "made from answer" if is_edited and not place else "answer"
+        facts = {
+            "score": show_number(pair[f"score_{side}"], "g"),
+            "words": show_number(pair[side]["words"], ",.0f"),
+            made: show_number(pair[f"k_{side}"], ".0f"),
+            "log π": show_number(pair[f"logp_{side}"], 1),
+        }
+        pieces, wrong = _mark(*texts[side], pair[f"claims_{side}"], marks)
+        sides.append(Side(side, _join(facts), pieces, wrong))
+    own = pair["prompt_id"] or ""
+    facts = {"margin": show_number(pair["margin"], "g"), "prompt": cut(clean_text(own), LONGEST_NAME) or MISSING}
+    few = "The two share few words, so those that differ are not marked."
+    return Shown(
+        *_entitle(pair["question"], own),
+        pictures=_caption(pictures, own),
+        facts=_join(facts),
+        sides=tuple(sides),
+        remark=few if differing is None else "",
+        answers=_list_answers(own, asked, taken.get(own, ()) if own else ()),
+    )
+
+
+def _show_unpaired(own: str, put_aside: Mapping[str, Any] | None, asked: Asked) -> Shown:
+    pictures = [make_thumbnail(picture) for picture in (put_aside or {}).get("pictures", ())]
+    facts = {"no pair:": asked.reasons.get((own, None), "the reason is not known")}
+    return Shown(
+        *_entitle((put_aside or {}).get("question", ""), own),
+        pictures=_caption(pictures, own),
+        facts=_join(facts | {"prompt": cut(clean_text(own), LONGEST_NAME)}),
+        answers=_list_answers(own, asked, ()),
+    )
+
+
+def _entitle(question: str, own: str) -> tuple[str, str]:
+    """Returns the title of a pair, its question, and all of the question where the title has not room for it."""
+    asked = " ".join(question.replace("<image>", " ").split())
+    title = cut(asked, LONGEST_TITLE) or f"prompt {cut(clean_text(own), LONGEST_NAME)}"
+    return title, cut(asked, LONGEST_QUESTION) if len(asked) > LONGEST_TITLE else ""
+
+
+def _caption(pictures: Sequence[Thumbnail], own: str) -> tuple[tuple[Thumbnail, str, str], ...]:
+    name = cut(clean_text(own), LONGEST_NAME)
+    return tuple(
+        (picture, "image" if len(pictures) == 1 else f"image {place}", f"Image {place} of prompt {name}")
+        for place, picture in enumerate(pictures, start=1)
+    )
+
+
+def _list_answers(own: str, asked: Asked, taken: Collection[tuple[int | None, int | None]]) -> tuple[Answer, ...]:
+    """Returns all answers to a prompt with what the judges hold of them; claims are those of the first judge."""
+    found = []
+    for k, answer in asked.answers.get(own, {}).items():
+        roles = [role for place, role in enumerate(("chosen", "rejected")) if any(pair[place] == k for pair in taken)]
+        verdicts = {label: of[own][k] for label, of in asked.verdicts.items() if k in of.get(own, {})}
+        first = next((of[own][k] for of in asked.verdicts.values() if k in of.get(own, {})), {})
+        facts = [f"{k} {cut(answer.get('kind', ''), LONGEST_NAME)}".strip(), *roles]
+        facts += [f"{cut(label, LONGEST_NAME)} {show_number(of.get('score'), 'g')}" for label, of in verdicts.items()]
+        facts += [f"{show_number(answer['words'], ',.0f')} words"]
+        facts += [reason] if (reason := asked.reasons.get((own, k))) else []
+        pieces, wrong = _mark(*bound_answer(answer), first.get("claims", ()), ())
+        if first.get("is_right") is False and not wrong:
+            wrong = "the answer as a whole is held to be wrong"
+        found.append(Answer(" · ".join(facts), pieces, wrong))
+    return tuple(found)
+
+
+def _mark(
+    text: str, is_cut: bool, claims: Sequence[Mapping[str, Any]], differing: Sequence[Mark]
+) -> tuple[tuple[Piece, ...], str]:
+    """Returns an answer in pieces, with wrong claims and words that differ, and in words which claims are wrong."""
+    false = [claim for claim in claims if not claim["is_true"]]
+    marks = find_claims(text, [(claim["text"], claim["sentence"]) for claim in false])
+    pieces = split_pieces(text, marks, differing)
+    if is_cut:
+        pieces.append(Piece(" …"))
+    if not false:
+        return tuple(pieces), ""
+    names = list(dict.fromkeys(cut(" ".join(claim["text"].split()), LONGEST_NAME) for claim in false))
+    said = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+    return tuple(pieces), f"{len(false)} of {len(claims)} claims held to be wrong: {said}"
+
+
+def bound_answer(answer: Mapping[str, Any]) -> tuple[str, bool]:
+    """Returns of an answer no more characters and lines than a page has room for, and whether that is not all."""
+    lines = answer["text"].strip()[:LONGEST_ANSWER].split("\n")
+    is_cut = answer["is_cut"] or len(answer["text"].strip()) > LONGEST_ANSWER or len(lines) > MOST_LINES
+    return "\n".join(line.rstrip() for line in lines[:MOST_LINES]), is_cut
+
+
+def _join(facts: Mapping[str, str]) -> str:
+    """Returns facts in a line, without those that are not known; the count of words stands before its name."""
+    known = {name: value for name, value in facts.items() if value != MISSING}
+    return " · ".join(f"{value} words" if name == "words" else f"{name} {value}" for name, value in known.items())
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A small figure, its section, and what it says for readers who do not see it."""
+
+    part: str
+    draw: Callable[[], Figure]
+    description: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A step of a funnel, or what is lost between two."""
+
+    name: str
+    start: float
+    length: float
+    is_lost: bool = False
+
+
+def make_figures(result: Mapping[str, Any], texts: Sequence[tuple[str, str]]) -> dict[str, Drawing]:
+    """Returns the figures of a run by name: two funnels, the margins, and the lengths of both answers."""
+    found = {}
+    for name, title, bars in (
+        ("prompts", "What became of prompts", funnel_of_prompts(result)),
+        ("answers", "What became of answers", funnel_of_answers(result)),
+    ):
+        if any(bar.length for bar in bars):
+            said = "; ".join(f"{bar.name} {bar.length:,.0f}" for bar in bars)
+            found[name] = Drawing("funnel", partial(_draw_funnel, title, bars), f"{title}: {said}")
+    if margins := _read_margins(result):
+        said = f"Margins of {sum(margins.values()):,.0f} pairs, from {min(margins):g} to {max(margins):g}"
+        found["margins"] = Drawing("figures", partial(_draw_margins, margins), said)
+    if texts:
+        words = {
+            side: [len(pair[place].split()) for pair in texts] for place, side in enumerate(("chosen", "rejected"))
+        }
+        means = ", ".join(f"{side} {sum(of) / len(of):.1f}" for side, of in words.items())
+        said = f"Words of answers of {len(texts):,} pairs; means: {means}"
+        found["lengths"] = Drawing("figures", partial(_draw_lengths, words), said)
+    return found
+
+
+def funnel_of_prompts(result: Mapping[str, Any]) -> list[Bar]:
+    """Returns the bars from prompts to pairs; what is lost hangs between what was there before and after."""
+    funnel = result["funnel"]
+    lost, dropped = (_reasons(funnel.get(f"{kind}_lost", {})) for kind in ("prompts", "pairs"))
+    prompts, pairs = _count(funnel.get("prompts")), _count(funnel.get("pairs"))
+    bars = [Bar("prompts", 0, prompts), *_hang(lost, prompts)]
+    if lost and (dropped or pairs != prompts - sum(lost.values())):
+        bars.append(Bar("prompts that offer a pair", 0, max(0.0, prompts - sum(lost.values()))))
+    return [*bars, *_hang(dropped, pairs + sum(dropped.values())), Bar("pairs", 0, pairs)]
+
+
+def funnel_of_answers(result: Mapping[str, Any]) -> list[Bar]:
+    """Returns the bars from answers to those that may be in a pair."""
+    funnel = result["funnel"]
+    answers = _count(funnel.get("answers"))
+    lost = _hang(_reasons(funnel.get("answers_lost", {})), answers)
+    return [Bar("answers", 0, answers), *lost, Bar("may be in a pair", 0, _count(funnel.get("candidates")))]
+
+
+def _hang(lost: Mapping[str, float], total: float) -> Iterator[Bar]:
+    for reason, count in lost.items():
+        total -= count
+        yield Bar(reason, max(0.0, total), count, is_lost=True)
+
+
+def _reasons(lost: Mapping[str, float]) -> dict[str, float]:
+    """Returns the reasons that cost most, and what the others cost together."""
+    counts = {shorten(reason): _count(count) for reason, count in lost.items() if _count(count)}
+    order = sorted(counts, key=lambda reason: -counts[reason])
+    found = {reason: counts[reason] for reason in order[:MOST_REASONS]}
+    if rest := order[MOST_REASONS:]:
+        found[f"{len(rest)} more reasons"] = sum(counts[reason] for reason in rest)
+    return found
+
+
+def _count(value: Any) -> float:
+    """Returns a count that can be drawn."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0.0
+
+
+def _read_margins(result: Mapping[str, Any]) -> dict[float, float]:
+    """Returns how many pairs have which margin."""
+    found = Counter[float]()
+    for text, count in result.get("margins", {}).items():
+        try:
+            margin = float(text)
+        except ValueError:
+            continue
+        if math.isfinite(margin) and _count(count):
+            found[margin] += _count(count)  # type: ignore[assignment]
+    return dict(sorted(found.items()))
+
+
+def _draw_funnel(title: str, bars: Sequence[Bar]) -> Figure:
+    width = PANEL_SIZE[0]
+    figure = Figure(figsize=(width, 0.36 * len(bars) + 0.4))
+    axes: Any = figure.add_axes((0.02, 0.02, 0.96, 1 - 0.36 / (0.36 * len(bars) + 0.4)))
+    most = max(bar.start + bar.length for bar in bars)
+    for row, bar in enumerate(bars):
+        colour = COLOURS["lost" if bar.is_lost else "chosen"]
+        axes.barh(row + 0.2, bar.length / most, left=bar.start / most, height=0.34, color=colour)
+        count = f"−{bar.length:,.0f}" if bar.is_lost else f"{bar.length:,.0f}"
+        axes.text(0, row - 0.2, bar.name, size=8, va="center")
+        axes.text(1, row - 0.2, count, size=8, va="center", ha="right")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", size=10)
+    return figure
+
+
+def _draw_margins(margins: Mapping[float, float]) -> Figure:
+    values, counts = np.array(list(margins)), np.array(list(margins.values()))
+    figure, axes = _make_axes("Margins", "margin of the pair", "pairs")
+    if len(values) <= MOST_BARS:
+        gaps = np.diff(values)
+        axes.bar(values, counts, width=0.8 * (gaps.min() if len(gaps) else 1.0), color=COLOURS["chosen"])
+    else:
+        heights, edges = np.histogram(values, bins=MOST_BARS, weights=counts)
+        axes.stairs(heights, edges, fill=True, color=COLOURS["chosen"])
+    if len(values) <= 12:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+    return figure
+
+
+def _draw_lengths(words: Mapping[str, Sequence[int]]) -> Figure:
+    longest = np.array([count for of in words.values() for count in of])
+    usual, most = int(np.percentile(longest, 99)), int(longest.max())
+    top = max(1, most if most <= 1.5 * usual else usual)
+    bins = min(MOST_BARS, top + 1)
+    edges = np.linspace(0, top + 1, bins + 1)
+    unit = "words" + (" (the last bar: and more)" if most > top else "")
+    figure, axes = _make_axes("Lengths of answers", unit, "pairs")
+    for side, dashes in (("chosen", "-"), ("rejected", "--")):
+        heights, _ = np.histogram(np.minimum(words[side], top), bins=edges)
+        axes.stairs(heights, edges, fill=True, color=COLOURS[side], alpha=0.2)
+        axes.stairs(heights, edges, color=COLOURS[side], linestyle=dashes, linewidth=1.6, label=side)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _make_axes(title: str, below: str, beside: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=PANEL_SIZE)
+    axes: Any = figure.add_axes((0.16, 0.165, 0.8, 0.745))
+    axes.set_title(title, loc="left", size=10)
+    axes.set_xlabel(below, size=9)
+    axes.set_ylabel(beside, size=9)
+    axes.tick_params(labelsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.2, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_all(
+    figures: Mapping[str, Drawing], prefix: str, problems: list[str]
+) -> tuple[dict[str, list[Markup]], dict[str, dict[str, File]]]:
+    """Returns the figures to stand inside the page, and what writes them beside it, by section."""
+    drawn: dict[str, list[Markup]] = {"funnel": [], "figures": []}
+    files: dict[str, dict[str, File]] = {}
+    for name, figure in figures.items():
+        try:
+            svg = inline_figure(figure.draw, f"{prefix}{name}", clean_text(figure.description))
+        except Exception as error:  # of values that no axis can be drawn for
+            problems.append(f"the figure of {name} cannot be drawn ({type(error).__name__}: {error})")
+            continue
+        drawn[figure.part].append(svg)
+        files.setdefault(figure.part, {})[f"{prefix}{name}.png"] = partial(write_figure, figure.draw)
+    return drawn, files
