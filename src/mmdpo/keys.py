@@ -78,7 +78,7 @@ _ABSENT = {
     ("model_adapter_name", "ref_adapter_name", "force_use_ref_model"):
         "the reference is the policy with its adapter off, or ref_model: leave it out",
     ("base_model_attribute_name",): "leave it out: the base model is found by itself",
-    ("ref_model_init_kwargs",): "load the reference yourself, and give it as ref_model",
+    ("ref_model_init_kwargs",): "name the reference with ref_model_name_or_path, or load it yourself: ref_model",
     ("generate_during_eval",): "set sample_answers_steps: N, which answers prompts every N steps",
     ("is_encoder_decoder",): "leave it out: the model's class says it",
     ("tools",): "write tools into the rows' prompts",

@@ -33,6 +33,7 @@ class PromptOptions(Options):
     split: str = option("train", "Split of the dataset.")
     dataset_config: str | None = option(None, "Configuration of a hub dataset.")
     image_root: Path | None = option(None, "Folder that relative image paths start from.")
+    ids: Path | None = option(None, "File with the ids of prompts, one a line: these alone.")
     limit: int | None = option(None, "The first N prompts alone.", least=1)
     held_out: tuple[str, ...] = option((), "Images that no pair may have: folders, files or datasets.")
     vocabulary: Path | None = option(None, "JSON file of words and the object that each names, for judges of objects.")

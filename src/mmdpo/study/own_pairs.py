@@ -121,15 +121,13 @@ def make_pairs_of_round(
     choice, context = JudgeChoice(own.judge), Context({name: name for name in world.objects}, seed=seed)
     judge_samples(prompts, samples, choice, context, folder)
     plan = BuildPlan(own.rule, mistakes="keep", balance=own.balance, seed=seed, round=number)
-    found = build_pairs(prompts, folder, [choice.label], plan, resamples=100)
+    found = build_pairs(prompts, folder, [choice.label], plan, resamples=0)
     pairs = read_dataset(folder / DATASET / TRAIN)
     errors = found["errors"] or {}
-    text = found["shortcut"]["rules"].get("text", {})
     return pairs[:count] if count is not None and count < len(pairs) else pairs, {
         "own/pairs": float(min(len(pairs), count or len(pairs))),
         "own/yield": 100 * found["funnel"]["yield"],
         "own/chosen_error": errors.get("chosen"),
         "own/pool_error": errors.get("pool"),
         "own/words_difference": found["words"]["difference"],
-        "own/text_only": text.get("accuracy"),
     }

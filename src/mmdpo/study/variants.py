@@ -155,7 +155,6 @@ MEASURES: Mapping[str, Measure] = {
     "own/chosen_error": Measure("wrong claims of chosen answers", "%", "neither"),
     "own/pool_error": Measure("wrong claims of all answers", "%", "neither"),
     "own/words_difference": Measure("words, chosen − rejected", "%", "neither"),
-    "own/text_only": Measure("pairs told apart by text alone", "%", "neither"),
     "time/train": Measure("training", "s", "neither"),
 }
 """Measures of every study; those of benchmarks bring their own records."""

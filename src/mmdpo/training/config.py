@@ -198,6 +198,9 @@ class MDPOConfig(TrainingArguments):
     max_image_pixels: int = _option(100_000_000, "running", "Images beyond this many pixels are faulty rows.")
 
     # The reference
+    ref_model_name_or_path: str | None = _option(
+        None, "content", "The reference model; what the policy starts from unless given."
+    )
     precompute_ref_log_probs: bool | None = _option(
         None,
         "running",

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ class MDPOTrainer(RowOrderTrainer):
         check_model(policy)
         family = collator.prepare.renderer.family
         policy = assembly.prepare_policy(policy, family, peft_config, args)
+
+        if ref_model is None and args.ref_model_name_or_path is not None:
+            ref_model = load_model(resolve_start(args.ref_model_name_or_path, replace(plan.load, adapter=None)))
 
         # 5. The trainer of transformers, which places the model on its device.
         super().__init__(
@@ -385,8 +389,15 @@ class MDPOTrainer(RowOrderTrainer):
     def describe_run(self) -> dict[str, Any]:
         """Returns what decides the losses; a checkpoint of a run that differs is not resumed from."""
         engine = "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "none"
-        policy, processor = self._scorer.model, self.processing_class
-        return describe_run(self.args, policy, self._live_reference, self.train_dataset, processor, engine=engine)
+        return describe_run(
+            self.args,
+            self._scorer.model,
+            self._live_reference,
+            self.train_dataset,
+            self.processing_class,
+            objective=self.objective,
+            engine=engine,
+        )
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates a dataset in any format that training takes."""

@@ -1,0 +1,24 @@
+"""Train in rounds on pairs of the model's own answers; a round that makes it worse is not kept."""
+
+from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.files import printable
+from mmdpo.pairs.iterate import IterateOptions
+
+
+def run(options: IterateOptions) -> int:
+    """Runs the rounds; returns 1 where not one of them is kept, else 0."""
+    from rich.console import Console
+
+    from mmdpo.pairs.iterate import Rounds, make_table
+
+    quiet_libraries()
+    state = Rounds(options).run()
+    Console().print(make_table(state).terminal(wrap=7, padding=(0, 0, 0, 1)))
+    if state["ended"]:
+        print(printable(f"ended: {state['ended']}"))
+    kept = [row for row in state["rounds"] if row["kept"]]
+    print(printable(f"best model: {options.out / 'best' if kept else state['base']}"))
+    return 0 if kept else 1
+
+
+VERB = Verb(__doc__, IterateOptions, run)

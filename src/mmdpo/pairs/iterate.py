@@ -1,0 +1,401 @@
+"""`mmdpo iterate`: rounds of sampling, judging, building, training and measuring, each from where the last one ended.
+
+rounds.json        what every round came to, and why it was kept or not
+best               a link to the model of the last round that was kept
+held_out.txt       the prompts that no round trains on
+round-N/
+  pairs.yaml, pairs/   the round's answers, verdicts and pairs, see `mmdpo pairs`
+  train.yaml, run/     its training, see `mmdpo train`
+  model/               adapter and base in one, where an adapter was trained
+  held_out.yaml, held_out/   what its model says to the prompts that no round trains on; in round-0 the start says it
+
+Every step is a command of its own in a process of its own, so that its memory is free for the next one, and can be
+repeated by hand. The same command goes on at the step where it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_whole
+from mmdpo.options import REQUIRED, Options, option, parse_options, read_flags
+from mmdpo.pairs.balance import count_words
+from mmdpo.pairs.build import DATASET, TRAIN, BuildError
+from mmdpo.pairs.filters import REPEATING, why_useless
+from mmdpo.pairs.judging import read_verdicts
+from mmdpo.pairs.options import PairsOptions
+from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.run import PairsRun
+from mmdpo.records import derive_generator
+from mmdpo.tables import Table, show_number
+
+ROUNDS, BEST, HELD_OUT = "rounds.json", "best", "held_out.txt"
+ADAPTER = "adapter_config.json"
+LEAST_YIELD = 0.1
+"""Pairs for each prompt below which there is nothing left to learn from."""
+
+
+class IterateError(ValueError):
+    """Rounds that cannot be run: says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterateOptions(Options):
+    """Rounds of pairs and training. Raises ValueError for options that do not go together."""
+
+    HAS_FILE: ClassVar[bool] = True
+
+    pairs: Path = option(REQUIRED, "YAML file of `mmdpo pairs`: prompts, policy, judges, rule.")
+    train: Path | None = option(None, "Recipe of `mmdpo train`; that which `mmdpo pairs` writes unless given.")
+    out: Path = option(REQUIRED, "Folder of the rounds; what was begun there is resumed.")
+    rounds: int = option(2, "How many rounds.", least=1)
+    start: Literal["previous", "base"] = option("previous", "What a round's training starts from.")
+    reference: Literal["previous", "base"] = option("previous", "The reference of a round's training.")
+    prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
+    mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
+    held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
+    held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
+    gate: Literal["f1", "wrong"] = option("f1", "What has to be better for a round to be kept.")
+    guard_cover: float = option(-15.0, "Most that right claims may change, in per cent of the start's; below 0.")
+    guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.")
+    guard_useless: float = option(2.0, "Most that the share of empty, cut and looping answers may rise, in points.")
+    launch: str = option("", "What starts training in place of this Python, such as `accelerate launch -m mmdpo`.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mix_previous <= 1:
+            raise ValueError(f"--mix_previous is {self.mix_previous}; give a share from 0 to 1")
+        if self.start == "base" and self.reference == "previous":
+            raise ValueError("--start base takes the base as its reference: give --reference base too")
+        if self.guard_cover > 0 or self.guard_words < 0 or self.guard_useless < 0:
+            raise ValueError("--guard_cover is 0 or below, --guard_words and --guard_useless are 0 or above")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model says to the prompts that are held out, greedily; shares in per cent."""
+
+    wrong: float
+    """Claims that are held to be wrong."""
+    right: float
+    """Claims of an answer that are held to be right."""
+    words: float
+    """Of an answer."""
+    useless: float
+    """Answers that are empty, cut off, looping or refusals."""
+    repeating: float
+    """Of these, those that loop."""
+    answers: int
+
+    def f1(self, start: Measured) -> float:
+        """Returns the harmonic mean of claims that are right and of right claims against the start's, in per cent."""
+        precision = 100 - self.wrong
+        recall = 100 * self.right / start.right if start.right else 0.0
+        return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def measure(run: PairsRun) -> Measured:
+    """Returns what the greedy answers of a run come to, by its first judge."""
+    verdicts = read_verdicts(run.folder, run.judges[0].label)
+    greedy = [of[0] for of in run.read_samples().values() if of and of[0].k == 0]
+    if not greedy:
+        raise IterateError(f"{run.folder} holds no greedy answers")
+    reasons = [why_useless(sample) for sample in greedy]
+    found = [of[sample.k] for sample in greedy if sample.k in (of := verdicts.get(sample.id, {}))]
+    struck, right = sum(verdict.struck for verdict in found), sum(verdict.right for verdict in found)
+    return Measured(
+        wrong=100 * struck / (struck + right) if struck + right else 0.0,
+        right=right / len(greedy),
+        words=sum(count_words(sample.text) for sample in greedy) / len(greedy),
+        useless=100 * sum(reason is not None for reason in reasons) / len(greedy),
+        repeating=100 * sum(reason == REPEATING for reason in reasons) / len(greedy),
+        answers=len(greedy),
+    )
+
+
+def judge_round(new: Measured, best: Measured, start: Measured, options: IterateOptions) -> str:
+    """Returns why a round is not kept; nothing where it is."""
+    if options.gate == "wrong" and new.wrong >= best.wrong:
+        return f"{new.wrong:.1f} % of claims are wrong, not fewer than {best.wrong:.1f} %"
+    if options.gate == "f1" and new.f1(start) <= best.f1(start):
+        return f"F1 is {new.f1(start):.1f}, no more than {best.f1(start):.1f}"
+    cover = 100 * (new.right / start.right - 1) if start.right else 0.0
+    if cover < options.guard_cover:
+        return f"right claims changed by {cover:+.1f} % against the start, below {options.guard_cover:g} %"
+    words = 100 * (new.words / start.words - 1) if start.words else 0.0
+    if abs(words) > options.guard_words:
+        return f"answers changed their length by {words:+.0f} % against the start, more than {options.guard_words:g} %"
+    if new.useless - start.useless > options.guard_useless:
+        return (
+            f"{new.useless:.1f} % of answers are empty, cut off or looping, {new.useless - start.useless:.1f} points "
+            f"more "
+            f"than at the start"
+        )
+    return ""
+
+
+Execute = Callable[[Sequence[str]], None]
+"""Runs a command; raises IterateError where it fails."""
+
+
+def execute(words: Sequence[str]) -> None:
+    """Runs a command in a process of its own."""
+    print(printable(f"$ {shlex.join(words)}"), flush=True)
+    status = subprocess.run(list(words), check=False).returncode
+    if status:
+        raise IterateError(
+            f"{shlex.join(words)} ended with status {status}; what it did is kept, and the same command goes on there"
+        )
+
+
+class Rounds:
+    """The rounds of a folder."""
+
+    def __init__(self, options: IterateOptions, run: Execute = execute) -> None:
+        """Reads the files that the options name; raises UsageError or ValueError for what is wrong in them."""
+        self.options, self.execute, self.folder = options, run, options.out
+        flags = [*read_flags(PairsOptions, options.pairs), f"--out={options.out}"]
+        self.pairs = parse_options(PairsOptions, flags, "pairs")
+        if self.pairs.sampling.no_greedy:
+            raise IterateError(f"{options.pairs}: no_greedy: the gate measures greedy answers; leave it out")
+        self.recipe = {} if options.train is None else _read_mapping(options.train)
+        self.base = self.pairs.sampling.model
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is left of the rounds and returns what rounds.json holds."""
+        make_folder(self.folder)
+        with hold_folder(self.folder):
+            rest = self._split_prompts()
+            state = self._read_state()
+            if "start" not in state:
+                state["start"] = asdict(self._measure(0, self.base))
+                self._write(state)
+            if state["rounds"] and state["ended"]:  # gate and guards may be others now, or prompts more
+                last = state["rounds"].pop()
+                state["ended"] = ""
+                if "held_out" in last:
+                    self._decide(last, state)
+            while len(state["rounds"]) < self.options.rounds and not state["ended"]:
+                number = len(state["rounds"]) + 1
+                prompts = rest[(number - 1) * self.options.prompts_per_round :][: self.options.prompts_per_round]
+                if not prompts:
+                    state["ended"] = f"round {number} has no prompts left; give more, or fewer --prompts_per_round"
+                    break
+                self._run_round(number, prompts, state)
+                self._write(state)
+            self._write(state)
+        return state
+
+    def _run_round(self, number: int, prompts: Sequence[str], state: dict[str, Any]) -> None:
+        """Makes the pairs of a round, trains on them and measures the model; says in `state` what it came to."""
+        folder = self.folder / f"round-{number}"
+        make_folder(folder)
+        previous = self._best_model(state)
+        policy = previous
+        ids = folder / "prompts.txt"
+        write_whole(ids, "".join(f"{name}\n" for name in prompts))
+        own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs")}
+        self._write_yaml(folder / "pairs.yaml", {**self._pairs_file(), **own})
+        config = ["--config", str(folder / "pairs.yaml")]
+        for step in ("sample", "judge"):
+            self._mmdpo("pairs", step, *config)
+        try:
+            pairs = PairsRun(parse_options(PairsOptions, config, "pairs")).build()
+        except BuildError as error:
+            state["ended"] = f"round {number} gives no pairs: {error}"
+            return
+        found: dict[str, Any] = {
+            "round": number,
+            "policy": policy,
+            "pairs": sum(pairs["pairs"].values()),
+            "yield": pairs["funnel"]["yield"],
+            "chosen_wrong": (pairs["errors"] or {}).get("chosen"),
+            "pool_wrong": (pairs["errors"] or {}).get("pool"),
+        }
+        if pairs["funnel"]["yield"] < LEAST_YIELD:
+            state["ended"] = (
+                f"round {number} gives {found['pairs']:,} pairs of {len(prompts):,} prompts, fewer than one in ten: "
+                f"nothing "
+                "is left to learn from"
+            )
+            state["rounds"].append(found | {"kept": False, "reason": state["ended"]})
+            return
+        model = self._train(number, folder, previous)
+        self._decide(found | {"model": model, "held_out": asdict(self._measure(number, model))}, state)
+
+    def _decide(self, row: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Adds a round that was measured to `state`: kept, or not with the reason."""
+        new, start = Measured(**row["held_out"]), Measured(**state["start"])
+        kept = [each for each in state["rounds"] if each["kept"]]
+        best = Measured(**kept[-1]["held_out"]) if kept else start
+        reason = judge_round(new, best, start, self.options)
+        state["rounds"].append({**row, "f1": new.f1(start), "kept": not reason, "reason": reason})
+        if reason:
+            state["ended"] = f"round {row['round']} is not kept: {reason}"
+        else:
+            self._link(Path(row["model"]))
+
+    def _train(self, number: int, folder: Path, previous: str) -> str:
+        """Trains a round's model and returns its folder."""
+        run, done = folder / "run", folder / "trained"
+        own = _read_mapping(folder / "pairs" / "train.yaml")
+        start = previous if self.options.start == "previous" else self.base
+        recipe = {**own, **self.recipe, "model_name_or_path": start, "output_dir": str(run)}
+        recipe["dataset_name"] = str(self._mix(number, folder))
+        if self.options.reference == "base" and start != self.base:
+            recipe["ref_model_name_or_path"] = self.base
+        self._write_yaml(folder / "train.yaml", recipe)
+        if not done.is_file():
+            command = ["train", "--config", str(folder / "train.yaml")]
+            resumes = run.is_dir() and any(run.glob("checkpoint-*"))
+            if resumes:
+                command += ["--resume_from_checkpoint", "true"]
+            launch = shlex.split(self.options.launch) or [sys.executable, "-m", "mmdpo"]
+            self.execute([*launch, *command])
+            write_whole(done, "")
+        if not (run / ADAPTER).is_file():
+            return str(run)
+        merged = folder / "model"
+        if not (merged / "config.json").is_file():
+            self._mmdpo("merge", str(run), str(merged))
+        return str(merged)
+
+    def _mix(self, number: int, folder: Path) -> Path:
+        """Returns the pairs that a round trains on: its own, and some of the rounds before it."""
+        own = folder / "pairs" / DATASET / TRAIN
+        if not self.options.mix_previous or number == 1:
+            return own
+        import pyarrow as pa  # type: ignore[import-untyped]
+        from pyarrow import parquet
+
+        tables = [parquet.read_table(own)]
+        earlier = [self.folder / f"round-{n}" / "pairs" / DATASET / TRAIN for n in range(1, number)]
+        before = pa.concat_tables([parquet.read_table(path) for path in earlier], promote_options="default")
+        count = min(before.num_rows, round(self.options.mix_previous * tables[0].num_rows))
+        order = derive_generator(self.pairs.sampling.seed, str(number), "mix").permutation(before.num_rows)[:count]
+        mixed = folder / "mixed.parquet"
+        parquet.write_table(
+            pa.concat_tables([*tables, before.take(sorted(order.tolist()))], promote_options="default"), mixed
+        )
+        return mixed
+
+    def _measure(self, number: int, model: str) -> Measured:
+        """Lets a model answer the prompts that are held out, and returns what the answers come to."""
+        folder = self.folder / f"round-{number}"
+        make_folder(folder)
+        own = {
+            "model": model,
+            "ids": str(self.folder / HELD_OUT),
+            "out": str(folder / "held_out"),
+            "num_samples": 1,
+        }
+        if self.options.held_out_judges:
+            own["judges"] = [yaml.safe_load(text) for text in self.options.held_out_judges]
+        config = folder / "held_out.yaml"
+        self._write_yaml(config, {**self._pairs_file(), **own})
+        options = parse_options(PairsOptions, ["--config", str(config)], "pairs")
+        for step in ("sample", "judge"):
+            self._mmdpo("pairs", step, "--config", str(config))
+        return measure(PairsRun(options))
+
+    def _split_prompts(self) -> list[str]:
+        """Writes which prompts are held out, by image, and returns the others in drawn order."""
+        prompts = PairsRun(self.pairs).prompts
+        by_image: dict[tuple[str, ...], list[Prompt]] = {}
+        for prompt in prompts:
+            by_image.setdefault(prompt.image_digests, []).append(prompt)
+        groups = list(by_image.values())
+        order = derive_generator(self.pairs.sampling.seed, "", "rounds").permutation(len(groups)).tolist()
+        held_out, rest = list[str](), list[str]()
+        for place in order:
+            (held_out if len(held_out) < self.options.held_out else rest).extend(each.id for each in groups[place])
+        if not rest:
+            raise IterateError(
+                f"{len(prompts):,} prompts about {len(groups):,} images, and --held_out {self.options.held_out} "
+                f"takes all: "
+                "give more prompts, or hold out fewer"
+            )
+        path, text = self.folder / HELD_OUT, "".join(f"{name}\n" for name in held_out)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise IterateError(f"{path} holds other prompts than these rounds would hold out: choose another --out")
+        write_whole(path, text)
+        return rest
+
+    def _pairs_file(self) -> dict[str, Any]:
+        return {key: value for key, value in _read_mapping(self.options.pairs).items() if key != "limit"}
+
+    def _best_model(self, state: Mapping[str, Any]) -> str:
+        kept = [row for row in state["rounds"] if row["kept"]]
+        return str(kept[-1]["model"]) if kept else self.base
+
+    def _read_state(self) -> dict[str, Any]:
+        path = self.folder / ROUNDS
+        state = read_json(path) if path.is_file() else {"rounds": [], "ended": ""}
+        own = {"base": self.base, "start_from": self.options.start, "reference": self.options.reference}
+        for key, value in own.items():
+            if state.setdefault(key, value) != value:
+                raise IterateError(
+                    f"{path} is of rounds with {key} {state[key]!r}, and now it is {value!r}: choose another out"
+                )
+        return state
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        write_json(self.folder / ROUNDS, state)
+
+    def _link(self, model: Path) -> None:
+        """Makes `best` a link to a model."""
+        link, aside = self.folder / BEST, self.folder / f".{BEST}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(os.path.relpath(model, self.folder), target_is_directory=True)
+        aside.replace(link)
+
+    def _mmdpo(self, *words: str) -> None:
+        self.execute([sys.executable, "-m", "mmdpo", *words])
+
+    @staticmethod
+    def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+        write_whole(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+
+
+def make_table(state: Mapping[str, Any]) -> Table:
+    """Returns the rounds as a table."""
+    start = Measured(**state["start"])
+
+    def figures(of: Mapping[str, Any]) -> tuple[str, ...]:
+        measured = Measured(**of)
+        values = (measured.wrong, measured.right, measured.f1(start), measured.words, measured.useless)
+        return tuple(show_number(value, 2 if place == 1 else 1) for place, value in enumerate(values))
+
+    rows = [("start", *figures(state["start"]), "", "", "")]
+    for row in state["rounds"]:
+        shown = figures(row["held_out"]) if "held_out" in row else ("",) * 5
+        rows.append(
+            (
+                f"round {row['round']}",
+                *shown,
+                f"{row['pairs']:,}",
+                show_number(100 * row["yield"], 0),
+                "kept" if row["kept"] else "not kept",
+            )
+        )
+    headers = ("", "wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "")
+    return Table(headers, tuple(rows), "On prompts that no round trains on")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise IterateError(f"{path} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise IterateError(f"{path} holds {type(content).__name__} and no keys")
+    return content
