@@ -198,6 +198,7 @@ def build_pairs(
     """Builds the pairs of a run and returns what pairs.json holds.
 
     `labels` name the judges, the one whose verdicts the rule reads first. `left_out` are prompts that were not asked.
+    `resamples` are those of the intervals of the shortcut test; 0 leaves it out.
 
     Raises:
         BuildError: something is missing, the judge does not go with the rule, or no pair is left.
@@ -539,6 +540,8 @@ def _find_shortcut(pairs: Sequence[tuple[Prompt, Proposal]], seed: int, resample
     """Returns how well a rule that reads only the text tells chosen from rejected; why not, without scikit-learn."""
     from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 
+    if not resamples:
+        return {"rules": {}, "notes": ["not measured"]}
     drawn = list(pairs)
     if len(drawn) > LOOKED_AT:
         places = np.random.default_rng(seed).choice(len(drawn), LOOKED_AT, replace=False)

@@ -60,6 +60,8 @@ class PairsRun:
                 image_root=chosen.image_root,
                 ask_of_images=chosen.ask,
             )
+        if chosen.ids is not None:
+            found = choose_ids(found, chosen.ids)
         found = found[: chosen.limit]
         left_out = list(find_held_out(found, read_held_out(chosen.held_out)))
         out = {prompt.id for prompt, _ in left_out}
@@ -286,6 +288,16 @@ class PairsRun:
             finally:
                 self.ledger.steps.setdefault(step, Spent()).seconds += time.perf_counter() - began
                 self.ledger.write()
+
+
+def choose_ids(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
+    """Returns the prompts that a file names, in its order. Raises PromptsError for a name that is none of theirs."""
+    known = {prompt.id: prompt for prompt in prompts}
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for name in names:
+        if name not in known:
+            raise PromptsError(f"{path}: there is no prompt {name!r}{name_nearest(name, known)}")
+    return [known[name] for name in names]
 
 
 def _advance(bar: Any, prompt: Prompt) -> None:
