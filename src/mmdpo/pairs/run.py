@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from mmdpo.data.export import export_examples
+from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
 from mmdpo.files import hold_folder, make_folder, read_json, write_whole
 from mmdpo.generation import CheckpointOptions
@@ -20,7 +22,7 @@ from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
 from mmdpo.options import parse_options
 from mmdpo.pairs.asking import Asker, JudgeError
-from mmdpo.pairs.build import MOST_OFFERS, build_pairs
+from mmdpo.pairs.build import DATASET, MOST_OFFERS, build_pairs
 from mmdpo.pairs.card import write_card
 from mmdpo.pairs.check_judge import Gold, check_judge, write_check
 from mmdpo.pairs.cost import Estimate, Ledger, Spent
@@ -197,6 +199,10 @@ class PairsRun:
         labels = [choice.label for choice in self.judges]
         with self._step("build", Processes()):
             result = build_pairs(self.prompts, self.folder, labels, self.options.plan_build(), left_out=self.left_out)
+        if self.options.build.to != "trl":
+            for name in result["pairs"]:
+                pairs = read_dataset(self.folder / DATASET / f"{name}.parquet")
+                export_examples(pairs, self.folder / DATASET / f"{self.options.build.to}-{name}", self.options.build.to)
         write_card(self.folder, result, self.options)
         write_unpaired(self.folder, self.prompts, result["plan"]["seed"])
         write_pairs(self.folder)
