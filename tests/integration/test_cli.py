@@ -16,12 +16,13 @@ from mmdpo.world.pairs import make_pairs
 
 @pytest.fixture(scope="module")
 def pairs_file(tmp_path_factory):
-    """Eight pairs of the embedded world as a JSON Lines file in TRL's format, images beside it."""
+    """Eight pairs of the embedded world as a JSON Lines file in TRL's format alone, images beside it."""
     folder = tmp_path_factory.mktemp("pairs")
     lines = []
     for number, row in enumerate(make_pairs(8, seed=11)):
         row["images"][0].save(folder / f"{number}.png")
-        lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
+        columns = {name: row[name] for name in ("id", "prompt", "chosen", "rejected")}
+        lines.append(json.dumps({**columns, "images": [f"{number}.png"]}))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "pairs.jsonl"
 

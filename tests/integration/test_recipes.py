@@ -93,6 +93,10 @@ def tiny_hub(monkeypatch):
 
     class Configs:
         @staticmethod
+        def get_config_dict(name, **options):
+            return find(name).model.config.to_dict(), {}
+
+        @staticmethod
         def from_pretrained(name, **options):
             return type(find(name).model.config).from_dict(find(name).model.config.to_dict())
 
@@ -101,6 +105,7 @@ def tiny_hub(monkeypatch):
         def from_pretrained(name, **options):
             return find(name).processor
 
+    monkeypatch.setattr(load, "PreTrainedConfig", Configs)
     monkeypatch.setattr(load, "AutoConfig", Configs)
     monkeypatch.setattr(load, "AutoProcessor", Processors)
     monkeypatch.setattr(start, "find_adapter_config_file", lambda name, **options: None)

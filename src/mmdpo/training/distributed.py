@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -110,13 +110,16 @@ def _digest_or_fault(examples: PreferenceDataset, place: int) -> bytes:
         return b""
 
 
-def digest_row(example: PreferenceExample) -> bytes:
-    """Returns the digest of a row's id, texts, weights, and the names and sizes of its images; none is opened."""
+def digest_row(example: PreferenceExample, read: Collection[str] | None = None) -> bytes:
+    """Returns the digest of a row's id, texts, weights, and the names and sizes of its images; none is opened.
+
+    Where the columns that are `read` are given, texts and weights of others are no part of it.
+    """
     content = [
         example.id,
         example.prompt,
-        dict(example.responses),
-        dict(example.weights),
+        {name: text for name, text in example.responses.items() if read is None or name in read},
+        {name: weight for name, weight in example.weights.items() if read is None or name in read},
         [_describe_image(image) for image in example.images],
         [_describe_image(image) for image in example.rejected_images],
     ]

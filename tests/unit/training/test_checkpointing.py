@@ -200,6 +200,17 @@ class TestRefusals:
         assert "weights of the model" in told
         assert "weights of the reference" in told
 
+    def test_columns_that_nothing_reads_may_come_and_go(self, tmp_path, rows):
+        bare = [{name: row[name] for name in ("id", "images", "prompt", "chosen", "rejected")} for row in rows]
+        train(tmp_path / "run", bare, num_train_epochs=1, save_steps=3)
+        train(tmp_path / "run", rows, save_steps=3, resume=True)
+        train(tmp_path / "run", bare, num_train_epochs=3, save_steps=3, resume=True)
+
+    def test_a_column_that_the_objective_reads_is_compared(self, tmp_path, rows):
+        train(tmp_path / "run", rows, objective="opa", num_train_epochs=1, save_steps=3)
+        changed = [{**rows[0], "alternative": [{"role": "assistant", "content": "a cup ."}]}, *rows[1:]]
+        assert "contents of the rows" in self.refuse(tmp_path / "run", changed, objective="opa")
+
     def test_another_number_of_processes_is_refused_and_the_remedy_said(self, run, rows, monkeypatch):
         monkeypatch.setattr(MDPOConfig, "world_size", property(lambda _: 2))
         trainer = build_trainer(run, rows)

@@ -19,6 +19,8 @@ from mmdpo.files import LOCK, UnusableFileError, hold_folder, make_folder
 from mmdpo.keys import list_deciding
 from mmdpo.models.trained import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
+from mmdpo.objective import Objective
+from mmdpo.records import CHOSEN, REJECTED, response_names
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
@@ -136,6 +138,10 @@ def _make_writable(folder: Path) -> None:
 
 WORLD_SIZE = "processes"
 
+WHOLE_ROWS, READ_ROWS = "contents of the rows", "contents of the rows, as far as they are read"
+"""Digests of the data, one of which has to be the same: of all columns, which is what earlier versions recorded, and of
+the pair with those that the objective reads, which stays where a dataset gains columns."""
+
 ROWS_LOOKED_AT = 1024
 """Rows of a dataset, evenly spread, that stand for all of them."""
 
@@ -145,7 +151,12 @@ VALUES_LOOKED_AT = 64
 SHOWN = 60
 """Longest value that an error quotes, in characters."""
 
-_INCIDENTAL = {"base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"}
+_INCIDENTAL = {
+    "base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version",
+    "exclude_modules",
+}  # fmt: skip
+"""Settings of an adapter that no loss depends on: `exclude_modules` is a pattern that versions write in their own ways,
+and the layers that it leaves are recorded themselves."""
 
 
 def describe_run(
@@ -155,6 +166,7 @@ def describe_run(
     train_dataset: Any,
     processor: Any,
     *,
+    objective: Objective,
     engine: str,
 ) -> dict[str, Any]:
     """Returns by name, as JSON holds it, what decides the losses of a run.
@@ -162,6 +174,7 @@ def describe_run(
     `policy` and `reference` are at their start. `engine` is what spreads the model over processes: the files of its
     optimizer are its own.
     """
+    read = {CHOSEN, REJECTED, *response_names(objective.cells), *objective.weight_columns}
     # A fresh adapter's values are random.
     skipped = find_added(policy) if isinstance(reference, AdapterOff) else frozenset[str]()
     base: Any = unwrap_adapter(policy)
@@ -172,7 +185,7 @@ def describe_run(
         "processor": digest_processor(processor),
         "weights of the model": digest_values(policy, skipped),
         "weights of the reference": digest_values(reference.scorer.model, skipped),
-        **_describe_data(train_dataset),
+        **_describe_data(train_dataset, read),
         **_describe_adapters(policy),
     }
     plain: dict[str, Any] = json.loads(json.dumps(described, default=_to_plain))
@@ -190,7 +203,9 @@ def check_same_run(recorded: Mapping[str, Any], now: Mapping[str, Any], where: s
 
     Names that only one of them knows (another version's) are not compared.
     """
-    differing = [name for name in recorded if name in now and recorded[name] != now[name]]
+    digests = ({run[name] for name in (WHOLE_ROWS, READ_ROWS) if name in run} for run in (recorded, now))
+    passed = {READ_ROWS, WHOLE_ROWS} if set.intersection(*digests) else {READ_ROWS}
+    differing = [name for name in recorded if name in now and name not in passed and recorded[name] != now[name]]
     if not differing:
         return
     lines = [f"  {name}: {_quote(recorded[name])} there, {_quote(now[name])} now" for name in differing]
@@ -222,19 +237,27 @@ def digest_values(model: nn.Module, skipped: Collection[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def _describe_data(dataset: Any) -> dict[str, Any]:
-    """Returns how many rows there are and what they say; images are known by their names or sizes."""
+def _describe_data(dataset: Any, read: Collection[str]) -> dict[str, Any]:
+    """Returns how many rows there are and what they say, in all and in the columns that are `read`.
+
+    Images are known by their names or sizes.
+    """
     if not isinstance(dataset, Items):
         return {}
     count = len(dataset)
     places = range(0, count, -(-count // ROWS_LOOKED_AT))
-    digest = xxh3_128(b"".join(digest_row(dataset.examples[place]) for place in places))
-    return {"rows": count, "contents of the rows": digest.hexdigest()}
+    whole, as_read = xxh3_128(), xxh3_128()
+    for place in places:
+        example = dataset.examples[place]
+        whole.update(digest_row(example))
+        as_read.update(digest_row(example, read))
+    return {"rows": count, WHOLE_ROWS: whole.hexdigest(), READ_ROWS: as_read.hexdigest()}
 
 
 def _describe_adapters(policy: nn.Module) -> dict[str, Any]:
     adapters: Mapping[str, Any] = getattr(policy, "peft_config", None) or {}
-    return {
+    layers = xxh3_128("\n".join(sorted(find_added(policy))).encode()).hexdigest()
+    return ({"adapter's layers": layers} if adapters else {}) | {
         f"adapter's {key}": value
         for adapter in adapters.values()
         for key, value in adapter.to_dict().items()
