@@ -22,7 +22,8 @@ def _sample(options: PairsOptions) -> int:
     run = PairsRun(options)
     if options.dry_run:
         return _estimate(options)
-    run.sample()
+    if refused := run.sample():
+        print(f"note: the policy refused {refused:,} requests, whose answers are missing; the same command asks again")
     print(printable(f"answers: {run.folder / 'samples.jsonl'}"))
     return 0
 
@@ -42,7 +43,14 @@ def _judge(options: PairsOptions) -> int:
     run = PairsRun(options)
     if options.dry_run:
         return _estimate(options)
-    run.judge(getattr(options, "only", ()))
+    for label, (refused, unreadable) in run.judge(getattr(options, "only", ())).items():
+        if refused or unreadable:
+            print(
+                printable(
+                    f"note: {label}: {refused:,} requests were refused, which the same command asks again, and "
+                    f"{unreadable:,} replies cannot be read; the answers that they were about have no verdict"
+                )
+            )
     print(
         printable(f"verdicts: {', '.join(f'verdicts-{choice.label}.jsonl' for choice in run.judges)} in {run.folder}")
     )

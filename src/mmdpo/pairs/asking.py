@@ -1,20 +1,21 @@
 """What judges ask a model, and its replies: each asked once, kept on disk before the next one is waited for.
 
-A reply is found again by what was asked, so that a judging which was interrupted, or is repeated with other options,
-pays for nothing twice. A request that failed is never kept as a reply.
+A reply is found again by who was asked and what, so that a judging which was interrupted, or is repeated with other
+options, pays for nothing twice. A request that failed is never kept as a reply.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of
-from mmdpo.generation.endpoint import BudgetSpentError, RefusedError
+from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Question
 from mmdpo.judges import RETRY_TEMPERATURE
 from mmdpo.pairs.judges import Ask, Reply
@@ -57,16 +58,14 @@ class Asker:
         retries: int = 2,
         on_reply: Callable[[int, int], None] = lambda read, written: None,
     ) -> None:
-        """Takes replies that `path` keeps. `on_reply` hears how many tokens each new one read and wrote.
-
-        It may raise BudgetSpentError: then nothing more is asked, and what was is kept.
-        """
+        """Takes the model's replies that `path` keeps. `on_reply` hears how many tokens each new one read and wrote."""
         self._answerer, self._limit, self._retries, self._on_reply = answerer, max_new_tokens, retries, on_reply
+        self._model = digest_of({name: of for name, of in answerer.describe().items() if name != "versions"})
         self._file = LineFile(path)
         self._kept: dict[str, Reply] = {}
         for row in read_lines(path) if path.is_file() else ():
             self._kept[row["key"]] = Reply(row["reply"], row.get("yes"))
-        self.asked = self.unreadable = 0
+        self.asked = self.unreadable = self.refused = 0
         self._digests: dict[int, tuple[ImageSource, str]] = {}
 
     def ask(self, asks: Sequence[Ask]) -> list[Any]:
@@ -74,7 +73,7 @@ class Asker:
 
         Raises:
             JudgeError: too many replies cannot be read.
-            BudgetSpentError: there is nothing left to spend.
+            BudgetSpentError: there is nothing left to spend. What was on its way by then is kept.
             OSError: the model cannot be reached. Whatever was replied before is kept.
         """
         self._digests.clear()  # pictures of those before are not held
@@ -92,16 +91,17 @@ class Asker:
                 if values[key] is None:
                     left[key] = each
             waiting = left
+        unreadable = [key for key, value in values.items() if value is None]
         self.asked += len(distinct)
-        self.unreadable += len(waiting)
+        self.unreadable += len(unreadable)
+        self.refused += len(distinct) - len(values)
         if self.asked >= LEAST_ASKED and self.unreadable > MOST_UNREADABLE * self.asked:
-            examples = [self._kept[self._key(each, 0)].text for each in waiting.values()]
+            examples = [self._kept[key].text for key in unreadable]
             said = f" One said {examples[0]!r:.200}." if examples else ""
             raise JudgeError(
                 f"{self.unreadable:,} of {self.asked:,} replies of the judge cannot be read, more than "
                 f"{MOST_UNREADABLE:.0%}.{said} Take a model that keeps to a form, or look at its chat template; what "
-                f"was "
-                f"replied is kept in {self._file.path}"
+                f"was replied is kept in {self._file.path}"
             )
         return [values.get(self._key(each, 0)) for each in asks]
 
@@ -123,13 +123,9 @@ class Asker:
             reminder = REMINDER if attempt else ""
             questions = [Question(key, each.text + reminder, each.images or None) for key, each in open_.items()]
             self._file.open()  # before a reply is paid for
-            try:
+            with suppress(RefusedError):  # of some of them; the others were answered
                 for answer in self._answerer.answer(questions, settings):
                     self._keep(answer)
-            except BudgetSpentError:
-                raise
-            except RefusedError:  # of some of them; the others were answered
-                continue
 
     def _keep(self, answer: GeneratedAnswer) -> None:
         details = answer.details
@@ -148,7 +144,8 @@ class Asker:
 
     def _key(self, each: Ask, attempt: int) -> str:
         limit = 1 if each.is_yes_no else self._limit
-        return digest_of([each.text, list(map(self._digest, each.images)), each.is_yes_no, limit, attempt])[:32]
+        images = list(map(self._digest, each.images))
+        return digest_of([self._model, each.text, images, each.is_yes_no, limit, attempt])[:32]
 
     def _digest(self, image: ImageSource) -> str:
         """Returns the digest of a picture; each that is open is read once."""

@@ -43,34 +43,39 @@ def balance(
     """Returns which of each prompt's pairs is taken, None for no pair, so that the means of a measure agree.
 
     `offers` are the pairs that each prompt would give, the best first, and `taken` those that are taken so far. As few
-    as possible are changed, those first that are furthest off; pairs are left out only where no other does.
+    as possible are changed, so those first that change most, and none so far that the means differ the other way.
+    Pairs are left out, those first that are furthest off, only where no other pair of their prompts does.
     """
     found = list(taken)
     gaps = [[chosen - rejected for chosen, rejected in of] for of in offers]
     sizes = [[(chosen + rejected) / 2 for chosen, rejected in of] for of in offers]
-    open_ = [place for place, n in enumerate(found) if n is not None]
-    total = sum(gaps[place][found[place] or 0] for place in open_)
-    size = sum(sizes[place][found[place] or 0] for place in open_)
+    open_ = [(place, n) for place, n in enumerate(taken) if n is not None]
+    total = sum(gaps[place][n] for place, n in open_)
+    size = sum(sizes[place][n] for place, n in open_)
     sign = 1.0 if total > 0 else -1.0
-    open_.sort(key=lambda place: (-sign * gaps[place][found[place] or 0], place))
-    for allows_drop in (False, True):
-        for place in open_:
+
+    def gain(place: int, now: int, new: int | None) -> float:
+        return sign * (gaps[place][now] - (0.0 if new is None else gaps[place][new]))
+
+    def change(choices: Callable[[int], Sequence[int | None]]) -> None:
+        """Takes other pairs until the means agree; `choices` are those of a prompt, None for none."""
+        nonlocal total, size
+        waiting = [
+            (-max(gain(place, now, new) for new in choices(place)), place, now)
+            for place, now in enumerate(found)
+            if now is not None
+        ]
+        for _, place, now in sorted(waiting):
             if sign * total <= tolerance * size:
-                return found
-            now = found[place]
-            if now is None or sign * gaps[place][now] <= 0:
-                continue
-            old = gaps[place][now]
-            # What is taken instead must not turn the whole the other way.
-            better = (
-                n for n, gap in enumerate(gaps[place]) if sign * gap < sign * old and sign * (total - old + gap) >= 0
-            )
-            new = next(better, None)
-            if new is None and not allows_drop:
-                continue
-            total += (0.0 if new is None else gaps[place][new]) - old
-            size += (0.0 if new is None else sizes[place][new]) - sizes[place][now]
-            found[place] = new
+                return
+            for gained, new in sorted(((gain(place, now, n), n) for n in choices(place)), key=lambda of: -of[0]):
+                rest = size - sizes[place][now] + (0.0 if new is None else sizes[place][new])
+                if gained > 0 and sign * total - gained >= -tolerance * rest:
+                    found[place], total, size = new, total - sign * gained, rest
+                    break
+
+    change(lambda place: range(len(offers[place])))
+    change(lambda place: (None,))
     return found
 
 

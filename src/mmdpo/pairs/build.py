@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,10 +26,10 @@ from mmdpo.files import digest_of, make_folder, read_json, to_json, write_json, 
 from mmdpo.pairs.balance import MARKS, UNEVEN, Values, area_under_curve, balance, count_words
 from mmdpo.pairs.filters import find_repeats, why_useless
 from mmdpo.pairs.judges import Verdict, load
-from mmdpo.pairs.judging import from_row
+from mmdpo.pairs.judging import join_rows
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.rules import RULES, Candidate, Proposal
-from mmdpo.pairs.samples import SAMPLER, SAMPLES, Sample, list_parts, read_prompt_digests
+from mmdpo.pairs.samples import SAMPLER, SAMPLES, Sample, explain_changed, list_parts, read_prompt_digests
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, derive_generator
 from mmdpo.registry import name_nearest
 
@@ -106,9 +106,15 @@ class BuildPlan:
 class RunFiles:
     """The answers and verdicts of a run, read prompt by prompt: a million of them need not fit into memory."""
 
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        """Looks where the lines of each prompt stand. Raises BuildError where a file is missing."""
-        self.folder, self.labels = folder, tuple(labels)
+    def __init__(
+        self, folder: Path, labels: Sequence[str], is_planned: Callable[[Sample], bool] = lambda sample: True
+    ) -> None:
+        """Looks where the lines of each prompt stand. Raises BuildError where a file is missing.
+
+        Answers that are not planned any more are none of the run's.
+        """
+        self.folder, self.labels, self._is_planned = folder, tuple(labels), is_planned
+        self._asked = read_prompt_digests(folder)
         self._samples = _Lines(list_parts(folder, SAMPLES))
         if not self._samples.count:
             raise BuildError(f"{folder} holds no answers: run `mmdpo pairs sample` first")
@@ -127,18 +133,19 @@ class RunFiles:
     def samples(self, prompt: str) -> list[Sample]:
         """Returns the answers to a prompt, by number."""
         names = Sample.__dataclass_fields__
-        found = {
-            row["k"]: Sample(**{name: row[name] for name in names if name in row}) for row in self._samples.of(prompt)
-        }
+        read = (Sample(**{name: row[name] for name in names if name in row}) for row in self._samples.of(prompt))
+        found = {sample.k: sample for sample in read if self._is_planned(sample)}
         return [found[k] for k in sorted(found)]
+
+    def images(self, prompt: Prompt) -> tuple[str, ...]:
+        """Returns the digests of a prompt's pictures, of those that were asked about, without opening any."""
+        asked = self._asked.get(prompt.id)
+        return prompt.image_digests if asked is None else asked[1]
 
     @lru_cache(maxsize=2)  # noqa: B019
     def verdicts(self, prompt: str) -> dict[str, dict[int, Verdict]]:
         """Returns the verdicts of the answers to a prompt, by judge and number."""
-        return {
-            label: {int(k): from_row(of) for row in lines.of(prompt) for k, of in row["verdicts"].items()}
-            for label, lines in self._verdicts.items()
-        }
+        return {label: join_rows(list(lines.of(prompt))) for label, lines in self._verdicts.items()}
 
 
 class _Lines:
@@ -193,33 +200,28 @@ def build_pairs(
     plan: BuildPlan,
     *,
     left_out: Sequence[tuple[Prompt, str]] = (),
+    is_planned: Callable[[Sample], bool] = lambda sample: True,
     resamples: int = 500,
 ) -> dict[str, Any]:
     """Builds the pairs of a run and returns what pairs.json holds.
 
-    `labels` name the judges, the one whose verdicts the rule reads first. `left_out` are prompts that were not asked.
-    `resamples` are those of the intervals of the shortcut test; 0 leaves it out.
+    `labels` name the judges, the one whose verdicts the rule reads first. `left_out` are prompts that were not asked;
+    `is_planned` says which answers on disk are the run's. `resamples` are those of the intervals of the shortcut test;
+    0 leaves it out.
 
     Raises:
         BuildError: something is missing, the judge does not go with the rule, or no pair is left.
+        SamplesError: the picture of a pair is not the one that was asked about.
     """
-    files = RunFiles(folder, labels)
-    rule, note = _choose_rule(prompts, files, plan)
-    if RULES[rule].needs_strikes and not files.strikes:
-        raise BuildError(
-            f"the rule {rule} looks for wrong claims, and {files.judge} only ranks answers: take best_worst, ranked or "
-            "same_length"
-        )
-    tally = Tally()
+    files, tally = RunFiles(folder, labels, is_planned), Tally()
+    maker, note = _open_maker(prompts, files, plan, tally)
+    rule = maker.rule
     for prompt, reason in left_out:
         tally.drop(prompt.id, reason)
-    mistakes = "weigh" if rule != plan.rule else plan.mistakes
-    maker = _Maker(files, plan, rule, mistakes, tally)
     slots: list[tuple[Prompt, list[Offer]]] = []
     for prompt in prompts:
         slots += [(prompt, offers) for offers in maker.offer(prompt)]
-    digests = {name: images for name, (_, images) in read_prompt_digests(folder).items()}
-    taken = _limit_per_image(slots, digests, plan.per_image, tally)
+    taken = _limit_per_image(slots, files, plan.per_image, tally)
     if plan.balance != "none":
         taken = _balance(slots, taken, with_style=plan.balance == "style", tally=tally)
     pairs = [
@@ -236,7 +238,7 @@ def build_pairs(
             "another rule, a margin of 0 or more answers at a higher temperature may do"
         )
     facts = describe_pairs(pairs, maker, files, plan, resamples=resamples)
-    sizes = write_dataset(pairs, files, plan, rule, digests, folder / DATASET)
+    sizes = write_dataset(pairs, files, plan, rule, folder / DATASET)
     result = {
         "rule": rule,
         "asked_rule": plan.rule,
@@ -247,13 +249,47 @@ def build_pairs(
         "sampler": read_json(folder / SAMPLER),
         "funnel": maker.funnel(len(prompts) + len(left_out), len(pairs)),
         "pairs": sizes,
-        "images": len({digests[prompt.id] for prompt, _ in pairs}),
+        "images": len({digest for prompt, _ in pairs for digest in files.images(prompt)}),
         **facts,
     }
     result["notes"] += list(warn(result))
     write_rows(folder / DROPPED, tally.dropped)
     write_json(folder / PAIRS, result)
     return result
+
+
+def find_offered(
+    prompts: Sequence[Prompt],
+    folder: Path,
+    label: str,
+    plan: BuildPlan,
+    most: int,
+    is_planned: Callable[[Sample], bool] = lambda sample: True,
+) -> Callable[[Prompt], set[int]]:
+    """Returns what says which answers would be in the first few pairs of a prompt by one judge's verdicts.
+
+    Raises BuildError as `build_pairs` does.
+    """
+    maker, _ = _open_maker(prompts, RunFiles(folder, [label], is_planned), plan, Tally())
+
+    def find(prompt: Prompt) -> set[int]:
+        maker.seen.clear()  # whether another prompt gives the same pair is not known yet
+        proposals = maker.propose(prompt)
+        offered = [proposals[offer.place] for offers in maker.offer(prompt) for offer in offers[:most]]
+        return {each.sample.k for proposal in offered for each in (proposal.chosen, proposal.rejected)}
+
+    return find
+
+
+def _open_maker(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan, tally: Tally) -> tuple[_Maker, str]:
+    """Returns what makes the pairs, and what to say of its rule. Raises BuildError if the judge does not go with it."""
+    rule, note = _choose_rule(prompts, files, plan)
+    if RULES[rule].needs_strikes and not files.strikes:
+        raise BuildError(
+            f"the rule {rule} looks for wrong claims, and {files.judge} only ranks answers: take best_worst, ranked or "
+            "same_length"
+        )
+    return _Maker(files, plan, rule, "weigh" if rule != plan.rule else plan.mistakes, tally), note
 
 
 def _choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> tuple[str, str]:
@@ -279,7 +315,7 @@ class _Maker:
     """Makes offers of prompts, and counts what they lose on the way."""
 
     def __init__(self, files: RunFiles, plan: BuildPlan, rule: str, mistakes: str, tally: Tally) -> None:
-        self.files, self.plan, self.rule, self.mistakes, self.tally = files, plan, RULES[rule], mistakes, tally
+        self.files, self.plan, self.rule, self.mistakes, self.tally = files, plan, rule, mistakes, tally
         self.seen = set[bytes]()
         self.answers = self.judged = self.candidates = self.easy = self.own_claims = self.own_struck = 0
         self.has_verdict = 0
@@ -290,7 +326,9 @@ class _Maker:
         """Returns what the rule would make of a prompt, before filters; the same each time."""
         candidates = list(self._candidates(prompt, lambda reason, k: None))
         generator = derive_generator(self.plan.seed, prompt.id, "pairs")
-        return [p for _, p in zip(range(10 * MOST_OFFERS), self.rule.propose(candidates, generator), strict=False)]
+        return [
+            p for _, p in zip(range(10 * MOST_OFFERS), RULES[self.rule].propose(candidates, generator), strict=False)
+        ]
 
     def offer(self, prompt: Prompt) -> list[list[Offer]]:
         """Returns what may be taken for each of the prompt's pairs; counts what falls away."""
@@ -374,7 +412,7 @@ class _Maker:
             return "lengths too different"
         if plan.combine != "mean" and not self._is_agreed(prompt, proposal):
             return "judges disagree"
-        key = xxh3_128_digest(to_json([list(prompt.image_digests), prompt.question, *proposal.texts]).encode())
+        key = xxh3_128_digest(to_json([self.files.images(prompt), prompt.turns, *proposal.texts]).encode())
         if key in self.seen:
             return "the same pair elsewhere"
         self.seen.add(key)
@@ -438,12 +476,12 @@ def _mean(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _limit_per_image(
-    slots: Sequence[tuple[Prompt, list[Offer]]], digests: Mapping[str, tuple[str, ...]], most: int, tally: Tally
+    slots: Sequence[tuple[Prompt, list[Offer]]], files: RunFiles, most: int, tally: Tally
 ) -> list[int | None]:
     counts = Counter[tuple[str, ...]]()
     taken: list[int | None] = []
     for prompt, _ in slots:
-        images = digests.get(prompt.id, ())
+        images = files.images(prompt)
         counts[images] += 1
         taken.append(0 if counts[images] <= most else None)
         if counts[images] > most:
@@ -502,7 +540,7 @@ def describe_pairs(
         "margins": {str(margin): margins[margin] for margin in sorted(margins)},
         "style": marks,
         "struck": dict(struck.most_common(SHOWN_CLAIMS)),
-        "shortcut": _find_shortcut(pairs, plan.seed, resamples),
+        "shortcut": _find_shortcut(pairs, files, plan.seed, resamples),
     }
 
 
@@ -536,7 +574,9 @@ def _errors_by_judge(pairs: Sequence[tuple[Prompt, Proposal]], files: RunFiles) 
     return found
 
 
-def _find_shortcut(pairs: Sequence[tuple[Prompt, Proposal]], seed: int, resamples: int) -> dict[str, Any]:
+def _find_shortcut(
+    pairs: Sequence[tuple[Prompt, Proposal]], files: RunFiles, seed: int, resamples: int
+) -> dict[str, Any]:
     """Returns how well a rule that reads only the text tells chosen from rejected; why not, without scikit-learn."""
     from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 
@@ -546,7 +586,7 @@ def _find_shortcut(pairs: Sequence[tuple[Prompt, Proposal]], seed: int, resample
     if len(drawn) > LOOKED_AT:
         places = np.random.default_rng(seed).choice(len(drawn), LOOKED_AT, replace=False)
         drawn = [drawn[place] for place in sorted(places.tolist())]
-    texts = [TextPair(p.id, p.question, "+".join(p.image_digests), *proposal.texts) for p, proposal in drawn]
+    texts = [TextPair(p.id, p.question, "+".join(files.images(p)), *proposal.texts) for p, proposal in drawn]
     try:
         found = measure_shortcut(texts, resamples=resamples, seed=seed)
     except ImportError as error:
@@ -598,15 +638,17 @@ def write_dataset(
     files: RunFiles,
     plan: BuildPlan,
     rule: str,
-    digests: Mapping[str, tuple[str, ...]],
     folder: Path,
 ) -> dict[str, int]:
     """Writes the pairs, those of some images apart, and returns how many are where."""
     make_folder(folder)
     sampler = read_json(files.folder / SAMPLER)
     parts: dict[str, list[tuple[Prompt, Proposal]]] = {TRAIN: [], EVAL: []}
+    lead = group_images([files.images(prompt) for prompt, _ in pairs])
     for prompt, proposal in pairs:
-        is_eval = int(digests[prompt.id][0][:8], 16) < plan.eval_share * 2**32
+        if prompt.image_digests != files.images(prompt):  # they are read for the dataset anyway
+            raise explain_changed(files.folder, prompt)
+        is_eval = int(lead[files.images(prompt)[0]][:8], 16) < plan.eval_share * 2**32
         parts[EVAL if is_eval else TRAIN].append((prompt, proposal))
     if not parts[TRAIN]:
         parts = {TRAIN: parts[EVAL], EVAL: []}
@@ -616,11 +658,32 @@ def write_dataset(
             (folder / name).unlink(missing_ok=True)
             continue
         examples = [_to_example(prompt, proposal, number) for number, (prompt, proposal) in _number(of)]
-        rows = [_describe(prompt, proposal, files, plan, rule, digests, sampler) for prompt, proposal in of]
+        rows = [_describe(prompt, proposal, files, plan, rule, sampler) for prompt, proposal in of]
         columns = {column: [row[column] for row in rows] for column in rows[0]}
         known = {column: values for column, values in columns.items() if any(value is not None for value in values)}
         sizes[name.removesuffix(".parquet")] = write_examples(examples, folder / name, columns=known)
     return sizes
+
+
+def group_images(together: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Returns of each picture the first, by its digest, of all that stand with it, one way or another, in a prompt.
+
+    >>> group_images([("b", "c"), ("a", "c"), ("d",)])
+    {'b': 'a', 'c': 'a', 'a': 'a', 'd': 'd'}
+    """
+    parents: dict[str, str] = {}
+
+    def find(image: str) -> str:
+        parents.setdefault(image, image)
+        while parents[image] != image:
+            parents[image] = image = parents[parents[image]]
+        return image
+
+    for images in together:
+        for image in images:
+            first, last = sorted((find(images[0]), find(image)))
+            parents[last] = first
+    return {image: find(image) for image in parents}
 
 
 def _number(pairs: Sequence[tuple[Prompt, Proposal]]) -> Iterator[tuple[int, tuple[Prompt, Proposal]]]:
@@ -649,7 +712,6 @@ def _describe(
     files: RunFiles,
     plan: BuildPlan,
     rule: str,
-    digests: Mapping[str, tuple[str, ...]],
     sampler: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns where a pair comes from: the further columns of its row."""
@@ -664,7 +726,7 @@ def _describe(
 
     return {
         "prompt_id": prompt.id,
-        "image_sha256": " ".join(digests[prompt.id]),
+        "image_sha256": " ".join(files.images(prompt)),
         "round": plan.round,
         "sampler": name_sampler(sampler["sampler"]),
         "seed": int(sampler["settings"]["seed"]),

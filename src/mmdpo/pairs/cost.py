@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmdpo.evaluation.line_file import read_lines
 from mmdpo.files import read_json, write_json
-from mmdpo.generation.endpoint import BudgetSpentError
+from mmdpo.generation.endpoint import Budget, BudgetSpentError
+from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Processes, Question
 from mmdpo.pairs.asking import Prices
 from mmdpo.pairs.samples import SAMPLES, list_parts
 
 COST = "cost.json"
+CHECK_REPLIES = "check-{}.jsonl"
+"""What a judge's model replied to `check-judge`: apart, since it says nothing of what the run's own prompts cost."""
 
 
 @dataclass
@@ -32,13 +34,12 @@ class Spent:
 
 @dataclass
 class Ledger:
-    """What the steps of a run have used. Raises BudgetSpentError, in `add`, once the budget is spent."""
+    """What the steps of a run have used."""
 
     folder: Path
     prices: Mapping[str, Prices]
     budget: float | None = None
     steps: dict[str, Spent] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def read(
@@ -47,12 +48,8 @@ class Ledger:
         """Counts what is on disk. `models` names the model of every step."""
         ledger = cls(folder, prices, budget)
         for step, model in models.items():
-            spent = ledger.steps[step] = Spent()
             for read, written in _count(folder, step):
-                spent.requests += 1
-                spent.read += read
-                spent.written += written
-            spent.price = ledger._price(model).of(spent.read, spent.written)
+                ledger.add(step, model, read, written)
         path = folder / COST
         for step, of in (read_json(path)["steps"] if path.is_file() else {}).items():
             ledger.steps.setdefault(step, Spent()).seconds = float(of["seconds"])
@@ -69,14 +66,26 @@ class Ledger:
             raise BudgetSpentError(f"the budget of {self.budget:g} is spent ({self.total:.2f})")
 
     def add(self, step: str, model: str, read: int, written: int) -> None:
-        """Counts one request; raises BudgetSpentError once the budget is spent. Threads may call it."""
-        with self._lock:
-            spent = self.steps.setdefault(step, Spent())
-            spent.requests += 1
-            spent.read += read
-            spent.written += written
-            spent.price += self._price(model).of(read, written)
-            self.check()
+        """Counts one request."""
+        spent = self.steps.setdefault(step, Spent())
+        spent.requests += 1
+        spent.read += read
+        spent.written += written
+        spent.price += self._price(model).of(read, written)
+
+    def watch(self, answerer: Answerer) -> Answerer:
+        """Returns a model that is asked no more, BudgetSpentError, once the budget is spent.
+
+        What is on its way by then is still answered and counts: at an endpoint as many requests as are sent at once,
+        else all that is asked together.
+        """
+        if self.budget is None:
+            return answerer
+        endpoint = getattr(answerer, "endpoint", None)
+        if endpoint is None:
+            return _Watched(answerer, self)
+        endpoint.budget = _Priced(endpoint.budget.max_requests, endpoint.budget.max_tokens, ledger=self)
+        return answerer
 
     def write(self) -> None:
         """Writes cost.json."""
@@ -87,9 +96,42 @@ class Ledger:
         return self.prices.get(model, Prices())
 
 
+@dataclass
+class _Priced(Budget):
+    """The limits of an endpoint, and the budget of the run."""
+
+    ledger: Ledger | None = None
+
+    def take_request(self) -> None:
+        if self.ledger is not None:
+            self.ledger.check()
+        super().take_request()
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A model that asks first whether anything is left to spend."""
+
+    answerer: Answerer
+    ledger: Ledger
+
+    @property
+    def processes(self) -> Processes:
+        return self.answerer.processes
+
+    def describe(self) -> Mapping[str, Any]:
+        return self.answerer.describe()
+
+    def answer(self, questions: Sequence[Question], settings: GenerationSettings) -> Iterator[GeneratedAnswer]:
+        self.ledger.check()
+        yield from self.answerer.answer(questions, settings)
+
+
 def _count(folder: Path, step: str) -> Iterator[tuple[int, int]]:
     """Yields the tokens that each request of a step read and wrote."""
-    paths = list_parts(folder, SAMPLES) if step == "sample" else [folder / f"replies-{step.partition(' ')[2]}.jsonl"]
+    kind, _, label = step.partition(" ")
+    replies = CHECK_REPLIES if kind == "check" else "replies-{}.jsonl"
+    paths = list_parts(folder, SAMPLES) if step == "sample" else [folder / replies.format(label)]
     for path in paths:
         for row in read_lines(path) if path.is_file() else ():
             yield int(row.get("prompt_tokens") or 0), int(row.get("tokens") or 0)
@@ -104,15 +146,17 @@ class Estimate:
     """Prompts."""
     left: int
     spent: Spent
+    share: float | None = None
+    """What is left as a share of what was done; None where nothing was."""
 
     @property
     def is_known(self) -> bool:
         """Whether anything was done that the rest can be estimated by."""
-        return self.done > 0 or not self.left
+        return self.share is not None or not self.left
 
     def scale(self, value: float) -> float:
         """Returns what is left of something that was used."""
-        return value * self.left / self.done if self.done else 0.0
+        return value * (self.share or 0.0)
 
     def row(self) -> dict[str, Any]:
         """Returns the estimate of the rest, for tables."""

@@ -1,6 +1,7 @@
 """`mmdpo pairs judge`: what a judge holds of every answer, prompt by prompt, on disk as it comes.
 
-verdicts-NAME.jsonl   a line for each prompt: verdicts by the answers' numbers
+verdicts-NAME.jsonl   a line for each prompt: verdicts by the answers' numbers, and the digest of what they were held
+                      against, where a judge reads a column
 replies-NAME.jsonl    what the judge's model replied, see `asking`
 judge-NAME.json       what the verdicts depend on besides the answers: judge, version of its words, model, options
 """
@@ -8,13 +9,14 @@ judge-NAME.json       what the verdicts depend on besides the answers: judge, ve
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdpo.evaluation.line_file import LineFile, read_lines
-from mmdpo.files import read_json, to_json
+from mmdpo.files import digest_of, read_json, to_json
 from mmdpo.generation.questions import Answerer
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.filters import why_useless
@@ -25,6 +27,8 @@ from mmdpo.registry import name_nearest
 
 PROOF = "check-{}.json"
 """What `check-judge` found of a judge."""
+_KINDS: Mapping[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": ((int, float), "a number")}
+"""Of an option's type: values that it takes, and what messages call them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ class JudgeChoice:
                 )
         if "judge" not in values:
             raise JudgeError(f"judges: {text!r:.200} names no judge: write {{judge: claims, …}}")
+        for each in fields(cls):
+            kind, called = _KINDS.get(str(each.type), (str, "a text"))
+            value = values.get(each.name)
+            if each.name in values and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise JudgeError(f"judges: {each.name} is {value!r:.100}; give {called}")
         return cls(**values).checked()
 
     def checked(self) -> JudgeChoice:
@@ -75,6 +84,8 @@ class JudgeChoice:
             load(self.judge)
         except ValueError as error:
             raise JudgeError(str(error)) from error
+        if not re.fullmatch(r"[\w.-]+", self.label):
+            raise JudgeError(f"judges: {self.label!r} is to be part of file names: letters, digits, - and _ do")
         if self.splits not in ("model", "sentences"):
             raise JudgeError(f"judges: splits is {self.splits!r}; give model or sentences")
         if self.votes not in (1, 2, 3):
@@ -92,6 +103,15 @@ class JudgeChoice:
         return bool(load(self.judge).WORDS)
 
 
+class Unjudged(NamedTuple):
+    """Requests that gave nothing; the answers that they were about have no verdict."""
+
+    refused: int = 0
+    """By the model; it is asked again next time."""
+    unreadable: int = 0
+    """Replied to, and not to be read however often it was asked."""
+
+
 def judge_samples(
     prompts: Sequence[Prompt],
     samples: Mapping[str, Sequence[Sample]],
@@ -103,10 +123,11 @@ def judge_samples(
     wanted: Callable[[Prompt], Collection[int]] | None = None,
     on_reply: Callable[[int, int], None] = lambda read, written: None,
     on_prompt: Callable[[Prompt], None] = lambda prompt: None,
-) -> None:
+) -> Unjudged:
     """Writes the judge's verdicts of the answers that have none; those that cannot be used are not judged.
 
-    `wanted` says which answers, by number, are worth it. Answers to a prompt are judged together.
+    `wanted` says which answers, by number, are worth it. Answers to a prompt are judged together, and again where what
+    they are held against has changed. Returns what could not be judged.
 
     Raises:
         JudgeError: the judge needs a model, a column or labelled proof that is not there, or cannot be understood.
@@ -115,14 +136,14 @@ def judge_samples(
     """
     judge = load(choice.judge)
     check_needs(prompts, choice, context, answerer, folder)
-    described = {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"}
-    check_same(
-        folder / f"judge-{choice.label}.json",
-        {"judge": {**describe(choice, context), "model": described}},
-        f"verdicts of {choice.label}",
-    )
+    own = {"judge": describe(choice, context, answerer)}
+    check_same(folder / f"judge-{choice.label}.json", own, f"verdicts of {choice.label}")
     path = folder / f"verdicts-{choice.label}.jsonl"
-    known = {row["id"]: set(row["verdicts"]) for row in read_lines(path)} if path.is_file() else {}
+    known: dict[str, tuple[str | None, set[str]]] = {}
+    for row in read_lines(path) if path.is_file() else ():
+        before = known.get(row["id"])
+        same = before[1] if before is not None and before[0] == row.get("truth") else set()
+        known[row["id"]] = row.get("truth"), same | set(row["verdicts"])
     replies = folder / f"replies-{choice.label}.jsonl"
     asker = None if answerer is None else Asker(answerer, replies, on_reply=on_reply)
     lines = LineFile(path)
@@ -131,7 +152,9 @@ def judge_samples(
         useful = [each for each in samples.get(prompt.id, ()) if why_useless(each) is None]
         numbers = None if wanted is None else wanted(prompt)
         chosen = [each for each in useful if numbers is None or each.k in numbers]
-        return [] if {str(each.k) for each in chosen} <= known.get(prompt.id, set()) else chosen
+        truth, judged = known.get(prompt.id, (None, set()))
+        is_known = {str(each.k) for each in chosen} <= judged and truth == digest_truth(judge, prompt)
+        return [] if is_known else chosen
 
     try:
         for start in range(0, len(prompts), LOT):
@@ -139,13 +162,20 @@ def judge_samples(
             verdicts = judge_lot(judge, lot, context, asker)
             for (prompt, found), of in zip(lot, verdicts, strict=True):
                 given = {str(s.k): to_row(verdict) for s, verdict in zip(found, of, strict=True) if verdict is not None}
-                lines.append({"id": prompt.id, "verdicts": given})
+                truth = digest_truth(judge, prompt)
+                lines.append({"id": prompt.id} | ({"truth": truth} if truth else {}) | {"verdicts": given})
             for prompt in prompts[start : start + LOT]:
                 on_prompt(prompt)
     finally:
         lines.close()
         if asker is not None:
             asker.close()
+    return Unjudged() if asker is None else Unjudged(asker.refused, asker.unreadable)
+
+
+def digest_truth(judge: Any, prompt: Prompt) -> str | None:
+    """Returns the digest of what a judge holds answers against; None for one that reads no column."""
+    return digest_of(prompt.truth[judge.NEEDS])[:16] if judge.NEEDS else None
 
 
 def judge_lot(
@@ -207,20 +237,21 @@ def check_needs(
     if choice.judge in ("reward", "image_gain") and context.rewards is None:
         raise JudgeError(f"the judge {choice.judge} needs a model: judges: [{{judge: {choice.judge}, run: FOLDER}}]")
     if folder is not None and getattr(judge, "NEEDS_PROOF", False):
-        proof = folder / PROOF.format(choice.label)
-        low = read_json(proof)["pairs"]["accuracy"]["low"] if proof.is_file() else None
+        path = folder / PROOF.format(choice.label)
+        proof = read_json(path) if path.is_file() else {}
+        is_of_it = digest_of(proof.get("of")) == digest_of(describe(choice, context, answerer))
+        low = proof["pairs"]["accuracy"]["low"] if is_of_it else None
         if low is None or low <= 50:
-            found = (
-                "there is no check of it here" if low is None else f"its accuracy may be {low:.1f} %, as chance's is 50"
-            )
+            missing = "that of it here was with other options" if proof else "there is no check of it here"
+            found = missing if low is None else f"its accuracy may be {low:.1f} %, as chance's is 50"
             raise JudgeError(
                 f"{choice.judge} is not taken for a judge of answers unless labelled ones show that it is one, and "
                 f"{found}: mmdpo pairs check-judge --gold FILE"
             )
 
 
-def describe(choice: JudgeChoice, context: Context) -> dict[str, Any]:
-    """Returns what verdicts depend on besides the answers and the model: judge, version, options that it reads."""
+def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -> dict[str, Any]:
+    """Returns what verdicts depend on besides the answers: judge, version, options that it reads, model."""
     judge = load(choice.judge)
     options = {
         "claims": ("votes", "splits", "threshold"),
@@ -233,6 +264,7 @@ def describe(choice: JudgeChoice, context: Context) -> dict[str, Any]:
         "words": version_of(judge),
         "run": choice.run,
         **{name: getattr(context, name) for name in options},
+        "model": {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"},
     }
 
 
@@ -252,10 +284,20 @@ def from_row(row: Mapping[str, Any]) -> Verdict:
 
 def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
     """Returns a judge's verdicts by prompt and number of the answer."""
-    found: dict[str, dict[int, Verdict]] = {}
+    rows: dict[str, list[Mapping[str, Any]]] = {}
     for row in read_lines(folder / f"verdicts-{label}.jsonl"):
-        found.setdefault(row["id"], {}).update({int(k): from_row(of) for k, of in row["verdicts"].items()})
-    return found
+        rows.setdefault(row["id"], []).append(row)
+    return {name: join_rows(of) for name, of in rows.items()}
+
+
+def join_rows(rows: Sequence[Mapping[str, Any]]) -> dict[int, Verdict]:
+    """Returns what the lines of one prompt hold together, of later ones what both hold.
+
+    A line that was held against something else than the last one is none.
+    """
+    last = rows[-1].get("truth") if rows else None
+    same = [row for row in rows if row.get("truth") == last]
+    return {int(k): from_row(of) for row in same for k, of in row["verdicts"].items()}
 
 
 def show_words(name: str) -> str:

@@ -74,7 +74,9 @@ class JudgingOptions(Options):
         None, "How to ask it. The default is endpoint with an address, else transformers."
     )
     prices: str | None = option(None, "Price of a million tokens read and written by model, as JSON: {NAME: [1, 4]}.")
-    budget: float | None = option(None, "Spend no more than this, in the currency of the prices.")
+    budget: float | None = option(
+        None, "Ask no more once so much is spent, in the currency of the prices; what is on its way comes on top."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +124,21 @@ class PairsOptions(Options):
         self.plan_build()
         self.read_prices()
 
+    @property
+    def policy_backend(self) -> Literal["transformers", "vllm", "endpoint"]:
+        """How the policy is asked."""
+        return self.sampling.backend or ("transformers" if self.endpoint.base_url is None else "endpoint")
+
     def plan_sampling(self) -> SamplingPlan:
         """Returns how many answers each prompt gets."""
         from mmdpo.pairs.samples import SamplingPlan
 
         chosen = self.sampling
+        if chosen.negatives and chosen.start_share and self.policy_backend == "endpoint":
+            raise ValueError(
+                "--negatives: an endpoint goes on from no answer that is begun: ask a model loaded here, or give "
+                "--start_share 0"
+            )
         return SamplingPlan(chosen.num_samples, not chosen.no_greedy, chosen.negatives, chosen.start_share)
 
     def settings(self) -> GenerationSettings:
@@ -169,13 +181,17 @@ class PairsOptions(Options):
         for name, of in found.items():
             if not (isinstance(of, list) and len(of) == 2 and all(isinstance(n, int | float) and n >= 0 for n in of)):
                 raise ValueError(f"--prices: {name} costs {of!r}; give two numbers, [for reading, for writing]")
-        if self.judging.budget is not None and not found:
-            raise ValueError("--budget needs --prices: what a million tokens of each model cost")
+        if self.judging.budget is not None and not (found and self.judging.budget >= 0):
+            raise ValueError(
+                f"--budget is {self.judging.budget:g}: give 0 or more, and --prices, what a million tokens of each "
+                "model cost"
+            )
         return {name: Prices(float(of[0]), float(of[1])) for name, of in found.items()}
 
     def resolved(self) -> dict[str, Any]:
-        """Returns the options as the YAML file of the run holds them."""
-        return dict(_flatten(asdict(self)))
+        """Returns the options as the YAML file of the run holds them: those of every step."""
+        known = {each.name for each in fields(PairsOptions)}
+        return dict(_flatten({name: value for name, value in asdict(self).items() if name in known}))
 
 
 def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

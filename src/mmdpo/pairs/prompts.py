@@ -19,7 +19,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_sources
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, is_messages, plain_text, read_prompt
 from mmdpo.data.read import open_rows
-from mmdpo.files import digest_of
+from mmdpo.files import digest_of, irregular_kind
 from mmdpo.records import CHOSEN, ImageSource, Message, RowError
 from mmdpo.world import PROMPT, SMALL, World, find_world
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
@@ -67,7 +67,12 @@ class Prompt:
     @cached_property
     def digest(self) -> str:
         """Of all that a model reads: turns and pictures."""
-        return digest_of([self.turns, self.image_digests])[:32]
+        return digest_prompt(self.turns, self.image_digests)
+
+
+def digest_prompt(turns: Sequence[Message], images: Sequence[str]) -> str:
+    """Returns the digest of what a model reads: turns, and pictures by theirs."""
+    return digest_of([turns, images])[:32]
 
 
 def sha256_image(source: ImageSource) -> str:
@@ -80,6 +85,8 @@ def sha256_image(source: ImageSource) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     try:
+        if kind := irregular_kind(source):
+            raise RowError(f"the image {source} cannot be read: it is {kind}; give the path of a file")
         with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -154,7 +161,7 @@ def draw_prompts(count: int, seed: int, world: World = SMALL, purpose: str = "ow
 
 def list_images(folder: Path) -> list[Path]:
     """Returns the image files in a folder and below it, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file())
 
 
 def read_held_out(names: Sequence[str]) -> frozenset[str]:
@@ -183,10 +190,13 @@ def find_held_out(prompts: Sequence[Prompt], held_out: frozenset[str]) -> Iterat
 
 def _refuse_benchmark(name: str) -> None:
     """Raises PromptsError for the data of a benchmark: who trains on it can no longer be measured by it."""
-    words = re.findall(r"[a-z0-9_]+", name.lower())
+    path = Path(name).expanduser()
+    home = Path.home()
+    own = path.relative_to(home) if path.is_relative_to(home) else name  # whoever is called Amber has a home too
+    words = re.findall(r"[a-z0-9_]+", str(own).lower().replace("-", "_"))
     known = [task for task in tasks.names() if find_world(task) is None]
-    for task in (*known, "objhal", "object-halbench", "hallusionbench", "mmvp", "mmbench"):
-        if task in words or any(word.startswith(f"{task}_") for word in words):
+    for task in (*known, "objhal", "hallusionbench", "mmvp", "mmbench"):
+        if any(f"_{task}_" in f"_{word}_" for word in words):
             raise PromptsError(
                 f"{name} looks like the benchmark {task}: a model that was trained on it can no longer be measured "
                 f"by it. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,19 +22,18 @@ from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
 from mmdpo.options import parse_options
 from mmdpo.pairs.asking import Asker, JudgeError
-from mmdpo.pairs.build import DATASET, MOST_OFFERS, build_pairs
+from mmdpo.pairs.build import DATASET, build_pairs, find_offered
 from mmdpo.pairs.card import write_card
 from mmdpo.pairs.check_judge import Gold, check_judge, write_check
-from mmdpo.pairs.cost import Estimate, Ledger, Spent
+from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
+from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
-from mmdpo.pairs.judging import JudgeChoice, check_needs, judge_samples, read_verdicts
+from mmdpo.pairs.judging import JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts
 from mmdpo.pairs.options import FILE, PairsOptions
 from mmdpo.pairs.prompts import Prompt, PromptsError, find_held_out, read_held_out, read_prompts
 from mmdpo.pairs.rewards import make_rewards
-from mmdpo.pairs.rules import RULES, Candidate
-from mmdpo.pairs.samples import Sample, kind_of, numbers_of, read_samples, sample
+from mmdpo.pairs.samples import Sample, SamplingPlan, check_asked, kind_of, numbers_of, read_samples, sample
 from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
-from mmdpo.records import derive_generator
 from mmdpo.registry import name_nearest
 from mmdpo.world import find_world
 
@@ -83,6 +82,11 @@ class PairsRun:
         return self._read[1]
 
     @cached_property
+    def plan(self) -> SamplingPlan:
+        """How many answers each prompt gets."""
+        return self.options.plan_sampling()
+
+    @cached_property
     def judges(self) -> tuple[JudgeChoice, ...]:
         """The judges, each with the model that it asks."""
         chosen = self.options.judging
@@ -98,14 +102,17 @@ class PairsRun:
         """What the steps have used so far."""
         chosen = self.options
         models = {"sample": chosen.sampling.model}
-        models |= {f"judge {choice.label}": choice.model or "" for choice in self.judges}
+        for step in ("judge", "check"):
+            models |= {f"{step} {choice.label}": choice.model or "" for choice in self.judges if choice.asks_model}
         return Ledger.read(self.folder, chosen.read_prices(), chosen.judging.budget, models)
 
     def open_policy(self) -> Answerer:
         """Returns the policy, not loaded yet."""
         options = self.options
-        backend = options.sampling.backend or ("transformers" if options.endpoint.base_url is None else "endpoint")
-        return open_answerer(options.sampling.model, backend, options.checkpoint, options.batches, options.endpoint)
+        opened = open_answerer(
+            options.sampling.model, options.policy_backend, options.checkpoint, options.batches, options.endpoint
+        )
+        return self.ledger.watch(opened)
 
     def open_judge(self, choice: JudgeChoice) -> Answerer | None:
         """Returns the model that a judge asks, not loaded yet; None for a judge that asks none, or has none."""
@@ -115,7 +122,7 @@ class PairsRun:
         backend = options.judging.judge_backend or ("transformers" if choice.base_url is None else "endpoint")
         checkpoint = CheckpointOptions(trust_remote_code=options.checkpoint.trust_remote_code)
         endpoint: EndpointOptions = replace(options.endpoint, base_url=choice.base_url)
-        return open_answerer(choice.model, backend, checkpoint, options.batches, endpoint)
+        return self.ledger.watch(open_answerer(choice.model, backend, checkpoint, options.batches, endpoint))
 
     def make_context(self, choice: JudgeChoice) -> Context:
         """Returns what a judge knows beside the prompts."""
@@ -144,42 +151,45 @@ class PairsRun:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def sample(self) -> None:
-        """Samples what is missing."""
-        plan, policy = self.options.plan_sampling(), self.open_policy()
-        prompts = self.prompts
+    def sample(self) -> int:
+        """Samples what is missing, and returns how many requests the policy refused."""
+        plan, policy, prompts = self.plan, self.open_policy(), self.prompts
         with self._step("sample", policy.processes):
-            known = {(each.id, each.k) for each in read_samples(self.folder)}
-            own = {prompt.id for prompt in prompts}
-            missing = sum((name, k) not in known for name in own for k in numbers_of(plan))
+            known = self.read_samples()
+            missing = sum(len(numbers_of(plan)) - len(known.get(prompt.id, ())) for prompt in prompts)
             with tqdm(total=missing, desc="answers", unit="answer", disable=None if missing else True) as bar:
 
                 def count(answer: Sample) -> None:
                     bar.update()
-                    self.ledger.add(
-                        "sample", self.options.sampling.model, answer.prompt_tokens or 0, answer.tokens or 0
-                    )
+                    if not policy.processes.rank:
+                        self.ledger.add(
+                            "sample", self.options.sampling.model, answer.prompt_tokens or 0, answer.tokens or 0
+                        )
 
-                sample(prompts, policy, self.options.settings(), self.folder, plan, count)
+                return sample(prompts, policy, self.options.settings(), self.folder, plan, count)
 
-    def judge(self, only: Collection[str] = ()) -> None:
-        """Judges what has no verdict yet, judge by judge."""
-        unknown = set(only) - {choice.label for choice in self.judges}
-        if unknown:
-            known = ", ".join(choice.label for choice in self.judges)
-            raise JudgeError(f"--only: there is no judge {min(unknown)!r} here. There are {known}")
-        prompts = self.prompts
-        samples = self.read_samples()
-        for place, choice in enumerate(self.judges):
-            if only and choice.label not in only:
-                continue
+    def choose_judges(self, only: Collection[str] = ()) -> list[tuple[int, JudgeChoice]]:
+        """Returns the judges of those names, all without one, with their places. Raises JudgeError for no such name."""
+        known = [choice.label for choice in self.judges]
+        for name in only:
+            if name not in known:
+                there = f"There are {', '.join(known)}"
+                raise JudgeError(f"--only: there is no judge {name!r} here{name_nearest(name, known)} {there}")
+        return [(place, choice) for place, choice in enumerate(self.judges) if not only or choice.label in only]
+
+    def judge(self, only: Collection[str] = ()) -> dict[str, Unjudged]:
+        """Judges what has no verdict yet, judge by judge, and returns what could not be judged."""
+        prompts, chosen = self.prompts, self.choose_judges(only)
+        check_asked(self.folder, prompts)
+        samples, found = self.read_samples(), dict[str, Unjudged]()
+        for place, choice in chosen:
             answerer, step = self.open_judge(choice), f"judge {choice.label}"
-            wanted = self._find_proposed(samples) if place and self.options.build.combine == "first_then" else None
+            wanted = self._find_offered() if place and self.options.build.combine == "first_then" else None
             with (
                 self._step(step, Processes()),
                 tqdm(total=len(prompts), desc=choice.label, unit="prompt", disable=None) as bar,
             ):
-                judge_samples(
+                found[choice.label] = judge_samples(
                     prompts,
                     samples,
                     choice,
@@ -190,6 +200,7 @@ class PairsRun:
                     on_reply=partial(self.ledger.add, step, choice.model or ""),
                     on_prompt=partial(_advance, bar),
                 )
+        return found
 
     def build(self) -> dict[str, Any]:
         """Builds the pairs, card, recipe and page; returns what pairs.json holds."""
@@ -197,8 +208,16 @@ class PairsRun:
         from mmdpo.report.pairs import write_pairs
 
         labels = [choice.label for choice in self.judges]
+        check_asked(self.folder, self.prompts)
         with self._step("build", Processes()):
-            result = build_pairs(self.prompts, self.folder, labels, self.options.plan_build(), left_out=self.left_out)
+            result = build_pairs(
+                self.prompts,
+                self.folder,
+                labels,
+                self.options.plan_build(),
+                left_out=self.left_out,
+                is_planned=self._is_planned,
+            )
         if self.options.build.to != "trl":
             for name in result["pairs"]:
                 pairs = read_dataset(self.folder / DATASET / f"{name}.parquet")
@@ -211,65 +230,63 @@ class PairsRun:
     def check_judges(self, golds: Sequence[Gold], only: Collection[str] = ()) -> dict[str, dict[str, Any]]:
         """Returns what labelled answers say of the judges, and writes it down. Replies are kept, and count as cost."""
         found = {}
-        for choice in self.judges:
-            if only and choice.label not in only:
-                continue
-            answerer, step, model = self.open_judge(choice), f"judge {choice.label}", choice.model or ""
+        for _, choice in self.choose_judges(only):
+            answerer, step, model = self.open_judge(choice), f"check {choice.label}", choice.model or ""
             context = self.make_context(choice)
             check_needs([gold.prompt for gold in golds], choice, context, answerer, None)
             with self._step(step, Processes()):
                 asker = None
                 if answerer is not None:
-                    replies = self.folder / f"replies-{choice.label}.jsonl"
+                    replies = self.folder / CHECK_REPLIES.format(choice.label)
                     asker = Asker(answerer, replies, on_reply=partial(self.ledger.add, step, model))
                 try:
                     checked = check_judge(golds, choice, context, asker, own=self.options.sampling.model)
                 finally:
                     if asker is not None:
                         asker.close()
+            checked["of"] = describe(choice, context, answerer)
             write_check(self.folder, choice, checked)
             found[choice.label] = checked
         return found
 
     def read_samples(self) -> dict[str, list[Sample]]:
         """Returns the answers that belong to the plan, by prompt and number."""
-        plan = self.options.plan_sampling()
-        numbers = numbers_of(plan)
         found: dict[str, dict[int, Sample]] = {}
         for each in read_samples(self.folder):
-            if each.k in numbers and each.kind == kind_of(each.k, plan):
+            if self._is_planned(each):
                 found.setdefault(each.id, {})[each.k] = each
         return {name: [of[k] for k in sorted(of)] for name, of in found.items()}
 
+    def _is_planned(self, answer: Sample) -> bool:
+        return answer.k in numbers_of(self.plan) and answer.kind == kind_of(answer.k, self.plan)
+
     def estimate(self) -> list[Estimate]:
         """Returns what is left of every step, by what was used of it so far."""
-        numbers = numbers_of(self.options.plan_sampling())
-        known = self.read_samples()
-        done = sum(len(known.get(prompt.id, ())) >= len(numbers) for prompt in self.prompts)
-        total = len(self.prompts)
-        found = [Estimate("sample", done, total - done, self.ledger.steps.get("sample", Spent()))]
-        for choice in self.judges:
+        count, known = len(numbers_of(self.plan)), self.read_samples()
+        missing = {prompt.id: count - len(known.get(prompt.id, ())) for prompt in self.prompts}
+        done, spent = list(missing.values()).count(0), self.ledger.steps.get("sample", Spent())
+        share = sum(missing.values()) / spent.requests if spent.requests else None
+        found = [Estimate("sample", done, len(missing) - done, spent, share)]
+        for place, choice in enumerate(self.judges):
             path = self.folder / f"verdicts-{choice.label}.jsonl"
-            judged = len(read_verdicts(self.folder, choice.label)) if path.is_file() else 0
+            judged = read_verdicts(self.folder, choice.label) if path.is_file() else {}
+            wanted = self._find_offered() if judged and place and self.options.build.combine == "first_then" else None
+            left = 0
+            for prompt in self.prompts:
+                useful = {each.k for each in known.get(prompt.id, ()) if why_useless(each) is None}
+                is_over = not missing[prompt.id] and not (useful if wanted is None else useful & wanted(prompt))
+                left += prompt.id not in judged and not is_over
             step = f"judge {choice.label}"
-            found.append(Estimate(step, judged, total - judged, self.ledger.steps.get(step, Spent())))
+            share = left / len(judged) if judged else None
+            found.append(Estimate(step, len(self.prompts) - left, left, self.ledger.steps.get(step, Spent()), share))
         return found
 
     # -- help ----------------------------------------------------------------------------------------------------------
 
-    def _find_proposed(self, samples: Mapping[str, Sequence[Sample]]) -> Any:
+    def _find_offered(self) -> Callable[[Prompt], set[int]]:
         """Returns what says which answers the first judge would put into a pair: those are worth a second judge."""
-        first = read_verdicts(self.folder, self.judges[0].label)
-        rule = RULES[self.options.build.rule]
-
-        def find(prompt: Prompt) -> set[int]:
-            verdicts = first.get(prompt.id, {})
-            candidates = [Candidate(s, verdicts[s.k]) for s in samples.get(prompt.id, ()) if s.k in verdicts]
-            generator = derive_generator(self.options.sampling.seed, prompt.id, "pairs")
-            proposals = zip(range(min(PROPOSED, MOST_OFFERS)), rule.propose(candidates, generator), strict=False)
-            return {each.sample.k for _, proposal in proposals for each in (proposal.chosen, proposal.rejected)}
-
-        return find
+        plan, first = self.options.plan_build(), self.judges[0].label
+        return find_offered(self.prompts, self.folder, first, plan, PROPOSED, is_planned=self._is_planned)
 
     @contextmanager
     def _step(self, step: str, processes: Processes) -> Iterator[None]:
@@ -282,16 +299,17 @@ class PairsRun:
             write_whole(
                 self.folder / FILE, yaml.safe_dump(self.options.resolved(), sort_keys=False, allow_unicode=True)
             )
-            self.ledger.check()
             began = time.perf_counter()
             try:
                 yield
             except BudgetSpentError as error:
                 raise BudgetSpentError(
-                    f"{error}; what was paid for is kept in {self.folder}, and with a higher --budget the same command "
+                    f"{error}; what was paid for is kept in {self.folder}, and with a higher limit the same command "
                     "goes on"
                 ) from error
             finally:
+                if processes.count > 1:  # what the others have used is on disk
+                    del self.ledger
                 self.ledger.steps.setdefault(step, Spent()).seconds += time.perf_counter() - began
                 self.ledger.write()
 

@@ -8,6 +8,7 @@ sampler.json     what the answers depend on besides: model, settings
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from mmdpo.corruption import load as load_corruption
 from mmdpo.data.images import open_image
 from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of, read_json, write_json
+from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question
-from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, derive_seed
 
 SAMPLES, PROMPTS, SAMPLER = "samples.jsonl", "prompts.jsonl", "sampler.json"
@@ -87,6 +89,10 @@ class SamplingPlan:
             elif kind != NO_IMAGE:
                 raise ValueError(f"negatives: {kind!r} is none; give {NO_IMAGE} or {CORRUPTED}:NAME")
 
+    def describe(self) -> dict[str, Any]:
+        """Returns what the answers of a number depend on: where some are made to be rejected, all of the plan."""
+        return asdict(self) if self.negatives else dict.fromkeys(("count", "negatives", "start_share"))
+
 
 def sample(
     prompts: Sequence[Prompt],
@@ -95,18 +101,19 @@ def sample(
     folder: Path,
     plan: SamplingPlan,
     on_answer: Callable[[Sample], None] = lambda answer: None,
-) -> None:
-    """Writes the answers of a plan to every prompt; what is there is kept.
+) -> int:
+    """Writes the answers of a plan to every prompt; what is there is kept. Returns how many the model refused.
 
     An answer depends on the model, the settings, the run's seed, the prompt and its number alone, so that a run that
     was interrupted ends with the answers of one that was not. Each of several processes takes its share of the prompts.
+    What is refused is asked again next time.
 
     Raises:
         SamplesError: the folder holds answers of another model, or of other settings or prompts.
         RowError: a picture cannot be read.
     """
     described = {key: value for key, value in answerer.describe().items() if key != "versions"}
-    own = asdict(settings) | {"start_share": plan.start_share if plan.negatives else None}
+    own = asdict(settings) | plan.describe()
     processes = answerer.processes
     if processes.rank == 0:
         check_same(folder / SAMPLER, {"sampler": described, "settings": own}, "samples")
@@ -114,7 +121,8 @@ def sample(
     known: dict[str, dict[int, Sample]] = {}
     for each in read_samples(folder):
         known.setdefault(each.id, {})[each.k] = each
-    asked_before = read_prompt_digests(folder)
+    asked_before, refused = read_prompt_digests(folder), 0
+    processes.wait()  # until the others have read: a line that is being written looks like one that was cut
     part = "" if processes.rank == 0 else f".part-{processes.rank}"
     lines, asked_of = (LineFile((folder / name).with_suffix(f"{part}.jsonl")) for name in (SAMPLES, PROMPTS))
     own_prompts = prompts[processes.rank :: processes.count]
@@ -125,22 +133,24 @@ def sample(
                 if prompt.id not in asked_before:
                     asked_of.append({"id": prompt.id, "digest": prompt.digest, "images": list(prompt.image_digests)})
                 elif asked_before[prompt.id][0] != prompt.digest:
-                    raise SamplesError(
-                        f"{folder} holds answers to another prompt {prompt.id!r}: its words or pictures have changed "
-                        f"({prompt.source}). Choose another out, or put them back"
-                    )
+                    raise explain_changed(folder, prompt)
             for questions, how, kinds in _plan_lot(lot, known, settings, plan):
-                for answer in answerer.answer(list(questions.values()), how):
-                    prompt, k = kinds[answer.id]
-                    said = {name: answer.details[name] for name in _SAID if name in answer.details}
-                    new = Sample(prompt.id, k, answer.text, kind_of(k, plan), **said)
-                    lines.append({name: value for name, value in asdict(new).items() if value is not None})
-                    known.setdefault(prompt.id, {})[k] = new
-                    on_answer(new)
+                left = len(questions)
+                with suppress(RefusedError):  # of some of them; the others are answered
+                    for answer in answerer.answer(list(questions.values()), how):
+                        prompt, k = kinds[answer.id]
+                        said = {name: answer.details[name] for name in _SAID if name in answer.details}
+                        new = Sample(prompt.id, k, answer.text, kind_of(k, plan), **said)
+                        lines.append({name: value for name, value in asdict(new).items() if value is not None})
+                        known.setdefault(prompt.id, {})[k] = new
+                        left -= 1
+                        on_answer(new)
+                refused += left
     finally:
         lines.close()
         asked_of.close()
     processes.wait()
+    return refused
 
 
 def kind_of(k: int, plan: SamplingPlan) -> str:
@@ -177,8 +187,10 @@ def _plan_lot(
             if kind in (DRAW, GREEDY):
                 questions[key] = Question(key, prompt.turns, prompt.images, seed)
             else:
-                first = known[prompt.id][0 if plan.has_greedy else 1].text
-                questions[key] = _ask_again(key, prompt, kind, seed, keep_start(first, plan.start_share), settings.seed)
+                first = known.get(prompt.id, {}).get(0 if plan.has_greedy else 1)
+                if first is not None:  # else it was refused
+                    begun = keep_start(first.text, plan.start_share)
+                    questions[key] = _ask_again(key, prompt, kind, seed, begun, settings.seed)
         if questions:
             yield questions, how, kinds
 
@@ -231,6 +243,23 @@ def check_same(path: Path, content: Mapping[str, Any], of: str) -> None:
                     f"{value.get(key)!r:.200}: "
                     f"choose another out, put it back, or remove {path.name} and what it belongs to"
                 )
+
+
+def check_asked(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Raises SamplesError where the words of a prompt are not those that were asked; opens no picture."""
+    asked = read_prompt_digests(folder)
+    for prompt in prompts:
+        digest, images = asked.get(prompt.id, ("", ()))
+        if digest and digest != digest_prompt(prompt.turns, images):
+            raise explain_changed(folder, prompt)
+
+
+def explain_changed(folder: Path, prompt: Prompt) -> SamplesError:
+    """Returns the error to raise for a prompt that is not the one that was asked."""
+    return SamplesError(
+        f"{folder} holds answers to another prompt {prompt.id!r}: its words or pictures have changed "
+        f"({prompt.source}). Choose another out, or put them back"
+    )
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:

@@ -65,7 +65,8 @@ def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking
             share = shares[key]
             if share is None:
                 return [None]
-            claims.append(Claim(claim, share >= context.threshold, share, place))
+            sentence = place if 0 <= place < len(sentences[text]) else None  # a number that the model made up
+            claims.append(Claim(claim, share >= context.threshold, share, sentence))
         return [score_claims(claims)]
 
     return [decide(sample.text)[0] for sample in samples]

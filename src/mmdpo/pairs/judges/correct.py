@@ -42,9 +42,16 @@ def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking
 
 
 def compare(text: str, rewrite: str) -> Verdict:
-    """Returns the verdict of a text by its rewrite: a point less for each stretch of words that was taken out."""
-    old, new = re.findall(r"\S+", text), re.findall(r"\S+", rewrite)
-    matcher = SequenceMatcher(None, [w.lower() for w in old], [w.lower() for w in new], autojunk=False)
+    """Returns the verdict of a text by its rewrite: a point less for each stretch of words that was taken out.
+
+    Case and marks take no part.
+
+    >>> [claim.text for claim in compare("A cup, a red dog.", "A cup and a dog.").claims]
+    ['red']
+    """
+    old, new = text.split(), rewrite.split()
+    heard = [[re.sub(r"^\W+|\W+$", "", word.lower()) or word for word in of] for of in (old, new)]
+    matcher = SequenceMatcher(None, heard[0], heard[1], autojunk=False)
     ends, end = list[int](), 0
     for sentence in split_sentences(text):
         end += len(sentence.split())
@@ -58,4 +65,6 @@ def compare(text: str, rewrite: str) -> Verdict:
 
 
 def _read(reply: Reply) -> str | None:
-    return reply.text.strip().strip('"') or None
+    text = reply.text.strip()
+    is_quoted = len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2
+    return (text[1:-1].strip() if is_quoted else text) or None

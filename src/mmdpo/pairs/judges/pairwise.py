@@ -22,6 +22,11 @@ WORDS = {
         "style and order cost nothing. Reply with one letter: A, B, or T for a tie."
     )
 }
+_LETTER = re.compile(
+    r"\W*(?i:(?:the\s+|better\s+|best\s+)*answer(?:\s+is)?\W+)?"
+    r"(?:T\b|(?i:(?:an?\s+|it\s+is\s+a\s+)?tie\b)|(?P<letter>[AB])\b(?![ \t]+(?!is\b|fits\b|wins\b|better\b)[a-z]))"
+)
+"""A letter before small words is the article."""
 SCALE = 10.0
 """Score of an answer that won all its comparisons."""
 
@@ -70,6 +75,10 @@ def draw_matches(texts: Sequence[str], opponents: int, seed: int, name: str) -> 
 
 
 def read_letter(reply: Reply) -> float | None:
-    """Returns what the first answer got: 1, 0, or a half for a tie; None for a reply that names no letter."""
-    found = re.search(r"\b(A|B|T|TIE|Tie|tie)\b", reply.text)
-    return None if found is None else {"A": 1.0, "B": 0.0}.get(found[1], 0.5)
+    """Returns what the first answer got: 1, 0, or a half for a tie; None for a reply that does not begin with a letter.
+
+    >>> [read_letter(Reply(text)) for text in ("B", "**A** fits better", "A tie", "Answer B.", "A cup is in both")]
+    [0.0, 1.0, 0.5, 0.0, None]
+    """
+    found = _LETTER.match(reply.text)
+    return None if found is None else {"A": 1.0, "B": 0.0}.get(found["letter"], 0.5)
