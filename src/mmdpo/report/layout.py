@@ -32,8 +32,8 @@ JPEG_QUALITY = 82
 MOST_PIXELS = 80_000_000
 """A larger picture is not decoded; Pillow warns from 89 million on."""
 MOST_PICTURE_BYTES = 256 * 2**20
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Pictures of other formats are not opened: Pillow hands EPS, for one, to another program."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Pictures of other formats are not opened: Pillow hands EPS, for one, to another program. MPO is a JPEG to it."""
 
 Picture: TypeAlias = "Path | Image.Image | Unshown"
 File: TypeAlias = str | Callable[[Path], object]

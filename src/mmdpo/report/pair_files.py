@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ import numpy as np
 
 from mmdpo.files import Unshown, UnusableFileError, clean, clean_text, find_inside, irregular_kind, to_json
 from mmdpo.records import derive_seed
-from mmdpo.report.reading import NUMBER, fit
+from mmdpo.report.reading import MOST_NAMED, NUMBER, fit
 
 DATASET, PARTS = "dataset", ("train.parquet", "eval.parquet")
 SAMPLES, DROPPED, UNPAIRED = "samples.jsonl", "dropped.jsonl", "unpaired.jsonl"
@@ -73,6 +74,7 @@ class PairFiles:
     def __init__(self, folder: Path, problems: list[str]) -> None:
         """Opens the files, and reads which columns and how many rows they have."""
         self.folder, self.problems = folder, problems
+        self._failed = Counter[str]()
         self._parts = [part for name in PARTS if (part := self._open(name)) is not None]
         if not self._parts and not any((folder / DATASET / name).exists() for name in PARTS):
             problems.append(f"there is no {DATASET}/{PARTS[0]}, so no pairs are shown")
@@ -104,13 +106,16 @@ class PairFiles:
     @cached_property
     def margins(self) -> np.ndarray:
         """The margin of every pair that may be shown; not a number where it is not known."""
+        from pyarrow import types
+
         values = np.full(min(self.count, MOST_ROWS), np.nan)
         start = 0
         for part in self._parts:
             place = start
             try:
-                if "margin" not in part.columns:
-                    raise UnusableFileError("there is no column margin")
+                kind = part.file.schema_arrow.field("margin").type if "margin" in part.columns else None
+                if kind is None or not (types.is_floating(kind) or types.is_integer(kind)):
+                    raise UnusableFileError("there is no column margin of numbers")
                 for batch in part.file.iter_batches(batch_size=2**16, columns=["margin"]):
                     if place >= len(values):
                         break
@@ -134,14 +139,14 @@ class PairFiles:
                         for offset, row in self._read_group(part, group, offsets, COLUMNS):
                             yield start + offset, row
                     except Exception as error:
-                        self.problems.append(f"{part.name}: row group {group} cannot be read ({_say(error)})")
+                        self._fail(part, group, error)
                 start += size
 
-    def read_texts(self) -> list[tuple[str, str]]:
-        """Returns chosen and rejected answers, those of about `LOOKED_AT` pairs, from all over the files."""
+    def count_words(self) -> list[tuple[int, int]]:
+        """Returns how many words chosen and rejected answers have, of about `LOOKED_AT` pairs all over the files."""
         groups = [(part, group) for part in self._parts for group in range(len(part.groups))]
-        total, found = self.count, list[tuple[str, str]]()
-        step = max(1, -(-total // LOOKED_AT))
+        found: list[tuple[int, int]] = []
+        step = max(1, -(-self.count // LOOKED_AT))
         for part, group in groups[:: min(step, max(1, len(groups)))]:
             size = part.groups[group]
             offsets = range(min(size, LOOKED_AT - len(found)))
@@ -149,10 +154,19 @@ class PairFiles:
                 continue
             try:
                 for _, row in self._read_group(part, group, offsets, ("chosen", "rejected")):
-                    found.append((text_of(row.get("chosen")), text_of(row.get("rejected"))))
+                    one, other = (bound_text(text_of(row.get(side)))["words"] for side in ("chosen", "rejected"))
+                    if one is not None and other is not None:
+                        found.append((one, other))
             except Exception as error:
-                self.problems.append(f"{part.name}: row group {group} cannot be read ({_say(error)})")
+                self._fail(part, group, error)
         return found
+
+    def _fail(self, part: Part, group: int, error: Exception) -> None:
+        self._failed[part.name] += 1
+        if self._failed[part.name] <= MOST_NAMED:
+            self.problems.append(f"{part.name}: row group {group} cannot be read ({_say(error)})")
+        elif self._failed[part.name] == MOST_NAMED + 1:
+            self.problems.append(f"{part.name}: more row groups cannot be read")
 
     def _read_group(
         self, part: Part, group: int, offsets: Sequence[int], names: Sequence[str]

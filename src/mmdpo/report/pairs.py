@@ -163,7 +163,7 @@ def pairs_sections(place: Place, problems: list[str]) -> list[Section]:
 def _make_sections(place: Place, problems: list[str], prefix: str, before: str) -> list[Section]:
     """Returns the sections, whose ids begin with `prefix`, and their titles with what stands `before` them."""
     folder = place.path
-    result = read_result(folder / PAIRS, ("rule", "funnel"), RESULT_SHAPE, problems, VERB)
+    result = {"funnel": {}, **read_result(folder / PAIRS, ("rule", "funnel"), RESULT_SHAPE, problems, VERB)}
     seed = _whole(result.get("plan", {}).get("seed")) or 0
     files = PairFiles(folder, problems)
     chosen = choose_places(files.margins, files.count, seed)
@@ -181,16 +181,18 @@ def _make_sections(place: Place, problems: list[str], prefix: str, before: str) 
         numbers = _whole(pair["k_chosen"]), _whole(pair["k_rejected"])
         of_prompts.setdefault(pair["prompt_id"] or "", set()).add(numbers)
     shown = {at: _show_pair(pair, pictures, asked, of_prompts) for at, (pair, pictures) in pairs.items()}
-    figures = make_figures(result, files.read_texts())
+    figures = make_figures(result, files.count_words())
     drawn, files_of = _draw_all(figures, prefix, problems)
     tables = {
         "funnel": funnel_tables(result)[1:],
-        "tables": [*funnel_tables(result)[:1], *like_tables(result), *cost_tables(folder, result, problems)],
+        "tables": [*like_tables(result), *cost_tables(folder, result, problems)],
     }
+    made = bound_table(funnel_tables(result)[0])
     values = dict(
         sentence=describe(result),
         notes=[cut(note, 600) for note in _list_notes(result)],
         drawn=drawn,
+        made={row[0]: row[1] for row in made.rows},
         tables={part: [bound_table(table) for table in of] for part, of in tables.items()},
         pairs={part: [shown[at] for at in of if at in shown] for part, of in chosen.items()},
         about=explain_ends(files.margins, chosen),
@@ -309,7 +311,7 @@ def _show_pair(
         made = "made from answer" if is_edited and not place else "answer"
         facts = {
             "score": show_number(pair[f"score_{side}"], "g"),
-            "words": show_number(pair[side]["words"], ",.0f"),
+            "": _say_words(pair[side]["words"]),
             made: show_number(pair[f"k_{side}"], ".0f"),
             "log π": show_number(pair[f"logp_{side}"], 1),
         }
@@ -363,7 +365,7 @@ def _list_answers(own: str, asked: Asked, taken: Collection[tuple[int | None, in
         first = next((of[own][k] for of in asked.verdicts.values() if k in of.get(own, {})), {})
         facts = [f"{k} {cut(answer.get('kind', ''), LONGEST_NAME)}".strip(), *roles]
         facts += [f"{cut(label, LONGEST_NAME)} {show_number(of.get('score'), 'g')}" for label, of in verdicts.items()]
-        facts += [f"{show_number(answer['words'], ',.0f')} words"]
+        facts += [_say_words(answer["words"])]
         facts += [reason] if (reason := asked.reasons.get((own, k))) else []
         pieces, wrong = _mark(*bound_answer(answer), first.get("claims", ()), ())
         if first.get("is_right") is False and not wrong:
@@ -396,9 +398,12 @@ def bound_answer(answer: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _join(facts: Mapping[str, str]) -> str:
-    """Returns facts in a line, without those that are not known; the count of words stands before its name."""
-    known = {name: value for name, value in facts.items() if value != MISSING}
-    return " · ".join(f"{value} words" if name == "words" else f"{name} {value}" for name, value in known.items())
+    """Returns facts in a line, without those that are not known."""
+    return " · ".join(f"{name} {value}".strip() for name, value in facts.items() if value != MISSING)
+
+
+def _say_words(count: int | None) -> str:
+    return MISSING if count is None else f"{count:,} word{'' if count == 1 else 's'}"
 
 
 def _whole(value: Any) -> int | None:
@@ -427,7 +432,7 @@ class Bar:
     is_lost: bool = False
 
 
-def make_figures(result: Mapping[str, Any], texts: Sequence[tuple[str, str]]) -> dict[str, Drawing]:
+def make_figures(result: Mapping[str, Any], words: Sequence[tuple[int, int]]) -> dict[str, Drawing]:
     """Returns the figures of a run by name: two funnels, the margins, and the lengths of both answers."""
     found = {}
     for name, title, bars in (
@@ -440,13 +445,11 @@ def make_figures(result: Mapping[str, Any], texts: Sequence[tuple[str, str]]) ->
     if margins := _read_margins(result):
         said = f"Margins of {sum(margins.values()):,.0f} pairs, from {min(margins):g} to {max(margins):g}"
         found["margins"] = Drawing("figures", partial(_draw_margins, margins), said)
-    if texts:
-        words = {
-            side: [len(pair[place].split()) for pair in texts] for place, side in enumerate(("chosen", "rejected"))
-        }
-        means = ", ".join(f"{side} {sum(of) / len(of):.1f}" for side, of in words.items())
-        said = f"Words of answers of {len(texts):,} pairs; means: {means}"
-        found["lengths"] = Drawing("figures", partial(_draw_lengths, words), said)
+    if words:
+        sides = dict(zip(("chosen", "rejected"), zip(*words, strict=True), strict=True))
+        means = ", ".join(f"{side} {sum(of) / len(of):.1f}" for side, of in sides.items())
+        said = f"Words of answers of {len(words):,} pairs; means: {means}"
+        found["lengths"] = Drawing("figures", partial(_draw_lengths, sides), said)
     return found
 
 

@@ -265,10 +265,10 @@ def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_own_pairs(folder, *, pairs=None, rows_a_group=2, **result):
+def write_own_pairs(folder, *, changes=None, rows_a_group=2, **result):
     """Writes a run of `mmdpo pairs`: the prompts a, b and c, of which a and b gave a pair each, or as many as given.
 
-    `pairs` are rows of the dataset, each of which changes what stands in that of a.
+    `changes` make a row of the dataset each: what is other than in that of a. `result` is so of pairs.json.
     """
     (folder / "dataset").mkdir(parents=True)
     (folder / "unpaired").mkdir()
@@ -291,7 +291,7 @@ def write_own_pairs(folder, *, pairs=None, rows_a_group=2, **result):
     } | result  # fmt: skip
     (folder / "pairs.json").write_text(json.dumps(content))
     own = {"prompt_id": "b", "margin": 2.0, "score_rejected": -1.0, "images": [{"bytes": paint("navy"), "path": None}]}
-    write_pairs_parquet(folder, [{}, own] if pairs is None else pairs, rows_a_group)
+    write_pairs_parquet(folder, [{}, own] if changes is None else changes, rows_a_group)
     samples = [
         {"id": own, "k": k, "text": text, "kind": "greedy" if not k else "draw", "logprob": -2.5}
         for k in range(4)
