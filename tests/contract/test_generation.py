@@ -15,7 +15,7 @@ import torch
 from cases import picture, prepare
 from PIL import Image
 from tiny_models import MODELS, TinyModel
-from transformers import DynamicCache, TopPLogitsWarper
+from transformers import TopPLogitsWarper
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation import CheckpointOptions
@@ -331,6 +331,7 @@ def answerer_of(tiny: TinyModel, batch_size: int, *, reads_once: bool | None = N
 class TestPromptsAreReadOnce:
     def test_samples_are_those_of_prompts_that_are_read_each_time(self, name, monkeypatch):
         tiny, opened = MODELS[name](), []
+        monkeypatch.setattr("mmdpo.generation.reading_once.ROOM", 2)  # so that copies have to be made wider too
         monkeypatch.setattr(
             "mmdpo.generation.transformers.load_image", lambda image: opened.append(image) or load_image(image)
         )
@@ -430,7 +431,7 @@ class TestModelsThatCannotGoOnFromCopies:
         def refuse(*_: Any) -> None:
             raise NotImplementedError("no beams\nhere")
 
-        monkeypatch.setattr(DynamicCache, "reorder_cache", refuse)
+        monkeypatch.setattr("mmdpo.generation.reading_once.RoomyLayer", refuse)
         self.check(MODELS["llava_1_5"](), caplog, r"cannot go on from .* \(NotImplementedError: no beams\)")
 
     def test_one_without_a_cache(self, caplog):
