@@ -10,6 +10,7 @@ train.yaml              a recipe for `mmdpo train --config`
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,8 +100,12 @@ class BuildPlan:
             raise BuildError(f"near_duplicate is {self.near_duplicate}; give a share above 0 and at most 1")
         if not 0 <= self.eval_share < 1:
             raise BuildError(f"eval_share is {self.eval_share}; give a share from 0 to below 1")
-        if self.max_ratio is not None and self.max_ratio < 1:
+        if self.max_ratio is not None and not self.max_ratio >= 1:
             raise BuildError(f"max_ratio is {self.max_ratio}; give 1 or more")
+        if not math.isfinite(self.margin):
+            raise BuildError(f"margin is {self.margin}; give a number")
+        if self.max_margin is not None and not self.max_margin >= self.margin:
+            raise BuildError(f"max_margin is {self.max_margin}; give no less than the margin, {self.margin:g}")
 
 
 class RunFiles:
@@ -221,9 +226,7 @@ def build_pairs(
     slots: list[tuple[Prompt, list[Offer]]] = []
     for prompt in prompts:
         slots += [(prompt, offers) for offers in maker.offer(prompt)]
-    taken = _limit_per_image(slots, files, plan.per_image, tally)
-    if plan.balance != "none":
-        taken = _balance(slots, taken, with_style=plan.balance == "style", tally=tally)
+    taken = _take(slots, files, plan, tally)
     pairs = [
         (prompt, maker.propose(prompt)[offers[n].place])
         for (prompt, offers), n in zip(slots, taken, strict=True)
@@ -475,34 +478,44 @@ def _mean(verdicts: Sequence[Verdict]) -> Verdict:
     )
 
 
-def _limit_per_image(
-    slots: Sequence[tuple[Prompt, list[Offer]]], files: RunFiles, most: int, tally: Tally
+def _take(
+    slots: Sequence[tuple[Prompt, list[Offer]]], files: RunFiles, plan: BuildPlan, tally: Tally
 ) -> list[int | None]:
+    """Returns which of the offers of each slot is taken, None for none; counts what falls away."""
+    limited = _limit_per_image(slots, files, plan.per_image)
+    taken = limited if plan.balance == "none" else _balance(slots, limited, with_style=plan.balance == "style")
+    paired = {prompt.id for (prompt, _), n in zip(slots, taken, strict=True) if n is not None}
+    told = set[str]()
+    for (prompt, _), before, n in zip(slots, limited, taken, strict=True):
+        reason = "too many of an image" if before is None else "lengths and style would differ"
+        if n is None and prompt.id in paired:
+            tally.counts[f"pair: {reason}"] += 1
+        elif n is None and prompt.id not in told:
+            tally.drop(prompt.id, reason)
+            told.add(prompt.id)
+    return taken
+
+
+def _limit_per_image(slots: Sequence[tuple[Prompt, list[Offer]]], files: RunFiles, most: int) -> list[int | None]:
     counts = Counter[tuple[str, ...]]()
     taken: list[int | None] = []
     for prompt, _ in slots:
         images = files.images(prompt)
         counts[images] += 1
         taken.append(0 if counts[images] <= most else None)
-        if counts[images] > most:
-            tally.counts["pair: too many of an image"] += 1
     return taken
 
 
 def _balance(
-    slots: Sequence[tuple[Prompt, list[Offer]]], taken: list[int | None], *, with_style: bool, tally: Tally
+    slots: Sequence[tuple[Prompt, list[Offer]]], taken: list[int | None], *, with_style: bool
 ) -> list[int | None]:
     """Returns what is taken once the mean lengths agree, and with `with_style` the marks of style that decide most."""
-    before = sum(n is not None for n in taken)
     if with_style:
         for mark in range(len(MARKS)):
             values = [offers[n].marks[mark] for (_, offers), n in zip(slots, taken, strict=True) if n is not None]
             if not 1 - UNEVEN <= area_under_curve(values) <= UNEVEN:
                 taken = balance([[offer.marks[mark] for offer in offers] for _, offers in slots], taken)
-    taken = balance([[offer.words for offer in offers] for _, offers in slots], taken)
-    if left := before - sum(n is not None for n in taken):
-        tally.counts["pair: lengths and style would differ"] += left
-    return taken
+    return balance([[offer.words for offer in offers] for _, offers in slots], taken)
 
 
 def describe_pairs(
@@ -648,7 +661,7 @@ def write_dataset(
     for prompt, proposal in pairs:
         if prompt.image_digests != files.images(prompt):  # they are read for the dataset anyway
             raise explain_changed(files.folder, prompt)
-        is_eval = int(lead[files.images(prompt)[0]][:8], 16) < plan.eval_share * 2**32
+        is_eval = int(digest_of(lead[files.images(prompt)[0]])[:8], 16) < plan.eval_share * 2**32
         parts[EVAL if is_eval else TRAIN].append((prompt, proposal))
     if not parts[TRAIN]:
         parts = {TRAIN: parts[EVAL], EVAL: []}
