@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ CHECK_SHAPE = {
     "claims": ({"accuracy": _SHARE, "wrongly_struck": _SHARE, "wrongly_believed": _SHARE}, None),
     "author": ({"better_own": _SHARE, "worse_own": _SHARE, "difference": NUMBER}, None),
 }
+SIDES = ("chosen", "rejected", "pool")
+"""What is measured: both answers of the pairs, and all that were judged."""
 SPENT = ("requests", "read", "written", "price", "seconds")
 MISTAKES = {"drop": "dropped", "weigh": "column `clean` is 0", "keep": "kept"}
 
@@ -58,15 +60,16 @@ def funnel_tables(result: Mapping[str, Any]) -> list[Table]:
         "pairs": "pairs",
         "prompts whose own answers have no mistake": "prompts_without_mistakes",
     }
+    counts = [{"step": name, "number": funnel.get(key)} for name, key in steps.items()]
     lost = [
-        (f"{kind}: {reason}", _count(count))
+        {"not in a pair": f"{kind}: {reason}", "number": count}
         for kind in ("prompts", "answers", "pairs")
         for reason, count in funnel.get(f"{kind}_lost", {}).items()
     ]
     tables = [
-        Table(("", ""), tuple(made), "How they were made"),
-        Table(("", "number"), tuple((name, _count(funnel.get(key))) for name, key in steps.items()), FUNNEL),
-        Table(("not in a pair", "number"), tuple(lost), "What was lost"),
+        Table(("", ""), tuple(made), "How they were made", tuple({"what": name, "how": how} for name, how in made)),
+        Table(("", "number"), tuple((of["step"], _count(of["number"])) for of in counts), FUNNEL, tuple(counts)),
+        _counts(("not in a pair", "number"), lost, "What was lost"),
     ]
     return [table for table in tables if table.rows]
 
@@ -74,35 +77,37 @@ def funnel_tables(result: Mapping[str, Any]) -> list[Table]:
 def like_tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns what the pairs are like: numbers, marks of style, and the claims that are most often struck."""
     words, errors = result.get("words", {}), result.get("errors")
-    like = [
-        ("words, chosen / rejected / all answers", _sides(words)),
-        ("chosen longer or shorter, %", _show(words.get("difference"))),
-        ("the longer answer is the chosen one, %", _show(words.get("auc"), 100)),
-    ]
+    like: dict[str, tuple[Any, ...]] = {
+        "words, chosen / rejected / all answers": tuple(words.get(key) for key in SIDES),
+        "chosen longer or shorter, %": (words.get("difference"),),
+        "the longer answer is the chosen one, %": (_percent(words.get("auc")),),
+    }
     if errors:
-        like += [
-            ("wrong claims, chosen / rejected / all answers, %", _sides(errors)),
-            ("pairs whose chosen answer has no mistake, %", _show(result.get("clean"))),
-        ]
-    like += [
-        (f"chosen answers with a mistake by {label}, %", _show(share))
-        for label, share in result.get("by_judge", {}).items()
-    ]
-    like += [
-        (f"told apart by {rule.get('label', name)}, %", _show(rule.get("accuracy")))
-        for name, rule in result.get("shortcut", {}).get("rules", {}).items()
+        like |= {
+            "wrong claims, chosen / rejected / all answers, %": tuple(errors.get(key) for key in SIDES),
+            "pairs whose chosen answer has no mistake, %": (result.get("clean"),),
+        }
+    for label, share in result.get("by_judge", {}).items():
+        like[f"chosen answers with a mistake by {label}, %"] = (share,)
+    for name, rule in result.get("shortcut", {}).get("rules", {}).items():
+        like[f"told apart by {rule.get('label', name)}, %"] = (rule.get("accuracy"),)
+    rows = tuple((name, " / ".join(map(_show, values))) for name, values in like.items())
+    records = [{"measure": name, "value": values[0]} for name, values in like.items() if len(values) == 1]
+    records += [
+        {"measure": name, **dict(zip(SIDES, values, strict=True))} for name, values in like.items() if len(values) == 3
     ]
     style = [
-        (name, *(_show(of.get(key)) for key in ("chosen", "rejected", "pool")), _show(of.get("auc"), 100))
+        {"mark of style": name, **{key: of.get(key) for key in SIDES}, "chosen has more": _percent(of.get("auc"))}
         for name, of in result.get("style", {}).items()
         if max(of.get("chosen") or 0, of.get("rejected") or 0) > 0
     ]
-    struck = ((text, _count(count)) for text, count in result.get("struck", {}).items())
-    title = "Claims of rejected answers that are most often wrong"
+    struck = [{"claim": text, "times": count} for text, count in result.get("struck", {}).items()]
+    shown = tuple((str(name), *map(_show, values)) for name, *values in (of.values() for of in style))
+    headers = ("mark of style", "chosen %", "rejected %", "all %", "chosen has more, %")
     tables = [
-        Table(("", ""), tuple(like), "What the pairs are like"),
-        Table(("mark of style", "chosen %", "rejected %", "all %", "chosen has more, %"), tuple(style), "Style"),
-        Table(("claim", "times"), tuple(struck), title),
+        Table(("", ""), rows, "What the pairs are like", tuple(records)),
+        Table(headers, shown, "Style", tuple(style)),
+        _counts(("claim", "times"), struck, "Claims of rejected answers that are most often wrong"),
     ]
     return [table for table in tables if table.rows]
 
@@ -120,7 +125,8 @@ def cost_tables(folder: Path, result: Mapping[str, Any], problems: list[str]) ->
             if step != "build"
         )
         headers = ("step", "requests", "tokens read", "tokens written", "price", "seconds")
-        tables.append(Table(headers, tuple(rows), "What it cost"))
+        records = tuple({"step": step, **{key: of.get(key) for key in SPENT}} for step, of in steps.items())
+        tables.append(Table(headers, tuple(rows), "What it cost", records))
     for label in result.get("judges", {}):
         path = find_inside(folder, CHECK.format(label))
         if isinstance(path, Path) and path.is_file():
@@ -132,17 +138,20 @@ def cost_tables(folder: Path, result: Mapping[str, Any], problems: list[str]) ->
 def check_table(label: str, found: Mapping[str, Any]) -> Table:
     """Returns what `check-judge` found of a judge."""
     rows: list[tuple[str, ...]] = []
+    records: list[dict[str, Any]] = []
 
     def add(name: str, part: str, key: str) -> None:
         share = (found.get(part) or {}).get(key) or {}
         if share.get("value") is not None:
             shown = show_interval(share["value"], share.get("low"), share.get("high"), 1)
             rows.append((name, shown, _count(share.get("n"))))
+            records.append({"measure": name, **{key: share.get(key) for key in ("value", "low", "high", "n")}})
 
     def contrast(name: str, part: str) -> None:
         difference = (found.get(part) or {}).get("difference")
         if difference is not None:
             rows.append((name, show_number(difference, 1, signed=True), ""))
+            records.append({"measure": name, "value": difference})
 
     add("pairs ranked rightly, ties as half", "pairs", "accuracy")
     add("pairs that it ties", "pairs", "ties")
@@ -156,15 +165,20 @@ def check_table(label: str, found: Mapping[str, Any]) -> Table:
     add("right where the better answer is the policy's", "author", "better_own")
     add("right where the worse answer is the policy's", "author", "worse_own")
     contrast("moved by the author: the difference", "author")
-    return Table(("%", "value", "n"), tuple(rows), f"The judge {label} on labelled answers")
+    return Table(("%", "value", "n"), tuple(rows), f"The judge {label} on labelled answers", tuple(records))
 
 
-def _sides(values: Mapping[str, Any]) -> str:
-    return " / ".join(_show(values.get(key)) for key in ("chosen", "rejected", "pool"))
+def _counts(headers: tuple[str, str], counts: Sequence[Mapping[str, Any]], title: str) -> Table:
+    rows = tuple((str(name), _count(count)) for name, count in (of.values() for of in counts))
+    return Table(headers, rows, title, tuple(counts))
 
 
-def _show(value: Any, times: float = 1) -> str:
-    return MISSING if value is None else show_number(times * value, 1)
+def _percent(share: Any) -> Any:
+    return None if share is None else 100 * share
+
+
+def _show(value: Any) -> str:
+    return show_number(value, 1)
 
 
 def _count(value: Any) -> str:

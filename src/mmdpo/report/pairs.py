@@ -76,7 +76,7 @@ SECTIONS = {
     "pairs": "Pairs",
     "funnel": "From prompts to pairs",
     "figures": "Margins and lengths",
-    "tables": "What the pairs are like",
+    "tables": "The pairs in numbers",
     "random": "Pairs drawn at random",
     "narrow": "Narrowest margins",
     "wide": "Widest margins",
@@ -561,7 +561,7 @@ def _make_axes(title: str, below: str, beside: str) -> tuple[Figure, Any]:
     axes.set_xlabel(below, size=9)
     axes.set_ylabel(beside, size=9)
     axes.tick_params(labelsize=8)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     axes.grid(axis="y", alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes

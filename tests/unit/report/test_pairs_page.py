@@ -92,7 +92,7 @@ class TestPage:
             "Pairs",
             "From prompts to pairs",
             "Margins and lengths",
-            "What the pairs are like",
+            "The pairs in numbers",
             "Pairs drawn at random",
             "Prompts without a pair",
         ]
@@ -242,6 +242,15 @@ class TestTables:
         assert len(table.rows) == 12
         assert ("moved by length: the difference", "−0.5", "") in table.rows
         assert ("moved by the author: the difference", "+3.0", "") in table.rows
+
+    def test_they_are_written_unrounded_too(self, written):
+        folder, _, _ = written
+        result = json.loads((folder / "pairs.json").read_text())
+        tables = {table.title: table.csv() for table in make_tables(folder, result)}
+        assert "sample,12,1200,90,0.125,3.2" in tables["What it cost"]
+        assert 'words, chosen / rejected / all answers",,6.5,6.5,' in tables["What the pairs are like"]
+        assert "answers: duplicate,8" in tables["What was lost"]
+        assert all(len(text.splitlines()) > 1 for text in tables.values())
 
     def test_of_an_empty_result_there_is_what_can_be_said(self, tmp_path):
         titles = [table.title for table in make_tables(tmp_path, {})]
