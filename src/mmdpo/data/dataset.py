@@ -179,6 +179,11 @@ class PreferenceDataset(Sequence[PreferenceExample]):
             self._rows, self.format, name=self.name, image_root=self.image_root, ids=self._ids, positions=positions
         )
 
+    def column(self, name: str) -> list[Any] | None:
+        """Returns what a column holds for each example, without opening others; None where there is no such column."""
+        values = _column(self._rows, name)
+        return None if values is None else [values[position] for position in self._positions]
+
     def row_of(self, index: int) -> int:
         """Returns the number, from 1, of the row that an example was read from."""
         return self._positions[index] + 1

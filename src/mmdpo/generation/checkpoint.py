@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers.utils import is_torch_bf16_gpu_available
-from xxhash import xxh3_128
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.files import read_mapping
@@ -18,9 +17,7 @@ from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
 from mmdpo.models.trained import unwrap_adapter
-
-_WEIGHTS = ("*.safetensors", "*.bin")
-_SAMPLES, _SAMPLE_SIZE = 64, 65_536
+from mmdpo.models.weights import digest_weights
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,9 @@ class Checkpoint:
         config, adapter, base = self.start.config, self.start.adapter, Path(self.start.base)
         return {
             "model": self.model,
-            "weights": _digest_weights(base) if base.is_dir() else commit_of(config),
+            "weights": digest_weights(base) if base.is_dir() else commit_of(config),
             "adapter": self.options.adapter,
-            "adapter_weights": None if adapter is None else _digest_weights(adapter),
+            "adapter_weights": None if adapter is None else digest_weights(adapter),
             "dtype": self.dtype,
             "chat_template": self.options.chat_template,
             "pad_to_square": self.options.pad_to_square,
@@ -90,16 +87,3 @@ class Checkpoint:
     def load(self) -> Any:
         """Returns the model for generating, its adapter in place; raises what loading for training raises."""
         return unwrap_adapter(load_model(self.start)).eval()
-
-
-def _digest_weights(folder: Path) -> str:
-    """Digests sizes and blocks of weight files: training changes weights throughout, and reading all takes long."""
-    digest = xxh3_128()
-    for path in sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\x1f{size}\x1f".encode())
-        with path.open("rb") as file:
-            for place in range(_SAMPLES):
-                file.seek(max(0, size - _SAMPLE_SIZE) * place // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_SIZE))
-    return digest.hexdigest()

@@ -10,8 +10,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from xxhash import xxh3_128
 
 SHOWN = 8  # names that an error lists
+_SAMPLES, _SAMPLE_SIZE = 64, 65_536
 
 
 class CheckpointError(ValueError):
@@ -114,3 +116,16 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be opened as plain tensors ({error})") from error
     return loaded
+
+
+def digest_weights(folder: Path) -> str:
+    """Returns the digest of a folder's weights: of sizes and blocks, since reading all of them takes long."""
+    digest = xxh3_128()
+    for path in sorted(file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\x1f{size}\x1f".encode())
+        with path.open("rb") as file:
+            for place in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLE_SIZE) * place // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_SIZE))
+    return digest.hexdigest()

@@ -100,8 +100,9 @@ def read_prompts(
     config: str | None = None,
     image_root: Path | None = None,
     ask_of_images: Sequence[str] = (),
+    limit: int | None = None,
 ) -> list[Prompt]:
-    """Reads prompts.
+    """Reads prompts, the first `limit` of them.
 
     `name` is a folder of images, each of which is asked every text of `ask_of_images`; or what `read_dataset` reads:
     rows with `prompt` (text or turns) or `question`, and `image` or `images`. Of preference pairs the prompt is taken,
@@ -112,7 +113,7 @@ def read_prompts(
         PromptsError: there is nothing to ask, or it is a benchmark's.
     """
     if (world := find_world(name)) is not None:
-        return draw_prompts(WORLD_PROMPTS, 0, world)
+        return draw_prompts(min(limit or WORLD_PROMPTS, WORLD_PROMPTS), 0, world)
     _refuse_benchmark(name)
     folder = Path(name).expanduser()
     files = list_images(folder) if folder.is_dir() else []
@@ -121,7 +122,7 @@ def read_prompts(
             _make(f"{file.relative_to(folder)}{f'#{n}' if n else ''}", ask(text), (file,), {}, str(file))
             for file in files
             for n, text in enumerate(ask_of_images)
-        ]
+        ][:limit]
         if not prompts:
             raise PromptsError(f"{name}: there is no image in this folder ({', '.join(IMAGE_ENDINGS)})")
         return prompts
@@ -146,7 +147,7 @@ def read_prompts(
     repeated = [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:
         raise RowError(f"the id {repeated[0]!r} is given to several prompts", source=found.name)
-    return prompts
+    return prompts[:limit]
 
 
 def draw_prompts(count: int, seed: int, world: World = SMALL, purpose: str = "own pairs") -> list[Prompt]:

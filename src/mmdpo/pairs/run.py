@@ -60,6 +60,7 @@ class PairsRun:
                 config=chosen.dataset_config,
                 image_root=chosen.image_root,
                 ask_of_images=chosen.ask,
+                limit=chosen.limit if chosen.ids is None else None,
             )
         if chosen.ids is not None:
             found = choose_ids(found, chosen.ids)

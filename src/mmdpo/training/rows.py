@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ from mmdpo.data.validate import require_images
 from mmdpo.files import read_mapping
 from mmdpo.keys import RecipeError
 from mmdpo.models.load import load_generation_config, load_processor
-from mmdpo.models.start import LoadOptions, resolve_start
+from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.models.weights import digest_weights
 from mmdpo.objective import Objective, build_objective
 from mmdpo.records import (
     CHOSEN,
@@ -43,6 +45,8 @@ from mmdpo.records import (
 from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world import find_world
+
+logger = logging.getLogger(__name__)
 
 WORLD_SPLITS = {"train": (768, "preference"), "test": (256, "held-out")}
 """Number of pairs and purpose of each split of an embedded world."""
@@ -79,6 +83,27 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
     return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
+
+
+def warn_of_other_samplers(dataset: Any, start: Start) -> None:
+    """Warns where most answers of a dataset that `mmdpo pairs` made are another model's than the one that starts.
+
+    Pairs of several rounds in one run teach less than those of the model itself, round by round.
+    """
+    samplers = dataset.column("sampler") if isinstance(dataset, PreferenceDataset) else None
+    folders = [folder for folder in (Path(start.base), start.adapter) if folder is not None and folder.is_dir()]
+    if not samplers or not folders:
+        return
+    own = "@".join(digest_weights(folder)[:16] for folder in folders)
+    others = [name for name in samplers if isinstance(name, str) and "@" in name and not name.endswith(f"@{own}")]
+    if 2 * len(others) > len(samplers):
+        logger.warning(
+            "%d of %d rows have answers of another model (%s) than the one that training starts from: make pairs of "
+            "its own answers (mmdpo pairs), or train in rounds (mmdpo iterate)",
+            len(others),
+            len(samplers),
+            others[0],
+        )
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from mmdpo.training.durable.resume import SKIPPED_ROWS, describe_run
 from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch, list_image_metrics
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
-from mmdpo.training.rows import to_preferences
+from mmdpo.training.rows import to_preferences, warn_of_other_samplers
 from mmdpo.training.run_plan import resolve
 from mmdpo.training.samples import SampleAnswers
 from mmdpo.training.streams import SkippedRows, is_stream, make_stream_items, read_first_rows
@@ -112,6 +112,7 @@ class MDPOTrainer(RowOrderTrainer):
         train_dataset = _read_rows("train", train_dataset, args)
         eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, args))
         check_agreement(args, {"train": train_dataset, **_by_name(eval_dataset)})
+        warn_of_other_samplers(train_dataset, start)
         self._skipped = list[Fault]()
         make = make_stream_items if plan.is_stream else self._make_items
         train_items: Items | StreamItems = make(train_dataset, "train", collator, args)

@@ -1,0 +1,300 @@
+"""Rounds: what is held out, what each trains on, which are kept, and going on where it was stopped."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmdpo.cli import main
+from mmdpo.options import UsageError, parse_options
+from mmdpo.pairs.build import BuildError
+from mmdpo.pairs.iterate import (
+    BEST,
+    HELD_OUT,
+    ROUNDS,
+    IterateError,
+    IterateOptions,
+    Measured,
+    Rounds,
+    judge_round,
+    make_table,
+    measure,
+)
+from mmdpo.pairs.options import PairsOptions
+from mmdpo.pairs.run import PairsRun
+
+PAIRS = {"prompts": "world", "model": "world", "max_new_tokens": 40, "judges": ["objects"], "limit": 60}
+
+
+def good(**changes):
+    return Measured(
+        **{"wrong": 20.0, "right": 3.0, "words": 12.0, "useless": 0.0, "repeating": 0.0, "answers": 50, **changes}
+    )
+
+
+def options_of(tmp_path, *words, **pairs):
+    file = tmp_path / "pairs.yaml"
+    file.write_text(yaml.safe_dump({**PAIRS, **pairs}))
+    flags = [f"--pairs={file}", f"--out={tmp_path / 'out'}", "--held_out=20", "--prompts_per_round=15", *words]
+    return parse_options(IterateOptions, flags, "iterate")
+
+
+class Commands:
+    """Takes the place of the processes: writes the files that each command would, and keeps what was asked."""
+
+    def __init__(self, monkeypatch, results, yields=None):
+        self.words, self.results, self.yields, self.fail_at = [], dict(results), yields or {}, None
+        monkeypatch.setattr("mmdpo.pairs.iterate.measure", lambda run: self.results[run.folder.parent.name])
+        monkeypatch.setattr(PairsRun, "build", lambda run: self._build(run))
+
+    def __call__(self, words):
+        said = " ".join(words[3:])
+        self.words.append(said)
+        if self.fail_at is not None and self.fail_at in said:
+            self.fail_at = None
+            raise IterateError(f"{said} ended with status 9")
+        if "train --config" in said:
+            recipe = yaml.safe_load(Path(words[-1]).read_text())
+            run = Path(recipe["output_dir"])
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "config.json").write_text("{}")
+
+    def _build(self, run):
+        number = run.folder.parent.name
+        share = self.yields.get(number, 0.5)
+        if share == 0:
+            raise BuildError("no pair is left")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "train.yaml").write_text(yaml.safe_dump({"objective": "dpo_anchor", "dataset_name": "x"}))
+        return {"pairs": {"train": 7}, "funnel": {"yield": share}, "errors": {"chosen": 0.0, "pool": 20.0}}
+
+    def of(self, verb):
+        return [said for said in self.words if said.startswith(verb)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"wrong": 10.0, "right": 2.9}, ""),
+        ({"wrong": 20.0}, "F1 is 88.9, no more than 88.9"),
+        ({"wrong": 0.0, "right": 1.5}, "F1 is 66.7, no more"),
+        ({"wrong": 2.0, "right": 2.5}, "right claims changed by -16.7 %"),
+        ({"wrong": 2.0, "words": 16.0}, r"length by \+33 %"),
+        ({"wrong": 2.0, "useless": 5.0}, "5.0 % of answers are empty, cut off or looping, 5.0 points more"),
+    ],
+)
+def test_a_round_is_kept_if_it_is_better_and_no_guard_speaks_against_it(tmp_path, changes, said):
+    reason = judge_round(good(**changes), good(), good(), options_of(tmp_path))
+    assert re.fullmatch(f"{said}.*" if said else "", reason)
+
+
+def test_the_gate_may_be_the_wrong_claims_alone(tmp_path):
+    chosen = options_of(tmp_path, "--gate=wrong")
+    assert judge_round(good(wrong=19.0, right=2.6), good(), good(), chosen) == ""
+    assert "not fewer than 20.0" in judge_round(good(wrong=20.0, right=4.0), good(), good(), chosen)
+
+
+def test_f1_is_the_harmonic_mean_of_right_claims_and_of_those_against_the_start():
+    assert good(wrong=10.0, right=2.4).f1(good()) == pytest.approx(2 * 90 * 80 / 170)
+    assert good(wrong=100.0, right=0.0).f1(good()) == 0
+
+
+def test_greedy_answers_alone_are_measured(tmp_path):
+    run = PairsRun(parse_options(PairsOptions, [*_flags(tmp_path), "--limit=3"], "pairs"))
+    run.folder.mkdir()
+    names = [prompt.id for prompt in run.prompts]
+    samples = [
+        {"id": names[0], "k": 0, "text": "cup , plate .", "kind": "greedy"},
+        {"id": names[0], "k": 1, "text": "bed bed bed bed bed", "kind": "draw"},
+        {"id": names[1], "k": 0, "text": "cup .", "kind": "greedy"},
+        {"id": names[2], "k": 0, "text": "cup cup cup cup cup", "kind": "greedy"},
+    ]
+    right, wrong = {"text": "cup", "is_true": True}, {"text": "plate", "is_true": False}
+    verdicts = [
+        {"id": names[0], "verdicts": {"0": {"score": -1, "claims": [right, wrong]}}},
+        {"id": names[1], "verdicts": {"0": {"score": 1, "claims": [right]}}},
+    ]
+    (run.folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    (run.folder / "verdicts-objects.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    found = measure(run)
+    assert found.wrong == pytest.approx(100 / 3)
+    assert found.right == pytest.approx(2 / 3)
+    assert found.words == pytest.approx((4 + 2 + 5) / 3)
+    assert found.useless == found.repeating == pytest.approx(100 / 3)
+
+
+def _flags(tmp_path):
+    return ["--prompts=world", "--model=world", f"--out={tmp_path / 'run'}", "--judges=objects", "--num_samples=1"]
+
+
+def test_each_round_has_fresh_prompts_and_none_of_those_that_are_held_out(tmp_path, monkeypatch):
+    commands = Commands(
+        monkeypatch,
+        {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0), "round-3": good(wrong=4.0)},
+    )
+    state = Rounds(options_of(tmp_path, "--rounds=3"), commands).run()
+    held_out = set((tmp_path / "out" / HELD_OUT).read_text().split("\n")[:-1])
+    seen = [set((tmp_path / "out" / f"round-{n}" / "prompts.txt").read_text().split("\n")[:-1]) for n in (1, 2, 3)]
+    assert [len(of) for of in (held_out, *seen)] == [20, 15, 15, 10]
+    assert len(held_out.union(*seen)) == 60, "no prompt twice"
+    assert [row["kept"] for row in state["rounds"]] == [True, True, True]
+    assert "no prompts left" not in state["ended"]
+
+
+def test_prompts_about_one_image_are_held_out_together(tmp_path, monkeypatch):
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:02}.png")
+    pairs = {"prompts": str(folder), "ask": ["What is it?", "Where is it?"], "judges": ["consistency"], "limit": None}
+    rounds = Rounds(options_of(tmp_path, "--held_out=11", **pairs), lambda words: None)
+    (tmp_path / "out").mkdir()
+    rest = rounds._split_prompts()
+    held_out = (tmp_path / "out" / HELD_OUT).read_text().split("\n")[:-1]
+    assert len(held_out) == 12
+    assert {name.partition("#")[0] for name in held_out}.isdisjoint(name.partition("#")[0] for name in rest)
+
+
+def test_a_round_starts_from_the_last_one_that_was_kept_and_the_link_says_which_is_the_best(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=12.0)})
+    state = Rounds(options_of(tmp_path, "--rounds=3"), commands).run()
+    out = tmp_path / "out"
+    recipes = [yaml.safe_load((out / f"round-{n}" / "train.yaml").read_text()) for n in (1, 2)]
+    assert [recipe["model_name_or_path"] for recipe in recipes] == ["world", str(out / "round-1" / "run")]
+    assert "ref_model_name_or_path" not in recipes[1]
+    assert yaml.safe_load((out / "round-2" / "pairs.yaml").read_text())["model"] == str(out / "round-1" / "run")
+    assert (out / BEST).resolve() == (out / "round-1" / "run").resolve()
+    assert [row["kept"] for row in state["rounds"]] == [True, False]
+    assert state["ended"].startswith("round 2 is not kept: F1")
+    assert len(make_table(state).rows) == 3
+
+
+def test_start_and_reference_may_stay_the_base(tmp_path, monkeypatch):
+    for name, words, start, reference in (
+        ("a", ["--reference=base"], "previous", "world"),
+        ("b", ["--reference=base", "--start=base"], "base", None),
+    ):
+        place = tmp_path / name
+        place.mkdir()
+        commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)})
+        Rounds(options_of(place, *words), commands).run()
+        recipe = yaml.safe_load((place / "out" / "round-2" / "train.yaml").read_text())
+        previous = str(place / "out" / "round-1" / "run")
+        assert recipe["model_name_or_path"] == (previous if start == "previous" else "world")
+        assert recipe.get("ref_model_name_or_path") == reference
+
+
+def test_an_adapter_is_merged_before_the_next_round(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)})
+
+    def run(words):
+        commands(words)
+        if "train" in words[3:]:
+            recipe = yaml.safe_load(Path(words[-1]).read_text())
+            (Path(recipe["output_dir"]) / "adapter_config.json").write_text("{}")
+
+    Rounds(options_of(tmp_path), run).run()
+    out = tmp_path / "out"
+    assert commands.of("merge") == [f"merge {out}/round-{n}/run {out}/round-{n}/model" for n in (1, 2)]
+    recipe = yaml.safe_load((out / "round-2" / "train.yaml").read_text())
+    assert recipe["model_name_or_path"] == str(out / "round-1" / "model")
+
+
+@pytest.mark.parametrize("step", ["round-0/held_out.yaml", "round-1/pairs.yaml", "train", "round-2/held_out.yaml"])
+def test_rounds_that_were_stopped_go_on_at_that_step_and_end_as_if_nothing_was(tmp_path, monkeypatch, step):
+    results = {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)}
+    commands = Commands(monkeypatch, results)
+    commands.fail_at = step
+    with pytest.raises(IterateError, match="status 9"):
+        Rounds(options_of(tmp_path), commands).run()
+    before = len(commands.of("train"))
+    state = Rounds(options_of(tmp_path), commands).run()
+    assert [row["kept"] for row in state["rounds"]] == [True, True]
+    assert len(commands.of("train")) == (3 if step == "train" else 2), "what was trained is not trained again"
+    assert before <= 2
+    assert json.loads((tmp_path / "out" / ROUNDS).read_text()) == state
+
+
+def test_a_round_without_pairs_ends_the_iteration_and_what_was_reached_is_kept(tmp_path, monkeypatch):
+    for name, share, said in (("few", 0.05, "fewer than one in ten"), ("none", 0, "round 2 gives no pairs")):
+        place = tmp_path / name
+        place.mkdir()
+        results = {"round-0": good(), "round-1": good(wrong=10.0)}
+        state = Rounds(options_of(place), Commands(monkeypatch, results, {"round-2": share})).run()
+        assert said in state["ended"]
+        assert (place / "out" / BEST).resolve() == (place / "out" / "round-1" / "run").resolve()
+
+
+def test_other_guards_decide_again_about_the_round_that_was_not_kept(tmp_path, monkeypatch):
+    results = {"round-0": good(), "round-1": good(wrong=2.0, right=2.5), "round-2": good(wrong=1.0, right=2.5)}
+    commands = Commands(monkeypatch, results)
+    assert "right claims" in Rounds(options_of(tmp_path), commands).run()["ended"]
+    state = Rounds(options_of(tmp_path, "--guard_cover=-20"), commands).run()
+    assert [row["kept"] for row in state["rounds"]] == [True, True]
+    assert len(commands.of("train")) == 2
+
+
+def test_pairs_of_earlier_rounds_are_mixed_in(tmp_path, monkeypatch):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rounds = Rounds(options_of(tmp_path, "--mix_previous=0.5"), lambda words: None)
+    for number in (1, 2):
+        place = tmp_path / "out" / f"round-{number}" / "pairs" / "dataset"
+        place.mkdir(parents=True)
+        parquet.write_table(pa.table({"round": [number] * 8}), place / "train.parquet")
+    mixed = parquet.read_table(rounds._mix(2, tmp_path / "out" / "round-2"))
+    assert mixed.column("round").to_pylist() == [2] * 8 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mix_previous=2"], "a share from 0 to 1"),
+        (["--start=base"], "give --reference base too"),
+        (["--guard_cover=1"], "0 or below"),
+        (["--rounds=0"], "give 1 or more"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path, words, said):
+    with pytest.raises(ValueError, match=said):
+        options_of(tmp_path, *words)
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(IterateError, match="no_greedy"):
+        Rounds(options_of(tmp_path, no_greedy=True))
+    with pytest.raises(UsageError, match=r"pairs.yaml: there is no 'num_smaples'; did you mean 'num_samples'"):
+        Rounds(options_of(tmp_path, num_smaples=3))
+    rounds = Rounds(options_of(tmp_path, "--held_out=60"), lambda words: None)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IterateError, match="60 prompts about 60 images, and --held_out 60 takes all"):
+        rounds.run()
+
+
+def test_a_folder_of_other_rounds_is_refused(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)})
+    Rounds(options_of(tmp_path), commands).run()
+    with pytest.raises(IterateError, match="reference 'previous', and now it is 'base'"):
+        Rounds(options_of(tmp_path, "--reference=base"), commands).run()
+    with pytest.raises(IterateError, match="other prompts than these rounds would hold out"):
+        Rounds(options_of(tmp_path, "--held_out=10"), commands).run()
+
+
+@pytest.mark.slow
+def test_two_rounds_on_the_embedded_world_name_fewer_wrong_objects(tmp_path, capfd):
+    pairs, train = tmp_path / "pairs.yaml", tmp_path / "train.yaml"
+    pairs.write_text(yaml.safe_dump({**PAIRS, "limit": None, "batch_size": 256}))
+    recipe = dict(freeze_projector=False, learning_rate=3e-4, per_device_train_batch_size=16, num_train_epochs=2)
+    train.write_text(yaml.safe_dump({**recipe, "use_cpu": True, "report_to": "none", "save_strategy": "no"}))
+    out = tmp_path / "out"
+    words = ["iterate", "--pairs", str(pairs), "--train", str(train), "--out", str(out), "--rounds", "1"]
+    assert main([*words, "--held_out", "60", "--prompts_per_round", "160", "--guard_cover", "-30"]) == 0
+    state = json.loads((out / ROUNDS).read_text())
+    assert state["rounds"][0]["held_out"]["wrong"] < state["start"]["wrong"] / 2
+    assert (out / BEST / "config.json").is_file()
+    assert "best model" in capfd.readouterr().out
