@@ -48,7 +48,8 @@ class Sample:
     tokens: int | None = None
     prompt_tokens: int | None = None
     logprob: float | None = None
-    """log π of the answer under the sampler, temperature included, in nats; None where the sampler does not say it."""
+    """log π of the answer under the sampler, temperature included, in nats, to a thousandth: beyond that it is other
+    answers' lengths in the batch that speak. None where the sampler does not say it."""
 
     @property
     def is_draw(self) -> bool:
@@ -91,7 +92,13 @@ class SamplingPlan:
 
     def describe(self) -> dict[str, Any]:
         """Returns what the answers of a number depend on: where some are made to be rejected, all of the plan."""
-        return asdict(self) if self.negatives else dict.fromkeys(("count", "negatives", "start_share"))
+        all_of_it = {
+            "negatives": list(self.negatives),
+            "start_share": self.start_share,
+            "num_samples": self.count,
+            "has_greedy": self.has_greedy,
+        }
+        return all_of_it if self.negatives else dict.fromkeys(all_of_it)
 
 
 def sample(
@@ -140,6 +147,8 @@ def sample(
                     for answer in answerer.answer(list(questions.values()), how):
                         prompt, k = kinds[answer.id]
                         said = {name: answer.details[name] for name in _SAID if name in answer.details}
+                        if isinstance(said.get("logprob"), float):
+                            said["logprob"] = round(said["logprob"], 3)
                         new = Sample(prompt.id, k, answer.text, kind_of(k, plan), **said)
                         lines.append({name: value for name, value in asdict(new).items() if value is not None})
                         known.setdefault(prompt.id, {})[k] = new
