@@ -1,0 +1,30 @@
+"""`ref_model_name_or_path`: another reference than the start of the policy."""
+
+import torch
+
+from mmdpo.models.load import load_model
+from mmdpo.models.start import LoadOptions, resolve_start
+from mmdpo.world.pairs import make_pairs
+from small_trainer import build_trainer, losses_of
+
+
+def move(folder):
+    """Saves the world's model with its head scaled, so that it says other probabilities."""
+    model = load_model(resolve_start("world", LoadOptions()))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.5)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_losses_are_those_of_the_model_given_as_an_object(tmp_path):
+    model = move(tmp_path / "other")
+    rows, options = make_pairs(8, 0), dict(max_steps=2, logging_steps=1)
+    named = build_trainer(tmp_path / "a", rows, ref_model_name_or_path=str(tmp_path / "other"), **options)
+    given = build_trainer(tmp_path / "b", rows, ref_model=model, **options)
+    own = build_trainer(tmp_path / "c", rows, **options)
+    for trainer in (named, given, own):
+        trainer.train()
+    assert losses_of(named) == losses_of(given)
+    assert losses_of(named) != losses_of(own)
+    assert named.ref_model is not None
