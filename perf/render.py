@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from perf.answers_page import render_answers
 from perf.gpu_page import render_gpu
 from perf.loader_page import render_loader
 from perf.record import RESULTS, ROOT
@@ -71,14 +72,16 @@ def render(folder: Path) -> str:
     results = sorted((result for result in found if not result["miniature"]), key=lambda result: result["date"])
     loaders = {result["machine"]: result for result in results if result.get("kind") == "loader"}
     starts = {result["machine"]: result for result in results if result.get("kind") == "start"}
+    answers = {result["machine"]: result for result in results if result.get("kind") == "answers"}
     first_steps = {result["machine"]: result for result in results if result.get("kind") == "first_step"}
-    results = [result for result in results if result.get("kind") not in ("loader", "start", "first_step")]
+    results = [result for result in results if "kind" not in result]
     on_cpu = [result for result in results if result["device"] == "cpu"]
     if not on_cpu:
         raise ValueError(f"{folder} holds no result of a CPU; run `make perf`")
     on_gpu = {result["machine"]: result for result in results if result["device"] != "cpu"}
     values = fill(on_cpu[-1]) | {"section.gpu": render_gpu(list(on_gpu.values()))}
     values["section.loader"] = render_loader(list(loaders.values()))
+    values["section.answers"] = render_answers(list(answers.values()))
     values["section.start"] = render_start(list(starts.values()), list(first_steps.values()))
     return re.sub(r"\{\{(.+?)\}\}", lambda found: values[found[1]], TEMPLATE.read_text())
 

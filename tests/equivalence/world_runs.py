@@ -69,6 +69,7 @@ def main():
         if trainer.is_world_process_zero():
             content = {"history": trainer.state.log_history, "shares": shares}
             (folder / f"{name}.json").write_text(json.dumps(content))
+    PartialState().destroy_process_group()  # as `mmdpo train` does
 
 
 def train(folder, engine, rows, eval_rows, *, accumulate, adapter=False, **options):

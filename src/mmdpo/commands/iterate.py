@@ -2,7 +2,7 @@
 
 from mmdpo.commands import Verb, quiet_libraries
 from mmdpo.files import printable
-from mmdpo.pairs.iterate import IterateOptions
+from mmdpo.pairs.options import IterateOptions
 
 
 def run(options: IterateOptions) -> int:

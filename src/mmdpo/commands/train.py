@@ -22,6 +22,7 @@ def run(words: Sequence[str]) -> int:
 
     import logging
 
+    from accelerate import PartialState
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -39,13 +40,16 @@ def run(words: Sequence[str]) -> int:
         return 0
     try:
         trainer = train(words)
+        if trainer.is_world_process_zero():
+            Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}", markup=False)
+        status = 0
     except TrainingStopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"mmdpo: {stopped}", file=sys.stderr)
-        return EXIT_STATUS
-    if trainer.is_world_process_zero():
-        Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}", markup=False)
-    return 0
+        status = EXIT_STATUS
+    # Threads of process groups that still run when Python ends abort a process whose training is done.
+    PartialState().destroy_process_group()
+    return status
 
 
 VERB = Verb(__doc__, None, run)

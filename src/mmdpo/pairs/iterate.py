@@ -22,17 +22,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import yaml
 
 from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_whole
-from mmdpo.options import REQUIRED, Options, option, parse_options, read_flags
+from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.balance import count_words
 from mmdpo.pairs.build import DATASET, TRAIN, BuildError
 from mmdpo.pairs.filters import REPEATING, why_useless
 from mmdpo.pairs.judging import read_verdicts
-from mmdpo.pairs.options import PairsOptions
+from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.run import PairsRun
 from mmdpo.records import derive_generator
@@ -46,38 +46,6 @@ LEAST_YIELD = 0.1
 
 class IterateError(ValueError):
     """Rounds that cannot be run: says what is wrong and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IterateOptions(Options):
-    """Rounds of pairs and training. Raises ValueError for options that do not go together."""
-
-    HAS_FILE: ClassVar[bool] = True
-
-    pairs: Path = option(REQUIRED, "YAML file of `mmdpo pairs`: prompts, policy, judges, rule.")
-    train: Path | None = option(None, "Recipe of `mmdpo train`; that which `mmdpo pairs` writes unless given.")
-    out: Path = option(REQUIRED, "Folder of the rounds; what was begun there is resumed.")
-    rounds: int = option(2, "How many rounds.", least=1)
-    start: Literal["previous", "base"] = option("previous", "What a round's training starts from.")
-    reference: Literal["previous", "base"] = option("previous", "The reference of a round's training.")
-    prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
-    mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
-    held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
-    held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
-    gate: Literal["f1", "wrong"] = option("f1", "What has to be better for a round to be kept.")
-    guard_cover: float = option(-15.0, "Most that right claims may change, in per cent of the start's; below 0.")
-    guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.")
-    guard_useless: float = option(2.0, "Most that the share of empty, cut and looping answers may rise, in points.")
-    launch: str = option("", "What starts training in place of this Python, such as `accelerate launch -m mmdpo`.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.mix_previous <= 1:
-            raise ValueError(f"--mix_previous is {self.mix_previous}; give a share from 0 to 1")
-        if self.start == "base" and self.reference == "previous":
-            raise ValueError("--start base takes the base as its reference: give --reference base too")
-        if self.guard_cover > 0 or self.guard_words < 0 or self.guard_useless < 0:
-            raise ValueError("--guard_cover is 0 or below, --guard_words and --guard_useless are 0 or above")
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,38 @@ class PairsOptions(Options):
         return dict(_flatten({name: value for name, value in asdict(self).items() if name in known}))
 
 
+@dataclass(frozen=True, kw_only=True)
+class IterateOptions(Options):
+    """Rounds of pairs and training. Raises ValueError for options that do not go together."""
+
+    HAS_FILE: ClassVar[bool] = True
+
+    pairs: Path = option(REQUIRED, "YAML file of `mmdpo pairs`: prompts, policy, judges, rule.")
+    train: Path | None = option(None, "Recipe of `mmdpo train`; that which `mmdpo pairs` writes unless given.")
+    out: Path = option(REQUIRED, "Folder of the rounds; what was begun there is resumed.")
+    rounds: int = option(2, "How many rounds.", least=1)
+    start: Literal["previous", "base"] = option("previous", "What a round's training starts from.")
+    reference: Literal["previous", "base"] = option("previous", "The reference of a round's training.")
+    prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
+    mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
+    held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
+    held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
+    gate: Literal["f1", "wrong"] = option("f1", "What has to be better for a round to be kept.")
+    guard_cover: float = option(-15.0, "Most that right claims may change, in per cent of the start's; below 0.")
+    guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.")
+    guard_useless: float = option(2.0, "Most that the share of empty, cut and looping answers may rise, in points.")
+    launch: str = option("", "What starts training in place of this Python, such as `accelerate launch -m mmdpo`.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mix_previous <= 1:
+            raise ValueError(f"--mix_previous is {self.mix_previous}; give a share from 0 to 1")
+        if self.start == "base" and self.reference == "previous":
+            raise ValueError("--start base takes the base as its reference: give --reference base too")
+        if self.guard_cover > 0 or self.guard_words < 0 or self.guard_useless < 0:
+            raise ValueError("--guard_cover is 0 or below, --guard_words and --guard_useless are 0 or above")
+
+
 def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in values.items():

@@ -15,14 +15,13 @@ from mmdpo.pairs.iterate import (
     HELD_OUT,
     ROUNDS,
     IterateError,
-    IterateOptions,
     Measured,
     Rounds,
     judge_round,
     make_table,
     measure,
 )
-from mmdpo.pairs.options import PairsOptions
+from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.run import PairsRun
 
 PAIRS = {"prompts": "world", "model": "world", "max_new_tokens": 40, "judges": ["objects"], "limit": 60}
@@ -81,7 +80,7 @@ class Commands:
         ({"wrong": 20.0}, "F1 is 88.9, no more than 88.9"),
         ({"wrong": 0.0, "right": 1.5}, "F1 is 66.7, no more"),
         ({"wrong": 2.0, "right": 2.5}, "right claims changed by -16.7 %"),
-        ({"wrong": 2.0, "words": 16.0}, r"length by \+33 %"),
+        ({"wrong": 2.0, "words": 16.0}, r"answers changed their length by \+33 % against the start, more than 25 %"),
         ({"wrong": 2.0, "useless": 5.0}, "5.0 % of answers are empty, cut off or looping, 5.0 points more"),
     ],
 )

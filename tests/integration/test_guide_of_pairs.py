@@ -13,8 +13,8 @@ from PIL import Image
 from chat_server import Act, serve
 from mmdpo.cli import main
 from mmdpo.options import parse_options
-from mmdpo.pairs.iterate import IterateOptions
 from mmdpo.pairs.judges import JUDGES
+from mmdpo.pairs.options import IterateOptions
 from mmdpo.pairs.rules import RULES
 from mmdpo.world import SMALL
 
