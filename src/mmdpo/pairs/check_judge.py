@@ -69,6 +69,9 @@ def read_gold(path: Path, vocabulary: Mapping[str, str], image_root: Path | None
                     source=source,
                 )
             scores = [_score(answer["text"], prompt, vocabulary) for answer in answers]
+        for score in scores:
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                raise RowError(f"`score` is {score!r:.40}; give a number", source=source)
         golds.append(
             Gold(
                 prompt,

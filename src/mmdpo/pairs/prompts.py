@@ -14,10 +14,18 @@ from typing import Any
 from PIL import Image
 
 from mmdpo.benchmarks import tasks
+from mmdpo.data import formats
 from mmdpo.data.columns import ID_COLUMNS, ask, one_of
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_sources
-from mmdpo.data.messages import IMAGE_PLACEHOLDER, is_messages, plain_text, read_prompt
+from mmdpo.data.messages import (
+    IMAGE_PLACEHOLDER,
+    is_messages,
+    plain_text,
+    read_answer,
+    read_prompt,
+    split_last_answer,
+)
 from mmdpo.data.read import open_rows
 from mmdpo.files import digest_of, irregular_kind
 from mmdpo.records import CHOSEN, ImageSource, Message, RowError
@@ -29,8 +37,8 @@ TRUTH = ("objects", "answer", "reference")
 """Columns that judges read: what is there, the short right answer, an answer that is right."""
 WORLD_PROMPTS = 900
 """How many prompts an embedded world has, where its name is all that is given."""
-_PAIRS = (CHOSEN, "completions", "rejected_conversations", "resp_1_w")
-"""Columns that only rows of preference pairs have."""
+_IN_TEMPLATE = re.compile(r"(?:(?!USER:).)*USER:\s*((?:(?!USER:|ASSISTANT:).)*?)\s*ASSISTANT:", re.DOTALL)
+"""A prompt that holds Vicuna's template already, as the data of the mDPO paper do."""
 _OF_BENCHMARKS = re.compile(r"COCO_val2014_\d+|AMBER_\d+")
 """Names of pictures that benchmarks ask about."""
 
@@ -105,8 +113,9 @@ def read_prompts(
     """Reads prompts, the first `limit` of them.
 
     `name` is a folder of images, each of which is asked every text of `ask_of_images`; or what `read_dataset` reads:
-    rows with `prompt` (text or turns) or `question`, and `image` or `images`. Of preference pairs the prompt is taken,
-    and the chosen answer is the reference. `world` and `world_large` are prompts of the embedded worlds.
+    rows with `prompt` (text or turns), `question` or `messages`, and `image` or `images`. Of preference pairs and of
+    messages that end with an answer the prompt is taken, and the (chosen) answer is the reference unless the row has
+    one. `world` and `world_large` are prompts of the embedded worlds.
 
     Raises:
         RowError: a row has no prompt or no image, or its id is another row's; names the row.
@@ -138,8 +147,8 @@ def read_prompts(
     found = open_rows(name, split=split, config=config)
     root = image_root or found.root
     first = found.rows[0] if len(found.rows) else {}
-    if isinstance(first, Mapping) and any(column in first for column in _PAIRS):
-        prompts = _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root))
+    if isinstance(first, Mapping) and _is_pair(first):
+        prompts = _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root), found.rows)
     else:
         prompts = [read_row(row, n, found.name, root) for n, row in enumerate(found.rows, start=1)]
     if not prompts:
@@ -205,13 +214,27 @@ def _refuse_benchmark(name: str) -> None:
             )
 
 
-def _read_pairs(dataset: PreferenceDataset) -> list[Prompt]:
+def _is_pair(row: Mapping[str, Any]) -> bool:
+    """Says whether a row is a preference pair; one that has a chosen answer is meant as one, if of no known format."""
+    return CHOSEN in row or any(formats.load(name).matches(row) for name in formats.names())
+
+
+def _read_pairs(dataset: PreferenceDataset, rows: Any) -> list[Prompt]:
     prompts = []
-    for example in dataset:
-        turns = ask(example.prompt) if isinstance(example.prompt, str) else list(example.prompt)
-        truth = {"reference": plain_text(example.responses[CHOSEN])} if CHOSEN in example.responses else {}
-        prompts.append(_make(example.id, turns, example.images, truth, example.source))
+    for place, example in enumerate(dataset):
+        asked = example.prompt
+        if isinstance(asked, str):
+            inside = _IN_TEMPLATE.fullmatch(asked.strip())
+            asked = tuple(ask(asked if inside is None else inside[1]))
+        chosen, row = example.responses.get(CHOSEN), rows[place]
+        truth = {} if chosen is None else {"reference": plain_text(chosen).strip()}
+        licence = str(row.get("licence") or "")
+        prompts.append(_make(example.id, asked, example.images, truth | _read_truth(row), example.source, licence))
     return prompts
+
+
+def _read_truth(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: row[column] for column in TRUTH if row.get(column) is not None}
 
 
 def read_row(row: Any, number: int, name: str, root: Path | None) -> Prompt:
@@ -219,15 +242,18 @@ def read_row(row: Any, number: int, name: str, root: Path | None) -> Prompt:
     source = f"{name}, row {number}"
     if not isinstance(row, Mapping):
         raise RowError(f"it is {type(row).__name__} and no row", source=source)
+    truth = _read_truth(row)
     try:
-        said = one_of(row, "prompt", "question")
+        said = one_of(row, "prompt", "question", "messages")
         images = image_sources(one_of(row, "image", "images", "img_path"), root)
+        if is_messages(said) and said[-1]["role"] == "assistant":
+            said, last = split_last_answer(said, column="messages")
+            truth.setdefault("reference", plain_text(read_answer([last], column="messages")))
     except RowError as error:
         raise RowError(error.problem, source=source) from error
     if not is_messages(said) and (not isinstance(said, str) or not said.strip()):
         raise RowError(f"`prompt` is {said!r:.60}: write the text, or chat turns", source=source)
     own = next((str(row[column]) for column in ID_COLUMNS if row.get(column) is not None), str(number))
-    truth = {column: row[column] for column in TRUTH if row.get(column) is not None}
     return _make(own, said if is_messages(said) else ask(said), images, truth, source, str(row.get("licence") or ""))
 
 
