@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from mmdpo.files import digest_of, make_folder, read_json, to_json, write_json, 
 from mmdpo.pairs.balance import MARKS, UNEVEN, Values, area_under_curve, balance, count_words
 from mmdpo.pairs.filters import find_repeats, why_useless
 from mmdpo.pairs.judges import Verdict, load
-from mmdpo.pairs.judging import join_rows
+from mmdpo.pairs.judging import join_rows, to_row
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.rules import RULES, Candidate, Proposal
 from mmdpo.pairs.samples import SAMPLER, SAMPLES, Sample, explain_changed, list_parts, read_prompt_digests
@@ -43,7 +44,7 @@ MOST_OFFERS = 24
 """Pairs that a prompt is asked for, of which one is taken."""
 SHOWN_CLAIMS = 20
 LOOKED_AT = 4_000
-"""Pairs that the shortcut test looks at."""
+"""Pairs that the shortcut test looks at, and prompts by which shares of all answers are estimated."""
 _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
 
 
@@ -147,6 +148,11 @@ class RunFiles:
         asked = self._asked.get(prompt.id)
         return prompt.image_digests if asked is None else asked[1]
 
+    def digest(self, prompt: Prompt) -> str:
+        """Returns the digest of what was asked, pictures too, without opening any."""
+        asked = self._asked.get(prompt.id)
+        return prompt.digest if asked is None else asked[0]
+
     @lru_cache(maxsize=2)  # noqa: B019
     def verdicts(self, prompt: str) -> dict[str, dict[int, Verdict]]:
         """Returns the verdicts of the answers to a prompt, by judge and number."""
@@ -181,8 +187,34 @@ class Offer(NamedTuple):
 
     place: int
     """Among the proposals of its rule."""
-    words: Values
+    words: tuple[int, int]
     marks: tuple[Values, ...]
+    """Of style, where pairs are chosen by it."""
+
+
+class Pool:
+    """What answers of the policy are like on the whole: words, and marks of style."""
+
+    def __init__(self) -> None:
+        self.answers, self._words, self._marks = 0, 0.0, [0.0] * len(MARKS)
+
+    def add(self, text: str) -> None:
+        """Counts an answer."""
+        self.answers += 1
+        self._words += count_words(text)
+        for place, measure in enumerate(MARKS.values()):
+            self._marks[place] += measure(text)
+
+    @property
+    def words(self) -> float | None:
+        """Of an answer, in the mean; None without one."""
+        return self._words / self.answers if self.answers else None
+
+    @property
+    def marks(self) -> dict[str, float | None]:
+        """The share of answers that have each, in per cent; None without an answer."""
+        shares = (100 * of / self.answers if self.answers else None for of in self._marks)
+        return dict(zip(MARKS, shares, strict=True))
 
 
 @dataclass
@@ -277,8 +309,9 @@ def find_offered(
 
     def find(prompt: Prompt) -> set[int]:
         maker.seen.clear()  # whether another prompt gives the same pair is not known yet
+        offers = maker.offer(prompt)
         proposals = maker.propose(prompt)
-        offered = [proposals[offer.place] for offers in maker.offer(prompt) for offer in offers[:most]]
+        offered = [proposals[offer.place] for of in offers for offer in of[:most]]
         return {each.sample.k for proposal in offered for each in (proposal.chosen, proposal.rejected)}
 
     return find
@@ -292,7 +325,7 @@ def _open_maker(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan, tal
             f"the rule {rule} looks for wrong claims, and {files.judge} only ranks answers: take best_worst, ranked or "
             "same_length"
         )
-    return _Maker(files, plan, rule, "weigh" if rule != plan.rule else plan.mistakes, tally), note
+    return _Maker(prompts, files, plan, rule, "weigh" if rule != plan.rule else plan.mistakes, tally), note
 
 
 def _choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> tuple[str, str]:
@@ -300,7 +333,7 @@ def _choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) ->
     if not (plan.rule.startswith("clean") and files.strikes and plan.mistakes == "drop"):
         return plan.rule, ""
     judged = clean = 0
-    for prompt in prompts:
+    for prompt in look_at(prompts):
         verdicts = files.verdicts(prompt.id)[files.labels[0]]
         own = {sample.k for sample in files.samples(prompt.id) if sample.is_own}
         judged += bool(verdicts)
@@ -314,46 +347,53 @@ def _choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) ->
     )
 
 
+def look_at(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Returns the prompts whose answers are looked at where a share is wanted, not a count: all of a few thousand."""
+    return prompts[:: math.ceil(len(prompts) / LOOKED_AT)] if prompts else prompts
+
+
 class _Maker:
     """Makes offers of prompts, and counts what they lose on the way."""
 
-    def __init__(self, files: RunFiles, plan: BuildPlan, rule: str, mistakes: str, tally: Tally) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan, rule: str, mistakes: str, tally: Tally
+    ) -> None:
         self.files, self.plan, self.rule, self.mistakes, self.tally = files, plan, rule, mistakes, tally
         self.seen = set[bytes]()
         self.answers = self.judged = self.candidates = self.easy = self.own_claims = self.own_struck = 0
         self.has_verdict = 0
-        self.pool = [0.0] * len(MARKS)
-        self.pool_words = 0.0
+        self.pool = Pool()
+        self._looked_at = {prompt.id for prompt in look_at(prompts)}
+        self._kept = dict[str, tuple[int, ...]]()
 
     def propose(self, prompt: Prompt) -> list[Proposal]:
-        """Returns what the rule would make of a prompt, before filters; the same each time."""
-        candidates = list(self._candidates(prompt, lambda reason, k: None))
+        """Returns what the rule makes of a prompt that has offers, the same each time: offers are places in it."""
+        verdicts = self.files.verdicts(prompt.id)
+        samples = {sample.k: sample for sample in self.files.samples(prompt.id)}
+        return self._propose(prompt, [self._judged(samples[k], verdicts) for k in self._kept[prompt.id]])
+
+    def _propose(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[Proposal]:
         generator = derive_generator(self.plan.seed, prompt.id, "pairs")
-        return [
-            p for _, p in zip(range(10 * MOST_OFFERS), RULES[self.rule].propose(candidates, generator), strict=False)
-        ]
+        return list(islice(RULES[self.rule].propose(candidates, generator), 10 * MOST_OFFERS))
 
     def offer(self, prompt: Prompt) -> list[list[Offer]]:
         """Returns what may be taken for each of the prompt's pairs; counts what falls away."""
-
-        def drop(reason: str, k: int) -> None:
-            self.tally.drop(prompt.id, reason, k)
-
-        candidates = list(self._candidates(prompt, drop, counts=True))
+        candidates = list(self._candidates(prompt))
+        self._kept[prompt.id] = tuple(each.sample.k for each in candidates)
         if len(candidates) < 2 and not any(each.verdict.rewrite for each in candidates):
             self.tally.drop(prompt.id, "fewer than two answers to compare")
             return []
         if self.files.strikes and all(each.is_clean for each in candidates if each.sample.is_own):
             self.easy += 1
         kept, reasons = list[Offer](), Counter[str]()
-        for place, proposal in enumerate(self.propose(prompt)):
+        has_styles = self.plan.balance == "style"
+        for place, proposal in enumerate(self._propose(prompt, candidates)):
             reason = self._why_not(prompt, proposal)
             if reason is not None:
                 reasons[reason] += 1
                 continue
-            texts = proposal.texts
-            marks = tuple((measure(texts[0]), measure(texts[1])) for measure in MARKS.values())
-            kept.append(Offer(place, (count_words(texts[0]), count_words(texts[1])), marks))
+            marks = tuple(map(proposal.measure, MARKS.values())) if has_styles else ()
+            kept.append(Offer(place, proposal.words, marks))
             if len(kept) == MOST_OFFERS:
                 break
         if not kept:
@@ -362,9 +402,8 @@ class _Maker:
         count = min(self.plan.per_prompt, len(kept))
         return [kept[number::count] for number in range(count)]
 
-    def _candidates(
-        self, prompt: Prompt, drop: Callable[[str, int], None], *, counts: bool = False
-    ) -> Iterator[Candidate]:
+    def _candidates(self, prompt: Prompt) -> Iterator[Candidate]:
+        """Yields the answers that may be in a pair; counts them and those that may not."""
         samples = self.files.samples(prompt.id)
         useful = []
         for sample in samples:
@@ -372,38 +411,40 @@ class _Maker:
             if reason is None:
                 useful.append(sample)
             else:
-                drop(reason, sample.k)
+                self.tally.drop(prompt.id, reason, sample.k)
         repeats = find_repeats(useful, self.plan.near_duplicate)
         verdicts = self.files.verdicts(prompt.id)
-        if counts:
-            self.answers += len(samples)
-            self.has_verdict += any(verdicts.values())
+        self.answers += len(samples)
+        self.has_verdict += any(verdicts.values())
+        asked = self.files.labels if self.plan.combine == "mean" else self.files.labels[:1]
         for sample in useful:
-            own = [of[sample.k] for of in verdicts.values() if sample.k in of]
-            is_complete = len(own) == len(verdicts) if self.plan.combine == "mean" else bool(own)
-            if counts and sample.is_own and own:
-                self._count(sample, own[0])
+            own = next((of[sample.k] for of in verdicts.values() if sample.k in of), None)
+            if sample.is_own and own is not None:
+                self._count(prompt, sample, own)
             if sample.k in repeats:
-                drop(repeats[sample.k], sample.k)
-            elif not is_complete or (self.plan.combine != "mean" and sample.k not in verdicts[self.files.labels[0]]):
-                drop("no verdict", sample.k)
+                self.tally.drop(prompt.id, repeats[sample.k], sample.k)
+            elif any(sample.k not in verdicts[label] for label in asked):
+                self.tally.drop(prompt.id, "no verdict", sample.k)
             else:
-                if counts:
-                    self.candidates += 1
-                first = verdicts[self.files.labels[0]][sample.k]
-                yield Candidate(sample, _mean(own) if self.plan.combine == "mean" else first)
+                self.candidates += 1
+                yield self._judged(sample, verdicts)
 
-    def _count(self, sample: Sample, verdict: Verdict) -> None:
+    def _judged(self, sample: Sample, verdicts: Mapping[str, Mapping[int, Verdict]]) -> Candidate:
+        if self.plan.combine == "mean":
+            return Candidate(sample, _mean([of[sample.k] for of in verdicts.values()]))
+        return Candidate(sample, verdicts[self.files.labels[0]][sample.k])
+
+    def _count(self, prompt: Prompt, sample: Sample, verdict: Verdict) -> None:
         self.judged += 1
         self.own_claims += verdict.right + verdict.struck
         self.own_struck += verdict.struck
-        self.pool = [sum_ + measure(sample.text) for sum_, measure in zip(self.pool, MARKS.values(), strict=True)]
-        self.pool_words += count_words(sample.text)
+        if prompt.id in self._looked_at:
+            self.pool.add(sample.text)
 
     def _why_not(self, prompt: Prompt, proposal: Proposal) -> str | None:
         """Returns why a pair is not made, None where it is."""
         plan, words = self.plan, proposal.words
-        if proposal.texts[0].split() == proposal.texts[1].split():
+        if words[0] == words[1] and proposal.texts[0].split() == proposal.texts[1].split():
             return "equal texts"
         if proposal.margin < plan.margin:
             return "margin too small"
@@ -415,7 +456,7 @@ class _Maker:
             return "lengths too different"
         if plan.combine != "mean" and not self._is_agreed(prompt, proposal):
             return "judges disagree"
-        key = xxh3_128_digest(to_json([self.files.images(prompt), prompt.turns, *proposal.texts]).encode())
+        key = xxh3_128_digest("\0".join((self.files.digest(prompt), *proposal.texts)).encode())
         if key in self.seen:
             return "the same pair elsewhere"
         self.seen.add(key)
@@ -530,14 +571,15 @@ def describe_pairs(
     struck = Counter(
         claim.text for proposal in proposals for claim in proposal.rejected.verdict.claims if not claim.is_true
     )
+    pool = maker.pool.marks
     marks = {
         name: {
             "chosen": 100 * sum(measure(p.texts[0]) for p in proposals) / count,
             "rejected": 100 * sum(measure(p.texts[1]) for p in proposals) / count,
-            "pool": 100 * total / maker.judged if maker.judged else None,
-            "auc": area_under_curve([(measure(p.texts[0]), measure(p.texts[1])) for p in proposals]),
+            "pool": pool[name],
+            "auc": area_under_curve([p.measure(measure) for p in proposals]),
         }
-        for (name, measure), total in zip(MARKS.items(), maker.pool, strict=True)
+        for name, measure in MARKS.items()
     }
     return {
         "clean": 100 * sum(proposal.is_clean for proposal in proposals) / count if files.strikes else None,
@@ -546,7 +588,7 @@ def describe_pairs(
         "words": {
             "chosen": means[0],
             "rejected": means[1],
-            "pool": maker.pool_words / maker.judged if maker.judged else None,
+            "pool": maker.pool.words,
             "difference": 100 * (means[0] - means[1]) / ((means[0] + means[1]) / 2),
             "auc": area_under_curve([(float(a), float(b)) for a, b in words]),
         },
@@ -733,9 +775,7 @@ def _describe(
     is_shortened = proposal.texts[1] != rejected.sample.text
 
     def claims(candidate: Candidate) -> str:
-        return to_json(
-            [{k: v for k, v in asdict(claim).items() if v is not None} for claim in candidate.verdict.claims]
-        )
+        return to_json(to_row(candidate.verdict).get("claims", []))
 
     return {
         "prompt_id": prompt.id,

@@ -38,12 +38,17 @@ def is_repeating(text: str) -> bool:
     >>> is_repeating("A dog. A cat. A dog."), is_repeating("hope hope hope hope"), is_repeating("A dog and a cat.")
     (True, True, False)
     """
+    words = re.findall(r"\w+", text.lower())
+    again = len(words) - len(set(words))
+    if not again:
+        return False
     sentences = [" ".join(re.findall(r"\w+", sentence.lower())) for sentence in split_sentences(text)]
     sentences = [sentence for sentence in sentences if sentence]
     if len(sentences) > 1 and sentences[-1] in sentences[:-1]:
         return True
-    words = re.findall(r"\w+", text.lower())
     for size in (1, 2, 3, 4):
+        if again < size * (LOOP - 1):  # so many words of a loop stand in the text before
+            break
         run = 0
         for place in range(size, len(words)):
             run = run + 1 if words[place] == words[place - size] else 0

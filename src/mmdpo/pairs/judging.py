@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -270,9 +270,9 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
 
 def to_row(verdict: Verdict) -> dict[str, Any]:
     """Returns a verdict for JSON, without what has its default."""
-    row = {name: value for name, value in asdict(verdict).items() if value not in ((), None, 0) or name == "score"}
+    row = {name: value for name, value in vars(verdict).items() if value not in ((), None, 0) or name == "score"}
     if verdict.claims:
-        row["claims"] = [{k: v for k, v in asdict(claim).items() if v is not None} for claim in verdict.claims]
+        row["claims"] = [{k: v for k, v in vars(claim).items() if v is not None} for claim in verdict.claims]
     return row
 
 

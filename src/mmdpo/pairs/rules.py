@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ class Candidate:
     sample: Sample
     verdict: Verdict
 
-    @property
+    @cached_property
     def words(self) -> int:
         """How many words it has."""
         return len(self.sample.text.split())
@@ -53,10 +54,14 @@ class Proposal:
     is_clean: bool
     """Whether nothing in the chosen text is held to be wrong."""
 
-    @property
+    @cached_property
     def words(self) -> tuple[int, int]:
         """How many words the texts have."""
         return len(self.texts[0].split()), len(self.texts[1].split())
+
+    def measure(self, of: Callable[[str], float]) -> tuple[float, float]:
+        """Returns a measure of the chosen and of the rejected text."""
+        return of(self.texts[0]), of(self.texts[1])
 
     @property
     def gap(self) -> int:

@@ -1,0 +1,138 @@
+"""Measures what pairs from a million verdicts cost: `python -m perf.pairs`.
+
+A run of the data engine is written as sampling and judging leave it: prompts about pictures of their own, nine answers to
+each, and a verdict with claims on every answer. `mmdpo pairs build` then runs as a whole process, several times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+
+from mmdpo.files import write_json, write_rows
+from mmdpo.pairs.judges import Claim, Verdict
+from mmdpo.pairs.judging import to_row
+from mmdpo.pairs.prompts import Prompt, read_prompts
+from mmdpo.pairs.samples import DRAW, GREEDY, Sample
+from perf.loader import draw_photograph
+from perf.measure import summarise
+from perf.record import RESULTS, describe_run, write_result
+
+VERDICTS, ANSWERS = 1_000_000, 9
+OBJECTS = tuple(f"{colour} {thing}" for colour in ("red", "small", "old", "wooden") for thing in (
+    "dog", "cup", "sofa", "lamp", "table", "tree", "bench", "window", "bicycle", "bottle", "chair", "clock", "plate"
+))  # fmt: skip
+NAMED = (4, 9)
+"""Least and most objects that an answer names: each is a claim."""
+PICTURE = (160, 120)
+TARGET_SECONDS, TARGET_GIB = 60, 2.0
+EXPECTED = (
+    "reading a line of JSON with a handful of claims and counting it costs about 15 µs, and a pair with its picture 100 "
+    "µs: 1,000,000 verdicts and 111,000 prompts take 30 to 50 s; verdicts are read prompt by prompt, so that memory holds "
+    "the pairs and no answers, below 2 GiB"
+)
+"""What was expected before the first measurement."""
+
+
+def main() -> None:
+    """Measures, and writes a results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3, help="timed runs")
+    parser.add_argument("--verdicts", type=int, default=VERDICTS, help="fewer try the measurement")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
+    options = parser.parse_args()
+    is_trial = options.verdicts != VERDICTS
+    if is_trial and options.output == RESULTS:
+        parser.error(f"{options.verdicts:,} verdicts are a trial that does not belong among the results: give --output")
+    result = describe_run("cpu") | {"kind": "pairs", "miniature": is_trial, "answers": ANSWERS, "expected": EXPECTED}
+    result |= {"target": {"seconds": TARGET_SECONDS, "gib": TARGET_GIB}, "load_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_folder(Path(folder), round(options.verdicts / ANSWERS))
+        runs = []
+        for number in range(options.repetitions):
+            runs.append(time_build(config))
+            print(f"{number + 1} of {options.repetitions}: {runs[-1]}", flush=True)
+        result |= {name: json.loads((Path(folder) / "run" / "pairs.json").read_text())[name] for name in ("pairs",)}
+    result |= {"prompts": round(options.verdicts / ANSWERS), "verdicts": options.verdicts}
+    result["build"] = {figure: summarise([run[figure] for run in runs]) for figure in runs[0]}
+    result["load_after"] = os.getloadavg()[0]
+    print(f"written to {write_result(result, options.output, prefix='pairs-')}")
+
+
+def write_folder(folder: Path, count: int) -> Path:
+    """Writes pictures, prompts, answers and verdicts, and returns the file of `mmdpo pairs`."""
+    torch.set_num_threads(1)
+    pictures, run = folder / "pictures", folder / "run"
+    pictures.mkdir()
+    run.mkdir()
+    photograph, encoded = Image.open(io.BytesIO(draw_photograph(0))).resize(PICTURE), io.BytesIO()
+    photograph.save(encoded, "JPEG")
+    picture = encoded.getvalue()
+    rows = []
+    for number in range(count):
+        path = pictures / f"{number}.jpg"
+        path.write_bytes(picture + number.to_bytes(4, "big"))  # what follows the end of a JPEG makes it another file
+        rows.append({"id": str(number), "image": str(path), "prompt": "Describe this photograph."})
+    write_rows(folder / "prompts.jsonl", rows)
+    prompts = read_prompts(str(folder / "prompts.jsonl"))
+    write_rows(run / "prompts.jsonl", map(_note, prompts))
+    draw = random.Random(0)
+    answers = [_answer(prompt.id, k, draw) for prompt in prompts for k in range(ANSWERS)]
+    write_rows(run / "samples.jsonl", (asdict(sample) for sample, _ in answers))
+    judged = (
+        {"id": prompt.id, "verdicts": {str(k): to_row(answers[place * ANSWERS + k][1]) for k in range(ANSWERS)}}
+        for place, prompt in enumerate(prompts)
+    )
+    write_rows(run / "verdicts-claims.jsonl", judged)
+    write_json(run / "judge-claims.json", {"judge": {"judge": "claims", "words": "claims-1"}})
+    settings = {"seed": 0, "temperature": 1.0, "top_p": 1.0}
+    write_json(run / "sampler.json", {"sampler": {"model": "a", "weights": "0" * 20}, "settings": settings})
+    config = folder / "pairs.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {"prompts": str(folder / "prompts.jsonl"), "model": "a", "out": str(run), "judges": ["claims"]}
+            | {"judge_model": "b", "num_samples": ANSWERS - 1}
+        )
+    )
+    return config
+
+
+def _note(prompt: Prompt) -> dict[str, Any]:
+    return {"id": prompt.id, "digest": prompt.digest, "images": list(prompt.image_digests)}
+
+
+def _answer(prompt: str, k: int, draw: random.Random) -> tuple[Sample, Verdict]:
+    named = draw.sample(OBJECTS, draw.randint(*NAMED))
+    text = "The photograph shows " + ", ".join(f"a {name}" for name in named) + "."
+    claims = tuple(Claim(f"There is a {name}.", draw.random() > 0.15, None, 0) for name in named)
+    sample = Sample(prompt, k, text, DRAW if k else GREEDY, tokens=len(text) // 4, prompt_tokens=600, logprob=-40.0)
+    return sample, Verdict(float(sum(1 if claim.is_true else -2 for claim in claims)), claims)
+
+
+def time_build(config: Path) -> dict[str, float]:
+    """Returns wall and CPU seconds and the most memory, in GiB, of the command as a process of its own."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, "-m", "mmdpo", "pairs", "build", "--config", str(config)]
+    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": time.perf_counter() - start, "cpu": used, "gib": after.ru_maxrss / 2**20}
+
+
+if __name__ == "__main__":
+    main()
