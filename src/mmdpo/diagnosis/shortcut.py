@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -150,15 +151,20 @@ def _count_differences(pairs: Sequence[TextPair], patterns: Sequence[re.Pattern[
     """Returns what compares log-counts of what matches, each scaled to a spread of 1 over these pairs."""
     from scipy import sparse
 
-    def count(text: str) -> NDArray[np.float64]:
-        return np.log1p([len(pattern.findall(text)) for pattern in patterns])
+    what = tuple(patterns)
 
     def differ(some: Sequence[TextPair]) -> NDArray[np.float64]:
-        return np.array([count(pair.chosen) - count(pair.rejected) for pair in some], dtype=np.float64)
+        counts = [[_count(text, what) for text in (pair.chosen, pair.rejected)] for pair in some]
+        return np.array([chosen - rejected for chosen, rejected in counts], dtype=np.float64)
 
     spread = differ(pairs).std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     return lambda some: sparse.csr_matrix(differ(some) / scale)
+
+
+@lru_cache(maxsize=40_000)  # each text is counted in every fold
+def _count(text: str, patterns: tuple[re.Pattern[str], ...]) -> NDArray[np.float64]:
+    return np.log1p([len(pattern.findall(text)) for pattern in patterns])
 
 
 def _summarise_rules(

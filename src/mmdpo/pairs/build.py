@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -40,8 +40,8 @@ TRAIN, EVAL = "train.parquet", "eval.parquet"
 FALLBACK = "best_worst"
 LEAST_CLEAN = 1 / 3
 """Share of prompts with an answer without a wrong claim below which rules that look for one are not followed."""
-MOST_OFFERS = 24
-"""Pairs that a prompt is asked for, of which one is taken."""
+MOST_OFFERS, MOST_PROPOSALS = 24, 240
+"""Pairs that a prompt is asked for, of which one is taken, and those that are looked at for so many."""
 SHOWN_CLAIMS = 20
 LOOKED_AT = 4_000
 """Pairs that the shortcut test looks at, and prompts by which shares of all answers are estimated."""
@@ -138,10 +138,13 @@ class RunFiles:
     @lru_cache(maxsize=2)  # noqa: B019 - it lives as long as the build
     def samples(self, prompt: str) -> list[Sample]:
         """Returns the answers to a prompt, by number."""
-        names = Sample.__dataclass_fields__
-        read = (Sample(**{name: row[name] for name in names if name in row}) for row in self._samples.of(prompt))
-        found = {sample.k: sample for sample in read if self._is_planned(sample)}
+        found = {sample.k: sample for sample in map(_to_sample, self._samples.of(prompt)) if self._is_planned(sample)}
         return [found[k] for k in sorted(found)]
+
+    def read(self, prompt: str, answers: Collection[int]) -> tuple[dict[int, Sample], dict[str, dict[int, Verdict]]]:
+        """Returns some answers to a prompt by number, and their verdicts by judge and number."""
+        samples = {row["k"]: _to_sample(row) for row in self._samples.of(prompt) if row["k"] in answers}
+        return samples, {label: join_rows(list(of.of(prompt)), answers) for label, of in self._verdicts.items()}
 
     def images(self, prompt: Prompt) -> tuple[str, ...]:
         """Returns the digests of a prompt's pictures, of those that were asked about, without opening any."""
@@ -157,6 +160,10 @@ class RunFiles:
     def verdicts(self, prompt: str) -> dict[str, dict[int, Verdict]]:
         """Returns the verdicts of the answers to a prompt, by judge and number."""
         return {label: join_rows(list(lines.of(prompt))) for label, lines in self._verdicts.items()}
+
+
+def _to_sample(row: Mapping[str, Any]) -> Sample:
+    return Sample(**{name: value for name, value in row.items() if name in Sample.__dataclass_fields__})
 
 
 class _Lines:
@@ -183,10 +190,15 @@ class _Lines:
 
 
 class Offer(NamedTuple):
-    """A pair that a prompt would give, without its texts."""
+    """A pair that a prompt would give: what is known of it while not all prompts have been read."""
 
-    place: int
-    """Among the proposals of its rule."""
+    chosen: int
+    rejected: int
+    """Numbers of the answers."""
+    margin: float
+    is_clean: bool
+    texts: tuple[str, str] | None
+    """Where they are not the answers'."""
     words: tuple[int, int]
     marks: tuple[Values, ...]
     """Of style, where pairs are chosen by it."""
@@ -260,7 +272,7 @@ def build_pairs(
         slots += [(prompt, offers) for offers in maker.offer(prompt)]
     taken = _take(slots, files, plan, tally)
     pairs = [
-        (prompt, maker.propose(prompt)[offers[n].place])
+        (prompt, maker.make(prompt, offers[n]))
         for (prompt, offers), n in zip(slots, taken, strict=True)
         if n is not None
     ]
@@ -310,9 +322,7 @@ def find_offered(
     def find(prompt: Prompt) -> set[int]:
         maker.seen.clear()  # whether another prompt gives the same pair is not known yet
         offers = maker.offer(prompt)
-        proposals = maker.propose(prompt)
-        offered = [proposals[offer.place] for of in offers for offer in of[:most]]
-        return {each.sample.k for proposal in offered for each in (proposal.chosen, proposal.rejected)}
+        return {k for of in offers for offer in of[:most] for k in (offer.chosen, offer.rejected)}
 
     return find
 
@@ -364,22 +374,19 @@ class _Maker:
         self.has_verdict = 0
         self.pool = Pool()
         self._looked_at = {prompt.id for prompt in look_at(prompts)}
-        self._kept = dict[str, tuple[int, ...]]()
 
-    def propose(self, prompt: Prompt) -> list[Proposal]:
-        """Returns what the rule makes of a prompt that has offers, the same each time: offers are places in it."""
-        verdicts = self.files.verdicts(prompt.id)
-        samples = {sample.k: sample for sample in self.files.samples(prompt.id)}
-        return self._propose(prompt, [self._judged(samples[k], verdicts) for k in self._kept[prompt.id]])
-
-    def _propose(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[Proposal]:
-        generator = derive_generator(self.plan.seed, prompt.id, "pairs")
-        return list(islice(RULES[self.rule].propose(candidates, generator), 10 * MOST_OFFERS))
+    def make(self, prompt: Prompt, offer: Offer) -> Proposal:
+        """Returns the pair that a prompt has offered."""
+        answers = (offer.chosen, offer.rejected)
+        samples, verdicts = self.files.read(prompt.id, answers)
+        candidates = {k: self._judged(sample, verdicts) for k, sample in samples.items()}
+        chosen, rejected = (candidates[k] for k in answers)
+        texts = offer.texts or (chosen.sample.text, rejected.sample.text)
+        return Proposal(chosen, rejected, offer.margin, texts, offer.is_clean)
 
     def offer(self, prompt: Prompt) -> list[list[Offer]]:
         """Returns what may be taken for each of the prompt's pairs; counts what falls away."""
         candidates = list(self._candidates(prompt))
-        self._kept[prompt.id] = tuple(each.sample.k for each in candidates)
         if len(candidates) < 2 and not any(each.verdict.rewrite for each in candidates):
             self.tally.drop(prompt.id, "fewer than two answers to compare")
             return []
@@ -387,13 +394,18 @@ class _Maker:
             self.easy += 1
         kept, reasons = list[Offer](), Counter[str]()
         has_styles = self.plan.balance == "style"
-        for place, proposal in enumerate(self._propose(prompt, candidates)):
-            reason = self._why_not(prompt, proposal)
+        generator = derive_generator(self.plan.seed, prompt.id, "pairs")
+        for proposal in islice(RULES[self.rule].propose(candidates, generator), MOST_PROPOSALS):
+            words = proposal.words
+            reason = self._why_not(prompt, proposal, words)
             if reason is not None:
                 reasons[reason] += 1
                 continue
             marks = tuple(map(proposal.measure, MARKS.values())) if has_styles else ()
-            kept.append(Offer(place, proposal.words, marks))
+            own = proposal.chosen.sample.text, proposal.rejected.sample.text
+            texts = None if proposal.texts == own else proposal.texts
+            numbers = proposal.chosen.sample.k, proposal.rejected.sample.k
+            kept.append(Offer(*numbers, proposal.margin, proposal.is_clean, texts, words, marks))
             if len(kept) == MOST_OFFERS:
                 break
         if not kept:
@@ -441,9 +453,9 @@ class _Maker:
         if prompt.id in self._looked_at:
             self.pool.add(sample.text)
 
-    def _why_not(self, prompt: Prompt, proposal: Proposal) -> str | None:
+    def _why_not(self, prompt: Prompt, proposal: Proposal, words: tuple[int, int]) -> str | None:
         """Returns why a pair is not made, None where it is."""
-        plan, words = self.plan, proposal.words
+        plan = self.plan
         if words[0] == words[1] and proposal.texts[0].split() == proposal.texts[1].split():
             return "equal texts"
         if proposal.margin < plan.margin:
@@ -584,7 +596,7 @@ def describe_pairs(
     return {
         "clean": 100 * sum(proposal.is_clean for proposal in proposals) / count if files.strikes else None,
         "errors": _errors(proposals, maker) if files.strikes else None,
-        "by_judge": _errors_by_judge(pairs, files) if files.strikes else {},
+        "by_judge": _errors_by_judge(pairs, files, plan) if files.strikes else {},
         "words": {
             "chosen": means[0],
             "rejected": means[1],
@@ -614,16 +626,16 @@ def _errors(proposals: Sequence[Proposal], maker: _Maker) -> dict[str, float | N
     }
 
 
-def _errors_by_judge(pairs: Sequence[tuple[Prompt, Proposal]], files: RunFiles) -> dict[str, float]:
+def _errors_by_judge(pairs: Sequence[tuple[Prompt, Proposal]], files: RunFiles, plan: BuildPlan) -> dict[str, float]:
     """Returns which share of the chosen answers each judge finds a mistake in: the first has chosen them, so its own
     share is too low."""
     found = {}
-    for label in files.labels:
-        seen = [
-            bool(of[proposal.chosen.sample.k].struck)
-            for prompt, proposal in pairs
-            if proposal.chosen.sample.k in (of := files.verdicts(prompt.id)[label])
-        ]
+    for place, label in enumerate(files.labels):
+        if not place and plan.combine != "mean":
+            seen = [bool(proposal.chosen.verdict.struck) for _, proposal in pairs]
+        else:
+            chosen = ((prompt.id, proposal.chosen.sample.k) for prompt, proposal in pairs)
+            seen = [bool(of[k].struck) for prompt, k in chosen if k in (of := files.read(prompt, [k])[1][label])]
         if seen:
             found[label] = 100 * sum(seen) / len(seen)
     return found

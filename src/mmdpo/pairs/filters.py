@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mmdpo.pairs.samples import Sample
 from mmdpo.texts import split_sentences
@@ -38,11 +39,11 @@ def is_repeating(text: str) -> bool:
     >>> is_repeating("A dog. A cat. A dog."), is_repeating("hope hope hope hope"), is_repeating("A dog and a cat.")
     (True, True, False)
     """
-    words = re.findall(r"\w+", text.lower())
+    words = _words(text)
     again = len(words) - len(set(words))
     if not again:
         return False
-    sentences = [" ".join(re.findall(r"\w+", sentence.lower())) for sentence in split_sentences(text)]
+    sentences = [" ".join(_words(sentence)) for sentence in split_sentences(text)]
     sentences = [sentence for sentence in sentences if sentence]
     if len(sentences) > 1 and sentences[-1] in sentences[:-1]:
         return True
@@ -66,7 +67,7 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
     found = dict[int, str]()
     kept: list[tuple[str, frozenset[tuple[str, ...]]]] = []
     for sample in samples:
-        words = re.findall(r"\w+", sample.text.lower())
+        words = _words(sample.text)
         text = " ".join(words)
         size = min(_SHINGLE, max(1, len(words)))
         pieces = frozenset(tuple(words[place : place + size]) for place in range(len(words) - size + 1))
@@ -77,6 +78,11 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
         else:
             kept.append((text, pieces))
     return found
+
+
+@lru_cache(maxsize=256)
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def _share(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:

@@ -270,7 +270,8 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
 
 def to_row(verdict: Verdict) -> dict[str, Any]:
     """Returns a verdict for JSON, without what has its default."""
-    row = {name: value for name, value in vars(verdict).items() if value not in ((), None, 0) or name == "score"}
+    values = ((name, getattr(verdict, name)) for name in Verdict.__dataclass_fields__)
+    row = {name: value for name, value in values if value not in ((), None, 0) or name == "score"}
     if verdict.claims:
         row["claims"] = [{k: v for k, v in vars(claim).items() if v is not None} for claim in verdict.claims]
     return row
@@ -290,14 +291,15 @@ def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
     return {name: join_rows(of) for name, of in rows.items()}
 
 
-def join_rows(rows: Sequence[Mapping[str, Any]]) -> dict[int, Verdict]:
-    """Returns what the lines of one prompt hold together, of later ones what both hold.
+def join_rows(rows: Sequence[Mapping[str, Any]], answers: Collection[int] | None = None) -> dict[int, Verdict]:
+    """Returns what the lines of one prompt hold together, of later ones what both hold; of some answers where given.
 
     A line that was held against something else than the last one is none.
     """
     last = rows[-1].get("truth") if rows else None
     same = [row for row in rows if row.get("truth") == last]
-    return {int(k): from_row(of) for row in same for k, of in row["verdicts"].items()}
+    joined = {int(k): of for row in same for k, of in row["verdicts"].items()}
+    return {k: from_row(of) for k, of in joined.items() if answers is None or k in answers}
 
 
 def show_words(name: str) -> str:

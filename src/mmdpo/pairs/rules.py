@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import TypeAlias
 
@@ -31,7 +30,7 @@ class Candidate:
     sample: Sample
     verdict: Verdict
 
-    @cached_property
+    @property
     def words(self) -> int:
         """How many words it has."""
         return len(self.sample.text.split())
@@ -54,7 +53,7 @@ class Proposal:
     is_clean: bool
     """Whether nothing in the chosen text is held to be wrong."""
 
-    @cached_property
+    @property
     def words(self) -> tuple[int, int]:
         """How many words the texts have."""
         return len(self.texts[0].split()), len(self.texts[1].split())
@@ -85,10 +84,10 @@ class Rule:
 
 def clean_near(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
     """Yields answers without a wrong claim, the most complete first, over those with one, the nearest in length."""
+    wrong = [(each.words, -each.verdict.struck, each.sample.k, each) for each in _wrong(candidates)]
     for chosen in _by_completeness(candidates):
-        for rejected in sorted(
-            _wrong(candidates), key=lambda each: (abs(each.words - chosen.words), -each.verdict.struck, each.sample.k)
-        ):
+        words = chosen.words
+        for *_, rejected in sorted(wrong, key=lambda of: (abs(of[0] - words), *of[1:3])):
             yield _by_claims(chosen, rejected)
 
 
