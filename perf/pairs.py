@@ -1,7 +1,7 @@
 """Measures what pairs from a million verdicts cost: `python -m perf.pairs`.
 
-A run of the data engine is written as sampling and judging leave it: prompts about pictures of their own, nine answers to
-each, and a verdict with claims on every answer. `mmdpo pairs build` then runs as a whole process, several times.
+A run of the data engine is written as sampling and judging leave it: prompts about pictures of their own, nine answers
+to each, and a verdict with claims on every answer. `mmdpo pairs build` then runs as a whole process, several times.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ NAMED = (4, 9)
 PICTURE = (160, 120)
 TARGET_SECONDS, TARGET_GIB = 60, 2.0
 EXPECTED = (
-    "reading a line of JSON with a handful of claims and counting it costs about 15 µs, and a pair with its picture 100 "
-    "µs: 1,000,000 verdicts and 111,000 prompts take 30 to 50 s; verdicts are read prompt by prompt, so that memory holds "
-    "the pairs and no answers, below 2 GiB"
+    "reading a line of JSON with a handful of claims and counting it costs about 15 µs, and a pair with its picture "
+    "100 µs: 1,000,000 verdicts and 111,000 prompts take 30 to 50 s; verdicts are read prompt by prompt, so that memory "
+    "holds the pairs and no answers, below 2 GiB"
 )
 """What was expected before the first measurement."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from perf.answers_page import render_answers
 from perf.gpu_page import render_gpu
 from perf.loader_page import render_loader
+from perf.pairs_page import render_pairs
 from perf.record import RESULTS, ROOT
 from perf.start_page import render_start
 
@@ -73,6 +74,7 @@ def render(folder: Path) -> str:
     loaders = {result["machine"]: result for result in results if result.get("kind") == "loader"}
     starts = {result["machine"]: result for result in results if result.get("kind") == "start"}
     answers = {result["machine"]: result for result in results if result.get("kind") == "answers"}
+    pairs = {result["machine"]: result for result in results if result.get("kind") == "pairs"}
     first_steps = {result["machine"]: result for result in results if result.get("kind") == "first_step"}
     results = [result for result in results if "kind" not in result]
     on_cpu = [result for result in results if result["device"] == "cpu"]
@@ -82,6 +84,7 @@ def render(folder: Path) -> str:
     values = fill(on_cpu[-1]) | {"section.gpu": render_gpu(list(on_gpu.values()))}
     values["section.loader"] = render_loader(list(loaders.values()))
     values["section.answers"] = render_answers(list(answers.values()))
+    values["section.pairs"] = render_pairs(list(pairs.values()))
     values["section.start"] = render_start(list(starts.values()), list(first_steps.values()))
     return re.sub(r"\{\{(.+?)\}\}", lambda found: values[found[1]], TEMPLATE.read_text())
 

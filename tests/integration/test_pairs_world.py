@@ -12,17 +12,6 @@ from tests.pairs_help import parse
 
 COMMAND = ("--prompts", "world", "--model", "world", "--max_new_tokens", "48")
 COMMAND += ("--judges", "objects", "--num_samples", "4")
-    "--prompts",
-    "world",
-    "--model",
-    "world",
-    "--max_new_tokens",
-    "48",
-    "--judges",
-    "objects",
-    "--num_samples",
-    "4",
-)
 
 
 @pytest.fixture(scope="module")
