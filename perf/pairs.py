@@ -43,8 +43,8 @@ PICTURE = (160, 120)
 TARGET_SECONDS, TARGET_GIB = 60, 2.0
 EXPECTED = (
     "reading a line of JSON with a handful of claims and counting it costs about 15 µs, and a pair with its picture "
-    "100 µs: 1,000,000 verdicts and 111,000 prompts take 30 to 50 s; verdicts are read prompt by prompt, so that memory "
-    "holds the pairs and no answers, below 2 GiB"
+    "100 µs: 1,000,000 verdicts and 111,000 prompts take 30 to 50 s; verdicts are read prompt by prompt, so that "
+    "memory holds the pairs and no answers, below 2 GiB"
 )
 """What was expected before the first measurement."""
 

@@ -20,10 +20,12 @@ def _render_machine(result: dict[str, Any]) -> str:
     wall, cpu, gib = (figures[name]["median"] for name in ("wall", "cpu", "gib"))
     head = (
         f"`python -m perf.pairs`, machine `{result['machine']}`, {result['date']}, mmdpo at "
-        f"{result['versions']['mmdpo_commit']}: `mmdpo pairs build` as a process of its own, from {result['verdicts']:,} "
-        f"verdicts with their claims on {result['answers']} answers to each of {result['prompts']:,} prompts about "
-        f"pictures of their own, to {result['pairs']['train']:,} pairs with card and page: {wall:.0f} s, {cpu:.0f} s of "
-        f"CPU, {gib:.1f} GiB at most (medians of {figures['wall']['repetitions']}; the load average was "
+        f"{result['versions']['mmdpo_commit']}: `mmdpo pairs build` as a process of its own, from "
+        f"{result['verdicts']:,} verdicts with their claims on {result['answers']} answers to each of "
+        f"{result['prompts']:,} prompts about pictures of their own, to "
+        f"{result['pairs']['train']:,} pairs with card and page: "
+        f"{wall:.0f} s, {cpu:.0f} s of CPU, {gib:.1f} GiB at most (medians of "
+        f"{figures['wall']['repetitions']}; the load average was "
         f"{result['load_before']:.1f} before and {result['load_after']:.1f} after)."
     )
     is_met = wall <= target["seconds"] and gib <= target["gib"]

@@ -8,6 +8,7 @@ round-N/
   train.yaml, run/     its training, see `mmdpo train`
   model/               adapter and base in one, where an adapter was trained
   held_out.yaml, held_out/   what its model says to the prompts that no round trains on; in round-0 the start says it
+  BENCHMARK/             its answers and scores, see `mmdpo eval`
 
 Every step is a command of its own in a process of its own, so that its memory is free for the next one, and can be
 repeated by hand. The same command goes on at the step where it was stopped.
@@ -26,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from mmdpo.benchmarks import tasks
 from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_whole
 from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.balance import count_words
@@ -135,6 +137,12 @@ class Rounds:
         self.pairs = parse_options(PairsOptions, flags, "pairs")
         if self.pairs.sampling.no_greedy:
             raise IterateError(f"{options.pairs}: no_greedy: the gate measures greedy answers; leave it out")
+        for words in map(shlex.split, options.evaluate):
+            if not words or words[0] not in tasks.names():
+                raise IterateError(
+                    f"--evaluate: {' '.join(words)!r} begins with no benchmark; give {', '.join(tasks.names())}, and "
+                    "what `mmdpo eval` needs for it"
+                )
         self.recipe = {} if options.train is None else _read_mapping(options.train)
         self.base = self.pairs.sampling.model
 
@@ -147,6 +155,7 @@ class Rounds:
             if "start" not in state:
                 state["start"] = asdict(self._measure(0, self.base))
                 self._write(state)
+            state["start_benchmarks"] = self._evaluate(0, self.base)
             if state["rounds"] and state["ended"]:  # gate and guards may be others now, or prompts more
                 last = state["rounds"].pop()
                 state["ended"] = ""
@@ -198,7 +207,8 @@ class Rounds:
             state["rounds"].append(found | {"kept": False, "reason": state["ended"]})
             return
         model = self._train(number, folder, previous)
-        self._decide(found | {"model": model, "held_out": asdict(self._measure(number, model))}, state)
+        found |= {"model": model, "held_out": asdict(self._measure(number, model))}
+        self._decide(found | {"benchmarks": self._evaluate(number, model)}, state)
 
     def _decide(self, row: Mapping[str, Any], state: dict[str, Any]) -> None:
         """Adds a round that was measured to `state`: kept, or not with the reason."""
@@ -274,6 +284,18 @@ class Rounds:
         for step in ("sample", "judge"):
             self._mmdpo("pairs", step, "--config", str(config))
         return measure(PairsRun(options))
+
+    def _evaluate(self, number: int, model: str) -> dict[str, float]:
+        """Measures a model by the benchmarks, and returns the figures by metric. They decide nothing: who chooses a
+        model by a benchmark can no longer be measured by it."""
+        found: dict[str, float] = {}
+        for words in map(shlex.split, self.options.evaluate):
+            out = self.folder / f"round-{number}" / words[0]
+            if not (out / "result.json").is_file():
+                self._mmdpo("eval", *words, "--model", model, "--out", str(out))
+            metrics = read_json(out / "result.json")["metrics"]
+            found |= {name: of["exact"] for name, of in metrics.items()}
+        return found
 
     def _split_prompts(self) -> list[str]:
         """Writes which prompts are held out, by image, and returns the others in drawn order."""
@@ -355,7 +377,13 @@ def make_table(state: Mapping[str, Any]) -> Table:
                 "kept" if row["kept"] else "not kept",
             )
         )
-    headers = ("", "wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "")
+    metrics = list(state.get("start_benchmarks", {}))
+    by_row = [state.get("start_benchmarks", {}), *(row.get("benchmarks", {}) for row in state["rounds"])]
+    rows = [
+        (*row[:-1], *(show_number(of[name], 1) if name in of else "" for name in metrics), row[-1])
+        for row, of in zip(rows, by_row, strict=True)
+    ]
+    headers = ("", "wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", *metrics, "")
     return Table(headers, tuple(rows), "On prompts that no round trains on")
 
 

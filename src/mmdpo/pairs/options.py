@@ -210,6 +210,9 @@ class IterateOptions(Options):
     mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
     held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
+    evaluate: tuple[str, ...] = option(
+        (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."
+    )
     gate: Literal["f1", "wrong"] = option("f1", "What has to be better for a round to be kept.")
     guard_cover: float = option(-15.0, "Most that right claims may change, in per cent of the start's; below 0.")
     guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.")

@@ -54,6 +54,8 @@ class Commands:
         if self.fail_at is not None and self.fail_at in said:
             self.fail_at = None
             raise IterateError(f"{said} ended with status 9")
+        if said.startswith("eval"):
+            self._evaluate(words)
         if "train --config" in said:
             recipe = yaml.safe_load(Path(words[-1]).read_text())
             run = Path(recipe["output_dir"])
@@ -68,6 +70,12 @@ class Commands:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "train.yaml").write_text(yaml.safe_dump({"objective": "dpo_anchor", "dataset_name": "x"}))
         return {"pairs": {"train": 7}, "funnel": {"yield": share}, "errors": {"chosen": 0.0, "pool": 20.0}}
+
+    def _evaluate(self, words):
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir(parents=True, exist_ok=True)
+        metric = {"exact": 21.3 if out.parent.name == "round-0" else 8.44}
+        (out / "result.json").write_text(json.dumps({"metrics": {"world/chair_i": metric}}))
 
     def of(self, verb):
         return [said for said in self.words if said.startswith(verb)]
@@ -237,6 +245,24 @@ def test_other_guards_decide_again_about_the_round_that_was_not_kept(tmp_path, m
     assert len(commands.of("train")) == 2
 
 
+def test_benchmarks_are_told_beside_the_rounds_and_decide_nothing(tmp_path, monkeypatch):
+    results = {f"round-{n}": good(wrong=20.0 - n) for n in range(3)}
+    commands = Commands(monkeypatch, results)
+    options = options_of(tmp_path, "--evaluate", "world --limit 8")
+    for _ in range(2):  # done again, nothing is asked again
+        state = Rounds(options, commands).run()
+    out = tmp_path / "out"
+    models = ["world", str(out / "round-1" / "run"), str(out / "round-2" / "run")]
+    assert commands.of("eval") == [
+        f"eval world --limit 8 --model {model} --out {out / f'round-{n}' / 'world'}" for n, model in enumerate(models)
+    ]
+    assert [row["benchmarks"] for row in state["rounds"]] == [{"world/chair_i": 8.44}] * 2
+    assert all(row["kept"] for row in state["rounds"])
+    table = make_table(state)
+    assert "world/chair_i" in table.headers
+    assert [row[table.headers.index("world/chair_i")] for row in table.rows] == ["21.3", "8.4", "8.4"]
+
+
 def test_pairs_of_earlier_rounds_are_mixed_in(tmp_path, monkeypatch):
     import pyarrow as pa
     from pyarrow import parquet
@@ -262,6 +288,11 @@ def test_pairs_of_earlier_rounds_are_mixed_in(tmp_path, monkeypatch):
 def test_options_that_do_not_go_together_are_refused(tmp_path, words, said):
     with pytest.raises(ValueError, match=said):
         options_of(tmp_path, *words)
+
+
+def test_what_begins_with_no_benchmark_is_refused(tmp_path):
+    with pytest.raises(IterateError, match="'ambr --limit 3' begins with no benchmark; give amber"):
+        Rounds(options_of(tmp_path, "--evaluate", "ambr --limit 3"), None)
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):
