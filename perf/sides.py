@@ -106,9 +106,13 @@ def _prepare(trainer: Any, setting: Setting) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="mmdpo-perf-")
+"""Of trainers, which write nothing; removed when Python ends."""
+
+
 def _options(setting: Setting, pairs: int) -> dict[str, Any]:
     return {
-        "output_dir": tempfile.mkdtemp(prefix="mmdpo-perf-"),
+        "output_dir": _FOLDER.name,
         "per_device_train_batch_size": pairs,
         "gradient_checkpointing": setting.checkpointing,
         "bf16": setting.mixed,
