@@ -55,6 +55,8 @@ CELL = 14
 BLUE = "#0969da"
 ACROSS = 4
 """Panels side by side in the picture."""
+MOST_ROWS = 512
+"""Variants times measures in the picture: a study of many variants shows its first measures there."""
 TRIAL = "trial.json"
 START, START_LABEL = "start", "start (before training)"
 GROUPS = {
@@ -215,6 +217,8 @@ def _draw(results: Mapping[str, Any]) -> Figure:
     """Draws every seed as a dot, means, and intervals where there are any; seconds say nothing of what was learnt."""
     names = list(results["variants"])
     measures = {name: measure for name, measure in results["measures"].items() if not name.startswith("time/")}
+    shown = max(ACROSS, MOST_ROWS // max(1, len(names)) // ACROSS * ACROSS)
+    measures = dict(list(measures.items())[:shown])
     rows = max(1, -(-len(measures) // ACROSS))
     size = (ACROSS * 2.5, rows * (len(names) * 0.24 + 0.85) + 0.45)
     figure = Figure(figsize=size, layout="constrained")
