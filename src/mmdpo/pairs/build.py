@@ -271,11 +271,9 @@ def build_pairs(
     for prompt in prompts:
         slots += [(prompt, offers) for offers in maker.offer(prompt)]
     taken = _take(slots, files, plan, tally)
-    pairs = [
-        (prompt, maker.make(prompt, offers[n]))
-        for (prompt, offers), n in zip(slots, taken, strict=True)
-        if n is not None
-    ]
+    chosen = [(prompt, offers[n]) for (prompt, offers), n in zip(slots, taken, strict=True) if n is not None]
+    del slots  # most of what is held in memory: offers that are not taken
+    pairs = [(prompt, maker.make(prompt, offer)) for prompt, offer in chosen]
     if not pairs:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in tally.counts.most_common(6))
         write_rows(folder / DROPPED, tally.dropped)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -270,11 +270,17 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
 
 def to_row(verdict: Verdict) -> dict[str, Any]:
     """Returns a verdict for JSON, without what has its default."""
-    values = ((name, getattr(verdict, name)) for name in Verdict.__dataclass_fields__)
-    row = {name: value for name, value in values if value not in ((), None, 0) or name == "score"}
+    row = {name: value for name, value in _fields(verdict) if value not in ((), None, 0) or name == "score"}
     if verdict.claims:
-        row["claims"] = [{k: v for k, v in vars(claim).items() if v is not None} for claim in verdict.claims]
+        row["claims"] = [
+            {name: value for name, value in _fields(claim) if value is not None} for claim in verdict.claims
+        ]
     return row
+
+
+def _fields(of: Verdict | Claim) -> Iterator[tuple[str, Any]]:
+    """Yields what something holds; `asdict` would copy all of it, claim by claim."""
+    return ((name, getattr(of, name)) for name in of.__dataclass_fields__)
 
 
 def from_row(row: Mapping[str, Any]) -> Verdict:

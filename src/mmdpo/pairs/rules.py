@@ -23,7 +23,7 @@ SAME_LENGTH = 0.1
 """How much longer, at most, the longer of two answers of the same length is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An answer with its verdict."""
 
@@ -41,7 +41,7 @@ class Candidate:
         return not self.verdict.struck
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """Two answers that may become a pair, and the texts that they have in it."""
 

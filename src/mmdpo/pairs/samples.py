@@ -33,7 +33,7 @@ LOT = 64
 _SAID = ("finish_reason", "tokens", "prompt_tokens", "logprob")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One answer to a prompt."""
 

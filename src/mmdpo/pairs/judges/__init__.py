@@ -32,7 +32,7 @@ PENALTY = 2.0
 """A wrong claim costs so many right ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Something that an answer says."""
 
@@ -44,7 +44,7 @@ class Claim:
     """Which sentence of the answer says it, from 0, where that is known."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a judge holds of one answer."""
 
