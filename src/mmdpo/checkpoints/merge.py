@@ -15,14 +15,23 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from mmdpo.checkpoints import bunny
 from mmdpo.checkpoints.card import find_base, write_card
+from mmdpo.checkpoints.layout import write_as_on_the_hub
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.files import written_aside
 from mmdpo.models.families import find_family
-from mmdpo.models.load import load_whole_model
-from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, check_name, find_folder, read_base_name
+from mmdpo.models.load import build_empty_model, load_whole_model
+from mmdpo.models.start import (
+    ADAPTER_CONFIG,
+    UNSEALED,
+    LoadOptions,
+    check_name,
+    find_folder,
+    read_base_name,
+    resolve_start,
+)
 from mmdpo.models.trained import attach_adapter
 from mmdpo.models.weights import CheckpointError, read_json, read_weights
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
@@ -48,7 +57,8 @@ def merge_run(
 
     An adapter is added to its base in float32, layer by layer, and the sum rounded to the base's own precision, or to
     `dtype`. A model that was trained whole is copied as it was saved, unless `dtype` is given. `base` names the base
-    where it is not what the adapter says. What is merged is read again, and scores a sequence as base and adapter do.
+    where it is not what the adapter says. Weights have the names that published checkpoints of the class have, which
+    transformers and vLLM read. What is merged is read again, and scores a sequence as base and adapter do.
     Raises CheckpointError for a folder without a model, an adapter for another base, and a merged model that scores
     otherwise; UnusableFileError for a `target` that is not empty.
     """
@@ -68,18 +78,21 @@ def merge_run(
             model = load_whole_model(str(source), dtype=dtype or "auto", **options)
             adapted = attach_adapter(model, run, tensors, base=name)
             expected = _score_sequence(adapted, processor)
-            _merge_in_float32(adapted).save_pretrained(folder)
-            del model, adapted  # one is in memory at a time
+            merged = _merge_in_float32(adapted)
+            _save(merged, folder)
+            del model, adapted, merged  # one is in memory at a time
         elif dtype is not None:
             model = load_whole_model(str(run), dtype=dtype, **options)
             expected = _score_sequence(model, processor)
-            model.save_pretrained(folder)
+            _save(model, folder)
             del model
         else:
             read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
             for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
                 for path in run.glob(pattern):
                     shutil.copyfile(path, folder / path.name)
+            start = resolve_start(str(run), LoadOptions(trust_remote_code=trust_remote_code))
+            write_as_on_the_hub(folder, build_empty_model(start))
         if expected is not None:
             merged = load_whole_model(str(folder), dtype="auto", **options)
             _check_same(merged, _score_sequence(merged, processor) or [], expected, f"what {run} was merged to")
@@ -125,6 +138,11 @@ def _find_base(run: Path, base: str | None, allow_pickle: bool) -> tuple[str, Pa
         return name, find_folder(name, revision=revision, allow_pickle=allow_pickle)
     except CheckpointError as error:
         raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    write_as_on_the_hub(folder, model)
 
 
 def _merge_in_float32(adapted: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -53,6 +54,15 @@ def commit_of(config: Any) -> str | None:
     """Returns the commit of the hub that a configuration was loaded from, None for a folder's (test_seams.py)."""
     commit: str | None = getattr(config, "_commit_hash", None)
     return commit
+
+
+def is_kept_under_vision_model(module: nn.Module) -> bool:
+    """Returns whether published checkpoints have what a module holds under `vision_model`, which transformers 5 drops.
+
+    It knows by the class, and says so nowhere else than in its list of renamings (test_layout.py).
+    """
+    renamings = get_checkpoint_conversion_mapping(type(module).__name__) or ()
+    return any(getattr(renaming, "prefix_to_remove", None) == "vision_model" for renaming in renamings)
 
 
 def attention_of(module: nn.Module) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mmdpo.models.families import PARTS, Family, find_family
+from mmdpo.models.families import PARTS, Family, find_adaptable, find_family
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, check_names, read_json
 
@@ -192,14 +192,16 @@ def rest_frozen_modules(model: nn.Module, family: Family) -> None:
 def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> str | None:
     """Returns, with counts, which matrices of the trained parts no adapter can reach; None where there are none.
 
-    They lie outside of layers that PEFT adapts: the experts of a mixture in one tensor, a router, Gemma 3's projector.
+    They lie outside of layers that PEFT adapts: the experts of a mixture in one tensor, a router, Gemma 3's projector,
+    the output projection of torch's own attention.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base = unwrap_adapter(adapted)
     part_of = family.locate_parts(base).part_of
-    layers = (BaseTunerLayer, nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    reached = {id(p) for module in base.modules() if isinstance(module, layers) for p in module.parameters()}
+    layers = (BaseTunerLayer, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    others = [module for module in base.modules() if isinstance(module, layers)]
+    reached = {id(p) for module in [*others, *find_adaptable(base).values()] for p in module.parameters()}
     missed, weights, total = Counter[str](), 0, 0
     for name, parameter in base.named_parameters():
         if part_of(name) not in parts or parameter.requires_grad:

@@ -160,14 +160,14 @@ class Family:
     def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
         """Returns a regular expression that matches the full path of every linear layer of the named parts.
 
-        It matches no other module, and not the output head: a `q_proj` of the vision tower is never meant.
+        It matches no other module, no layer that LoRA cannot adapt, and not the output head: a `q_proj` of the vision
+        tower is never meant. Raises ValueError for parts without such a layer.
         """
-        located, modules = self.locate_parts(model), dict(model.named_modules())
-        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name != located.head]
-        paths = [name for name in linear if located.part_of(name) in parts]
+        located = self.locate_parts(model)
+        paths = [name for name in find_adaptable(model) if name != located.head and located.part_of(name) in parts]
         if not paths:
             raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
-        return _match_paths(paths, modules.keys() - set(paths))
+        return _match_paths(paths, {name for name, _ in model.named_modules()} - set(paths))
 
     @contextmanager
     def share_image_features(
@@ -210,6 +210,28 @@ class Family:
             yield
         finally:
             handle.remove()
+
+
+def find_adaptable(model: nn.Module) -> dict[str, nn.Linear]:
+    """Returns the linear layers that LoRA can adapt, by path.
+
+    LoRA adds a product to what a layer returns. torch's MultiheadAttention reads the weight of its output projection
+    and never calls it, so that nothing would be added; and a subclass that comes with a model, such as the router of
+    Llama 4, returns something else than the product.
+    """
+    uncalled = {
+        id(layer)
+        for attention in model.modules()
+        if isinstance(attention, nn.MultiheadAttention)
+        for layer in attention.modules()
+    }
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and id(module) not in uncalled
+        and not type(module).__module__.startswith(("transformers.models.", "transformers_modules."))
+    }
 
 
 def _find_image_reader(model: nn.Module) -> Any:
