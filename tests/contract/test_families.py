@@ -34,11 +34,11 @@ from cases import (
 )
 from peft import LoraConfig, get_peft_model
 from plain_forwards import gradients, logprobs_alone, read, read_all_alone, write_text
-from tiny_models import MODELS
+from tiny_models import MODELS, TinyModel
 from torch.overrides import TorchFunctionMode
 
 from mmdpo.models.families import PARTS, Family, find_family
-from mmdpo.models.trained import disable_dropout, freeze_parts
+from mmdpo.models.trained import add_adapter, describe_unreached, disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
 
@@ -293,13 +293,26 @@ def test_every_parameter_has_its_part(tiny):
     assert {id(parameter) for parameter in model.parameters() if parameter.requires_grad} == text
 
 
+def is_adaptable(tiny: TinyModel, name: str, module: Any) -> bool:
+    """Says whether LoRA changes what a layer does: not where nobody calls it, and not what returns no product."""
+    around = tiny.model.get_submodule(name.rpartition(".")[0])
+    is_called = not isinstance(around, torch.nn.MultiheadAttention)
+    is_known = type(tiny.model).__name__ != "Glm4vMoeForConditionalGeneration" or name.split(".")[-1] not in GLM_MLP
+    returns_product = "Router" not in type(module).__name__
+    return isinstance(module, torch.nn.Linear) and is_called and returns_product and is_known
+
+
+GLM_MLP = ("gate_proj", "up_proj", "down_proj")
+"""What PEFT takes for names of experts, of which transformers 4 had a module each."""
+
+
 def test_lora_adapts_every_linear_layer_of_the_language_model_alone(tiny):
     model = copy.deepcopy(tiny.model)
     in_decoder = {id(module) for module in model.get_decoder().modules()}
-    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    linear = ((name, module) for name, module in model.named_modules() if is_adaptable(tiny, name, module))
     expected = {name for name, module in linear if id(module) in in_decoder}
 
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=find_family(model.config).lora_targets(model)))
+    adapted = add_adapter(model, find_family(model.config), LoraConfig(r=2), ["language_model"])
     found = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     assert {name.removeprefix("base_model.model.") for name in found} == expected
 
@@ -313,15 +326,10 @@ def test_lora_adapts_every_linear_layer_of_the_language_model_alone(tiny):
 def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(tiny, parts):
     family, model = find_family(tiny.model.config), tiny.model
     located = family.locate_parts(model)
-    attentions = [name for name, module in model.named_modules() if isinstance(module, torch.nn.MultiheadAttention)]
     expected = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and name != located.head
-        and located.part_of(name) in parts
-        and name.rpartition(".")[0] not in attentions
-        and "Router" not in type(module).__name__
+        if is_adaptable(tiny, name, module) and name != located.head and located.part_of(name) in parts
     }
     pattern = family.lora_targets(model, parts)
     assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == expected
@@ -331,3 +339,39 @@ def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(t
         name for name in names if located.part_of(name) not in parts
     }
     get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=pattern))
+
+
+# -- mixtures of experts ----------------------------------------------------------------------------------------------
+
+MIXTURES = [name for name, make in MODELS.items() if any("experts" in n for n, _ in make().model.named_parameters())]
+
+
+def test_mixtures_are_among_the_models():
+    assert {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "gemma4_moe", "llama4"} == set(MIXTURES)
+
+
+@pytest.mark.parametrize(("name", "way"), [case for case in CASES if case[0] in MIXTURES], ids="-".join)
+def test_losses_that_balance_experts_are_in_no_score_and_no_gradient(name, way):
+    case = make_case(name, way)
+    balanced = copy.deepcopy(case.model)
+    for config in (balanced.config, balanced.config.get_text_config()):
+        config.output_router_logits, config.router_aux_loss_coef = True, 10.0
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    expected, found = (split_cells(replace(case, model=of).score(batch, CELLS)) for of in (case.model, balanced))
+    assert_same_logprobs(found, expected)
+    tiny = replace(case.tiny, model=balanced)
+    assert_same_gradients(gradients(tiny, found), gradients(case.scored, expected))
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_that_lora_does_not_reach_are_named(name):
+    model = copy.deepcopy(MODELS[name]().model)
+    family = find_family(model.config)
+    told = describe_unreached(add_adapter(model, family, LoraConfig(r=2), ["language_model"]), family, PARTS[:1])
+    assert re.search(r"does not reach \d+ matrices .*experts.*target_parameters", told)
+
+
+def test_an_adapter_that_peft_puts_elsewhere_is_refused():
+    tiny = MODELS["glm4v_moe"]()
+    with pytest.raises(ValueError, match=r"PEFT adapts other layers of Glm4vMoeFor.* than were meant"):
+        add_adapter(copy.deepcopy(tiny.model), Family(), LoraConfig(r=2), ["language_model"])

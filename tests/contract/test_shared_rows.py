@@ -81,7 +81,9 @@ def test_the_reason_names_what_is_in_the_way(changes, why):
 
 def test_a_head_whose_logits_are_changed_behind_it_is_not_the_last():
     heads = {name: find_family(make().model.config).head_is_last(make().model) for name, make in MODELS.items()}
-    assert {name for name, is_last in heads.items() if not is_last} == {*SEPARATE_ALONE, "aya_vision"}
+    assert {name for name, is_last in heads.items() if not is_last} == {
+        *SEPARATE_ALONE, "aya_vision", "cohere2_vision", "gemma4_moe", "granite4_vision",
+    }  # fmt: skip
 
 
 def soft_cap(logits: torch.Tensor) -> torch.Tensor:

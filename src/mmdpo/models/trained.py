@@ -34,15 +34,34 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
             "(use_peft: true), not both"
         )
     peft_config = copy.deepcopy(peft_config)  # the caller may use it again
+    pattern = None
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
-        peft_config.target_modules = family.lora_targets(model, tuple(parts))
+        pattern = peft_config.target_modules = family.lora_targets(model, tuple(parts))
     else:
         given = getattr(peft_config, "exclude_modules", None) or []
         names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
         frozen = family.locate_parts(model).pattern_of([part for part in PARTS if part not in parts])
         peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
+    meant = {name for name, _ in model.named_modules() if pattern is not None and re.fullmatch(pattern, name)}
     adapted: nn.Module = get_peft_model(model, peft_config)
+    if pattern is not None and not peft_config.target_parameters:
+        _check_adapted(adapted, meant)
     return adapted
+
+
+def _check_adapted(adapted: nn.Module, meant: Collection[str]) -> None:
+    """Raises ValueError where PEFT has adapted other layers than were meant: it rewrites names of some mixtures."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = unwrap_adapter(adapted)
+    found = {name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    if found != set(meant):
+        other, kind = sorted(found ^ set(meant)), type(base).__name__
+        raise ValueError(
+            f"PEFT adapts other layers of {kind} than were meant, since it takes their names for those of an older "
+            f"layout: {len(other)} differ, {other[0]} among them. Name layers yourself (lora_target_modules: "
+            "[q_proj, v_proj]), or train without an adapter (use_peft: false)"
+        )
 
 
 def read_settings(folder: Path, *, is_trained: bool) -> Any:
@@ -200,8 +219,9 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
     base = unwrap_adapter(adapted)
     part_of = family.locate_parts(base).part_of
     layers = (BaseTunerLayer, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    linear = [layer for name, layer in find_adaptable(base).items() if name.rpartition(".")[2] not in family.unadapted]
     others = [module for module in base.modules() if isinstance(module, layers)]
-    reached = {id(p) for module in [*others, *find_adaptable(base).values()] for p in module.parameters()}
+    reached = {id(p) for module in [*others, *linear] for p in module.parameters()}
     missed, weights, total = Counter[str](), 0, 0
     for name, parameter in base.named_parameters():
         if part_of(name) not in parts or parameter.requires_grad:
@@ -214,7 +234,7 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
         return None
     names = ", ".join(f"{name} ({count})" for name, count in missed.most_common(4))
     return (
-        f"the adapter does not reach {missed.total()} matrices of {', '.join(parts)}, which are no linear layers: "
+        f"the adapter does not reach {missed.total()} matrices of {', '.join(parts)}, which are no linear layers of PEFT's: "
         f"{weights:,} of {total:,} weights ({weights / total:.0%}) stay as they are, among them {names}. A LoraConfig "
         "with target_parameters, given to MDPOTrainer, reaches the experts of a mixture"
     )

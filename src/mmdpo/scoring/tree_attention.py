@@ -101,6 +101,15 @@ class TreeMask(Tensor):
             )
         return result
 
+    def __getitem__(self, index: Any) -> Any:
+        """Returns the mask itself where all of it is taken, as Gemma 4 does for layers that borrow keys and values."""
+        places = index if isinstance(index, tuple) else (index,)
+        is_whole = all(
+            isinstance(place, slice) and place.indices(size) == (0, size, 1)
+            for place, size in zip(places, self.shape, strict=False)
+        )
+        return self if is_whole else super().__getitem__(index)
+
     def to(self, *args: Any, **kwargs: Any) -> TreeMask:
         """Returns the mask on another device, for the layers of a model that is spread over several."""
         device = torch.empty(0, device=self.device).to(*args, **kwargs).device

@@ -9,7 +9,7 @@ import transformers
 
 from tiny_models.llavas import llava_1_5
 from tiny_models.parts import TinyModel, models, text_config
-from tiny_models.qwens import ROPE
+from tiny_models.qwens import GLM_EXPERTS, QWEN_EXPERTS, ROPE
 
 WINDOW = 8
 """Tokens; far fewer than those of an image and a question."""
@@ -25,7 +25,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "qwen2_vl_text": dict(rope_parameters=ROPE),
     "qwen2_5_vl_text": dict(rope_parameters=ROPE),
     "qwen3_vl_text": dict(rope_parameters=ROPE, head_dim=8),
+    "qwen3_vl_moe_text": dict(rope_parameters=ROPE, head_dim=8, **QWEN_EXPERTS),
     "glm4v_text": dict(rope_parameters=ROPE),
+    "glm4v_moe_text": dict(rope_parameters=ROPE, **GLM_EXPERTS),
+    "exaone4": WINDOWS,
+    "granite4_vision_text": dict(logits_scaling=2.0, residual_multiplier=0.5),
+    "gemma4_text": dict(head_dim=8, global_head_dim=8, hidden_size_per_layer_input=0, **WINDOWS),
 }
 """What a decoder needs beside the sizes that all of them have; windows where it can have them."""
 

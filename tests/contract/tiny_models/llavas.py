@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -119,6 +120,44 @@ def llava_onevision() -> TinyModel:
     return TinyModel(model, processor, "<image>", "<|im_end|>\n", projector=projector)
 
 
+def granite4_vision() -> TinyModel:
+    """LLaVA-NeXT's tiles; features of several layers of the tower are added to as many of the language model."""
+    tokenizer = llama_tokenizer("<image>")
+    sizes = dict(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16}, do_center_crop=False)
+    processor = transformers.Granite4VisionProcessor(
+        image_processor("llava_next.LlavaNextImageProcessor", **sizes, image_grid_pinpoints=PINPOINTS),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="full",
+        downsample_rate="1/2",
+        chat_template=turn_template(**BRACKETS, image="<image>\n"),
+    )
+    vision = {**VISION, "hidden_size": 64, "patch_size": 4, "vision_use_head": False}
+    scales = dict(embedding_multiplier=2.0, logits_scaling=2.0, residual_multiplier=0.5, attention_multiplier=0.5)
+    config = transformers.Granite4VisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**vision),
+        text_config=text_config(transformers.Granite4VisionTextConfig, tokenizer, **scales),
+        image_token_index=token_id(tokenizer, "<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_select_strategy="full",
+        downsample_rate="1/2",
+        deepstack_layer_map=[[1, 0]],
+        spatial_target_layers=[1],
+        qformer_config=dict(
+            model_type="blip_2_qformer",
+            num_hidden_layers=1,
+            intermediate_size=48,
+            cross_attention_frequency=1,
+            use_qformer_text_input=False,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        ),
+        tie_word_embeddings=False,
+    )
+    model = transformers.Granite4VisionForConditionalGeneration(config)
+    return TinyModel(model, processor, "<image>", "</s>", "<s>", ("projector", "image_newline"))
+
+
 def mistral3() -> TinyModel:
     """Pixtral's tower reads images in their own shape; a mark ends every row of an image's tokens."""
     tokenizer = llama_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
@@ -151,4 +190,73 @@ def _pixtral_processor() -> Any:
         return import_module(f"{folder}.processing_pixtral").PixtralProcessor
 
 
-MODELS = models(llava_1_5, bunny, llava_next, llava_onevision, mistral3)
+def vipllava() -> TinyModel:
+    """CLIP and Llama, with features of several layers of the tower side by side."""
+    llava = llava_1_5()
+    config = transformers.VipLlavaConfig(
+        vision_config=llava.model.config.vision_config,
+        text_config=llava.model.config.text_config,
+        image_token_index=llava.model.config.image_token_id,
+        vision_feature_layer=[-2, 1],
+        tie_word_embeddings=False,
+    )
+    return replace(llava, model=transformers.VipLlavaForConditionalGeneration(config))
+
+
+def deepseek_vl() -> TinyModel:
+    """SigLIP and Llama; pictures are padded to a square, every patch is a token."""
+    tokenizer = llama_tokenizer(image_token="<image_placeholder>")
+    processor = transformers.DeepseekVLProcessor(
+        image_processor("deepseek_vl.DeepseekVLImageProcessor", size={"height": 16, "width": 16}, min_size=4),
+        tokenizer,
+        chat_template=turn_template(**BRACKETS, image="<image_placeholder>\n"),
+        num_image_tokens=16,
+    )
+    config = transformers.DeepseekVLConfig(
+        vision_config=transformers.SiglipVisionConfig(**VISION, patch_size=4, vision_use_head=False),
+        text_config=text_config(transformers.LlamaConfig, tokenizer),
+        image_token_id=token_id(tokenizer, "<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    model = transformers.DeepseekVLForConditionalGeneration(config)
+    return TinyModel(model, processor, "<image_placeholder>", "</s>", bos="<s>", projector=("aligner",))
+
+
+def janus() -> TinyModel:
+    """DeepSeek-VL's successor, which can draw as well; what draws is not trained here."""
+    tokenizer = llama_tokenizer(
+        image_token="<image_placeholder>", boi_token="<begin_of_image>", eoi_token="<end_of_image>"
+    )
+    processor = transformers.JanusProcessor(
+        image_processor("janus.JanusImageProcessor", size={"height": 16, "width": 16}, min_size=4),
+        tokenizer,
+        chat_template=turn_template(**BRACKETS, image="<image_placeholder>\n"),
+        num_image_tokens=16,
+    )
+    config = transformers.JanusConfig(
+        vision_config=dict(
+            **{name: size for name, size in VISION.items() if name != "intermediate_size"},
+            patch_size=4,
+            mlp_ratio=1.5,
+            projection_dim=32,
+            num_image_tokens=16,
+        ),
+        vq_config=dict(
+            embed_dim=4,
+            num_embeddings=16,
+            latent_channels=32,
+            base_channels=32,
+            channel_multiplier=[1, 1],
+            num_res_blocks=1,
+            projection_dim=32,
+            image_token_embed_dim=32,
+        ),
+        text_config=text_config(transformers.LlamaConfig, tokenizer),
+        image_token_id=token_id(tokenizer, "<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    model = transformers.JanusForConditionalGeneration(config)
+    return TinyModel(model, processor, "<image_placeholder>", "</s>", bos="<s>", projector=("aligner",))
+
+
+MODELS = models(llava_1_5, bunny, vipllava, deepseek_vl, janus, llava_next, llava_onevision, granite4_vision, mistral3)

@@ -25,11 +25,15 @@ VICUNA = Path(__file__).parent / "vicuna.jinja"
 """Chat template of LLaVA-1.5 and Bunny-v1.0, as they were trained; `chat_template: vicuna` in a recipe."""
 PARTS = ("language_model", "projector", "vision_tower")
 """The parts of a vision-language model, as options and tables name them."""
-PROJECTOR_WORDS = ("projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline")
+PROJECTOR_WORDS = (
+    "projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline",
+    "visual_embeddings_table",
+)  # fmt: skip
 
 PROVEN_DECODERS = (
     "llama", "mistral", "phi", "qwen2", "qwen3", "gemma", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text",
-    "qwen3_vl_text", "glm4v_text", "cohere2",
+    "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "cohere2", "exaone4", "gemma4_text",
+    "granite4_vision_text",
 )  # fmt: skip
 """Text decoders, by `model_type`, that the contract test has scored with shared prefixes."""
 
@@ -77,6 +81,8 @@ class Family:
     """Whether the contract test has proven that answers after one prompt in one row score as they do alone."""
     answer_token_types: Mapping[str, int] = field(default_factory=dict)
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
+    unadapted: tuple[str, ...] = ()
+    """Last names of linear layers that LoRA leaves as they are, since PEFT takes them for something else."""
 
     def cannot_share(self, model: nn.Module) -> str | None:
         """Returns why cells of this model can never share a row with their prompt, None where they might."""
@@ -164,7 +170,13 @@ class Family:
         tower is never meant. Raises ValueError for parts without such a layer.
         """
         located = self.locate_parts(model)
-        paths = [name for name in find_adaptable(model) if name != located.head and located.part_of(name) in parts]
+        paths = [
+            name
+            for name in find_adaptable(model)
+            if name != located.head
+            and located.part_of(name) in parts
+            and name.rpartition(".")[2] not in self.unadapted
+        ]
         if not paths:
             raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
         return _match_paths(paths, {name for name, _ in model.named_modules()} - set(paths))
@@ -197,12 +209,14 @@ class Family:
                 with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
                     output = owner.get_image_features(**own, return_dict=True)
                 # No model's forward reads what all layers of the encoder return: let go, for its size.
-                read = {name: output[name] for name in output if name not in ("hidden_states", "attentions")}
-                memo["features"] = type(output)(**read)
+                kept = {name: output[name] for name in output if name not in ("hidden_states", "attentions")}
+                memo["features"] = type(output)(**kept)
             features = memo["features"]
-            repeated = {"pooler_output": _repeat(features.pooler_output, tokens, contexts)}
+            # Llama 4 and Fuyu pool nothing, and read what their towers return; Granite 4 Vision reads layers alone.
+            read = next((name for name in ("pooler_output", "last_hidden_state") if features.get(name) is not None), None)
+            repeated = {} if read is None else {read: _repeat(features[read], tokens, contexts)}
             if (layers := features.get("deepstack_features")) is not None:
-                repeated["deepstack_features"] = [_repeat(layer, tokens, contexts) for layer in layers]
+                repeated["deepstack_features"] = [_repeat_layer(layer, tokens, contexts) for layer in layers]
             return args, {**kwargs, PIXELS: None, FEATURES: {"image": type(features)(**{**features, **repeated})}}
 
         handle = owner.register_forward_pre_hook(hand_over, with_kwargs=True)
@@ -274,6 +288,13 @@ def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
                 patterns[pattern] = None
                 break
     return "|".join(patterns)
+
+
+def _repeat_layer(layer: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
+    """Repeats what is added to a layer of the text decoder; Granite 4 Vision has the layer's number beside it."""
+    if isinstance(layer, tuple) and len(layer) == 2 and isinstance(layer[0], int):
+        return layer[0], _repeat(layer[1], tokens, contexts)
+    return _repeat(layer, tokens, contexts)
 
 
 def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
