@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import MODELS
+from transformers import AutoProcessor
 
 from mmdpo.checkpoints.merge import merge_run
 
@@ -54,7 +55,8 @@ def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, tmp_path
     content = [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     text = prompt.removeprefix(processor.tokenizer.bos_token)  # which the tokenizer writes
-    pictures = [Image.effect_mandelbrot((40, 30), (-2, -1, 1 - k, 1), 20).convert("RGB") for k in range(2)]
+    pictures = [make("L").resize((40, 30)).convert("RGB") for make in (Image.linear_gradient, Image.radial_gradient)]
+    processor = AutoProcessor.from_pretrained(tmp_path / "merged")  # resizes by torchvision where it is, as in vLLM
     with torch.no_grad():
         inputs = [processor(text=[text], images=[[picture]], return_tensors="pt") for picture in pictures]
         expected = [model(**each).logits[0, -1].log_softmax(-1) for each in inputs]

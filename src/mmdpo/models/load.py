@@ -30,7 +30,7 @@ from transformers.utils.hub import cached_file, has_file
 from mmdpo.models.families import PARTS, VICUNA, find_family
 from mmdpo.models.seams import LOAD_REPORT
 from mmdpo.models.start import LoadOptions, Start, resolve_start
-from mmdpo.models.trained import attach_adapter, freeze_others
+from mmdpo.models.trained import attach_adapter, freeze_others, unwrap_adapter
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 BUNNY_LAYOUT = "bunny-phi"
@@ -215,11 +215,9 @@ def set_template_variables(processor: Any, variables: Any) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises ValueError unless the model reads images."""
-    if not any(callable(getattr(type(module), "get_image_features", None)) for module in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} has no get_image_features: it is not a vision-language model that mmdpo can train"
-        )
+    """Raises ValueError, with the reason, unless the model reads images in a way that can be trained."""
+    base = unwrap_adapter(model)
+    find_family(base.config).check(base)
 
 
 @contextmanager

@@ -42,9 +42,10 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
         names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
         frozen = family.locate_parts(model).pattern_of([part for part in PARTS if part not in parts])
         peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
+    is_ours = pattern is not None and not getattr(peft_config, "target_parameters", None)
     meant = {name for name, _ in model.named_modules() if pattern is not None and re.fullmatch(pattern, name)}
     adapted: nn.Module = get_peft_model(model, peft_config)
-    if pattern is not None and not peft_config.target_parameters:
+    if is_ours:  # PEFT may have written into the configuration since
         _check_adapted(adapted, meant)
     return adapted
 
@@ -234,8 +235,8 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
         return None
     names = ", ".join(f"{name} ({count})" for name, count in missed.most_common(4))
     return (
-        f"the adapter does not reach {missed.total()} matrices of {', '.join(parts)}, which are no linear layers of PEFT's: "
-        f"{weights:,} of {total:,} weights ({weights / total:.0%}) stay as they are, among them {names}. A LoraConfig "
+        f"the adapter does not reach {missed.total()} matrices of {', '.join(parts)}, which are no linear layers that "
+        f"PEFT adapts: {weights:,} of {total:,} weights ({weights / total:.0%}) stay as they are, among them {names}. A LoraConfig "
         "with target_parameters, given to MDPOTrainer, reaches the experts of a mixture"
     )
 

@@ -16,7 +16,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
 from mmdpo.models.families import PARTS, Family, find_family
-from mmdpo.models.load import build_empty_model, load_generation_config, load_processor
+from mmdpo.models.load import build_empty_model, check_model, load_generation_config, load_processor
 from mmdpo.models.start import Start, resolve_start
 from mmdpo.models.trained import find_added, freeze_others, read_settings, unwrap_adapter
 from mmdpo.records import PreferenceExample
@@ -195,6 +195,7 @@ def _build_empty_policy(family: Family, start: Start, recipe: Recipe) -> Any:
     """Returns the policy as training would build it, on the meta device."""
     args, peft_config = recipe.training, get_peft_config(recipe.model)
     model = build_empty_model(start)
+    check_model(model)
     assembly.check_quantised(_read_bits(recipe), args, has_adapter=peft_config is not None or start.adapter is not None)
     with torch.device("meta"):
         if start.adapter is not None:

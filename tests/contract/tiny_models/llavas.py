@@ -129,7 +129,7 @@ def granite4_vision() -> TinyModel:
         tokenizer,
         patch_size=4,
         vision_feature_select_strategy="full",
-        downsample_rate="1/2",
+        downsample_rate="2/4",
         chat_template=turn_template(**BRACKETS, image="<image>\n"),
     )
     vision = {**VISION, "hidden_size": 64, "patch_size": 4, "vision_use_head": False}
@@ -140,7 +140,7 @@ def granite4_vision() -> TinyModel:
         image_token_index=token_id(tokenizer, "<image>"),
         image_grid_pinpoints=PINPOINTS,
         vision_feature_select_strategy="full",
-        downsample_rate="1/2",
+        downsample_rate="2/4",
         deepstack_layer_map=[[1, 0]],
         spatial_target_layers=[1],
         qformer_config=dict(

@@ -81,8 +81,27 @@ class Family:
     """Whether the contract test has proven that answers after one prompt in one row score as they do alone."""
     answer_token_types: Mapping[str, int] = field(default_factory=dict)
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
+    refused: str | None = None
+    """Why none of its models can be trained; None for those that can."""
     unadapted: tuple[str, ...] = ()
     """Last names of linear layers that LoRA leaves as they are, since PEFT takes them for something else."""
+
+    def check(self, model: nn.Module) -> None:
+        """Raises ValueError, with the reason, for a model whose answers cannot be scored."""
+        kind, config = type(model).__name__, model.config
+        if self.refused is not None:
+            raise ValueError(f"{kind} cannot be trained: {self.refused}")
+        if not any(callable(getattr(type(module), "get_image_features", None)) for module in model.modules()):
+            raise ValueError(
+                f"{kind} has no get_image_features: it is not a vision-language model that mmdpo can train"
+            )
+        if any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config())):  # type: ignore[union-attr, operator]
+            raise ValueError(
+                f"{kind} cannot be trained: it is an encoder and a decoder, and mmdpo trains models whose decoder reads "
+                "picture, prompt and answer as one sequence"
+            )
+        self.locate_parts(model)
+        _find_image_reader(model)
 
     def cannot_share(self, model: nn.Module) -> str | None:
         """Returns why cells of this model can never share a row with their prompt, None where they might."""
@@ -160,7 +179,10 @@ class Family:
         decoder, head = model.get_decoder(), model.get_output_embeddings()  # type: ignore[operator]
         paths = {id(module): name for name, module in model.named_modules()}
         if not paths.get(id(decoder)) or id(head) not in paths:
-            raise ValueError(f"{type(model).__name__} has no text decoder and head inside: not a vision-language model")
+            raise ValueError(
+                f"{type(model).__name__} has no text decoder and head inside (get_decoder, get_output_embeddings): it "
+                "is not a vision-language model that mmdpo can train"
+            )
         return Parts(language_model=paths[id(decoder)], head=paths[id(head)])
 
     def lora_targets(self, model: nn.Module, parts: tuple[str, ...] = ("language_model",)) -> str:
@@ -173,9 +195,7 @@ class Family:
         paths = [
             name
             for name in find_adaptable(model)
-            if name != located.head
-            and located.part_of(name) in parts
-            and name.rpartition(".")[2] not in self.unadapted
+            if name != located.head and located.part_of(name) in parts and name.rpartition(".")[2] not in self.unadapted
         ]
         if not paths:
             raise ValueError(f"{type(model).__name__} has no linear layer in {', '.join(parts)} that LoRA could adapt")
@@ -213,7 +233,9 @@ class Family:
                 memo["features"] = type(output)(**kept)
             features = memo["features"]
             # Llama 4 and Fuyu pool nothing, and read what their towers return; Granite 4 Vision reads layers alone.
-            read = next((name for name in ("pooler_output", "last_hidden_state") if features.get(name) is not None), None)
+            read = next(
+                (name for name in ("pooler_output", "last_hidden_state") if features.get(name) is not None), None
+            )
             repeated = {} if read is None else {read: _repeat(features[read], tokens, contexts)}
             if (layers := features.get("deepstack_features")) is not None:
                 repeated["deepstack_features"] = [_repeat_layer(layer, tokens, contexts) for layer in layers]
