@@ -42,7 +42,8 @@ def widen(name):
     torch.manual_seed(0)
     model = type(tiny.model)(type(tiny.model.config).from_dict(config))
     for parameter in model.parameters():
-        parameter.data.mul_(3)
+        if parameter.dim() > 1:  # Gemma 3's projector begins with zeros
+            torch.nn.init.normal_(parameter, std=0.06)
     return model.eval(), processor
 
 

@@ -236,8 +236,8 @@ def describe_unreached(adapted: Any, family: Family, parts: Collection[str]) -> 
     names = ", ".join(f"{name} ({count})" for name, count in missed.most_common(4))
     return (
         f"the adapter does not reach {missed.total()} matrices of {', '.join(parts)}, which are no linear layers that "
-        f"PEFT adapts: {weights:,} of {total:,} weights ({weights / total:.0%}) stay as they are, among them {names}. A LoraConfig "
-        "with target_parameters, given to MDPOTrainer, reaches the experts of a mixture"
+        f"PEFT adapts: {weights:,} of {total:,} weights ({weights / total:.0%}) stay as they are, among them {names}. "
+        "A LoraConfig with target_parameters, given to MDPOTrainer, reaches the experts of a mixture"
     )
 
 

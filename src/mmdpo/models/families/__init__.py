@@ -97,8 +97,8 @@ class Family:
             )
         if any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config())):  # type: ignore[union-attr, operator]
             raise ValueError(
-                f"{kind} cannot be trained: it is an encoder and a decoder, and mmdpo trains models whose decoder reads "
-                "picture, prompt and answer as one sequence"
+                f"{kind} cannot be trained: it is an encoder and a decoder, and mmdpo trains models whose decoder "
+                "reads picture, prompt and answer as one sequence"
             )
         self.locate_parts(model)
         _find_image_reader(model)
