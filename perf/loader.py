@@ -3,14 +3,20 @@
 Rows lie in Parquet shards; a worker reads, decodes, corrupts, runs LLaVA's own processor at 336 pixels, and tokenises.
 First batches are taken at the pace of a training step, and every wait is counted; then as fast as they come, while the
 memory of all processes is read. The photographs are synthetic: brightness and colour vary at all scales, as in nature.
+
+With `--before FOLDER`, a checkout of another version (`git worktree add FOLDER COMMIT`), both versions read in turn, so
+that what else the machine does meets both: CPU seconds and time of a batch are compared, turn by turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,7 +34,7 @@ from mmdpo.data.stream import PreferenceStream
 from mmdpo.training.assembly import build_collator
 from mmdpo.training.streams import SkippedRows, StreamLoader, make_stream_items
 from perf.measure import summarise
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import RESULTS, ROOT, describe_run, write_result
 from perf.rows import build_processor, draw_lengths
 from perf.shapes import BODY
 
@@ -38,6 +44,8 @@ STEP_S = 0.1
 SIZE = (640, 480)
 PHOTOGRAPHS = 64
 SHARDS, ROWS = 4, 500
+TURNS, TURN_BATCHES = 7, 40
+"""Turns of each version, and the batches of one."""
 LOOK_EVERY = 20
 """Batches between two looks at the memory."""
 
@@ -48,11 +56,16 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20_000, help="how many are read while memory is watched")
     parser.add_argument("--steps", type=int, default=200, help="steps at the pace of training")
     parser.add_argument("--tiny", action="store_true", help="few rows: tries the measurement, measures nothing")
+    parser.add_argument("--before", type=Path, help="checkout of another version to compare with")
+    parser.add_argument("--turns", help=argparse.SUPPRESS)  # folder of shards: takes turns, for another process
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args()
     if options.tiny and options.output == RESULTS:
         parser.error("--tiny measures nothing that belongs among the results: give another --output")
     torch.set_num_threads(1)
+    if options.turns:
+        take_turns(options.turns)
+        return
     with tempfile.TemporaryDirectory() as folder:
         rows = 12 if options.tiny else ROWS
         sizes = write_shards(Path(folder), rows)
@@ -60,6 +73,8 @@ def main() -> None:
         result |= {"step": STEP_S, "size": SIZE, "bytes": statistics.mean(sizes), "rows": SHARDS * rows}
         stream = read_stream(folder)
         result["load_before"] = os.getloadavg()[0]
+        if options.before is not None:
+            result["turns"] = compare_versions(options.before, folder, 1 if options.tiny else TURNS)
         result |= measure_pace(make_loader(stream, folder), options.steps)
         result |= measure_stream(make_loader(stream, folder), options.examples)
         result |= {"read_over_per_second": measure_reading_over(stream), "load_after": os.getloadavg()[0]}
@@ -116,6 +131,61 @@ def measure_stream(loader: StreamLoader, examples: int) -> dict[str, Any]:
         "megabytes": [statistics.median(quarter) for quarter in quarters],
         "memory": memory,
     }
+
+
+def compare_versions(before: Path, folder: str, turns: int) -> dict[str, Any]:
+    """Returns what a batch costs in the version at `before` and in this one, measured in turn after one turn each."""
+    sources = {"before": before.resolve(), "after": ROOT}
+    readers = {name: _start_reader(source / "src", folder) for name, source in sources.items()}
+    costs: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
+    try:
+        for turn in range(turns + 1):
+            for name, reader in readers.items():
+                cost = _ask(reader)
+                print(f"turn {turn}, {name}: {1000 * cost['cpu_seconds_per_batch']:.0f} ms of CPU time", flush=True)
+                costs[name] += [cost] if turn else []
+    finally:
+        for reader in readers.values():
+            reader.kill()
+            reader.wait()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=before, capture_output=True, text=True, check=True
+    )
+    return {"commit_before": commit.stdout.strip(), "batches": TURN_BATCHES, **costs}
+
+
+def _start_reader(source: Path, folder: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "perf.loader", "--turns", folder]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def _ask(reader: subprocess.Popen[str]) -> dict[str, float]:
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    reader.stdin.write("turn\n")
+    reader.stdin.flush()
+    cost: dict[str, float] = json.loads(reader.stdout.readline())
+    return cost
+
+
+def take_turns(folder: str) -> None:
+    """Reads batches as fast as they come whenever a line is sent, and prints what one of them cost."""
+    stream = read_stream(folder)
+    for _ in sys.stdin:
+        batches = iter(make_loader(stream, folder))
+        for _ in range(2 * WORKERS + 1):  # the queue is full, and what workers do once is done
+            next(batches)
+        start, used = time.perf_counter(), _cpu_of_workers()
+        for _ in range(TURN_BATCHES):
+            next(batches)
+        cost = {
+            "batch_seconds": (time.perf_counter() - start) / TURN_BATCHES,
+            "cpu_seconds_per_batch": (_cpu_of_workers() - used) / TURN_BATCHES,
+        }
+        del batches
+        print(json.dumps(cost), flush=True)
 
 
 def measure_reading_over(stream: PreferenceStream) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from textwrap import fill
 from typing import Any
 
@@ -36,6 +37,24 @@ def _render_machine(result: dict[str, Any]) -> str:
         f"- Memory of all processes over {result['examples']} examples, medians of the quarters: {memory} MB.",
         f"- Where a stream goes on amid a shard, the rows before are read over, undecoded: {over:.1f} s for 100,000.",
     ]
+    if "turns" in result:
+        paragraphs.insert(3, _render_turns(result["turns"], workers))
     return "\n".join(
         [fill(paragraphs[0], WIDTH), "", *(fill(p, WIDTH, subsequent_indent="  ") for p in paragraphs[1:])]
+    )
+
+
+def _render_turns(turns: dict[str, Any], workers: int) -> str:
+    def median_of(name: str, version: str) -> float:
+        return 1000 * float(median(turn[name] for turn in turns[version]))
+
+    cpu, wall = "cpu_seconds_per_batch", "batch_seconds"
+    pairs = list(zip(turns["before"], turns["after"], strict=True))
+    ratios = {name: median(after[name] / before[name] for before, after in pairs) for name in (cpu, wall)}
+    return (
+        f"- Against version {turns['commit_before']}, {len(pairs)} turns of {turns['batches']} batches each, medians: "
+        f"{median_of(cpu, 'before'):.0f} → {median_of(cpu, 'after'):.0f} ms of CPU time ({ratios[cpu]:.2f} times), "
+        f"{median_of(cpu, 'before') / workers:.0f} → {median_of(cpu, 'after') / workers:.0f} ms a batch on {workers} "
+        f"workers with a core each; as measured {median_of(wall, 'before'):.0f} → {median_of(wall, 'after'):.0f} ms "
+        f"({ratios[wall]:.2f} times)."
     )

@@ -38,6 +38,11 @@ from plain_forwards import gradients, logprobs_alone, read, read_all_alone, writ
 from tiny_models import MODELS, TinyModel
 from torch.overrides import TorchFunctionMode
 
+from mmdpo.corruption import load
+from mmdpo.data.collate import Collator
+from mmdpo.data.items import Item
+from mmdpo.data.prepare import Preparer
+from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import PARTS, Family, find_family
 from mmdpo.models.trained import add_adapter, describe_unreached, disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
@@ -194,6 +199,56 @@ def test_answer_tokens_are_the_words_and_the_end(tiny):
     ends = [tiny.end_of_turn if tiny.processor.chat_template else tokenizer.eos_token, tokenizer.eos_token] * 2
     answers = [p.item.example.responses[name].strip() for name in (CHOSEN, REJECTED) for p in prepared]
     assert written == [answer + end for answer, end in zip(answers, ends, strict=True)]
+
+
+@contextmanager
+def texts_tokenised(tokenizer: Any) -> Iterator[list[str]]:
+    """Lists every text that the tokenizer is given within it, whoever asks."""
+    texts: list[str] = []
+    kind, call = type(tokenizer), type(tokenizer).__call__
+
+    def listen(self: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+        texts.extend(text if isinstance(text, list) else [text])
+        return call(self, text, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "__call__", listen)
+        yield texts
+
+
+def test_a_prompt_is_tokenised_once_for_all_answers_and_images(tiny):
+    """What stands after its last special token is read again with each answer; tokens are those of the whole text."""
+    long = " ".join(f"Is there a dog near house {number}, or a cat?" for number in range(40))
+    tokenizer, family = tiny.processor.tokenizer, find_family(tiny.model.config)
+    collator = Collator(Preparer(Renderer(tiny.processor, family), MDPO, {CORRUPTED: load("blur")}, seed=0))
+    question, image = "What is in the picture?", picture(1, 24, 24)
+    warm = conversation(tiny, f"Look. {question}", "Two dogs walk.", "The sky.", image)
+    asked = conversation(tiny, f"{long} {question}", "There is a red cup.", "A dog.", image)
+    collator([Item(warm, 0)])  # what is found out once for a processor is found out
+    with texts_tokenised(tokenizer) as texts:
+        prepared = collator.prepare(Item(asked, 0))
+        batch = collator.collate([prepared])
+    assert len(texts) == len(set(texts)), "a text is given twice"
+    prompt = family.complete_prompt(tiny.processor, prepared.contexts[ORIGINAL].text)
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tail = prompt[max(prompt.rfind(token) for token in added) :]
+    answers = collator.prepare.renderer.render(asked, (CHOSEN, REJECTED), with_images=True).answers
+    with_answers = [text for text in texts if text.startswith(tail) and text != tail]
+    (expanded,) = set(texts) - set(with_answers) - {tail}
+    assert "house 0," in expanded, "the prompt with the places of its image, as the processor writes it"
+    # Where no token ends a turn, an answer is seen before its end is added, and after.
+    assert {tail + text.rstrip() for text in answers.values()} <= {text.rstrip() for text in with_answers}
+    assert len(with_answers) <= 2 * len(answers)
+
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    for name, text in answers.items():
+        whole = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+        assert whole[: len(before)] == before
+        assert prepared.answers[name] == whole[len(before) :]
+    rows = [row[mask].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
+    for row, version in zip(rows, (ORIGINAL, CORRUPTED), strict=True):
+        context = prepared.contexts[version]
+        assert row == read(tiny, context.text, context.images)["input_ids"][0].tolist()
 
 
 def test_the_generic_family_finds_the_mark_of_an_image(tiny):

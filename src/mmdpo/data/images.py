@@ -63,7 +63,7 @@ def open_image(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX
             (read from the header; PIL's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, applies besides).
     """
     with _opened(source, max_pixels) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(ImageOps.exif_transpose(image))  # which returns a copy, also of an upright picture
 
 
 def image_size(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -249,7 +249,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # What lies under transparent pixels is arbitrary; white is what a viewer of the file sees.
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
+from torch import Tensor
+from transformers import BatchEncoding
 
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.turns import FORMS, Form, SpecialTokens, find_missing, is_stringified
@@ -56,6 +60,10 @@ _ANY_ANSWER: Message = {"role": "assistant", "content": [{"type": "text", "text"
 """Shows where a template lets answers begin, whatever the row's own answers begin with."""
 
 
+_REMEMBERED = 64
+"""Texts whose tokens a renderer keeps."""
+
+
 @dataclass(frozen=True)
 class PromptText:
     """A prompt and its answers as the model reads them: the prompt ends where generation would begin."""
@@ -74,6 +82,10 @@ class Renderer:
     family: Family
     clock: Clock = field(default_factory=Clock)
     """What templates are told that ask for the date."""
+    _known: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
+    """Tokens of the last texts: a prompt's end comes back with each of its answers, and a text when it is cut."""
+    _cuts: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
+    """Of special tokens that a prompt's end may begin with."""
 
     @property
     def tokenizer(self) -> Any:
@@ -119,13 +131,41 @@ class Renderer:
         answer is tokenised after a line break instead: the model has to continue from the prompt's own tokens.
         """
         complete = self.family.complete_prompt(self.processor, prompt)
-        for before in (complete, "\n"):
+        for before in (self._end_of(complete), "\n"):
             ids, whole = self._ids(before), self._ids(before + answer)
             if _begins(whole, ids):
                 return whole[len(ids) :]
         return self._ids(answer)
 
+    def _end_of(self, prompt: str) -> str:
+        """Returns what of a prompt decides how a text after it is tokenised: its last special token and the rest.
+
+        Tokenizers cut a text at special tokens before anything else, and never merge across one. So the prompt is
+        tokenised once, for all of its answers, and only its end again with each.
+        """
+        found = [*self._special_tokens.controls.finditer(prompt)]
+        return prompt[found[-1].start() :] if found and self._is_cut(found[-1][0]) else prompt
+
+    def _is_cut(self, token: str) -> bool:
+        """Returns whether a special token and what follows it are tokenised the same whatever stands before."""
+        if token not in self._cuts:
+            before = "What is it?"
+            texts = (f"{token}{text}" for text in ("Yes, it is.", " yes\n", "\n\nYes"))
+            self._cuts[token] = all(
+                self._tokenise(before + text) == self._tokenise(before) + self._tokenise(text) for text in texts
+            )
+        return self._cuts[token]
+
     def _ids(self, text: str) -> list[int]:
+        """Returns the tokens of a text, from memory where it was among the last ones: nobody changes them."""
+        ids = self._known.get(text)
+        if ids is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            ids = self._known[text] = self._tokenise(text)
+        return ids
+
+    def _tokenise(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -178,8 +218,9 @@ class Renderer:
             )
 
     def _is_cut_at_tokens(self, prompt: str, whole: Iterable[str]) -> bool:
-        ids = self._ids(prompt)
-        return all(text.startswith(prompt) and _begins(self._ids(text), ids) for text in whole)
+        end = self._end_of(prompt)
+        ids, begin = self._ids(end), len(prompt) - len(end)
+        return all(text.startswith(prompt) and _begins(self._ids(text[begin:]), ids) for text in whole)
 
     def _cut_prompt(self, opened: str, any_answer: str, whole: Iterable[str]) -> str:
         """Returns the longest text that generation and all answers begin with, up to a token of the whole.
@@ -250,6 +291,43 @@ class Renderer:
     @cached_property
     def _special_tokens(self) -> SpecialTokens:
         return SpecialTokens.of(self.processor)
+
+
+@contextmanager
+def each_text_once(processor: Any) -> Iterator[None]:
+    """Within it, a processor that is given a text several times tokenises it once: prompts under several images."""
+    tokenizer = processor.tokenizer
+    processor.tokenizer = _Once(tokenizer)
+    try:
+        yield
+    finally:
+        processor.tokenizer = tokenizer
+
+
+@dataclass(frozen=True)
+class _Once:
+    """A tokenizer that is asked for each of the texts of a list once; in all else it is the one that it stands for."""
+
+    stands_for: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stands_for, name)
+
+    def __call__(self, text: Any = None, **options: Any) -> Any:
+        distinct = {each: place for place, each in enumerate(dict.fromkeys(text))} if _is_texts(text) else {}
+        if len(distinct) in (0, len(text)):
+            return self.stands_for(text, **options)
+        encoded, order = self.stands_for(list(distinct), **options), [distinct[each] for each in text]
+        repeated = {
+            name: rows[torch.tensor(order)] if isinstance(rows, Tensor) else [rows[place] for place in order]
+            for name, rows in encoded.items()
+        }
+        encodings = encoded.encodings and [encoded.encodings[place] for place in order]
+        return BatchEncoding(repeated, encodings)
+
+
+def _is_texts(text: Any) -> bool:
+    return isinstance(text, list) and all(isinstance(each, str) for each in text)
 
 
 def _as_turns(answer: Text) -> list[Message]:

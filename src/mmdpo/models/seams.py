@@ -19,6 +19,10 @@ CAUSAL: Callable[..., Any] = causal_mask_function
 """The rule of plain causal layers. It is recognised by identity, since nothing else says that a rule is causal alone;
 one that is not recognised is asked for every pair of places, which is slower and right (test_tree_attention.py)."""
 
+PREPROCESS = "_preprocess"
+"""The method of an image processor that takes all pictures through all steps; one that has its own is left alone
+(test_pixels.py)."""
+
 LOAD_REPORT = "LOAD REPORT"
 """Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
 
