@@ -16,7 +16,7 @@ from tiny_models import MODELS, TinyModel
 from mmdpo.corruption import load
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Item
-from mmdpo.data.prepare import PreparedExample, Preparer
+from mmdpo.data.prepare import Opened, PreparedExample, Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import find_family
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, PreferenceExample
@@ -112,13 +112,30 @@ def two_pairs(tiny: TinyModel) -> list[PreferenceExample]:
     ]
 
 
+def pairs_of_one_picture(tiny: TinyModel) -> list[PreferenceExample]:
+    """Three questions about a picture, one of them twice, with one answer in common; and a question about another."""
+    image = picture(1, 40, 20)
+    return [
+        conversation(tiny, "What is in the picture?", "There is a red cup.", "A dog.", image),
+        conversation(tiny, "What is on the table? Describe it.", "A small cup.", "The sky is blue.", image),
+        conversation(tiny, "What is in the picture?", "A dog.", "Two people walk along the street.", image),
+        conversation(tiny, "What is on the table?", "A cup.", "There are people.", image),
+        conversation(tiny, "What is in the picture?", "The street.", "A dog.", picture(2, 18, 33)),
+    ]
+
+
 def prepare(
-    tiny: TinyModel, examples: list[PreferenceExample], cells: tuple[Cell, ...]
+    tiny: TinyModel, examples: list[PreferenceExample], cells: tuple[Cell, ...], **options: Any
 ) -> tuple[list[PreparedExample], Batch]:
     renderer = Renderer(tiny.processor, find_family(tiny.model.config))
-    preparer = Preparer(renderer, cells, {CORRUPTED: load("crop_0_20")}, seed=0)
-    prepared = [preparer(Item(example, place)) for place, example in enumerate(examples)]
+    preparer, opened = Preparer(renderer, cells, {CORRUPTED: load("crop_0_20")}, seed=0, **options), Opened()
+    prepared = [preparer(Item(example, place), opened) for place, example in enumerate(examples)]
     return prepared, Collator(preparer).collate(prepared)
+
+
+@cache
+def prepare_pairs_of_one_picture(tiny: TinyModel) -> tuple[list[PreparedExample], Batch]:
+    return prepare(tiny, pairs_of_one_picture(tiny), CELLS, corruption_draw="picture")
 
 
 @cache

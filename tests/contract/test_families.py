@@ -7,6 +7,7 @@ unpadded and one at a time, and takes a softmax over the full logits.
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from cases import (
     picture,
     prepare,
     prepare_pairs,
+    prepare_pairs_of_one_picture,
     split_cells,
     two_pairs,
 )
@@ -77,13 +79,67 @@ def test_logprobs_and_gradients_are_those_of_plain_forwards(case):
     assert_same_gradients(gradients(case.scored, split_cells(scored)), expected)
 
 
+def test_pairs_that_share_a_picture_have_the_logprobs_and_gradients_of_plain_forwards(case):
+    prepared, batch = prepare_pairs_of_one_picture(case.tiny)
+    alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
+    found = split_cells(case.score(batch, CELLS))
+    assert_same_logprobs(found, alone)
+    assert_same_gradients(gradients(case.scored, found), gradients(case.tiny, alone))
+
+
+def test_a_picture_is_encoded_once_and_what_prompts_have_in_common_is_read_once(case):
+    prepared, batch = prepare_pairs_of_one_picture(case.tiny)
+    with images_given(case.model) as given, torch.no_grad():
+        case.score(batch, CELLS)
+    assert batch["images_of"] == [0, 0, 0, 0, 4, 5, 5, 5, 5, 9, *range(10, 15)]
+    contexts = [prepared[place].contexts[version] for version in (ORIGINAL, CORRUPTED) for place in (0, 4)]
+    own = [read(case.tiny, context.text, context.images)["pixel_values"] for context in contexts]
+    assert given[0] == sum(map(len, own))
+    trees = case.scorer(batch, CELLS).plan(batch, CELLS).trees
+    if case.way == "separate":
+        assert len(trees) == 25
+        return
+    roots = {tree.context for tree in trees}
+    tokens = sum(tree.length for tree in trees)
+    apart = {**batch, "begins_as": [(k, 0) for k in range(15)], "answers_as": list(range(10))}
+    before = sum(tree.length for tree in case.scorer(apart, CELLS).plan(apart, CELLS).trees)
+    if case.way == "shared" and not find_family(case.model.config).both_directions:
+        # The tree of a picture has its three questions, and that of the corrupted one; texts are too short to join.
+        assert {0, 4, 5, 9} <= roots
+        assert not roots & {1, 2, 3, 6, 7, 8}
+    elif case.way == "shared":
+        assert {0, 1, 3, 4} <= roots
+        assert 2 not in roots
+    assert tokens < before
+
+
+@contextmanager
+def images_given(model: Any) -> Iterator[list[int]]:
+    """Counts the entries of what the encoder is given, at each call: pictures, tiles or patches."""
+    owners = {type(module) for module in model.modules() if hasattr(type(module), "get_image_features")}
+    calls = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner in owners:
+            patch.setattr(owner, "get_image_features", _listen(owner.get_image_features, calls))
+        yield calls
+
+
+def _listen(read_images: Any, calls: list[int]) -> Any:
+    @functools.wraps(read_images)
+    def listen(self: Any, pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(pixel_values))
+        return read_images(self, pixel_values, *args, **kwargs)
+
+    return listen
+
+
 def test_rows_are_what_the_name_of_the_way_says(case):
     """The other tests would hold as well if nothing was shared or packed."""
     _, batch = prepare_pairs(case.tiny, CELLS)
     scorer = case.scorer(batch, CELLS)
     rows = scorer.plan(batch, CELLS)
     trees = [sum(tree.row == row for tree in rows.trees) for row in range(len(rows.input_ids))]
-    branches = sorted(len(tree.branches) for tree in rows.trees)
+    branches = sorted(len(tree.branches) - 1 for tree in rows.trees)
     if case.way == "separate":
         assert trees == [1] * 10
     elif case.way == "shared":

@@ -7,7 +7,7 @@ version, and the answers response by response. Which context meets which answer 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -20,7 +20,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.pixels import few_passes
-from mmdpo.data.prepare import Context, PreparedExample, Preparer
+from mmdpo.data.prepare import Context, Opened, PreparedExample, Preparer
 from mmdpo.data.tokenise import each_text_once
 from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
 
@@ -31,13 +31,20 @@ class Batch(TypedDict):
     prompt_ids: Int[Tensor, "K P"]
     """Image placeholders expanded by the processor."""
     prompt_mask: Bool[Tensor, "K P"]
+    begins_as: list[tuple[int, int]]
+    """Of each context an earlier one with the same images, and how many tokens both begin with; 0 for none."""
     token_types: dict[str, Int[Tensor, "K P"]]
     """What else the processor says of each token: `token_type_ids`, `mm_token_type_ids`."""
     image_inputs: dict[str, Tensor]
-    """What the processor gives for the images of all contexts that have any, in order."""
+    """What the processor gives for the images of all contexts that have any of their own, in order."""
     image_counts: Int[Tensor, "K"]
+    """Images of each context's own: none where it shows those of another."""
+    images_of: list[int]
+    """The context whose images each context shows: an earlier one with the same, or itself."""
     answer_ids: Int[Tensor, "A·B L"]
     answer_mask: Bool[Tensor, "A·B L"]
+    answers_as: list[int]
+    """The first answer with the same tokens as each, which may be itself."""
     weights: dict[str, Float[Tensor, "B"]]
     """Per-example weights that terms name."""
     index: Int[Tensor, "B"]
@@ -72,7 +79,8 @@ class Collator:
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Returns the batch of the items."""
-        return self.collate([self.prepare(item) for item in items])
+        opened = Opened()
+        return self.collate([self.prepare(item, opened) for item in items])
 
     def collate(self, examples: Sequence[PreparedExample]) -> Batch:
         """Returns the batch of prepared examples."""
@@ -90,16 +98,23 @@ class Collator:
             self._check_differences(example, its_answers)
             self._check_context(example, prompts.ids[place :: len(examples)], its_answers)
         prompt_ids, prompt_mask = _pad(prompts.ids)
-        answer_ids, answer_mask = _pad([its_answers[name] for name in responses for its_answers in cut])
+        answers = [its_answers[name] for name in responses for its_answers in cut]
+        answer_ids, answer_mask = _pad(answers)
+        image_inputs, images_of = self._leave_out_repeats(contexts, prompts)
         items = [example.item for example in examples]
         return Batch(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             token_types={name: _pad(rows)[0] for name, rows in prompts.types.items()},
-            image_inputs=prompts.image_inputs,
-            image_counts=torch.tensor([len(context.images) for context in contexts]),
+            begins_as=self._find_beginnings(contexts, prompts),
+            image_inputs=image_inputs,
+            image_counts=torch.tensor(
+                [len(context.images) * (k == images_of[k]) for k, context in enumerate(contexts)]
+            ),
+            images_of=images_of,
             answer_ids=answer_ids,
             answer_mask=answer_mask,
+            answers_as=_find_first(map(tuple, answers)),
             weights={name: self._weights(items, name) for name in self.weight_columns},
             index=torch.tensor([item.index for item in items]),
             has_images=torch.tensor([bool(item.example.images) for item in items]),
@@ -140,6 +155,68 @@ class Collator:
             for rows in prompts.types.values():
                 rows[k] = [0] * len(prompts.ids[k])
         return prompts
+
+    def _leave_out_repeats(self, contexts: list[Context], prompts: Prompts) -> tuple[dict[str, Tensor], list[int]]:
+        """Returns the image inputs without those of contexts that show the images of an earlier one, and which do.
+
+        Where it cannot be said which entries of an input belong to a context, nothing is left out: the images are then
+        encoded for each context.
+        """
+        own, everything = list(range(len(contexts))), prompts.image_inputs
+        images_of = _find_first(tuple(map(id, context.images)) or k for k, context in enumerate(contexts))
+        is_cropped = self.prepare.crop_space == "processed"  # pixels differ, though the picture is the same
+        if images_of == own or is_cropped:
+            return everything, own
+        kept = {}
+        for name, tensor in everything.items():
+            sizes = self._share_out(len(tensor), contexts, prompts)
+            if sizes is None:
+                return everything, own
+            parts = torch.split(tensor, sizes)
+            kept[name] = torch.cat([part for k, part in enumerate(parts) if images_of[k] == k])
+        return kept, images_of
+
+    def _share_out(self, entries: int, contexts: list[Context], prompts: Prompts) -> list[int] | None:
+        """Returns how many of an input's entries each context has: one for each image, for each context, or for so many
+        of its image tokens; None where it is none of these."""
+        images = [len(context.images) for context in contexts]
+        if entries == sum(images):
+            return images
+        if entries == sum(map(bool, images)):
+            return [int(bool(count)) for count in images]
+        token = self.prepare.renderer.family.image_token_id(self.prepare.renderer.processor)
+        tokens = [ids.count(token) for ids in prompts.ids] if token is not None else [0]
+        if not sum(tokens) or any(entries * count % sum(tokens) for count in tokens):
+            return None
+        return [entries * count // sum(tokens) for count in tokens]
+
+    def _find_beginnings(self, contexts: list[Context], prompts: Prompts) -> list[tuple[int, int]]:
+        """Returns for each context the earlier one with which it has most tokens in common, and their number.
+
+        Both have the same images, all of them among these tokens. A prompt that is read in both directions has tokens
+        in common with an equal one alone; so it is with families of which the contrary was not proven.
+        """
+        family, found = self.prepare.renderer.family, list[tuple[int, int]]()
+        token = family.image_token_id(self.prepare.renderer.processor)
+        forks = family.shares_prefix and not family.both_directions and token is not None
+        # Crops of processed pixels differ, though the picture is the same.
+        is_cropped = self.prepare.crop_space == "processed"
+        shown = [
+            (k,) if is_cropped and context.version == CORRUPTED else tuple(map(id, context.images))
+            for k, context in enumerate(contexts)
+        ]
+        for k, ids in enumerate(prompts.ids):
+            best = (k, 0)
+            for earlier in range(k):
+                if shown[earlier] != shown[k]:
+                    continue
+                alike = _count_alike(prompts.ids[earlier], ids)
+                is_equal = alike == len(ids) == len(prompts.ids[earlier])
+                is_worth_it = alike >= _WORTH_JOINING if not contexts[k].images else token not in ids[alike:]
+                if (is_equal or (forks and is_worth_it)) and alike > best[1]:
+                    best = (earlier, alike)
+            found.append(best)
+        return found
 
     def _check_differences(self, example: PreparedExample, answers: dict[str, list[int]]) -> None:
         """Raises RowError where two cells that are compared have the same pixels and the same tokens."""
@@ -220,7 +297,7 @@ class Collator:
             generator = derive_corruption_generator(
                 corruption.name,
                 run_seed=self.prepare.seed,
-                example_id=item.example.id,
+                example_id=self.prepare.name_draw(item.example, k),
                 image_index=k,
                 epoch=item.epoch,
             )
@@ -248,6 +325,22 @@ def _share_pixels(one: Image, other: Image) -> bool:
     """Returns whether two pictures of one size are the same; those that are not mostly differ in their middle line."""
     middle = (0, one.height // 2, one.width, one.height // 2 + 1)
     return one.crop(middle).tobytes() == other.crop(middle).tobytes() and one.tobytes() == other.tobytes()
+
+
+_WORTH_JOINING = 16
+"""Tokens that prompts without images have in common to be read together: to join fewer costs more than it saves."""
+
+
+def _count_alike(one: list[int], other: list[int]) -> int:
+    """Returns how many tokens two texts begin with."""
+    shortest = min(len(one), len(other))
+    return next((n for n in range(shortest) if one[n] != other[n]), shortest)
+
+
+def _find_first(keys: Iterable[Hashable]) -> list[int]:
+    """Returns the place of the first key that is equal to each."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key, place) for place, key in enumerate(keys)]
 
 
 def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "n w"], Bool[Tensor, "n w"]]:

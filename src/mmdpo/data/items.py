@@ -47,17 +47,18 @@ class Pictures:
             if contents[name] not in numbers:
                 numbers[contents[name]] = len(numbers)
                 self._first.append(first)
-        self._shown = [tuple(numbers[contents[name]] for name in names) for names in named_rows]
+        self.shown = [tuple(numbers[contents[name]] for name in names) for names in named_rows]
+        """The numbers of each row's pictures."""
 
     def draw_others(self, row: int, generator: np.random.Generator) -> list[tuple[int, int]] | None:
         """Draws a picture for each of a row's own: uniformly, none of the row's, no two alike while there are enough.
 
         Returns rows and places in their images where these pictures stand; None where the row's own are all there are.
         """
-        own, drawn = set(self._shown[row]), list[int]()
+        own, drawn = set(self.shown[row]), list[int]()
         if own and len(own) == len(self._first):
             return None
-        for _ in self._shown[row]:
+        for _ in self.shown[row]:
             left_out = own.union(drawn)
             if len(left_out) == len(self._first):
                 left_out = own
@@ -190,6 +191,11 @@ class Items(Dataset[Item]):
             return tuple(self.examples[index].images)
         except Exception:
             return ()  # the check of every row names it
+
+    def list_pictures(self) -> Sequence[tuple[int, ...]]:
+        """Returns numbers of the pictures that each example shows, equal for equal pictures."""
+        pictures = self._pictures or Pictures(map(self._images_of, range(len(self.examples))))
+        return pictures.shown
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to another epoch, which has corrupted images of its own if the run asked for that."""

@@ -53,9 +53,10 @@ def _keep_picture(image: Image.Image, *_: Any, **__: Any) -> Image.Image:
 
 def _take_through_steps(processor: Any, images: list[Image.Image], **options: Any) -> BatchFeature:
     """Returns what the processor's own method returns; `options` are those that it gets."""
+    distinct = {id(image): image for image in images}  # a picture that several rows show is resized once
     if options["do_resize"]:
-        images = [_resize(processor, image, options) for image in images]
-    arrays = [_as_array(image) for image in images]
+        distinct = {name: _resize(processor, image, options) for name, image in distinct.items()}
+    arrays = [_as_array(distinct[id(image)]) for image in images]
     if options["do_center_crop"]:  # a second time, it changes nothing
         arrays = [processor.center_crop(array, options["crop_size"]) for array in arrays]
     if options["do_pad"] or not options["do_rescale"] or len({array.shape for array in arrays}) > 1:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 from PIL.Image import Image
 
 from mmdpo.corruption import Corruption, corrupt_image
-from mmdpo.data.images import open_image
+from mmdpo.data.images import digest_image, open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
 from mmdpo.data.tokenise import PromptText, Renderer
@@ -54,6 +56,19 @@ class PreparedExample:
     """By response name, uncut."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The pictures of a batch: one that several examples show is opened and corrupted once, and is one object."""
+
+    pictures: dict[Hashable, Image] = field(default_factory=dict)
+
+    def get(self, key: Hashable, make: Callable[[], Image]) -> Image:
+        """Returns the picture of that key, made where it is not there."""
+        if key not in self.pictures:
+            self.pictures[key] = make()
+        return self.pictures[key]
+
+
 def draw_region(region: Region, size: tuple[int, int], *, max_pixels: int) -> Bool[np.ndarray, "h w"]:
     """Returns where a picture of (width, height) `size` is corrupted.
 
@@ -88,6 +103,8 @@ class Preparer:
     corruptions: Mapping[str, Corruption]
     """How every image version but the original and none is made, by version."""
     seed: int
+    corruption_draw: str = "row"
+    """`row`: each row's corruption is drawn for itself. `picture`: rows with the same picture have the same."""
     corrupted_images: str = "all"
     """`all`, or `demonstrations`: all but the last image of a row, which the question is about."""
     image_terms: str = "required"
@@ -106,9 +123,9 @@ class Preparer:
     corrupts_equal_answers_only: bool = False
     """Whether the version `corrupted` is the image itself where chosen and rejected differ."""
 
-    def __call__(self, item: Item) -> PreparedExample:
+    def __call__(self, item: Item, opened: Opened | None = None) -> PreparedExample:
         """Returns the prepared example. Raises RowError, with the row's source, for one that cannot be trained on."""
-        return self.open(item, self.render(item))
+        return self.open(item, self.render(item), opened)
 
     def render(self, item: Item) -> dict[bool, PromptText]:
         """Returns the texts of a row with (True) and without (False) images, those that cells need; opens no image.
@@ -123,10 +140,13 @@ class Preparer:
                 for with_images in {version != NO_IMAGE for version in image_versions(self.cells)}
             }
 
-    def open(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
-        """Opens and corrupts the images of a row that was rendered, and tokenises its answers. Raises RowError."""
+    def open(self, item: Item, rendered: Mapping[bool, PromptText], opened: Opened | None = None) -> PreparedExample:
+        """Opens and corrupts the images of a row that was rendered, and tokenises its answers. Raises RowError.
+
+        `opened` are the pictures of the batch that the row is for.
+        """
         with named_source(item.example.source):
-            return self._prepare(item, rendered)
+            return self._prepare(item, rendered, Opened() if opened is None else opened)
 
     def is_passed_over(self, example: PreferenceExample) -> bool:
         """Returns whether terms with corrupted images pass a row over."""
@@ -166,8 +186,8 @@ class Preparer:
             is_corrupted = one == other
         return example.images if is_corrupted is False else None
 
-    def _prepare(self, item: Item, rendered: Mapping[bool, PromptText]) -> PreparedExample:
-        versions, originals = image_versions(self.cells), self._open(item.example.images)
+    def _prepare(self, item: Item, rendered: Mapping[bool, PromptText], opened: Opened) -> PreparedExample:
+        versions, originals = image_versions(self.cells), self._open(item.example.images, opened)
         # Answers are the same under every image; they are tokenised after the prompt that has the images, if any has.
         prompt = rendered[max(rendered)]
         answers = {name: self.renderer.answer_ids(prompt.prompt, text) for name, text in prompt.answers.items()}
@@ -181,18 +201,23 @@ class Preparer:
                     "suppresses (suppress_tokens): to the model that answer is impossible; take it out of the text"
                 )
         contexts = {
-            version: Context(rendered[version != NO_IMAGE].prompt, self._images(item, originals, version), version)
+            version: Context(
+                rendered[version != NO_IMAGE].prompt, self._images(item, originals, version, opened), version
+            )
             for version in versions
         }
         return PreparedExample(item, contexts, answers)
 
-    def _open(self, sources: tuple[ImageSource, ...]) -> tuple[Image, ...]:
-        return tuple(open_image(source, max_pixels=self.max_image_pixels) for source in sources)
+    def _open(self, sources: tuple[ImageSource, ...], opened: Opened) -> tuple[Image, ...]:
+        def open_it(source: ImageSource) -> Image:
+            return open_image(source, max_pixels=self.max_image_pixels)
 
-    def _images(self, item: Item, originals: tuple[Image, ...], version: str) -> tuple[Image, ...]:
+        return tuple(opened.get(_key_of(source), partial(open_it, source)) for source in sources)
+
+    def _images(self, item: Item, originals: tuple[Image, ...], version: str, opened: Opened) -> tuple[Image, ...]:
         found = self.find_images(item.example, version)
         if found is not None:
-            return originals if found is item.example.images else self._open(found)
+            return originals if found is item.example.images else self._open(found, opened)
         if not originals and self.is_passed_over(item.example):
             return ()
         if not originals:
@@ -202,22 +227,39 @@ class Preparer:
             )
         if version == CORRUPTED and self.crop_space == "processed":
             return originals
-        corruption = self.corruptions[version]
         return tuple(
-            corrupt_image(
+            self._corrupt(item, place, image, version, opened) if self.is_aimed_at(item.example, place) else image
+            for place, image in enumerate(originals)
+        )
+
+    def _corrupt(self, item: Item, place: int, image: Image, version: str, opened: Opened) -> Image:
+        corruption = self.corruptions[version]
+        other = self._other_image(item, place, opened) if corruption.needs_other_image else None
+        region = self._region(item.example, place, image) if corruption.needs_region else None
+        drawn_for = self.name_draw(item.example, place)
+
+        def make() -> Image:
+            return corrupt_image(
                 corruption,
                 image,
                 run_seed=self.seed,
-                example_id=item.example.id,
+                example_id=drawn_for,
                 image_index=place,
                 epoch=item.epoch,
-                other=self._other_image(item, place) if corruption.needs_other_image else None,
-                region=self._region(item.example, place, image) if corruption.needs_region else None,
+                other=other,
+                region=region,
             )
-            if self.is_aimed_at(item.example, place)
-            else image
-            for place, image in enumerate(originals)
-        )
+
+        if region is not None:
+            return make()
+        return opened.get((version, id(image), id(other), drawn_for, place, item.epoch), make)
+
+    def name_draw(self, example: PreferenceExample, place: int) -> str:
+        """Returns what a corruption of an image is drawn for: the row's id, or the picture, by its content.
+
+        Raises RowError for an image that cannot be read.
+        """
+        return example.id if self.corruption_draw == "row" else digest_image(example.images[place])
 
     def is_aimed_at(self, example: PreferenceExample, place: int) -> bool:
         """Returns whether a corruption changes this image of a row."""
@@ -232,7 +274,12 @@ class Preparer:
             )
         return draw_region(example.regions[place], image.size, max_pixels=self.max_image_pixels)
 
-    def _other_image(self, item: Item, place: int) -> Image:
+    def _other_image(self, item: Item, place: int, opened: Opened) -> Image:
         if not item.other_images:
             raise RowError("the corruption shows another example's image, and no other example has one")
-        return self._open((item.other_images[place],))[0]
+        return self._open((item.other_images[place],), opened)[0]
+
+
+def _key_of(source: ImageSource) -> Hashable:
+    """Returns what is equal for equal sources: the path or the encoded bytes; of an open picture, the object."""
+    return id(source) if isinstance(source, Image) else str(source) if isinstance(source, Path) else source

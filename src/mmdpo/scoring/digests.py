@@ -108,9 +108,15 @@ class CellKeys:
             dict(corruption.options),
             digest_source(corruption.function),
             self.prepare.crop_space if version == CORRUPTED else "image",
-            [self.prepare.seed, item.example.id, item.epoch],
+            [self.prepare.seed, self._name_draws(item), item.epoch],
             *([marks] if marks else []),
         ]
+
+    def _name_draws(self, item: Item) -> str | list[str]:
+        """Returns what corruptions are drawn for: the row, or each of its pictures."""
+        if self.prepare.corruption_draw == "row":
+            return item.example.id
+        return [self._digest_image(image) for image in item.example.images]
 
     def _find_replacing(self, item: Item, version: str) -> tuple[ImageSource, ...]:
         """Returns the images that stand in a context in place of the row's own; none if they are made from these."""
@@ -168,6 +174,7 @@ def fingerprint_preparation(collator: Collator) -> Fingerprint:
         "corruptions": _encode(corruptions).decode(),
         "crop_space": prepare.crop_space,
         "corrupted_images": prepare.corrupted_images,
+        "corruption_draw": prepare.corruption_draw,
         "image_terms": prepare.image_terms,
         "seed": str(prepare.seed),
         "rejected_images": str((prepare.needs_rejected_images, prepare.corrupts_equal_answers_only)),

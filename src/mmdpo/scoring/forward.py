@@ -80,7 +80,7 @@ class Scorer:
             if self.shares_prefix:
                 arguments["position_ids"] = rows.positions
                 stack.enter_context(tree_attention.attend_along(rows.trees))
-            if batch["image_inputs"] and bool(batch["image_counts"][rows.contexts].any()):
+            if batch["image_inputs"] and bool(batch["image_counts"][_shown_by(batch, rows)].any()):
                 arguments |= stack.enter_context(self._share_images(batch, rows, {} if memo is None else memo))
             if is_last:
                 stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets, suppressed))
@@ -102,7 +102,7 @@ class Scorer:
                 share=True,
                 max_tokens=self.max_tokens_per_row,
                 multiple_of=tree_attention.FLEX_BLOCK if uses_flex else 1,
-                prompt_positions=self.family.prompt_positions(self.model, batch),
+                prompt_positions=self.family.prompt_positions(self.model, _give_back_repeats(batch)),
             )
         return plan_rows(batch, cells, **options)
 
@@ -110,9 +110,24 @@ class Scorer:
     def _share_images(self, batch: Batch, rows: Rows, memo: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
         """Within it, each image is encoded once; gives the image arguments of the forward."""
         is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
-        image_inputs, tokens = batch["image_inputs"], is_image.sum(1)
-        with self.family.share_image_features(self.model, image_inputs, tokens, rows.contexts, memo):
-            yield repeat_image_inputs(image_inputs, batch["image_counts"], rows.contexts)
+        image_inputs, contexts = batch["image_inputs"], _shown_by(batch, rows)
+        owns = torch.tensor([k == owner for k, owner in enumerate(batch["images_of"])], device=is_image.device)
+        with self.family.share_image_features(self.model, image_inputs, is_image.sum(1) * owns, contexts, memo):
+            yield repeat_image_inputs(image_inputs, batch["image_counts"], contexts)
+
+
+def _shown_by(batch: Batch, rows: Rows) -> Int[Tensor, "T"]:
+    """Returns the contexts whose images the trees show, in the order of the trees."""
+    return torch.tensor(batch["images_of"])[rows.contexts]
+
+
+def _give_back_repeats(batch: Batch) -> Batch:
+    """Returns a batch whose image inputs say of every context what its images are, also where it shows another's."""
+    owners = torch.tensor(batch["images_of"])
+    if torch.equal(owners, torch.arange(len(owners))):
+        return batch
+    repeated = repeat_image_inputs(batch["image_inputs"], batch["image_counts"], owners)
+    return {**batch, "image_inputs": repeated}
 
 
 def repeat_image_inputs(

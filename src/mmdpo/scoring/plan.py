@@ -16,11 +16,16 @@ One row r of the real image's tree, of P = 4 prompt tokens (image tokens among t
 
 Place 3, the end of the prompt, predicts the first token of both answers, so that it is read twice: `predicts` is
 [3, 4, 5, 3, 7] and `targets` [w₁, w₂, w₃, l₁, l₂].
+
+Contexts that begin alike, with all of their images in what is alike, are one tree too, whosever they are: two questions
+about one picture are `[image + question 1 | w | l | rest of question 2 | w | l]`, and the same question asked twice
+adds its answers alone. What is alike, the collator has found (`Batch.begins_as`, `Batch.answers_as`).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,38 +36,63 @@ from torch import Tensor
 from mmdpo.data.collate import Batch
 from mmdpo.records import Cell, image_versions, response_names
 
+PROMPT = -1
+"""Stands in place of an answer for the tokens of a context."""
+
 
 @dataclass(frozen=True)
 class Branch:
-    """An answer after its context. Lengths and places are in tokens."""
+    """Consecutive tokens of a tree: a context, what a later one has beyond it, or an answer. Lengths are in tokens."""
 
-    cell: int
-    """c · B + b for cell c of example b."""
+    context: int
+    """The context that its tokens are of, or follow."""
     answer: int
-    """Its row among the batch's answers."""
+    """Its row among the batch's answers, PROMPT for a context's tokens."""
     length: int
+    after: int = 0
+    """Number of the branch that it continues; the first branch continues none."""
+    depth: int = 0
+    """Tokens before it in its own sequence: it continues the other branch from there on, not always from its end."""
+    cells: tuple[int, ...] = ()
+    """c · B + b of the cells that an answer is scored for; several where examples have the same answer."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A context and its answers, and where in the rows they lie."""
+    """A context, what continues it, and where in the rows they lie."""
 
-    context: int
-    prompt: int
-    """Length of the context."""
     branches: tuple[Branch, ...]
+    """In the order of the row. The first is the context whose images are the tree's."""
     row: int = 0
     start: int = 0
 
     @property
-    def length(self) -> int:
-        """Tokens of the context and all answers."""
-        return self.prompt + sum(branch.length for branch in self.branches)
+    def context(self) -> int:
+        """The first context."""
+        return self.branches[0].context
 
-    def placed_branches(self) -> Iterator[tuple[Branch, int]]:
-        """Yields every branch with the place of its first token in the row."""
-        ends = itertools.accumulate((branch.length for branch in self.branches), initial=self.start + self.prompt)
-        yield from zip(self.branches, ends, strict=False)
+    @property
+    def length(self) -> int:
+        """Tokens of all branches."""
+        return sum(branch.length for branch in self.branches)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The place of each branch's first token in the row."""
+        return tuple(itertools.accumulate((branch.length for branch in self.branches[:-1]), initial=self.start))
+
+    def path(self, branch: Branch) -> list[tuple[int, int]]:
+        """Returns the branches before one on its way from the first, and up to which depth it shares each."""
+        steps, at = [], branch
+        while at.depth > 0:
+            steps.append((at.after, at.depth))
+            at = self.branches[at.after]
+        return steps[::-1]
+
+    def place_before(self, branch: Branch) -> int:
+        """Returns the place in the row of the token before a branch in its own sequence."""
+        number, depth = self.path(branch)[-1]
+        return self.starts[number] + depth - 1 - self.branches[number].depth
 
 
 @dataclass(frozen=True)
@@ -77,9 +107,9 @@ class Rows:
     trees: tuple[Tree, ...]
     """In the order of rows, and from left to right in each: the order of the images."""
     predicts: Int[Tensor, "N"]
-    """Place r · S + s of the output that predicts each answer token; trees repeat the end of their prompt."""
+    """Place r · S + s of the output that predicts each answer token; trees repeat the ends of their prompts."""
     targets: Int[Tensor, "N"]
-    """The answer tokens."""
+    """The answer tokens, once for each cell that they are scored for."""
     cell_of: Int[Tensor, "N"]
     """c · B + b of the cell and example that each answer token belongs to."""
 
@@ -107,7 +137,7 @@ def plan_rows(
     a row of its own. Rows are padded to a multiple of `multiple_of`. `prompt_positions` are the positions of the
     contexts where they are more than a count of tokens.
     """
-    trees = grow_trees(batch, cells, collated, share=share)
+    trees = grow_trees(batch, cells, collated, share=share, max_tokens=max_tokens)
     trees = pack_trees(trees, max_tokens) if share else [replace(tree, row=row) for row, tree in enumerate(trees)]
     width = max(tree.start + tree.length for tree in trees)
     width += -width % multiple_of
@@ -116,16 +146,18 @@ def plan_rows(
         prompt_positions = torch.arange(shape[1], device=batch["prompt_ids"].device).expand(shape)
 
     def lay_tokens(prompts: Int[Tensor, "K P"], answers: Int[Tensor, "A·B L"]) -> Int[Tensor, "R S"]:
-        return _lay(trees, width, lambda t: prompts[t.context], lambda _, branch: answers[branch.answer])
+        return _lay(trees, width, lambda branch: prompts[branch.context], lambda branch: answers[branch.answer])
 
-    def count_on(tree: Tree, branch: Branch) -> Int[Tensor, "... L"]:
-        before = prompt_positions[..., tree.context, : tree.prompt]
+    prompts = count_tokens(batch)[0]
+
+    def count_on(branch: Branch) -> Int[Tensor, "... L"]:
+        before = prompt_positions[..., branch.context, : prompts[branch.context]]
         steps = torch.arange(1, branch.length + 1, device=before.device)
         return before.amax() + steps.expand(*before.shape[:-1], -1)
 
     answer_ids = batch["answer_ids"]
     places = [place for tree in trees for place in _find_predicting_places(tree, width)]
-    branches = [branch for tree in trees for branch in tree.branches]
+    scored = [(branch, cell) for tree in trees for branch in tree.branches for cell in branch.cells]
     device = answer_ids.device
     return Rows(
         input_ids=lay_tokens(batch["prompt_ids"], answer_ids),
@@ -134,30 +166,127 @@ def plan_rows(
             name: lay_tokens(types, torch.full_like(answer_ids, answer_token_types.get(name, 0)))
             for name, types in batch["token_types"].items()
         },
-        positions=_lay(trees, width, lambda tree: prompt_positions[..., tree.context, :], count_on),
+        positions=_lay(trees, width, lambda branch: prompt_positions[..., branch.context, :], count_on),
         trees=tuple(trees),
         predicts=torch.tensor(places, device=device),
-        targets=torch.cat([answer_ids[branch.answer, : branch.length] for branch in branches]),
-        cell_of=torch.tensor([b.cell for b in branches for _ in range(b.length)], device=device),
+        targets=torch.cat([answer_ids[branch.answer, : branch.length] for branch, _ in scored]),
+        cell_of=torch.tensor([cell for branch, cell in scored for _ in range(branch.length)], device=device),
     )
 
 
-def grow_trees(batch: Batch, cells: tuple[Cell, ...], collated: tuple[Cell, ...], *, share: bool) -> list[Tree]:
-    """Returns the trees of the cells, not placed yet: one for each context that a cell needs, or one for each cell."""
+def count_tokens(batch: Batch) -> tuple[list[int], list[int]]:
+    """Returns the lengths of contexts and of answers."""
+    # Both in one transfer: a GPU is waited for once.
+    lengths = torch.cat([batch["prompt_mask"].sum(1), batch["answer_mask"].sum(1)]).tolist()
+    return lengths[: len(batch["prompt_mask"])], lengths[len(batch["prompt_mask"]) :]
+
+
+def grow_trees(
+    batch: Batch, cells: tuple[Cell, ...], collated: tuple[Cell, ...], *, share: bool, max_tokens: int | None = None
+) -> list[Tree]:
+    """Returns the trees of the cells, not placed yet.
+
+    With `share`, contexts that begin alike are one tree, unless it had more than `max_tokens`; without, each cell is
+    one.
+    """
     size = len(batch["index"])
     versions, responses = image_versions(collated), response_names(collated)
-    # Both lengths in one transfer: a GPU is waited for once.
-    lengths = torch.cat([batch["prompt_mask"].sum(1), batch["answer_mask"].sum(1)]).tolist()
-    prompts, answers = lengths[: len(batch["prompt_mask"])], lengths[len(batch["prompt_mask"]) :]
-    trees: dict[int, Tree] = {}
+    prompts, answers = count_tokens(batch)
+    asked: dict[int, list[tuple[int, int, int]]] = {}  # context, answer and cell, by tree
     for cell, example in itertools.product(range(len(cells)), range(size)):
         context = versions.index(cells[cell].image) * size + example
         answer = responses.index(cells[cell].response) * size + example
         place = cell * size + example
-        key = context if share else place
-        tree = trees.get(key, Tree(context, prompts[context], ()))
-        trees[key] = replace(tree, branches=(*tree.branches, Branch(place, answer, answers[answer])))
-    return list(trees.values())
+        asked.setdefault(context if share else place, []).append((context, answer, place))
+    if not share:
+        return [
+            Tree(tuple(_list_branches({context: None}, {context: cell}, prompts, answers, range(len(answers)))))
+            for cell in asked.values()
+            for context, _, _ in cell
+        ]
+    return _join_contexts(batch, asked, prompts, answers, max_tokens)
+
+
+def _join_contexts(
+    batch: Batch,
+    asked: dict[int, list[tuple[int, int, int]]],
+    prompts: list[int],
+    answers: list[int],
+    max_tokens: int | None,
+) -> list[Tree]:
+    """Returns one tree for contexts that begin alike: each is joined to the one before it that is most alike."""
+    trees: list[_Growing] = []
+    tree_of: dict[int, _Growing] = {}
+    for context, its_answers in asked.items():
+        added = sum(answers[answer] for _, answer, _ in its_answers) + prompts[context]
+        alike = {other: _count_alike(batch["begins_as"], context, other) for other in tree_of}
+        # The first of equals, so that where the two part is never before that one's own branch begins.
+        for other, depth in sorted(alike.items(), key=lambda pair: -pair[1]):
+            tree = tree_of[other]
+            if depth and (max_tokens is None or tree.length + added - depth <= max_tokens):
+                tree.parents[context] = (other, depth)
+                tree.length += added - depth
+                break
+        else:
+            tree = _Growing(added, {context: None})
+            trees.append(tree)
+        tree_of[context] = tree
+    listed = (_list_branches(tree.parents, asked, prompts, answers, batch["answers_as"]) for tree in trees)
+    return [Tree(tuple(branches)) for branches in listed]
+
+
+@dataclass
+class _Growing:
+    """A tree while contexts are joined to it."""
+
+    length: int
+    parents: dict[int, tuple[int, int] | None]
+    """By context, from the first on: the one that it begins as, and for how many tokens."""
+
+
+def _count_alike(begins_as: Sequence[tuple[int, int]], one: int, other: int) -> int:
+    """Returns how many tokens two contexts begin with, images included, as far as the collator lets that count."""
+    ways: list[dict[int, float]] = []
+    for context in (one, other):
+        way, depth = {context: math.inf}, math.inf
+        while begins_as[context][1]:
+            context, alike = begins_as[context]
+            depth = min(depth, alike)
+            way[context] = depth
+        ways.append(way)
+    common = next((context for context in ways[0] if context in ways[1]), None)
+    return 0 if common is None else int(min(ways[0][common], ways[1][common]))
+
+
+def _list_branches(
+    parents: dict[int, tuple[int, int] | None],
+    asked: dict[int, list[tuple[int, int, int]]],
+    prompts: list[int],
+    answers: list[int],
+    answers_as: Sequence[int],
+) -> list[Branch]:
+    """Returns the branches of a tree: a context, its answers, then what other contexts have beyond it."""
+    found: list[Branch] = []
+    numbers: dict[tuple[int, int, int], int] = {}  # of answers, by the branch and depth that they follow
+
+    def add(context: int, after: int, depth: int) -> None:
+        if prompts[context] > depth:
+            found.append(Branch(context, PROMPT, prompts[context] - depth, after, depth))
+            after = len(found) - 1
+        for _, answer, place in asked[context]:
+            key = (after, prompts[context], answers_as[answer])
+            if key in numbers:  # the same answer to the same prompt: read once, scored for both
+                known = found[numbers[key]]
+                found[numbers[key]] = replace(known, cells=(*known.cells, place))
+                continue
+            numbers[key] = len(found)
+            found.append(Branch(context, answer, answers[answer], after, prompts[context], (place,)))
+        for later, parent in parents.items():
+            if parent is not None and parent[0] == context:
+                add(later, after, parent[1])
+
+    add(next(iter(parents)), 0, 0)
+    return found
 
 
 def pack_trees(trees: Sequence[Tree], max_tokens: int | None) -> list[Tree]:
@@ -183,8 +312,8 @@ def pack_trees(trees: Sequence[Tree], max_tokens: int | None) -> list[Tree]:
 def _lay(
     trees: Sequence[Tree],
     width: int,
-    of_prompt: Callable[[Tree], Int[Tensor, "... P"]],
-    of_branch: Callable[[Tree, Branch], Int[Tensor, "... L"]],
+    of_prompt: Callable[[Branch], Int[Tensor, "... P"]],
+    of_answer: Callable[[Branch], Int[Tensor, "... L"]],
 ) -> Int[Tensor, "... R S"]:
     """Joins what each tree's tokens are given, row by row; padding repeats a row's last value.
 
@@ -193,9 +322,11 @@ def _lay(
     rows = []
     for _, members in itertools.groupby(trees, key=lambda tree: tree.row):
         parts = []
-        for tree in members:
-            parts.append(of_prompt(tree)[..., : tree.prompt])
-            parts += [of_branch(tree, branch)[..., : branch.length] for branch in tree.branches]
+        for branch in itertools.chain.from_iterable(tree.branches for tree in members):
+            if branch.answer == PROMPT:
+                parts.append(of_prompt(branch)[..., branch.depth : branch.depth + branch.length])
+            else:
+                parts.append(of_answer(branch)[..., : branch.length])
         missing = width - sum(part.shape[-1] for part in parts)
         rows.append(torch.cat([*parts, parts[-1][..., -1:].expand(*parts[-1].shape[:-1], missing)], dim=-1))
     return torch.stack(rows, dim=-2)
@@ -212,6 +343,7 @@ def _mark_tokens(trees: Sequence[Tree], width: int) -> Int[Tensor, "R S"]:
 def _find_predicting_places(tree: Tree, width: int) -> Iterator[int]:
     """Yields the place of the output that predicts each token of each answer: the end of the prompt, then its own."""
     row = tree.row * width
-    for branch, start in tree.placed_branches():
-        yield row + tree.start + tree.prompt - 1
-        yield from range(row + start, row + start + branch.length - 1)
+    for branch, start in zip(tree.branches, tree.starts, strict=True):
+        for _ in branch.cells:
+            yield row + tree.place_before(branch)
+            yield from range(row + start, row + start + branch.length - 1)

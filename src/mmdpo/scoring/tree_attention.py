@@ -68,8 +68,8 @@ class Piece:
     """Consecutive queries of a row that see the same keys."""
 
     length: int
-    prefix: int
-    """How many tokens of the piece before, the tree's first, they see besides themselves."""
+    prefixes: tuple[tuple[int, int], ...]
+    """What they see besides themselves: earlier pieces of the row, by number, and how many of their first tokens."""
     mask: Bool[Tensor, "1 1 Q K"] | None
     """None: causal, over as many keys as queries."""
 
@@ -145,27 +145,46 @@ def make_tree_mask(
         return plain
     rows: list[list[Piece]] = [[] for _ in range(batch_size)]
     for tree in trees:
-        rows[tree.row] += _cut(tree, mask_function, device)
+        rows[tree.row] += _cut(tree, len(rows[tree.row]), mask_function, device)
     return TreeMask.of(rows, (batch_size, 1, q_length, kv_length), device)
 
 
-def _cut(tree: Tree, rule: Rule, device: Any) -> Iterator[Piece]:
-    """Yields the prompt with the first answer, then every other answer."""
-    first, *others = tree.branches
-    length = tree.prompt + first.length
-    # Plain causal attention has kernels of its own, and they need as many keys as queries.
-    is_causal = rule is CAUSAL
-    yield Piece(length, 0, None if is_causal else _apply(rule, tree, 0, length, device))
-    for branch in others:
-        mask = _apply(rule, tree, tree.prompt, tree.prompt + branch.length, device)
-        yield Piece(branch.length, tree.prompt, mask)
+def _cut(tree: Tree, number: int, rule: Rule, device: Any) -> list[Piece]:
+    """Returns the pieces of a tree, the first of them the row's `number`-th: as long as a path goes straight on.
+
+    The first prompt with its first answer is one, each further answer is, and so is what another prompt adds with its
+    first answer.
+    """
+    runs: list[list[int]] = []  # the branches of each piece
+    for place, branch in enumerate(tree.branches):
+        before = tree.branches[place - 1]
+        goes_on = place > 0 and branch.after == place - 1 and branch.depth == before.depth + before.length
+        if goes_on:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    run_of = {place: run for run, members in enumerate(runs) for place in members}
+    pieces = []
+    for members in runs:
+        first, last = tree.branches[members[0]], tree.branches[members[-1]]
+        # A path enters a piece at its beginning, and leaves it where the last of its branches there is left.
+        seen: dict[int, int] = {}
+        for place, depth in tree.path(first):
+            run = run_of[place]
+            seen[run] = depth - tree.branches[runs[run][0]].depth
+        stop = last.depth + last.length
+        # Plain causal attention has kernels of its own, and they need as many keys as queries.
+        is_causal = rule is CAUSAL and not seen
+        mask = None if is_causal else _apply(rule, tree, first.depth, stop, device)
+        pieces.append(Piece(stop - first.depth, tuple((number + run, count) for run, count in seen.items()), mask))
+    return pieces
 
 
 def _apply(rule: Rule, tree: Tree, start: int, stop: int, device: Any) -> Bool[Tensor, "1 1 Q K"]:
     """Returns what tokens `start` to `stop` of a path see of the path.
 
-    The rule is asked about the places that the path would have if its answer were the tree's first: whatever it looks
-    up there (which tokens are an image's, which are a prompt's) is the same for every answer.
+    The rule is asked about the places that the path would have if it were the tree's first: whatever it looks up there
+    (which tokens are an image's, which are a prompt's) is the same for every path.
     """
     places = torch.arange(tree.start, tree.start + stop, device=device)
     row, head = torch.tensor(tree.row, device=device), torch.tensor(0, device=device)
@@ -180,7 +199,7 @@ def attend_to_tree(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "R S H D"], None]:
-    """Attends piece by piece: the prompt with its first answer, then each other answer over the prompt and itself."""
+    """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself."""
     if not isinstance(attention_mask, TreeMask):
         result: tuple[Tensor, None] = attend("sdpa", module, query, key, value, attention_mask, **kwargs)
         return result
@@ -199,19 +218,18 @@ def _attend_row(
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
     split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]
     outputs: list[Tensor] = []
-    first_keys, first_values = key, value  # of the tree at hand, set by its first piece
+    all_keys, all_values = split[1], split[2]
     for piece, queries, keys, values in zip(pieces, *split, strict=True):
         options = {**kwargs, "is_causal": piece.mask is None}
-        if piece.prefix:
-            prefix = (first_keys[:, :, : piece.prefix], first_values[:, :, : piece.prefix])
+        if piece.prefixes:
+            prefix_keys = [all_keys[number][:, :, :count] for number, count in piece.prefixes]
+            prefix_values = [all_values[number][:, :, :count] for number, count in piece.prefixes]
             own = (queries, keys, values, piece.mask, options)
-            # The prompt's keys and values are joined again in the backward pass instead of being kept for each answer.
+            # The prefix's keys and values are joined again in the backward pass instead of being kept for each branch.
             is_random = bool(kwargs.get("dropout"))
-            outputs.append(
-                checkpoint(_attend_branch, module, *prefix, *own, use_reentrant=False, preserve_rng_state=is_random)
-            )
+            settings: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=is_random)
+            outputs.append(checkpoint(_attend_branch, module, prefix_keys, prefix_values, *own, **settings))
         else:
-            first_keys, first_values = keys, values
             outputs.append(attend("sdpa", module, queries, keys, values, piece.mask, **options)[0])
     if padding:
         outputs.append(outputs[-1].new_zeros(1, padding, *outputs[-1].shape[2:]))
@@ -220,15 +238,15 @@ def _attend_row(
 
 def _attend_branch(
     module: nn.Module,
-    prefix_keys: Float[Tensor, "1 G P D"],
-    prefix_values: Float[Tensor, "1 G P D"],
+    prefix_keys: list[Float[Tensor, "1 G _ D"]],
+    prefix_values: list[Float[Tensor, "1 G _ D"]],
     queries: Float[Tensor, "1 H Q D"],
     keys: Float[Tensor, "1 G Q D"],
     values: Float[Tensor, "1 G Q D"],
     mask: Bool[Tensor, "1 1 Q K"],
     options: dict[str, Any],
 ) -> Float[Tensor, "1 Q H D"]:
-    keys, values = torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
+    keys, values = torch.cat([*prefix_keys, keys], dim=2), torch.cat([*prefix_values, values], dim=2)
     output: Tensor = attend("sdpa", module, queries, keys, values, mask, **options)[0]
     return output
 
@@ -261,20 +279,29 @@ def make_block_mask(
 
 def follow_paths(trees: Sequence[Tree], shape: tuple[int, int], rule: Rule, device: Any) -> Rule:
     """Returns the rule of rows [R, S]: a token sees its path, as `rule` has it for a path that stands alone."""
-    # Padding is a tree of its own: every token sees at least itself.
-    tree_of: Int[Tensor, "R S"] = torch.full(shape, -1)
-    branch_of, place_of = torch.zeros(shape, dtype=torch.long), torch.arange(shape[1]).repeat(shape[0], 1)
-    for number, tree in enumerate(trees):
-        tree_of[tree.row, tree.start : tree.start + tree.length] = number
-        for nth, (branch, start) in enumerate(tree.placed_branches(), 1):
-            stop = start + branch.length
-            branch_of[tree.row, start:stop] = nth
-            place_of[tree.row, start:stop] = torch.arange(branch.length) + tree.start + tree.prompt
-    tree_of, branch_of, place_of = (tensor.to(device) for tensor in (tree_of, branch_of, place_of))
+    branches = [
+        (tree, branch, start) for tree in trees for branch, start in zip(tree.branches, tree.starts, strict=True)
+    ]
+    # Padding is a branch of its own: every token sees at least itself.
+    branch_of: Int[Tensor, "R S"] = torch.full(shape, len(branches))
+    depth_of = torch.zeros(shape, dtype=torch.long)
+    place_of = torch.arange(shape[1]).repeat(shape[0], 1)
+    # Up to which depth of its own sequence a token of one branch sees those of another.
+    seen: Int[Tensor, "n n"] = torch.zeros(len(branches) + 1, len(branches) + 1, dtype=torch.long)
+    seen.fill_diagonal_(shape[1] + 1)
+    first = 0  # number of the tree's first branch among all
+    for number, (tree, branch, start) in enumerate(branches):
+        first = first if branch.depth else number
+        depths = torch.arange(branch.depth, branch.depth + branch.length)
+        branch_of[tree.row, start : start + branch.length] = number
+        depth_of[tree.row, start : start + branch.length] = depths
+        place_of[tree.row, start : start + branch.length] = tree.start + depths
+        for before, depth in tree.path(branch):
+            seen[number, first + before] = depth
+    branch_of, depth_of, place_of, seen = (tensor.to(device) for tensor in (branch_of, depth_of, place_of, seen))
 
     def sees(row: Any, head: Any, q: Any, k: Any) -> Any:
-        in_prompt, in_own = branch_of[row, k] == 0, branch_of[row, k] == branch_of[row, q]
-        is_on_path = (tree_of[row, q] == tree_of[row, k]) & (in_prompt | in_own)
+        is_on_path = depth_of[row, k] < seen[branch_of[row, q], branch_of[row, k]]
         return is_on_path & rule(row, head, place_of[row, q], place_of[row, k])
 
     return sees

@@ -101,6 +101,13 @@ class MDPOConfig(TrainingArguments):
         None, "loss", "Options of the corruption, such as {step: 700}."
     )
     corruption_per_epoch: bool = _option(False, "loss", "Make a fresh corrupted image for every epoch.")
+    corruption_draw: str = _option(
+        "row",
+        "loss",
+        "Draw a corruption for each row (row), or one for all rows with a picture (picture), which are then scored "
+        "together.",
+        choices=["row", "picture"],
+    )
     image_terms: str = _option(
         "required",
         "loss",
@@ -262,6 +269,16 @@ class MDPOConfig(TrainingArguments):
         if self.corruption_per_epoch and self.dataloader_persistent_workers:
             raise ValueError(
                 "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
+            )
+        if self.corruption_draw == "picture" and any(c.needs_other_image for c in self.build_corruptions().values()):
+            raise ValueError(
+                "corruption_draw: picture draws one corruption for all rows with a picture, and random_image shows "
+                "another picture for each row: leave it out"
+            )
+        if self.train_sampling_strategy == "group_by_image" and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                "train_sampling_strategy: group_by_image brings rows with one picture into a micro-batch, and "
+                "per_device_train_batch_size is 1: raise it, or leave the strategy out"
             )
         if self.train_sampling_strategy in ("group_by_length", "batch_rebalance") and self.check_data != "full":
             raise ValueError(

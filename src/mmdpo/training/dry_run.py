@@ -178,7 +178,7 @@ class _CountTokens:
         return PairTokens(
             tokens=sum(tree.length for tree in trees),
             longest=max(tree.length for tree in trees),
-            answers=sum(branch.length for tree in trees for branch in tree.branches),
+            answers=sum(branch.length for tree in trees for branch in tree.branches if branch.cells),
             trees=len(trees),
         )
 

@@ -7,6 +7,8 @@ like any other, since no process may miss a forward, and its pair counts for not
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ from mmdpo.training.durable.durable_trainer import DurableTrainer
 from mmdpo.training.durable.resume import SKIPPED_ROWS
 from mmdpo.training.stopping import outlive_sigterm
 from mmdpo.training.streams import SkippedRows, StreamLoader
+
+logger = logging.getLogger(__name__)
 
 Order: TypeAlias = Callable[[torch.Generator], Sequence[int]]
 """Returns the places of all rows in the order that a generator decides, which is seeded for each epoch."""
@@ -51,6 +55,30 @@ class RowOrder(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch whose order comes next."""
         self.epoch = epoch
+
+
+def order_by_picture(pictures: Sequence[tuple[int, ...]], batch_size: int, generator: torch.Generator) -> list[int]:
+    """Returns the places of rows in an order whose batches hold rows that show the same pictures, as far as they can.
+
+    Rows of a picture are shuffled and cut into parts of a batch at most; parts are taken in a random order, each into
+    the fullest batch with room for it. What is in no full batch then makes up batches as it comes.
+    """
+    groups: dict[Any, list[int]] = {}
+    for place in torch.randperm(len(pictures), generator=generator).tolist():
+        groups.setdefault(pictures[place] or ("no picture", place), []).append(place)
+    parts = [rows[n : n + batch_size] for rows in groups.values() for n in range(0, len(rows), batch_size)]
+    with_room: list[list[list[int]]] = [[] for _ in range(batch_size + 1)]  # batches, by the rows that they still take
+    for number in torch.randperm(len(parts), generator=generator).tolist():
+        part = parts[number]
+        room = next((room for room in range(len(part), batch_size + 1) if with_room[room]), None)
+        batch = [] if room is None else with_room[room].pop(0)
+        batch += part
+        with_room[batch_size - len(batch)].append(batch)
+    rest = [place for room in with_room[1:] for batch in room for place in batch]
+    batches = [*with_room[0], *(rest[n : n + batch_size] for n in range(0, len(rest), batch_size))]
+    whole = len(pictures) // batch_size  # the last one, which may be smaller, stays where it is
+    order = [*torch.randperm(whole, generator=generator).tolist(), *range(whole, len(batches))]
+    return [place for number in order for place in batches[number]]
 
 
 class RebalancedBatches(BatchRebalanceSampler):
@@ -108,6 +136,8 @@ class RowOrderTrainer(DurableTrainer):
             "group_by_length": lambda generator: get_length_grouped_indices(items.lengths, step_size, None, generator),
         }
         order = orders.get(args.train_sampling_strategy)  # none for `sequential`
+        if args.train_sampling_strategy == "group_by_image":
+            order = self._group_by_image(items, train_batch_size_of(self))
         options = self._order_rows(items, train_batch_size_of(self), order)
         self.rows = options["sampler"]
         return self._load(items, start_worker, **options)
@@ -132,6 +162,20 @@ class RowOrderTrainer(DurableTrainer):
         """Writes the position of this process in a stream; a dataset is skipped into by Trainer."""
         if isinstance(self.train_dataset, StreamItems):
             self._stream.save(checkpoint)
+
+    def _group_by_image(self, items: Items, batch_size: int) -> Order:
+        pictures = items.list_pictures()
+        counts = Counter(shown for shown in pictures if shown)
+        most = max(counts.values(), default=1)
+        if most == 1:
+            logger.warning("group_by_image: no two rows show the same picture, so that their order is random")
+        else:
+            logger.info(
+                "group_by_image: %d rows show %d pictures, a picture up to %d rows; up to %d rows with one picture are "
+                "in a micro-batch, so that a step sees fewer pictures than at random",
+                *(len(pictures), len(counts), most, min(most, batch_size)),
+            )
+        return partial(order_by_picture, pictures, batch_size)
 
     def _order_rows(self, items: Items, batch_size: int, order: Order | None) -> dict[str, Any]:
         """Returns the arguments of a DataLoader that say which rows a batch has."""

@@ -25,7 +25,7 @@ from xxhash import xxh3_128
 from mmdpo.data.check import Fault, as_fault, refuse_faults, run_over_rows
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import FileStamp, Item, Items
-from mmdpo.data.prepare import PreparedExample
+from mmdpo.data.prepare import Opened, PreparedExample
 from mmdpo.records import CHOSEN, REJECTED, Cell
 from mmdpo.scoring.digests import CellKeys, fingerprint_preparation, fingerprint_reference
 from mmdpo.scoring.reference import LiveReference
@@ -98,9 +98,10 @@ class TryRows:
         group, known_files = TriedGroup(), set(self.keys.stamps)
         waiting: dict[tuple[int, ...], list[tuple[GoodRow, PreparedExample]]] = defaultdict(list)
         promised: set[bytes] = set()
+        opened = Opened()
         for place in places:
             try:
-                row, prepared = self._try(place, promised)
+                row, prepared = self._try(place, promised, opened)
             except Exception as error:
                 group.faults.append((place, as_fault(self.items.examples, place, error)))
                 continue
@@ -118,7 +119,7 @@ class TryRows:
     def _find_missing(self, row: GoodRow, promised: set[bytes]) -> tuple[int, ...]:
         return tuple(c for c, key in enumerate(row.keys) if key not in self.scores and key not in promised)
 
-    def _try(self, place: int, promised: set[bytes]) -> tuple[GoodRow, PreparedExample | None]:
+    def _try(self, place: int, promised: set[bytes], opened: Opened) -> tuple[GoodRow, PreparedExample | None]:
         """Returns a row, and what it was prepared to unless its length and scores are known."""
         if self.draws:
             item = self.items[place]
@@ -136,7 +137,7 @@ class TryRows:
         row = GoodRow(place, None, keys, record)
         if record in self.lengths and not self._find_missing(row, promised):
             return replace(row, length=int(self.lengths[record])), None
-        return row, prepare.open(item, rendered)
+        return row, prepare.open(item, rendered, opened)
 
     def _collate(
         self, columns: tuple[int, ...], rows: list[tuple[GoodRow, PreparedExample]], group: TriedGroup

@@ -5,7 +5,7 @@ import torch
 
 from mmdpo.objective import build_objective
 from mmdpo.records import Cell
-from mmdpo.scoring.plan import Branch, Tree, pack_trees, plan_rows
+from mmdpo.scoring.plan import PROMPT, Branch, Tree, pack_trees, plan_rows
 
 PROMPTS = {"original": ("ooq", "oQQQ"), "corrupted": ("ccq", "cQQQ"), "none": ("q", "QQQ")}
 ANSWERS = {"chosen": ("yes.", "Y."), "rejected": ("no.", "NOOO.")}
@@ -28,8 +28,10 @@ def make_batch(versions, token_types=None, examples=slice(0, 2)):
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,
         "token_types": token_types(prompt_ids) if token_types else {},
+        "begins_as": [(k, 0) for k in range(len(prompt_ids))],
         "answer_ids": answer_ids,
         "answer_mask": answer_mask,
+        "answers_as": list(range(len(answer_ids))),
         "index": torch.arange(len(PROMPTS["none"][examples])),
     }
 
@@ -172,7 +174,9 @@ def test_a_tree_over_the_budget_has_a_row_alone():
     ],
 )
 def test_trees_are_packed_by_first_fit(lengths, budget, rows):
-    trees = [Tree(n, length - 1, (Branch(n, n, 1),)) for n, length in enumerate(lengths)]
+    trees = [
+        Tree((Branch(n, PROMPT, length - 1), Branch(n, n, 1, 0, length - 1, (n,)))) for n, length in enumerate(lengths)
+    ]
     placed = pack_trees(trees, budget)
     found = [[tree.length for tree in placed if tree.row == row] for row in range(placed[-1].row + 1)]
     assert found == rows

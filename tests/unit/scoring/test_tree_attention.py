@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from transformers.masking_utils import (
 )
 
 from mmdpo.scoring import tree_attention
-from mmdpo.scoring.plan import Branch, Tree
+from mmdpo.scoring.plan import PROMPT, Branch, Tree
 from mmdpo.scoring.tree_attention import (
     FLEX,
     SDPA,
@@ -36,15 +35,30 @@ WIDTH, WINDOW = 24, 3
 
 
 def tree(row, start, prompt, *answers):
-    return Tree(0, prompt, tuple(Branch(0, 0, length) for length in answers), row, start)
+    """A prompt and its answers, by their lengths."""
+    branches = [Branch(0, PROMPT, prompt), *(Branch(0, 0, length, 0, prompt) for length in answers)]
+    return Tree(tuple(branches), row, start)
+
+
+def fork(row, start, *branches):
+    """Branches by (length, the branch that each continues, the depth at which it does)."""
+    return Tree(tuple(Branch(0, PROMPT, *branch) for branch in branches), row, start)
 
 
 # Later answers that are shorter and longer than the first; padding of one row, of the other, and of none.
-TREES = (tree(0, 0, 5, 3, 4, 2), tree(0, 14, 4, 2), tree(1, 0, 6, 1, 5), tree(2, 0, 4, 2, 3), tree(2, 9, 7, 3, 5))
+# The fourth tree forks: a question of three tokens that goes on from the second token of the first one's rest, with two
+# answers, and one of two tokens that goes on from the first of these, with one.
+TREES = (
+    tree(0, 0, 5, 3, 4, 2),
+    tree(0, 14, 4, 2),
+    tree(1, 0, 6, 1, 5),
+    fork(2, 0, (4, 0, 0), (2, 0, 4), (3, 0, 3), (1, 2, 6), (2, 2, 6), (2, 2, 4), (1, 5, 6)),
+    tree(2, 15, 7, 1, 1),
+)
 
 # Images, as numbers over their tokens; two in the first prompt, one that is a whole prompt.
 IMAGES = torch.zeros(3, WIDTH, dtype=torch.long)
-IMAGES[0, 0:2], IMAGES[0, 3:5], IMAGES[0, 15:17], IMAGES[1, 0:6], IMAGES[2, 10:15] = 1, 2, 3, 1, 1
+IMAGES[0, 0:2], IMAGES[0, 3:5], IMAGES[0, 15:17], IMAGES[1, 0:6], IMAGES[2, 0:2], IMAGES[2, 16:20] = 1, 2, 3, 1, 2, 1
 
 
 def is_in_one_image(row, head, q, k):
@@ -72,10 +86,11 @@ def write_mask(alone):
     """What every token of the rows sees: sequence by sequence, prompt and answer, as if each was on its own."""
     mask = torch.zeros(3, WIDTH, WIDTH, dtype=torch.bool)
     for tree in TREES:
-        first = tree.start + tree.prompt
-        ends = [first + sum(branch.length for branch in tree.branches[:n]) for n in range(len(tree.branches) + 1)]
-        for start, stop in pairwise(ends):
-            sequence = [*range(tree.start, first), *range(start, stop)]
+        sequences = []
+        for branch, start in zip(tree.branches, tree.starts, strict=True):
+            before = sequences[branch.after][: branch.depth] if sequences else []
+            sequences.append([*before, *range(start, start + branch.length)])
+        for sequence in sequences:
             for i, q in enumerate(sequence):
                 for j, k in enumerate(sequence):
                     is_image = IMAGES[tree.row, q] == IMAGES[tree.row, k] > 0
@@ -190,7 +205,7 @@ def test_a_finished_mask_is_passed_on_and_plain_causal_attention_needs_none():
         hidden = torch.zeros(3, WIDTH, 8)
         again = create_causal_mask(config, hidden, mask, None)
     assert again is mask
-    assert [[piece.mask is None for piece in row if not piece.prefix] for row in mask.rows] == [
+    assert [[piece.mask is None for piece in row if not piece.prefixes] for row in mask.rows] == [
         [True, True],
         [True],
         [True, True],

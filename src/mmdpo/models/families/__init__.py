@@ -79,6 +79,8 @@ class Family:
     """`config.model_type` values that belong to the family; empty for the generic one."""
     shares_prefix: bool = False
     """Whether the contract test has proven that answers after one prompt in one row score as they do alone."""
+    both_directions: bool = False
+    """Whether a prompt is read in both directions: what two prompts begin with is then read otherwise in each."""
     answer_token_types: Mapping[str, int] = field(default_factory=dict)
     """Value of a token-aligned processor output (`token_type_ids`, …) over the answer; 0 unless named here."""
     refused: str | None = None
