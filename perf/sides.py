@@ -81,12 +81,13 @@ def build_model(shape: Shape, setting: Setting) -> Any:
         return AutoModelForImageTextToText.from_config(config, dtype=setting.dtype, attn_implementation=setting.kernel)
 
 
-def _lora(shape: Shape, model: Any) -> LoraConfig:
+def lora_of(shape: Shape, model: Any) -> LoraConfig:
+    """Returns the adapter of all sides."""
     targets = find_family(model.config).lora_targets(model)
     return LoraConfig(r=shape.lora_rank, lora_alpha=2 * shape.lora_rank, lora_dropout=0.0, target_modules=targets)
 
 
-def _move_adapter(model: Any) -> None:
+def move_adapter(model: Any) -> None:
     """Gives every adapter the same weights, away from the start."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -99,7 +100,7 @@ def _move_adapter(model: Any) -> None:
 def _prepare(trainer: Any, setting: Setting) -> None:
     """Does to the model what `train` would do before the first step, and moves its adapter."""
     model = trainer.model
-    _move_adapter(model)
+    move_adapter(model)
     if setting.mixed:
         trainer.accelerator.prepare_model(model)  # its forward runs under autocast from here on
     if setting.checkpointing:
@@ -110,7 +111,8 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="mmdpo-perf-")
 """Of trainers, which write nothing; removed when Python ends."""
 
 
-def _options(setting: Setting, pairs: int) -> dict[str, Any]:
+def options_of(setting: Setting, pairs: int) -> dict[str, Any]:
+    """Returns the options that all trainers have."""
     return {
         "output_dir": _FOLDER.name,
         "per_device_train_batch_size": pairs,
@@ -162,10 +164,10 @@ def _build_trainer(
     options |= {"objective": objective, "precompute_ref_log_probs": cached, "check_data": "text"}
     return MDPOTrainer(
         model,
-        args=MDPOConfig(**_options(setting, len(dataset)), **options),
+        args=MDPOConfig(**options_of(setting, len(dataset)), **options),
         train_dataset=dataset,
         processing_class=build_processor(shape),
-        peft_config=None if hasattr(model, "peft_config") else _lora(shape, model),
+        peft_config=None if hasattr(model, "peft_config") else lora_of(shape, model),
     )
 
 
@@ -219,10 +221,10 @@ def _build_trl(shape: Shape, dataset: Any, setting: Setting) -> dict[str, Side]:
         warnings.simplefilter("ignore")
         trainer = DPOTrainer(
             model,
-            args=DPOConfig(**_options(setting, len(dataset))),
+            args=DPOConfig(**options_of(setting, len(dataset))),
             train_dataset=dataset,
             processing_class=build_processor(shape),
-            peft_config=_lora(shape, model),
+            peft_config=lora_of(shape, model),
         )
     _prepare(trainer, setting)
     batch = trainer._prepare_inputs(trainer.data_collator(list(dataset)))
@@ -266,8 +268,15 @@ def compare_sides(sides: dict[str, Side], step: Callable[[Side], float] | None =
     `step` runs a side's step, leaves its gradients and returns its loss; a profiled one may be given.
     """
     step = step or (lambda side: float(side.step()))
+    return compare(sides, SAME_LOSS, step)
+
+
+def compare(
+    sides: dict[str, Side], groups: Sequence[Sequence[str]], step: Callable[[Side], float]
+) -> dict[str, Agreement]:
+    """Returns losses and differences of the sides of each group, which compute one and the same loss."""
     found: dict[str, Agreement] = {}
-    for group in SAME_LOSS:
+    for group in groups:
         first: tuple[float, dict[str, Tensor]] | None = None
         for side in (sides[name] for name in group if name in sides):
             clear_gradients(side)

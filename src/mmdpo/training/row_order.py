@@ -60,16 +60,16 @@ class RowOrder(Sampler[int]):
 def order_by_picture(pictures: Sequence[tuple[int, ...]], batch_size: int, generator: torch.Generator) -> list[int]:
     """Returns the places of rows in an order whose batches hold rows that show the same pictures, as far as they can.
 
-    Rows of a picture are shuffled and cut into parts of a batch at most; parts are taken in a random order, each into
-    the fullest batch with room for it. What is in no full batch then makes up batches as it comes.
+    Rows of a picture are shuffled and cut into parts of a batch at most. Parts are laid into batches, longest first,
+    each into the fullest one with room for it; what is in no full batch then makes up batches as it comes.
     """
     groups: dict[Any, list[int]] = {}
     for place in torch.randperm(len(pictures), generator=generator).tolist():
         groups.setdefault(pictures[place] or ("no picture", place), []).append(place)
     parts = [rows[n : n + batch_size] for rows in groups.values() for n in range(0, len(rows), batch_size)]
     with_room: list[list[list[int]]] = [[] for _ in range(batch_size + 1)]  # batches, by the rows that they still take
-    for number in torch.randperm(len(parts), generator=generator).tolist():
-        part = parts[number]
+    shuffled = [parts[number] for number in torch.randperm(len(parts), generator=generator).tolist()]
+    for part in sorted(shuffled, key=len, reverse=True):
         room = next((room for room in range(len(part), batch_size + 1) if with_room[room]), None)
         batch = [] if room is None else with_room[room].pop(0)
         batch += part

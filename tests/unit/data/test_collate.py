@@ -99,6 +99,65 @@ class TestWhatStandsInABatch:
         assert batch["ref_logprobs"].tolist() == [[6, 7, 8], [0, 1, 2]]
 
 
+class TestWhatIsAlike:
+    @pytest.fixture
+    def alike(self, make_example, picture):
+        """Two questions about a picture, the first again with one answer in common, and one about another picture."""
+        image = (picture(9),)
+        other = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "describe this kitchen"}]},)
+        return [
+            make_example(0, images=image),
+            make_example(1, images=image, prompt=other),
+            make_example(2, images=image, responses={"chosen": "sure ! car .", "rejected": "cup ."}),
+            make_example(3),
+        ]
+
+    def collate(self, prepare, examples):
+        return Collator(prepare)([Item(example, place) for place, example in enumerate(examples)])
+
+    def make(self, make_preparer, **options):
+        prepare = make_preparer(**options)
+        proven = dataclasses.replace(Family(), shares_prefix=True)
+        return dataclasses.replace(prepare, renderer=dataclasses.replace(prepare.renderer, family=proven))
+
+    def test_contexts_of_one_picture_begin_alike_and_have_its_pixels_once(self, make_preparer, alike):
+        batch = self.collate(self.make(make_preparer), alike)
+        # [<s> user, 16 places, describe] are alike, and what follows is not.
+        assert batch["begins_as"] == [(0, 0), (0, 19), (0, PROMPT_TOKENS), *((k, 0) for k in range(3, 8))]
+        assert batch["images_of"] == [0, 0, 0, 3, 4, 5, 6, 7]
+        assert batch["image_counts"].tolist() == [1, 0, 0, 1, 1, 1, 1, 1]
+        assert len(batch["image_inputs"]["pixel_values"]) == 6
+        assert batch["answers_as"] == [0, 0, 2, 0, 2, 2, 6, 2]
+
+    def test_drawn_for_the_picture_the_corrupted_one_is_one_too(self, make_preparer, alike):
+        batch = self.collate(self.make(make_preparer, corruption_draw="picture"), alike)
+        assert batch["images_of"] == [0, 0, 0, 3, 4, 4, 4, 7]
+        assert [alike for _, alike in batch["begins_as"]] == [0, 19, PROMPT_TOKENS, 0] * 2
+        assert len(batch["image_inputs"]["pixel_values"]) == 4
+
+    def test_of_a_family_that_was_not_proven_equal_prompts_alone_are_alike(self, make_preparer, alike):
+        prepare = self.make(make_preparer)
+        both = dataclasses.replace(prepare.renderer.family, both_directions=True)
+        for family in (Family(), both):
+            renderer = dataclasses.replace(prepare.renderer, family=family)
+            begins_as = self.collate(dataclasses.replace(prepare, renderer=renderer), alike)["begins_as"]
+            assert begins_as[:3] == [(0, 0), (1, 0), (0, PROMPT_TOKENS)]
+
+    def test_crops_behind_the_processor_are_nobodys_elses(self, make_preparer, alike):
+        batch = self.collate(self.make(make_preparer, crop_space="processed"), alike)
+        assert batch["images_of"] == list(range(8))
+        assert [alike for _, alike in batch["begins_as"]] == [0, 19, PROMPT_TOKENS, 0, 0, 0, 0, 0]
+
+    def test_texts_are_alike_where_that_is_worth_a_piece(self, make_preparer, alike):
+        prepare, long = self.make(make_preparer, objective="dpo"), " ".join(["kitchen"] * 20)
+        for texts, expected in (((f"{long} car", f"{long} cup"), 22), (("cup ?", "car ?"), 0), (("cup ?", "cup ?"), 5)):
+            prompts = [({"role": "user", "content": [{"type": "text", "text": text}]},) for text in texts]
+            bare = [dataclasses.replace(alike[n], images=(), prompt=prompt) for n, prompt in enumerate(prompts)]
+            batch = self.collate(prepare, bare)
+            assert batch["begins_as"] == [(0, 0), (0, expected) if expected else (1, 0)]
+        assert batch["prompt_mask"].sum(1).tolist() == [5, 5]
+
+
 class TestNobodyElseMatters:
     """Policy, reference, workers and ranks each make their own batches, and have to see the same pictures."""
 

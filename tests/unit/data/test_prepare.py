@@ -10,6 +10,7 @@ from PIL import Image, ImageChops
 
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item, Items
+from mmdpo.data.prepare import Opened
 from mmdpo.records import RowError, derive_generator
 
 BLANK_OBJECTIVE = [
@@ -46,6 +47,32 @@ class TestCorruptedImages:
         first = pixels(make_preparer(seed=7)(Item(make_example(1), 0)))
         item = Item(make_example(1, id=example_id), 0, epoch=epoch)
         assert pixels(make_preparer(seed=seed, corruption=corruption)(item)) != first
+
+    def test_drawn_for_the_picture_rows_that_show_it_have_the_same(
+        self, make_preparer, make_example, picture, tmp_path
+    ):
+        file, copy = tmp_path / "a.png", tmp_path / "b.png"
+        for path in (file, copy):
+            picture(3).save(path)
+        rows = [make_example(n, images=(source,)) for n, source in enumerate((file, copy, copy.read_bytes()))]
+        of_row, of_picture = (make_preparer(corruption_draw=draw) for draw in ("row", "picture"))
+        assert len({tuple(pixels(of_row(Item(row, 0)))) for row in rows}) == 3
+        found = [pixels(of_picture(Item(row, n))) for n, row in enumerate(rows)]
+        assert found[0] == found[1] == found[2]
+        assert found[0] != pixels(of_picture(Item(rows[0], 0, epoch=1)))
+        assert found[0] != pixels(of_picture(Item(make_example(0), 0)))
+
+    def test_pictures_of_a_batch_are_opened_and_corrupted_once(self, make_preparer, make_example, picture, tmp_path):
+        picture(3).save(tmp_path / "a.png")
+        rows = [make_example(n, images=(tmp_path / "a.png",)) for n in range(2)]
+        opened = Opened()
+        one, other = (make_preparer()(Item(row, 0), opened).contexts for row in rows)
+        assert one["original"].images[0] is other["original"].images[0]
+        assert one["corrupted"].images[0] is not other["corrupted"].images[0]
+        assert len(opened.pictures) == 3
+        opened = Opened()
+        one, other = (make_preparer(corruption_draw="picture")(Item(row, 0), opened).contexts for row in rows)
+        assert one["corrupted"].images[0] is other["corrupted"].images[0]
 
     def test_the_original_is_shown_as_it_is(self, make_preparer, make_example, picture):
         prepared = make_preparer()(Item(make_example(1), 0))

@@ -5,7 +5,7 @@ import torch
 
 from mmdpo.objective import build_objective
 from mmdpo.records import Cell
-from mmdpo.scoring.plan import PROMPT, Branch, Tree, pack_trees, plan_rows
+from mmdpo.scoring.plan import PROMPT, Branch, Tree, _join_contexts, count_tokens, pack_trees, plan_rows
 
 PROMPTS = {"original": ("ooq", "oQQQ"), "corrupted": ("ccq", "cQQQ"), "none": ("q", "QQQ")}
 ANSWERS = {"chosen": ("yes.", "Y."), "rejected": ("no.", "NOOO.")}
@@ -136,6 +136,99 @@ def test_six_cells_are_three_trees_of_an_example():
     assert rows.contexts.tolist() == [0, 1, 2, 3, 4, 5]
     # [w, w], [∅, w], [l, w], [l, l], [∅, l], [w, l] of two examples are 0 to 11.
     assert [cell for _, _, cell in predictions(rows)] == [0, 10, 1, 11, 2, 8, 3, 9, 4, 6, 5, 7]
+
+
+# -- contexts that begin alike ----------------------------------------------------------------------------------------
+
+# Questions about one picture `oo`; the third asks what the first does, and has an answer in common with it.
+ALIKE = {
+    "prompts": ("ooqa", "ooqbc", "ooqa", "ooqbd"),
+    "chosen": ("yes.", "Y.", "yes.", "J."),
+    "rejected": ("no.", "N.", "so.", "No."),
+    "begins_as": [(0, 0), (0, 3), (0, 4), (1, 4)],
+    "answers_as": [0, 1, 0, 3, 4, 5, 6, 7],
+}
+
+
+def make_alike(versions=1):
+    prompts = [prompt.replace("o", letter) for letter in "oc"[:versions] for prompt in ALIKE["prompts"]]
+    prompt_ids, prompt_mask = pad(prompts)
+    answer_ids, answer_mask = pad([*ALIKE["chosen"], *ALIKE["rejected"]])
+    begins_as = [(4 * version + other, alike) for version in range(versions) for other, alike in ALIKE["begins_as"]]
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "begins_as": begins_as,
+        "token_types": {},
+        "answer_ids": answer_ids,
+        "answer_mask": answer_mask,
+        "answers_as": ALIKE["answers_as"],
+        "index": torch.arange(4),
+    }
+
+
+def test_what_questions_about_a_picture_begin_with_is_read_once():
+    rows = plan(DPO, batch=make_alike(), share=True)
+    first, second, third, fourth = "ooqayes.no.", "bcY.N.", "so.", "dJ.No."
+    assert words(rows) == [first + second + fourth + third]
+    assert count(rows) == ["01234567456" + "345656" + "456567" + "456"]
+    assert rows.contexts.tolist() == [0]
+    # Answers go on from the end of their own question, wherever it stands; `yes.` is read once for two pairs.
+    assert predictions(rows) == [
+        *(("ayes", "yes.", 0), ("ayes", "yes.", 2), ("ano", "no.", 4)),
+        *(("cY", "Y.", 1), ("cN", "N.", 5)),
+        *(("dJ", "J.", 3), ("dNo", "No.", 7)),
+        ("aso", "so.", 6),
+    ]
+
+
+def test_separately_nothing_is_read_once():
+    rows = plan(DPO, batch=make_alike())
+    assert words(rows)[:4] == ["ooqayes.", "ooqbcY.", "ooqayes.", "ooqbdJ."]
+    assert [cell for _, _, cell in predictions(rows)] == list(range(8))
+
+
+def test_every_picture_has_a_tree():
+    rows = plan(MDPO, batch=make_alike(versions=2), share=True)
+    assert words(rows) == ["ooqayes.no.bcY.N.dJ.No.so." + "ccqayes.bcY.dJ."]
+    assert rows.contexts.tolist() == [0, 4]
+    assert [cell for _, _, cell in predictions(rows)] == [0, 2, 4, 1, 5, 3, 7, 6, 8, 10, 9, 11]
+
+
+def test_contexts_whose_beginning_is_not_asked_for_begin_alike_all_the_same():
+    """Of the first question no cell is asked for here: the third is read in its place."""
+    batch = make_alike()
+    asked = {context: cells for context, cells in _asked_of(batch).items() if context != 0}
+    trees = _join_contexts(batch, asked, *count_tokens(batch), None)
+    assert [[(b.context, b.answer == PROMPT, b.after, b.depth, b.length) for b in tree.branches] for tree in trees] == [
+        [
+            (1, True, 0, 0, 5),
+            (1, False, 0, 5, 2),
+            (2, True, 0, 3, 1),
+            (2, False, 2, 4, 4),
+            (3, True, 0, 4, 1),
+            (3, False, 4, 5, 2),
+        ]
+    ]
+
+
+def _asked_of(batch):
+    return {context: [(context, context, context)] for context in range(len(batch["prompt_ids"]))}
+
+
+@pytest.mark.parametrize(
+    ("budget", "rows"),
+    [
+        (30, ["ooqayes.no.bcY.N.dJ.No.so."]),
+        (26, ["ooqayes.no.bcY.N.so.", "ooqbdJ.No."]),
+        (23, ["ooqayes.no.bcY.N.dJ.No.", "ooqayes.so."]),
+        (12, ["ooqayes.no.", "ooqbcY.N.", "ooqayes.so.", "ooqbdJ.No."]),
+    ],
+)
+def test_no_tree_grows_over_the_budget_by_joining(budget, rows):
+    found = plan(DPO, batch=make_alike(), share=True, max_tokens=budget)
+    assert sorted(words(found)) == sorted(rows)
+    assert sorted(cell for _, _, cell in predictions(found)) == list(range(8))
 
 
 def test_the_longest_tree_comes_first_and_the_others_where_there_is_room():

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.items import PaddingRow
-from mmdpo.training.row_order import RebalancedBatches, RowOrder
+from mmdpo.training.row_order import RebalancedBatches, RowOrder, order_by_picture
 from mmdpo.world.pairs import make_pairs
 
 FIRST_EPOCH = {
@@ -76,6 +76,36 @@ def test_processes_take_rebalanced_batches_in_turn():
     assert sorted(place for share in given for batch in share for place in batch) == list(range(8))
 
 
+def batches_of(pictures, size, seed=0):
+    order = order_by_picture(pictures, size, torch.Generator().manual_seed(seed))
+    assert sorted(order) == list(range(len(pictures)))
+    return [order[n : n + size] for n in range(0, len(order), size)]
+
+
+def test_rows_of_a_picture_are_in_one_batch():
+    pictures = [(n % 6,) for n in range(24)]
+    for size in (2, 4):
+        batches = batches_of(pictures, size)
+        assert all(len({pictures[place] for place in batch}) == 1 for batch in batches)
+    pairs = [{pictures[place] for place in batch} for batch in batches_of(pictures, 8)]
+    assert all(len(shown) == 2 for shown in pairs)
+    assert batches_of(pictures, 4) != batches_of(pictures, 4, seed=1)
+
+
+def test_single_rows_fill_up_what_a_picture_leaves_and_texts_show_none():
+    pictures = [(0,)] * 3 + [(1,)] * 3 + [(2,), ()] + [(3, 4), (3, 4), (), ()]
+    for seed in range(5):
+        batches = batches_of(pictures, 4, seed)
+        for of_picture in ({0, 1, 2}, {3, 4, 5}, {8, 9}):
+            assert sum(bool(of_picture & set(batch)) for batch in batches) == 1
+
+
+def test_the_last_batch_is_the_one_that_is_not_full():
+    pictures = [(0,), (0,), (1,), (1,), (2,), (2,), (3,)]
+    for seed in range(5):
+        assert [len(batch) for batch in batches_of(pictures, 4, seed)] == [4, 3]
+
+
 @pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance", "sequential"])
 def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
     rows = make_pairs(24, seed=5)
@@ -95,3 +125,42 @@ def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
     assert order(0) == FIRST_EPOCH[strategy]
     assert (order(0) == order(1)) == (strategy == "sequential")
     assert (order(0) == order(0, seed=2)) == (strategy in ("sequential", "batch_rebalance"))
+
+
+def show_one_picture_to_each_four(rows):
+    rows = list(rows)
+    return [{**row, "images": rows[place - place % 4]["images"]} for place, row in enumerate(rows)]
+
+
+def build(tmp_path, rows, **options):
+    given = dict(
+        per_device_train_batch_size=4, report_to="none", use_cpu=True, train_sampling_strategy="group_by_image"
+    )
+    return MDPOTrainer("world", args=MDPOConfig(output_dir=str(tmp_path), **(given | options)), train_dataset=rows)
+
+
+def test_a_run_groups_its_rows_by_picture_and_says_so(tmp_path, caplog):
+    rows = show_one_picture_to_each_four(make_pairs(24, seed=5))
+    with caplog.at_level("INFO"):
+        trainer = build(tmp_path, rows)
+        batches = [[*batch] for batch in trainer.get_train_dataloader().batch_sampler]
+    assert sorted(sorted(batch) for batch in batches) == [[*range(n, n + 4)] for n in range(0, 24, 4)]
+    assert "24 rows show 6 pictures, a picture up to 4 rows; up to 4 rows with one picture" in caplog.text
+
+
+def test_a_run_without_repetition_is_told_so(tmp_path, caplog):
+    trainer = build(tmp_path, make_pairs(8, seed=5))
+    trainer.get_train_dataloader()
+    assert "no two rows show the same picture" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(per_device_train_batch_size=1), "per_device_train_batch_size is 1: raise it"),
+        (dict(corruption_draw="picture", corruption="random_image"), "shows another picture for each row"),
+    ],
+)
+def test_what_cannot_be_brought_together_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, make_pairs(8, seed=5), **options)

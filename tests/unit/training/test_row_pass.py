@@ -145,6 +145,7 @@ class TestReuse:
             ({"corruption": "blur"}, [CORRUPTED]),
             ({"corruption_options": {"low": 0.05}}, [CORRUPTED]),
             ({"crop_space": "processed"}, [CORRUPTED]),
+            ({"corruption_draw": "picture"}, [CORRUPTED]),
             ({"bf16": True}, [CHOSEN, REJECTED, CORRUPTED]),
             ({"max_length": 64}, [CHOSEN, REJECTED, CORRUPTED]),
             ({"attention": "separate"}, [CHOSEN, REJECTED, CORRUPTED]),
@@ -171,6 +172,11 @@ class TestReuse:
         values, scored = score([rows[0], {**rows[0], "id": "twin"}])
         assert scored == grid([0]) | grid([1], [CORRUPTED])
         assert torch.equal(values[0, :2], values[1, :2])
+
+    def test_drawn_for_the_picture_the_corrupted_one_of_equal_rows_is_scored_once_too(self, score, rows):
+        values, scored = score([rows[0], {**rows[0], "id": "twin"}], corruption_draw="picture")
+        assert scored == grid([0])
+        assert torch.equal(values[0], values[1])
 
     def test_a_batch_maker_of_the_callers_own_is_scored_and_never_stored(self, build_trainer, asked, rows, tmp_path):
         ours = build_trainer(rows).data_collator

@@ -1,0 +1,164 @@
+"""Measures steps on pairs that share a picture: `python -m perf.pictures`. One thread, float32, one process.
+
+A micro-batch of four pairs is made twice: as if each pair had a picture of its own, which is what a step cost before
+trees spanned pairs, and as the collator makes it. Losses and gradients of both must agree. Data without repetition give
+the same rows either way; they are timed with the collator that looks for repetition and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.data.prepare import Opened
+from mmdpo.scoring.reference import Precomputed
+from perf.measure import Sizes, profile_step, summarise, time_interleaved, wall_clock
+from perf.record import RESULTS, describe_run, write_result
+from perf.rows import build_processor, draw_lengths, make_rows
+from perf.shapes import BODY, TINY, Lengths, Shape
+from perf.sides import Setting, Side, build_model, check_agreement, compare, lora_of, move_adapter, options_of
+
+PAIRS = 4
+SEED = 0
+KINDS = ("questions", "answers", "distinct")
+"""Four questions about a picture; four pairs of answers to one question about it; four pictures."""
+LENGTHS = {"body": BODY.lengths, "short": Lengths(answer=(20, 80))}
+"""Answers of the shape that all measurements have, and of a sentence or three."""
+OBJECTIVES = {"dpo": dict(objective="dpo"), "mdpo": dict(objective="mdpo")}
+OBJECTIVES["mdpo, one crop a picture"] = dict(objective="mdpo", corruption_draw="picture")
+APART, TOGETHER = "apart", "together"
+TARGET = 2.0
+"""How many times faster a step on four pairs of one picture is meant to be."""
+
+
+def main() -> None:
+    """Measures, and writes a results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=5, help="timed steps of each side")
+    parser.add_argument("--tiny", action="store_true", help="miniature shapes: tries the measurement, measures nothing")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
+    options = parser.parse_args()
+    if options.tiny and options.output == RESULTS:
+        parser.error("--tiny measures nothing that belongs among the results: give another --output")
+    torch.set_num_threads(1)
+    shape = TINY if options.tiny else BODY
+    lengths = {"body": TINY.lengths} if options.tiny else LENGTHS
+    result = describe_run("cpu") | {"kind": "pictures", "miniature": options.tiny, "pairs": PAIRS, "cases": []}
+    result |= {"shape": shape.describe(), "lengths": {name: asdict(spans) for name, spans in lengths.items()}}
+    result["load_before"] = os.getloadavg()[0]
+    for name, spans in lengths.items():
+        for objective in OBJECTIVES:
+            result["cases"] += measure_objective(shape, name, spans, objective, options.repetitions)
+    result["load_after"] = os.getloadavg()[0]
+    print(f"written to {write_result(result, options.output, prefix='pictures-')}")
+
+
+def measure_objective(
+    shape: Shape, length: str, spans: Lengths, objective: str, repetitions: int
+) -> list[dict[str, Any]]:
+    """Returns times and operations of both ways to make a batch, for every kind of data."""
+    trainer: Any = None
+    cases = []
+    for kind in KINDS:
+        rows = make_pairs(shape, spans, kind)
+        trainer = trainer or build_trainer(shape, rows, objective)
+        sides = {name: make_side(trainer, rows, name) for name in (APART, TOGETHER)}
+        profiles = {}
+
+        def step(side: Side) -> float:
+            profiles[side.name] = profile_step(side, Sizes.of(shape))  # noqa: B023
+            return float(profiles[side.name].loss)  # noqa: B023
+
+        check_agreement(compare(sides, (tuple(sides),), step))
+        times = time_interleaved(sides, repetitions, wall_clock)
+        case: dict[str, Any] = {"lengths": length, "objective": objective, "data": kind, "sides": {}}
+        for name, seconds in times.items():
+            operations = sum(profiles[name].flops.values())
+            peak = profiles[name].peak_bytes
+            case["sides"][name] = {"time": summarise(seconds), "each": seconds, "flops": operations, "peak_bytes": peak}
+        case["collate_seconds"] = time_collating(trainer, rows)
+        apart, together = (case["sides"][name] for name in (APART, TOGETHER))
+        ratios = [apart["flops"] / together["flops"], apart["time"]["median"] / together["time"]["median"]]
+        print(f"{length} {objective}, {kind}: operations {ratios[0]:.2f}, time {ratios[1]:.2f}", flush=True)
+        cases.append(case)
+    return cases
+
+
+def make_pairs(shape: Shape, spans: Lengths, kind: str) -> Dataset:
+    """Returns the pairs of one micro-batch."""
+    rows = list(make_rows(shape, draw_lengths(spans, PAIRS, SEED), SEED))
+    for row in rows[1:]:
+        if kind != "distinct":
+            row["images"] = rows[0]["images"]
+        if kind == "answers":
+            row["prompt"] = rows[0]["prompt"]
+    return Dataset.from_list(rows)
+
+
+def build_trainer(shape: Shape, rows: Dataset, objective: str) -> MDPOTrainer:
+    """Returns a trainer whose references are in the batch, as a run has them that was scored before."""
+    setting = Setting()
+    model = build_model(shape, setting)
+    args = MDPOConfig(
+        **options_of(setting, PAIRS), precompute_ref_log_probs=False, check_data="text", **OBJECTIVES[objective]
+    )
+    trainer = MDPOTrainer(
+        model,
+        args=args,
+        train_dataset=rows,
+        processing_class=build_processor(shape),
+        peft_config=lora_of(shape, model),
+    )
+    move_adapter(trainer.model)
+    trainer.current_gradient_accumulation_steps = 1  # as `train` sets it
+    trainer.reference = Precomputed(trainer.objective.reference_cells, trainer._live_reference)
+    return trainer
+
+
+def make_side(trainer: Any, rows: Dataset, name: str) -> Side:
+    """Returns a step over the rows whose references are given, with or without what pairs share."""
+    items = trainer._make_items(rows, "rows", trainer.data_collator, trainer.args)
+    batch = collate(trainer, [items[place] for place in range(len(items))], together=name == TOGETHER)
+    cells = trainer.objective.reference_cells
+    with torch.no_grad():
+        given = trainer._live_reference(batch, cells, policy=trainer.model, memo={})
+    given_batch = {**batch, "ref_logprobs": given.T.contiguous()}
+
+    def step() -> torch.Tensor:
+        loss: torch.Tensor = trainer.training_step(trainer.model, dict(given_batch))
+        return loss
+
+    return Side(name, trainer.model, step)
+
+
+def collate(trainer: Any, items: list[Any], *, together: bool) -> Any:
+    """Returns the batch; pictures are opened for each pair on its own where nothing shall be shared."""
+    collator, opened = trainer.data_collator, Opened()
+    return collator.collate([collator.prepare(item, opened if together else None) for item in items])
+
+
+def time_collating(trainer: Any, rows: Dataset) -> dict[str, float]:
+    """Returns the CPU seconds of making the batch, the less of several tries."""
+    items = trainer._make_items(rows, "rows", trainer.data_collator, trainer.args)
+    drawn = [items[place] for place in range(len(items))]
+    found = {}
+    for name in (APART, TOGETHER):
+        tries = []
+        for _ in range(5):
+            start = time.process_time()
+            collate(trainer, drawn, together=name == TOGETHER)
+            tries.append(time.process_time() - start)
+        found[name] = min(tries)
+    return found
+
+
+if __name__ == "__main__":
+    main()
