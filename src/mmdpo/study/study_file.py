@@ -10,8 +10,8 @@
       - {name: dpo, objective: dpo}
       - {name: mdpo, about: the method, objective: mdpo}
 
-`fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, `decided_by` of
-which kind, and `own_pairs` that they are made of the model's own answers (see `mmdpo.study.own_pairs`; a variant's
+`fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, `pairs_per_scene`
+how many of them show one scene, `decided_by` of which kind they are, and `own_pairs` that they are made of the model's own answers (see `mmdpo.study.own_pairs`; a variant's
 mapping adds to that of `options`, and `own_pairs: null` takes it away). What is unknown, missing or repeated is an
 error that names file and key.
 """
@@ -42,7 +42,7 @@ START = "start"
 """Name of what every variant begins as; it is measured, not trained."""
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "variants", "keep_models")
-OWN_OPTIONS = ("fraction", "pairs", "decided_by", "own_pairs")
+OWN_OPTIONS = ("fraction", "pairs", "pairs_per_scene", "decided_by", "own_pairs")
 """Options that are no keys of a recipe; all but the first are the embedded worlds'."""
 SET_BY_STUDY = {
     "seed": "list `seeds:`",
@@ -72,6 +72,8 @@ class Variant:
     """All keys of its recipe but those that the study sets."""
     pairs: int | None = None
     """How many pairs of an embedded world are made; None means as many as its training split has."""
+    pairs_per_scene: int = 1
+    """How many of them show one scene."""
     decided_by: DecidedBy = "style"
     """Which kind of an embedded world's pairs."""
     own_pairs: OwnPairs | None = None
@@ -294,7 +296,7 @@ def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
         _require(key not in SET_BY_STUDY, f"{key} is set by the study: {SET_BY_STUDY.get(key)}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
     is_world = find_world(options.get("dataset_name")) is not None
-    for key in ("pairs", "decided_by", "own_pairs"):
+    for key in ("pairs", "pairs_per_scene", "decided_by", "own_pairs"):
         _require(key not in own or is_world, f"{key} is for the embedded worlds; with other data, use fraction")
     _check_world_pairs(own)
     if "own_pairs" in own:
@@ -355,7 +357,7 @@ def _check_benchmarks(entries: Any, *, has_scenes: bool) -> None:
 
 def _check_world_pairs(values: Mapping[str, Any]) -> None:
     """Checks how many scenes and pairs are asked for, and of which kind the pairs are."""
-    for key in ("scenes", "pairs", "batch_size"):
+    for key in ("scenes", "pairs", "pairs_per_scene", "batch_size"):
         value = values.get(key)
         is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
         _require(is_count, f"{key} is a whole number above 0; got {value!r}")

@@ -253,7 +253,8 @@ def _train(trial: Trial, recipe: Recipe, report: Report) -> tuple[Any, Any, dict
         return _train_rounds(trial, recipe, variant.own_pairs, report)
     if world is not None:
         count = variant.pairs or WORLD_SPLITS["train"][0]
-        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", variant.decided_by, world), None
+        kind, per_scene = variant.decided_by, variant.pairs_per_scene
+        pairs, eval_pairs = make_world_pairs(count, trial.seed, "preference", kind, world, per_scene), None
     else:
         pairs, eval_pairs = read_data(recipe)
     if variant.fraction < 1:

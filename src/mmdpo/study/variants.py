@@ -66,10 +66,17 @@ def training_options(
 
 
 def make_world_pairs(
-    count: int, seed: int, purpose: str = "preference", decided_by: DecidedBy = "style", world: World = SMALL
+    count: int,
+    seed: int,
+    purpose: str = "preference",
+    decided_by: DecidedBy = "style",
+    world: World = SMALL,
+    pairs_per_scene: int = 1,
 ) -> PreferenceDataset:
     """Returns preference pairs of an embedded world; another purpose has other scenes."""
-    rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by, world=world)
+    rows = make_pairs(
+        count, seed, purpose=purpose, decided_by=decided_by, world=world, pairs_per_scene=pairs_per_scene
+    )
     return PreferenceDataset.from_rows(rows, name=f"{world.name}, {purpose}")
 
 

@@ -100,6 +100,7 @@ def make_pairs(
     decided_by: DecidedBy = "style",
     world: World = SMALL,
     checkpoint: str | Path | None = None,
+    pairs_per_scene: int = 1,
 ) -> list[dict[str, Any]]:
     """Makes preference pairs as rows of TRL's conversational vision preference format.
 
@@ -107,15 +108,23 @@ def make_pairs(
     objectives read: `alternative` (the truth, in other words than the rejected caption), `beta` (one more than how far
     apart the two captions' shares of right objects are) and `weight` (1.25 where the rejected caption names what is not
     there, else 0.75). Another `purpose` gives other scenes under the same seed. Samples of `checkpoint`, the world's
-    own unless given, become rejected captions.
+    own unless given, become rejected captions. So many rows in a row show one scene as `pairs_per_scene` says.
+
+    Raises:
+        ValueError: pairs that differ in one partner would have a scene in common.
     """
+    if decided_by in _HABITS and pairs_per_scene > 1:
+        raise ValueError(f"pairs decided by {decided_by} have a scene each: leave pairs_per_scene out")
     if decided_by in _HABITS:
         pairs = draw_partner_pairs(count, seed, decided_by, purpose=purpose, world=world)
     else:
-        pairs = draw_pairs(count, seed, purpose=purpose, world=world, checkpoint=checkpoint)
-    rows = []
+        pairs = draw_pairs(
+            count, seed, purpose=purpose, world=world, checkpoint=checkpoint, pairs_per_scene=pairs_per_scene
+        )
+    rows: list[dict[str, Any]] = []
     for index, pair in enumerate(pairs):
-        row: dict[str, Any] = {"id": f"{purpose}-{seed}-{index}", "images": [render(pair.scene)]}
+        images = rows[-1]["images"] if index % pairs_per_scene else [render(pair.scene)]
+        row: dict[str, Any] = {"id": f"{purpose}-{seed}-{index}", "images": images}
         row |= {"prompt": caption_prompt()}
         captions = {"chosen": pair.chosen, "rejected": pair.rejected, "alternative": pair.truth}
         if decided_by == "two_kinds":
@@ -129,7 +138,13 @@ def make_pairs(
 
 
 def draw_pairs(
-    count: int, seed: int, *, purpose: str = "preference", world: World = SMALL, checkpoint: str | Path | None = None
+    count: int,
+    seed: int,
+    *,
+    purpose: str = "preference",
+    world: World = SMALL,
+    checkpoint: str | Path | None = None,
+    pairs_per_scene: int = 1,
 ) -> list[CaptionPair]:
     """Draws the pairs decided by style that `make_pairs` writes out.
 
@@ -138,7 +153,9 @@ def draw_pairs(
     caption has not, so that style tells apart these pairs, too.
     """
     pairs = []
-    for index, scene in enumerate(sample_scenes(count, seed, BALANCED_CO_OCCURRENCE, purpose, world)):
+    scenes = sample_scenes(-(-count // pairs_per_scene), seed, BALANCED_CO_OCCURRENCE, purpose, world)
+    for index in range(count):
+        scene = scenes[index // pairs_per_scene]
         generator = derive_generator(seed, str(index), f"{purpose} captions")
         objects = BETTER_CAPTIONER.name_objects(scene, generator)
         chosen, rejected = STYLES if generator.random() < STYLE_AGREEMENT else STYLES[::-1]
