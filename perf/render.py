@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from perf.answers_page import render_answers
 from perf.gpu_page import render_gpu
 from perf.loader_page import render_loader
 from perf.pairs_page import render_pairs
+from perf.pictures_page import render_pictures
 from perf.record import RESULTS, ROOT
 from perf.start_page import render_start
 
@@ -57,6 +58,16 @@ NAMES = {
 }
 
 
+SECTIONS: Mapping[str, Callable[[list[dict[str, Any]]], str]] = {
+    "gpu": render_gpu,
+    "loader": render_loader,
+    "pictures": render_pictures,
+    "answers": render_answers,
+    "pairs": render_pairs,
+}
+"""Kind of a result → what tells the latest one of every machine."""
+
+
 def main() -> None:
     """Writes the page."""
     PAGE.write_text(render(RESULTS))
@@ -66,27 +77,28 @@ def main() -> None:
 def render(folder: Path) -> str:
     """Returns the page that the results in a folder make.
 
-    The CPU's part is of the latest result; every kind of GPU has its latest; tries in miniature are no results.
+    The CPU's part is of the latest result; every machine has its latest of every other kind; tries in miniature are no results.
     Raises ValueError without a CPU's.
     """
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     results = sorted((result for result in found if not result["miniature"]), key=lambda result: result["date"])
-    loaders = {result["machine"]: result for result in results if result.get("kind") == "loader"}
-    starts = {result["machine"]: result for result in results if result.get("kind") == "start"}
-    answers = {result["machine"]: result for result in results if result.get("kind") == "answers"}
-    pairs = {result["machine"]: result for result in results if result.get("kind") == "pairs"}
-    first_steps = {result["machine"]: result for result in results if result.get("kind") == "first_step"}
-    results = [result for result in results if "kind" not in result]
-    on_cpu = [result for result in results if result["device"] == "cpu"]
+    latest: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in results:
+        latest.setdefault(_kind(result), {})[result["machine"]] = result
+    on_cpu = [result for result in results if _kind(result) == "cpu"]
     if not on_cpu:
         raise ValueError(f"{folder} holds no result of a CPU; run `make perf`")
-    on_gpu = {result["machine"]: result for result in results if result["device"] != "cpu"}
-    values = fill(on_cpu[-1]) | {"section.gpu": render_gpu(list(on_gpu.values()))}
-    values["section.loader"] = render_loader(list(loaders.values()))
-    values["section.answers"] = render_answers(list(answers.values()))
-    values["section.pairs"] = render_pairs(list(pairs.values()))
-    values["section.start"] = render_start(list(starts.values()), list(first_steps.values()))
+    values = fill(on_cpu[-1])
+    for kind, render_section in SECTIONS.items():
+        values[f"section.{kind}"] = render_section(list(latest.get(kind, {}).values()))
+    first_steps = list(latest.get("first_step", {}).values())
+    values["section.start"] = render_start(list(latest.get("start", {}).values()), first_steps)
     return re.sub(r"\{\{(.+?)\}\}", lambda found: values[found[1]], TEMPLATE.read_text())
+
+
+def _kind(result: dict[str, Any]) -> str:
+    """Returns what was measured: training steps on a CPU or a GPU, or what the result says."""
+    return str(result.get("kind") or ("cpu" if result["device"] == "cpu" else "gpu"))
 
 
 def fill(result: dict[str, Any]) -> dict[str, str]:

@@ -32,7 +32,7 @@ INHERITED = {
     "loss": (
         "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2",
         "adam_epsilon", "lr_scheduler_kwargs", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "train_sampling_strategy", "dataloader_drop_last", "ignore_data_skip", "fp16", "seed", "data_seed",
+        "dataloader_drop_last", "ignore_data_skip", "fp16", "seed", "data_seed",
         "dtype", "load_in_4bit", "load_in_8bit", "use_peft", "lora_r", "lora_alpha", "lora_dropout",
         "lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora",
     ),

@@ -11,9 +11,9 @@
       - {name: mdpo, about: the method, objective: mdpo}
 
 `fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, `pairs_per_scene`
-how many of them show one scene, `decided_by` of which kind they are, and `own_pairs` that they are made of the model's own answers (see `mmdpo.study.own_pairs`; a variant's
-mapping adds to that of `options`, and `own_pairs: null` takes it away). What is unknown, missing or repeated is an
-error that names file and key.
+how many of them show one scene, `decided_by` of which kind they are, and `own_pairs` that they are made of the model's
+own answers (see `mmdpo.study.own_pairs`; a variant's mapping adds to that of `options`, and `own_pairs: null` takes it
+away). What is unknown, missing or repeated is an error that names file and key.
 """
 
 from __future__ import annotations

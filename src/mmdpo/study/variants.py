@@ -74,9 +74,7 @@ def make_world_pairs(
     pairs_per_scene: int = 1,
 ) -> PreferenceDataset:
     """Returns preference pairs of an embedded world; another purpose has other scenes."""
-    rows = make_pairs(
-        count, seed, purpose=purpose, decided_by=decided_by, world=world, pairs_per_scene=pairs_per_scene
-    )
+    rows = make_pairs(count, seed, purpose=purpose, decided_by=decided_by, world=world, pairs_per_scene=pairs_per_scene)
     return PreferenceDataset.from_rows(rows, name=f"{world.name}, {purpose}")
 
 

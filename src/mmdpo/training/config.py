@@ -65,6 +65,12 @@ class MDPOConfig(TrainingArguments):
     gradient_checkpointing: bool | None = _option(
         None, "running", "Recompute activations in the backward pass to save memory. Unset: on."
     )
+    train_sampling_strategy: str = _option(
+        "random",
+        "loss",
+        "Order of the training rows; group_by_image brings rows with one picture into a micro-batch.",
+        choices=["random", "sequential", "group_by_length", "batch_rebalance", "group_by_image"],
+    )
     bf16: bool | None = _option(None, "loss", "bfloat16 mixed precision. Unset: on where a GPU supports it.")
     logging_nan_inf_filter: bool = _option(
         False, "running", "Leave losses that are not finite out of logs; here they are errors."
@@ -296,7 +302,14 @@ class MDPOConfig(TrainingArguments):
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
             )
         # The parser of recipes checks choices too; a configuration made in Python comes here alone.
-        for name in ("attention", "crop_space", "check_data", "on_bad_row"):
+        for name in (
+            "attention",
+            "train_sampling_strategy",
+            "corruption_draw",
+            "crop_space",
+            "check_data",
+            "on_bad_row",
+        ):
             choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.items import PaddingRow
+from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.row_order import RebalancedBatches, RowOrder, order_by_picture
 from mmdpo.world.pairs import make_pairs
 
@@ -164,3 +165,11 @@ def test_a_run_without_repetition_is_told_so(tmp_path, caplog):
 def test_what_cannot_be_brought_together_is_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         build(tmp_path, make_pairs(8, seed=5), **options)
+
+
+def test_a_recipe_may_ask_for_it(tmp_path):
+    options = ["--model_name_or_path", "world", "--dataset_name", "world", "--output_dir", str(tmp_path / "run")]
+    recipe = parse_recipe([*options, "--train_sampling_strategy", "group_by_image", "--corruption_draw", "picture"])
+    assert recipe.training.train_sampling_strategy == "group_by_image"
+    with pytest.raises(ValueError, match="train_sampling_strategy must be one of random, sequential"):
+        build(tmp_path, make_pairs(8, seed=5), train_sampling_strategy="group_by_colour")

@@ -64,6 +64,17 @@ def test_pairs_are_a_function_of_seed_and_purpose_and_leave_torch_alone(pairs):
     assert not used & set(draw_test_scenes(100, seed=0))
 
 
+def test_several_pairs_may_show_one_scene():
+    rows = make_pairs(10, seed=3, pairs_per_scene=4)
+    shown = [row["images"][0].tobytes() for row in rows]
+    assert [shown.index(pixels) for pixels in shown] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
+    assert len({row["id"] for row in rows}) == 10
+    assert len({str(row["chosen"]) + str(row["rejected"]) for row in rows[:4]}) > 1
+    assert rows[4]["images"][0].tobytes() == make_pairs(2, seed=3)[1]["images"][0].tobytes()
+    with pytest.raises(ValueError, match="leave pairs_per_scene out"):
+        make_pairs(4, seed=3, decided_by="prior", pairs_per_scene=2)
+
+
 class TestPairsDecidedByThePrior:
     @pytest.fixture(scope="class")
     def prior_pairs(self):

@@ -1,0 +1,51 @@
+"""The part of the page that tells what pairs with one picture cost: the latest result of every machine."""
+
+from __future__ import annotations
+
+from textwrap import fill
+from typing import Any
+
+WIDTH = 120
+DATA = {
+    "questions": "four questions about a picture",
+    "answers": "a question about a picture, four pairs of answers",
+    "distinct": "four pictures",
+}
+
+
+def render_pictures(results: list[dict[str, Any]]) -> str:
+    """Returns the section, one part per machine."""
+    if not results:
+        return "Nothing has been measured. `python -m perf.pictures` measures it and writes its file."
+    return "\n\n".join(_render_machine(result) for result in results)
+
+
+def _render_machine(result: dict[str, Any]) -> str:
+    sides = [case["sides"] for case in result["cases"]]
+    spans = "; ".join(
+        f"answers of {lengths['answer'][0]} to {lengths['answer'][1]} tokens ({name})"
+        for name, lengths in result["lengths"].items()
+    )
+    intro = (
+        f"Machine `{result['machine']}`, {result['date']}, shape *{result['shape']['name']}*, {result['pairs']} pairs, "
+        f"one thread, {spans}; CPU seconds of a step, medians of {sides[0]['apart']['time']['repetitions']} in turn. "
+        f"The load average of the machine was {result['load_before']:.1f} before it was measured and "
+        f"{result['load_after']:.1f} after: ratios are what can be compared."
+    )
+    head = ["answers", "objective", "pairs", "apart, s", "together, s"]
+    head += ["ratio of time", "ratio of operations", "ratio of memory"]
+    lines = [head, ["---"] * len(head)]
+    for case in result["cases"]:
+        apart, together = case["sides"]["apart"], case["sides"]["together"]
+        seconds = [side["time"]["median"] for side in (apart, together)]
+        lines.append(
+            [
+                *(case["lengths"], case["objective"], DATA[case["data"]]),
+                *(f"{value:.2f}" for value in seconds),
+                f"{seconds[0] / seconds[1]:.2f}",
+                f"{apart['flops'] / together['flops']:.2f}",
+                f"{together['peak_bytes'] / apart['peak_bytes']:.2f}",
+            ]
+        )
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{fill(intro, WIDTH)}\n\n{table}"
