@@ -174,6 +174,8 @@ class _CountTokens:
         """Returns the cost. Raises RowError for an example that cannot be trained on."""
         cells = self.collator.prepare.cells
         batch = self.collator([Item(example, 0, other_images=example.images)])
+        # The row's own picture stands for another row's here, with which it has nothing in common in training.
+        batch["begins_as"] = [(context, 0) for context in range(len(batch["prompt_ids"]))]
         trees = grow_trees(batch, cells, cells, share=self.share)
         return PairTokens(
             tokens=sum(tree.length for tree in trees),
