@@ -77,7 +77,8 @@ def main() -> None:
 def render(folder: Path) -> str:
     """Returns the page that the results in a folder make.
 
-    The CPU's part is of the latest result; every machine has its latest of every other kind; tries in miniature are no results.
+    The CPU's part is of the latest result; of every other kind each machine has its latest; tries in miniature are no
+    results.
     Raises ValueError without a CPU's.
     """
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
