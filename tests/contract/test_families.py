@@ -37,7 +37,7 @@ from cases import (
 from families_table import read_table, render_table
 from peft import LoraConfig, get_peft_model
 from plain_forwards import gradients, logprobs_alone, read, read_all_alone, write_text
-from tiny_models import MODELS, TinyModel
+from tiny_models import EVERY, MODELS, TinyModel
 from torch.overrides import TorchFunctionMode
 
 from mmdpo.corruption import load
@@ -460,7 +460,8 @@ MIXTURES = [name for name, make in MODELS.items() if any("experts" in n for n, _
 
 
 def test_mixtures_are_among_the_models():
-    assert {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "gemma4_moe", "llama4"} == set(MIXTURES)
+    known = {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "gemma4_moe", "llama4"}
+    assert known & MODELS.keys() == set(MIXTURES)
 
 
 @pytest.mark.parametrize(("name", "way"), [case for case in CASES if case[0] in MIXTURES], ids="-".join)
@@ -490,5 +491,6 @@ def test_an_adapter_that_peft_puts_elsewhere_is_refused():
         add_adapter(copy.deepcopy(tiny.model), Family(), LoraConfig(r=2), ["language_model"])
 
 
+@pytest.mark.skipif(MODELS != EVERY, reason="this transformers does not run all of the models")
 def test_the_table_of_the_docs_is_that_of_these_tests():
     assert read_table() == render_table(), "python tests/contract/families_table.py writes it"

@@ -10,8 +10,7 @@ import transformers
 from cases import MDPO, prepare_pairs, split_cells
 from plain_forwards import logprobs_alone, read_all_alone
 from test_probe import try_out
-from tiny_models import MODELS
-from tiny_models.qwens import DEPENDENT
+from tiny_models import DEPENDENT, MODELS
 
 from mmdpo.models.families import find_family
 from mmdpo.models.load import check_model

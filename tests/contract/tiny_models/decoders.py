@@ -29,7 +29,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "glm4v_text": dict(rope_parameters=ROPE),
     "glm4v_moe_text": dict(rope_parameters=ROPE, **GLM_EXPERTS),
     "exaone4": WINDOWS,
-    "granite4_vision_text": dict(logits_scaling=2.0, residual_multiplier=0.5),
     "gemma4_text": dict(head_dim=8, global_head_dim=8, hidden_size_per_layer_input=0, **WINDOWS),
 }
 """What a decoder needs beside the sizes that all of them have; windows where it can have them."""
