@@ -37,7 +37,9 @@ class OriginalBatch:
 def build_batch(batch: Mapping[str, Any]) -> OriginalBatch:
     """Returns a batch of mmdpo for mDPO's cells as the original algorithm has it: same tokens, same corrupted image."""
     size = len(batch["index"])
-    whole = {name: tensor.chunk(2) for name, tensor in batch["image_inputs"].items()}
+    device = batch["index"].device
+    inputs = batch["image_inputs"] | {n: torch.as_tensor(v, device=device) for n, v in batch["image_sizes"].items()}
+    whole = {name: tensor.chunk(2) for name, tensor in inputs.items()}
     original = {name: torch.cat([halves[0]] * 2) for name, halves in whole.items()}
     corrupted = {name: halves[1] for name, halves in whole.items()}
     first = list(range(size))
@@ -50,22 +52,25 @@ def build_batch(batch: Mapping[str, Any]) -> OriginalBatch:
 def _join(
     batch: Mapping[str, Any], *, contexts: list[int], answers: list[int], images: dict[str, Tensor]
 ) -> PaddedRows:
+    device = batch["index"].device
     ids, labels, types = [], [], {name: list[Tensor]() for name in batch["token_types"]}
     for context, answer in zip(contexts, answers, strict=True):
         real = batch["prompt_mask"][context]
-        prompt = batch["prompt_ids"][context][real]
-        text = batch["answer_ids"][answer][batch["answer_mask"][answer]]
+        prompt = torch.as_tensor(batch["prompt_ids"][context][real])
+        text = torch.as_tensor(batch["answer_ids"][answer][batch["answer_mask"][answer]])
         ids.append(torch.cat([prompt, text]))
         labels.append(torch.cat([torch.full_like(prompt, IGNORED), text]))
         for name, rows in types.items():
-            rows.append(torch.cat([batch["token_types"][name][context][real], torch.zeros_like(text)]))
+            of_prompt = torch.as_tensor(batch["token_types"][name][context][real])
+            rows.append(torch.cat([of_prompt, torch.zeros_like(text)]))
     mask = _pad([torch.ones_like(row) for row in ids], 0)
     inputs = {
         "input_ids": _pad(ids, 0),
         "attention_mask": mask,
         **{name: _pad(rows, 0) for name, rows in types.items()},
     }
-    return PaddedRows({**inputs, **images}, _pad(labels, IGNORED))
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    return PaddedRows({**inputs, **images}, _pad(labels, IGNORED).to(device))
 
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:

@@ -55,15 +55,18 @@ def _words(generator: np.random.Generator, count: int) -> str:
 def build_processor(shape: Shape) -> Any:
     """Returns the family's own processor of transformers, for images of the shape's size; it needs no torchvision."""
     tokenizer = _build_tokenizer()
-    placeholder = "<image>" if shape.family != "qwen2_5_vl" else "<vision_start><image><vision_end>"
+    is_qwen = shape.family.startswith("qwen")
+    placeholder = "<vision_start><image><vision_end>" if is_qwen else "<image>"
     template = TEMPLATE.replace("IMAGE", placeholder)
     side = {"height": shape.image_size, "width": shape.image_size}
-    if shape.family == "qwen2_5_vl":
+    if is_qwen:
         pixels = dict(min_pixels=shape.image_size**2, max_pixels=shape.image_size**2)
+        pixels["patch_size"] = shape.vision["patch_size"]
         # transformers insists on a processor for videos, and that one needs torchvision.
         images = _image_processor("qwen2_vl", "Qwen2VL", **pixels)
         with patch.object(ProcessorMixin, "check_argument_for_proper_class"):
-            return transformers.Qwen2_5_VLProcessor(images, tokenizer, video_processor=None, chat_template=template)
+            kind = "Qwen2_5_VLProcessor" if shape.family == "qwen2_5_vl" else "Qwen3VLProcessor"
+            return getattr(transformers, kind)(images, tokenizer, video_processor=None, chat_template=template)
     is_clip = shape.family == "llava"
     size = {"shortest_edge": shape.image_size} if is_clip else side
     crop = {"crop_size": side} if is_clip else {}

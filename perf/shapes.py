@@ -24,7 +24,7 @@ class Shape:
 
     name: str
     family: str
-    """`llava` (CLIP and Llama), `bunny` (SigLIP and Phi) or `qwen2_5_vl`."""
+    """`llava` (CLIP and Llama), `bunny` (SigLIP and Phi), `qwen2_5_vl` or `qwen3_vl_moe`."""
     text: dict[str, Any]
     vision: dict[str, Any]
     lora_rank: int
@@ -68,6 +68,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "vision_start_token_id": 5,
         "vision_end_token_id": 6,
         "text_config": {"model_type": "qwen2_5_vl_text"},
+        "vision_config": {"in_channels": 3},
+    },
+    "qwen3_vl_moe": {
+        "model_type": "qwen3_vl_moe",
+        "image_token_id": 3,
+        "video_token_id": 4,
+        "vision_start_token_id": 5,
+        "vision_end_token_id": 6,
+        "text_config": {"model_type": "qwen3_vl_moe_text"},
         "vision_config": {"in_channels": 3},
     },
 }
@@ -183,15 +192,59 @@ QWEN_7B = Shape(
 """Its images have 24 × 24 = 576 tokens: a picture of 672 × 672."""
 LARGE = {"llava": LLAVA_7B, "bunny": BUNNY_3B, "qwen": QWEN_7B}
 
+QWEN3_30B = Shape(
+    "Qwen3-VL-30B-A3B",
+    "qwen3_vl_moe",
+    dict(
+        hidden_size=2048,
+        intermediate_size=6144,
+        moe_intermediate_size=768,
+        num_experts=128,
+        num_experts_per_tok=8,
+        num_hidden_layers=48,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        vocab_size=151936,
+        max_position_embeddings=262144,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+        },
+    ),
+    dict(
+        depth=27,
+        hidden_size=1152,
+        num_heads=16,
+        intermediate_size=4304,
+        out_hidden_size=2048,
+        patch_size=16,
+        num_position_embeddings=2304,
+        deepstack_visual_indexes=[8, 16, 24],
+    ),
+    lora_rank=64,
+    image_size=768,
+)
+"""Its images have 24 × 24 = 576 tokens: a picture of 768 × 768. The experts are no linear layers, which LoRA leaves."""
+SIMULATED = LARGE | {"qwen3_moe": QWEN3_30B}
+"""What is simulated: a GPU alone could not hold the last one for training in 80 GB with room for much else."""
+
 
 def shrink(shape: Shape) -> Shape:
     """Returns a shape of the same family in miniature, so that the measurement can be tried without a GPU."""
     text = {**shape.text, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 128}
     text |= {"num_attention_heads": 4, **({"num_key_value_heads": 2} if "num_key_value_heads" in text else {})}
-    if shape.family == "qwen2_5_vl":
+    if shape.family.startswith("qwen"):
         text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
         vision = {**shape.vision, "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
-        vision |= {"out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}
+        vision |= {"out_hidden_size": 64}
+        if shape.family == "qwen2_5_vl":
+            vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
+        else:
+            text |= {"head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+            vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     else:
         vision = {**shape.vision, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
         vision |= {"num_attention_heads": 2, "image_size": 56, "projection_dim": 32}

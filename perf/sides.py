@@ -131,12 +131,12 @@ def options_of(setting: Setting, pairs: int) -> dict[str, Any]:
 
 
 def _build_ours_and_original(shape: Shape, dataset: Any, setting: Setting, wanted: Sequence[str]) -> dict[str, Side]:
-    trainers = {MDPO: _build_trainer(shape, dataset, setting, build_model(shape, setting), "mdpo", cached=True)}
+    trainers = {MDPO: make_trainer(shape, dataset, setting, build_model(shape, setting), "mdpo", cached=True)}
     model = trainers[MDPO].model
     for name in (MDPO_LIVE, DPO, DPO_LIVE):
         if name == MDPO_LIVE or {DPO, DPO_LIVE, DPO_PASS} & set(wanted):
             objective, _, kind = name.partition("_")
-            trainers[name] = _build_trainer(shape, dataset, setting, model, objective, cached=kind == "warm")
+            trainers[name] = make_trainer(shape, dataset, setting, model, objective, cached=kind == "warm")
     _prepare(trainers[MDPO], setting)
 
     steps: dict[str, Callable[[], Tensor]] = {}
@@ -156,12 +156,12 @@ def _build_ours_and_original(shape: Shape, dataset: Any, setting: Setting, wante
     return {name: Side(name, model, step) for name, step in steps.items()}
 
 
-def _build_trainer(
-    shape: Shape, dataset: Any, setting: Setting, model: Any, objective: str, *, cached: bool
+def make_trainer(
+    shape: Shape, dataset: Any, setting: Setting, model: Any, objective: str, *, cached: bool, **others: Any
 ) -> MDPOTrainer:
     """Builds a trainer, with a fresh adapter if the model has none. All must be built before the adapter moves."""
     options: dict[str, Any] = {} if setting.attention is None else {"attention": setting.attention}
-    options |= {"objective": objective, "precompute_ref_log_probs": cached, "check_data": "text"}
+    options |= {"objective": objective, "precompute_ref_log_probs": cached, "check_data": "text", **others}
     return MDPOTrainer(
         model,
         args=MDPOConfig(**options_of(setting, len(dataset)), **options),
@@ -214,18 +214,7 @@ def _build_trl(shape: Shape, dataset: Any, setting: Setting) -> dict[str, Side]:
     It refuses `precompute_ref_log_probs` where rows have images. What the option would save is measured all the same,
     by giving its loss the values in the batch, where it looks for them in rows without images.
     """
-    from trl import DPOConfig, DPOTrainer
-
-    model = build_model(shape, setting)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = DPOTrainer(
-            model,
-            args=DPOConfig(**options_of(setting, len(dataset))),
-            train_dataset=dataset,
-            processing_class=build_processor(shape),
-            peft_config=lora_of(shape, model),
-        )
+    trainer = make_trl_trainer(shape, dataset, setting, build_model(shape, setting))
     _prepare(trainer, setting)
     batch = trainer._prepare_inputs(trainer.data_collator(list(dataset)))
     chosen, rejected = trainer.compute_ref_log_probs(trainer.model, batch)
@@ -242,6 +231,21 @@ def _build_trl(shape: Shape, dataset: Any, setting: Setting) -> dict[str, Side]:
         return step_given()
 
     return {TRL: Side(TRL, trainer.model, live), TRL_CACHED: Side(TRL_CACHED, trainer.model, cached)}
+
+
+def make_trl_trainer(shape: Shape, dataset: Any, setting: Setting, model: Any) -> Any:
+    """Returns TRL's trainer, with a fresh adapter on the model."""
+    from trl import DPOConfig, DPOTrainer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return DPOTrainer(
+            model,
+            args=DPOConfig(**options_of(setting, len(dataset))),
+            train_dataset=dataset,
+            processing_class=build_processor(shape),
+            peft_config=lora_of(shape, model),
+        )
 
 
 # -- agreement --------------------------------------------------------------------------------------------------------

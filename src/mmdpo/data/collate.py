@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
@@ -26,29 +27,35 @@ from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
 
 
 class Batch(TypedDict):
-    """A batch of B examples: K = V · B contexts and A · B answers, both padded on the right."""
+    """A batch of B examples: K = V · B contexts and A · B answers, both padded on the right.
 
-    prompt_ids: Int[Tensor, "K P"]
+    What a step is planned from are arrays, which stay on the host when tensors are moved to a device: nothing has to be
+    read back from there.
+    """
+
+    index: Int[Tensor, "B"]
+    """Place of each example in its dataset, from 0. It comes first: Trainer takes the first tensor's length for B."""
+    prompt_ids: Int[np.ndarray, "K P"]
     """Image placeholders expanded by the processor."""
-    prompt_mask: Bool[Tensor, "K P"]
+    prompt_mask: Bool[np.ndarray, "K P"]
     begins_as: list[tuple[int, int]]
     """Of each context an earlier one with the same images, and how many tokens both begin with; 0 for none."""
-    token_types: dict[str, Int[Tensor, "K P"]]
+    token_types: dict[str, Int[np.ndarray, "K P"]]
     """What else the processor says of each token: `token_type_ids`, `mm_token_type_ids`."""
+    answer_ids: Int[np.ndarray, "A·B L"]
+    answer_mask: Bool[np.ndarray, "A·B L"]
     image_inputs: dict[str, Tensor]
-    """What the processor gives for the images of all contexts that have any of their own, in order."""
-    image_counts: Int[Tensor, "K"]
+    """What the processor gives for the images of all contexts that have any of their own, in order: pixels, masks."""
+    image_sizes: dict[str, Int[np.ndarray, "..."]]
+    """What it says of their sizes, in the same order: `image_sizes`, `image_grid_thw`, numbers of tiles."""
+    image_counts: Int[np.ndarray, "K"]
     """Images of each context's own: none where it shows those of another."""
     images_of: list[int]
     """The context whose images each context shows: an earlier one with the same, or itself."""
-    answer_ids: Int[Tensor, "A·B L"]
-    answer_mask: Bool[Tensor, "A·B L"]
     answers_as: list[int]
     """The first answer with the same tokens as each, which may be itself."""
     weights: dict[str, Float[Tensor, "B"]]
     """Per-example weights that terms name."""
-    index: Int[Tensor, "B"]
-    """Place of each example in its dataset, from 0."""
     has_images: Bool[Tensor, "B"]
     """Whether each example has an image of its own."""
     counts: Bool[Tensor, "B"]
@@ -103,20 +110,19 @@ class Collator:
         image_inputs, images_of = self._leave_out_repeats(contexts, prompts)
         items = [example.item for example in examples]
         return Batch(
+            index=torch.tensor([item.index for item in items]),
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             token_types={name: _pad(rows)[0] for name, rows in prompts.types.items()},
             begins_as=self._find_beginnings(contexts, prompts),
-            image_inputs=image_inputs,
-            image_counts=torch.tensor(
-                [len(context.images) * (k == images_of[k]) for k, context in enumerate(contexts)]
-            ),
+            image_inputs={name: v for name, v in image_inputs.items() if not _is_size(name, v)},
+            image_sizes={name: v.numpy() for name, v in image_inputs.items() if _is_size(name, v)},
+            image_counts=np.array([len(context.images) * (k == images_of[k]) for k, context in enumerate(contexts)]),
             images_of=images_of,
             answer_ids=answer_ids,
             answer_mask=answer_mask,
             answers_as=_find_first(map(tuple, answers)),
             weights={name: self._weights(items, name) for name in self.weight_columns},
-            index=torch.tensor([item.index for item in items]),
             has_images=torch.tensor([bool(item.example.images) for item in items]),
             counts=torch.tensor([item.counts for item in items]),
             ref_logprobs=_stack_references(items),
@@ -343,13 +349,18 @@ def _find_first(keys: Iterable[Hashable]) -> list[int]:
     return [first.setdefault(key, place) for place, key in enumerate(keys)]
 
 
-def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "n w"], Bool[Tensor, "n w"]]:
+def _is_size(name: str, values: Tensor) -> bool:
+    """Says whether what a processor gives for images is their sizes, and neither pixels nor a mask of them."""
+    return not values.is_floating_point() and not name.startswith("pixel_")
+
+
+def _pad(rows: list[list[int]]) -> tuple[Int[np.ndarray, "n w"], Bool[np.ndarray, "n w"]]:
     """Pads on the right; the mask, never the value, says what is real."""
     width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=bool)
     for row, values in enumerate(rows):
-        ids[row, : len(values)] = torch.tensor(values, dtype=torch.long)
+        ids[row, : len(values)] = values
         mask[row, : len(values)] = True
     return ids, mask
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
+from mmdpo.models.devices import send
 from mmdpo.models.families import Family
 from mmdpo.records import Cell
 from mmdpo.scoring import tree_attention
@@ -69,7 +71,9 @@ class Scorer:
         `through` is the wrapper (DDP, FSDP, …) whose forward synchronises gradients; the model itself by default.
         `memo` carries image features to another model with the same frozen vision tower and projector.
         """
-        rows = self.plan(batch, cells)
+        planned = self.plan(batch, cells)
+        device = batch["index"].device
+        rows = planned.to(device)
         arguments: dict[str, Any] = dict(
             input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False, **rows.token_types
         )
@@ -80,8 +84,8 @@ class Scorer:
             if self.shares_prefix:
                 arguments["position_ids"] = rows.positions
                 stack.enter_context(tree_attention.attend_along(rows.trees))
-            if batch["image_inputs"] and bool(batch["image_counts"][_shown_by(batch, rows)].any()):
-                arguments |= stack.enter_context(self._share_images(batch, rows, {} if memo is None else memo))
+            if batch["image_inputs"] and batch["image_counts"][_shown_by(batch, planned)].any():
+                arguments |= stack.enter_context(self._share_images(batch, planned, {} if memo is None else memo))
             if is_last:
                 stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets, suppressed))
             else:
@@ -90,11 +94,11 @@ class Scorer:
         per_token = output.logits[0, :, 0] if is_last else pick_logprobs(output.logits[0], rows.targets, suppressed)
         shape = (len(cells), len(batch["index"]))
         sums = sum_by_cell(per_token, rows.cell_of, math.prod(shape)).view(shape)
-        tokens = rows.cell_of.new_zeros(math.prod(shape)).index_add(0, rows.cell_of, torch.ones_like(rows.cell_of))
-        return CellLogprobs(cells, sums, tokens.view(shape), per_token, rows.cell_of)
+        tokens = torch.bincount(planned.cell_of, minlength=math.prod(shape)).view(shape)
+        return CellLogprobs(cells, sums, send(tokens, device), per_token, rows.cell_of)
 
     def plan(self, batch: Batch, cells: tuple[Cell, ...]) -> Rows:
-        """Returns the rows that a forward over the cells has."""
+        """Returns the rows that a forward over the cells has, on the host."""
         options: dict[str, Any] = dict(collated=self.collated, answer_token_types=self.family.answer_token_types)
         if self.shares_prefix:
             uses_flex = tree_attention.uses_flex(self.model.get_decoder())  # type: ignore[operator]
@@ -110,42 +114,47 @@ class Scorer:
     def _share_images(self, batch: Batch, rows: Rows, memo: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
         """Within it, each image is encoded once; gives the image arguments of the forward."""
         is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
-        image_inputs, contexts = batch["image_inputs"], _shown_by(batch, rows)
-        owns = torch.tensor([k == owner for k, owner in enumerate(batch["images_of"])], device=is_image.device)
-        with self.family.share_image_features(self.model, image_inputs, is_image.sum(1) * owns, contexts, memo):
-            yield repeat_image_inputs(image_inputs, batch["image_counts"], contexts)
+        contexts, device = _shown_by(batch, rows), batch["index"].device
+        inputs = image_arguments(batch, self.family, device)
+        owns = np.array([k == owner for k, owner in enumerate(batch["images_of"])])
+        sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], contexts)
+        tokens = is_image.sum(1) * owns
+        with self.family.share_image_features(self.model, inputs, tokens, contexts, rows.input_ids, memo):
+            yield inputs | _place_sizes(sizes, self.family, device)
 
 
-def _shown_by(batch: Batch, rows: Rows) -> Int[Tensor, "T"]:
+def _shown_by(batch: Batch, rows: Rows) -> list[int]:
     """Returns the contexts whose images the trees show, in the order of the trees."""
-    return torch.tensor(batch["images_of"])[rows.contexts]
+    return [batch["images_of"][context] for context in rows.contexts]
 
 
 def _give_back_repeats(batch: Batch) -> Batch:
-    """Returns a batch whose image inputs say of every context what its images are, also where it shows another's."""
-    owners = torch.tensor(batch["images_of"])
-    if torch.equal(owners, torch.arange(len(owners))):
-        return batch
-    repeated = repeat_image_inputs(batch["image_inputs"], batch["image_counts"], owners)
-    return {**batch, "image_inputs": repeated}
+    """Returns a batch that says of every context what size its images have, also where it shows another's."""
+    sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], batch["images_of"])
+    return {**batch, "image_sizes": sizes}
 
 
-def repeat_image_inputs(
-    image_inputs: dict[str, Tensor], image_counts: Int[Tensor, "K"], contexts: Int[Tensor, "R"]
-) -> dict[str, Tensor]:
-    """Returns image inputs as rows need them where the forward itself reads them (grids for positions, sizes).
+def image_arguments(batch: Batch, family: Family, device: Any) -> dict[str, Tensor]:
+    """Returns what a model reads of the images of a batch: pixels on the device, sizes where its forward takes them."""
+    return batch["image_inputs"] | _place_sizes(batch["image_sizes"], family, device)
 
-    Tensors with one entry per image or per context are repeated in row order; others, such as patches of all images
-    in one dimension, are read by the shared encoder alone and pass as they are.
+
+def _place_sizes(sizes: Mapping[str, np.ndarray], family: Family, device: Any) -> dict[str, Tensor]:
+    place = "cpu" if family.sizes_stay_on_host else device
+    return {name: send(torch.as_tensor(values), place) for name, values in sizes.items()}
+
+
+def repeat_sizes(
+    sizes: Mapping[str, np.ndarray], image_counts: Int[np.ndarray, "K"], contexts: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns sizes of images as rows need them where the forward itself reads them, for positions for instance.
+
+    Arrays with one entry per image or per context are repeated in row order; others pass as they are.
     """
     counts = image_counts.tolist()
     starts = [sum(counts[:k]) for k in range(len(counts))]
-    images = [starts[k] + j for k in contexts.tolist() for j in range(counts[k])]
+    images = [starts[k] + j for k in contexts for j in range(counts[k])]
     seeing = [k for k, count in enumerate(counts) if count]
-    in_order = [seeing.index(k) for k in contexts.tolist() if counts[k]]
-    repeated = {}
-    for name, tensor in image_inputs.items():
-        index = images if len(tensor) == sum(counts) else in_order if len(tensor) == len(seeing) else None
-        is_pixels = name.startswith("pixel_")  # pixel_values, and Idefics' pixel_attention_mask
-        repeated[name] = tensor if index is None or is_pixels else tensor[torch.tensor(index, device=tensor.device)]
-    return repeated
+    in_order = [seeing.index(k) for k in contexts if counts[k]]
+    places = {len(seeing): in_order, sum(counts): images}
+    return {name: array[places[len(array)]] if len(array) in places else array for name, array in sizes.items()}

@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmdpo.models.devices import send
+
 CHUNK = 2**23
 """Logits that exist at a time: 32 MB in float32."""
 
@@ -87,7 +89,7 @@ def pick_logprobs(
     """
     logits = logits.float()
     if suppressed:
-        logits = logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), -torch.inf)
+        logits = logits.index_fill(-1, send(torch.tensor(suppressed), logits.device), -torch.inf)
     return -nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="none")
 
 
@@ -126,7 +128,7 @@ class _FrozenHead(torch.autograd.Function):
         raw = nn.functional.linear(hidden, weight, bias)
         logits = raw.float()
         if suppressed:
-            logits.index_fill_(-1, torch.tensor(suppressed, device=logits.device), -torch.inf)
+            logits.index_fill_(-1, send(torch.tensor(suppressed), logits.device), -torch.inf)
         total = logits.logsumexp(-1, keepdim=True)
         picked = logits.gather(1, targets[:, None])
         if ctx.needs_input_grad[0]:

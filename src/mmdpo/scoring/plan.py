@@ -1,4 +1,4 @@
-"""From cells to forward rows: pure index arithmetic, no model.
+"""From cells to forward rows: pure index arithmetic, no model, on the host.
 
 A *tree* is a context with the answers that are scored after it, side by side: `[prompt with images | answer | …]`.
 Every answer reads the prompt and itself, never its neighbour. Separately, each cell is a tree of its own in a row of
@@ -28,12 +28,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mmdpo.data.collate import Batch
+from mmdpo.models.devices import send
 from mmdpo.records import Cell, image_versions, response_names
 
 PROMPT = -1
@@ -97,7 +99,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Rows:
-    """Forward rows. Each answer token is predicted by the token before it in its own sequence."""
+    """Forward rows, planned on the host. Each answer token is predicted by the token before it in its own sequence."""
 
     input_ids: Int[Tensor, "R S"]
     attention_mask: Int[Tensor, "R S"]
@@ -114,9 +116,18 @@ class Rows:
     """c · B + b of the cell and example that each answer token belongs to."""
 
     @property
-    def contexts(self) -> Int[Tensor, "T"]:
+    def contexts(self) -> list[int]:
         """The contexts of the batch in the order of their trees."""
-        return torch.tensor([tree.context for tree in self.trees])
+        return [tree.context for tree in self.trees]
+
+    def to(self, device: Any) -> Rows:
+        """Returns the rows on a device; nothing waits for it."""
+        tensors = {
+            name: send(getattr(self, name), device)
+            for name in ("input_ids", "attention_mask", "positions", "predicts", "targets", "cell_of")
+        }
+        token_types = {name: send(types, device) for name, types in self.token_types.items()}
+        return replace(self, **tensors, token_types=token_types)
 
 
 def plan_rows(
@@ -143,7 +154,7 @@ def plan_rows(
     width += -width % multiple_of
     if prompt_positions is None:
         shape = batch["prompt_ids"].shape
-        prompt_positions = torch.arange(shape[1], device=batch["prompt_ids"].device).expand(shape)
+        prompt_positions = torch.arange(shape[1]).expand(shape)
 
     def lay_tokens(prompts: Int[Tensor, "K P"], answers: Int[Tensor, "A·B L"]) -> Int[Tensor, "R S"]:
         return _lay(trees, width, lambda branch: prompts[branch.context], lambda branch: answers[branch.answer])
@@ -152,33 +163,30 @@ def plan_rows(
 
     def count_on(branch: Branch) -> Int[Tensor, "... L"]:
         before = prompt_positions[..., branch.context, : prompts[branch.context]]
-        steps = torch.arange(1, branch.length + 1, device=before.device)
+        steps = torch.arange(1, branch.length + 1)
         return before.amax() + steps.expand(*before.shape[:-1], -1)
 
-    answer_ids = batch["answer_ids"]
+    answer_ids = torch.as_tensor(batch["answer_ids"])
     places = [place for tree in trees for place in _find_predicting_places(tree, width)]
     scored = [(branch, cell) for tree in trees for branch in tree.branches for cell in branch.cells]
-    device = answer_ids.device
     return Rows(
-        input_ids=lay_tokens(batch["prompt_ids"], answer_ids),
-        attention_mask=_mark_tokens(trees, width).to(device),
+        input_ids=lay_tokens(torch.as_tensor(batch["prompt_ids"]), answer_ids),
+        attention_mask=_mark_tokens(trees, width),
         token_types={
-            name: lay_tokens(types, torch.full_like(answer_ids, answer_token_types.get(name, 0)))
+            name: lay_tokens(torch.as_tensor(types), torch.full_like(answer_ids, answer_token_types.get(name, 0)))
             for name, types in batch["token_types"].items()
         },
         positions=_lay(trees, width, lambda branch: prompt_positions[..., branch.context, :], count_on),
         trees=tuple(trees),
-        predicts=torch.tensor(places, device=device),
+        predicts=torch.tensor(places),
         targets=torch.cat([answer_ids[branch.answer, : branch.length] for branch, _ in scored]),
-        cell_of=torch.tensor([cell for branch, cell in scored for _ in range(branch.length)], device=device),
+        cell_of=torch.tensor([cell for branch, cell in scored for _ in range(branch.length)]),
     )
 
 
 def count_tokens(batch: Batch) -> tuple[list[int], list[int]]:
     """Returns the lengths of contexts and of answers."""
-    # Both in one transfer: a GPU is waited for once.
-    lengths = torch.cat([batch["prompt_mask"].sum(1), batch["answer_mask"].sum(1)]).tolist()
-    return lengths[: len(batch["prompt_mask"])], lengths[len(batch["prompt_mask"]) :]
+    return batch["prompt_mask"].sum(1).tolist(), batch["answer_mask"].sum(1).tolist()
 
 
 def grow_trees(

@@ -22,7 +22,7 @@ from mmdpo.data.items import Item, Items
 from mmdpo.models.families import Family
 from mmdpo.models.seams import attention_of
 from mmdpo.records import Cell, image_versions, response_names
-from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.forward import Scorer, image_arguments
 from mmdpo.scoring.logprobs import answer_positions_only, find_suppressed, pick_logprobs
 
 TOLERANCES = {"float32": 1e-3, "tf32": 2e-2, "float16": 5e-2, "bfloat16": 0.25}
@@ -140,7 +140,7 @@ def score_alone(
     for cell in cells:
         for place in range(len(items)):
             row = responses.index(cell.response) * len(items) + place
-            answer = batch["answer_ids"][row][batch["answer_mask"][row]]
+            answer = torch.as_tensor(batch["answer_ids"][row][batch["answer_mask"][row]])
             scored.append(_score_plainly(model, family, contexts[cell.image, place], answer))
     return scored
 
@@ -201,21 +201,19 @@ def _collate_alone(collator: Collator, item: Item, version: str, cells: tuple[Ce
 
 def _score_plainly(model: Any, family: Family, batch: Batch, answer: Tensor) -> Float[Tensor, "n"]:
     """Returns log π of the tokens of an answer after the one context of a batch."""
-    prompt = batch["prompt_ids"][0][batch["prompt_mask"][0]]
-    ids = torch.cat([prompt, answer])[None]
-    types = {
-        name: torch.cat([values[0][: len(prompt)], torch.full_like(answer, family.answer_token_types.get(name, 0))])[
-            None
-        ]
-        for name, values in batch["token_types"].items()
-    }
-    predicts = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1, device=ids.device)
+    device = batch["index"].device
+    prompt = torch.as_tensor(batch["prompt_ids"][0][batch["prompt_mask"][0]])
+    ids = torch.cat([prompt, answer])[None].to(device)
+    types = {}
+    for name, values in batch["token_types"].items():
+        of_answer = torch.full_like(answer, family.answer_token_types.get(name, 0))
+        types[name] = torch.cat([torch.as_tensor(values[0][: len(prompt)]), of_answer])[None].to(device)
+    predicts = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1, device=device)
+    images = image_arguments(batch, family, device)
     with answer_positions_only(model.get_output_embeddings(), predicts):
-        output = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **types, **batch["image_inputs"]
-        )
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **types, **images)
     suppressed = find_suppressed(getattr(model, "generation_config", None))
-    return pick_logprobs(output.logits[0], answer, suppressed)
+    return pick_logprobs(output.logits[0], answer.to(device), suppressed)
 
 
 def _describe(

@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from mmdpo.models.devices import send
 from mmdpo.models.seams import CAUSAL, attend, attention_of, make_mask
 from mmdpo.scoring.plan import Tree
 
@@ -86,20 +87,19 @@ class TreeMask(Tensor):
     @classmethod
     def of(cls, rows: Sequence[Sequence[Piece]], shape: tuple[int, int, int, int], device: Any) -> TreeMask:
         """Returns the mask of rows that the attention of this module attends along."""
-        mask = torch.zeros(1, dtype=torch.bool, device=device).expand(shape).as_subclass(cls)
+        mask: TreeMask = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         mask.rows = tuple(map(tuple, rows))
         return mask
 
+    __torch_function__ = torch._C._disabled_torch_function_impl  # shape, device and type are answered as ever
+
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answers what is asked of shape, device and type; raises TypeError where a tensor would be computed."""
-        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-        if isinstance(result, Tensor):
-            raise TypeError(
-                f"{getattr(func, '__name__', func)}: the mask of shared rows has no values, and the model computes "
-                "with its attention mask: use attention: separate"
-            )
-        return result
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Raises TypeError where a tensor would be computed."""
+        raise TypeError(
+            f"{getattr(func, '__name__', func)}: the mask of shared rows has no values, and the model computes with "
+            "its attention mask: use attention: separate"
+        )
 
     def __getitem__(self, index: Any) -> Any:
         """Returns the mask itself where all of it is taken, as Gemma 4 does for layers that borrow keys and values."""
@@ -187,7 +187,9 @@ def _apply(rule: Rule, tree: Tree, start: int, stop: int, device: Any) -> Bool[T
     (which tokens are an image's, which are a prompt's) is the same for every path.
     """
     places = torch.arange(tree.start, tree.start + stop, device=device)
-    row, head = torch.tensor(tree.row, device=device), torch.tensor(0, device=device)
+    # Filled on the device, since a copy of one number would be waited for; with dimensions, since an index without
+    # them would be read back.
+    row, head = (torch.full((1, 1, 1, 1), number, device=device) for number in (tree.row, 0))
     return rule(row, head, places[None, None, start:, None], places[None, None, None, :]).expand(1, 1, -1, stop)  # type: ignore[no-any-return]
 
 
@@ -298,7 +300,7 @@ def follow_paths(trees: Sequence[Tree], shape: tuple[int, int], rule: Rule, devi
         place_of[tree.row, start : start + branch.length] = tree.start + depths
         for before, depth in tree.path(branch):
             seen[number, first + before] = depth
-    branch_of, depth_of, place_of, seen = (tensor.to(device) for tensor in (branch_of, depth_of, place_of, seen))
+    branch_of, depth_of, place_of, seen = (send(tensor, device) for tensor in (branch_of, depth_of, place_of, seen))
 
     def sees(row: Any, head: Any, q: Any, k: Any) -> Any:
         is_on_path = depth_of[row, k] < seen[branch_of[row, q], branch_of[row, k]]

@@ -262,7 +262,10 @@ class MDPOConfig(TrainingArguments):
         self._resolve_checkpointing()
         if self.deepspeed and find_spec("deepspeed") is None:
             raise ImportError("deepspeed is set, and DeepSpeed is not installed: pip install deepspeed")
+        loads_as_ever = self.accelerator_config is None
         super().__post_init__()
+        if loads_as_ever and self.dataloader_pin_memory:
+            self.accelerator_config.non_blocking = True  # batches are sent while the device still works
         self._check_loggers()
         self._check_trust()
         self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)

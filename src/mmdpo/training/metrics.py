@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmdpo.models.devices import send
 from mmdpo.objective import CellScore, Objective, ObjectiveLosses, Rank, Scores, name_cell
 
 
@@ -83,7 +84,7 @@ class RunningMean:
         part = torch.stack([torch.where(counts, values, 0.0).sum().float(), counts.sum().float()])
         if accelerator.num_processes > 1:
             part = accelerator.reduce(part, reduction="sum")
-        self._total = self._total.to(part.device) + part
+        self._total = send(self._total, part.device) + part
         return self.value
 
     @property
@@ -98,6 +99,31 @@ class RunningMean:
     def restore(self, state: Sequence[float]) -> None:
         """Goes on from the sum and count of a checkpoint."""
         self._total = torch.tensor(state)
+
+
+class LossWatch:
+    """Remembers the first losses that are not finite, on the device: whoever asks for them waits for it."""
+
+    NAMED = 5
+    """Rows of that micro-batch that are kept."""
+
+    def __init__(self) -> None:
+        self._found: Int[Tensor, "6"] | None = None
+        """The step, then rows; −1 where there is none."""
+
+    def add(self, losses: Float[Tensor, "B"], index: Int[Tensor, "B"], step: int) -> None:
+        """Looks at the losses of a micro-batch, whose rows are `index`."""
+        rows = torch.where(torch.isfinite(losses.detach()), -1, index)
+        rows = torch.cat([rows.topk(min(self.NAMED, len(rows))).values, rows.new_full((self.NAMED,), -1)])[: self.NAMED]
+        found = torch.cat([torch.where(rows[:1] >= 0, step, -1), rows])
+        self._found = found if self._found is None else torch.where(self._found[:1] >= 0, self._found, found)
+
+    def find(self) -> tuple[int, list[int]] | None:
+        """Returns the step and the rows, up to `NAMED`; None where all losses were finite."""
+        if self._found is None:
+            return None
+        step, *rows = self._found.tolist()
+        return None if step < 0 else (step, sorted(row for row in rows if row >= 0))
 
 
 class MetricSums:

@@ -31,6 +31,7 @@ from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.files import to_json, write_whole
 from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
+from mmdpo.scoring.forward import image_arguments
 
 if TYPE_CHECKING:
     from mmdpo.training.trainer import MDPOTrainer
@@ -157,18 +158,22 @@ def choose_samples(items: Items, collator: Collator, count: int) -> tuple[Sample
 @torch.no_grad()  # not inference_mode: a model may keep what it computes, for the next step's backward pass
 def answer(model: Any, sample: Sample, collator: Collator) -> str:
     """Returns the model's greedy answer to a sample, without special tokens."""
-    batch: Any = send_to_device(sample.inputs, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    batch: Any = send_to_device(sample.inputs, device)
     length = batch["prompt_ids"].shape[1]
     images = {
         name: value.to(model.dtype) if value.is_floating_point() else value
-        for name, value in batch["image_inputs"].items()
+        for name, value in image_arguments(batch, collator.prepare.renderer.family, device).items()
+    }
+    read = {
+        "input_ids": batch["prompt_ids"],
+        "attention_mask": batch["prompt_mask"].astype(int),
+        **batch["token_types"],
     }
     tokenizer, own = collator.prepare.renderer.tokenizer, model.generation_config.eos_token_id
     room = MAX_NEW_TOKENS if collator.context_length is None else min(MAX_NEW_TOKENS, collator.context_length - length)
     tokens = model.generate(
-        input_ids=batch["prompt_ids"],
-        attention_mask=batch["prompt_mask"].long(),
-        **batch["token_types"],
+        **{name: torch.as_tensor(values, device=device) for name, values in read.items()},
         **images,
         # Plain greedy decoding; of the model's own configuration only its tokens hold.
         generation_config=GenerationConfig(

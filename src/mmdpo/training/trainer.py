@@ -46,7 +46,7 @@ from mmdpo.training.callbacks import PlainStepLines, StepLines
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.resume import SKIPPED_ROWS, describe_run
-from mmdpo.training.metrics import MetricSums, check_best_metric, describe_batch, list_image_metrics
+from mmdpo.training.metrics import LossWatch, MetricSums, check_best_metric, describe_batch, list_image_metrics
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
 from mmdpo.training.rows import to_preferences, warn_of_other_samplers
@@ -141,6 +141,7 @@ class MDPOTrainer(RowOrderTrainer):
         )
         self._check_devices(policy)
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
+        self._losses = LossWatch()
         self._image_metrics = list_image_metrics(self.objective)
         self._set_callbacks(train_items)
 
@@ -231,7 +232,9 @@ class MDPOTrainer(RowOrderTrainer):
             delta=self._find_threshold(scores, inputs),
             has_images=has_images,
         )
-        self._check_finite(losses.total, inputs)
+        self._losses.add(losses.total, inputs["index"], self.state.global_step + 1)
+        if losses.total.device.type == "cpu":  # it lies here; a GPU would be waited for
+            self._check_losses()
         counts = inputs["counts"]
         self._add_metrics(describe_batch(self.objective, scores, losses, self.args.beta), counts, has_images)
         if num_items_in_batch is None:
@@ -277,11 +280,11 @@ class MDPOTrainer(RowOrderTrainer):
         cells = self.objective.reference_cells
         return loss.detach(), _stack_rewards(scores, cells, self.args.beta, batch), batch["index"]
 
-    def _check_finite(self, losses: Float[Tensor, "B"], batch: Batch) -> None:
-        finite = torch.isfinite(losses)
-        if bool(finite.all()):
+    def _check_losses(self) -> None:
+        """Raises FloatingPointError, naming step and rows, where a loss was not finite since the run began."""
+        if (found := self._losses.find()) is None:
             return
-        rows = batch["index"][~finite].tolist()
+        step, rows = found
         items = self.train_dataset if self.model.training else None
         sources = [f"row {row + 1}" for row in rows]
         if isinstance(items, StreamItems):
@@ -289,9 +292,13 @@ class MDPOTrainer(RowOrderTrainer):
         elif isinstance(items, Items):
             sources = [items.examples[row].source for row in rows]
         raise FloatingPointError(
-            f"the loss is not finite at step {self.state.global_step + 1} for {', '.join(sources[:5])}. Lower the "
-            "learning rate, use bf16 or float32 instead of fp16, or look at these rows"
+            f"the loss is not finite at step {step} for {', '.join(sources)}. Lower the learning rate, use bf16 or "
+            "float32 instead of fp16, or look at these rows"
         )
+
+    def _check_weights(self) -> None:
+        self._check_losses()  # they say which rows, where weights are spoilt
+        super()._check_weights()
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -306,6 +313,7 @@ class MDPOTrainer(RowOrderTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the steps since the last log. Raises FloatingPointError for gradients that are infinite."""
+        self._check_losses()
         norm = float(logs.get("grad_norm", 0.0))
         if not math.isfinite(norm) and not self.args.fp16:  # whose scaler leaves such a step out, and goes on
             raise FloatingPointError(
@@ -318,8 +326,10 @@ class MDPOTrainer(RowOrderTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates, with the metrics of training under the evaluation's prefix."""
+        self._check_losses()  # of training, so far
         self._metrics["eval"].flush(self.accelerator)
         output = super().evaluation_loop(*args, **kwargs)
+        self._check_losses()
         prefix = kwargs.get("metric_key_prefix", "eval")
         means = self._metrics["eval"].flush(self.accelerator)
         output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})

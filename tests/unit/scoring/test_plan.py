@@ -80,7 +80,7 @@ def test_separately_two_cells_are_four_rows():
     assert words(rows) == ["ooqyes.", "oQQQY.", "ooqno.", "oQQQNOOO."]
     assert count(rows) == ["0123456", "012345", "012345", "012345678"]
     assert rows.input_ids.shape == (4, 9), "no longer than the longest row"
-    assert rows.contexts.tolist() == [0, 1, 0, 1]
+    assert rows.contexts == [0, 1, 0, 1]
     assert rows.predicts.tolist() == [2, 3, 4, 5, 9 + 3, 9 + 4, 18 + 2, 18 + 3, 18 + 4, *range(27 + 3, 27 + 8)]
     assert predictions(rows) == [("qyes", "yes.", 0), ("QY", "Y.", 1), ("qno", "no.", 2), ("QNOOO", "NOOO.", 3)]
 
@@ -88,7 +88,7 @@ def test_separately_two_cells_are_four_rows():
 def test_separately_three_cells_are_six_rows():
     rows = plan(MDPO)
     assert words(rows) == ["ooqyes.", "oQQQY.", "ooqno.", "oQQQNOOO.", "ccqyes.", "cQQQY."]
-    assert rows.contexts.tolist() == [0, 1, 0, 1, 2, 3]
+    assert rows.contexts == [0, 1, 0, 1, 2, 3]
 
 
 def test_separately_six_cells_are_twelve_rows():
@@ -97,7 +97,7 @@ def test_separately_six_cells_are_twelve_rows():
         *("ooqyes.", "oQQQY.", "qyes.", "QQQY.", "ccqyes.", "cQQQY."),
         *("ccqno.", "cQQQNOOO.", "qno.", "QQQNOOO.", "ooqno.", "oQQQNOOO."),
     ]
-    assert rows.contexts.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 2, 3, 0, 1]
+    assert rows.contexts == [0, 1, 2, 3, 4, 5, 4, 5, 2, 3, 0, 1]
     assert [cell for _, _, cell in predictions(rows)] == list(range(12))
 
 
@@ -116,7 +116,7 @@ def test_two_cells_under_one_picture_are_one_tree():
     assert words(rows) == ["ooqyes.no." + "oQQQY.NOOO."]
     # Positions begin anew behind the prompt with every answer, and with every tree.
     assert count(rows) == ["0123456345" + "01234545678"]
-    assert rows.contexts.tolist() == [0, 1]
+    assert rows.contexts == [0, 1]
     # Each answer's first token is predicted by the end of the prompt, whatever stands between.
     assert rows.predicts.tolist() == [2, 3, 4, 5, 2, 7, 8, 10 + 3, 10 + 4, 10 + 3, *range(10 + 6, 10 + 10)]
     assert predictions(rows) == [("qyes", "yes.", 0), ("qno", "no.", 2), ("QY", "Y.", 1), ("QNOOO", "NOOO.", 3)]
@@ -125,7 +125,7 @@ def test_two_cells_under_one_picture_are_one_tree():
 def test_the_corrupted_picture_has_a_tree_of_its_own():
     rows = plan(MDPO, share=True)
     assert words(rows) == ["ooqyes.no." + "oQQQY.NOOO." + "ccqyes." + "cQQQY."]
-    assert rows.contexts.tolist() == [0, 1, 2, 3]
+    assert rows.contexts == [0, 1, 2, 3]
     assert [cell for _, _, cell in predictions(rows)] == [0, 2, 1, 3, 4, 5]
 
 
@@ -133,7 +133,7 @@ def test_six_cells_are_three_trees_of_an_example():
     rows = plan(SVCO, share=True)
     trees = ["ooqyes.no.", "oQQQY.NOOO.", "qyes.no.", "QQQY.NOOO.", "ccqyes.no.", "cQQQY.NOOO."]
     assert words(rows) == ["".join(trees)]
-    assert rows.contexts.tolist() == [0, 1, 2, 3, 4, 5]
+    assert rows.contexts == [0, 1, 2, 3, 4, 5]
     # [w, w], [∅, w], [l, w], [l, l], [∅, l], [w, l] of two examples are 0 to 11.
     assert [cell for _, _, cell in predictions(rows)] == [0, 10, 1, 11, 2, 8, 3, 9, 4, 6, 5, 7]
 
@@ -237,7 +237,7 @@ def test_the_longest_tree_comes_first_and_the_others_where_there_is_room():
     assert count(rows) == ["01234545678" + "012345", "0123456345" + "0123456"]
     assert rows.attention_mask.all()
     # The order of trees is that of the rows, and so are contexts and predictions.
-    assert rows.contexts.tolist() == [1, 3, 0, 2]
+    assert rows.contexts == [1, 3, 0, 2]
     assert rows.predicts.tolist() == [
         *(3, 4, 3, 6, 7, 8, 9, 11 + 3, 11 + 4),
         *(17 + n for n in (2, 3, 4, 5, 2, 7, 8)),
@@ -286,10 +286,10 @@ def test_cells_that_are_not_asked_for_are_not_computed():
     asked = (Cell("corrupted", "chosen"), Cell("original", "rejected"))
     rows = plan(MDPO, asked=asked)
     assert words(rows) == ["ccqyes.", "cQQQY.", "ooqno.", "oQQQNOOO."]
-    assert rows.contexts.tolist() == [2, 3, 0, 1]
+    assert rows.contexts == [2, 3, 0, 1]
     shared = plan(MDPO, asked=asked, share=True)
     assert words(shared) == ["ccqyes." + "cQQQY." + "ooqno." + "oQQQNOOO."]
-    assert shared.contexts.tolist() == [2, 3, 0, 1]
+    assert shared.contexts == [2, 3, 0, 1]
 
 
 @pytest.mark.parametrize(

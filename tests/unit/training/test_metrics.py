@@ -7,7 +7,7 @@ import torch
 
 from mmdpo.objective import CellScore, build_objective
 from mmdpo.records import Cell
-from mmdpo.training.metrics import MetricSums, describe_batch
+from mmdpo.training.metrics import LossWatch, MetricSums, describe_batch
 from waits import CountWaits
 
 ONE_PROCESS = SimpleNamespace(num_processes=1, device="cpu")
@@ -125,3 +125,25 @@ class TestMeans:
         two = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
         assert sums.flush(two) == {"a": 8.0, "b": 2.0}
         assert reduced == ["sum"]
+
+
+class TestLossesThatAreNotFinite:
+    def test_the_first_micro_batch_with_one_is_remembered(self):
+        watch = LossWatch()
+        assert watch.find() is None
+        watch.add(torch.tensor([0.5, 0.7]), torch.tensor([8, 9]), step=1)
+        assert watch.find() is None
+        watch.add(torch.tensor([torch.nan, 0.7, -torch.inf]), torch.tensor([7, 0, 3]), step=2)
+        watch.add(torch.tensor([torch.nan]), torch.tensor([5]), step=3)
+        assert watch.find() == (2, [3, 7])
+
+    def test_the_row_of_place_0_is_told_from_none(self):
+        watch = LossWatch()
+        watch.add(torch.tensor([torch.nan]), torch.tensor([0]), step=4)
+        assert watch.find() == (4, [0])
+
+    def test_five_rows_are_named_of_many(self):
+        watch = LossWatch()
+        watch.add(torch.full((9,), torch.nan), torch.arange(9), step=1)
+        step, rows = watch.find()
+        assert (step, len(set(rows))) == (1, 5)

@@ -554,7 +554,7 @@ class TestDates:
     def test_every_prompt_of_a_run_has_one_moment_and_a_resumed_run_has_it_too(self, dated, tmp_path):
         def prompts(trainer):
             batches = [trainer.data_collator([trainer.train_dataset[n] for n in range(8)]) for _ in range(2)]
-            assert torch.equal(batches[0]["prompt_ids"], batches[1]["prompt_ids"])
+            assert (batches[0]["prompt_ids"] == batches[1]["prompt_ids"]).all()
             render = trainer.data_collator.prepare.renderer.render
             return render(trainer.train_dataset[0].example, ["chosen"], with_images=True).prompt
 

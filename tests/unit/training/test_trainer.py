@@ -16,7 +16,6 @@ from mmdpo.training.metrics import check_best_metric
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 from small_trainer import first_batch, losses_of, weights_of
-from waits import CountWaits
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +29,6 @@ def build_trainer(folder, rows, **changes):
 
 def loss_of(trainer, model, batch):
     return float(trainer.compute_loss(model, batch).detach())
-
-
-def test_a_step_waits_for_the_device_no_oftener_than_it_has_to(tmp_path, rows):
-    """Twice in LLaVA's own forward; for whether rows have images, and for whether the loss is finite."""
-    waits = CountWaits()
-
-    class SecondStep(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 1:
-                waits.__enter__()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                waits.__exit__(None, None, None)
-
-    options = dict(per_device_train_batch_size=2, max_steps=3, logging_steps=3)
-    build_trainer(tmp_path, rows, callbacks=[SecondStep()], **options).train()
-    assert waits.count == 4
 
 
 class TestStart:

@@ -7,17 +7,19 @@ here, with its `FAMILY`; a subclass overrides what differs.
 import inspect
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from mmdpo.models.devices import send
 from mmdpo.models.seams import attention_of
 from mmdpo.registry import Registry
 
@@ -87,6 +89,9 @@ class Family:
     """Why none of its models can be trained; None for those that can."""
     unadapted: tuple[str, ...] = ()
     """Last names of linear layers that LoRA leaves as they are, since PEFT takes them for something else."""
+    sizes_stay_on_host: bool = False
+    """Whether the model's own forward takes sizes of images from the host, where pixels lie on a device: it makes lists
+    of them, and a list of what lies on a device waits for it."""
 
     def check(self, model: nn.Module) -> None:
         """Raises ValueError, with the reason, for a model whose answers cannot be scored."""
@@ -131,17 +136,28 @@ class Family:
         return self.shares_prefix and decoder.model_type in PROVEN_DECODERS and not is_changed
 
     def prompt_positions(self, model: nn.Module, batch: Mapping[str, Any]) -> Int[Tensor, "3 K P"] | None:
-        """Returns the M-RoPE positions (time, height, width) of each context alone, None where they count tokens."""
+        """Returns the M-RoPE positions (time, height, width) of each context alone, None where they count tokens.
+
+        They are worked out on the host, where they lie.
+        """
         owner = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
         if owner is None or "mm_token_type_ids" not in batch["token_types"]:
             return None  # in the second case, no context of the batch has an image
+        grids = batch["image_sizes"].get("image_grid_thw")
         positions: Tensor = owner.get_rope_index(  # type: ignore[operator]
-            batch["prompt_ids"],
-            mm_token_type_ids=batch["token_types"]["mm_token_type_ids"],
-            image_grid_thw=batch["image_inputs"].get("image_grid_thw"),
-            attention_mask=batch["prompt_mask"].long(),
+            torch.as_tensor(batch["prompt_ids"]),
+            mm_token_type_ids=torch.as_tensor(batch["token_types"]["mm_token_type_ids"]),
+            image_grid_thw=None if grids is None else torch.as_tensor(grids),
+            attention_mask=torch.as_tensor(batch["prompt_mask"]).long(),
         )[0]
         return positions
+
+    def plan_encoder(self, owner: Any, sizes: Mapping[str, Tensor], device: Any) -> dict[str, Any]:
+        """Returns further arguments of `get_image_features`, which its tower would else work out from sizes: none.
+
+        `sizes` are among the arguments that it is given; `device` is where the pictures lie.
+        """
+        return {}
 
     def image_placeholder(self, processor: Any) -> str:
         """Returns what stands for one image in a plain-text prompt given to the model's processor.
@@ -208,20 +224,23 @@ class Family:
         self,
         model: nn.Module,
         image_inputs: dict[str, Tensor],
-        tokens: Int[Tensor, "K"],
-        contexts: Int[Tensor, "R"],
+        tokens: Int[np.ndarray, "K"],
+        contexts: Sequence[int],
+        ids: Int[Tensor, "R S"],
         memo: dict[str, Any],
     ) -> Iterator[None]:
         """Within it, `model` encodes the images of K contexts once and hands row r those of `contexts[r]`.
 
         `tokens` counts the image placeholder tokens of each context; `image_inputs` is what the processor gave for the
-        contexts, in order. `memo` keeps the encoder's output: a second model with the same frozen tower and projector
-        that is given the same memo encodes nothing. All of it happens inside the forward of the module that reads the
-        images, by transformers' argument `mm_encoder_outputs`: data-parallel wrappers see one ordinary forward.
+        contexts, in order; `ids` are the rows' tokens on the host. `memo` keeps the encoder's output: a second model
+        with the same frozen tower and projector that is given the same memo encodes nothing. All of it happens inside
+        the forward of the module that reads the images, by transformers' argument `mm_encoder_outputs`: data-parallel
+        wrappers see one ordinary forward.
         """
         owner = _find_image_reader(model)
         taken = inspect.signature(owner.get_image_features).parameters
         own = {name: image_inputs[name] for name in taken if name in image_inputs}
+        device = image_inputs[PIXELS].device
         part_of = self.locate_parts(model).part_of
         moves = any(p.requires_grad and part_of(name) != "language_model" for name, p in model.named_parameters())
 
@@ -229,7 +248,7 @@ class Family:
             if "features" not in memo:
                 # Frozen weights alone do not keep a tower out of the graph: PEFT lets embeddings require gradients.
                 with torch.set_grad_enabled(moves and torch.is_grad_enabled()):
-                    output = owner.get_image_features(**own, return_dict=True)
+                    output = owner.get_image_features(**own, **self.plan_encoder(owner, own, device), return_dict=True)
                 # No model's forward reads what all layers of the encoder return: let go, for its size.
                 kept = {name: output[name] for name in output if name not in ("hidden_states", "attentions")}
                 memo["features"] = type(output)(**kept)
@@ -245,7 +264,8 @@ class Family:
 
         handle = owner.register_forward_pre_hook(hand_over, with_kwargs=True)
         try:
-            yield
+            with _place_images_on_host(owner, ids):
+                yield
         finally:
             handle.remove()
 
@@ -270,6 +290,37 @@ def find_adaptable(model: nn.Module) -> dict[str, nn.Linear]:
         and id(module) not in uncalled
         and not type(module).__module__.startswith(("transformers.models.", "transformers_modules."))
     }
+
+
+@contextmanager
+def _place_images_on_host(owner: Any, ids: Int[Tensor, "R S"]) -> Iterator[None]:
+    """Within it, a model works out on the host which tokens are images, and whether there are as many as features.
+
+    Its own method compares a count of tokens that lie on the device, and the host would wait for it. The method is
+    asked as it is, about the same rows on the host, with stand-ins that have the shapes of everything else.
+    """
+    original = getattr(owner, "get_placeholder_mask", None)
+    if original is None or ids.device.type != "cpu":
+        yield
+        return
+
+    def get_placeholder_mask(_: Any, *args: Any, **kwargs: Any) -> Any:
+        given = [*args, *kwargs.values()]
+        device = next(value.device for value in given if isinstance(value, Tensor))
+        shapes = [_as_shape(value) for value in args], {name: _as_shape(value) for name, value in kwargs.items()}
+        found = original(ids, *shapes[0], **shapes[1])
+        return tuple(send(mask, device) for mask in found) if isinstance(found, tuple) else send(found, device)
+
+    owner.get_placeholder_mask = get_placeholder_mask  # hides the method
+    try:
+        yield
+    finally:
+        del owner.get_placeholder_mask
+
+
+def _as_shape(value: Any) -> Any:
+    """Returns a tensor of the same shape on the host, one number of memory; what is no tensor, as it is."""
+    return torch.zeros(1, dtype=value.dtype).expand(value.shape) if isinstance(value, Tensor) else value
 
 
 def _find_image_reader(model: nn.Module) -> Any:
@@ -314,14 +365,14 @@ def _match_paths(paths: Collection[str], others: Collection[str]) -> str:
     return "|".join(patterns)
 
 
-def _repeat_layer(layer: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
+def _repeat_layer(layer: Any, tokens: Int[np.ndarray, "K"], contexts: Sequence[int]) -> Any:
     """Repeats what is added to a layer of the text decoder; Granite 4 Vision has the layer's number beside it."""
     if isinstance(layer, tuple) and len(layer) == 2 and isinstance(layer[0], int):
         return layer[0], _repeat(layer[1], tokens, contexts)
     return _repeat(layer, tokens, contexts)
 
 
-def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"]) -> Any:
+def _repeat(features: Any, tokens: Int[np.ndarray, "K"], contexts: Sequence[int]) -> Any:
     """Repeats image features, in the order of contexts, for the context of every row.
 
     A tensor keeps its trailing shape (units ×) tokens × width; of a list, which every model concatenates, one is left.
@@ -336,8 +387,8 @@ def _repeat(features: Any, tokens: Int[Tensor, "K"], contexts: Int[Tensor, "R"])
             "features: the processor does not belong to the model"
         )
     ends = list(itertools.accumulate(units))
-    index = torch.cat([torch.arange(ends[k] - units[k], ends[k]) for k in contexts.tolist()])
-    return features.index_select(0, index.to(features.device))
+    index = torch.cat([torch.arange(ends[k] - units[k], ends[k]) for k in contexts])
+    return features.index_select(0, send(index, features.device))
 
 
 @cache

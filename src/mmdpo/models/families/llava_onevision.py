@@ -5,4 +5,4 @@ Nothing differs from the generic family.
 
 from mmdpo.models.families import Family
 
-FAMILY = Family(("llava_onevision",), shares_prefix=True)
+FAMILY = Family(("llava_onevision",), shares_prefix=True, sizes_stay_on_host=True)
