@@ -60,6 +60,8 @@ def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, tmp_path
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")  # resizes by torchvision where it is, as in vLLM
     with torch.no_grad():
         inputs = [processor(text=[text], images=[[picture]], return_tensors="pt") for picture in pictures]
+        if name == "gemma3":  # vLLM on a CPU reads a picture's tokens from left to right
+            inputs = [{**each, "token_type_ids": torch.zeros_like(each["token_type_ids"])} for each in inputs]
         expected = [model(**each).logits[0, -1].log_softmax(-1) for each in inputs]
     assert float((expected[0] - expected[1]).abs().max()) > 0.01, "pictures change nothing"
 
