@@ -79,7 +79,7 @@ def count_step(model: nn.Module, step: Callable[[], Any], place: Any, device: to
     return Counts(counter.flops, counter.traffic, before, counter.peak, counter.seconds)
 
 
-class StepCounter(TorchDispatchMode):
+class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up operations, traffic and the least time of each operation, and follows how much memory is alive.
 
     PyTorch's `FlopCounterMode` and `MemTracker` count the same (test_simulate.py); the latter goes through all that is
@@ -87,7 +87,7 @@ class StepCounter(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, held: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.flops = self.traffic = self.live = self.peak = 0
         self.seconds = {gpu.name: 0.0 for gpu in GPUS}

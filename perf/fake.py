@@ -31,7 +31,7 @@ class WaitError(RuntimeError):
     """A copy that lets the host wait for the device."""
 
 
-class FakeDevice(FakeTensorMode):
+class FakeDevice(FakeTensorMode):  # type: ignore[no-untyped-call]
     """A device of shapes, within `running()`.
 
     Reading a value raises PyTorch's DataDependentOutputException, a result whose size depends on values its
@@ -78,13 +78,15 @@ class FakeDevice(FakeTensorMode):
             return 1
         if func is aten._to_copy.default and not is_fake and not args[0].is_floating_point():
             return func(*args, **{**kwargs, "device": None})
+        if func is aten._to_copy.default and is_fake:  # it stays where it is, also on its way to the host
+            kwargs = {**kwargs, "device": args[0].device}
         if func is aten.index.Tensor:
             args = (args[0], [place for index in args[1] for place in _as_places(index)])
 
-        def bring(tensor: Tensor) -> Tensor:
+        def bring(tensor: Tensor) -> Any:
             if isinstance(tensor, FakeTensor) or tensor.device.type != "cpu":
                 return tensor
-            fake: Tensor = super(FakeDevice, self).dispatch(
+            fake: Any = super(FakeDevice, self).dispatch(
                 aten.empty_strided.default, (), (tensor.shape, tensor.stride()), dict(dtype=tensor.dtype, device=DEVICE)
             )
             return fake

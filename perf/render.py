@@ -14,6 +14,7 @@ from perf.loader_page import render_loader
 from perf.pairs_page import render_pairs
 from perf.pictures_page import render_pictures
 from perf.record import RESULTS, ROOT
+from perf.simulation_page import render_simulation
 from perf.start_page import render_start
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -64,6 +65,7 @@ SECTIONS: Mapping[str, Callable[[list[dict[str, Any]]], str]] = {
     "pictures": render_pictures,
     "answers": render_answers,
     "pairs": render_pairs,
+    "simulation": render_simulation,
 }
 """Kind of a result → what tells the latest one of every machine."""
 

@@ -122,7 +122,7 @@ class Rows:
 
     def to(self, device: Any) -> Rows:
         """Returns the rows on a device; nothing waits for it."""
-        tensors = {
+        tensors: dict[str, Any] = {
             name: send(getattr(self, name), device)
             for name in ("input_ids", "attention_mask", "positions", "predicts", "targets", "cell_of")
         }

@@ -91,10 +91,11 @@ class TreeMask(Tensor):
         mask.rows = tuple(map(tuple, rows))
         return mask
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # shape, device and type are answered as ever
+    # Shape, device and type are answered as ever.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Raises TypeError where a tensor would be computed."""
         raise TypeError(
             f"{getattr(func, '__name__', func)}: the mask of shared rows has no values, and the model computes with "

@@ -42,6 +42,10 @@ class MicroBatch:
     answer_tokens: int
 
 
+SPELLED_OUT = ("NewGELUActivation", "FastGELUActivation", "GELUTanh", "AccurateGELUActivation")
+"""Activations that transformers writes as one operation after the other, each of which keeps what it read."""
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """Sizes of the text decoder that its activations depend on."""
@@ -51,27 +55,56 @@ class LayerShape:
     keys: int
     """Numbers of the keys of one token, all heads together."""
     inner: int
-    """Numbers inside the feed-forward part of one token."""
+    """Numbers inside the feed-forward part of one token, of all experts that it is sent to."""
+    experts: int = 0
+    """Experts that a token is sent to."""
+    norms: int = 2
+    """Norms of a layer: one where attention and feed-forward part stand side by side."""
+    readers: int = 0
+    """Linear layers that read a norm that autocast computes in float32, each by its own cast; 0 for other norms."""
+    is_gated: bool = True
+    is_spelled_out: bool = False
+    """Whether the activation is one of `SPELLED_OUT`."""
 
     @classmethod
-    def of(cls, text: Any) -> LayerShape:
-        """Returns the sizes that a text configuration names."""
+    def of(cls, decoder: Any, *, is_mixed: bool) -> LayerShape:
+        """Returns the sizes of a text decoder, from its configuration and its first layer."""
+        text, layer = decoder.config, decoder.layers[0]
         heads = text.num_attention_heads
         per_head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        experts = getattr(text, "num_experts_per_tok", None) or 0
+        inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        norms = [child for child in layer.children() if "norm" in type(child).__name__.lower()]
+        names = [name.rpartition(".")[2] for name, _ in layer.named_modules()]
+        plain = is_mixed and any(isinstance(norm, nn.LayerNorm) for norm in norms)
         return cls(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             keys=per_head * (getattr(text, "num_key_value_heads", None) or heads),
-            inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            inner=experts * text.moe_intermediate_size if experts and hasattr(text, "moe_intermediate_size") else inner,
+            experts=experts,
+            norms=len(norms) or 2,
+            readers=sum(
+                name in ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "fc1") for name in names
+            )
+            if plain
+            else 0,
+            is_gated=bool(experts) or any("gate" in name for name in names),
+            is_spelled_out=any(type(module).__name__ in SPELLED_OUT for module in layer.modules()),
         )
 
     def kept_by_layer(self, number: int) -> int:
         """Returns the bytes that a layer keeps of one token for its backward pass, numbers of `number` bytes each.
 
-        Both norms keep their input in float32 and give out another; attention keeps queries, keys, values and what it
-        gives out, the feed-forward part its gate before and after the activation, its other half and their product.
+        Norms keep their input in float32 and give out another; attention keeps queries, keys, values and what it gives
+        out, by pieces and as a whole; the feed-forward part its gate before and after the activation, its other half
+        and their product, or without a gate what is before and after the activation. Experts give out a state each,
+        which is weighed.
         """
-        return number * (5 * self.hidden + 2 * self.keys + 4 * self.inner) + 2 * FLOAT * self.hidden
+        outputs = self.readers or self.norms
+        inner = number * (4 if self.is_gated else 2) + FLOAT * (3 if self.is_spelled_out else 0)
+        states = number * ((outputs + 3 + self.experts) * self.hidden + 2 * self.keys)
+        return states + self.inner * inner + self.norms * FLOAT * self.hidden
 
 
 def estimate_memory(
@@ -126,8 +159,9 @@ def _count_optimizer(trained: list[nn.Parameter], name: str) -> MemoryLine:
 
 def _count_step(policy: Any, family: Family, args: MDPOConfig, batch: MicroBatch) -> Iterator[MemoryLine]:
     base = unwrap_adapter(policy)
-    text = base.get_decoder().config
-    shape = LayerShape.of(text)
+    decoder = base.get_decoder()
+    text = decoder.config
+    shape = LayerShape.of(decoder, is_mixed=bool(args.bf16 or args.fp16))
     number = HALF if args.bf16 or args.fp16 else base.dtype.itemsize
     kept = batch.tokens * shape.layers * shape.kept_by_layer(number)
     recomputed = batch.tokens * (shape.layers * shape.hidden * number + shape.kept_by_layer(number))
