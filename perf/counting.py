@@ -108,6 +108,8 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         moved = sum(_touched(t) for t in (*made, *read) if t.device.type == self.device.type)
         packet = func._overloadpacket
         flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
+        if packet is aten._grouped_mm:  # of experts; PyTorch's counter leaves it out: [tokens, k] by [experts, k, n]
+            flops = 2 * args[0].numel() * args[1].shape[-1]
         is_half = any(t.dtype in (torch.bfloat16, torch.float16) for t in made)
         self.flops += flops
         self.traffic += moved

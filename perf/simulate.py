@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -248,11 +249,22 @@ def main() -> None:
 def run(
     shapes: dict[str, Shape], batches: Sequence[int], sides: Sequence[str], output: Path, *, largest: bool, tiny: bool
 ) -> dict[str, Any]:
-    """Simulates the shapes and returns the result, which lies in the output folder as far as it has come."""
+    """Simulates the shapes and returns the result, which lies in the output folder as far as it has come.
+
+    Cases that a file of the same day and machine holds already are kept, so that what was cut off goes on.
+    """
     result = describe_run("cpu") | {"kind": "simulation", "miniature": tiny, "seed": SEED, "depths": DEPTHS}
     result |= {"gpus": [asdict(gpu) for gpu in GPUS], "cuda_bytes": CUDA_BYTES, "most": MOST}
     result |= {"shapes": {name: shape.describe() for name, shape in shapes.items()}, "cases": []}
+    earlier = output / f"simulation-{result['machine']}-{result['date']}.json"
+    if earlier.exists():
+        before = json.loads(earlier.read_text())
+        result["shapes"] |= before["shapes"]
+        result["cases"] = before["cases"]
+    done = {(case["model"], case["checkpointing"], case["side"]) for case in result["cases"]}
     for (name, shape), checkpointing, side in product(shapes.items(), (False, True), sides):
+        if (name, checkpointing, side) in done:
+            continue
         simulation = Simulation(shape, checkpointing)
         result["cases"].append(_simulate_case(name, simulation, side, batches, largest=largest))
         write_result(result, output, prefix="simulation-")

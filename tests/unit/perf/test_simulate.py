@@ -141,6 +141,8 @@ def test_every_model_is_simulated_in_miniature_and_told(tmp_path):
     result = json.loads(json.dumps(simulate.run(shapes, [1, 2], [ORIGINAL, MDPO], tmp_path, largest=True, tiny=True)))
     (path,) = tmp_path.glob("simulation-*.json")
     assert json.loads(path.read_text()) == result
+    again = simulate.run(shapes, [1, 2], [MDPO], tmp_path, largest=True, tiny=True)
+    assert again["cases"] == result["cases"], "what is there is not simulated again"
     assert [case.get("failed") for case in result["cases"]] == [None] * 2 * 2 * len(shapes)
     page = render_simulation([result | {"versions": {**result["versions"], "trl": "1"}}])
     assert "Simulated, not measured" in page
