@@ -84,13 +84,19 @@ def test_pairs_that_share_a_picture_have_the_logprobs_and_gradients_of_plain_for
     alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
     found = split_cells(case.score(batch, CELLS))
     assert_same_logprobs(found, alone)
-    assert_same_gradients(gradients(case.scored, found), gradients(case.tiny, alone))
+    # Gemma 4's gates of layers multiply small numbers, which leaves more to rounding.
+    within = 1e-4 if case.model.config.model_type == "gemma4" else 1e-5
+    assert_same_gradients(gradients(case.scored, found), gradients(case.tiny, alone), within)
 
 
 def test_a_picture_is_encoded_once_and_what_prompts_have_in_common_is_read_once(case):
     prepared, batch = prepare_pairs_of_one_picture(case.tiny)
     with images_given(case.model) as given, torch.no_grad():
         case.score(batch, CELLS)
+    if case.model.config.model_type == "ovis2":
+        pytest.skip(
+            "its processor does not say which of its tiles belong to which picture, so that nothing is left out"
+        )
     assert batch["images_of"] == [0, 0, 0, 0, 4, 5, 5, 5, 5, 9, *range(10, 15)]
     contexts = [prepared[place].contexts[version] for version in (ORIGINAL, CORRUPTED) for place in (0, 4)]
     own = [read(case.tiny, context.text, context.images)["pixel_values"] for context in contexts]
@@ -103,7 +109,9 @@ def test_a_picture_is_encoded_once_and_what_prompts_have_in_common_is_read_once(
     tokens = sum(tree.length for tree in trees)
     apart = {**batch, "begins_as": [(k, 0) for k in range(15)], "answers_as": list(range(10))}
     before = sum(tree.length for tree in case.scorer(apart, CELLS).plan(apart, CELLS).trees)
-    if case.way == "shared" and not find_family(case.model.config).both_directions:
+    family = find_family(case.model.config)
+    forks = not family.both_directions and family.image_token_id(case.tiny.processor) is not None
+    if case.way == "shared" and forks:
         # The tree of a picture has its three questions, and that of the corrupted one; texts are too short to join.
         assert {0, 4, 5, 9} <= roots
         assert not roots & {1, 2, 3, 6, 7, 8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ def llava_with(model_type: str) -> TinyModel:
         decoder = type(transformers.AutoConfig.for_model(model_type))
         config = transformers.LlavaConfig(
             vision_config=llava.model.config.vision_config,
-            text_config=text_config(decoder, llava.processor.tokenizer, **OPTIONS.get(model_type, {})),
+            text_config=text_config(decoder, llava.processor.tokenizer, **copy.deepcopy(OPTIONS.get(model_type, {}))),
             image_token_index=llava.model.config.image_token_id,
             vision_feature_layer=-2,
             tie_word_embeddings=False,

@@ -378,9 +378,9 @@ def opened(monkeypatch):
     """Lists the ids of rows whose images are opened, the probe's left out."""
     ids, original = [], Preparer.open
 
-    def note(self, item, rendered):
+    def note(self, item, *rest):
         ids.append(item.example.id)
-        return original(self, item, rendered)
+        return original(self, item, *rest)
 
     monkeypatch.setattr(Preparer, "open", note)
     return ids

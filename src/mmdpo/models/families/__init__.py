@@ -305,7 +305,7 @@ def _place_images_on_host(owner: Any, ids: Int[Tensor, "R S"]) -> Iterator[None]
         return
 
     def get_placeholder_mask(_: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [*args, *kwargs.values()]
+        given = [_, *args, *kwargs.values()]
         device = next(value.device for value in given if isinstance(value, Tensor))
         shapes = [_as_shape(value) for value in args], {name: _as_shape(value) for name, value in kwargs.items()}
         found = original(ids, *shapes[0], **shapes[1])
