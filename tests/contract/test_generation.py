@@ -36,8 +36,8 @@ from mmdpo.scoring.probe import ProbeError
 
 UNPROVEN = ("llama4", "janus", "ovis2", "idefics2")
 """Models that train, and whose answers by transformers are not proven to be those that they give alone: in a batch of
-several lengths Llama 4's differ, where the probe stops; Janus needs a picture in every batch; Ovis 2 counts image tokens
-otherwise where prompts are read once; Idefics2's own processor cuts the text around a picture otherwise."""
+several lengths Llama 4's differ, where the probe stops; Janus needs a picture in every batch; Ovis 2 counts image
+tokens otherwise where prompts are read once; Idefics2's own processor cuts the text around a picture otherwise."""
 WITH_TEMPLATE = [name for name in MODELS if name not in ("paligemma", *UNPROVEN)]
 SHORT = GenerationSettings(max_new_tokens=7)
 

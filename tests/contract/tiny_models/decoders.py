@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl_text": dict(rope_parameters=ROPE),
     "qwen3_vl_text": dict(rope_parameters=ROPE, head_dim=8),
     "qwen3_vl_moe_text": dict(rope_parameters=ROPE, head_dim=8, **QWEN_EXPERTS),
-    "glm4v_text": dict(rope_parameters=ROPE),
+    "glm4v_text": dict(rope_parameters={**ROPE, "partial_rotary_factor": 1.0}),
     "glm4v_moe_text": dict(rope_parameters=ROPE, **GLM_EXPERTS),
     "exaone4": WINDOWS,
     "gemma4_text": dict(head_dim=8, global_head_dim=8, hidden_size_per_layer_input=0, **WINDOWS),
