@@ -172,7 +172,7 @@ def test_what_questions_about_a_picture_begin_with_is_read_once():
     first, second, third, fourth = "ooqayes.no.", "bcY.N.", "so.", "dJ.No."
     assert words(rows) == [first + second + fourth + third]
     assert count(rows) == ["01234567456" + "345656" + "456567" + "456"]
-    assert rows.contexts.tolist() == [0]
+    assert rows.contexts == [0]
     # Answers go on from the end of their own question, wherever it stands; `yes.` is read once for two pairs.
     assert predictions(rows) == [
         *(("ayes", "yes.", 0), ("ayes", "yes.", 2), ("ano", "no.", 4)),
@@ -191,7 +191,7 @@ def test_separately_nothing_is_read_once():
 def test_every_picture_has_a_tree():
     rows = plan(MDPO, batch=make_alike(versions=2), share=True)
     assert words(rows) == ["ooqayes.no.bcY.N.dJ.No.so." + "ccqayes.bcY.dJ."]
-    assert rows.contexts.tolist() == [0, 4]
+    assert rows.contexts == [0, 4]
     assert [cell for _, _, cell in predictions(rows)] == [0, 2, 4, 1, 5, 3, 7, 6, 8, 10, 9, 11]
 
 

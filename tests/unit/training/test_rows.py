@@ -37,8 +37,8 @@ def test_a_step_reads_each_picture_and_prompt_once(tmp_path, rows):
         # 6 · tokens · parameters, as transformers estimates it
         parameters = trainer.model.num_parameters(exclude_embeddings=True)
         assert trainer.floating_point_ops(batch) == 6 * tokens[attention] * parameters
-    chosen, rejected = batch["answer_mask"].sum(1).view(2, -1).sum(1).tolist()
-    original, corrupted = batch["prompt_mask"].sum(1).view(2, -1).sum(1).tolist()
+    chosen, rejected = batch["answer_mask"].sum(1).reshape(2, -1).sum(1).tolist()
+    original, corrupted = batch["prompt_mask"].sum(1).reshape(2, -1).sum(1).tolist()
     assert tokens["shared"] == original + corrupted + 2 * chosen + rejected
     assert tokens["separate"] == tokens["shared"] + original
 
@@ -47,8 +47,8 @@ class TestLengths:
     def test_lengths_are_those_of_prompt_and_answers(self, tmp_path, rows):
         trainer = build_trainer(tmp_path, rows)
         batch = first_batch(trainer, len(rows))
-        answers = batch["answer_mask"].sum(1).view(2, -1).sum(0)
-        prompts = batch["prompt_mask"].sum(1).view(2, -1)[0]
+        answers = batch["answer_mask"].sum(1).reshape(2, -1).sum(0)
+        prompts = batch["prompt_mask"].sum(1).reshape(2, -1)[0]
         assert trainer.train_dataset.lengths == tuple((prompts + answers).tolist())
 
     def test_pairs_of_like_length_go_into_one_batch(self, tmp_path):
