@@ -35,15 +35,24 @@ WAIT_INSIDE = {
     # Sizes that lie on the device become slices and lists.
     "mistral3": ("models/pixtral/modeling_pixtral.py", "size[0] // self.patch_size"),
     "glm4v": ("models/glm4v/modeling_glm4v.py", "get_vision_position_ids("),
+    "glm46v": ("models/glm4v/modeling_glm4v.py", "get_vision_position_ids("),
+    "glm4v_moe": ("models/glm4v_moe/modeling_glm4v_moe.py", "get_vision_position_ids("),
+    "exaone4_5": ("models/exaone4_5/modeling_exaone4_5.py", "get_vision_position_ids("),
+    "granite4_vision": ("models/granite4_vision/modeling_granite4_vision.py", "image_size.tolist()"),
     # Features are added where a mask says, for whose places the device is asked.
     "qwen3_vl": ("models/qwen3_vl/modeling_qwen3_vl.py", "hidden_states[visual_pos_masks, :]"),
     # Padded images are found by their pixels.
     "idefics3": ("models/idefics3/modeling_idefics3.py", "pixel_values[real_images_inds]"),
     "smolvlm": ("models/smolvlm/modeling_smolvlm.py", "pixel_values[real_images_inds]"),
+    "idefics2": ("models/idefics2/modeling_idefics2.py", "pixel_values[real_images_inds]"),
+    # Indicators of pictures are made on the host and sent.
+    "ovis2": ("models/ovis2/modeling_ovis2.py", ").to(image_features.device)"),
 }
 """Families that share rows, and where transformers' own forward waits for the device first."""
 
-SHARING = [name for name in MODELS if name not in SEPARATE_ALONE]
+UNTRIED = ("qwen3_vl_moe", "gemma4", "gemma4_moe")
+"""A device of shapes multiplies the experts' matrices in bfloat16 alone, and what Gemma 4 asks is not known yet."""
+SHARING = [name for name in MODELS if name not in (*SEPARATE_ALONE, *UNTRIED)]
 
 
 def step_on_device(name: str, way: str) -> None:
@@ -69,7 +78,7 @@ def test_forward_and_backward_wait_for_nothing(name, way):
     step_on_device(name, way)
 
 
-@pytest.mark.parametrize("name", WAIT_INSIDE)
+@pytest.mark.parametrize("name", [name for name in WAIT_INSIDE if name in MODELS])
 def test_where_transformers_waits_it_is_known(name):
     with pytest.raises(WAITING) as caught:
         step_on_device(name, "shared")

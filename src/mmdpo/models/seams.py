@@ -8,8 +8,9 @@ underscore are overridden in `training/durable/durable_trainer.py`, their class;
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
@@ -22,6 +23,10 @@ one that is not recognised is asked for every pair of places, which is slower an
 PREPROCESS = "_preprocess"
 """The method of an image processor that takes all pictures through all steps; one that has its own is left alone
 (test_pixels.py)."""
+
+AS_EVER: Any = torch._C._disabled_torch_function_impl
+"""As `__torch_function__` of a tensor's subclass: its shape, device and type are answered as those of any tensor
+(test_tree_attention.py)."""
 
 LOAD_REPORT = "LOAD REPORT"
 """Begins the log record about weights that `from_pretrained` made up; here they are an error (test_loading.py)."""
@@ -82,3 +87,8 @@ def attend(name: str, *args: Any, **kwargs: Any) -> Any:
 def make_mask(name: str, **kwargs: Any) -> Any:
     """Calls the mask function of a registered implementation, as transformers' models do."""
     return ALL_MASK_ATTENTION_FUNCTIONS[name](**kwargs)
+
+
+def make_valueless(kind: type[Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Any:
+    """Returns a tensor of a subclass that has a shape and no values, on any device (test_tree_attention.py)."""
+    return Tensor._make_wrapper_subclass(kind, shape, dtype=dtype, device=device)

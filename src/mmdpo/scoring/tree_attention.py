@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from mmdpo.models.devices import send
-from mmdpo.models.seams import CAUSAL, attend, attention_of, make_mask
+from mmdpo.models.seams import AS_EVER, CAUSAL, attend, attention_of, make_mask, make_valueless
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"
@@ -87,12 +87,11 @@ class TreeMask(Tensor):
     @classmethod
     def of(cls, rows: Sequence[Sequence[Piece]], shape: tuple[int, int, int, int], device: Any) -> TreeMask:
         """Returns the mask of rows that the attention of this module attends along."""
-        mask: TreeMask = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
+        mask: TreeMask = make_valueless(cls, shape, torch.bool, device)
         mask.rows = tuple(map(tuple, rows))
         return mask
 
-    # Shape, device and type are answered as ever.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = AS_EVER
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
