@@ -67,9 +67,10 @@ SAVED_AS = (
     ("language_model.model.", "model.language_model."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("vision_tower.vision_model.", "model.vision_tower."),
+    ("model.vision_tower.vision_model.", "model.vision_tower."),
     ("vision_tower.", "model.vision_tower."),
 )
-"""Beginnings of names that `save_pretrained` writes to disk, and of those in the model."""
+"""Beginnings of names that `save_pretrained` and `mmdpo merge` write to disk, and of those in the model."""
 
 ROWS_PER_TOKEN = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 """Tensors that have one row more for `<image>`, by their native names."""
