@@ -84,8 +84,8 @@ def test_pairs_that_share_a_picture_have_the_logprobs_and_gradients_of_plain_for
     alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
     found = split_cells(case.score(batch, CELLS))
     assert_same_logprobs(found, alone)
-    # Gemma 4's gates of layers multiply small numbers, which leaves more to rounding.
-    within = 1e-4 if case.model.config.model_type == "gemma4" else 1e-5
+    # One gate of Gemma 4 is 1.3e-5 away, in separate rows too; with LLaVA and Gemma 3 all are below 1e-6.
+    within = 3e-5 if case.model.config.model_type == "gemma4" else 1e-5
     assert_same_gradients(gradients(case.scored, found), gradients(case.tiny, alone), within)
 
 

@@ -35,9 +35,13 @@ from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell, PreferenceExample, R
 from mmdpo.scoring.probe import ProbeError
 
 UNPROVEN = ("llama4", "janus", "ovis2", "idefics2")
-"""Models that train, and whose answers by transformers are not proven to be those that they give alone: in a batch of
-several lengths Llama 4's differ, where the probe stops; Janus needs a picture in every batch; Ovis 2 counts image
-tokens otherwise where prompts are read once; Idefics2's own processor cuts the text around a picture otherwise."""
+"""Models that train, and whose answers by transformers are not those that they give alone, for reasons not found yet.
+
+Llama 4's first tokens are up to .02 nats apart beside another question, where the probe stops. Janus ends in "stack
+expects a non-empty TensorList" and Ovis 2 in "Image features and image tokens do not match" where prompts are read
+once.
+A token of Idefics2's prompt differs from that of its processor.
+"""
 WITH_TEMPLATE = [name for name in MODELS if name not in ("paligemma", *UNPROVEN)]
 SHORT = GenerationSettings(max_new_tokens=7)
 

@@ -56,7 +56,7 @@ def generate_from_copies(
             cache.layers[number] = RoomyLayer(layer, places)
         else:
             layer.reorder_cache(places)
-    for module in model.modules():  # Qwen-VL and its like keep there how far positions lag behind tokens
+    for module in model.modules():  # Qwen-VL and its like keep there how far positions are from the count of tokens
         if isinstance(lag := getattr(module, "rope_deltas", None), Tensor):
             module.rope_deltas = lag[places]
     repeated = {key: prompts[key][places] for key in ("input_ids", "attention_mask")}
@@ -64,7 +64,7 @@ def generate_from_copies(
 
 
 class RoomyLayer(DynamicLayer):
-    """A copied layer of a cache that has room behind its tokens.
+    """A copied layer of a cache that has room after its tokens.
 
     transformers' own copies all tokens anew for each further one. Where answers are short and many go on from long
     prompts, most of the time would go there.
@@ -80,7 +80,7 @@ class RoomyLayer(DynamicLayer):
         self._room = [self.keys, self.values]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes states behind those that are there, and returns all."""
+        """Writes states after those that are there, and returns all."""
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         for part, states in enumerate((key_states, value_states)):

@@ -178,7 +178,7 @@ def llama4() -> TinyModel:
 
 
 class _Llama4Images(GotOcr2ImageProcessorPil):
-    """Stands in for Llama 4's own, which needs torchvision: tiles in one row, and behind them the whole picture."""
+    """Stands in for Llama 4's own, which needs torchvision: tiles in one row, and after them the whole picture."""
 
     def _preprocess(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._preprocess(*args, **kwargs)
