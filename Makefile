@@ -20,6 +20,7 @@ install = $(1)/bin/python -m pip install --quiet --upgrade $(2) pip \
 $(VENV)/.installed: pyproject.toml requirements/locked.txt
 	$(PYTHON) -m venv $(VENV)
 	$(call install,$(VENV),--constraint requirements/locked.txt,.)
+	$(BIN)/pip install --quiet --constraint requirements/locked.txt --group app
 	touch $@
 
 quickstart: setup
@@ -52,11 +53,13 @@ perf: setup
 
 # Works out requirements/locked.txt (the newest versions, PyTorch as constraints.txt has it) and requirements/oldest.txt
 # (the lowest that pyproject.toml promises) anew.
-RESOLVE := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --no-annotate --no-header
-lock: setup
-	$(BIN)/pip install --quiet --constraint requirements/locked.txt --group lock
+# In an environment of its own: a new dependency can make the old lock one that nothing installs by.
+RESOLVE := .venv-lock/bin/uv pip compile pyproject.toml --quiet --upgrade --no-annotate --no-header
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet "uv>=0.9"
 	$(RESOLVE) --universal --python-version 3.11 --constraint constraints.txt --output-file requirements/locked.txt \
-		--group dev --group build --group engines --group lock
+		--group dev --group app --group build --group engines
 	$(RESOLVE) --resolution lowest-direct --python-version 3.11 --python-platform linux \
 		--output-file requirements/oldest.txt --extra eval --extra diagnose --extra openai --group dev --group build
 
@@ -92,4 +95,4 @@ wheel: setup
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lock .venv-oldest .venv-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
