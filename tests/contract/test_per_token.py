@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_tokens_stand_where_they_are_in_the_answer(name):
         assert answer.text.strip() == ANSWERS[answer.name]
         pieces = list(dict.fromkeys(span for span in answer.spans if span[1] > span[0]))
         assert "".join(answer.text[start:end] for start, end in pieces) == answer.text
-        assert all(one[1] == other[0] for one, other in zip(pieces, pieces[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(pieces))
         assert answer.spans[-1] == (len(answer.text),) * 2, "the end of the turn is no text of the answer"
         for token, (start, end) in zip(answer.tokens, answer.spans, strict=True):
             assert token == answer.text[start:end] or start == end

@@ -102,7 +102,9 @@ def make_items(examples: Sequence[PreferenceExample], collator: Collator) -> Ite
     return Items(examples, seed=prepare.seed, draw_others=draw_others)
 
 
-def make_scorer(model: nn.Module, collator: Collator, items: Items | Sequence[Item], *, try_first: bool = True) -> Scorer:
+def make_scorer(
+    model: nn.Module, collator: Collator, items: Items | Sequence[Item], *, try_first: bool = True
+) -> Scorer:
     """Returns what scores the cells of a collator; with `try_first` the model is probed on two of the items.
 
     Raises ProbeError for a model that scores an answer differently beside others than alone.
@@ -200,8 +202,7 @@ class ScoreLog:
     def append(self, start: int, scores: Scored) -> None:
         """Adds the scores of the rows from `start` on."""
         rows = [
-            {"key": key, "logprobs": sums}
-            for key, sums in zip(self.keys[start:], scores.sums.T.tolist(), strict=False)
+            {"key": key, "logprobs": sums} for key, sums in zip(self.keys[start:], scores.sums.T.tolist(), strict=False)
         ]
         for row, tokens in zip(rows, scores.tokens, strict=False):
             row["tokens"] = [round_tokens(of_answer) for of_answer in tokens]

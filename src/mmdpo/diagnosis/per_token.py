@@ -27,7 +27,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text, read_answer, read_prompt
 from mmdpo.data.prepare import Preparer
-from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, make_scorer, score_items
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, make_scorer, round_tokens, score_items
 from mmdpo.models.trained import unwrap_adapter
 from mmdpo.records import (
     CORRUPTED,
@@ -171,6 +171,20 @@ def place_tokens(
         for token, (start, end) in zip(ids, spans, strict=True)
     ]
     return TokenScores(name, text, tuple(pieces), tuple(spans), logprobs, reference or {})
+
+
+def describe_tokens(scores: TokenScores, names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the scores for JSON, rounded to a millionth; `names` are those of the images that are kept.
+
+    `policy` and, where there is one, `reference` hold log-probabilities by image, one for each of `tokens`.
+    """
+
+    def write(logprobs: Mapping[str, Float[Tensor, "n"]]) -> dict[str, list[float]]:
+        return {name: round_tokens(logprobs[image]) for image, name in names.items() if image in logprobs}
+
+    reference = {"reference": write(scores.reference)} if scores.reference else {}
+    placed = {"text": scores.text, "tokens": list(scores.tokens), "spans": [list(span) for span in scores.spans]}
+    return {**placed, "policy": write(scores.logprobs), **reference}
 
 
 def check_asked(example: PreferenceExample, against: Sequence[str], other_images: Sequence[ImageSource]) -> None:
