@@ -31,7 +31,7 @@ _POLICY = (
 
 
 def build_app(sources: Sources) -> Any:
-    """Returns the page, a `gr.Blocks`, with a tab for each thing that was given. Raises what reading the sources raises."""
+    """Returns the page, a `gr.Blocks`; raises what reading the sources raises."""
     with gr.Blocks(title="mmdpo", analytics_enabled=False, fill_width=True) as app:
         gr.HTML("<h1>mmdpo</h1>", elem_id="title")
         with gr.Tabs():
