@@ -42,6 +42,8 @@ class Sources:
     """Where votes are written; None where nobody votes."""
     image_dir: Path | None = None
     """Folder of the images of benchmarks."""
+    vocabulary: Path | None = None
+    """JSON file of words and the object that each names; an embedded world has its own."""
 
     @cached_property
     def found(self) -> Found:

@@ -1,6 +1,6 @@
-"""Decisions about rows of datasets, each with its reason: a file that the app appends to, and training and checks honour.
+"""Decisions about rows of datasets, with reasons: a file that the app appends to, and training and checks honour.
 
-    {"dataset": "pairs.jsonl", "row": 12, "content": "5f0c…", "decision": "drop", "reason": "the cup is blue", "time": "…"}
+    {"dataset": "pairs.jsonl", "row": 12, "content": "5f0c…", "decision": "drop", "reason": "no cup", "time": "…"}
 
 Of two lines about one row the later holds. `drop` leaves the row out, `flag` only marks it, `keep` withdraws what was
 decided before. `dataset` is the last part of the dataset's name, so that folders may move; `content` is a digest of

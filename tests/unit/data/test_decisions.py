@@ -109,14 +109,14 @@ def test_columns_that_say_nothing_of_the_pair_may_change(pairs):
 def test_a_row_that_cannot_be_read_is_known_by_all_that_stands_in_it(pairs):
     path = decide(pairs, (4, "drop"))
     change(pairs, 4, chosen=5)
-    with pytest.raises(DecisionError, match="line 1: row 4 of pairs.jsonl is no longer"):
+    with pytest.raises(DecisionError, match=r"line 1: row 4 of pairs\.jsonl is no longer"):
         leave_out_dropped(read_dataset(pairs), path)
 
 
 def test_a_row_that_is_not_there_any_more_is_an_error(pairs):
     path = decide(pairs, (5, "drop"))
     write(pairs, [json.loads(line) for line in pairs.read_text().splitlines()][:4])
-    with pytest.raises(DecisionError, match="line 1: row 5 of pairs.jsonl: the dataset has 4 rows"):
+    with pytest.raises(DecisionError, match=r"line 1: row 5 of pairs\.jsonl: the dataset has 4 rows"):
         leave_out_dropped(read_dataset(pairs), path)
 
 
