@@ -81,7 +81,7 @@ class Models:
         self._loading, self._computing = threading.Lock(), threading.Lock()
 
     def prepare(self, name: str) -> None:
-        """Begins to load a model in the background, unless it is there. Raises ValueError for a name that is not given."""
+        """Begins to load a model in the background, unless it is there; raises ValueError for a name not given."""
         with self._lock:
             self._find(name)
 
@@ -156,8 +156,8 @@ class Models:
         while needed > (free := self._find_free()):
             if not self._let_leave(must=bool(self.in_memory)):
                 raise MemoryError(
-                    f"{printable(name)} needs {needed / GIGABYTE:.1f} GB and {free / GIGABYTE:.1f} GB are free: end other "
-                    "programs, or take a smaller model"
+                    f"{printable(name)} needs {needed / GIGABYTE:.1f} GB and {free / GIGABYTE:.1f} GB are free: end "
+                    "other programs, or take a smaller model"
                 )
         with self._computing:
             return self._load(name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.report.reading import Found, find_folders
@@ -21,10 +22,16 @@ class DatasetSource:
     image_root: str | None = None
 
     def read(self) -> PreferenceDataset:
-        """Returns its rows; raises what `mmdpo.data.read.read_dataset` raises."""
-        from mmdpo.training.rows import read_examples
+        """Returns its rows, read once for all pages; raises what `mmdpo.data.read.read_dataset` raises."""
+        return _read(self)
 
-        return read_examples(self.name, self.split, config=self.config, format=self.format, image_root=self.image_root)
+
+@cache
+def _read(source: DatasetSource) -> PreferenceDataset:
+    from mmdpo.training.rows import read_examples
+
+    how: dict[str, Any] = dict(config=source.config, format=source.format, image_root=source.image_root)
+    return read_examples(source.name, source.split, **how)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Sources:
     """Folders that mmdpo wrote, as they were named; `found` says what lies in them."""
     models: tuple[str, ...] = ()
     """What `mmdpo.models.start.resolve_start` takes."""
+    max_models: int | None = None
+    """Models in memory at a time; None for as many as fit."""
     decisions: Path = field(default=Path("decisions.jsonl"))
     """Where flags and drops are written."""
     votes: Path | None = None

@@ -113,7 +113,7 @@ def score_tokens(
             that scores an answer differently beside others than alone.
         RowError: a picture cannot be read, or the chat template refuses the turns.
     """
-    example = _make_example(prompt, answers, images)
+    example = make_example(prompt, answers, images)
     check_asked(example, against, other_images)
     names = tuple(example.responses)
     how: dict[str, Any] = dict(seed=seed, corruption=corruption, max_length=max_length)
@@ -203,7 +203,7 @@ def check_asked(example: PreferenceExample, against: Sequence[str], other_images
         )
 
 
-def _make_example(
+def make_example(
     prompt: str | Sequence[Message] | PreferenceExample,
     answers: Sequence[str] | Mapping[str, Text],
     images: Sequence[ImageSource],
