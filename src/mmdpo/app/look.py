@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from PIL.Image import Image
 
 from mmdpo.app.html import render
 from mmdpo.app.models import Models
@@ -93,7 +94,7 @@ def take_typed(picture: str | Path | None, prompt: str, answers: Sequence[str]) 
     """Returns an example of an uploaded picture, a question and answers; raises ValueError for what is missing."""
     if picture is None:
         raise ValueError("there is no picture: upload one")
-    check_upload(picture)
+    opened = open_upload(picture)
     if not prompt.strip():
         raise ValueError("there is no question: write what is asked about the picture")
     given = [answer for answer in answers if answer.strip()]
@@ -103,14 +104,14 @@ def take_typed(picture: str | Path | None, prompt: str, answers: Sequence[str]) 
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"a text has {len(text):,} characters, and {MOST_CHARACTERS:,} are taken: shorten it")
     names = ["answer"] if len(given) == 1 else [f"answer {place}" for place in range(1, len(given) + 1)]
-    example = make_example(prompt, dict(zip(names, given, strict=True)), [Path(picture)])
+    example = make_example(prompt, dict(zip(names, given, strict=True)), [opened])
     return example, "the uploaded picture"
 
 
-def check_upload(picture: str | Path) -> None:
-    """Raises RowError for a file that is no picture or too large, before it is decoded."""
+def open_upload(picture: str | Path) -> Image:
+    """Returns an uploaded picture, decoded; raises RowError for a file that is none, is damaged or too large."""
     try:
-        image_size(Path(picture), max_pixels=MOST_PIXELS)
+        return open_image(Path(picture), max_pixels=MOST_PIXELS)
     except RowError as error:
         # The path is the server's own, and tells the reader nothing.
         problem = error.problem.replace(str(picture), Path(picture).name)
@@ -122,8 +123,7 @@ def take_other(
 ) -> tuple[ImageSource, ...]:
     """Returns a picture for each of an example's images: the uploaded one, else the first of a row by its number."""
     if picture is not None:
-        check_upload(picture)
-        return (Path(picture),) * len(example.images)
+        return (open_upload(picture),) * len(example.images)
     if dataset is None or number is None:
         raise ValueError("there is no other image: upload one, or name a row that has one")
     other, _ = take_row(dataset, number)
