@@ -15,7 +15,7 @@ import gradio as gr
 
 from mmdpo import corruption as corruptions
 from mmdpo.app.html import paragraph
-from mmdpo.app.look import AGAINST, Question, open_upload, look, render_looked, take_other, take_row, take_typed
+from mmdpo.app.look import AGAINST, Question, look, open_upload, render_looked, take_other, take_row, take_typed
 from mmdpo.app.models import Models
 from mmdpo.app.pair_pictures import RUN_SEED, read_options
 from mmdpo.app.sources import Sources
