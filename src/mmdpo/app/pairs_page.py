@@ -68,7 +68,7 @@ def open_views(sources: Sources) -> dict[str, PairsView]:
 def build(sources: Sources) -> None:
     """Fills the tab."""
     views = open_views(sources)
-    hows = {DEFAULT_HOW: HowCorrupted()}
+    hows = {DEFAULT_HOW: HowCorrupted(seed=sources.seed)}
     hows |= {place.label: how for place in sources.found.runs if (how := read_how(place.path)) is not None}
     _Page(views, hows).build()
 
@@ -126,7 +126,7 @@ class _Page:
                     self.options = gr.Textbox(
                         value=_show_options(HowCorrupted()), label="corruption_options", max_lines=3, min_width=200
                     )
-                    self.seed = gr.Number(HowCorrupted().seed, precision=0, label="seed", min_width=80)
+                    self.seed = gr.Number(self.hows[DEFAULT_HOW].seed, precision=0, label="seed", min_width=80)
                     self.epoch = gr.Number(0, precision=0, minimum=0, label="epoch", min_width=80)
                 self.texts = gr.HTML(elem_classes=["pair"])
         self._query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.words]
