@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ class DatasetSource:
     config: str | None = None
     format: str = "auto"
     image_root: str | None = None
+    seed: int = 42
+    """Draws the pairs of an embedded world."""
 
     def read(self) -> PreferenceDataset:
         """Returns its rows, read once for all pages; raises what `mmdpo.data.read.read_dataset` raises."""
@@ -31,7 +33,7 @@ def _read(source: DatasetSource) -> PreferenceDataset:
     from mmdpo.training.rows import read_examples
 
     how: dict[str, Any] = dict(config=source.config, format=source.format, image_root=source.image_root)
-    return read_examples(source.name, source.split, **how)
+    return read_examples(source.name, source.split, seed=source.seed, **how)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sources:
     """What `mmdpo.models.start.resolve_start` takes."""
     max_models: int | None = None
     """Models in memory at a time; None for as many as fit."""
-    decisions: Path = field(default=Path("decisions.jsonl"))
+    decisions: Path = Path("decisions.jsonl")
     """Where flags and drops are written."""
     votes: Path | None = None
     """Where votes are written; None where nobody votes."""
@@ -53,6 +55,9 @@ class Sources:
     """Folder of the images of benchmarks."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
+
+    seed: int = 42
+    """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
 
     @cached_property
     def found(self) -> Found:
