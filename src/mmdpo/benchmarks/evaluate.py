@@ -327,7 +327,7 @@ def read_table(run: str | Path) -> CountTable:
         group = row.values.get("group", image)
         numbers = counts.values() if isinstance(counts, dict) else ("none",)
         are_counts = all(isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in numbers)
-        if not (all(isinstance(text, str) for text in (item_id, image, group)) and are_counts):
+        if not (isinstance(item_id, str) and isinstance(image, str) and isinstance(group, str) and are_counts):
             raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
         if item_id in rows:
             raise EvaluationError(f"{row.place}: a second score of item {item_id}")

@@ -326,8 +326,8 @@ class RecordedReplies:
         replies = [_find_reply(row) for others in rows.values() for row in others]
         if reads is not None and replies and not any(map(reads, replies)):
             raise EvaluationError(
-                f"{path}: none of its {len(replies):,} replies says what this benchmark's judge is asked for, the first "
-                f"is {replies[0]!r:.60}; are they of another benchmark's judge?"
+                f"{path}: none of its {len(replies):,} replies says what this benchmark's judge is asked for, the "
+                f"first is {replies[0]!r:.60}; are they of another benchmark's judge?"
             )
         named = [str(row.values["model"]) for row in models.values() if "model" in row.values]
         return cls(rows, f"recorded replies of {', '.join(sorted(named)) or 'a judge unnamed'} ({Path(path).name})")

@@ -1,6 +1,7 @@
-"""Questions of yes and no: what a count of outcomes is called, the measures of them, and a rule that several authors use.
+"""Questions of yes and no: the outcomes that are counted, their measures, and a rule that several authors use.
 
-An outcome is `true_yes`, `false_yes`, `true_no` or `false_no`: what was said, and whether that is right. Positive is yes.
+An outcome is `true_yes`, `false_yes`, `true_no` or `false_no`: what was said, and whether that is right. Positive is
+yes.
 """
 
 from __future__ import annotations

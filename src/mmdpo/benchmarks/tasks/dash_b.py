@@ -1,4 +1,4 @@
-"""DASH-B: is an object in the image, yes or no, where half the images were found because models see it and it is not there.
+"""DASH-B: is an object in the image, yes or no; half the images were found because models see what is not there.
 
 Source: Augustin, Neuhaus and Hein, DASH: Detection and Assessment of Systematic Hallucinations of VLMs, ICCV 2025;
 scoring as the authors' `eval_utils.py`: the letters "yes" anywhere in an answer, else "no"; an answer with neither is
@@ -87,14 +87,14 @@ def _read_list(data_dir: Path, kind: str) -> list[BenchmarkItem]:
 
 
 def find_id(row: Row, items: BenchmarkItems) -> str:
-    """Returns the item of the authors' `gt`, `object_name` and `img_id`; raises EvaluationError for a row without them."""
+    """Returns the item of the authors' `gt`, `object_name` and `img_id`; raises EvaluationError if there is none."""
     said = {name: str(row.values.get(name)) for name in ("gt", "object_name", "img_id")}
     for item in items.groups.get(said["object_name"], ()):
         if item.part == said["gt"] and item.image.endswith(f"/{said['img_id']}"):
             return item.id
     raise EvaluationError(
-        f"no image of DASH-B's lists: gt {said['gt']!r}, object_name {said['object_name']!r}, img_id {said['img_id']!r}; "
-        "give these three, or an id as neg/coco/backpack/2327067188.png, of the lists that were asked"
+        f"no image of DASH-B's lists: gt {said['gt']!r}, object_name {said['object_name']!r}, img_id "
+        f"{said['img_id']!r}; give these three, or an id as neg/coco/backpack/2327067188.png, of the lists asked"
     )
 
 

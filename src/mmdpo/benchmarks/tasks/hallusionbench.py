@@ -1,9 +1,9 @@
 """HallusionBench, the authors' rule: 1,129 yes/no questions on figures and edited figures, checked by a judge.
 
-Source: Guan et al., HallusionBench, CVPR 2024; scoring as the authors' `utils.py` and `evaluation.py`. A judge that sees
-no image says of each answer whether it is correct, incorrect or unclear, and, where that decides what a mistake comes
-from, whether it says the same as the answer about the original figure. Other harnesses read "yes" and "no" in the answers
-to the 951 questions with an image: that is `hallusionbench_yes_no`, and its numbers are not these.
+Source: Guan et al., HallusionBench, CVPR 2024; scoring as the authors' `utils.py` and `evaluation.py`. A judge that
+sees no image says of each answer whether it is correct, incorrect or unclear, and, where that decides what a mistake
+comes from, whether it says the same as the answer about the original figure. Other harnesses read "yes" and "no" in the
+answers to the 951 questions with an image: that is `hallusionbench_yes_no`, and its numbers are not these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import (
+    AskingJudge,
+    BenchmarkItem,
+    Better,
+    ItemScore,
+    Metric,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
@@ -149,8 +159,8 @@ def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], 
     judge = tools.judge
     if judge is None:
         raise EvaluationError(
-            "HallusionBench's own rule needs a judge: name a model (--judge_model, with --judge_url for an endpoint), or "
-            "give recorded replies (--judge_replies FILE); without one, hallusionbench_yes_no reads yes and no"
+            "HallusionBench's own rule needs a judge: name a model (--judge_model, with --judge_url for an endpoint), "
+            "or give recorded replies (--judge_replies FILE); without one, hallusionbench_yes_no reads yes and no"
         )
     tools.used["judge"] = judge.name
     return lambda item, answer: score_reply(item, judge.reply(item, answer))
@@ -199,7 +209,9 @@ def _make_groupings() -> list[Grouping]:
         "easy": (lambda item: item.truth["visual_input"] != "2", _question),
         "hard": (lambda item: item.truth["visual_input"] == "2", _question),
     }
-    return [Grouping(f"{category}/{name}", of(category, *how)) for category in CATEGORIES for name, how in kinds.items()]
+    return [
+        Grouping(f"{category}/{name}", of(category, *how)) for category in CATEGORIES for name, how in kinds.items()
+    ]
 
 
 def score_together(

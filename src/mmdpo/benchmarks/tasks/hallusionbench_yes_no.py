@@ -1,8 +1,8 @@
 """HallusionBench by yes and no, without a judge: the 951 questions with an image, as VLMEvalKit scores them.
 
 Source: Guan et al., HallusionBench, CVPR 2024, with the rule of VLMEvalKit (`YOrN_Extraction` and `Hallusion_rating` in
-vlmeval/dataset/utils/yorn.py at 0c7163c9, exact matching): an answer that has "yes" or "no" as a word, and not both, says
-so; any other is wrong. The authors' rule is `hallusionbench`; numbers of the two cannot be compared. Figures and
+vlmeval/dataset/utils/yorn.py at 0c7163c9, exact matching): an answer that has "yes" or "no" as a word, and not both,
+says so; any other is wrong. The authors' rule is `hallusionbench`; numbers of the two cannot be compared. Figures and
 questions are told apart by subcategory, set and number alone, so that those of `ocr` in both categories fall together:
 332 figures and 429 questions.
 """
@@ -62,7 +62,9 @@ def _score(item: BenchmarkItem, answer: str) -> ItemScore:
     said, label = read_vlmevalkit(answer), "yes" if item.truth["gt_answer"] == "1" else "no"
     counts = {"n": 1.0, "right": float(said == label)}
     return ItemScore(
-        counts={f"{scope}{name}": count for scope in _SCOPES if _applies(scope, item) for name, count in counts.items()},
+        counts={
+            f"{scope}{name}": count for scope in _SCOPES if _applies(scope, item) for name, count in counts.items()
+        },
         reason={"read_as": said, "label": label},
         traps={"unknown": 1} if said == "unknown" else {},
     )

@@ -1,9 +1,9 @@
-"""NaturalBench: two questions on two images, whose right answers are crossed, so that no answer without the image counts.
+"""NaturalBench: two questions on two images, whose right answers are crossed: without the image no group is right.
 
-Source: Li et al., NaturalBench: Evaluating Vision-Language Models on Natural Adversarial Samples, NeurIPS 2024; scoring as
-the authors' `naturalbench_vqa.py`: the first whole word "yes" or "no" (or the letter A or B) in any case. A question is
-right if it is on both images, an image if both questions are on it, a group if all four answers are right. A model that
-ignores the image has accuracy 0.5 and 0 in all three; one that guesses has 0.5, 0.25, 0.25 and 0.0625.
+Source: Li et al., NaturalBench: Evaluating Vision-Language Models on Natural Adversarial Samples, NeurIPS 2024; scoring
+as the authors' `naturalbench_vqa.py`: the first whole word "yes" or "no" (or the letter A or B) in any case. A question
+is right if it is on both images, an image if both questions are on it, a group if all four answers are right. A model
+that ignores the image has accuracy 0.5 and 0 in all three; one that guesses has 0.5, 0.25, 0.25 and 0.0625.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ HEADLINE = tuple(
 
 SPLITS: Final = ("train", "test")
 """Half of the groups each; published numbers are over both."""
+_KINDS: Final = ("question", "image", "group")
 _PLACES: Final = ("q0i0", "q0i1", "q1i0", "q1i1")
 """Of the four rows of a group, in their order."""
 _WORDS: Final = {"Yes": ("yes", "no"), "A": ("A", "B")}
@@ -51,7 +52,7 @@ METRICS = tuple(
     for scope in ("", *SPLITS)
     for metric in (
         _measure(scope, "accuracy", "right", "n"),
-        *(_measure(scope, f"{kind}_accuracy", f"{kind}/all_right", f"{kind}/n") for kind in ("question", "image", "group")),
+        *(_measure(scope, f"{kind}_accuracy", f"{kind}/all_right", f"{kind}/n") for kind in _KINDS),
     )
 )
 

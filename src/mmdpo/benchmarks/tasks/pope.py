@@ -1,10 +1,10 @@
 """POPE: is an object in the image, yes or no, with three ways of choosing absent objects.
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
-`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
-Answers are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more
-sense (`tolerant.py`), which leaves out those that say neither yes nor no; `repope/…` are they by RePOPE's labels and
-rule (`repope.py`), where its data is there.
+`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes". Answers
+are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more sense
+(`tolerant.py`), which leaves out those that say neither yes nor no; `repope/…` are they by RePOPE's labels and rule
+(`repope.py`), where its data is there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ RELABELLED: Final = "repope/"
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
-} | TRAPS_OF_READING | TRAPS_OF_REPOPE
+    **TRAPS_OF_READING,
+    **TRAPS_OF_REPOPE,
+}
 HEADLINE = ("pope/macro/accuracy", "pope/macro/f1", "pope/repope/macro/accuracy", "pope/repope/macro/f1")
+
 
 def _metric(reading: str, scope: str, measure: str) -> Metric:
     splits = SPLITS if scope == "macro" else (scope,)

@@ -1,8 +1,8 @@
 """RePOPE: POPE's questions with labels corrected, and without those that nobody can decide.
 
 Source: Neuhaus and Hein, RePOPE: Impact of Annotation Errors on the POPE Benchmark, 2025; scoring as the authors'
-`eval_utils.py`: the letters "yes" anywhere in an answer, else "no", else it is counted nowhere. Its questions are some of
-POPE's, with their ids, so that POPE's answers score it: `mmdpo eval pope` prints both.
+`eval_utils.py`: the letters "yes" anywhere in an answer, else "no", else it is counted nowhere. Its questions are some
+of POPE's, with their ids, so that POPE's answers score it: `mmdpo eval pope` prints both.
 """
 
 from __future__ import annotations
