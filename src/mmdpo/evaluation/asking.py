@@ -34,7 +34,7 @@ _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
 
-FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage]
+FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage | None]
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ def make_image_finder(
     if image_dir is not None and not image_dir.is_dir():
         raise EvaluationError(f"--image_dir {image_dir}: no such folder")
     places = [image_dir] if image_dir is not None else [data_dir / name for name in IMAGE_FOLDERS]
-    folder = next((place for place in places if (place / items[0].image).is_file()), places[0])
-    return lambda item: folder / item.image
+    first = next((item.image for item in items if item.image), "")
+    folder = next((place for place in places if (place / first).is_file()), places[0])
+    return lambda item: folder / item.image if item.image else None
 
 
 def check_images(questions: Sequence[Question]) -> None:

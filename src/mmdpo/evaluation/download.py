@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
 from mmdpo.files import printable, write_json
 
@@ -83,12 +84,13 @@ def choose_data_dir(name: str, given: Path | None) -> Path:
     """
     if given is not None and not given.is_dir():
         raise EvaluationError(f"--data_dir {given}: no such folder")
-    if given is not None or name not in SOURCES:
+    data = load(name).data_name
+    if given is not None or data not in SOURCES:
         return given or Path()
     folder = default_folder()
-    if not (folder / name).is_dir():
+    if not (folder / data).is_dir():
         raise EvaluationError(
-            f"no data of {name} in {folder}: fetch it by `mmdpo eval download {name}`, or name the folder that has it "
+            f"no data of {name} in {folder}: fetch it by `mmdpo eval download {data}`, or name the folder that has it "
             "(--data_dir)"
         )
     return folder
