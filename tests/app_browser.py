@@ -36,7 +36,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("tests in a browser need Chromium: apt-get install chromium", allow_module_level=True)
 
-STARTS_WITHIN = 120.0
+STARTS_WITHIN = 300.0
 """Seconds that a busy machine may take to import Gradio and what else there is."""
 DESK, PHONE = (1280, 900), (390, 844)
 """Widths and heights that pages are looked at in, in pixels."""
