@@ -87,6 +87,11 @@ def test_the_two_rules_of_hallusionbench_have_their_own_names_sizes_and_needs(tm
     assert set(values(evaluation).values()) == {100.0}
     sizes = [evaluation.metrics[f"hallusionbench_yes_no/{name}"].n for name in ("aacc", "facc", "qacc")]
     assert sizes == [951, 332, 429]
+    whole = json.loads((official_data() / "hallusionbench" / "HallusionBench.json").read_text())
+    official = [row | {"model_prediction": "Yes.", "benchmark": "hallusionbench"} for row in whole]
+    evaluation = evaluate("hallusionbench_yes_no", official, tmp_path)
+    assert len(evaluation.scores) == 951
+    assert evaluation.made_by["answers"] == "178 answers to other questions of hallusionbench are left out"
     with pytest.raises(EvaluationError, match=r"needs a judge.*hallusionbench_yes_no reads yes and no"):
         evaluate("hallusionbench", [{"id": item.id, "answer": "Yes"} for item in items], tmp_path, partial=True)
 
@@ -167,13 +172,13 @@ def test_a_model_that_ignores_the_image_gets_nothing_right_in_naturalbench(word,
 def test_groups_of_naturalbench_that_are_answered_in_part_are_named_and_left_out(tmp_path):
     rows = [json.loads(line) for line in (HAND_MADE / "naturalbench" / "answers.jsonl").open()]
     kept = [row for row in rows if row["id"] != "test/0/q1i1"]
-    with pytest.raises(EvaluationError, match=r"1 of the 8 items of part test have no answer .*, and 1 groups of"):
+    with pytest.raises(EvaluationError, match=r"1 of the 8 items of part test have no answer .*, which leaves 1 of"):
         evaluate("naturalbench", kept, tmp_path, data=HAND_MADE)
     evaluation = evaluate("naturalbench", kept, tmp_path, data=HAND_MADE, partial=True)
     sizes = {name: evaluation.metrics[f"naturalbench/test/{name}"].n for name in ("accuracy", "group_accuracy")}
     assert sizes == {"accuracy": 7, "group_accuracy": 1}
     assert evaluation.metrics["naturalbench/test/question_accuracy"].n == 3
-    assert "1 groups of questions are answered in part (test/0)" in evaluation.partial[0]
+    assert "which leaves 1 of its groups incomplete (test/0)" in evaluation.partial[0]
 
 
 def test_what_is_no_group_of_naturalbench_is_refused(tmp_path):
