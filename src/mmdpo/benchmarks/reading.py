@@ -185,7 +185,7 @@ FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
 
 @dataclass(frozen=True)
 class Also:
-    """Another benchmark whose answers are read too: the ids of items that only it asks, and those that were left out."""
+    """Another benchmark whose answers are read too: ids of items that only it asks, and which of them were left out."""
 
     benchmark: str
     unasked: frozenset[str]

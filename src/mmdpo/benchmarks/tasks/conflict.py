@@ -46,22 +46,18 @@ def _percent(name: str, part: str, whole: str, better: Better) -> Metric:
     return Metric(f"conflict/{name}", compute, (whole,), better, "%", 2)
 
 
-METRICS = tuple(
-    metric
-    for name in FILES
-    for metric in (
-        *(
-            _percent(f"{name}/{kind}_{condition}", f"{name}/{condition}/{count}", f"{name}/{condition}/n", better)
-            for condition in (IMAGE, TEXT)
-            for kind, count, better in (("accuracy", "right", "higher"), ("no_letter", "unread", "lower"))
-        ),
-        *(
-            _percent(f"{name}/{cell}", f"{name}/{cell}", f"{name}/pairs", _BETTER.get(cell, "neither"))
-            for cell, _ in CELLS.values()
-        ),
-        _percent(f"{name}/flip_rate", f"{name}/flips", f"{name}/pairs", "lower"),
-    )
-)
+def _make_metrics(name: str) -> list[Metric]:
+    metrics = []
+    for condition in (IMAGE, TEXT):
+        whole = f"{name}/{condition}/n"
+        metrics.append(_percent(f"{name}/accuracy_{condition}", f"{name}/{condition}/right", whole, "higher"))
+        metrics.append(_percent(f"{name}/no_letter_{condition}", f"{name}/{condition}/unread", whole, "lower"))
+    for cell, _ in CELLS.values():
+        metrics.append(_percent(f"{name}/{cell}", f"{name}/{cell}", f"{name}/pairs", _BETTER.get(cell, "neither")))
+    return [*metrics, _percent(f"{name}/flip_rate", f"{name}/flips", f"{name}/pairs", "lower")]
+
+
+METRICS = tuple(metric for name in FILES for metric in _make_metrics(name))
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
@@ -104,13 +100,12 @@ def _make_items(name: str, question: OptionQuestion) -> list[BenchmarkItem]:
 def find_id(row: Row, items: BenchmarkItems) -> str:
     """Returns the item of a row's question `id` and `condition`, image or text; raises EvaluationError without them."""
     question, condition = row.values.get("id"), row.values.get("condition")
-    found = next(
-        (f"{name}/{question}/{condition}" for name in FILES if f"{name}/{question}/{condition}" in items), None
-    )
+    ids = [f"{name}/{question}/{condition}" for name in FILES]
+    found = next((item_id for item_id in ids if item_id in items), None)
     if found is None:
         raise EvaluationError(
-            f"no question {question!r} asked with {condition!r}; give an id as infoseek/ID/image, or the question's id and "
-            f'"condition": "{IMAGE}" or "{TEXT}"'
+            f"no question {question!r} asked with {condition!r}; give an id as infoseek/ID/image, or the question's id "
+            f'and "condition": "{IMAGE}" or "{TEXT}"'
         )
     return found
 
