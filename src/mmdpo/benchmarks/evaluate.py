@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
-from mmdpo.benchmarks.reading import Answers, EvaluationError, read_answers, read_data, read_rows
+from mmdpo.benchmarks.reading import Also, Answers, EvaluationError, read_answers, read_data, read_rows
 from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
@@ -122,8 +122,11 @@ def evaluate_answers(
     check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
-    fields = benchmark.answer_fields
-    found = read_answers(Path(answers), name, by_id, benchmark.find_id, fields=fields, allow_cut=allow_partial)
+    also = None if benchmark.unasked_ids is None else Also(benchmark.data_name, benchmark.unasked_ids(folder))
+    how: dict[str, Any] = {"fields": benchmark.answer_fields, "also": also, "allow_cut": allow_partial}
+    found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
+    if also is not None and also.left_out:
+        tools.used["answers"] = f"{len(also.left_out):,} answers to other questions of {also.benchmark} are left out"
     missing = _find_missing(by_id, found)
     if missing and not allow_partial:
         raise EvaluationError(f"{answers}: {'; '.join(missing)}. Answer them, or score the rest as partial (--partial)")
@@ -211,7 +214,7 @@ def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
             shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
             cut = {item.group for item in members if item.id not in answers.by_id} - {""}
             cut &= {item.group for item in members if item.id in answers.by_id}
-            why = f", and {len(cut):,} groups of questions are answered in part ({min(cut)})" if cut else ""
+            why = f", which leaves {len(cut):,} of its groups incomplete ({min(cut)})" if cut else ""
             problems.append(
                 f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown}){why}"
             )

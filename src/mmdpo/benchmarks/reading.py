@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -175,6 +175,15 @@ FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
 """Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
 
 
+@dataclass(frozen=True)
+class Also:
+    """Another benchmark whose answers are read too: ids of items that only it asks, and which of them were left out."""
+
+    benchmark: str
+    unasked: frozenset[str]
+    left_out: list[str] = field(default_factory=list)
+
+
 def read_answers(
     path: Path,
     benchmark: str,
@@ -182,12 +191,13 @@ def read_answers(
     find_id: FindId,
     *,
     fields: Sequence[str] = ANSWER_FIELDS,
+    also: Also | None = None,
     allow_cut: bool = False,
 ) -> Answers:
     """Reads a file of answers, or those of a folder (`list_files`).
 
-    An answer stands in the first of `fields` that its row has. `allow_cut` leaves out a last row that the file breaks
-    off in.
+    An answer stands in the first of `fields` that its row has. Answers of the benchmark that `also` names are read too,
+    but for those that it leaves out. `allow_cut` leaves out a last row that the file breaks off in.
 
     Raises:
         EvaluationError: no JSON, a row cut off, an id that is none of the benchmark's, two answers to one item, or no
@@ -197,9 +207,12 @@ def read_answers(
     cut: list[str] = []
     found, answers = list_files(path), dict[str, Answer]()
     for row in (row for file in found for row in read_rows(file, cut if allow_cut else None)):
-        if row.values.get("benchmark", benchmark) != benchmark:
+        if row.values.get("benchmark", benchmark) not in (benchmark, also and also.benchmark):
             raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
         item_id = _find_item(row, items, find_id)
+        if also is not None and item_id in also.unasked:
+            also.left_out.append(item_id)
+            continue
         if item_id not in items:
             ids = list(items)
             raise EvaluationError(

@@ -34,7 +34,7 @@ _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
 
-FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage | None]
+FindImage: TypeAlias = "Callable[[BenchmarkItem], LazyImage | None]"
 
 
 @dataclass(frozen=True)

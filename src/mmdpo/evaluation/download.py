@@ -80,13 +80,19 @@ def default_folder() -> Path:
 def choose_data_dir(name: str, given: Path | None) -> Path:
     """Returns the folder that holds a benchmark's data: the given one, else the cache.
 
-    Raises EvaluationError if that is no folder, or none is given and the benchmark's data was not downloaded.
+    Raises EvaluationError if that is no folder, or none is given and the data was not, or cannot be, downloaded.
     """
     if given is not None and not given.is_dir():
         raise EvaluationError(f"--data_dir {given}: no such folder")
-    data = load(name).data_name
-    if given is not None or data not in SOURCES:
+    benchmark = load(name)
+    data = benchmark.data_name
+    if given is not None or benchmark.draw_image is not None:
         return given or Path()
+    if data not in SOURCES:
+        raise EvaluationError(
+            f"the data of {name} is not fetched by this program, since no public place of its files is known; name the "
+            "folder that has it (--data_dir), see docs/evaluation.md"
+        )
     folder = default_folder()
     if not (folder / data).is_dir():
         raise EvaluationError(

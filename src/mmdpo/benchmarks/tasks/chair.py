@@ -60,6 +60,11 @@ def draw_images(image_ids: Iterable[int], seed: int = SEED) -> list[int]:
     return sorted(random.Random(seed).sample(ids, min(IMAGES, len(ids))))
 
 
+def name_image(image_id: int) -> str:
+    """Returns the file name of an image of val2014."""
+    return f"COCO_val2014_{image_id:012d}.jpg"
+
+
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Draws 500 images of val2014, with the COCO classes that they show; ids are COCO image ids.
 
@@ -92,9 +97,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     whence = f"listed in {IDS}" if chosen else f"drawn with seed {SEED}"
     tools.used["images"] = f"{len(drawn)} of val2014, {whence} (SHA-256 of their ids {digest}…)"
     return tuple(
-        BenchmarkItem(
-            str(image_id), "all", _PROMPT, f"COCO_val2014_{image_id:012d}.jpg", {"objects": truth[str(image_id)]}
-        )
+        BenchmarkItem(str(image_id), "all", _PROMPT, name_image(image_id), {"objects": truth[str(image_id)]})
         for image_id in drawn
     )
 

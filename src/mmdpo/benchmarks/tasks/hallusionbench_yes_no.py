@@ -53,6 +53,11 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     return tuple(item for item in read_rows(data_dir) if item.image)
 
 
+def unasked_ids(data_dir: Path) -> frozenset[str]:
+    """Returns the ids of the questions without an image, which the authors' rule asks and this one does not."""
+    return frozenset(item.id for item in read_rows(data_dir) if not item.image)
+
+
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule; it needs neither data nor tools."""
     return _score
