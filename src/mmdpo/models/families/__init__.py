@@ -179,8 +179,9 @@ class Family:
         return written if written.count(token) == 1 else token
 
     def image_token_id(self, processor: Any) -> int | None:
-        """Returns the token that an image's features replace, None where the processor does not name it."""
-        return getattr(processor, "image_token_id", None)
+        """Returns the token that an image's features replace, None where neither processor nor tokenizer names it."""
+        owners = processor, getattr(processor, "tokenizer", None)
+        return next((token for owner in owners if (token := getattr(owner, "image_token_id", None)) is not None), None)
 
     def complete_prompt(self, processor: Any, prompt: str) -> str:
         """Returns a prompt with what the model's processor itself writes around it: nothing, for most."""
@@ -191,6 +192,10 @@ class Family:
         raise ValueError(
             f"pad_to_square works for LLaVA-1.5 and its kin; {type(processor).__name__} reads pictures in their shape"
         )
+
+    def generate(self, model: nn.Module, **inputs: Any) -> Any:
+        """Returns what transformers' `generate` returns for these inputs and options."""
+        return model.generate(**inputs)  # type: ignore[operator]
 
     def locate_parts(self, model: nn.Module) -> Parts:
         """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
