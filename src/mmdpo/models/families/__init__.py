@@ -35,7 +35,7 @@ PROJECTOR_WORDS = (
 PROVEN_DECODERS = (
     "llama", "mistral", "phi", "qwen2", "qwen3", "gemma", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text",
     "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "cohere2", "exaone4", "gemma4_text",
-    "granite4_vision_text",
+    "granite4_vision_text", "hyperclovax", "deepseek_v3", "gemma3n_text",
 )  # fmt: skip
 """Text decoders, by `model_type`, that the contract test has scored with shared prefixes."""
 
@@ -309,11 +309,13 @@ def _place_images_on_host(owner: Any, ids: Int[Tensor, "R S"]) -> Iterator[None]
         yield
         return
 
-    def get_placeholder_mask(_: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [_, *args, *kwargs.values()]
-        device = next(value.device for value in given if isinstance(value, Tensor))
-        shapes = [_as_shape(value) for value in args], {name: _as_shape(value) for name, value in kwargs.items()}
-        found = original(ids, *shapes[0], **shapes[1])
+    signature = inspect.signature(original)
+
+    def get_placeholder_mask(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments  # some models name all of them
+        device = next(value.device for value in given.values() if isinstance(value, Tensor))
+        asked = {name: _as_shape(value) for name, value in given.items()} | {next(iter(given)): ids}
+        found = original(**asked)
         return tuple(send(mask, device) for mask in found) if isinstance(found, tuple) else send(found, device)
 
     owner.get_placeholder_mask = get_placeholder_mask  # hides the method
