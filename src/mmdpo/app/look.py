@@ -16,6 +16,7 @@ from mmdpo.app.models import Models
 from mmdpo.app.pair_pictures import LONGEST_SIDE, Shown
 from mmdpo.corruption import Corruption, load
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
 from mmdpo.data.prepare import Preparer
