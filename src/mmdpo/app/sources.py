@@ -55,7 +55,6 @@ class Sources:
     """Folder of the images of benchmarks."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
-
     seed: int = 42
     """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
 

@@ -208,7 +208,10 @@ def make_example(
     answers: Sequence[str] | Mapping[str, Text],
     images: Sequence[ImageSource],
 ) -> PreferenceExample:
-    """Returns an example of what `score_tokens` is given; raises RowError for turns or images that are none."""
+    """Returns the row that is scored: a question, or a row whose answers and images may be replaced, with its answers.
+
+    Raises RowError for a prompt or an answer that is none.
+    """
     named = answers if isinstance(answers, Mapping) else {str(place): text for place, text in enumerate(answers)}
     responses = {name: read_answer(answer, column=name) for name, answer in named.items()}
     if isinstance(prompt, PreferenceExample):

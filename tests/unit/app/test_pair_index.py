@@ -77,8 +77,16 @@ def test_filters_search_and_length_all_have_to_hold(index):
 
 @pytest.mark.parametrize(
     ("text", "rows"),
-    [("CUP", [1, 2]), ("what IS there", [1, 2, 3, 5]), ("strasse", [4]), ("r3", [3]), ("table a", []), ("nothing", [5]), (" ", [1, 2, 3, 4, 5, 6])],
-)  # fmt: skip
+    [
+        ("CUP", [1, 2]),
+        ("what IS there", [1, 2, 3, 5]),
+        ("strasse", [4]),
+        ("r3", [3]),
+        ("table a", []),
+        ("nothing", [5]),
+        (" ", [1, 2, 3, 4, 5, 6]),
+    ],
+)
 def test_texts_are_found_whatever_their_case_and_line_breaks(index, text, rows):
     assert find(index, search=text) == rows
 
