@@ -13,10 +13,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it while it is 
 
 import gradio as gr
 
-from mmdpo.app import pairs_page
+from mmdpo.app import look_page, pairs_page
 from mmdpo.app.sources import Sources
 
-PAGES: tuple[ModuleType, ...] = (pairs_page,)
+PAGES: tuple[ModuleType, ...] = (pairs_page, look_page)
 """In the order of the tabs."""
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
@@ -65,7 +65,8 @@ def launch(
             auth=list(auth) or None,
             allowed_paths=[],
             theme=gr.themes.Base(font=FONTS, font_mono=MONO_FONTS),
-            css=_read("style.css"),
+            css=_read("style.css") + look_page.STYLE,
+            max_file_size=look_page.MOST_UPLOADED,
             head=f"<script>{_read('keys.js')}</script>",
             footer_links=[],
             run_history=False,

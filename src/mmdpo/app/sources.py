@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ class DatasetSource:
     """Draws the pairs of an embedded world."""
 
     def read(self) -> PreferenceDataset:
-        """Returns its rows; raises what `mmdpo.data.read.read_dataset` raises."""
-        from mmdpo.training.rows import read_examples
+        """Returns its rows, read once for all pages; raises what `mmdpo.data.read.read_dataset` raises."""
+        return _read(self)
 
-        how: dict[str, Any] = dict(config=self.config, format=self.format, image_root=self.image_root)
-        return read_examples(self.name, self.split, seed=self.seed, **how)
+
+@cache
+def _read(source: DatasetSource) -> PreferenceDataset:
+    from mmdpo.training.rows import read_examples
+
+    how: dict[str, Any] = dict(config=source.config, format=source.format, image_root=source.image_root)
+    return read_examples(source.name, source.split, seed=source.seed, **how)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Sources:
     """Folders that mmdpo wrote, as they were named; `found` says what lies in them."""
     models: tuple[str, ...] = ()
     """What `mmdpo.models.start.resolve_start` takes."""
+    max_models: int | None = None
+    """Models in memory at a time; None for as many as fit."""
     decisions: Path = Path("decisions.jsonl")
     """Where flags and drops are written."""
     votes: Path | None = None
@@ -48,7 +55,6 @@ class Sources:
     """Folder of the images of benchmarks."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
-
     seed: int = 42
     """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
 

@@ -32,6 +32,7 @@ class AppOptions(Options):
     runs: tuple[Path, ...] = option((), "Folders that mmdpo wrote: runs, results, diagnoses.", metavar="RUN")
     image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
     models: tuple[str, ...] = option((), "Models: hub names, run folders, adapters, `world`.", metavar="MODEL")
+    max_models: int | None = option(None, "Models in memory at a time; as many as fit unless given.", least=1)
     votes: Path | None = option(None, "Write votes to this SQLite file.", metavar="FILE")
     demo: bool = option(False, "Open the embedded world and the quickstart's runs, made where they are not there.")
     host: str = option("127.0.0.1", "Address to serve on; others than this machine's own let others in.")
@@ -80,6 +81,7 @@ def _find_sources(options: AppOptions) -> "Sources":
         datasets=tuple(DatasetSource(name, *how) for name in options.data),
         runs=options.runs,
         models=options.models,
+        max_models=options.max_models,
         decisions=options.decisions,
         votes=options.votes,
         image_dir=options.image_dir,
