@@ -2,6 +2,14 @@
 
 import json
 
+from mmdpo.report.reading import find_folders
+from mmdpo.votes.study import read_voted_runs
+
+
+def read_folders(folders):
+    """Returns the runs of folders as votes see them."""
+    return read_voted_runs(find_folders(folders).evaluations)
+
 
 def write_run(folder, answers, *, benchmark="mmhal", prompts=None, images=None, types=None, counts=None, reasons=None):
     """Writes answers.jsonl, scores.jsonl and result.json for item → answer; returns the folder."""

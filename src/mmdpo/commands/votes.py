@@ -67,12 +67,13 @@ class VotesImportOptions(VotesOptions):
 
 def merge(options: VotesImportOptions) -> int:
     """Puts votes into a file of the same study; what is there already changes nothing."""
+    from mmdpo.report.reading import find_folders
     from mmdpo.votes.exchange import import_votes
     from mmdpo.votes.store import VoteStore
     from mmdpo.votes.study import read_voted_runs
 
     if options.runs:
-        store = VoteStore.open(options.file, read_voted_runs(options.runs).study)
+        store = VoteStore.open(options.file, read_voted_runs(find_folders(options.runs).evaluations).study)
     else:
         store = VoteStore.read(options.file)
     merged = import_votes(store, options.csv)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows, replace_surrogates
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.files import clean_text, digest_of, read_json
-from mmdpo.report.reading import ANSWERS, RESULT, SCORES, Place, find_folders
+from mmdpo.report.reading import ANSWERS, RESULT, SCORES, Place, name_results
 
 Choice: TypeAlias = Literal["left", "right", "tie", "both_bad"]
 """What a rater says of two answers."""
@@ -171,29 +171,25 @@ class _Row(NamedTuple):
 class _Answers:
     """The answers of a run, by item."""
 
-    label: str
     folder: Path
     benchmark: str
     rows: Mapping[str, _Row]
 
 
-def read_voted_runs(folders: Sequence[str | Path]) -> VotedRuns:
-    """Reads the answers of two or more runs that `mmdpo eval` wrote, or of folders that hold such runs.
+def read_voted_runs(places: Sequence[Place]) -> VotedRuns:
+    """Reads the answers of two or more runs: the `evaluations` that `find_folders` finds.
 
     Items that one of the runs has not answered are left out, and counted in the study's notes.
 
-    Raises:
-        VoteError: fewer than two runs, runs on different benchmarks, another prompt or image for an item, no item that
-            all runs have answered, or the same answers throughout.
-        ReportError: a folder that does not exist or holds nothing that mmdpo wrote.
+    Raises VoteError for fewer than two runs, runs on different benchmarks, another prompt or image for an item, no item
+    that all runs have answered, and the same answers throughout.
     """
-    places = find_folders(folders).evaluations
     if len(places) < 2:
         found = ", ".join(str(place.path) for place in places) or "none"
         raise VoteError(f"votes need the results of two runs or more, on the same items; found: {found}")
     runs = [_read_answers(place) for place in places]
     _check_benchmark(runs)
-    labels = _distinct([run.label for run in runs])
+    labels = name_results(places)
     common = [item for item in runs[0].rows if all(item in run.rows for run in runs)]
     if not common:
         raise VoteError(f"no item has an answer in all of {', '.join(labels)}; evaluate the runs on the same items")
@@ -214,14 +210,6 @@ def read_voted_runs(folders: Sequence[str | Path]) -> VotedRuns:
     return VotedRuns(Study(runs[0].benchmark, study_runs, tuple(items), notes), texts)
 
 
-def _distinct(labels: Sequence[str]) -> list[str]:
-    """Returns labels with a number where two are the same, as those of two results in one run are."""
-    return [
-        f"{label} ({labels[:place].count(label) + 1})" if labels.count(label) > 1 else label
-        for place, label in enumerate(labels)
-    ]
-
-
 def _read_answers(place: Place) -> _Answers:
     path, rows = place.path / ANSWERS, dict[str, _Row]()
     try:
@@ -240,7 +228,7 @@ def _read_answers(place: Place) -> _Answers:
         raise VoteError(f"{path}: cannot be read ({error.strerror}); votes need the answers of the run") from error
     except EvaluationError as error:
         raise VoteError(str(error)) from error
-    return _Answers(place.label, place.path, benchmark, rows)
+    return _Answers(place.path, benchmark, rows)
 
 
 def _text(row: Row, key: str) -> str:

@@ -6,14 +6,14 @@ from collections import Counter
 import pytest
 
 from mmdpo.report.reading import ReportError
-from mmdpo.votes.study import Task, VoteError, read_rater, read_voted_runs
-from voted_runs import write_run, write_runs
+from mmdpo.votes.study import Task, VoteError, read_rater
+from voted_runs import read_folders, write_run, write_runs
 
 
 def test_items_that_a_run_has_not_answered_are_left_out_and_counted(tmp_path):
     one = write_run(tmp_path / "dpo", {"a": "x", "b": "x", "c": "x"})
     other = write_run(tmp_path / "mdpo", {"b": "y", "c": "x", "d": "y", "e": "y"})
-    study = read_voted_runs([one, other]).study
+    study = read_folders([one, other]).study
     assert [item.id for item in study.items] == ["b", "c"]
     assert study.notes == (
         "2 items have no answer in dpo: d, e",
@@ -25,15 +25,15 @@ def test_items_that_a_run_has_not_answered_are_left_out_and_counted(tmp_path):
 
 def test_types_are_the_benchmark_s_own_else_its_parts(tmp_path):
     runs = write_runs(tmp_path, "dpo", "mdpo", items=3)
-    assert [item.type for item in read_voted_runs(runs).study.items] == ["attribute", "counting", "attribute"]
+    assert [item.type for item in read_folders(runs).study.items] == ["attribute", "counting", "attribute"]
     for run in runs:
         rows = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
         lines = [json.dumps(row | {"part": "relation", "counts": {"relation/n": 1}}) for row in rows]
         (run / "scores.jsonl").write_text("\n".join(lines))
         (run / "result.json").write_text(json.dumps({"benchmark": "amber"}))
-    assert {item.type for item in read_voted_runs(runs).study.items} == {"relation"}
+    assert {item.type for item in read_folders(runs).study.items} == {"relation"}
     (runs[0] / "scores.jsonl").unlink()
-    assert {item.type for item in read_voted_runs(runs).study.items} == {"amber"}
+    assert {item.type for item in read_folders(runs).study.items} == {"amber"}
 
 
 @pytest.mark.parametrize(
@@ -51,34 +51,34 @@ def test_runs_on_other_questions_are_refused(tmp_path, change, said):
     one = write_run(tmp_path / "dpo", {"a": "x", "b": "x"})
     other = write_run(tmp_path / "mdpo", {"a": "y", "b": "y"}, **change)
     with pytest.raises(VoteError, match=said):
-        read_voted_runs([one, other])
+        read_folders([one, other])
 
 
 def test_runs_that_cannot_be_voted_on_are_refused(tmp_path):
     one, same = (write_run(tmp_path / name, {"a": "x"}) for name in ("dpo", "same"))
     with pytest.raises(VoteError, match=r"two runs or more.*found: .*dpo"):
-        read_voted_runs([one])
+        read_folders([one])
     with pytest.raises(VoteError, match="dpo and same give the same answers to all items"):
-        read_voted_runs([one, same])
+        read_folders([one, same])
     with pytest.raises(VoteError, match="no item has an answer in all of dpo, third"):
-        read_voted_runs([one, write_run(tmp_path / "third", {"b": "x"})])
+        read_folders([one, write_run(tmp_path / "third", {"b": "x"})])
     with pytest.raises(ReportError, match="no such folder"):
-        read_voted_runs([one, tmp_path / "none"])
+        read_folders([one, tmp_path / "none"])
     (same / "answers.jsonl").write_text('{"id": "a", "prompt": "?", "image": "a.png", "answer": "y"}\n' * 2)
     with pytest.raises(VoteError, match=r"answers.jsonl, line 2: a second answer to item a"):
-        read_voted_runs([one, same])
+        read_folders([one, same])
     (same / "answers.jsonl").write_text('{"id": "a", "prompt": "?", "image": "a.png"}\n')
     with pytest.raises(VoteError, match="line 1: answer should be text, and is None"):
-        read_voted_runs([one, same])
+        read_folders([one, same])
     (same / "answers.jsonl").unlink()
     with pytest.raises(VoteError, match=r"same/answers.jsonl: cannot be read"):
-        read_voted_runs([one, same])
+        read_folders([one, same])
 
 
 def test_the_study_is_told_by_its_answers_whatever_runs_are_called_and_however_ordered(tmp_path):
     runs = write_runs(tmp_path, "dpo", "mdpo", "base")
-    study = read_voted_runs(runs).study
-    turned = read_voted_runs([runs[2], runs[0], runs[1]]).study
+    study = read_folders(runs).study
+    turned = read_folders([runs[2], runs[0], runs[1]]).study
     assert turned.digest == study.digest
     assert set(turned.pairs) == set(study.pairs)
     assert turned.labels == ("base", "dpo", "mdpo")
@@ -88,14 +88,14 @@ def test_the_study_is_told_by_its_answers_whatever_runs_are_called_and_however_o
         study.labels[side] for side in study.sides("anna", task)
     ]
     renamed = runs[0].rename(tmp_path / "elsewhere")
-    assert read_voted_runs([renamed, *runs[1:]]).study.digest == study.digest
+    assert read_folders([renamed, *runs[1:]]).study.digest == study.digest
     lines = (renamed / "answers.jsonl").read_text()
     (renamed / "answers.jsonl").write_text(lines.replace("says item-3", "tells item-3"))
-    assert read_voted_runs([renamed, *runs[1:]]).study.digest != study.digest
+    assert read_folders([renamed, *runs[1:]]).study.digest != study.digest
 
 
 def test_raters_have_their_own_orders_and_sides_and_every_time_the_same(tmp_path):
-    study = read_voted_runs(write_runs(tmp_path, "dpo", "mdpo", items=200)).study
+    study = read_folders(write_runs(tmp_path, "dpo", "mdpo", items=200)).study
     raters = [f"rater {number}" for number in range(10)]
     orders = {rater: study.order(rater) for rater in raters}
     assert all(set(order) == study.tasks and len(order) == 200 for order in orders.values())
@@ -112,14 +112,14 @@ def test_raters_have_their_own_orders_and_sides_and_every_time_the_same(tmp_path
 
 def test_order_and_sides_are_those_of_every_version(tmp_path):
     """Votes that are stored depend on them: a change of the draw has to change the version of the file."""
-    study = read_voted_runs(write_runs(tmp_path, "dpo", "mdpo", items=4)).study
+    study = read_folders(write_runs(tmp_path, "dpo", "mdpo", items=4)).study
     assert study.digest.startswith("46ae646e4dfd")
     assert [task.item for task in study.order("anna")] == ["item-0", "item-2", "item-3", "item-1"]
     assert [study.labels[study.sides("anna", task)[0]] for task in study.order("anna")] == ["dpo", "mdpo", "dpo", "dpo"]
 
 
 def test_what_a_vote_prefers_is_the_answer_on_that_side(tmp_path):
-    study = read_voted_runs(write_runs(tmp_path, "dpo", "mdpo")).study
+    study = read_folders(write_runs(tmp_path, "dpo", "mdpo")).study
     for task in study.tasks:
         left, right = study.sides("anna", task)
         assert (study.preferred("anna", task, "left"), study.preferred("anna", task, "right")) == (left, right)

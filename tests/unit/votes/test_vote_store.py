@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from mmdpo.votes.store import Vote, Votes, VoteStore
-from mmdpo.votes.study import Task, VoteError, read_voted_runs
-from voted_runs import write_runs
+from mmdpo.votes.study import Task, VoteError
+from voted_runs import read_folders, write_runs
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def store(tmp_path, runs):
-    return VoteStore.open(tmp_path / "votes.sqlite", read_voted_runs(runs).study)
+    return VoteStore.open(tmp_path / "votes.sqlite", read_folders(runs).study)
 
 
 def told(store):
@@ -86,13 +86,13 @@ def test_a_file_is_for_the_runs_that_it_was_made_for(store, runs, tmp_path):
         ([*runs, other[0]], "made for votes on dpo, mdpo .6 items.: base was not there"),
     ):
         with pytest.raises(VoteError, match=said):
-            VoteStore.open(store.path, read_voted_runs(given).study)
+            VoteStore.open(store.path, read_folders(given).study)
     lines = (runs[0] / "answers.jsonl").read_text()
     (runs[0] / "answers.jsonl").write_text(lines.replace("dpo says item-3", "dpo tells item-3"))
     with pytest.raises(VoteError, match=r"the answers of dpo are other ones.* Name those runs, or another file"):
-        VoteStore.open(store.path, read_voted_runs(runs).study)
+        VoteStore.open(store.path, read_folders(runs).study)
     (runs[0] / "answers.jsonl").write_text(lines)
-    assert VoteStore.open(store.path, read_voted_runs(runs[::-1]).study).study.labels == ("dpo", "mdpo")
+    assert VoteStore.open(store.path, read_folders(runs[::-1]).study).study.labels == ("dpo", "mdpo")
 
 
 def test_what_is_no_file_of_votes_is_refused_and_left_alone(tmp_path, store):
@@ -138,7 +138,7 @@ def test_a_vote_is_on_the_disk_when_it_is_counted(store):
 
 
 def test_raters_and_tabs_at_once_lose_nothing_and_count_nothing_twice(tmp_path, runs):
-    study, path = read_voted_runs(runs).study, tmp_path / "new" / "votes.sqlite"
+    study, path = read_folders(runs).study, tmp_path / "new" / "votes.sqlite"
 
     def vote(number):
         store, rater = VoteStore.open(path, study), f"rater {number % 4}"  # four raters with two tabs each

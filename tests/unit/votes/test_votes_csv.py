@@ -7,8 +7,8 @@ import pytest
 from mmdpo.cli import main
 from mmdpo.votes.exchange import export_votes, import_votes
 from mmdpo.votes.store import Votes, VoteStore
-from mmdpo.votes.study import VoteError, read_voted_runs
-from voted_runs import write_runs
+from mmdpo.votes.study import VoteError
+from voted_runs import read_folders, write_runs
 
 REASONS = (
     "",
@@ -33,7 +33,7 @@ def runs(tmp_path):
 @pytest.fixture
 def store(tmp_path, runs):
     """A store with votes of two raters, one of whom has a name like a formula, and a vote that was changed."""
-    store = VoteStore.open(tmp_path / "votes.sqlite", read_voted_runs(runs).study)
+    store = VoteStore.open(tmp_path / "votes.sqlite", read_folders(runs).study)
     for place, (task, reason) in enumerate(zip(store.order("anna"), REASONS, strict=False)):
         store.cast("anna", task, ("left", "right", "tie", "both_bad")[place % 4], reason)
     store.cast("=ben", store.order("=ben")[0], "tie")
@@ -45,7 +45,7 @@ def test_a_round_trip_is_exact_and_twice_is_once(store, runs, tmp_path):
     path = tmp_path / "votes.csv"
     written = export_votes(store, path)
     assert (len(written.counting), len(written.replaced)) == (12, 1)
-    other = VoteStore.open(tmp_path / "other.sqlite", read_voted_runs(runs).study)
+    other = VoteStore.open(tmp_path / "other.sqlite", read_folders(runs).study)
     merged = import_votes(other, path)
     assert (merged.added, merged.known, merged.outdated) == (12, 0, 1)
     assert other.votes() == store.votes() == written
@@ -101,7 +101,7 @@ def test_a_file_that_does_not_fit_is_refused_with_its_line(store, tmp_path, old,
 
 def test_votes_of_another_study_and_two_votes_in_one_are_refused(store, runs, tmp_path):
     export_votes(store, path := tmp_path / "votes.csv")
-    other = VoteStore.open(tmp_path / "other.sqlite", read_voted_runs(runs[:2]).study)
+    other = VoteStore.open(tmp_path / "other.sqlite", read_folders(runs[:2]).study)
     with pytest.raises(VoteError, match="line 2: a vote of another study"):
         import_votes(other, path)
     lines = path.read_text().splitlines(keepends=True)

@@ -10,12 +10,12 @@ from rich.console import Console
 from mmdpo.cli import main
 from mmdpo.votes.report import make_report, markdown_report, print_report
 from mmdpo.votes.store import VoteStore
-from mmdpo.votes.study import Task, read_voted_runs
-from voted_runs import choose, write_run, write_runs
+from mmdpo.votes.study import Task
+from voted_runs import choose, read_folders, write_run, write_runs
 
 
 def make_store(folder, *labels, **how):
-    return VoteStore.open(folder / "votes.sqlite", read_voted_runs(write_runs(folder, *labels, **how)).study)
+    return VoteStore.open(folder / "votes.sqlite", read_folders(write_runs(folder, *labels, **how)).study)
 
 
 def vote(store, rater, outcomes, pair=None):
@@ -74,7 +74,7 @@ def test_question_types_are_told_apart(tmp_path):
 def test_the_items_of_an_image_are_one_in_the_sign_test_and_drawn_together(tmp_path):
     images = {"a": "1.png", "b": "1.png", "c": "1.png", "d": "2.png"}
     runs = [write_run(tmp_path / of, dict.fromkeys("abcd", of), images=images) for of in ("dpo", "mdpo")]
-    store = VoteStore.open(tmp_path / "votes.sqlite", read_voted_runs(runs).study)
+    store = VoteStore.open(tmp_path / "votes.sqlite", read_folders(runs).study)
     vote(store, "anna", ["mdpo", "mdpo", "dpo", "dpo"])
     row = whole(make_report(store))
     assert row["sign_test"] == {"wins": 1, "losses": 1, "undecided": 0, "p": 1.0}
@@ -160,7 +160,7 @@ def test_a_changed_vote_counts_once_and_equal_answers_not_at_all(tmp_path):
     for run in runs:
         text = (run / "answers.jsonl").read_text()
         (run / "answers.jsonl").write_text(text.replace(f"{run.name} says item-2", "the same"))
-    store = VoteStore.open(tmp_path / "votes.sqlite", read_voted_runs(runs).study)
+    store = VoteStore.open(tmp_path / "votes.sqlite", read_folders(runs).study)
     task = store.order("anna")[0]
     choose(store, "anna", task, "dpo")
     seen = store.votes_of("anna")[0]
