@@ -42,6 +42,8 @@ class Sources:
     """Where votes are written; None where nobody votes."""
     image_dir: Path | None = None
     """Folder of the images of benchmarks."""
+    is_demo: bool = False
+    """Whether all pages are shown, even those that name the runs which are voted on."""
 
     @cached_property
     def found(self) -> Found:

@@ -272,14 +272,17 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     )
 
 
-def mark_answer(row: Mapping[str, Any], item: ScoredItem | None) -> MarkedAnswer:
-    """Returns an answer, a row of answers.jsonl, with what it was found to be; either may be missing."""
+def mark_answer(row: Mapping[str, Any], item: ScoredItem | None, most: int = LONGEST_ANSWER) -> MarkedAnswer:
+    """Returns an answer, a row of answers.jsonl, with what it was found to be; either may be missing.
+
+    Of texts with more than `most` characters the beginning is left.
+    """
     if "answer" not in row:
         return MarkedAnswer(MISSING, remark="no answer")
-    text = cut(str(row["answer"]), LONGEST_ANSWER)
+    text = cut(str(row["answer"]), most)
     if item is None:
         return MarkedAnswer(text, remark="not scored")
-    reasons = cut(item.reasons, LONGEST_ANSWER)
+    reasons = cut(item.reasons, most)
     return MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
 
 
