@@ -15,3 +15,8 @@ _TEMPLATES = Environment(
 def render(template: str, **values: Any) -> Markup:
     """Returns a file of `templates/` with the values, escaped, in their places."""
     return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+def paragraph(text: str, kind: str = "", *, role: str = "") -> Markup:
+    """Returns a text, escaped, as a paragraph of a class; `role` tells a screen reader what it is."""
+    return Markup('<p class="{}"{}>{}</p>').format(kind, Markup(' role="{}"').format(role) if role else "", text)

@@ -44,6 +44,8 @@ class Sources:
     """Folder of the images of benchmarks."""
     is_demo: bool = False
     """Whether all pages are shown, even those that name the runs which are voted on."""
+    vocabulary: Path | None = None
+    """JSON file of words and the object that each names; an embedded world has its own."""
 
     @cached_property
     def found(self) -> Found:

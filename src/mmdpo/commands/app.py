@@ -22,6 +22,7 @@ class AppOptions(Options):
     dataset_config: str | None = option(None, "Configuration of hub datasets.")
     dataset_format: str = option("auto", "Format of the rows.")
     image_root: str | None = option(None, "Folder that relative image paths start from.")
+    vocabulary: Path | None = option(None, "JSON file of words and the object that each names, to tell pairs by.")
     decisions: Path = option(Path("decisions.jsonl"), "Write flags and drops of rows to this file.", metavar="FILE")
     runs: tuple[Path, ...] = option((), "Folders that mmdpo wrote: runs, results, diagnoses.", metavar="RUN")
     image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
@@ -54,6 +55,7 @@ def run(options: AppOptions) -> int:
         decisions=options.decisions,
         votes=options.votes,
         image_dir=options.image_dir,
+        vocabulary=options.vocabulary,
     )
 
     def say(address: str) -> None:
