@@ -193,10 +193,12 @@ def build(sources: Sources) -> None:
     with gr.Row(elem_classes="controls"):
         benchmark = gr.Dropdown(names, value=names[0], label="Benchmark", visible=len(names) > 1)
         wanted = gr.Dropdown([ALL], value=ALL, label="Show")
-        search = gr.Textbox(label="Search", placeholder="words of an answer, prompt or id ( / )", elem_classes="key-/")
+        search = gr.Textbox(
+            label="Search (/)", placeholder="words of an answer, prompt or id", elem_classes="key-/", max_lines=1
+        )
     with gr.Row(elem_classes="controls"):
-        before = gr.Button("Previous (k)", elem_classes=["key-k", "key-p"])
-        after = gr.Button("Next (j)", elem_classes=["key-j", "key-n"], variant="primary")
+        before = gr.Button("Previous (k)", elem_classes=["key-k", "key-p"], min_width=120)
+        after = gr.Button("Next (j)", elem_classes=["key-j", "key-n"], variant="primary", min_width=120)
     place = gr.State(0)
     shown = gr.HTML(elem_id="answers")
     asked, told = [benchmark, wanted, search, place], [shown, place]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from markupsafe import Markup
 
-from mmdpo.app.html import render
+from mmdpo.app.html import paragraph, render
 from mmdpo.app.item_picture import item_picture
 from mmdpo.app.sources import Sources
 from mmdpo.files import clean_text
@@ -150,9 +150,9 @@ def build(sources: Sources) -> None:
         gr.HTML(render("votes_intro.html", tasks=len(booth.store.study.tasks)))
         name = gr.Textbox(label="Your name", max_length=LONGEST_NAME, autofocus=True)
         enter = gr.Button("Start", variant="primary")
-        refused = gr.HTML()
+        refused = gr.HTML(elem_classes=["said-last"])
     with gr.Column(visible=False, elem_classes="vote") as inside:
-        message = gr.HTML(elem_id="vote-message")
+        message = gr.HTML(elem_classes=["said-last"])
         shown = gr.HTML(elem_id="vote")
         held = gr.Textbox(visible="hidden", elem_id="vote-held")
         with gr.Row(elem_classes="choices"):
@@ -163,11 +163,14 @@ def build(sources: Sources) -> None:
                 "right": _make_button("Answer 2 is better →", "ArrowRight"),
             }
         reason = gr.Textbox(
-            label="Reason, if you like (R; Esc leaves the field)", max_length=LONGEST_REASON, elem_classes="key-r"
+            label="Reason, if you like (R; Esc leaves the field)",
+            max_length=LONGEST_REASON,
+            max_lines=1,
+            elem_classes="key-r",
         )
         with gr.Row():
-            back = gr.Button("Back (Backspace)", size="sm", elem_classes=["key-Backspace", "once"])
-            on = gr.Button("Go on (G)", size="sm", elem_classes=["key-g", "once"])
+            back = gr.Button("Back (Backspace)", size="sm", elem_classes=["key-Backspace", "once"], min_width=120)
+            on = gr.Button("Go on (G)", size="sm", elem_classes=["key-g", "once"], min_width=120)
 
     told = [message, shown, held, reason]
 
@@ -176,17 +179,17 @@ def build(sources: Sources) -> None:
         try:
             return tell(act(Shown.read(written), *values))
         except VoteError as error:
-            return render("votes_message.html", message=str(error)), gr.skip(), gr.skip(), gr.skip()
+            return _warn(str(error)), gr.skip(), gr.skip(), gr.skip()
 
     def tell(view: View) -> tuple[Any, ...]:
         reason = "" if view.shown.before is None else view.shown.before.reason
-        return render("votes_message.html", message=view.message), booth.show(view.shown), view.shown.write(), reason
+        return _warn(view.message), booth.show(view.shown), view.shown.write(), reason
 
     def begin(name: str) -> tuple[Any, ...]:
         try:
             return "", gr.Column(visible=False), gr.Column(visible=True), *tell(booth.enter(name))
         except VoteError as error:
-            return render("votes_message.html", message=str(error)), *[gr.skip()] * (2 + len(told))
+            return _warn(str(error)), *[gr.skip()] * (2 + len(told))
 
     quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
     gr.on([enter.click, name.submit], begin, name, [refused, door, inside, *told], **quiet)
@@ -199,6 +202,10 @@ def build(sources: Sources) -> None:
 
 def _vote(booth: VotingBooth, choice: Choice, shown: Shown, reason: str) -> View:
     return booth.vote(shown, choice, reason)
+
+
+def _warn(text: str) -> Markup:
+    return paragraph(text, "problem", role="alert") if text else Markup()
 
 
 def _make_button(text: str, key: str) -> gr.Button:
