@@ -13,10 +13,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it while it is 
 
 import gradio as gr
 
-from mmdpo.app import look_page, pairs_page
+from mmdpo.app import answers_page, look_page, pairs_page, votes_page
 from mmdpo.app.sources import Sources
 
-PAGES: tuple[ModuleType, ...] = (pairs_page, look_page)
+PAGES: tuple[ModuleType, ...] = (pairs_page, answers_page, look_page, votes_page)
 """In the order of the tabs."""
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
