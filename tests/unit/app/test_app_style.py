@@ -9,7 +9,7 @@ TEXT_ON = [
     (ink, ground)
     for ink in ("ink", "soft", "chosen", "rejected", "flagged")
     for ground in ("paper", "panel", "current")
-] + [("ink", "own"), ("soft", "page")]  # fmt: skip
+] + [("ink", "own"), ("ink", "wrong"), ("ink", "page"), ("soft", "page")]  # fmt: skip
 """Which colours stand on which; `page` is Gradio's own ground."""
 PAGE = {"light": "#ffffff", "dark": "#0f0f11"}
 
