@@ -19,8 +19,9 @@ from tests.app_browser import open_browser, open_page, serve
 ROWS = 100_000
 WORDS = (20, 120)
 """Least and most words of an answer."""
-VOCABULARY = tuple(
-    ["a", "the", "red", "blue", "small", "wooden", "cup", "dog", "table", "man", "street", "light", "holds", "stands", "lies", "near", "behind", "under", "with", "on"]
+VOCABULARY = (
+    "a", "the", "red", "blue", "small", "wooden", "cup", "dog", "table", "man", "street", "light", "holds", "stands",
+    "lies", "near", "behind", "under", "with", "on",
 )  # fmt: skip
 
 

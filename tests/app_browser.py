@@ -51,7 +51,7 @@ def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mmdpo", "app", "--port", str(port), *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (env or {})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(env or {})
     log = Path(cwd) / f"app-{port}.log"
     with log.open("w") as told:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=told, stderr=subprocess.STDOUT)
