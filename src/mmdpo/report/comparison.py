@@ -5,6 +5,7 @@ Everything here takes the content of a compare.json.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from functools import partial
@@ -26,12 +27,15 @@ Content: TypeAlias = Mapping[str, Any]
 
 DIGITS = {"share": 3, "0–6": 2}
 """Decimals that are shown, by unit; 1 for any other."""
+_NAME = 32
+"""Characters of a metric's name that 80 columns have room for beside the figures."""
 
 
 def print_comparison(content: Content, console: Console) -> None:
     """Prints a table for each run that is compared with the first and each benchmark, then what a reader should know.
 
-    The tables fit 80 columns: the runs are A and B in them, and named above, by text whatever stands in the names.
+    The tables fit 80 columns: the runs are A and B in them, and named above, by text whatever stands in the names. The
+    names of metrics are whole; a long one goes on in the next line, after a slash.
     """
     content = clean(content)
     first, *others = content["runs"]
@@ -40,12 +44,22 @@ def print_comparison(content: Content, console: Console) -> None:
         of_run = [row for row in content["rows"] if row["run"] == run]
         for benchmark in dict.fromkeys(row["benchmark"] for row in of_run):
             cells = [_cells(row) for row in of_run if row["benchmark"] == benchmark]
-            rows = ((name.removeprefix(f"{benchmark}/"), *figures) for name, *figures, _ in cells)
+            rows = ((_break_name(name.removeprefix(f"{benchmark}/")), *figures) for name, *figures, _ in cells)
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
             console.print(Table(headers, tuple(rows)).terminal(wrap=8, padding=(0, 1, 0, 0)))
             console.print()
     for line in _remarks(content, explain_needed=False):
         console.print(Text(line), soft_wrap=True)
+
+
+def _break_name(name: str) -> str:
+    """Returns a name in lines of `_NAME` characters at most, broken after slashes alone."""
+    lines = [""]
+    for piece in re.findall(r"[^/]*/|[^/]+$", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > _NAME:
+            lines.append("  ")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def markdown_comparison(content: Content) -> str:
@@ -132,7 +146,7 @@ def _remarks(content: Content, *, explain_needed: bool = True) -> list[str]:
     """Returns how the differences were made and what to know of them; the terminal has no column of items needed."""
     statistics = content["statistics"]
     how = (
-        f"Paired bootstrap over {statistics['resampled']}s, {statistics['resamples']:,} resamples, seed "
+        f"Paired bootstrap by {statistics['resampled']}, {statistics['resamples']:,} resamples, seed "
         f"{statistics['seed']}. ↑ higher is better, ↓ lower is better."
     )
     if explain_needed:

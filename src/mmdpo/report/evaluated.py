@@ -70,6 +70,8 @@ class ScoredItem:
     """The answer that a judge compares with."""
     reasons: str
     """What a judge wrote."""
+    is_rated: bool
+    """Whether it wrote a rating."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         flags_words=flags_words,
         remark=" · ".join(said),
         reference=reference if isinstance(reference, str) else "",
-        reasons=reply if is_rated and isinstance(reply, str) else "",
+        reasons=reply if isinstance(reply, str) else "",
+        is_rated=is_rated,
     )
 
 
@@ -265,7 +268,8 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     return dict(
         articles=articles,
         have_flags=any(item.flags_words for item in scored),
-        have_ratings=any(item.reasons for item in scored),
+        have_ratings=any(item.reasons and item.is_rated for item in scored),
+        have_verdicts=any(item.reasons and not item.is_rated for item in scored),
     )
 
 

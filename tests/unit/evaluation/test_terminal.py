@@ -1,13 +1,16 @@
 """What evaluations print: names are text whatever stands in them, and every number has its metric's decimals."""
 
+import io
 import json
 import re
 import shutil
 
 import pytest
+from rich.console import Console
 
 from benchmark_data import HAND_MADE
 from eval_verb import run
+from mmdpo.report.comparison import print_comparison
 
 HOSTILE = ["[bold]x", "[link=e.org]b", "[", ":warning:", "a\x1b[2Jb", "c\x9b31md", "d\x07\x08e", "f\udcffg"]
 POPE = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--resamples", "100"]
@@ -115,3 +118,49 @@ def test_a_comparison_at_80_columns_names_its_runs_whole_and_explains_what_it_sh
     assert all(len(line) <= 80 for line in shown.splitlines() if "+1.000" in line)
     assert "Items needed" not in shown
     assert "Items needed" in (tmp_path / "compare" / "compare.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["haloquest", "hallusionbench", "conflict", "naturalbench", "pope"])
+def test_a_comparison_at_80_columns_has_whole_names_of_metrics(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    source = next((HAND_MADE / name).glob("answers.*"))
+    replies = HAND_MADE / name / "replies.jsonl"
+    judge = ["--judge_replies", replies] if replies.exists() else []
+    for folder in ("a", "b"):
+        run(
+            name, "--data_dir", HAND_MADE, "--answers", source, *judge, "--resamples", "100", "--out", tmp_path / folder
+        )
+    shown_by(capsys)
+    run("compare", tmp_path / "a", tmp_path / "b", "--resamples", "100")
+    lines = shown_by(capsys).splitlines()
+    metrics = json.loads((tmp_path / "a" / "result.json").read_text())["metrics"]
+    assert metrics
+    for metric in metrics:
+        short = metric.removeprefix(f"{name}/")
+        assert any(line.split(" ")[0] == short for line in lines), short
+
+
+def test_a_very_long_name_of_a_metric_goes_on_after_a_slash():
+    value = {"unit": "share", "better": "higher", "run": "b", "benchmark": "pope", "first_value": 0.5, "value": 0.25}
+    value |= {
+        "difference": -0.25,
+        "low": -0.375,
+        "high": -0.125,
+        "excludes_zero": True,
+        "items": 3000,
+        "items_needed": 1,
+    }
+    name = "pope/" + "/".join(["a_harness_of_others", "a_split_of_questions", "a_measure_of_answers"])
+    content = {
+        "runs": ["a", "b"],
+        "rows": [value | {"metric": name}],
+        "notes": [],
+        "missing": [],
+        "statistics": {"resampled": "image", "resamples": 100, "seed": 0},
+    }
+    out = io.StringIO()
+    print_comparison(content, Console(file=out, width=80))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert any(line.startswith("a_harness_of_others/ ") and line.endswith("3,000") for line in lines)
+    assert "  a_split_of_questions/" in lines
+    assert "  a_measure_of_answers ↑" in lines
