@@ -96,6 +96,26 @@ class Metric:
     """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
 
 
+@dataclass(frozen=True)
+class PromptSuffix:
+    """What somebody adds to a benchmark's questions so that answers are short, and who does, with file and commit."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another evaluation harness: what it would print for the same answers."""
+
+    source: str
+    """Its name, and the file and commit that its rule was learnt from."""
+    metrics: tuple[Metric, ...]
+    """Named `benchmark/harness/…`, in its own words; they are functions of the counts of `count`."""
+    count: Callable[[BenchmarkItem, str, ItemScore], Mapping[str, float]]
+    """Item, answer, its official score → the counts that the harness adds, none of which the official rule has."""
+
+
 class Named(Protocol):
     """Whatever the numbers of a result depend on: its name, with a version where it has one, is written there."""
 

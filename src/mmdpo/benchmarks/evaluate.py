@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from tqdm import tqdm
 
@@ -35,6 +35,9 @@ _MEANINGS = {
 }
 _SHOWN = 5
 """How many item ids a note names."""
+SUFFIX: Final = "prompt_suffix"
+"""Of the settings that an answer was made with, and of what a result was made by: what was added to the questions."""
+Rule: TypeAlias = Literal["official", "peers"]
 ANSWERS, SCORES, RESULT = "answers.jsonl", "scores.jsonl", "result.json"
 _LARGEST_COUNT = 1e15
 """Of anything in one answer; what is no number is not below it."""
@@ -101,6 +104,7 @@ def evaluate_answers(
     *,
     allow_partial: bool = False,
     strip_thoughts: bool = False,
+    rule: Rule = "official",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
@@ -108,12 +112,14 @@ def evaluate_answers(
 
     `data_dir` is the benchmark's folder or the folder that holds it. Parts of the benchmark that no answer belongs to
     are left out; a part that is answered in part is an error unless `allow_partial`. `strip_thoughts` takes thoughts
-    (`<think>…</think>`) off before an answer is scored or shown to a judge.
+    (`<think>…</think>`) off before an answer is scored or shown to a judge. With `rule="peers"` the result also has
+    what other evaluation harnesses would print for the same answers.
 
     Raises EvaluationError, with file and line, for data or answers that cannot be used; ImportError for a tool that is
-    not installed.
+    not installed; ValueError where the benchmark states no rule of others.
     """
     benchmark, folder = load(name), find_data(name, data_dir)
+    check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
     also = None if benchmark.unasked_ids is None else Also(benchmark.data_name, benchmark.unasked_ids(folder))
@@ -135,13 +141,20 @@ def evaluate_answers(
     if benchmark.score_together is not None:
         scores = dict(benchmark.score_together(items, texts, scores, tools))
     tools.used.update(_read_settings(benchmark.settings_told, found))
+    metrics = benchmark.metrics
+    if rule == "peers":
+        metrics = benchmark.all_metrics
+        scores = {item_id: _add_peers(benchmark, by_id[item_id], texts[item_id], of) for item_id, of in scores.items()}
+        tools.used.update({peer: of.source for peer, of in benchmark.peers.items()})
+    if suffixes := _list_suffixes(found):
+        tools.used[SUFFIX] = suffixes
     partial = [*missing, *(f"{place}: the file breaks off" for place in found.cut)]
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
     if unscored:
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
     return Evaluation(
         benchmark=name,
-        metrics=_measure(benchmark.metrics, build_table(items, scores), resamples, seed),
+        metrics=_measure(metrics, build_table(items, scores), resamples, seed),
         coverage={part: _cover(members, scores) for part, members in by_id.parts.items()},
         partial=tuple(partial),
         notes=_note(benchmark, found, texts, scores),
@@ -156,6 +169,26 @@ def evaluate_answers(
         scores=scores,
         answers=found,
     )
+
+
+def check_rule(benchmark: Benchmark, rule: Rule) -> None:
+    """Raises ValueError for `peers` where the benchmark states no rule of others."""
+    if rule == "peers" and not benchmark.peers:
+        raise ValueError(f"--rule peers: no other harness's rule is known for {benchmark.name}; leave --rule out")
+
+
+def _add_peers(benchmark: Benchmark, item: BenchmarkItem, text: str, score: ItemScore) -> ItemScore:
+    counts = dict(score.counts)
+    for peer in benchmark.peers.values():
+        counts |= peer.count(item, text, score)
+    return replace(score, counts=counts)
+
+
+def _list_suffixes(answers: Answers) -> str:
+    """Returns what was added to the questions, as the answers say; "" for nothing."""
+    generation = (answer.row.values.get("generation") for answer in answers.by_id.values())
+    found = dict.fromkeys(settings.get(SUFFIX) if isinstance(settings, dict) else None for settings in generation)
+    return " and ".join("nothing" if text is None else repr(text) for text in found) if any(found) else ""
 
 
 def find_data(name: str, data_dir: str | Path) -> Path:
@@ -343,7 +376,9 @@ def _answer_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         if item.id in evaluation.answers.by_id:
             answer = evaluation.answers.by_id[item.id]
             row = {"id": item.id, "benchmark": evaluation.benchmark, "prompt": item.prompt, "image": item.image}
-            known = {"generation": answer.row.values["generation"]} if "generation" in answer.row.values else {}
+            # What a model was asked has its suffix; an official file's own field is the same question or another thing.
+            kept = ("prompt", "generation") if "generation" in answer.row.values else ()
+            known = {name: answer.row.values[name] for name in kept if name in answer.row.values}
             yield row | {"answer": answer.text} | known
 
 

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError, parse_json
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.files import parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""

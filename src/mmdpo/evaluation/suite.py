@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
-from mmdpo.benchmarks.evaluate import Evaluation
+from mmdpo.benchmarks.evaluate import SUFFIX, Evaluation
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.benchmark_run import run_benchmark
@@ -138,6 +138,13 @@ def choose_benchmarks(options: SuiteOptions) -> tuple[tuple[str, ...], dict[str,
     unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
         raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")
+    suffix, chosen = options.asking.prompt_suffix, options.benchmarks or DEFAULT
+    known = sorted({suffix for name in chosen for suffix in load(name).suffixes})
+    if suffix is not None and suffix not in known:
+        raise ValueError(
+            f"--prompt_suffix {suffix!r}: a suite takes the name of a suffix ({', '.join(known) or 'none is known'}), "
+            "which benchmarks that know it are asked with; run one benchmark alone for a text of your own"
+        )
     if options.answers is not None and not options.answers.is_dir():
         raise EvaluationError(
             f"--answers {options.answers}: a suite takes a folder, with BENCHMARK.jsonl or BENCHMARK/answers.jsonl each"
@@ -186,8 +193,11 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         judge = JudgeOptions()
     elif judge.replies is not None and judge.replies.is_dir():
         judge = replace(judge, replies=find_file(judge.replies, name, "judge_replies"))
+    if asking.prompt_suffix not in benchmark.suffixes:
+        asking = replace(asking, prompt_suffix=None)
+    rule = options.rule if benchmark.peers else "official"
     out = options.out / name
-    scored = run(name, replace(options, out=out, answers=answers, asking=asking, judge=judge))
+    scored = run(name, replace(options, out=out, answers=answers, asking=asking, judge=judge, rule=rule))
     if options.asking.answers_only or not _is_main(options):
         return {}
     if scored is None:
@@ -235,6 +245,8 @@ def _explain(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, result in results.items():
         if result["partial"]:
             yield f"{name} is partial: {'; '.join(result['partial_because'])}"
+        if suffix := result["made_by"].get(SUFFIX):
+            yield f"{name} was asked with {suffix} after its questions."
     if "mmhal" in results:
         yield from _explain_mmhal(results["mmhal"])
     if "object_halbench" in results:

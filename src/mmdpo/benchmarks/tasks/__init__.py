@@ -34,6 +34,10 @@ A benchmark is a module with a docstring, whose first line says what it measures
     HEADLINE    the metrics that a suite prints of it, where the paper's table has no column for it
     draw_image(item: BenchmarkItem) -> PIL.Image.Image
                 only where the pictures are no files
+    SUFFIXES    only where others ask with more words than the benchmark: name → PromptSuffix, for `--prompt_suffix`
+    SUFFIXED_PARTS
+                only where some parts take none: the parts whose questions do
+    PEERS       only where the rules of others are known: name of the harness → Peer, for `--rule peers`
     LANGUAGE_TOOLS
                 only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
                 for; the help of `mmdpo eval NAME` shows their options
@@ -44,7 +48,7 @@ A benchmark is a module with a docstring, whose first line says what it measures
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -54,7 +58,7 @@ from mmdpo.registry import Registry
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools
+    from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Peer, PromptSuffix, Tools
     from mmdpo.benchmarks.reading import FindId
 
     ScoreTogether: TypeAlias = Callable[
@@ -93,13 +97,23 @@ class Benchmark:
     headline: tuple[str, ...] = ()
     draw_image: Callable[[BenchmarkItem], Image] | None = None
     language_tools: tuple[str, ...] = ()
+    suffixes: Mapping[str, PromptSuffix] = field(default_factory=dict)
+    suffixed_parts: tuple[str, ...] = ()
+    """Empty for all."""
+    peers: Mapping[str, Peer] = field(default_factory=dict)
 
     @property
     def uses(self) -> frozenset[str]:
-        """What it needs besides answers: `judge`, `files` (data and pictures on disk), and its language tools."""
+        """What it knows besides answers: `judge`, `files` (data and pictures on disk), `peers`, its language tools."""
         judge = () if self.judge_prompt is None else ("judge",)
         files = () if self.draw_image is not None else ("files",)
-        return frozenset((*judge, *files, *self.language_tools))
+        peers = ("peers",) if self.peers else ()
+        return frozenset((*judge, *files, *peers, *self.language_tools))
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """Its own metrics, and those of the peers, which only a result by their rules has."""
+        return (*self.metrics, *(metric for peer in self.peers.values() for metric in peer.metrics))
 
 
 BENCHMARKS = Registry("benchmarks.tasks", "benchmark")

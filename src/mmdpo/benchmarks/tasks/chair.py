@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
-from mmdpo.benchmarks.reading import EvaluationError, find_by_image, parse_json, read_data, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
 from mmdpo.benchmarks.tasks.object_halbench import TRAPS as TRAPS_OF_WORDS
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects, gather_objects, score_answer
+from mmdpo.files import parse_json
 
 LICENCE = "CHAIR's synonyms: BSD-2-Clause; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}

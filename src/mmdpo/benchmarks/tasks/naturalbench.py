@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
 from mmdpo.benchmarks.groups import Grouping, count_groups
-from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data, read_data_text
+from mmdpo.files import parse_json
 
 LICENCE = "NaturalBench: see huggingface.co/datasets/BaiqiL/NaturalBench; its images are of Flickr30K and DOCCI"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}

@@ -12,16 +12,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
-from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
+import numpy as np
+
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    BenchmarkItems,
+    Better,
+    ItemScore,
+    Metric,
+    Peer,
+    PromptSuffix,
+    Sums,
+    Tools,
+    Values,
+    divide,
+)
+from mmdpo.benchmarks.peers import LMMS_EVAL, VLMEVALKIT, read_lmms_eval, read_vlmevalkit
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 from mmdpo.benchmarks.tasks._repope import TRAPS as TRAPS_OF_REPOPE
 from mmdpo.benchmarks.tasks._repope import count_answer, list_files, make_metrics
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 from mmdpo.benchmarks.yes_no import MEASURES, count_outcome, find_yes_or_no, make_metric
+from mmdpo.files import parse_json
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
@@ -29,6 +46,17 @@ GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 SPLITS: Final = ("random", "popular", "adversarial")
 RELABELLED: Final = "repope/"
 """Begins the counts and metrics by RePOPE's labels and rule."""
+SUFFIXES = {
+    LMMS_EVAL: PromptSuffix(
+        "\nAnswer the question using a single word or phrase.",
+        "lmms-eval (lmms_eval/tasks/pope/utils.py at 2c03baf0), and LLaVA-1.5's own questions of POPE",
+    ),
+    VLMEVALKIT: PromptSuffix(
+        " Please answer yes or no.",
+        "VLMEvalKit's prompt for Qwen2-VL (vlmeval/vlm/qwen2_vl/prompt.py at 2aa72141); it asks many other models the "
+        "bare question",
+    ),
+}
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
@@ -123,3 +151,86 @@ def read_answer(answer: str) -> str:
     """Returns "no" or "yes" as the official script reads an answer."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+# -- what others would print ------------------------------------------------------------------------------------------
+
+
+def _zero_for_nan(values: Values) -> Values:
+    found: Values = np.nan_to_num(values, nan=0.0)
+    return found
+
+
+def _peer_f1(said: Values, hit: Values, found: Values) -> Values:
+    precision, recall = (_zero_for_nan(divide(hit, whole)) for whole in (said, found))
+    return _zero_for_nan(divide(2 * precision * recall, precision + recall))
+
+
+_PEER_RULES: Final[Mapping[str, Callable[[Mapping[str, Values]], Values]]] = {
+    "accuracy": lambda counts: divide(counts["correct"], counts["n"]),
+    "precision": lambda counts: _zero_for_nan(divide(counts["hit"], counts["said_yes"])),
+    "recall": lambda counts: _zero_for_nan(divide(counts["hit"], counts["found_or_missed"])),
+    "f1": lambda counts: _peer_f1(counts["said_yes"], counts["hit"], counts["found_or_missed"]),
+    "yes_ratio": lambda counts: divide(counts["is_yes"], counts["n"]),
+}
+"""Measure → its value of a split's counts; what would be divided by zero is 0, as with both harnesses."""
+_PEER_COUNTS: Final = ("n", "correct", "hit", "said_yes", "found_or_missed", "is_yes")
+
+
+def _peer_metrics(
+    peer: str, splits: Mapping[str, tuple[str, ...]], names: Mapping[str, str], unit: str
+) -> tuple[Metric, ...]:
+    """Returns a harness's metrics: its name of a split → the splits, its name of a measure → the measure."""
+
+    def metric(group: str, name: str) -> Metric:
+        parts, factor = [f"{peer}/{split}" for split in splits[group]], 100.0 if unit == "%" else 1.0
+
+        def compute(sums: Sums) -> Values:
+            added = {count: np.sum([sums[f"{part}/{count}"] for part in parts], axis=0) for count in _PEER_COUNTS}
+            return factor * _PEER_RULES[names[name]](added)
+
+        better: Better = "neither" if names[name] == "yes_ratio" else "higher"
+        return Metric(f"pope/{peer}/{group}/{name}", compute, tuple(f"{part}/n" for part in parts), better, unit, None)
+
+    return tuple(metric(group, name) for group in splits for name in names)
+
+
+def _count_for_peer(
+    item: BenchmarkItem, answer: str, score: ItemScore, peer: str, read: Callable[[str], str], unread_is_miss: bool
+) -> Mapping[str, float]:
+    """Counts one answer; where `unread_is_miss`, an answer that is neither counts against recall."""
+    said, label, part = read(answer), item.truth["label"], f"{peer}/{item.part}"
+    counts = {
+        "n": True,
+        "correct": said == label,
+        "hit": said == label == "yes",
+        "said_yes": said == "yes",
+        "found_or_missed": label == "yes" and (unread_is_miss or said in ("yes", "no")),
+        "is_yes": label == "yes",
+    }
+    return {f"{part}/{name}": float(count) for name, count in counts.items()}
+
+
+PEERS = {
+    LMMS_EVAL: Peer(
+        "lmms-eval, lmms_eval/tasks/pope/utils.py at 2c03baf0; its yes ratio is that of the questions, not of answers",
+        _peer_metrics(
+            LMMS_EVAL,
+            {"pope": SPLITS, "pope_random": ("random",), "pope_pop": ("popular",), "pope_adv": ("adversarial",)},
+            {f"pope_{name}": name.removesuffix("_score") for name in ("accuracy", "precision", "recall", "f1_score")}
+            | {"pope_yes_ratio": "yes_ratio"},
+            "share",
+        ),
+        partial(_count_for_peer, peer=LMMS_EVAL, read=read_lmms_eval, unread_is_miss=False),
+    ),
+    VLMEVALKIT: Peer(
+        "VLMEvalKit, vlmeval/dataset/utils/yorn.py at 0c7163c9, by exact matching, without a judge",
+        _peer_metrics(
+            VLMEVALKIT,
+            {"overall": SPLITS} | {split: (split,) for split in SPLITS},
+            {"overall": "f1", "acc": "accuracy", "precision": "precision", "recall": "recall"},
+            "%",
+        ),
+        partial(_count_for_peer, peer=VLMEVALKIT, read=read_vlmevalkit, unread_is_miss=True),
+    ),
+}
