@@ -25,7 +25,7 @@ INSTALL = 'pip install "mmdpo[eval]" && python -m nltk.downloader punkt_tab aver
 _NOT_CALLED: Final = ("sklearn", "scipy", "pandas", "matplotlib")
 _DATA = ("tokenizers/punkt_tab/english", "taggers/averaged_perceptron_tagger_eng", "corpora/wordnet")
 _PLAIN_SENTENCE: Final = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*(?:,? [A-Za-z]+(?:-[A-Za-z]+)*)*\.?")
-"""Words of letters, with single hyphens, spaces, commas and a last full stop, which every English tokeniser reads alike."""
+"""Words of letters, with single hyphens, spaces, commas and a last full stop: little for a tokeniser to decide."""
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z-]+|[,.]")
 _CONTRACTION: Final = re.compile("cannot|gimme|gonna|gotta|lemme|wanna|whadd|whatcha", re.IGNORECASE)
 """What NLTK takes apart within a word of letters."""
@@ -106,12 +106,13 @@ def _import_nltk() -> Any:
     are not installed.
     """
     hidden = [name for name in _NOT_CALLED if "nltk" not in sys.modules and name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(hidden))
     try:
         return import_module("nltk")
     finally:
         for name in hidden:
-            del sys.modules[name]
+            del modules[name]
 
 
 def _make_lemmatizer(nltk: Any) -> Callable[[str], str]:
