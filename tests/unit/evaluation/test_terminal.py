@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmark_data import HAND_MADE
 from eval_verb import run
+from mmdpo.benchmarks.tasks import load
 from mmdpo.report.comparison import print_comparison
 
 HOSTILE = ["[bold]x", "[link=e.org]b", "[", ":warning:", "a\x1b[2Jb", "c\x9b31md", "d\x07\x08e", "f\udcffg"]
@@ -120,47 +121,35 @@ def test_a_comparison_at_80_columns_names_its_runs_whole_and_explains_what_it_sh
     assert "Items needed" in (tmp_path / "compare" / "compare.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["haloquest", "hallusionbench", "conflict", "naturalbench", "pope"])
-def test_a_comparison_at_80_columns_has_whole_names_of_metrics(name, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    source = next((HAND_MADE / name).glob("answers.*"))
-    replies = HAND_MADE / name / "replies.jsonl"
-    judge = ["--judge_replies", replies] if replies.exists() else []
-    for folder in ("a", "b"):
-        run(
-            name, "--data_dir", HAND_MADE, "--answers", source, *judge, "--resamples", "100", "--out", tmp_path / folder
-        )
-    shown_by(capsys)
-    run("compare", tmp_path / "a", tmp_path / "b", "--resamples", "100")
-    lines = shown_by(capsys).splitlines()
-    metrics = json.loads((tmp_path / "a" / "result.json").read_text())["metrics"]
-    assert metrics
+def compared_row(metric, **figures):
+    row = dict(benchmark="pope", metric=f"pope/{metric}", unit="share", better="higher", run="B", items=3000)
+    row |= dict(first_value=0.812, value=0.798, difference=-0.014, low=-0.031, high=0.003, excludes_zero=False)
+    return row | dict(standard_error=0.01, items_needed=11_000) | figures
+
+
+def print_at_80(*rows):
+    console = Console(file=io.StringIO(), width=80)
+    statistics = {"resampled": "image", "resamples": 2000, "seed": 0}
+    print_comparison(dict(runs=["A", "B"], rows=rows, notes=[], missing=[], statistics=statistics), console)
+    return console.file.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_names_of_all_metrics_stand_whole_beside_real_figures_at_80_columns():
+    """Three decimals, signs and 3,000 items: what a comparison on the whole of POPE shows."""
+    metrics = [metric.name.removeprefix("pope/") for metric in load("pope").all_metrics]
+    shown = print_at_80(*(compared_row(metric) for metric in metrics))
     for metric in metrics:
-        short = metric.removeprefix(f"{name}/")
-        assert any(line.split(" ")[0] == short for line in lines), short
+        figures = r"0\.812 +0\.798 +−0\.014 +−0\.031 … 0\.003 +3,000"
+        assert re.search(rf"^{re.escape(metric)} ↑ +{figures} *$", shown, re.MULTILINE), metric
+    assert max(map(len, shown.splitlines()[:20])) <= 80
 
 
-def test_a_very_long_name_of_a_metric_goes_on_after_a_slash():
-    value = {"unit": "share", "better": "higher", "run": "b", "benchmark": "pope", "first_value": 0.5, "value": 0.25}
-    value |= {
-        "difference": -0.25,
-        "low": -0.375,
-        "high": -0.125,
-        "excludes_zero": True,
-        "items": 3000,
-        "items_needed": 1,
-    }
-    name = "pope/" + "/".join(["a_harness_of_others", "a_split_of_questions", "a_measure_of_answers"])
-    content = {
-        "runs": ["a", "b"],
-        "rows": [value | {"metric": name}],
-        "notes": [],
-        "missing": [],
-        "statistics": {"resampled": "image", "resamples": 100, "seed": 0},
-    }
-    out = io.StringIO()
-    print_comparison(content, Console(file=out, width=80))
-    lines = [line.rstrip() for line in out.getvalue().splitlines()]
-    assert any(line.startswith("a_harness_of_others/ ") and line.endswith("3,000") for line in lines)
-    assert "  a_split_of_questions/" in lines
-    assert "  a_measure_of_answers ↑" in lines
+def test_a_name_without_room_is_broken_after_strokes_alone_and_a_clear_difference_has_a_star():
+    name = "a_reading_of_its_own/a_very_long_split/and_a_very_long_measure"
+    shown = print_at_80(compared_row(name, excludes_zero=True), compared_row("f1"))
+    lines = [line[:40].strip() for line in shown.splitlines()]
+    assert any(line.startswith("a_reading_of_its_own/ ") for line in lines)
+    assert any(line.startswith("a_very_long_split/") for line in lines)
+    assert any(line.startswith("and_a_very_long_measure ↑") for line in lines)
+    assert len(re.findall(r"0\.003 \*", shown)) == 1
+    assert "* the interval excludes 0." in shown
