@@ -24,7 +24,8 @@ Better: TypeAlias = Literal["higher", "lower", "neither"]
 class BenchmarkItem:
     """One question of a benchmark, word for word as the official code asks it, and what its answer is held against.
 
-    `part` is a split or a dimension, `image` a file name; items of one image are resampled together.
+    `part` is a split or a dimension, `image` a path below the folder of pictures, empty for a question without one.
+    Items of one image are resampled together, unless `group` names what they go together by.
     """
 
     id: str
@@ -32,6 +33,12 @@ class BenchmarkItem:
     prompt: str
     image: str
     truth: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What it is resampled with."""
+        return self.group or self.image
 
 
 class BenchmarkItems(dict[str, BenchmarkItem]):
@@ -48,6 +55,14 @@ class BenchmarkItems(dict[str, BenchmarkItem]):
         found: dict[str, list[BenchmarkItem]] = {}
         for item in self.values():
             found.setdefault(item.part, []).append(item)
+        return found
+
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[BenchmarkItem]]:
+        """The items of each group, in order."""
+        found: dict[str, list[BenchmarkItem]] = {}
+        for item in self.values():
+            found.setdefault(item.group, []).append(item)
         return found
 
 

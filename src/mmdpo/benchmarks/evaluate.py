@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
-from mmdpo.benchmarks.reading import Answers, EvaluationError, read_answers, read_data, read_rows
+from mmdpo.benchmarks.reading import Also, Answers, EvaluationError, read_answers, read_data, read_rows
 from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
@@ -122,7 +122,11 @@ def evaluate_answers(
     check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
-    found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
+    also = None if benchmark.unasked_ids is None else Also(benchmark.data_name, benchmark.unasked_ids(folder))
+    how: dict[str, Any] = {"fields": benchmark.answer_fields, "also": also, "allow_cut": allow_partial}
+    found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
+    if also is not None and also.left_out:
+        tools.used["answers"] = f"{len(also.left_out):,} answers to other questions of {also.benchmark} are left out"
     missing = _find_missing(by_id, found)
     if missing and not allow_partial:
         raise EvaluationError(f"{answers}: {'; '.join(missing)}. Answer them, or score the rest as partial (--partial)")
@@ -134,6 +138,9 @@ def evaluate_answers(
     score = benchmark.make_scorer(folder, tools)
     progress = tqdm(texts.items(), desc=f"{name} scores", unit="answer", leave=False, disable=None)
     scores = {item_id: score(by_id[item_id], text) for item_id, text in progress}
+    if benchmark.score_together is not None:
+        scores = dict(benchmark.score_together(items, texts, scores, tools))
+    tools.used.update(_read_settings(benchmark.settings_told, found))
     metrics = benchmark.metrics
     if rule == "peers":
         metrics = benchmark.all_metrics
@@ -152,7 +159,12 @@ def evaluate_answers(
         partial=tuple(partial),
         notes=_note(benchmark, found, texts, scores),
         made_by=dict(tools.used),
-        statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
+        statistics={
+            "resampled": "group" if any(item.group for item in items) else "image",
+            "resamples": resamples,
+            "level": LEVEL,
+            "seed": seed,
+        },
         items=items,
         scores=scores,
         answers=found,
@@ -180,14 +192,17 @@ def _list_suffixes(answers: Answers) -> str:
 
 
 def find_data(name: str, data_dir: str | Path) -> Path:
-    """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`."""
-    folder = Path(data_dir)
-    return folder / name if (folder / name).is_dir() else folder
+    """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`.
+
+    A benchmark that shares another's data has it in the folder of that name.
+    """
+    own = Path(data_dir) / load(name).data_name
+    return own if own.is_dir() else Path(data_dir)
 
 
 def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
     """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
-    return CountTable.build([(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores])
+    return CountTable.build([(item.id, item.cluster, scores[item.id].counts) for item in items if item.id in scores])
 
 
 def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
@@ -197,8 +212,20 @@ def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
         missing = [item.id for item in members if item.id not in answers.by_id]
         if missing and len(missing) < len(members):
             shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-            problems.append(f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown})")
+            cut = {item.group for item in members if item.id not in answers.by_id} - {""}
+            cut &= {item.group for item in members if item.id in answers.by_id}
+            why = f", which leaves {len(cut):,} of its groups incomplete ({min(cut)})" if cut else ""
+            problems.append(
+                f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown}){why}"
+            )
     return problems
+
+
+def _read_settings(names: Iterable[str], answers: Answers) -> dict[str, str]:
+    """Returns how the answers were generated, as far as their file says it."""
+    known = [answer.row.values.get("generation") for answer in answers.by_id.values()]
+    found = {name: {str(of.get(name)) for of in known if isinstance(of, dict)} for name in names}
+    return {name: " and ".join(sorted(values)) or "not known" for name, values in found.items()}
 
 
 def _measure(metrics: Iterable[Metric], table: CountTable, resamples: int, seed: int) -> dict[str, MetricValue]:
@@ -318,7 +345,10 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
         write_rows(folder / ANSWERS, _answer_rows(evaluation))
     scored = [item for item in evaluation.items if item.id in evaluation.scores]
-    about = ({"id": item.id, "part": item.part, "image": item.image} for item in scored)
+    about = (
+        {"id": item.id, "part": item.part, "image": item.image} | ({"group": item.group} if item.group else {})
+        for item in scored
+    )
     rows = (head | vars(evaluation.scores[item.id]) for head, item in zip(about, scored, strict=True))
     write_rows(folder / SCORES, rows)
     write_json(folder / RESULT, _as_result(evaluation))
@@ -330,13 +360,14 @@ def read_table(run: str | Path) -> CountTable:
     rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
     for row in read_rows(Path(run) / SCORES):
         item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
+        group = row.values.get("group", image)
         numbers = counts.values() if isinstance(counts, dict) else ("none",)
         are_counts = all(isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in numbers)
-        if not (isinstance(item_id, str) and isinstance(image, str) and are_counts):
+        if not (isinstance(item_id, str) and isinstance(image, str) and isinstance(group, str) and are_counts):
             raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
         if item_id in rows:
             raise EvaluationError(f"{row.place}: a second score of item {item_id}")
-        rows[item_id] = (item_id, image, row.values["counts"])
+        rows[item_id] = (item_id, group, row.values["counts"])
     return CountTable.build(list(rows.values()))
 
 

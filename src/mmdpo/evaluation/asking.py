@@ -21,11 +21,11 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
 from mmdpo.benchmarks.evaluate import ANSWERS, SUFFIX, check_folder
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, choose_suffix, make_settings
 from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
+from mmdpo.line_file import LineFile, mend_last_line
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""
@@ -34,7 +34,7 @@ _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
 
-FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage]
+FindImage: TypeAlias = "Callable[[BenchmarkItem], LazyImage | None]"
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ def make_image_finder(
     if image_dir is not None and not image_dir.is_dir():
         raise EvaluationError(f"--image_dir {image_dir}: no such folder")
     places = [image_dir] if image_dir is not None else [data_dir / name for name in IMAGE_FOLDERS]
-    folder = next((place for place in places if (place / items[0].image).is_file()), places[0])
-    return lambda item: folder / item.image
+    first = next((item.image for item in items if item.image), "")
+    folder = next((place for place in places if (place / first).is_file()), places[0])
+    return lambda item: folder / item.image if item.image else None
 
 
 def check_images(questions: Sequence[Question]) -> None:

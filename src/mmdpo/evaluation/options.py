@@ -141,7 +141,9 @@ class EvaluationOptions(Options):
 class SuiteOptions(EvaluationOptions):
     """All benchmarks, each with these options."""
 
-    benchmarks: tuple[str, ...] = option((), "Run these. The default is all but the embedded worlds.")
+    benchmarks: tuple[str, ...] = option(
+        (), "Run these. The default is all that have their data, but for the embedded worlds."
+    )
 
 
 def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSettings:

@@ -1,15 +1,17 @@
 """POPE: is an object in the image, yes or no, with three ways of choosing absent objects.
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
-`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
-Answers are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more
-sense (`tolerant.py`), which leaves out those that say neither yes nor no.
+`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes". Answers
+are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more sense
+(`tolerant.py`), which leaves out those that say neither yes nor no; `repope/…` are they by RePOPE's labels and rule
+(`repope.py`), where its data is there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,14 +32,20 @@ from mmdpo.benchmarks.definitions import (
     divide,
 )
 from mmdpo.benchmarks.peers import LMMS_EVAL, VLMEVALKIT, read_lmms_eval, read_vlmevalkit
-from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
+from mmdpo.benchmarks.tasks._repope import TRAPS as TRAPS_OF_REPOPE
+from mmdpo.benchmarks.tasks._repope import count_answer, list_files, make_metrics
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
+from mmdpo.benchmarks.yes_no import MEASURES, count_outcome, find_yes_or_no, make_metric
+from mmdpo.files import parse_json
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 """The first sentence alone is read."""
 SPLITS: Final = ("random", "popular", "adversarial")
+RELABELLED: Final = "repope/"
+"""Begins the counts and metrics by RePOPE's labels and rule."""
 SUFFIXES = {
     LMMS_EVAL: PromptSuffix(
         "\nAnswer the question using a single word or phrase.",
@@ -52,54 +60,43 @@ SUFFIXES = {
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
-} | TRAPS_OF_READING
-
-_OUTCOMES: Final = ("true_yes", "false_yes", "true_no", "false_no")
-
-
-def _f1(hit: Values, false_alarm: Values, rejection: Values, miss: Values) -> Values:
-    precision, recall = divide(hit, hit + false_alarm), divide(hit, hit + miss)
-    return divide(2 * precision * recall, precision + recall)
-
-
-_RULES: Final[Mapping[str, Callable[[Values, Values, Values, Values], Values]]] = {
-    "accuracy": lambda hit, alarm, rejection, miss: divide(hit + rejection, hit + alarm + rejection + miss),
-    "precision": lambda hit, alarm, rejection, miss: divide(hit, hit + alarm),
-    "recall": lambda hit, alarm, rejection, miss: divide(hit, hit + miss),
-    "f1": _f1,
-    "yes_ratio": lambda hit, alarm, rejection, miss: divide(hit + alarm, hit + alarm + rejection + miss),
+    **TRAPS_OF_READING,
+    **TRAPS_OF_REPOPE,
 }
+HEADLINE = ("pope/macro/accuracy", "pope/macro/f1", "pope/repope/macro/accuracy", "pope/repope/macro/f1")
 
 
-def _metric(reading: str, split: str, rule: str) -> Metric:
-    splits = [f"{reading}{name}" for name in (SPLITS if split == "macro" else (split,))]
-
-    def compute(sums: Sums) -> Values:
-        values = [_RULES[rule](*(sums[f"{name}/{outcome}"] for outcome in _OUTCOMES)) for name in splits]
-        mean: Values = np.mean(values, axis=0)
-        return mean
-
-    better: Better = "neither" if rule == "yes_ratio" else "higher"
-    return Metric(
-        f"pope/{reading}{split}/{rule}", compute, tuple(f"{name}/n" for name in splits), better, "share", None
-    )
+def _metric(reading: str, scope: str, measure: str) -> Metric:
+    splits = SPLITS if scope == "macro" else (scope,)
+    return make_metric(f"pope/{reading}{scope}/{measure}", measure, [f"{reading}{split}" for split in splits])
 
 
-METRICS = tuple(
-    _metric(reading, split, rule) for reading in ("", "tolerant/") for split in (*SPLITS, "macro") for rule in _RULES
+METRICS = (
+    *(_metric("", scope, measure) for scope in (*SPLITS, "macro") for measure in MEASURES),
+    *make_metrics("pope", RELABELLED),
+    *(_metric("tolerant/", scope, measure) for scope in (*SPLITS, "macro") for measure in MEASURES),
 )
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is."""
+    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is.
+
+    RePOPE's labels are read too, where its files are in the same folder or in `repope` beside it.
+    """
     files = {split: data_dir / f"coco_pope_{split}.json" for split in SPLITS}
-    items = [item for split, file in files.items() if file.exists() for item in _read_split(file, split)]
+    items = [item for split, file in files.items() if file.exists() for item in read_split(file, split)]
     if not items:
         raise EvaluationError(f"{data_dir}: holds none of {', '.join(file.name for file in files.values())}")
-    return tuple(items)
+    relabelled = list_files([data_dir, data_dir.parent / "repope"])
+    if not relabelled:
+        return tuple(items)
+    labels = {item.id: item.truth["label"] for split, file in relabelled.items() for item in read_split(file, split)}
+    tools.used["repope"] = f"{len(labels):,} labels of RePOPE, {', '.join(file.name for file in relabelled.values())}"
+    return tuple(replace(item, truth={**item.truth, "relabelled": labels.get(item.id)}) for item in items)
 
 
-def _read_split(file: Path, split: str) -> list[BenchmarkItem]:
+def read_split(file: Path, split: str) -> list[BenchmarkItem]:
+    """Reads a file of questions in POPE's format; raises EvaluationError for another one."""
     items = []
     for number, line in enumerate(read_data_text(file).splitlines(), 1):
         try:
@@ -138,18 +135,16 @@ def _score(item: BenchmarkItem, answer: str) -> ItemScore:
     said, tolerant, label = read_answer(answer), read_yes_no(answer), item.truth["label"]
     says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
     trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))
-    counts = _count(item.part, said, label)
+    counts, traps = count_outcome(item.part, said, label), find_traps(said, tolerant)
+    reason = {"read_as": said, "tolerant": tolerant, "label": label}
     if tolerant is not None:
-        counts |= _count(f"tolerant/{item.part}", tolerant, label)
-    return ItemScore(
-        counts=counts,
-        reason={"read_as": said, "tolerant": tolerant, "label": label},
-        traps=({trap: 1} if trap else {}) | find_traps(said, tolerant),
-    )
-
-
-def _count(part: str, said: str, label: str) -> dict[str, float]:
-    return {f"{part}/n": 1, f"{part}/{'true' if said == label else 'false'}_{said}": 1}
+        counts |= count_outcome(f"tolerant/{item.part}", tolerant, label)
+    corrected = item.truth.get("relabelled")
+    if corrected is not None:
+        of_repope, unanswered = count_answer(RELABELLED, item.part, answer, corrected)
+        counts, traps = counts | of_repope, {**traps, **unanswered}
+        reason |= {"relabelled": corrected, "read_by_repope": find_yes_or_no(answer)}
+    return ItemScore(counts, reason, ({trap: 1} if trap else {}) | traps)
 
 
 def read_answer(answer: str) -> str:
