@@ -139,7 +139,7 @@ def test_names_of_all_metrics_stand_whole_beside_real_figures_at_80_columns():
     metrics = [metric.name.removeprefix("pope/") for metric in load("pope").all_metrics]
     shown = print_at_80(*(compared_row(metric) for metric in metrics))
     for metric in metrics:
-        figures = r"0\.812 +0\.798 +−0\.014 +−0\.031 … 0\.003 +3,000"
+        figures = r"0\.812 +0\.798 +−0\.014 +−0\.031 … \+0\.003 +3,000"
         assert re.search(rf"^{re.escape(metric)} ↑ +{figures} *$", shown, re.MULTILINE), metric
     assert max(map(len, shown.splitlines()[:20])) <= 80
 
