@@ -40,7 +40,7 @@ class Shape:
         return AutoConfig.for_model(**config)
 
     def shorten(self, depths: tuple[int, int]) -> tuple[Shape, list[tuple[Shape, float]]]:
-        """Returns a shallow shape, and others with more layers of one kind, each with how many times more the whole has.
+        """Returns a shallow shape, and others with more layers of one kind, each with how often the whole has those.
 
         Text decoders have the one or the other of `depths`. A tower with windows has one layer of each kind, or two of
         one kind; other towers stay whole. A shape that is shallow already stays as it is.

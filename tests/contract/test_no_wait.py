@@ -51,6 +51,8 @@ WAIT_INSIDE = {
     "idefics3": ("models/idefics3/modeling_idefics3.py", "pixel_values[real_images_inds]"),
     "smolvlm": ("models/smolvlm/modeling_smolvlm.py", "pixel_values[real_images_inds]"),
     "idefics2": ("models/idefics2/modeling_idefics2.py", "pixel_values[real_images_inds]"),
+    # Sizes on the device become indices.
+    "kimi_k25": ("models/kimi_k25/modeling_kimi_k25.py", "get_vision_interpolation_indices_and_weights("),
     # A number is made on the device in every layer that leaves out small activations.
     "gemma3n": ("models/gemma3n/modeling_gemma3n.py", "target_sparsity_tensor = torch.tensor("),
     # Indicators of pictures are made on the host and sent.
