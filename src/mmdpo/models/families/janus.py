@@ -14,7 +14,7 @@ class Janus(Family):
         """Returns the answer's tokens; the class's own `generate` loses `logits_processor` where it writes text."""
         from transformers import GenerationMixin
 
-        return GenerationMixin.generate(model, **inputs)  # type: ignore[arg-type]
+        return GenerationMixin.generate(model, **inputs)
 
 
 FAMILY = Janus(("janus",), shares_prefix=True)
