@@ -104,7 +104,7 @@ class Sizes:
             heads, width = self.vision_heads
             is_vision = any(len(s) == 4 and heads in s[1:3] and s[3] == width for s in shapes)
             return "vision tower" if is_vision else "attention"
-        if not re.search(r"(^|::|\.)(addmm|mm)\b", operation):
+        if not re.search(r"(^|::|\.)(addmm_?|mm)\b", operation):
             return "everything else"
         dimensions = {size for shape in shapes for size in shape}
         if self.rank in dimensions:
@@ -135,7 +135,7 @@ def count_operations(operation: str, shapes: Sequence[Sequence[int]]) -> int:
     return 0
 
 
-PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
+PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
 """Matrix products, and the place of the first factor among their tensors."""
 ATTENTION_KERNELS = r"aten::_scaled_dot_product_(flash|efficient|cudnn)_attention(_for_cpu)?(_backward)?"
 """Kernels that PyTorch's scaled dot-product attention chooses among; without them it takes batched products (bmm)."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners import lora
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo.models.adapters import SummingLinear
 from mmdpo.models.families import find_family
 from perf import original
 from perf.rows import build_processor
@@ -197,12 +200,26 @@ def _original_step(
 ) -> Callable[[], Tensor]:
     def step() -> Tensor:
         model.train()
-        with torch.autocast(setting.device, torch.bfloat16, enabled=setting.mixed):
-            loss = original.compute_loss(model, batch, beta=BETA, answer_only_head=answer_only_head)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with leave_sums_to_peft(model):
+            with torch.autocast(setting.device, torch.bfloat16, enabled=setting.mixed):
+                loss = original.compute_loss(model, batch, beta=BETA, answer_only_head=answer_only_head)
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return step
+
+
+@contextmanager
+def leave_sums_to_peft(model: Any) -> Iterator[None]:
+    """Within it, the model's LoRA is computed as PEFT computes it, which is how the original has it."""
+    layers = [module for module in model.modules() if type(module) is SummingLinear]
+    for layer in layers:
+        layer.__class__ = lora.Linear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = SummingLinear
 
 
 # -- TRL --------------------------------------------------------------------------------------------------------------
