@@ -51,6 +51,13 @@ def wall_clock(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_clock(step: Callable[[], Any]) -> float:
+    """Returns the CPU seconds that a step takes: on one thread, its time on a machine that does nothing else."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
 def event_clock(step: Callable[[], Any]) -> float:
     """Returns the seconds between two events of the GPU around a step."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

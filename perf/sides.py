@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners import lora
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmdpo import MDPOConfig, MDPOTrainer
-from mmdpo.models.adapters import SummingLinear
 from mmdpo.models.families import find_family
 from perf import original
 from perf.rows import build_processor
@@ -212,6 +210,10 @@ def _original_step(
 @contextmanager
 def leave_sums_to_peft(model: Any) -> Iterator[None]:
     """Within it, the model's LoRA is computed as PEFT computes it, which is how the original has it."""
+    from peft.tuners import lora
+
+    from mmdpo.models.adapters import SummingLinear  # earlier versions of mmdpo, which are measured beside, lack it
+
     layers = [module for module in model.modules() if type(module) is SummingLinear]
     for layer in layers:
         layer.__class__ = lora.Linear

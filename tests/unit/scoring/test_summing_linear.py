@@ -69,7 +69,8 @@ def test_value_by_hand():
 
 def test_dropout_and_scale_of_rslora():
     ours, theirs = both(adapt(lora_dropout=0.5, use_rslora=True))
-    for one, other in zip(*(run(model.train(), torch.ones(6, 5, dtype=torch.float64)) for model in (ours, theirs))):
+    x = torch.ones(6, 5, dtype=torch.float64)
+    for one, other in zip(run(ours.train(), x), run(theirs.train(), x), strict=True):
         torch.testing.assert_close(one, other)
 
 
