@@ -112,6 +112,8 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
         if packet is aten._grouped_mm:  # of experts; PyTorch's counter leaves it out: [tokens, k] by [experts, k, n]
             flops = 2 * args[0].numel() * args[1].shape[-1]
+        if packet is aten.addmm_:  # left out as well: [m, n], [m, k] by [k, n]
+            flops = 2 * args[1].numel() * args[2].shape[-1]
         is_half = any(t.dtype in (torch.bfloat16, torch.float16) for t in made)
         self.flops += flops
         self.traffic += moved

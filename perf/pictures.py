@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from datasets import Dataset
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Opened
 from mmdpo.scoring.reference import Precomputed
-from perf.measure import Sizes, profile_step, summarise, time_interleaved
+from perf.measure import Sizes, cpu_clock, profile_step, summarise, time_interleaved
 from perf.record import RESULTS, describe_run, write_result
 from perf.rows import build_processor, draw_lengths, make_rows
 from perf.shapes import BODY, TINY, Lengths, Shape
@@ -103,13 +103,6 @@ def measure_objective(
         print(f"{length} {objective}, {kind}: operations {ratios[0]:.2f}, time {ratios[1]:.2f}", flush=True)
         cases.append(case)
     return cases
-
-
-def cpu_clock(step: Callable[[], Any]) -> float:
-    """Returns the CPU seconds that a step takes: on one thread, its time on a machine that does nothing else."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
 
 
 def make_pairs(shape: Shape, spans: Lengths, kind: str) -> Dataset:
