@@ -91,7 +91,7 @@ def write_run(folder, prompts, answers, *, judge="objects", label=None, strikes=
     rows, verdicts = [], []
     for name, of in answers.items():
         for each in of:
-            row = {field: getattr(each.sample, field) for field in Sample.__dataclass_fields__} | {"id": name}
+            row = {field: getattr(each.sample, field) for field in Sample._fields} | {"id": name}
             rows.append({field: value for field, value in row.items() if value is not None})
         verdicts.append({"id": name, "verdicts": {str(each.sample.k): to_row(each.verdict) for each in of}})
     write_lines(folder / "samples.jsonl", rows)

@@ -76,7 +76,7 @@ def convert_dataset(
     found: list[tuple[int, int]] = []
     faults: list[Fault] = []
     seen: set[bytes] = set()
-    repeats, shape = 0, _Shape()
+    repeats, shape = 0, Shape()
     for place in range(len(dataset)):
         try:
             for number, example in enumerate(_read(dataset, place, pairs)):
@@ -109,7 +109,7 @@ def convert_dataset(
     return Conversion(len(dataset), len(found), len(seen) + repeats, repeats, tuple(faults))
 
 
-class _Shape:
+class Shape:
     """The columns that examples need: found before the first is written, since a file has the same for all."""
 
     def __init__(self) -> None:
@@ -146,10 +146,49 @@ class _Shape:
         return datasets.Features(columns | {name: kind for name, kind in kinds.items() if name in self.has})
 
 
+class ExampleWriter:
+    """A Parquet file in the format `trl` that examples are added to: there once the block ends, whole or not at all."""
+
+    def __init__(self, out: Path, shape: Shape, columns: Mapping[str, type]) -> None:
+        """`columns` are further ones by the type of their values: numbers, texts, and what else JSON holds, as text."""
+        kinds = {name: datasets.Value(_TYPES.get(kind, "string")) for name, kind in columns.items()}
+        self._schema = datasets.Features(shape.features() | kinds).arrow_schema
+        self._out, self._part = out, out.with_name(f".{out.name}.part")
+        self._rows: list[dict[str, Any]] = []
+        self.count = 0
+
+    def __enter__(self) -> ExampleWriter:
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        self._file = parquet.ParquetWriter(self._part, self._schema)
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._file.close()
+            if kind is None:
+                os.replace(self._part, self._out)  # noqa: PTH105
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def add(self, example: PreferenceExample, values: Mapping[str, Any]) -> None:
+        """Adds an example and what further columns hold of it. Raises RowError for an image that cannot be read."""
+        self._rows.append(_to_row(example) | {name: _as_value(value) for name, value in values.items()})
+        self.count += 1
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows.clear()
+
+
 def write_examples(
     examples: Iterable[PreferenceExample],
     out: Path,
-    shape: _Shape | None = None,
+    shape: Shape | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> int:
     """Writes examples to a Parquet file in the format `trl`, whole or not at all, and returns how many.
@@ -158,33 +197,15 @@ def write_examples(
     a shape all examples are looked at first. Raises RowError for an image that cannot be read.
     """
     if shape is None:
-        examples, shape = list(examples), _Shape()
+        examples, shape = list(examples), Shape()
         for example in examples:
             shape.add(example)
-    features = shape.features()
     columns = columns or {}
-    for name, values in columns.items():
-        kind = type(next((value for value in values if value is not None), ""))
-        features[name] = datasets.Value(_TYPES.get(kind, "string"))
-    schema, part = features.arrow_schema, out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    count, rows = 0, list[dict[str, Any]]()
-    try:
-        with parquet.ParquetWriter(part, schema) as writer:
-            for example in examples:
-                row = _to_row(example)
-                row |= {name: _as_value(values[count]) for name, values in columns.items()}
-                rows.append({name: row.get(name) for name in schema.names})
-                count += 1
-                if len(rows) == _ROWS_AT_ONCE:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows.clear()
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(part, out)  # noqa: PTH105
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+    kinds = {name: type(next((of for of in values if of is not None), "")) for name, values in columns.items()}
+    with ExampleWriter(out, shape, kinds) as writer:
+        for place, example in enumerate(examples):
+            writer.add(example, {name: values[place] for name, values in columns.items()})
+    return writer.count
 
 
 _TYPES = {bool: "bool", int: "int64", float: "float64"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import eq
 
 from mmdpo.pairs.samples import Sample
 from mmdpo.texts import split_sentences
@@ -43,18 +44,19 @@ def is_repeating(text: str) -> bool:
     again = len(words) - len(set(words))
     if not again:
         return False
-    sentences = [" ".join(_words(sentence)) for sentence in split_sentences(text)]
-    sentences = [sentence for sentence in sentences if sentence]
-    if len(sentences) > 1 and sentences[-1] in sentences[:-1]:
-        return True
+    sentences = split_sentences(text)
+    if len(sentences) > 1:
+        *before, last = (" ".join(_words(sentence)) for sentence in sentences)
+        while before and not last:
+            last = before.pop()
+        if last and last in before:
+            return True
     for size in (1, 2, 3, 4):
         if again < size * (LOOP - 1):  # so many words of a loop stand in the text before
             break
-        run = 0
-        for place in range(size, len(words)):
-            run = run + 1 if words[place] == words[place - size] else 0
-            if run >= size * (LOOP - 1):
-                return True
+        # 1 for each word that is the one so many places before it
+        if bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)):
+            return True
     return False
 
 
@@ -65,18 +67,21 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
     fewer words are compared by their words.
     """
     found = dict[int, str]()
-    kept: list[tuple[str, frozenset[tuple[str, ...]]]] = []
+    texts, kept = set[str](), list[frozenset[tuple[str, ...]]]()
     for sample in samples:
         words = _words(sample.text)
         text = " ".join(words)
-        size = min(_SHINGLE, max(1, len(words)))
-        pieces = frozenset(tuple(words[place : place + size]) for place in range(len(words) - size + 1))
-        if any(text == other for other, _ in kept):
+        if text in texts:
             found[sample.k] = DUPLICATE
-        elif near < 1 and any(_share(pieces, other) > near for _, other in kept):
+            continue
+        size = min(_SHINGLE, max(1, len(words)))
+        pieces = frozenset(zip(*(words[place:] for place in range(size)), strict=False))
+        least, most = near * len(pieces), len(pieces) / near  # beyond these the share is lower
+        if near < 1 and any(_share(pieces, other) > near for other in kept if least <= len(other) <= most):
             found[sample.k] = NEAR_DUPLICATE
         else:
-            kept.append((text, pieces))
+            texts.add(text)
+            kept.append(pieces)
     return found
 
 
@@ -86,7 +91,6 @@ def _words(text: str) -> list[str]:
 
 
 def _share(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    if min(len(one), len(other)) < 0.5 * max(len(one), len(other)):
-        return 0.0
-    union = len(one | other)
-    return len(one & other) / union if union else 1.0
+    both = len(one & other)
+    either = len(one) + len(other) - both
+    return both / either if either else 1.0

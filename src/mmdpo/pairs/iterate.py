@@ -31,10 +31,11 @@ from mmdpo.benchmarks import tasks
 from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_whole
 from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.balance import count_words
-from mmdpo.pairs.build import DATASET, TRAIN, BuildError
+from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.filters import REPEATING, why_useless
 from mmdpo.pairs.judging import read_verdicts
 from mmdpo.pairs.options import IterateOptions, PairsOptions
+from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.run import PairsRun
 from mmdpo.records import derive_generator

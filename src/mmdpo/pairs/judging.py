@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -270,22 +270,18 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
 
 def to_row(verdict: Verdict) -> dict[str, Any]:
     """Returns a verdict for JSON, without what has its default."""
-    row = {name: value for name, value in _fields(verdict) if value not in ((), None, 0) or name == "score"}
-    if verdict.claims:
-        row["claims"] = [
-            {name: value for name, value in _fields(claim) if value is not None} for claim in verdict.claims
-        ]
-    return row
+    row = {name: of for name, of in verdict._asdict().items() if of not in ((), None, 0) or name == "score"}
+    return row | ({"claims": list_claims(verdict)} if verdict.claims else {})
 
 
-def _fields(of: Verdict | Claim) -> Iterator[tuple[str, Any]]:
-    """Yields what something holds; `asdict` would copy all of it, claim by claim."""
-    return ((name, getattr(of, name)) for name in of.__dataclass_fields__)
+def list_claims(verdict: Verdict) -> list[dict[str, Any]]:
+    """Returns the claims of a verdict for JSON."""
+    return [{name: of for name, of in claim._asdict().items() if of is not None} for claim in verdict.claims]
 
 
 def from_row(row: Mapping[str, Any]) -> Verdict:
     """Returns what `to_row` wrote."""
-    claims = tuple(Claim(**claim) for claim in row.get("claims", ()))
+    claims = tuple([Claim(**claim) for claim in row.get("claims", ())])
     return Verdict(**{**row, "claims": claims})
 
 

@@ -16,8 +16,8 @@ from mmdpo.options import REQUIRED, Options, group, option
 if TYPE_CHECKING:
     from mmdpo.generation.questions import GenerationSettings
     from mmdpo.pairs.asking import Prices
-    from mmdpo.pairs.build import BuildPlan
     from mmdpo.pairs.judging import JudgeChoice
+    from mmdpo.pairs.plan import BuildPlan
     from mmdpo.pairs.samples import SamplingPlan
 
 FILE = "pairs.yaml"
@@ -164,7 +164,7 @@ class PairsOptions(Options):
 
     def plan_build(self) -> BuildPlan:
         """Returns how pairs are made."""
-        from mmdpo.pairs.build import BuildPlan
+        from mmdpo.pairs.plan import BuildPlan
 
         own = {
             each.name: getattr(self.build, each.name)

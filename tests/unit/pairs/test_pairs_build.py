@@ -11,9 +11,12 @@ from pyarrow import parquet
 
 from mmdpo.cli import main
 from mmdpo.data.read import read_dataset
-from mmdpo.pairs.build import BuildError, BuildPlan, RunFiles, build_pairs, group_images
+from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.card import write_card
+from mmdpo.pairs.dataset import group_images
+from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SamplesError
 from tests.pairs_help import make_candidate, make_prompt, paint, parse, read_lines, write_lines, write_run
 

@@ -9,7 +9,6 @@ import yaml
 
 from mmdpo.cli import main
 from mmdpo.options import UsageError, parse_options
-from mmdpo.pairs.build import BuildError
 from mmdpo.pairs.iterate import (
     BEST,
     HELD_OUT,
@@ -22,6 +21,7 @@ from mmdpo.pairs.iterate import (
     measure,
 )
 from mmdpo.pairs.options import IterateOptions, PairsOptions
+from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.run import PairsRun
 
 PAIRS = {"prompts": "world", "model": "world", "max_new_tokens": 40, "judges": ["objects"], "limit": 60}

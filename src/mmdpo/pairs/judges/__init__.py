@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mmdpo.files import digest_of
 from mmdpo.pairs.prompts import Prompt
@@ -32,8 +32,7 @@ PENALTY = 2.0
 """A wrong claim costs so many right ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Something that an answer says."""
 
     text: str
@@ -44,8 +43,7 @@ class Claim:
     """Which sentence of the answer says it, from 0, where that is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a judge holds of one answer."""
 
     score: float
