@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from PIL import Image
 
 from mmdpo.files import write_json, write_rows
 from mmdpo.pairs.judges import Claim, Verdict
-from mmdpo.pairs.judging import to_row
 from mmdpo.pairs.prompts import Prompt, read_prompts
 from mmdpo.pairs.samples import DRAW, GREEDY, Sample
 from perf.loader import draw_photograph
@@ -93,9 +91,9 @@ def write_folder(folder: Path, count: int) -> Path:
     write_rows(run / "prompts.jsonl", map(_note, prompts))
     draw = random.Random(0)
     answers = [_answer(prompt.id, k, draw) for prompt in prompts for k in range(ANSWERS)]
-    write_rows(run / "samples.jsonl", (asdict(sample) for sample, _ in answers))
+    write_rows(run / "samples.jsonl", (sample._asdict() for sample, _ in answers))
     judged = (
-        {"id": prompt.id, "verdicts": {str(k): to_row(answers[place * ANSWERS + k][1]) for k in range(ANSWERS)}}
+        {"id": prompt.id, "verdicts": {str(k): answers[place * ANSWERS + k][1].row() for k in range(ANSWERS)}}
         for place, prompt in enumerate(prompts)
     )
     write_rows(run / "verdicts-claims.jsonl", judged)

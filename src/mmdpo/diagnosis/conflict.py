@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
-from mmdpo.diagnosis.dependence import estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.records import RowError

@@ -10,7 +10,6 @@ from typing import Any
 
 from mmdpo.data.convert import ExampleWriter, Shape
 from mmdpo.files import digest_of, make_folder, read_json, to_json
-from mmdpo.pairs.judging import list_claims
 from mmdpo.pairs.offers import LOGPS, Offer
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import Prompt
@@ -124,8 +123,8 @@ class _Provenance:
             "judge_version": self._version,
             "score_chosen": float(chosen.verdict.score),
             "score_rejected": float(rejected.verdict.score),
-            "claims_chosen": to_json(list_claims(chosen.verdict)),
-            "claims_rejected": to_json(list_claims(rejected.verdict)),
+            "claims_chosen": to_json(chosen.verdict.list_claims()),
+            "claims_rejected": to_json(rejected.verdict.list_claims()),
             "logp_chosen": chosen.sample.logprob if is_own[0] else None,
             "logp_rejected": rejected.sample.logprob if is_own[1] else None,
             "rule": self._rule,

@@ -15,12 +15,15 @@ DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"
 LOOP = 4
 """Times that the same words follow each other, where no text means it."""
 _REFUSALS = re.compile(
-    r"^\W*(i'?m sorry|i am sorry|sorry,? (but )?i|i (can'?t|cannot|am unable to|am not able to)|as an ai\b"
+    r"\W*(i'?m sorry|i am sorry|sorry,? (but )?i|i (can'?t|cannot|am unable to|am not able to)|as an ai\b"
     r"|unfortunately,? i)",
     re.IGNORECASE,
 )
 _SHINGLE = 3
 """Words of a piece by which texts are compared."""
+_GOES_ON = re.compile(r"[.!?。！？\n]\s*\S")
+_NO_WORDS = {code: " " for code in range(128) if not re.match(r"\w", chr(code))}
+"""Characters of ASCII that are in no word."""
 
 
 def why_useless(sample: Sample) -> str | None:
@@ -31,7 +34,7 @@ def why_useless(sample: Sample) -> str | None:
         return CUT
     if is_repeating(sample.text):
         return REPEATING
-    return REFUSAL if _REFUSALS.search(sample.text.replace("’", "'")) else None
+    return REFUSAL if _REFUSALS.match(sample.text.replace("’", "'")) else None
 
 
 def is_repeating(text: str) -> bool:
@@ -40,24 +43,19 @@ def is_repeating(text: str) -> bool:
     >>> is_repeating("A dog. A cat. A dog."), is_repeating("hope hope hope hope"), is_repeating("A dog and a cat.")
     (True, True, False)
     """
-    words = _words(text)
-    again = len(words) - len(set(words))
-    if not again:
+    words, pieces = _split(text)
+    if len(set(words)) == len(words):
         return False
-    sentences = split_sentences(text)
-    if len(sentences) > 1:
-        *before, last = (" ".join(_words(sentence)) for sentence in sentences)
+    if _GOES_ON.search(text) is not None:
+        *before, last = (" ".join(_split(sentence)[0]) for sentence in split_sentences(text))
         while before and not last:
             last = before.pop()
         if last and last in before:
             return True
-    for size in (1, 2, 3, 4):
-        if again < size * (LOOP - 1):  # so many words of a loop stand in the text before
-            break
-        # 1 for each word that is the one so many places before it
-        if bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)):
-            return True
-    return False
+    if len(pieces) > len(words) - _SHINGLE:  # no piece is there twice, and of a loop all are
+        return False
+    # 1 for each word that is the one so many places before it
+    return any(bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)) for size in (1, 2, 3, 4))
 
 
 def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
@@ -69,15 +67,12 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
     found = dict[int, str]()
     texts, kept = set[str](), list[frozenset[tuple[str, ...]]]()
     for sample in samples:
-        words = _words(sample.text)
+        words, pieces = _split(sample.text)
         text = " ".join(words)
+        least, most = near * len(pieces), len(pieces) / near  # beyond these the share is lower
         if text in texts:
             found[sample.k] = DUPLICATE
-            continue
-        size = min(_SHINGLE, max(1, len(words)))
-        pieces = frozenset(zip(*(words[place:] for place in range(size)), strict=False))
-        least, most = near * len(pieces), len(pieces) / near  # beyond these the share is lower
-        if near < 1 and any(_share(pieces, other) > near for other in kept if least <= len(other) <= most):
+        elif near < 1 and any(_share(pieces, other) > near for other in kept if least <= len(other) <= most):
             found[sample.k] = NEAR_DUPLICATE
         else:
             texts.add(text)
@@ -86,8 +81,11 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
 
 
 @lru_cache(maxsize=256)
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _split(text: str) -> tuple[list[str], frozenset[tuple[str, ...]]]:
+    """Returns the words of a text, and its pieces."""
+    text = text.lower()
+    words = text.translate(_NO_WORDS).split() if text.isascii() else re.findall(r"\w+", text)
+    return words, frozenset(zip(*(words[place:] for place in range(min(_SHINGLE, len(words)))), strict=False))
 
 
 def _share(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:

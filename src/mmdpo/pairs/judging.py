@@ -20,7 +20,7 @@ from mmdpo.files import digest_of, read_json, to_json
 from mmdpo.generation.questions import Answerer
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.filters import why_useless
-from mmdpo.pairs.judges import Claim, Context, Verdict, Verdicts, load, version_of
+from mmdpo.pairs.judges import Context, Verdict, Verdicts, load, version_of
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import LOT, Sample, check_same
 from mmdpo.registry import name_nearest
@@ -161,7 +161,7 @@ def judge_samples(
             lot = [(prompt, found) for prompt in prompts[start : start + LOT] if (found := find_open(prompt))]
             verdicts = judge_lot(judge, lot, context, asker)
             for (prompt, found), of in zip(lot, verdicts, strict=True):
-                given = {str(s.k): to_row(verdict) for s, verdict in zip(found, of, strict=True) if verdict is not None}
+                given = {str(s.k): verdict.row() for s, verdict in zip(found, of, strict=True) if verdict is not None}
                 truth = digest_truth(judge, prompt)
                 lines.append({"id": prompt.id} | ({"truth": truth} if truth else {}) | {"verdicts": given})
             for prompt in prompts[start : start + LOT]:
@@ -268,23 +268,6 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
     }
 
 
-def to_row(verdict: Verdict) -> dict[str, Any]:
-    """Returns a verdict for JSON, without what has its default."""
-    row = {name: of for name, of in verdict._asdict().items() if of not in ((), None, 0) or name == "score"}
-    return row | ({"claims": list_claims(verdict)} if verdict.claims else {})
-
-
-def list_claims(verdict: Verdict) -> list[dict[str, Any]]:
-    """Returns the claims of a verdict for JSON."""
-    return [{name: of for name, of in claim._asdict().items() if of is not None} for claim in verdict.claims]
-
-
-def from_row(row: Mapping[str, Any]) -> Verdict:
-    """Returns what `to_row` wrote."""
-    claims = tuple([Claim(**claim) for claim in row.get("claims", ())])
-    return Verdict(**{**row, "claims": claims})
-
-
 def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
     """Returns a judge's verdicts by prompt and number of the answer."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -301,7 +284,7 @@ def join_rows(rows: Sequence[Mapping[str, Any]], answers: Collection[int] | None
     last = rows[-1].get("truth") if rows else None
     same = [row for row in rows if row.get("truth") == last]
     joined = {int(k): of for row in same for k, of in row["verdicts"].items()}
-    return {k: from_row(of) for k, of in joined.items() if answers is None or k in answers}
+    return {k: Verdict(**of) for k, of in joined.items() if answers is None or k in answers}
 
 
 def show_words(name: str) -> str:

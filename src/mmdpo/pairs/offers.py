@@ -22,6 +22,7 @@ from mmdpo.pairs.samples import Sample
 from mmdpo.records import derive_generator
 
 FALLBACK = "best_worst"
+SEEN = "the same pair elsewhere"
 LEAST_CLEAN = 1 / 3
 """Share of prompts with an answer without a wrong claim below which rules that look for one are not followed."""
 MOST_OFFERS, MOST_PROPOSALS = 24, 240
@@ -168,13 +169,11 @@ def choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> 
             judged += bool(first)
             clean += any(not verdict.struck for k, verdict in first.items() if k in own)
         if judged and clean < LEAST_CLEAN * judged:
-            rule, note = (
-                FALLBACK,
-                (
-                    f"{clean:,} of {judged:,} prompts have an answer without a wrong claim, fewer than a third: pairs "
-                    f"follow the rule {FALLBACK}, and the column `clean` says whose chosen answer has no wrong claim. The "
-                    "recipe weighs by it"
-                ),
+            rule = FALLBACK
+            note = (
+                f"{clean:,} of {judged:,} prompts have an answer without a wrong claim, fewer than a third: pairs "
+                f"follow the rule {FALLBACK}, and the column `clean` says whose chosen answer has no wrong claim. The "
+                "recipe weighs by it"
             )
     if RULES[rule].needs_strikes and not files.strikes:
         raise BuildError(
@@ -217,11 +216,12 @@ class Offering:
         seen = self._seen.get(self.files.digest(prompt), set[Texts]())
         draw = partial(derive_generator, self.plan.seed, prompt.id, "pairs")
         for pair in islice(RULES[self.rule].propose(candidates, draw), MOST_PROPOSALS):
-            words = pair.words
-            reason = self._why_not(pair, words, answers.verdicts, seen)
+            words, texts = pair.words, pair.texts
+            reason = self._why_not(pair, words, answers.verdicts) or (SEEN if texts in seen else None)
             if reason is not None:
                 reasons[reason] += 1
                 continue
+            seen.add(texts)
             self.offers.add(pair, words)
             if len(self.offers) - start == MOST_OFFERS:
                 break
@@ -281,7 +281,7 @@ class Offering:
             self.pool.add(sample.text)
 
     def _why_not(
-        self, pair: Proposal, words: tuple[int, int], verdicts: Mapping[str, Mapping[int, Verdict]], seen: set[Texts]
+        self, pair: Proposal, words: tuple[int, int], verdicts: Mapping[str, Mapping[int, Verdict]]
     ) -> str | None:
         """Returns why a pair is not made, None where it is."""
         plan = self.plan
@@ -297,9 +297,6 @@ class Offering:
             return "lengths too different"
         if plan.combine != "mean" and not self._is_agreed(pair, verdicts):
             return "judges disagree"
-        if pair.texts in seen:
-            return "the same pair elsewhere"
-        seen.add(pair.texts)
         return None
 
     def _is_agreed(self, pair: Proposal, verdicts: Mapping[str, Mapping[int, Verdict]]) -> bool:

@@ -95,12 +95,12 @@ class Lines:
         for line in file:
             if not head or not line.startswith(head) or not line.endswith(b"\n"):
                 if head:
-                    self._runs.setdefault(json.loads(head[7:]), []).append((number, begin, end))
+                    self._runs.setdefault(json.loads(head[7:].decode()), []).append((number, begin, end))
                 found = _ID.match(line) if line.endswith(b"\n") else None
                 head, begin = (b"", end) if found is None else (found[0], end)
             end += len(line)
         if head:
-            self._runs.setdefault(json.loads(head[7:]), []).append((number, begin, end))
+            self._runs.setdefault(json.loads(head[7:].decode()), []).append((number, begin, end))
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Returns what the lines of an id hold."""
@@ -109,5 +109,5 @@ class Lines:
             self._files[number].seek(begin)
             # Within a line a line break is escaped, so that lines with commas between them are an array.
             lines = self._files[number].read(end - begin - 1).replace(b"\n", b",")
-            found += json.loads(b"[%b]" % lines)
+            found += json.loads((b"[%b]" % lines).decode())
         return found

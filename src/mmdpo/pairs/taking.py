@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from mmdpo.pairs.balance import Values, area_under_curve, balance
+from mmdpo.pairs.balance import Values, area_under_curve, balance, is_uneven
 from mmdpo.pairs.offers import Offer, Offers, Slot, Tally
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import Prompt

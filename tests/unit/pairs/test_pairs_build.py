@@ -75,9 +75,8 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
             c(2, "one two three four five", wrong=2, right=1),
         ]
     }
-    chosen, rejected = answers["a"][1], answers["a"][2]
-    object.__setattr__(chosen.sample, "logprob", -4.5)
-    object.__setattr__(rejected.sample, "logprob", -6.25)
+    for each, logprob in zip(answers["a"][1:], (-4.5, -6.25), strict=True):
+        each.sample = each.sample._replace(logprob=logprob)
     build(tmp_path, answers, rule="clean_worst", licence="cc-by-4.0", round=3)
     (row,) = rows_of(tmp_path)
     (prompt,) = prompts_of("a")
@@ -118,7 +117,7 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
 
 def test_a_rewritten_answer_has_no_log_probability_of_its_own(tmp_path):
     answer = make_candidate(1, "A dog.", score=-1, wrong=[("dog", 0)], rewrite="A cat.")
-    object.__setattr__(answer.sample, "logprob", -2.0)
+    answer.sample = answer.sample._replace(logprob=-2.0)
     build(tmp_path, {"a": [answer]}, rule="correction")
     (row,) = rows_of(tmp_path)
     assert texts_of(tmp_path) == [("a", "A cat.", "A dog.")]
@@ -566,9 +565,10 @@ def test_lines_are_found_by_their_prompt_and_half_a_line_is_none(tmp_path):
         file.write('{"id": "a", "k": 3, "text": "half')
     files = RunFiles(tmp_path, ["objects"])
     for name in names:
-        assert [sample.text for sample in files.samples(name)] == ["a red cup", "two blue dogs"]
-        assert {k: verdict.struck for k, verdict in files.verdicts(name)["objects"].items()} == {1: 0, 2: 1}
-    assert files.samples("nobody") == []
+        samples, verdicts = files.read(name)
+        assert [sample.text for sample in samples] == ["a red cup", "two blue dogs"]
+        assert {k: verdict.struck for k, verdict in verdicts["objects"].items()} == {1: 0, 2: 1}
+    assert files.read("nobody") == ([], {"objects": {}})
 
 
 def test_a_later_line_of_a_prompt_counts_and_one_against_another_truth_does_not(tmp_path):
@@ -582,7 +582,7 @@ def test_a_later_line_of_a_prompt_counts_and_one_against_another_truth_does_not(
             {"id": "a", "truth": "new", "verdicts": {"1": {"score": 9}}},
         ],
     )
-    verdicts = RunFiles(tmp_path, ["objects"]).verdicts("a")["objects"]
+    verdicts = RunFiles(tmp_path, ["objects"]).read("a").verdicts["objects"]
     assert {k: verdict.score for k, verdict in verdicts.items()} == {1: 9}
 
 
