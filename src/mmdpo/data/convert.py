@@ -244,7 +244,8 @@ def _write_text(text: Text) -> Any:
 
 def _embed(image: ImageSource) -> dict[str, Any]:
     if isinstance(image, str | Path):
-        return {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+        path = Path(image)
+        return {"bytes": path.read_bytes(), "path": path.name}
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
     file = io.BytesIO()

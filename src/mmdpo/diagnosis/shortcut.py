@@ -159,8 +159,10 @@ class _Features:
 
 
 def _find_words(pairs: Sequence[TextPair], first: int | None) -> tuple[list[str], Any, Any] | None:
-    """Returns all words and pairs of words of answers, the first few words where so many are given, and two sparse
-    matrices that say which of them the chosen and the rejected answer of each pair have; None where there is no word."""
+    """Returns words and pairs of words of answers, of their first few words where so many are given; None without one.
+
+    Beside the names, two sparse matrices: which of them the chosen and the rejected answer of each pair have.
+    """
 
     def clip(text: str) -> str:
         return " ".join(TOKEN.findall(text)[:first]) if first else text

@@ -88,7 +88,8 @@ class Verdict:
 
     def list_claims(self) -> list[dict[str, Any]]:
         """Returns the claims for JSON."""
-        return [{name: of for name, of in claim._asdict().items() if of is not None} for claim in self.claims]
+        rows = [of if type(of) is dict else of._asdict() for of in self._claims]
+        return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Verdict) and self.row() == other.row()
