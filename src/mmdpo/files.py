@@ -242,9 +242,17 @@ def find_inside(folder: Path, name: Any) -> Path | Unshown:
     return Unshown(f"{name} lies outside {folder}")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value that a JSON text stands for; raises ValueError for any other text, however deep it nests."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UnusableFileError("it is nested too deeply") from None
+
+
 def _parse(text: str) -> Any:
     try:
-        return clean(json.loads(text))
+        return clean(parse_json(text))
     except RecursionError as error:
         raise UnusableFileError("it is nested too deeply") from error
 

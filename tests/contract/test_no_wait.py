@@ -130,7 +130,9 @@ def train_on_device(trainer, *, accumulates=1):
     assert all(total.device == DEVICE for total, _ in sums.values())
 
 
-@pytest.mark.parametrize("objective", PRESETS)
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=() if name in ("dpo", "mdpo") else pytest.mark.slow) for name in PRESETS]
+)
 def test_the_step_of_every_preset_waits_for_nothing(tmp_path, rows, objective):
     train_on_device(build_trainer(tmp_path, rows, objective=objective, probe=False))
 

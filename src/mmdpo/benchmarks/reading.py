@@ -46,19 +46,11 @@ def read_data_text(path: Path) -> str:
 def read_data(path: Path) -> Any:
     """Returns the content of one of a benchmark's JSON files; raises EvaluationError if it is missing or damaged."""
     try:
-        return parse_json(read_data_text(path))
+        return files.parse_json(read_data_text(path))
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{path}, line {error.lineno}: no JSON ({error.msg}); fetch the file again") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: no JSON ({error}); fetch the file again") from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Returns the value that a JSON text stands for; raises ValueError for any other text, however deep it nests."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def replace_surrogates(text: str) -> str:

@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mmdpo.benchmarks.reading import parse_json
+from mmdpo.files import parse_json
 
 THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"

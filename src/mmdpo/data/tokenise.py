@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -16,45 +14,11 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import BatchEncoding
 
+from mmdpo.data.clock import Clock, asks_for_date, default_template
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
 from mmdpo.data.turns import FORMS, Form, SpecialTokens, find_missing, is_stringified
 from mmdpo.models.families import Family
 from mmdpo.records import Message, PreferenceExample, RowError, Text
-
-ASKS = "strftime_now"
-"""Function by which a chat template asks for the date; transformers gives it the system's clock."""
-
-
-@dataclass
-class Clock:
-    """A clock that stands still, and can be set to the moment of the run that is resumed."""
-
-    moment: datetime = field(default_factory=datetime.now)
-
-    def fix(self, template: str) -> str:
-        """Returns a chat template whose `strftime_now` is a macro that knows this moment alone.
-
-        A macro, since what else a template may be given differs between processors and versions of transformers.
-        """
-        said = {f"%{flag}{letter}": None for flag in ("-", "") for letter in string.ascii_letters}
-        texts = [(code, self.moment.strftime(code)) for code in said]
-        # A doubled percent sign is none of these codes, whatever letter follows it.
-        steps = [("%%", "\x00"), *((code, text) for code, text in texts if text != code), ("\x00", "%")]
-        replaced = "".join(f" | replace({code!r}, {text!r})" for code, text in steps)
-        # An empty expression keeps a line break at the template's start, which Jinja cuts after a block.
-        return f"{{% macro {ASKS}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}{{{{ '' }}}}{template}"
-
-
-def asks_for_date(processor: Any) -> bool:
-    """Says whether the chat template of a processor writes the date."""
-    return ASKS in default_template(processor)
-
-
-def default_template(processor: Any) -> str:
-    """Returns the chat template that a processor uses unless told otherwise, empty where it has none."""
-    template = getattr(processor, "chat_template", None) or ""
-    return template.get("default", "") if isinstance(template, dict) else str(template)
-
 
 _ANY_ANSWER: Message = {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}
 """Shows where a template lets answers begin, whatever the row's own answers begin with."""

@@ -21,11 +21,11 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
 from mmdpo.benchmarks.evaluate import ANSWERS, check_folder
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.evaluation.options import EvaluationOptions, make_settings
 from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
+from mmdpo.line_file import LineFile, mend_last_line
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
 from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply
 from mmdpo.judges import Failure, JudgeOptions, Request, Source, make_source
+from mmdpo.line_file import LineFile, mend_last_line
 
 FAILURES = 3
 """Requests that may fail, each after all its tries, before nothing more is asked."""

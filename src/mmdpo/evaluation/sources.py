@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError, parse_json
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.files import parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""

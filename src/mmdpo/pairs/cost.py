@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdpo.evaluation.line_file import mend_last_line
 from mmdpo.files import read_json, write_json
 from mmdpo.generation.endpoint import Budget, BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Processes, Question
+from mmdpo.line_file import mend_last_line
 from mmdpo.pairs.asking import Prices
 from mmdpo.pairs.samples import SAMPLES, list_parts
 

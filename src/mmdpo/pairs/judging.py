@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of, read_json, to_json
 from mmdpo.generation.questions import Answerer
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context, Verdict, Verdicts, load, version_of

@@ -27,7 +27,7 @@ from mmdpo.data.messages import (
     split_last_answer,
 )
 from mmdpo.data.read import open_rows
-from mmdpo.files import digest_of, irregular_kind
+from mmdpo.files import digest_of, irregular_kind, read_json
 from mmdpo.records import CHOSEN, ImageSource, Message, RowError
 from mmdpo.world import PROMPT, SMALL, World, find_world
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
@@ -267,3 +267,17 @@ def _make(
     except RowError as error:
         raise RowError(error.problem, source=source) from error
     return Prompt(name, conversation.turns, conversation.images, dict(truth), source, licence)
+
+
+def read_vocabulary(path: Path | None, dataset: str | None) -> dict[str, str]:
+    """Returns word → object as a file says, else the objects of the embedded world that a dataset is, else none.
+
+    Raises OSError where there is no such file, ValueError for a damaged one, and PromptsError for one of another kind.
+    """
+    if path is None:
+        world = find_world(dataset)
+        return {name: name for name in world.objects} if world is not None else {}
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+        raise PromptsError(f'{path}: a vocabulary is an object of words, such as {{"puppy": "dog", "dog": "dog"}}')
+    return {word.lower(): name for word, name in content.items()}

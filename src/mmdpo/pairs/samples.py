@@ -19,10 +19,10 @@ from PIL import Image
 from mmdpo.corruption import corrupt_image
 from mmdpo.corruption import load as load_corruption
 from mmdpo.data.images import open_image
-from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of, read_json, write_json
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, derive_seed
 

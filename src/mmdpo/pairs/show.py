@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from mmdpo.evaluation.line_file import read_lines
 from mmdpo.files import printable
+from mmdpo.line_file import read_lines
 from mmdpo.pairs.build import DROPPED
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.judges import Verdict

@@ -38,6 +38,7 @@ ON_CPU = {
 """The CPU's kernels of attention, which PyTorch's counter leaves out, by the formulas that it has for those of GPUs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_simulated_step_is_a_real_one_on_the_cpu(checkpointing):
     """Operations exactly; memory but for what kernels of attention keep for themselves, which differ by device."""
@@ -112,6 +113,7 @@ def test_autocast_computes_in_the_precisions_of_cuda():
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_depths_extend_to_the_whole_model():
     shape = shrink(SIMULATED["llava"])
     deep = Simulation(simulate.replace(shape, text={**shape.text, "num_hidden_layers": 9}), False)

@@ -24,7 +24,8 @@ from mmdpo.benchmarks.definitions import (
     Values,
     divide,
 )
-from mmdpo.benchmarks.reading import EvaluationError, find_by_image, parse_json, read_data, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
+from mmdpo.files import parse_json
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}

@@ -26,9 +26,10 @@ from mmdpo.benchmarks.definitions import (
     Values,
     divide,
 )
-from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
+from mmdpo.files import parse_json
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}

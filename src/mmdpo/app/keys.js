@@ -1,0 +1,16 @@
+// A key does what clicking the visible element with the class `key-KEY` does: `key-j`, `key-ArrowLeft`.
+// Keys that are typed into a field are the field's own.
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  const field = event.target.closest("input, textarea, select, [contenteditable], [role=listbox], [role=slider]");
+  if (field && !["checkbox", "radio", "button"].includes(field.type)) {
+    if (event.key === "Escape") field.blur();
+    return;
+  }
+  const found = [...document.getElementsByClassName(`key-${event.key}`)].find((each) => each.offsetParent !== null);
+  if (!found || found.disabled) return;
+  event.preventDefault();
+  const inner = found.matches("button, a, [tabindex]") ? found : found.querySelector("input, textarea, button");
+  if (inner && inner.matches("input, textarea")) inner.focus();
+  else (inner || found).click();
+});

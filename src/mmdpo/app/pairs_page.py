@@ -1,0 +1,262 @@
+"""Page of preference pairs: a list that is searched, filtered and sorted, and one row in full, to flag or drop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from mmdpo import corruption as corruptions
+from mmdpo.app.html import paragraph, render
+from mmdpo.app.pair_index import FILTERS, IN_ORDER, Query
+from mmdpo.app.pair_measures import read_measures
+from mmdpo.app.pair_pictures import HowCorrupted, read_how, read_options
+from mmdpo.app.pair_view import ROWS_SHOWN, PairsView, move
+from mmdpo.app.sources import Sources
+from mmdpo.data.decisions import DROP, FLAG, KEEP, DecisionFile
+from mmdpo.pairs.prompts import read_vocabulary
+
+TITLE = "Pairs"
+DEFAULT_HOW = "a recipe's defaults"
+_LIST_SCRIPT = """
+let chosen = false;
+element.addEventListener("click", (event) => {
+  const row = event.target.closest("button[data-place]");
+  if (row) { chosen = true; trigger("click", { place: Number(row.dataset.place) }); }
+});
+watch("value", () => {
+  const current = element.querySelector("[aria-current]");
+  if (!current) return;
+  current.scrollIntoView({ block: "nearest" });
+  if (chosen) current.focus({ preventScroll: true });
+  chosen = false;
+});
+"""
+"""Drawing the list anew takes the focus from the row that was clicked, which gets it back."""
+
+
+def is_wanted(sources: Sources) -> bool:
+    """Returns whether there is something to show."""
+    return bool(sources.datasets)
+
+
+def open_views(sources: Sources) -> dict[str, PairsView]:
+    """Reads the datasets, and returns them by name; the rows of each are read on in the background.
+
+    Raises ValueError for two of one name, which decisions could not tell apart, and what reading raises.
+    """
+    measures, decisions = read_measures(sources.found.diagnoses), DecisionFile(sources.decisions)
+    decisions.read()  # a damaged file is told at once
+    views: dict[str, PairsView] = {}
+    for source in sources.datasets:
+        vocabulary = read_vocabulary(sources.vocabulary, source.name)
+        view = PairsView(source.read(), decisions, vocabulary, measures)
+        if view.name in views:
+            raise ValueError(f"two datasets are called {view.name}, which decisions cannot tell apart: open one alone")
+        views[view.name] = view
+    for view in views.values():
+        view.index.start()
+    return views
+
+
+def build(sources: Sources) -> None:
+    """Fills the tab."""
+    views = open_views(sources)
+    hows = {DEFAULT_HOW: HowCorrupted()}
+    hows |= {place.label: how for place in sources.found.runs if (how := read_how(place.path)) is not None}
+    _Page(views, hows).build()
+
+
+class _Page:
+    """The components of the tab, and what happens between them."""
+
+    def __init__(self, views: dict[str, PairsView], hows: dict[str, HowCorrupted]) -> None:
+        self.views, self.hows = views, hows
+
+    def build(self) -> None:
+        first = next(iter(self.views.values()))
+        with gr.Row(elem_classes=["controls"]):
+            self.dataset = gr.Dropdown(
+                list(self.views), value=first.name, label="Dataset", visible=len(self.views) > 1, scale=2, min_width=160
+            )
+            self.search = gr.Textbox(
+                label="Search (/)", placeholder="words as they stand in prompt, answers or id",
+                elem_classes=["key-/"], scale=3, min_width=200, max_lines=1,
+            )  # fmt: skip
+            self.filters = gr.Dropdown(
+                list(FILTERS), multiselect=True, label="Only rows that are, or where", scale=3, min_width=200
+            )
+            self.sort = gr.Dropdown(first.index.list_orders(), value=IN_ORDER, label="Sort", scale=3, min_width=200)
+            self.least = gr.Number(label="Words, from", precision=0, minimum=0, value=None, scale=1, min_width=90)
+            self.most = gr.Number(label="to", precision=0, minimum=0, value=None, scale=1, min_width=90)
+        self.place = gr.Number(0, precision=0, visible="hidden", label="row")
+        with gr.Row(elem_classes=["list-and-row"]):
+            with gr.Column(scale=2, min_width=300, elem_classes=["list"]):
+                self.rows = gr.HTML(js_on_load=_LIST_SCRIPT, elem_classes=["row-list"], label="Rows", min_height=200)
+                with gr.Row(elem_classes=["pager"]):
+                    back = gr.Button("‹ Page", size="sm", elem_classes=["key-PageUp"], min_width=80)
+                    on = gr.Button("Page ›", size="sm", elem_classes=["key-PageDown"], min_width=80)
+                self.status = gr.HTML(elem_classes=["status"])
+            with gr.Column(scale=3, min_width=320, elem_classes=["one-row"]):
+                with gr.Row(elem_classes=["decide"]):
+                    previous = gr.Button("‹ Previous (k)", size="sm", elem_classes=["key-k"], min_width=100)
+                    following = gr.Button("Next (j) ›", size="sm", elem_classes=["key-j"], min_width=100)
+                    flag = gr.Button("Flag (f)", size="sm", elem_classes=["key-f"], min_width=80)
+                    drop = gr.Button("Drop (d)", size="sm", variant="stop", elem_classes=["key-d"], min_width=80)
+                    keep = gr.Button("Keep (u)", size="sm", elem_classes=["key-u"], min_width=80)
+                self.reason = gr.Textbox(
+                    label="Reason (r)", placeholder="why it is flagged or dropped", max_lines=1, elem_classes=["key-r"]
+                )
+                self.said = gr.HTML(elem_classes=["said-last"])
+                self.pictures = gr.HTML(elem_classes=["pair"])
+                with gr.Accordion("Corrupted image", open=False), gr.Row():
+                    self.as_in = gr.Dropdown(
+                        list(self.hows), value=DEFAULT_HOW, label="As in", min_width=160, visible=len(self.hows) > 1
+                    )
+                    self.corruption = gr.Dropdown(
+                        list(corruptions.names()), value=HowCorrupted().corruption, label="corruption", min_width=140
+                    )
+                    self.options = gr.Textbox(
+                        value=_show_options(HowCorrupted()), label="corruption_options", max_lines=3, min_width=200
+                    )
+                    self.seed = gr.Number(HowCorrupted().seed, precision=0, label="seed", min_width=80)
+                    self.epoch = gr.Number(0, precision=0, minimum=0, label="epoch", min_width=80)
+                self.texts = gr.HTML(elem_classes=["pair"])
+        self._connect(back, on, previous, following)
+        for button, decision in ((flag, FLAG), (drop, DROP), (keep, KEEP)):
+            self._connect_decision(button, decision)
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def _connect(self, back: Any, on: Any, previous: Any, following: Any) -> None:
+        query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.least, self.most]
+        how = [self.as_in, self.corruption, self.options, self.seed, self.epoch]
+        self._inputs, self._outputs = [self.place, *query, *how], [self.place, self.rows, self.pictures, self.texts]
+        quietly: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+        for button, steps in ((back, -ROWS_SHOWN), (on, ROWS_SHOWN), (previous, -1), (following, 1)):
+            button.click(self._step(steps), self._inputs, self._outputs, trigger_mode="multiple", **quietly)
+
+        def click(event: gr.EventData, *values: Any) -> Any:
+            return self.show(int(event.place), *values[1:])
+
+        self.rows.click(click, self._inputs, self._outputs, **quietly)
+
+        def choose(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008 — Gradio looks for it
+            return self.show(*values, tell=_told(progress, "reading rows"), to_first=True)
+
+        loudly = quietly | dict(show_progress="full", show_progress_on=[self.rows], trigger_mode="always_last")
+        gr.on([each.change for each in query], choose, self._inputs, self._outputs, **loudly)
+
+        def pick_dataset(name: str) -> Any:
+            return gr.update(choices=self.views[name].index.list_orders(), value=IN_ORDER), 0
+
+        self.dataset.change(pick_dataset, self.dataset, [self.sort, self.place], **quietly)
+
+        def corrupt(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+            return self.show_pictures(values, _told(progress, "looking at all pictures"))
+
+        changed = [self.corruption.change, self.options.change, self.seed.change, self.epoch.change]
+        gr.on(
+            changed, corrupt, self._inputs, self.pictures, trigger_mode="always_last",
+            **quietly | dict(show_progress="minimal"),
+        )  # fmt: skip
+        self.corruption.input(_default_options, self.corruption, self.options, **quietly)
+
+        def follow(name: str) -> Any:
+            how = self.hows[name]
+            return how.corruption, _show_options(how), how.seed
+
+        self.as_in.change(follow, self.as_in, [self.corruption, self.options, self.seed], **quietly)
+        root = Context.root_block
+        assert root is not None, "pages are built inside a gr.Blocks"
+        root.load(self.show, self._inputs, self._outputs, **quietly)
+        timer = gr.Timer(1.0)
+        timer.tick(self._tell_progress, self.dataset, [self.status, timer], **quietly)
+
+    def _connect_decision(self, button: Any, decision: str) -> None:
+        def decide(reason: str, *values: Any) -> Any:
+            view, query = self._read(values)
+            index = int(values[0])
+            before = view.select(query)
+            view.decide(index, decision, "" if decision == KEEP else reason)
+            after = view.select(query)
+            shown = index if index in after or index not in before else move(before, index, 1)
+            return (*self.show(shown, *values[1:]), "", _tell_decision(view, index, decision, reason))
+
+        outputs = [*self._outputs, self.reason, self.said]
+        button.click(decide, [self.reason, *self._inputs], outputs, show_progress="hidden", api_visibility="private")
+
+    def _step(self, steps: int) -> Callable[..., Any]:
+        def step(place: Any, *values: Any) -> Any:
+            view, query = self._read((place, *values))
+            return self.show(move(view.select(query), int(place), steps), *values)
+
+        return step
+
+    # -- what is shown -------------------------------------------------------------------------------------------------
+
+    def show(self, place: Any, *values: Any, tell: Any = None, to_first: bool = False) -> tuple[Any, ...]:
+        """Returns the current row's place, the list, its pictures and its texts."""
+        view, query = self._read((place, *values))
+        try:
+            selected = view.select(query, *filter(None, [tell]))
+        except (ValueError, OSError) as error:
+            return int(place), render("rows.html", count="", note="", problem=str(error), rows=[]), "", ""
+        current = int(place)
+        if to_first and current not in selected and len(selected):
+            current = int(selected[0])
+        rows = view.render_rows(selected, current)
+        if not len(selected):
+            return current, rows, "", ""
+        pictures = self.show_pictures((current, *values), tell)
+        return current, rows, pictures, view.render_texts(current)
+
+    def show_pictures(self, values: Sequence[Any], tell: Any = None) -> Any:
+        """Returns the head and the pictures of the current row."""
+        view, _ = self._read(values)
+        as_in, name, options, seed, epoch = values[-5:]
+        try:
+            how = _change(self.hows[as_in], name, read_options(options or ""), seed, epoch)
+            how.make_preparer()
+        except ValueError as error:
+            return paragraph(str(error), "problem", role="alert")
+        return view.render_pictures(int(values[0]), how, *filter(None, [tell]))
+
+    def _read(self, values: Sequence[Any]) -> tuple[PairsView, Query]:
+        _, dataset, search, filters, sort, least, most = values[:7]
+        words = [int(count) if count else None for count in (least, most)]  # an empty field may come as 0
+        query = Query(search or "", tuple(filters or ()), words[0], words[1], sort or IN_ORDER)
+        return self.views[dataset], query
+
+    def _tell_progress(self, dataset: str) -> tuple[Any, Any]:
+        is_done = all(view.index.has_ended for view in self.views.values())
+        return paragraph(self.views[dataset].index.describe_progress(), "soft"), gr.Timer(active=not is_done)
+
+
+def _told(progress: gr.Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, rows: progress((done, rows), desc=what, unit="rows")
+
+
+def _show_options(how: HowCorrupted) -> str:
+    """Returns all options of a corruption as JSON, with the values that they have."""
+    return json.dumps(corruptions.load(how.corruption).with_options(**how.options).options)
+
+
+def _default_options(name: str) -> str:
+    return _show_options(HowCorrupted(corruption=name))
+
+
+def _change(how: HowCorrupted, name: str, options: dict[str, Any], seed: Any, epoch: Any) -> HowCorrupted:
+    return replace(how, corruption=name, options=options, seed=int(seed or 0), epoch=int(epoch or 0))
+
+
+def _tell_decision(view: PairsView, index: int, decision: str, reason: str) -> Any:
+    said = {DROP: "dropped", FLAG: "flagged", KEEP: "kept"}[decision]
+    why = f": {reason.strip()}" if reason.strip() and decision != KEEP else ""
+    return paragraph(
+        f"Row {view.dataset.row_of(index):,} is {said}{why}. Written to {view.decisions.path}", role="status"
+    )

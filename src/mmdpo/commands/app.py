@@ -1,0 +1,88 @@
+"""Look at pairs, answers and votes in the browser, on this machine."""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.files import printable
+from mmdpo.options import Options, option
+
+AUTH = "MMDPO_APP_AUTH"
+"""Environment variable of `user:password`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppOptions(Options):
+    """What is opened, and for whom."""
+
+    data: tuple[str, ...] = option((), "Pairs: files, folders, hub names, `world`.", metavar="DATA")
+    split: str = option("train", "Split of the datasets.")
+    dataset_config: str | None = option(None, "Configuration of hub datasets.")
+    dataset_format: str = option("auto", "Format of the rows.")
+    image_root: str | None = option(None, "Folder that relative image paths start from.")
+    vocabulary: Path | None = option(None, "JSON file of words and the object that each names, to tell pairs by.")
+    decisions: Path = option(Path("decisions.jsonl"), "Write flags and drops of rows to this file.", metavar="FILE")
+    runs: tuple[Path, ...] = option((), "Folders that mmdpo wrote: runs, results, diagnoses.", metavar="RUN")
+    image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
+    models: tuple[str, ...] = option((), "Models: hub names, run folders, adapters, `world`.", metavar="MODEL")
+    votes: Path | None = option(None, "Write votes to this SQLite file.", metavar="FILE")
+    demo: bool = option(False, "Open the embedded world and the quickstart's runs, made where they are not there.")
+    host: str = option("127.0.0.1", "Address to serve on; others than this machine's own let others in.")
+    port: int | None = option(None, "Port; the first that is free from 7860 on unless given.", least=1)
+    auth: Path | None = option(
+        None, f"File of `user:password` lines that are let in; or the variable {AUTH}.", metavar="FILE"
+    )
+
+
+def run(options: AppOptions) -> int:
+    """Opens the app, and serves it until it is interrupted."""
+    if find_spec("gradio") is None:
+        raise ImportError('mmdpo app needs Gradio, which is not installed: pip install "mmdpo[app]"')
+    quiet_libraries()
+    from mmdpo.app.page import build_app, is_loopback, launch
+    from mmdpo.app.sources import DatasetSource, Sources
+
+    auth = read_auth(options.auth)
+    sources = Sources(
+        datasets=tuple(
+            DatasetSource(name, options.split, options.dataset_config, options.dataset_format, options.image_root)
+            for name in options.data
+        ),
+        runs=options.runs,
+        models=options.models,
+        decisions=options.decisions,
+        votes=options.votes,
+        image_dir=options.image_dir,
+        vocabulary=options.vocabulary,
+    )
+
+    def say(address: str) -> None:
+        print(printable(f"Open {address} (Ctrl-C ends it)"), flush=True)
+
+    if not is_loopback(options.host) and not auth:
+        print(printable(f"Anybody who reaches {options.host} can read the data and decide: --auth asks for a password"))
+    launch(build_app(sources), host=options.host, port=options.port, auth=auth, ready=say)
+    return 0
+
+
+def read_auth(path: Path | None) -> list[tuple[str, str]]:
+    """Returns users and passwords of a file, else of the environment, else none.
+
+    Raises ValueError, which names no password, for a line without a user or a password.
+    """
+    text = os.environ.get(AUTH, "") if path is None else path.read_text(encoding="utf-8")
+    found = []
+    for number, line in enumerate(filter(None, map(str.strip, text.splitlines())), start=1):
+        user, _, password = line.partition(":")
+        if not user or not password:
+            where = AUTH if path is None else f"{path}, line {number}"
+            raise ValueError(f"{where}: write user:password")
+        found.append((user, password))
+    if path is not None and not found:
+        raise ValueError(f"{path}: there is no user in it; write user:password, one a line")
+    return found
+
+
+VERB = Verb(__doc__, AppOptions, run)
