@@ -1,21 +1,17 @@
 """Measures what pairs from a million verdicts cost: `python -m perf.pairs`.
 
 A run of the data engine is written as sampling and judging leave it: prompts about pictures of their own, nine answers
-to each, and a verdict with claims on every answer. `mmdpo pairs build` then runs as a whole process, several times.
+to each, and a verdict with claims on every answer. `mmdpo pairs build` then runs as a whole process.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +23,9 @@ from mmdpo.files import write_json, write_rows
 from mmdpo.pairs.judges import Claim, Verdict
 from mmdpo.pairs.prompts import Prompt, read_prompts
 from mmdpo.pairs.samples import DRAW, GREEDY, Sample
+from perf.command import make_parser, read_options, time_in_turn, time_mmdpo, write_measured
 from perf.loader import draw_photograph
-from perf.measure import summarise
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run
 
 VERDICTS, ANSWERS = 1_000_000, 9
 OBJECTS = tuple(f"{colour} {thing}" for colour in ("red", "small", "old", "wooden") for thing in (
@@ -49,27 +45,20 @@ EXPECTED = (
 
 def main() -> None:
     """Measures, and writes a results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3, help="timed runs")
+    parser = make_parser(__doc__, 1)
     parser.add_argument("--verdicts", type=int, default=VERDICTS, help="fewer try the measurement")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
+    options = read_options(parser, lambda options: options.verdicts != VERDICTS)
     is_trial = options.verdicts != VERDICTS
-    if is_trial and options.output == RESULTS:
-        parser.error(f"{options.verdicts:,} verdicts are a trial that does not belong among the results: give --output")
     result = describe_run("cpu") | {"kind": "pairs", "miniature": is_trial, "answers": ANSWERS, "expected": EXPECTED}
     result |= {"target": {"seconds": TARGET_SECONDS, "gib": TARGET_GIB}, "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         config = write_folder(Path(folder), round(options.verdicts / ANSWERS))
-        runs = []
-        for number in range(options.repetitions):
-            runs.append(time_build(config))
-            print(f"{number + 1} of {options.repetitions}: {runs[-1]}", flush=True)
-        result |= {name: json.loads((Path(folder) / "run" / "pairs.json").read_text())[name] for name in ("pairs",)}
+        words = ("pairs", "build", "--config", str(config))
+        side = partial(time_mmdpo, *words, environment={"HF_HUB_OFFLINE": "1"})
+        result |= time_in_turn({"build": side}, options.repetitions)
+        result["pairs"] = json.loads((Path(folder) / "run" / "pairs.json").read_text())["pairs"]
     result |= {"prompts": round(options.verdicts / ANSWERS), "verdicts": options.verdicts}
-    result["build"] = {figure: summarise([run[figure] for run in runs]) for figure in runs[0]}
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='pairs-')}")
+    write_measured(result, options, "pairs")
 
 
 def write_folder(folder: Path, count: int) -> Path:
@@ -120,16 +109,6 @@ def _answer(prompt: str, k: int, draw: random.Random) -> tuple[Sample, Verdict]:
     claims = tuple(Claim(f"There is a {name}.", draw.random() > 0.15, None, 0) for name in named)
     sample = Sample(prompt, k, text, DRAW if k else GREEDY, tokens=len(text) // 4, prompt_tokens=600, logprob=-40.0)
     return sample, Verdict(float(sum(1 if claim.is_true else -2 for claim in claims)), claims)
-
-
-def time_build(config: Path) -> dict[str, float]:
-    """Returns wall and CPU seconds and the most memory, in GiB, of the command as a process of its own."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = [sys.executable, "-m", "mmdpo", "pairs", "build", "--config", str(config)]
-    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": time.perf_counter() - start, "cpu": used, "gib": after.ru_maxrss / 2**20}
 
 
 if __name__ == "__main__":

@@ -242,12 +242,14 @@ def _write_text(text: Text) -> Any:
     ]
 
 
-def _embed(image: ImageSource) -> dict[str, Any]:
+def _embed(image: ImageSource | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(image, str | Path):
         path = Path(image)
         return {"bytes": path.read_bytes(), "path": path.name}
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
+    if isinstance(image, Mapping):
+        return dict(image)
     file = io.BytesIO()
     image.save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}

@@ -12,11 +12,11 @@ from mmdpo.data.convert import ExampleWriter, Shape
 from mmdpo.files import digest_of, make_folder, read_json, to_json
 from mmdpo.pairs.offers import LOGPS, Offer
 from mmdpo.pairs.plan import BuildPlan
-from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.prompts import Prompt, read_image_file, sha256_image
 from mmdpo.pairs.rules import Proposal
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SAMPLER, explain_changed
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
+from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, named_source
 
 DATASET, TRAIN, EVAL = "dataset", "train.parquet", "eval.parquet"
 
@@ -41,11 +41,10 @@ def write_dataset(
     writers: dict[str, ExampleWriter] = {}
     with ExitStack() as stack:
         for (prompt, _), part, pair in zip(taken, parts, pairs, strict=True):
-            if prompt.image_digests != files.images(prompt):  # they are read for the dataset anyway
-                raise explain_changed(files.folder, prompt)
+            images = _read_images(prompt, files)
             row = describe(prompt, pair)
             row = {name: of for name, of in row.items() if name not in LOGPS or (part, name) in logps}
-            example = _to_example(prompt, pair, counts[prompt.id])
+            example = _to_example(prompt, pair, images, counts[prompt.id])
             counts[prompt.id] += 1
             if part not in writers:
                 shape.add(example)
@@ -86,7 +85,20 @@ def group_images(together: Iterable[Sequence[str]]) -> dict[str, str]:
     return {image: find(image) for image in parents}
 
 
-def _to_example(prompt: Prompt, pair: Proposal, number: int) -> PreferenceExample:
+def _read_images(prompt: Prompt, files: RunFiles) -> tuple[Any, ...]:
+    """Returns the pictures of a prompt, of files their content and name; raises SamplesError for other ones than asked."""
+    with named_source(prompt.source):
+        images = tuple(
+            {"bytes": read_image_file(image), "path": Path(image).name} if isinstance(image, str | Path) else image
+            for image in prompt.images
+        )
+    contents = (image["bytes"] if isinstance(image, dict) else image for image in images)
+    if tuple(map(sha256_image, contents)) != files.images(prompt):
+        raise explain_changed(files.folder, prompt)
+    return images
+
+
+def _to_example(prompt: Prompt, pair: Proposal, images: tuple[Any, ...], number: int) -> PreferenceExample:
     return PreferenceExample(
         id=prompt.id if not number else f"{prompt.id}/{number}",
         prompt=prompt.turns,
@@ -94,7 +106,7 @@ def _to_example(prompt: Prompt, pair: Proposal, number: int) -> PreferenceExampl
             name: ({"role": "assistant", "content": [{"type": "text", "text": text}]},)
             for name, text in zip((CHOSEN, REJECTED), pair.texts, strict=True)
         },
-        images=prompt.images,
+        images=images,
         source=prompt.source,
     )
 

@@ -55,11 +55,10 @@ class RunFiles:
     def read(self, prompt: str, numbers: Collection[int] | None = None) -> Answers:
         """Returns the answers to a prompt, those of some numbers where given, and their verdicts."""
         found: dict[int, Sample] = {}
-        for row in self._samples.read(prompt):
-            if numbers is None or row["k"] in numbers:
-                sample = to_sample(row)
-                if self._is_planned(sample):
-                    found[sample.k] = sample
+        for row in self._samples.read(prompt, None if numbers is None else [b'"k": %d,' % k for k in numbers]):
+            sample = to_sample(row)
+            if self._is_planned(sample):
+                found[sample.k] = sample
         verdicts = {label: join_rows(lines.read(prompt), numbers) for label, lines in self._verdicts.items()}
         return Answers([found[k] for k in sorted(found)], verdicts)
 
@@ -102,12 +101,14 @@ class Lines:
         if head:
             self._runs.setdefault(json.loads(head[7:].decode()), []).append((number, begin, end))
 
-    def read(self, name: str) -> list[dict[str, Any]]:
-        """Returns what the lines of an id hold."""
+    def read(self, name: str, parts: Collection[bytes] | None = None) -> list[dict[str, Any]]:
+        """Returns what the lines of an id hold; where parts are given, of lines that have one of them."""
         found: list[dict[str, Any]] = []
         for number, begin, end in self._runs.get(name, ()):
             self._files[number].seek(begin)
+            lines = self._files[number].read(end - begin - 1)
+            if parts is not None:
+                lines = b"\n".join(line for line in lines.split(b"\n") if any(part in line for part in parts))
             # Within a line a line break is escaped, so that lines with commas between them are an array.
-            lines = self._files[number].read(end - begin - 1).replace(b"\n", b",")
-            found += json.loads((b"[%b]" % lines).decode())
+            found += json.loads((b"[%b]" % lines.replace(b"\n", b",")).decode())
         return found
