@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import numpy as np
@@ -16,13 +16,15 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 from xxhash import xxh3_128
 
-from mmdpo.data.check import Fault, as_fault
 from mmdpo.data.columns import FLAG
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
 from mmdpo.files import to_json
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
+
+if TYPE_CHECKING:
+    from mmdpo.data.check import Fault
 
 Pairs = Literal["best_worst", "all"]
 
@@ -73,6 +75,8 @@ def convert_dataset(
         ValueError: nothing is left to write, a column to normalise is missing, or `sample` asks for more than there is.
         OSError: the file cannot be written. What was there before is then untouched.
     """
+    from mmdpo.data.check import as_fault  # imports torch, which the writer does without
+
     found: list[tuple[int, int]] = []
     faults: list[Fault] = []
     seen: set[bytes] = set()

@@ -7,8 +7,7 @@ and rejected answers have the same mean, of words or of a mark of style.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from mmdpo.diagnosis.shortcut import STYLE_WORDS
@@ -19,7 +18,6 @@ UNEVEN = 0.6
 """Area under the curve from which a mark of style decides too much; so does one less than this away from 1."""
 Values: TypeAlias = tuple[float, float]
 """Of a pair: a measure of its chosen and of its rejected text."""
-Measure: TypeAlias = Callable[[str], float]
 
 
 def count_words(text: str) -> float:
@@ -27,14 +25,10 @@ def count_words(text: str) -> float:
     return float(len(text.split()))
 
 
-def _has(pattern: re.Pattern[str], text: str) -> float:
-    return float(pattern.search(text) is not None)
-
-
-MARKS: Mapping[str, Measure] = {
-    name: partial(_has, re.compile(pattern, re.IGNORECASE)) for name, pattern in STYLE_WORDS.items()
+MARKS: Mapping[str, re.Pattern[str]] = {
+    name: re.compile(pattern, re.IGNORECASE) for name, pattern in STYLE_WORDS.items()
 }
-"""Marks of style: 1 for a text that has it, else 0."""
+"""Marks of style: a text has one where the pattern is found."""
 
 
 def balance(

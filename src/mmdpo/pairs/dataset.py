@@ -59,9 +59,9 @@ def write_dataset(
 
 def _split(images: Sequence[Sequence[str]], eval_share: float) -> list[str]:
     """Returns the file of each pair, by its pictures; that of training holds some in any case."""
-    lead = group_images(images)
-    is_eval = [int(digest_of(lead[own[0]])[:8], 16) < eval_share * 2**32 for own in images]
-    return [EVAL if each and not all(is_eval) else TRAIN for each in is_eval]
+    lead = group_images(images) if eval_share else {}
+    is_eval = [bool(lead) and int(digest_of(lead[own[0]])[:8], 16) < eval_share * 2**32 for own in images]
+    return [TRAIN] * len(images) if all(is_eval) else [EVAL if each else TRAIN for each in is_eval]
 
 
 def group_images(together: Iterable[Sequence[str]]) -> dict[str, str]:
@@ -86,7 +86,7 @@ def group_images(together: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def _read_images(prompt: Prompt, files: RunFiles) -> tuple[Any, ...]:
-    """Returns the pictures of a prompt, of files their content and name; raises SamplesError for other ones than asked."""
+    """Returns a prompt's pictures, of a file its content and name; raises SamplesError if others were asked about."""
     with named_source(prompt.source):
         images = tuple(
             {"bytes": read_image_file(image), "path": Path(image).name} if isinstance(image, str | Path) else image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,23 +19,12 @@ from mmdpo.pairs.rules import Proposal
 SHOWN_CLAIMS = 20
 
 
-class Contrast:
-    """A measure of chosen and rejected texts."""
-
-    def __init__(self) -> None:
-        self._count, self._sums, self._more = 0, [0.0, 0.0], 0.0
-
-    def add(self, chosen: float, rejected: float) -> None:
-        """Counts a pair."""
-        self._count += 1
-        self._sums[0] += chosen
-        self._sums[1] += rejected
-        self._more += 0.5 if chosen == rejected else float(chosen > rejected)
-
-    def describe(self, pool: float | None, scale: float = 1) -> dict[str, Any]:
-        """Returns the means, beside that of all answers, and in which share of pairs the chosen text has more."""
-        means = (scale * total / self._count for total in self._sums)
-        return dict(zip(("chosen", "rejected"), means, strict=True)) | {"pool": pool, "auc": self._more / self._count}
+def contrast(texts: np.ndarray, pool: float | None, scale: float = 1) -> dict[str, Any]:
+    """Returns the means of a measure of chosen and rejected texts [pairs, 2], beside that of all answers, and in which
+    share of pairs the chosen text has more."""
+    chosen, rejected = (scale * int(total) / len(texts) for total in texts.sum(axis=0, dtype=np.int64))
+    more, ties = (int(of.sum()) for of in (texts[:, 0] > texts[:, 1], texts[:, 0] == texts[:, 1]))
+    return {"chosen": chosen, "rejected": rejected, "pool": pool, "auc": (more + 0.5 * ties) / len(texts)}
 
 
 class Facts:
@@ -46,7 +36,7 @@ class Facts:
     def __init__(self, offering: Offering, count: int) -> None:
         """So many pairs will follow."""
         self._offering, self._files, self._count = offering, offering.files, count
-        self._words, self._style = Contrast(), {name: Contrast() for name in MARKS}
+        self._words, self._marks = array("i"), bytearray()
         self._margins, self._struck, self._clean = Counter[float](), Counter[str](), 0
         self._claims = {"chosen": Claims(), "rejected": Claims()}
         self._mistakes: dict[str, list[bool]] = {label: [] for label in self._files.labels}
@@ -61,9 +51,8 @@ class Facts:
             images = "+".join(self._files.images(prompt))
             self._texts.append(TextPair(prompt.id, prompt.question, images, *pair.texts))
         self._place += 1
-        self._words.add(*pair.words)
-        for name, measure in MARKS.items():
-            self._style[name].add(*map(measure, pair.texts))
+        self._words.extend(pair.words)
+        self._marks += bytes([mark.search(text) is not None for mark in MARKS.values() for text in pair.texts])
         self._margins[round(pair.margin, 2)] += 1
         self._clean += pair.is_clean
         self._struck.update(claim.text for claim in pair.rejected.verdict.claims if not claim.is_true)
@@ -78,7 +67,8 @@ class Facts:
     def describe(self, resamples: int) -> dict[str, Any]:
         """Returns the facts. `resamples` are those of the intervals of the shortcut test; 0 leaves it out."""
         pool, strikes = self._offering.pool, self._files.strikes
-        words = self._words.describe(pool.words)
+        words = contrast(np.array(self._words).reshape(-1, 2), pool.words)
+        marks = np.frombuffer(self._marks, np.uint8).reshape(-1, len(MARKS), 2)
         auc = words.pop("auc")
         difference = 100 * (words["chosen"] - words["rejected"]) / ((words["chosen"] + words["rejected"]) / 2)
         # The first judge has chosen the answers, so the share that it finds a mistake in is too low.
@@ -91,7 +81,7 @@ class Facts:
             "by_judge": by_judge if strikes else {},
             "words": {**words, "difference": difference, "auc": auc},
             "margins": {str(margin): self._margins[margin] for margin in sorted(self._margins)},
-            "style": {name: of.describe(pool.marks[name], 100) for name, of in self._style.items()},
+            "style": {name: contrast(marks[:, n], pool.marks[name], 100) for n, name in enumerate(MARKS)},
             "struck": dict(self._struck.most_common(SHOWN_CLAIMS)),
             "shortcut": self._find_shortcut(resamples),
         }

@@ -85,7 +85,9 @@ def _split(text: str) -> tuple[list[str], frozenset[tuple[str, ...]]]:
     """Returns the words of a text, and its pieces."""
     text = text.lower()
     words = text.translate(_NO_WORDS).split() if text.isascii() else re.findall(r"\w+", text)
-    return words, frozenset(zip(*(words[place:] for place in range(min(_SHINGLE, len(words)))), strict=False))
+    if len(words) < _SHINGLE:
+        return words, frozenset([tuple(words)] if words else ())
+    return words, frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
 def _share(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:

@@ -76,7 +76,7 @@ class Offers:
         self.words[1].append(words[1])
         for name, of in self.marks.items():
             for side, text in enumerate(pair.texts):
-                of[side].append(int(MARKS[name](text)))
+                of[side].append(MARKS[name].search(text) is not None)
 
     def __getitem__(self, place: int) -> Offer:
         flags = self._flags[place]
@@ -119,15 +119,15 @@ class Pool:
     """What answers of the policy are like on the whole: words, marks of style, claims."""
 
     def __init__(self) -> None:
-        self.answers, self._words, self._marks = 0, 0.0, [0.0] * len(MARKS)
+        self.answers, self._words, self._marks = 0, 0.0, [0] * len(MARKS)
         self.claims = Claims()
 
     def add(self, text: str) -> None:
         """Counts an answer."""
         self.answers += 1
         self._words += count_words(text)
-        for place, measure in enumerate(MARKS.values()):
-            self._marks[place] += measure(text)
+        for place, mark in enumerate(MARKS.values()):
+            self._marks[place] += mark.search(text) is not None
 
     @property
     def words(self) -> float | None:
@@ -212,7 +212,7 @@ class Offering:
         if self.files.strikes and all(each.is_clean for each in candidates if each.sample.is_own):
             self.easy += 1
         reasons = Counter[str]()
-        start = len(self.offers)
+        start, kept = len(self.offers), 0
         seen = self._seen.get(self.files.digest(prompt), set[Texts]())
         draw = partial(derive_generator, self.plan.seed, prompt.id, "pairs")
         for pair in islice(RULES[self.rule].propose(candidates, draw), MOST_PROPOSALS):
@@ -223,12 +223,13 @@ class Offering:
                 continue
             seen.add(texts)
             self.offers.add(pair, words)
-            if len(self.offers) - start == MOST_OFFERS:
+            kept += 1
+            if kept == MOST_OFFERS:
                 break
-        count = min(self.plan.per_prompt, len(self.offers) - start)
+        count = min(self.plan.per_prompt, kept)
         if not count:
             self.tally.drop(prompt.id, reasons.most_common(1)[0][0] if reasons else self._why_nothing(candidates))
-        return [Slot(prompt, range(start + number, len(self.offers), count)) for number in range(count)]
+        return [Slot(prompt, range(start + number, start + kept, count)) for number in range(count)]
 
     def forget(self) -> None:
         """Takes all offers back."""
@@ -239,7 +240,10 @@ class Offering:
     def read(self, prompt: Prompt, offer: Offer) -> tuple[Proposal, Mapping[str, Mapping[int, Verdict]]]:
         """Returns the pair that a prompt has offered, and the verdicts of its answers, by judge and number."""
         samples, verdicts = self.files.read(prompt.id, (offer.chosen, offer.rejected))
-        found = {sample.k: self._judge(sample, verdicts) for sample in samples}
+        found = {
+            sample.k: self._judge(sample, [of[sample.k] for of in verdicts.values() if sample.k in of])
+            for sample in samples
+        }
         chosen, rejected = found[offer.chosen], found[offer.rejected]
         return Proposal(chosen, rejected, offer.margin, offer.is_clean, offer.own_texts), verdicts
 
@@ -256,23 +260,23 @@ class Offering:
         repeats = find_repeats(useful, self.plan.near_duplicate)
         self.answers += len(samples)
         self.has_verdict += any(verdicts.values())
-        asked = self.files.labels if self.plan.combine == "mean" else self.files.labels[:1]
+        known, needed = list(verdicts.values()), len(verdicts) if self.plan.combine == "mean" else 1
         for sample in useful:
-            own = next((of[sample.k] for of in verdicts.values() if sample.k in of), None)
-            if sample.is_own and own is not None:
-                self._count(prompt, sample, own)
-            if sample.k in repeats:
-                self.tally.drop(prompt.id, repeats[sample.k], sample.k)
-            elif any(sample.k not in verdicts[label] for label in asked):
-                self.tally.drop(prompt.id, "no verdict", sample.k)
+            k = sample.k
+            judged = [of[k] for of in known if k in of]
+            if judged and sample.is_own:
+                self._count(prompt, sample, judged[0])
+            if k in repeats:
+                self.tally.drop(prompt.id, repeats[k], k)
+            elif len(judged) < needed or k not in known[0]:
+                self.tally.drop(prompt.id, "no verdict", k)
             else:
                 self.candidates += 1
-                yield self._judge(sample, verdicts)
+                yield self._judge(sample, judged)
 
-    def _judge(self, sample: Sample, verdicts: Mapping[str, Mapping[int, Verdict]]) -> Candidate:
-        if self.plan.combine == "mean":
-            return Candidate(sample, _mean([of[sample.k] for of in verdicts.values()]))
-        return Candidate(sample, verdicts[self.files.labels[0]][sample.k])
+    def _judge(self, sample: Sample, verdicts: Sequence[Verdict]) -> Candidate:
+        """Returns an answer with what the rule goes by: the first judge's verdict, or all judges' mean."""
+        return Candidate(sample, _mean(verdicts) if self.plan.combine == "mean" else verdicts[0])
 
     def _count(self, prompt: Prompt, sample: Sample, verdict: Verdict) -> None:
         self.judged += 1
@@ -295,7 +299,7 @@ class Offering:
             return "chosen answer has a wrong claim"
         if plan.max_ratio is not None and max(words) > plan.max_ratio * max(1, min(words)):
             return "lengths too different"
-        if plan.combine != "mean" and not self._is_agreed(pair, verdicts):
+        if len(verdicts) > 1 and plan.combine != "mean" and not self._is_agreed(pair, verdicts):
             return "judges disagree"
         return None
 

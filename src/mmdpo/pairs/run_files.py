@@ -15,6 +15,11 @@ from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import SAMPLES, Sample, list_parts, read_prompt_digests, to_sample
 
+try:  # takes half the time, and is there with the extra `app`
+    from orjson import loads
+except ImportError:
+    from json import loads  # type: ignore[assignment]
+
 _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
 
 
@@ -57,7 +62,7 @@ class RunFiles:
         found: dict[int, Sample] = {}
         for row in self._samples.read(prompt, None if numbers is None else [b'"k": %d,' % k for k in numbers]):
             sample = to_sample(row)
-            if self._is_planned(sample):
+            if (numbers is None or sample.k in numbers) and self._is_planned(sample):
                 found[sample.k] = sample
         verdicts = {label: join_rows(lines.read(prompt), numbers) for label, lines in self._verdicts.items()}
         return Answers([found[k] for k in sorted(found)], verdicts)
@@ -102,13 +107,21 @@ class Lines:
             self._runs.setdefault(json.loads(head[7:].decode()), []).append((number, begin, end))
 
     def read(self, name: str, parts: Collection[bytes] | None = None) -> list[dict[str, Any]]:
-        """Returns what the lines of an id hold; where parts are given, of lines that have one of them."""
+        """Returns what the lines of an id hold; where parts are given, at least of those that have one of them."""
         found: list[dict[str, Any]] = []
         for number, begin, end in self._runs.get(name, ()):
             self._files[number].seek(begin)
             lines = self._files[number].read(end - begin - 1)
             if parts is not None:
-                lines = b"\n".join(line for line in lines.split(b"\n") if any(part in line for part in parts))
+                kept = [line for line in lines.split(b"\n") if any(part in line for part in parts)]
+                lines = b"\n".join(kept) if kept else lines  # else they were written in another form
             # Within a line a line break is escaped, so that lines with commas between them are an array.
-            found += json.loads((b"[%b]" % lines.replace(b"\n", b",")).decode())
+            found += _parse(b"[%b]" % lines.replace(b"\n", b","))
         return found
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return loads(text)
+    except ValueError:  # half a surrogate pair, or a number that JSON has not, which orjson does not read
+        return json.loads(text.decode())
