@@ -209,7 +209,9 @@ class IterateOptions(Options):
     prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
     mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
-    held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
+    held_out_judges: tuple[str, ...] = option(
+        (), "Judges of their answers, and of 50 pairs of each round; those of the pairs unless given."
+    )
     evaluate: tuple[str, ...] = option(
         (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."
     )

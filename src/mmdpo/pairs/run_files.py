@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ class Lines:
     """Lines of JSON by the id that they begin with. Lines of one id mostly follow each other, and are read at once."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [path.open("rb", buffering=2**18) for path in paths]
+        self._files = [path.open("rb") for path in paths]
         self._runs: dict[str, list[tuple[int, int, int]]] = {}
         """By id: number of a file, and where lines that follow each other begin and end in it."""
         for number, file in enumerate(self._files):
@@ -110,8 +111,7 @@ class Lines:
         """Returns what the lines of an id hold; where parts are given, at least of those that have one of them."""
         found: list[dict[str, Any]] = []
         for number, begin, end in self._runs.get(name, ()):
-            self._files[number].seek(begin)
-            lines = self._files[number].read(end - begin - 1)
+            lines = os.pread(self._files[number].fileno(), end - begin - 1, begin)
             if parts is not None:
                 kept = [line for line in lines.split(b"\n") if any(part in line for part in parts)]
                 lines = b"\n".join(kept) if kept else lines  # else they were written in another form
