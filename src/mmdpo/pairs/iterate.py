@@ -415,20 +415,8 @@ def make_table(state: Mapping[str, Any]) -> Table:
         (*row[:-1], *(show_number(of[name], 1) if name in of else "" for name in metrics), row[-1])
         for row, of in zip(rows, by_row, strict=True)
     ]
-    headers = (
-        "",
-        "wrong claims %",
-        "right claims",
-        "F1 %",
-        "words",
-        "useless %",
-        "pairs",
-        "yield %",
-        "agreed %",
-        *metrics,
-        "",
-    )
-    return Table(headers, tuple(rows), "On prompts that no round trains on")
+    measures = ("wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "agreed %")
+    return Table(("", *measures, *metrics, ""), tuple(rows), "On prompts that no round trains on")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

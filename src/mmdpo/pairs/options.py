@@ -114,6 +114,7 @@ class PairsOptions(Options):
     batches: BatchOptions = group(BatchOptions)
     endpoint: EndpointOptions = group(EndpointOptions)
     dry_run: bool = option(False, "Say what is left to do and what it will cost, and do nothing.")
+    yes: bool = option(False, "Do not ask, at a terminal, before a step that will cost more than the budget leaves.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +211,7 @@ class IterateOptions(Options):
     mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
     held_out_judges: tuple[str, ...] = option(
-        (), "Judges of their answers, and of 50 pairs of each round; those of the pairs unless given."
+        (), "Judges of their answers, and of 50 pairs of each round again; those of the pairs unless given."
     )
     evaluate: tuple[str, ...] = option(
         (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."
@@ -234,7 +235,7 @@ class IterateOptions(Options):
 def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
-        if name in ("given", "dry_run"):
+        if name in ("given", "dry_run", "yes"):
             continue
         if isinstance(value, Mapping):
             found += _flatten(value)
