@@ -153,7 +153,8 @@ class _Features:
     def _choose_words(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
         """Returns the words that enough answers have, no more of them than the most frequent ones."""
         assert self._words is not None
-        answers = sum(np.asarray(of[places].sum(axis=0)).ravel() for of in self._words[1:])
+        _, chosen, rejected = self._words
+        answers = np.asarray(chosen[places].sum(axis=0) + rejected[places].sum(axis=0)).ravel()
         frequent = np.flatnonzero(answers >= min(LEAST_PAIRS, 2 * len(places)))
         return np.sort(frequent[(-answers[frequent]).argsort()[:MOST_FEATURES]])
 

@@ -87,15 +87,15 @@ def group_images(together: Iterable[Sequence[str]]) -> dict[str, str]:
 
 def _read_images(prompt: Prompt, files: RunFiles) -> tuple[Any, ...]:
     """Returns a prompt's pictures, of a file its content and name; raises SamplesError if others were asked about."""
+    images, digests = list[Any](), list[str]()
     with named_source(prompt.source):
-        images = tuple(
-            {"bytes": read_image_file(image), "path": Path(image).name} if isinstance(image, str | Path) else image
-            for image in prompt.images
-        )
-    contents = (image["bytes"] if isinstance(image, dict) else image for image in images)
-    if tuple(map(sha256_image, contents)) != files.images(prompt):
+        for image in prompt.images:
+            content = read_image_file(image) if isinstance(image, str | Path) else image
+            images.append({"bytes": content, "path": Path(image).name} if isinstance(image, str | Path) else image)
+            digests.append(sha256_image(content))
+    if tuple(digests) != files.images(prompt):
         raise explain_changed(files.folder, prompt)
-    return images
+    return tuple(images)
 
 
 def _to_example(prompt: Prompt, pair: Proposal, images: tuple[Any, ...], number: int) -> PreferenceExample:

@@ -70,7 +70,7 @@ class Verdict:
         self.comparisons, self.inconsistent = comparisons, inconsistent
         self._claims = claims
         if is_right is None:
-            self.right = [of["is_true"] if type(of) is dict else of.is_true for of in claims].count(True)
+            self.right = [of.is_true if isinstance(of, Claim) else of["is_true"] for of in claims].count(True)
             self.struck = len(claims) - self.right
         else:
             self.right, self.struck = int(is_right), int(not is_right)
@@ -78,7 +78,7 @@ class Verdict:
     @property
     def claims(self) -> tuple[Claim, ...]:
         """What the answer says, and whether it is held to be true."""
-        return tuple([Claim(**of) if type(of) is dict else of for of in self._claims])
+        return tuple([of if isinstance(of, Claim) else Claim(**of) for of in self._claims])
 
     def row(self) -> dict[str, Any]:
         """Returns the verdict for JSON, without what has its default; `Verdict(**row)` is it again."""
@@ -88,7 +88,7 @@ class Verdict:
 
     def list_claims(self) -> list[dict[str, Any]]:
         """Returns the claims for JSON."""
-        rows = [of if type(of) is dict else of._asdict() for of in self._claims]
+        rows = [of._asdict() if isinstance(of, Claim) else of for of in self._claims]
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     def __eq__(self, other: object) -> bool:
