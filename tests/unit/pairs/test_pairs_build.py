@@ -571,6 +571,24 @@ def test_lines_are_found_by_their_prompt_and_half_a_line_is_none(tmp_path):
     assert files.read("nobody") == ([], {"objects": {}})
 
 
+@pytest.mark.parametrize("reader", ["orjson", "json"])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, monkeypatch, separators, reader):
+    """Sampling writes the greedy answers of many prompts before their draws."""
+    monkeypatch.setattr("mmdpo.pairs.run_files.loads", pytest.importorskip(reader).loads)
+    run_of(tmp_path, {name: [c(1, "a")] for name in "abc"})
+    order = [(name, k) for ks in ([0], range(1, 12)) for name in "abc" for k in ks]
+    rows = [{"id": name, "k": k, "text": f"answer {k} of \ud83d {name}"} for name, k in order]
+    lines = (json.dumps(row, separators=separators).replace('{"id":"', '{"id": "') + "\n" for row in rows)
+    (tmp_path / "samples.jsonl").write_text("".join(lines))
+    files = RunFiles(tmp_path, ["objects"])
+    assert [sample.k for sample in files.read("b").samples] == list(range(12))
+    some = [(each.k, each.text) for each in files.read("b", (0, 1)).samples]
+    assert some == [(k, f"answer {k} of \ud83d b") for k in (0, 1)]
+    assert files.read("b", (2,)).verdicts == {"objects": {}}
+    assert files.read("b", (1,)).verdicts["objects"].keys() == {1}
+
+
 def test_a_later_line_of_a_prompt_counts_and_one_against_another_truth_does_not(tmp_path):
     run_of(tmp_path, {"a": CLEAN_AND_NOT})
     first = read_lines(tmp_path / "verdicts-objects.jsonl")[0]["verdicts"]
