@@ -179,9 +179,8 @@ class _Page:
             return *chosen, corrupt(*values[:-4], *chosen, values[-1], progress=progress)
 
         how = _QUIETLY | dict(show_progress="minimal", show_progress_on=[self.pictures], trigger_mode="always_last")
-        typed = [
-            each.change for each in (self.options, self.seed, self.epoch)
-        ]  # `input` does not hear of what is pasted
+        # Not `input`, which does not hear of what is pasted.
+        typed = [each.change for each in (self.options, self.seed, self.epoch)]
         gr.on(typed, corrupt, self._inputs, self.pictures, **how)
         self.corruption.input(pick, self._inputs, [self.options, self.pictures], **how)
         self.as_in.input(follow, self._inputs, [self.corruption, self.options, self.seed, self.pictures], **how)
