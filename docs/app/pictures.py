@@ -28,7 +28,7 @@ def show_pairs(page: Any) -> None:
     page.get_by_role("option", name="one object differs", exact=True).click()
     page.keyboard.press("Escape")
     page.get_by_role("combobox", name="Sort").click()
-    page.get_by_role("option", name="image reliance").last.click()
+    page.get_by_role("option", name="highest image reliance").click()
     page.locator(".pair img").nth(1).wait_for()
     page.wait_for_timeout(1000)
     page.locator(".rows button").nth(2).click()
