@@ -296,7 +296,7 @@ class TestEntryPoints:
     def test_every_recipe_in_the_repository_is_valid(self, tmp_path):
         from mmdpo.training.recipe import parse_recipe
 
-        recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+        recipes = sorted((Path(__file__).parents[2] / "src" / "mmdpo" / "recipes").glob("*.yaml"))
         assert recipes
         for path in recipes:
             parse_recipe(["--config", str(path), "--output_dir", str(tmp_path / path.stem)])

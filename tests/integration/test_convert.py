@@ -14,7 +14,7 @@ from mmdpo.checkpoints import bunny
 from mmdpo.cli import main
 from tiny_bunny import TOWER, TOWER_SETTINGS, write_bunny
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "bunny-v1.0-3b-mdpo.yaml"
+RECIPE = Path(__file__).parents[2] / "src" / "mmdpo" / "recipes" / "bunny-v1.0-3b-mdpo.yaml"
 
 PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "

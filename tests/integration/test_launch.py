@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from mmdpo.world.pairs import make_pairs
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[2] / "src" / "mmdpo" / "recipes"
 CONFIGURATIONS = sorted((RECIPES / "accelerate").glob("*.yaml"))
 
 

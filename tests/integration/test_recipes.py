@@ -18,7 +18,7 @@ from mmdpo.world.pairs import make_pairs
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from tiny_models import MODELS
 
-RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))}
+RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "src" / "mmdpo" / "recipes").glob("*.yaml"))}
 
 CLASSES = {
     "checkpoints/bunny-v1.0-3b": "bunny",
@@ -145,7 +145,7 @@ def test_every_recipe_passes_a_dry_run(name, tiny_hub, tmp_path, monkeypatch, ca
 def test_every_recipe_says_what_it_is(name):
     text, values = RECIPES[name].read_text(), yaml.safe_load(RECIPES[name].read_text())
     assert values["output_dir"] == f"runs/{name}"
-    assert f"mmdpo train --config recipes/{name}.yaml" in text or name == "world-mdpo"
+    assert f"mmdpo train --config {name}" in text or name == "world-mdpo"
     assert values.get("dataset_format", "auto") in (*format_names(), "auto")
     if "dpo" in name and name != "world-mdpo":
         paper = dict(beta=0.1, learning_rate=1e-5, lora_r=64, lora_alpha=128, warmup_steps=0.1, adam_beta2=0.98)

@@ -17,7 +17,8 @@ import yaml
 from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.tasks.world import METRICS
 from mmdpo.cli import main
-from mmdpo.study.study_file import StudyEvaluation, Variant, shipped_names
+from mmdpo.shipped import STUDIES
+from mmdpo.study.study_file import StudyEvaluation, Variant
 from mmdpo.study.study_run import Step, run_trials
 from mmdpo.study.trial import Trial
 
@@ -170,7 +171,7 @@ def test_a_place_where_nothing_can_be_written_is_said_in_a_line(tmp_path, capsys
 def test_studies_are_listed_with_what_they_ask_and_a_misspelt_one_names_the_nearest(capsys):
     assert main(["study", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(shipped_names())
+    assert [line.split()[0] for line in lines] == list(STUDIES.names())
     assert "comparative         Does DPO learn from the images?" in lines
     assert main(["study", "comparitive"]) == 2
     said = capsys.readouterr().err

@@ -279,7 +279,8 @@ class PairIndex:
             REJECTED_LONGER: self.chosen_words < self.rejected_words,
             WITHOUT_IMAGE: self.images == 0,
         }
-        return has_both & passes[name]
+        passed: Bool[np.ndarray, "N"] = has_both & passes[name]
+        return passed
 
     def _find_one_object(self, tell: Callable[[int, int], None]) -> Bool[np.ndarray, "N"]:
         """Returns in which rows the answers differ in one object; the texts are read again, once."""

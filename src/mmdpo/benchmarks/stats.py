@@ -1,7 +1,8 @@
 """How sure a number is: bootstrap intervals, paired differences, and how many items show a given difference.
 
-What is resampled are images, each with all its items, since answers about one image are not independent. A metric is a
-function of summed counts, so all resamples are one matrix product.
+What is resampled are images, each with all its items, since answers about one image are not independent; or groups of
+items, where a benchmark asks in groups. A metric is a function of summed counts, so all resamples are one matrix
+product.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class CountTable:
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
-    """What each item is resampled with: its image."""
+    """What each item is resampled with: its image, or its group."""
     names: tuple[str, ...]
     values: Values
     """(items, count names)"""

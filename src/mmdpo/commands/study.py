@@ -24,14 +24,15 @@ class StudyOptions(Options):
 
 def run(options: StudyOptions) -> int:
     """Runs a study; returns 1 if a trial is missing, else 0."""
-    from mmdpo.study.study_file import StudyError, describe_shipped, read_study, read_text, shipped_names
+    from mmdpo.shipped import STUDIES
+    from mmdpo.study.study_file import StudyError, describe_shipped, read_study, read_text
 
     if options.list:
         print("".join(f"{name:20}{about}\n" for name, about in describe_shipped().items()), end="")
         return 0
     named = [name for name in (options.name, options.config) if name is not None]
     if len(named) != 1:
-        known = ", ".join(shipped_names())
+        known = ", ".join(STUDIES.names())
         raise StudyError(f"name one study: {known} (--list says what they ask), or a file with --config")
     if options.print:
         print(read_text(named[0]), end="")

@@ -7,7 +7,7 @@ version, and the answers response by response. Which context meets which answer 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -22,6 +22,7 @@ from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.items import Item
 from mmdpo.data.pixels import few_passes
 from mmdpo.data.prepare import Context, Opened, PreparedExample, Preparer
+from mmdpo.data.sharing import find_beginnings, find_first, leave_out_repeats
 from mmdpo.data.tokenise import each_text_once
 from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
 
@@ -107,21 +108,27 @@ class Collator:
         prompt_ids, prompt_mask = _pad(prompts.ids)
         answers = [its_answers[name] for name in responses for its_answers in cut]
         answer_ids, answer_mask = _pad(answers)
-        image_inputs, images_of = self._leave_out_repeats(contexts, prompts)
+        # Cropped after the processor, the pixels of two contexts differ though the picture is the same.
+        is_cropped = self.prepare.crop_space == "processed"
+        family = self.prepare.renderer.family
+        image_token = family.image_token_id(self.prepare.renderer.processor)
+        image_inputs, images_of = prompts.image_inputs, list(range(len(contexts)))
+        if not is_cropped:
+            image_inputs, images_of = leave_out_repeats(contexts, prompts.ids, image_inputs, image_token)
         items = [example.item for example in examples]
         return Batch(
             index=torch.tensor([item.index for item in items]),
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
             token_types={name: _pad(rows)[0] for name, rows in prompts.types.items()},
-            begins_as=self._find_beginnings(contexts, prompts),
+            begins_as=find_beginnings(contexts, prompts.ids, family, image_token, is_cropped=is_cropped),
             image_inputs={name: v for name, v in image_inputs.items() if not _is_size(name, v)},
             image_sizes={name: v.numpy() for name, v in image_inputs.items() if _is_size(name, v)},
             image_counts=np.array([len(context.images) * (k == images_of[k]) for k, context in enumerate(contexts)]),
             images_of=images_of,
             answer_ids=answer_ids,
             answer_mask=answer_mask,
-            answers_as=_find_first(map(tuple, answers)),
+            answers_as=find_first(map(tuple, answers)),
             weights={name: self._weights(items, name) for name in self.weight_columns},
             has_images=torch.tensor([bool(item.example.images) for item in items]),
             counts=torch.tensor([item.counts for item in items]),
@@ -161,68 +168,6 @@ class Collator:
             for rows in prompts.types.values():
                 rows[k] = [0] * len(prompts.ids[k])
         return prompts
-
-    def _leave_out_repeats(self, contexts: list[Context], prompts: Prompts) -> tuple[dict[str, Tensor], list[int]]:
-        """Returns the image inputs without those of contexts that show the images of an earlier one, and which do.
-
-        Where it cannot be said which entries of an input belong to a context, nothing is left out: the images are then
-        encoded for each context.
-        """
-        own, everything = list(range(len(contexts))), prompts.image_inputs
-        images_of = _find_first(tuple(map(id, context.images)) or k for k, context in enumerate(contexts))
-        is_cropped = self.prepare.crop_space == "processed"  # pixels differ, though the picture is the same
-        if images_of == own or is_cropped:
-            return everything, own
-        kept = {}
-        for name, tensor in everything.items():
-            sizes = self._share_out(len(tensor), contexts, prompts)
-            if sizes is None:
-                return everything, own
-            parts = torch.split(tensor, sizes)
-            kept[name] = torch.cat([part for k, part in enumerate(parts) if images_of[k] == k])
-        return kept, images_of
-
-    def _share_out(self, entries: int, contexts: list[Context], prompts: Prompts) -> list[int] | None:
-        """Returns how many of an input's entries each context has: one for each image, for each context, or for so many
-        of its image tokens; None where it is none of these."""
-        images = [len(context.images) for context in contexts]
-        if entries == sum(images):
-            return images
-        if entries == sum(map(bool, images)):
-            return [int(bool(count)) for count in images]
-        token = self.prepare.renderer.family.image_token_id(self.prepare.renderer.processor)
-        tokens = [ids.count(token) for ids in prompts.ids] if token is not None else [0]
-        if not sum(tokens) or any(entries * count % sum(tokens) for count in tokens):
-            return None
-        return [entries * count // sum(tokens) for count in tokens]
-
-    def _find_beginnings(self, contexts: list[Context], prompts: Prompts) -> list[tuple[int, int]]:
-        """Returns for each context the earlier one with which it has most tokens in common, and their number.
-
-        Both have the same images, all of them among these tokens. A prompt that is read in both directions has tokens
-        in common with an equal one alone; so it is with families of which the contrary was not proven.
-        """
-        family, found = self.prepare.renderer.family, list[tuple[int, int]]()
-        token = family.image_token_id(self.prepare.renderer.processor)
-        forks = family.shares_prefix and not family.both_directions and token is not None
-        # Crops of processed pixels differ, though the picture is the same.
-        is_cropped = self.prepare.crop_space == "processed"
-        shown = [
-            (k,) if is_cropped and context.version == CORRUPTED else tuple(map(id, context.images))
-            for k, context in enumerate(contexts)
-        ]
-        for k, ids in enumerate(prompts.ids):
-            best = (k, 0)
-            for earlier in range(k):
-                if shown[earlier] != shown[k]:
-                    continue
-                alike = _count_alike(prompts.ids[earlier], ids)
-                is_equal = alike == len(ids) == len(prompts.ids[earlier])
-                is_worth_it = alike >= _WORTH_JOINING if not contexts[k].images else token not in ids[alike:]
-                if (is_equal or (forks and is_worth_it)) and alike > best[1]:
-                    best = (earlier, alike)
-            found.append(best)
-        return found
 
     def _check_differences(self, example: PreparedExample, answers: dict[str, list[int]]) -> None:
         """Raises RowError where two cells that are compared have the same pixels and the same tokens."""
@@ -331,22 +276,6 @@ def _share_pixels(one: Image, other: Image) -> bool:
     """Returns whether two pictures of one size are the same; those that are not mostly differ in their middle line."""
     middle = (0, one.height // 2, one.width, one.height // 2 + 1)
     return one.crop(middle).tobytes() == other.crop(middle).tobytes() and one.tobytes() == other.tobytes()
-
-
-_WORTH_JOINING = 16
-"""Tokens that prompts without images have in common to be read together: to join fewer costs more than it saves."""
-
-
-def _count_alike(one: list[int], other: list[int]) -> int:
-    """Returns how many tokens two texts begin with."""
-    shortest = min(len(one), len(other))
-    return next((n for n in range(shortest) if one[n] != other[n]), shortest)
-
-
-def _find_first(keys: Iterable[Hashable]) -> list[int]:
-    """Returns the place of the first key that is equal to each."""
-    first: dict[Hashable, int] = {}
-    return [first.setdefault(key, place) for place, key in enumerate(keys)]
 
 
 def _is_size(name: str, values: Tensor) -> bool:

@@ -11,14 +11,21 @@ from pathlib import Path
 from rich.console import Console
 
 from mmdpo.benchmarks.definitions import Linguistics, Similarity, Tools
-from mmdpo.benchmarks.evaluate import Evaluation, check_folder, evaluate_answers, find_data, write_evaluation
+from mmdpo.benchmarks.evaluate import (
+    Evaluation,
+    check_folder,
+    check_rule,
+    evaluate_answers,
+    find_data,
+    write_evaluation,
+)
 from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics
 from mmdpo.benchmarks.reading import list_files
 from mmdpo.benchmarks.similarity import PAIRS, PairTable, load_spacy
 from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.evaluation.download import choose_data_dir
-from mmdpo.evaluation.options import EvaluationOptions, WordOptions, make_answerer
+from mmdpo.evaluation.options import EvaluationOptions, WordOptions, choose_suffix, make_answerer
 from mmdpo.files import hold_folder, make_folder, printable
 from mmdpo.generation.questions import Answerer
 from mmdpo.tables import ARROWS, Table, show_ends, show_number
@@ -37,6 +44,8 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
     check_bootstrap(options.resamples, options.seed)
     benchmark = load(name)
     check_judge(benchmark, options.judge)
+    check_rule(benchmark, options.rule)
+    choose_suffix(benchmark, options.asking.prompt_suffix)
     data_dir = choose_data_dir(name, options.data_dir)
     folder = find_data(name, data_dir)
     tools = make_language_tools(options.words, (folder, data_dir))
@@ -59,6 +68,7 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
             replace(tools, judge=judge, used={}),
             allow_partial=is_partial,
             strip_thoughts=options.strip_thoughts,
+            rule=options.rule,
             resamples=options.resamples,
             seed=options.seed,
         )
@@ -118,7 +128,7 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
 
 def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
     digits = {
-        metric.name: 3 if metric.digits is None else metric.digits for metric in load(evaluation.benchmark).metrics
+        metric.name: 3 if metric.digits is None else metric.digits for metric in load(evaluation.benchmark).all_metrics
     }
     rows = []
     for name, value in evaluation.metrics.items():

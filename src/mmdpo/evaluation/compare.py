@@ -129,7 +129,7 @@ def _compare(
     if first is not None and run is not None:
         notes += _explain_tools(first, run)
         differences = _differ(kind, first, run, notes, resamples, seed)
-    for metric in load(kind).metrics:
+    for metric in load(kind).all_metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
         if metric.name in differences or any(value is not None for value in values):
             known = {"first_value": values[0], "value": values[1]} | differences.get(metric.name, {})
@@ -157,7 +157,7 @@ def _differ(
         notes.append(f"{kind}: {first.label} and {run.label} name other images for one item, so they are not compared")
         return {}
     differences = {}
-    for metrics, kept in _by_items(load(kind).metrics, tables):
+    for metrics, kept in _by_items(load(kind).all_metrics, tables):
         both = [table.keep(kept) for table in tables]
         if len(kept) < len(common):
             notes.append(
@@ -211,7 +211,8 @@ def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: Sco
 
 
 def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
-    for tool in sorted({*first.made_by, *run.made_by}):
+    # What others would print changes no number of the official rule.
+    for tool in sorted({*first.made_by, *run.made_by} - set(load(run.benchmark).peers)):
         used = [side.made_by.get(tool, "none") for side in (first, run)]
         if used[0] != used[1]:
             yield (

@@ -23,7 +23,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -32,6 +31,7 @@ import yaml
 
 from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.registry import name_nearest
+from mmdpo.shipped import RECIPES, STUDIES
 from mmdpo.study.own_pairs import OwnPairs
 from mmdpo.study.variants import world_options
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
@@ -54,7 +54,6 @@ PROCESSOR_OPTIONS = ("chat_template", "chat_template_kwargs", "pad_to_square")
 ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", *PROCESSOR_OPTIONS, "dtype")
 """Options that variants share, since all begin at one start."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SHIPPED = Path(str(files("mmdpo.study"))) / "studies"
 _WORLD_NAMES, _KINDS = " or ".join(WORLDS), " or ".join(get_args(DecidedBy))
 
 
@@ -128,26 +127,18 @@ class Study:
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-def shipped_names() -> tuple[str, ...]:
-    """Returns the names of the studies that come with the package."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("[!_]*.yaml")))
-
-
 def describe_shipped() -> dict[str, str]:
     """Returns what each study of the package asks, in a sentence, by its name."""
-    about = {name: str(_load(read_text(name), name).get("about", "")) for name in shipped_names()}
+    about = {name: str(_load(read_text(name), name).get("about", "")) for name in STUDIES.names()}
     return {name: re.split(r"(?<=[.?]) ", text)[0] for name, text in about.items()}
 
 
 def read_text(name_or_path: str) -> str:
     """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        advice = "; --list says what they ask. Or give a file with --config"
-        _require_known(name_or_path, shipped_names(), "there is no study", advice)
-        path = _SHIPPED / f"{name_or_path}.yaml"
     try:
-        return path.read_text(encoding="utf-8")
+        return STUDIES.find(name_or_path).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise StudyError(f"{error}; --list says what those of the package ask") from error
     except OSError as error:
         raise StudyError(f"cannot read the study {name_or_path}: {error.strerror}") from error
 
@@ -261,8 +252,11 @@ def _read_options(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {**world_options(world), **options}
     inherited: dict[str, Any] = {}
     if base:
-        path = folder / str(base)
-        _require(path.is_file(), f"recipe: there is no file {path}; give a recipe, or {_WORLD_NAMES}")
+        beside = folder / str(base)
+        try:
+            path = RECIPES.find(str(beside) if beside.is_file() else str(base))
+        except ValueError as error:
+            raise StudyError(f"recipe: {error}; or {_WORLD_NAMES}") from error
         written = _load(path.read_text(encoding="utf-8"), str(path))
         inherited = {key: value for key, value in written.items() if key not in SET_BY_STUDY}
     # Checkpoints of every trial would fill the disk; a study that wants them says so itself.

@@ -14,6 +14,7 @@ import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
+from mmdpo.shipped import RECIPES
 from mmdpo.training.config import SECRETS, MDPOConfig
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world import find_world
@@ -65,7 +66,7 @@ class Recipe:
 
 
 def parse_recipe(arguments: Sequence[str]) -> Recipe:
-    """Returns the recipe that `--config FILE` and flags describe; flags win.
+    """Returns the recipe that `--config FILE`, or the name of one that comes with mmdpo, and flags describe; flags win.
 
     Raises RecipeError for a file that is no mapping, an unknown or repeated key in file or flags (naming the nearest
     valid one), and for values that do not fit, naming what is at fault: the file, or a flag.
@@ -165,7 +166,11 @@ def _pop_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_yaml(name_or_path: str) -> dict[str, Any]:
+    try:
+        path = str(RECIPES.find(name_or_path))
+    except ValueError as error:
+        raise RecipeError(f"--config: {error}") from error
     try:
         with Path(path).open("rb") as file:
             content = file.read(LONGEST_RECIPE + 1)

@@ -21,10 +21,10 @@ from transformers.trainer_callback import ProgressCallback as TransformersProgre
 
 from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.check import Fault, write_faults
+from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
-from mmdpo.data.tokenise import asks_for_date
 from mmdpo.data.validate import require_images
 from mmdpo.files import hold_folder
 from mmdpo.models.load import (

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from transformers import AutoProcessor
 
-from mmdpo.data.tokenise import Clock, asks_for_date
+from mmdpo.data.clock import Clock, asks_for_date
 from mmdpo.world.model import CHECKPOINT
 
 TEMPLATE = (

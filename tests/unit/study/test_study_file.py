@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from mmdpo.study.study_file import START, StudyError, read_study, shipped_names
+from mmdpo.shipped import STUDIES
+from mmdpo.study.study_file import START, StudyError, read_study
 from mmdpo.study.study_run import plan_trials
 
 GOOD = {
@@ -33,13 +34,13 @@ def test_variants_are_laid_over_shared_options_and_those_over_the_recipe(tmp_pat
     assert recipe.training.learning_rate == 3e-4, "the world's own"
 
 
-@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("name", STUDIES.names())
 def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
     study = read_study(name)
     assert len(study.seeds) >= 5
     assert study.name == name
     assert any(variant.options["objective"] == "sft_chosen" for variant in study.variants[1:])
-    assert {"comparative", "ablation", "corruption", "anchors", "scale", "learning_rate"} <= set(shipped_names())
+    assert {"comparative", "ablation", "corruption", "anchors", "scale", "learning_rate"} <= set(STUDIES.names())
 
 
 @pytest.mark.parametrize(

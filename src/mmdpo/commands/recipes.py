@@ -1,0 +1,39 @@
+"""List the recipes that come with mmdpo, say what one is, or print it to make one's own."""
+
+import re
+from dataclasses import dataclass
+
+from mmdpo.commands import Verb
+from mmdpo.options import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesOptions(Options):
+    """Which recipe, and what of it is printed."""
+
+    name: str | None = option(None, "A recipe; all are listed where none is named.", metavar="NAME", positional=True)
+    print: bool = option(False, "Print the whole file.")
+    path: bool = option(False, "Print where the file lies, for `accelerate launch --config_file` and sbatch.")
+
+
+def run(options: RecipesOptions) -> int:
+    """Prints what was asked for."""
+    from mmdpo.shipped import RECIPES
+
+    if options.name is None:
+        names = RECIPES.all_names()
+        width = max(map(len, names)) + 2
+        for name in names:
+            sentence = re.split(r"(?<=[.:])\s", RECIPES.about(name))[0].replace("\n", " ").rstrip(".:")
+            print(f"{name:<{width}}{sentence}")
+        print("\nmmdpo train --config NAME; `mmdpo recipes NAME --print > mine.yaml` makes one's own of it.")
+    elif options.path:
+        print(RECIPES.find(options.name))
+    elif options.print:
+        print(RECIPES.find(options.name).read_text(encoding="utf-8"), end="")
+    else:
+        print(RECIPES.about(options.name))
+    return 0
+
+
+VERB = Verb(__doc__, RecipesOptions, run)
