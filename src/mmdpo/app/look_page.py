@@ -34,7 +34,7 @@ _NEEDS_OTHERS = "random_image"
 
 def is_wanted(sources: Sources) -> bool:
     """Returns whether there is a model to ask, and nobody votes without knowing the models' names."""
-    return not sources.is_blind and bool(list_models(sources))
+    return bool(list_models(sources))
 
 
 def list_models(sources: Sources) -> list[str]:

@@ -234,7 +234,9 @@ def _read_answers(place: Place) -> _Answers:
 def _text(row: Row, key: str) -> str:
     value = row.values.get(key)
     if not isinstance(value, str):
-        raise VoteError(f"{row.place}: {key} should be text, and is {value!r:.40}; repeat the `mmdpo eval`")
+        raise VoteError(
+            f"{row.place}: {key} should be text, and is {value!r:.40}; score the answers again, into another folder"
+        )
     return replace_surrogates(value)
 
 

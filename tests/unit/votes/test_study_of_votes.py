@@ -7,7 +7,7 @@ import pytest
 
 from mmdpo.report.reading import ReportError
 from mmdpo.votes.study import Task, VoteError, read_rater
-from voted_runs import read_folders, write_run, write_runs
+from tests.voted_runs import read_folders, write_run, write_runs
 
 
 def test_items_that_a_run_has_not_answered_are_left_out_and_counted(tmp_path):
