@@ -33,7 +33,7 @@ _NEEDS_OTHERS = "random_image"
 
 
 def is_wanted(sources: Sources) -> bool:
-    """Returns whether there is a model to ask, and nobody votes without knowing the models' names."""
+    """Returns whether there is a model to ask."""
     return bool(list_models(sources))
 
 
