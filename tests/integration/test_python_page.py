@@ -83,8 +83,8 @@ def test_mistakes_are_the_verbs_own_errors(workplace):
         evaluate("pope")
     with pytest.raises(ValueError, match="did you mean 'pope'"):
         evaluate("popes", answers="answers/pope.jsonl")
+    (workplace / "none.jsonl").write_text('{"id": "random/1"}')
     with pytest.raises(EvaluationError, match="line 1: no answer"):
-        (workplace / "none.jsonl").write_text('{"id": "random/1"}')
         evaluate("pope", answers="none.jsonl", data_dir="benchmarks")
     with pytest.raises(ValueError, match="nothing was scored: 400 of 400 items answered"):
         evaluate("world", model="world", answers_only=True)
