@@ -17,7 +17,7 @@ from mmdpo import corruption as corruptions
 from mmdpo.app.html import paragraph
 from mmdpo.app.look import AGAINST, Question, look, open_upload, render_looked, take_other, take_row, take_typed
 from mmdpo.app.models import Models
-from mmdpo.app.pair_pictures import RUN_SEED, read_options
+from mmdpo.app.pair_pictures import read_options
 from mmdpo.app.sources import Sources
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER
@@ -49,14 +49,14 @@ def build(sources: Sources) -> None:
     """Fills the tab, and begins to load the first model."""
     models = Models(list_models(sources), most=sources.max_models)
     models.prepare(models.names[0])
-    _Page(models, {source.name: source.read() for source in sources.datasets}).build()
+    _Page(models, {source.name: source.read() for source in sources.datasets}, sources.seed).build()
 
 
 class _Page:
     """The components of the tab, and what happens between them."""
 
-    def __init__(self, models: Models, datasets: dict[str, PreferenceDataset]) -> None:
-        self.models, self.datasets = models, datasets
+    def __init__(self, models: Models, datasets: dict[str, PreferenceDataset], seed: int) -> None:
+        self.models, self.datasets, self.run_seed = models, datasets, seed
 
     def build(self) -> None:
         names, first = list(self.models.names), next(iter(self.datasets), None)
@@ -87,7 +87,7 @@ class _Page:
             kinds = [name for name in corruptions.names() if name != _NEEDS_OTHERS]
             self.corruption = gr.Dropdown(kinds, value="crop_0_20", label="corruption", min_width=140)
             self.options = gr.Textbox(_default_options("crop_0_20"), label="corruption_options", min_width=200)
-            self.seed = gr.Number(RUN_SEED, precision=0, label="seed", min_width=80)
+            self.seed = gr.Number(self.run_seed, precision=0, label="seed", min_width=80)
         with gr.Row(visible=False) as other:
             self.other_row = gr.Number(
                 2, precision=0, minimum=1, label="Its row", visible=bool(self.datasets), min_width=100

@@ -101,8 +101,8 @@ class _Page:
             with gr.Column(scale=2, min_width=300, elem_classes=["list"]):
                 self.rows = gr.HTML(js_on_load=_LIST_SCRIPT, elem_classes=["row-list"], label="Rows", min_height=200)
                 with gr.Row(elem_classes=["pager"]):
-                    back = gr.Button("‹ Page", size="sm", elem_classes=["key-PageUp"], min_width=80)
-                    on = gr.Button("Page ›", size="sm", elem_classes=["key-PageDown"], min_width=80)
+                    back = gr.Button("‹ Page (p)", size="sm", elem_classes=["key-p"], min_width=80)
+                    on = gr.Button("Page (n) ›", size="sm", elem_classes=["key-n"], min_width=80)
                 self.status = gr.HTML(elem_classes=["status"])
             with gr.Column(scale=3, min_width=320, elem_classes=["one-row"]):
                 with gr.Row(elem_classes=["decide"]):
@@ -210,7 +210,7 @@ class _Page:
             view, query = self._read(values)
             selected = view.select(query, *filter(None, [tell]))
         except (ValueError, OSError) as error:
-            return int(values[0]), render("rows.html", count="", note="", problem=str(error), rows=[]), "", ""
+            return int(values[0]), render("rows.html", count="", note="", problem=str(error), rows=[], digits=1), "", ""
         if not len(selected):
             return int(values[0]), view.render_rows(selected, 0), "", ""
         current = int(selected[0]) if to_first else int(values[0])

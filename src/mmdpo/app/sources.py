@@ -53,6 +53,8 @@ class Sources:
     """Where votes are written; None where nobody votes."""
     image_dir: Path | None = None
     """Folder of the images of benchmarks."""
+    is_demo: bool = False
+    """Whether all pages are shown, even those that name the runs which are voted on."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
     seed: int = 42

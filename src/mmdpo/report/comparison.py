@@ -158,7 +158,7 @@ def _remarks(content: Content, *, for_terminal: bool = False) -> list[str]:
     """Returns how the differences were made and what to know of them; the terminal has no column of items needed."""
     statistics = content["statistics"]
     how = (
-        f"Paired bootstrap over {statistics['resampled']}s, {statistics['resamples']:,} resamples, seed "
+        f"Paired bootstrap by {statistics['resampled']}, {statistics['resamples']:,} resamples, seed "
         f"{statistics['seed']}. ↑ higher is better, ↓ lower is better."
     )
     if for_terminal:

@@ -31,9 +31,8 @@ def index(tmp_path):
     prompts = ("What is\nthere?" if n != 4 else "Where?" for n in range(1, 7))
     rows = [{"id": f"r{n}", "prompt": p, **row} for n, (p, row) in enumerate(zip(prompts, ROWS, strict=True), start=1)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    index = PairIndex(
-        read_dataset(path), measures={"margin": lambda example: {"r1": 0.5, "r3": -2}.get(example.id, math.nan)}
-    )
+    margins = {"r1": 0.5, "r3": -2}
+    index = PairIndex(read_dataset(path), measures={"margin": lambda example: margins.get(example.id, math.nan)})
     index.start()
     index.wait()
     return index
@@ -77,15 +76,15 @@ def test_filters_search_and_length_all_have_to_hold(index):
 
 @pytest.mark.parametrize(
     ("text", "rows"),
-    [
-        ("CUP", [1, 2]),
-        ("what IS there", [1, 2, 3, 5]),
-        ("strasse", [4]),
-        ("r3", [3]),
-        ("table a", []),
-        ("nothing", [5]),
-        (" ", [1, 2, 3, 4, 5, 6]),
-    ],
+    {
+        "CUP": [1, 2],
+        "what IS there": [1, 2, 3, 5],
+        "strasse": [4],
+        "r3": [3],
+        "table a": [],
+        "nothing": [5],
+        " ": [1, 2, 3, 4, 5, 6],
+    }.items(),
 )
 def test_texts_are_found_whatever_their_case_and_line_breaks(index, text, rows):
     assert find(index, search=text) == rows
