@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Opened
 from mmdpo.scoring.reference import Precomputed
 from perf.command import make_parser, read_options, write_measured
-from perf.measure import Sizes, profile_step, summarise, time_interleaved
+from perf.measure import Sizes, cpu_clock, profile_step, summarise, time_interleaved
 from perf.record import describe_run
 from perf.rows import build_processor, draw_lengths, make_rows
 from perf.shapes import BODY, TINY, Lengths, Shape
@@ -95,13 +95,6 @@ def measure_objective(
         print(f"{length} {objective}, {kind}: operations {ratios[0]:.2f}, time {ratios[1]:.2f}", flush=True)
         cases.append(case)
     return cases
-
-
-def cpu_clock(step: Callable[[], Any]) -> float:
-    """Returns the CPU seconds that a step takes: on one thread, its time on a machine that does nothing else."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
 
 
 def make_pairs(shape: Shape, spans: Lengths, kind: str) -> Dataset:

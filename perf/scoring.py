@@ -26,7 +26,7 @@ from perf.command import time_in_turn, time_mmdpo
 
 WORDS = 160
 """Of a description."""
-BENCHMARKS = ("amber", "pope")
+BENCHMARKS = ("amber", "object_halbench", "pope")
 
 
 def main() -> None:
@@ -58,10 +58,10 @@ def make_answers(name: str, data_dir: Path) -> Iterator[Mapping[str, Any]]:
     draw = random.Random(0)
     tools = Tools(TableLinguistics, lambda: PairTable((), "none"))
     items = load(name).read_items(find_data(name, data_dir), tools)
-    nouns = sorted({word for item in items for word in item.truth.get("hallu", ())})
+    nouns = sorted({word for item in items for key in ("hallu", "objects") for word in item.truth.get(key, ())})
     for item in items:
         sentences = (f"There is a {draw.choice(nouns)} near the {draw.choice(nouns)}." for _ in range(WORDS // 8))
-        answer = " ".join(sentences) if item.part == "generative" else draw.choice(("Yes", "No"))
+        answer = " ".join(sentences) if item.part in ("generative", "all") else draw.choice(("Yes", "No"))
         yield {"id": item.id, "answer": answer}
 
 

@@ -68,19 +68,13 @@ class Simulation:
     def count(self, side: str, pairs: int) -> Counts:
         """Returns what the step of a side comes to on so many pairs.
 
-        Layers of a decoder are alike, so that everything grows evenly with their number: two shallow models are
-        simulated, and the line through them is followed to the depth of the whole one.
+        Layers of one kind are alike, so that everything grows evenly with their number: a shallow model is simulated,
+        others with more layers of one kind, and the lines through them are followed to the depth of the whole one.
         """
-        depth, (low, high) = self.shape.text["num_hidden_layers"], DEPTHS
-        if depth <= high:
-            return self.count_whole(side, pairs)
-        one, other = (
-            replace(self, shape=replace(self.shape, text={**self.shape.text, "num_hidden_layers": layers})).count_whole(
-                side, pairs
-            )
-            for layers in DEPTHS
-        )
-        return one.extend(other, (depth - low) / (high - low))
+        shallow, deeper = self.shape.shorten(DEPTHS)
+        base = replace(self, shape=shallow).count_whole(side, pairs)
+        others = [(replace(self, shape=shape).count_whole(side, pairs), times) for shape, times in deeper]
+        return base.extend(others)
 
     def count_whole(self, side: str, pairs: int) -> Counts:
         """Returns the same, of the model as it is."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _TEMPLATES = Environment(
-    loader=PackageLoader("mmdpo.app"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=ChoiceLoader(
+        [PackageLoader("mmdpo.app"), PackageLoader("mmdpo.report")]
+    ),  # macros of reports serve here, too
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 

@@ -63,6 +63,19 @@ class Query:
         return self == Query()
 
 
+def read_range(text: str) -> tuple[int | None, int | None]:
+    """Returns the least and the most that a text names, each None where it does not. Raises ValueError for others.
+
+    >>> read_range("10-80"), read_range("-80"), read_range("10-"), read_range("25"), read_range("")
+    ((10, 80), (None, 80), (10, None), (25, 25), (None, None))
+    """
+    found = re.fullmatch(r"\s*(\d*)\s*([-–]?)\s*(\d*)\s*", text)
+    if found is None:
+        raise ValueError(f"{text!r:.40} is no range of numbers: write 10-80, 10- or -80")
+    least, dash, most = found.groups()
+    return int(least) if least else None, int(most) if most else int(least) if least and not dash else None
+
+
 @dataclass(frozen=True)
 class PairFacts:
     """What is known of one row without opening its images."""
@@ -258,7 +271,7 @@ class PairIndex:
             return faulty
         if name == ONE_OBJECT:
             return self._find_one_object(tell)
-        has_both = (self.chosen_words > 0) & (self.rejected_words > 0)
+        has_both: Bool[np.ndarray, "N"] = (self.chosen_words > 0) & (self.rejected_words > 0)
         passes: dict[str, Bool[np.ndarray, "N"]] = {
             EQUAL: (self.changed == 0).all(1),
             ONE_WORD: self.changed.max(1) == 1,
@@ -266,13 +279,15 @@ class PairIndex:
             REJECTED_LONGER: self.chosen_words < self.rejected_words,
             WITHOUT_IMAGE: self.images == 0,
         }
-        return has_both & passes[name]
+        passed: Bool[np.ndarray, "N"] = has_both & passes[name]
+        return passed
 
     def _find_one_object(self, tell: Callable[[int, int], None]) -> Bool[np.ndarray, "N"]:
         """Returns in which rows the answers differ in one object; the texts are read again, once."""
         with self._lock:
             if self._one_object is None:
-                found, rows = np.zeros(len(self.dataset), dtype=bool), len(self.dataset)
+                rows = len(self.dataset)
+                found: Bool[np.ndarray, "N"] = np.zeros(rows, dtype=bool)
                 candidates = np.flatnonzero((self.chosen_words > 0) & (self.rejected_words > 0) & self.changed.any(1))
                 with _mapped(self._texts) as texts:
                     for index in candidates.tolist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from gradio.context import Context
 
 from mmdpo import corruption as corruptions
 from mmdpo.app.html import paragraph, render
-from mmdpo.app.pair_index import FILTERS, IN_ORDER, Query
+from mmdpo.app.pair_index import FILTERS, IN_ORDER, Query, read_range
 from mmdpo.app.pair_measures import read_measures
 from mmdpo.app.pair_pictures import HowCorrupted, read_how, read_options
 from mmdpo.app.pair_view import ROWS_SHOWN, PairsView, move
@@ -21,6 +22,7 @@ from mmdpo.data.decisions import DROP, FLAG, KEEP, DecisionFile
 from mmdpo.pairs.prompts import read_vocabulary
 
 TITLE = "Pairs"
+_QUIETLY: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
 DEFAULT_HOW = "a recipe's defaults"
 _LIST_SCRIPT = """
 let chosen = false;
@@ -66,7 +68,7 @@ def open_views(sources: Sources) -> dict[str, PairsView]:
 def build(sources: Sources) -> None:
     """Fills the tab."""
     views = open_views(sources)
-    hows = {DEFAULT_HOW: HowCorrupted()}
+    hows = {DEFAULT_HOW: HowCorrupted(seed=sources.seed)}
     hows |= {place.label: how for place in sources.found.runs if (how := read_how(place.path)) is not None}
     _Page(views, hows).build()
 
@@ -91,15 +93,16 @@ class _Page:
                 list(FILTERS), multiselect=True, label="Only rows that are, or where", scale=3, min_width=200
             )
             self.sort = gr.Dropdown(first.index.list_orders(), value=IN_ORDER, label="Sort", scale=3, min_width=200)
-            self.least = gr.Number(label="Words, from", precision=0, minimum=0, value=None, scale=1, min_width=90)
-            self.most = gr.Number(label="to", precision=0, minimum=0, value=None, scale=1, min_width=90)
+            self.words = gr.Textbox(
+                label="Words of the longer answer", placeholder="10-80", max_lines=1, scale=2, min_width=150
+            )
         self.place = gr.Number(0, precision=0, visible="hidden", label="row")
         with gr.Row(elem_classes=["list-and-row"]):
             with gr.Column(scale=2, min_width=300, elem_classes=["list"]):
                 self.rows = gr.HTML(js_on_load=_LIST_SCRIPT, elem_classes=["row-list"], label="Rows", min_height=200)
                 with gr.Row(elem_classes=["pager"]):
-                    back = gr.Button("‹ Page", size="sm", elem_classes=["key-PageUp"], min_width=80)
-                    on = gr.Button("Page ›", size="sm", elem_classes=["key-PageDown"], min_width=80)
+                    back = gr.Button("‹ Page (p)", size="sm", elem_classes=["key-p"], min_width=80)
+                    on = gr.Button("Page (n) ›", size="sm", elem_classes=["key-n"], min_width=80)
                 self.status = gr.HTML(elem_classes=["status"])
             with gr.Column(scale=3, min_width=320, elem_classes=["one-row"]):
                 with gr.Row(elem_classes=["decide"]):
@@ -123,97 +126,97 @@ class _Page:
                     self.options = gr.Textbox(
                         value=_show_options(HowCorrupted()), label="corruption_options", max_lines=3, min_width=200
                     )
-                    self.seed = gr.Number(HowCorrupted().seed, precision=0, label="seed", min_width=80)
+                    self.seed = gr.Number(self.hows[DEFAULT_HOW].seed, precision=0, label="seed", min_width=80)
                     self.epoch = gr.Number(0, precision=0, minimum=0, label="epoch", min_width=80)
                 self.texts = gr.HTML(elem_classes=["pair"])
-        self._connect(back, on, previous, following)
+        self._query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.words]
+        how = [self.as_in, self.corruption, self.options, self.seed, self.epoch]
+        self._inputs = [self.place, *self._query, *how]
+        self._outputs = [self.place, self.rows, self.pictures, self.texts]
+        self._connect([(back, -ROWS_SHOWN), (on, ROWS_SHOWN), (previous, -1), (following, 1)])
+        self._connect_corruption()
         for button, decision in ((flag, FLAG), (drop, DROP), (keep, KEEP)):
             self._connect_decision(button, decision)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def _connect(self, back: Any, on: Any, previous: Any, following: Any) -> None:
-        query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.least, self.most]
-        how = [self.as_in, self.corruption, self.options, self.seed, self.epoch]
-        self._inputs, self._outputs = [self.place, *query, *how], [self.place, self.rows, self.pictures, self.texts]
-        quietly: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
-        for button, steps in ((back, -ROWS_SHOWN), (on, ROWS_SHOWN), (previous, -1), (following, 1)):
-            button.click(self._step(steps), self._inputs, self._outputs, trigger_mode="multiple", **quietly)
+    def _connect(self, steps: Sequence[tuple[Any, int]]) -> None:
+        """Lets what is chosen, and buttons that go so many rows on, change what is shown."""
+        for button, count in steps:
+            button.click(partial(self.show, steps=count), self._inputs, self._outputs, **_QUIETLY)
 
         def click(event: gr.EventData, *values: Any) -> Any:
             return self.show(int(event.place), *values[1:])
 
-        self.rows.click(click, self._inputs, self._outputs, **quietly)
+        self.rows.click(click, self._inputs, self._outputs, **_QUIETLY)
 
         def choose(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008 — Gradio looks for it
             return self.show(*values, tell=_told(progress, "reading rows"), to_first=True)
 
-        loudly = quietly | dict(show_progress="full", show_progress_on=[self.rows], trigger_mode="always_last")
-        gr.on([each.change for each in query], choose, self._inputs, self._outputs, **loudly)
+        loudly = _QUIETLY | dict(show_progress="full", show_progress_on=[self.rows], trigger_mode="always_last")
+        gr.on([each.change for each in self._query], choose, self._inputs, self._outputs, **loudly)
+        root = Context.root_block
+        assert root is not None, "pages are built inside a gr.Blocks"
+        root.load(self.show, self._inputs, self._outputs, **_QUIETLY)
+        timer = gr.Timer(1.0)
+        timer.tick(self._tell_progress, self.dataset, [self.status, timer], **_QUIETLY)
 
-        def pick_dataset(name: str) -> Any:
-            return gr.update(choices=self.views[name].index.list_orders(), value=IN_ORDER), 0
-
-        self.dataset.change(pick_dataset, self.dataset, [self.sort, self.place], **quietly)
+    def _connect_corruption(self) -> None:
+        """Lets what is chosen of the corruption change the pictures; another one brings its own options."""
 
         def corrupt(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
             return self.show_pictures(values, _told(progress, "looking at all pictures"))
 
-        changed = [self.corruption.change, self.options.change, self.seed.change, self.epoch.change]
-        gr.on(
-            changed, corrupt, self._inputs, self.pictures, trigger_mode="always_last",
-            **quietly | dict(show_progress="minimal"),
-        )  # fmt: skip
-        self.corruption.input(_default_options, self.corruption, self.options, **quietly)
+        def pick(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+            *others, _, seed, epoch = values
+            options = _show_options(HowCorrupted(corruption=others[-1]))
+            return options, corrupt(*others, options, seed, epoch, progress=progress)
 
-        def follow(name: str) -> Any:
-            how = self.hows[name]
-            return how.corruption, _show_options(how), how.seed
+        def follow(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+            how = self.hows[values[-5]]
+            chosen = (how.corruption, _show_options(how), how.seed)
+            return *chosen, corrupt(*values[:-4], *chosen, values[-1], progress=progress)
 
-        self.as_in.change(follow, self.as_in, [self.corruption, self.options, self.seed], **quietly)
-        root = Context.root_block
-        assert root is not None, "pages are built inside a gr.Blocks"
-        root.load(self.show, self._inputs, self._outputs, **quietly)
-        timer = gr.Timer(1.0)
-        timer.tick(self._tell_progress, self.dataset, [self.status, timer], **quietly)
+        how = _QUIETLY | dict(show_progress="minimal", show_progress_on=[self.pictures], trigger_mode="always_last")
+        typed = [self.options.input, self.seed.input, self.epoch.input]
+        gr.on(typed, corrupt, self._inputs, self.pictures, **how)
+        self.corruption.input(pick, self._inputs, [self.options, self.pictures], **how)
+        self.as_in.input(follow, self._inputs, [self.corruption, self.options, self.seed, self.pictures], **how)
 
     def _connect_decision(self, button: Any, decision: str) -> None:
         def decide(reason: str, *values: Any) -> Any:
-            view, query = self._read(values)
-            index = int(values[0])
-            before = view.select(query)
-            view.decide(index, decision, "" if decision == KEEP else reason)
-            after = view.select(query)
-            shown = index if index in after or index not in before else move(before, index, 1)
+            index = shown = int(values[0])
+            try:
+                view, query = self._read(values)
+                before = view.select(query)
+                view.decide(index, decision, "" if decision == KEEP else reason)
+                if index in before and index not in view.select(query):
+                    shown = move(before, index, 1)
+            except (ValueError, OSError) as error:
+                return (*self.show(*values), reason, paragraph(str(error), "problem", role="alert"))
             return (*self.show(shown, *values[1:]), "", _tell_decision(view, index, decision, reason))
 
         outputs = [*self._outputs, self.reason, self.said]
-        button.click(decide, [self.reason, *self._inputs], outputs, show_progress="hidden", api_visibility="private")
-
-    def _step(self, steps: int) -> Callable[..., Any]:
-        def step(place: Any, *values: Any) -> Any:
-            view, query = self._read((place, *values))
-            return self.show(move(view.select(query), int(place), steps), *values)
-
-        return step
+        button.click(decide, [self.reason, *self._inputs], outputs, **_QUIETLY)
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
-    def show(self, place: Any, *values: Any, tell: Any = None, to_first: bool = False) -> tuple[Any, ...]:
-        """Returns the current row's place, the list, its pictures and its texts."""
-        view, query = self._read((place, *values))
+    def show(self, *values: Any, steps: int = 0, tell: Any = None, to_first: bool = False) -> tuple[Any, ...]:
+        """Returns the place of the row that is now shown, the list, its pictures and its texts.
+
+        That is the row so many `steps` after the current one, or, with `to_first`, the first of the list.
+        """
         try:
+            view, query = self._read(values)
             selected = view.select(query, *filter(None, [tell]))
         except (ValueError, OSError) as error:
-            return int(place), render("rows.html", count="", note="", problem=str(error), rows=[]), "", ""
-        current = int(place)
-        if to_first and current not in selected and len(selected):
-            current = int(selected[0])
-        rows = view.render_rows(selected, current)
+            return int(values[0]), render("rows.html", count="", note="", problem=str(error), rows=[], digits=1), "", ""
         if not len(selected):
-            return current, rows, "", ""
-        pictures = self.show_pictures((current, *values), tell)
-        return current, rows, pictures, view.render_texts(current)
+            return int(values[0]), view.render_rows(selected, 0), "", ""
+        current = int(selected[0]) if to_first else int(values[0])
+        current = move(selected, current, steps) if steps else current
+        pictures = self.show_pictures((current, *values[1:]), tell)
+        return current, view.render_rows(selected, current), pictures, view.render_texts(current)
 
     def show_pictures(self, values: Sequence[Any], tell: Any = None) -> Any:
         """Returns the head and the pictures of the current row."""
@@ -227,9 +230,9 @@ class _Page:
         return view.render_pictures(int(values[0]), how, *filter(None, [tell]))
 
     def _read(self, values: Sequence[Any]) -> tuple[PairsView, Query]:
-        _, dataset, search, filters, sort, least, most = values[:7]
-        words = [int(count) if count else None for count in (least, most)]  # an empty field may come as 0
-        query = Query(search or "", tuple(filters or ()), words[0], words[1], sort or IN_ORDER)
+        _, dataset, search, filters, sort, words = values[:6]
+        least, most = read_range(words or "")
+        query = Query(search or "", tuple(filters or ()), least, most, sort or IN_ORDER)
         return self.views[dataset], query
 
     def _tell_progress(self, dataset: str) -> tuple[Any, Any]:
@@ -244,10 +247,6 @@ def _told(progress: gr.Progress, what: str) -> Callable[[int, int], None]:
 def _show_options(how: HowCorrupted) -> str:
     """Returns all options of a corruption as JSON, with the values that they have."""
     return json.dumps(corruptions.load(how.corruption).with_options(**how.options).options)
-
-
-def _default_options(name: str) -> str:
-    return _show_options(HowCorrupted(corruption=name))
 
 
 def _change(how: HowCorrupted, name: str, options: dict[str, Any], seed: Any, epoch: Any) -> HowCorrupted:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.report.reading import Found, find_folders
@@ -19,12 +20,20 @@ class DatasetSource:
     config: str | None = None
     format: str = "auto"
     image_root: str | None = None
+    seed: int = 42
+    """Draws the pairs of an embedded world."""
 
     def read(self) -> PreferenceDataset:
-        """Returns its rows; raises what `mmdpo.data.read.read_dataset` raises."""
-        from mmdpo.training.rows import read_examples
+        """Returns its rows, read once for all pages; raises what `mmdpo.data.read.read_dataset` raises."""
+        return _read(self)
 
-        return read_examples(self.name, self.split, config=self.config, format=self.format, image_root=self.image_root)
+
+@cache
+def _read(source: DatasetSource) -> PreferenceDataset:
+    from mmdpo.training.rows import read_examples
+
+    how: dict[str, Any] = dict(config=source.config, format=source.format, image_root=source.image_root)
+    return read_examples(source.name, source.split, seed=source.seed, **how)
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,20 @@ class Sources:
     """Folders that mmdpo wrote, as they were named; `found` says what lies in them."""
     models: tuple[str, ...] = ()
     """What `mmdpo.models.start.resolve_start` takes."""
-    decisions: Path = field(default=Path("decisions.jsonl"))
+    max_models: int | None = None
+    """Models in memory at a time; None for as many as fit."""
+    decisions: Path = Path("decisions.jsonl")
     """Where flags and drops are written."""
     votes: Path | None = None
     """Where votes are written; None where nobody votes."""
     image_dir: Path | None = None
     """Folder of the images of benchmarks."""
+    is_demo: bool = False
+    """Whether all pages are shown, even those that name the runs which are voted on."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
+    seed: int = 42
+    """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
 
     @cached_property
     def found(self) -> Found:

@@ -56,7 +56,8 @@ def choose_judge(
     if not options.is_given:
         return None
     if options.replies is not None:
-        return RecordedReplies.read(options.replies, [item.id for item in benchmark.read_items(data_dir, tools)])
+        judged = benchmark.judged_ids(benchmark.read_items(data_dir, tools))
+        return RecordedReplies.read(options.replies, judged, benchmark.reads)
     source = make_source(options.kind or ("local" if options.url is None else "endpoint"), options)
     # One folder of replies may serve many runs, and every benchmark has ids of its own.
     cache = out / REPLIES if options.cache is None else options.cache / f"{benchmark.name}.jsonl"

@@ -197,35 +197,40 @@ def attend_to_tree(
     module: nn.Module,
     query: Float[Tensor, "R H S D"],
     key: Float[Tensor, "R G K D"],
-    value: Float[Tensor, "R G K D"],
+    value: Float[Tensor, "R G K E"],
     attention_mask: Tensor | None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "R S H D"], None]:
-    """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself."""
+) -> tuple[Float[Tensor, "R S H E"], None]:
+    """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself.
+
+    Values may have another width E than queries and keys, as in DeepSeek-V3.
+    """
     if not isinstance(attention_mask, TreeMask):
         result: tuple[Tensor, None] = attend("sdpa", module, query, key, value, attention_mask, **kwargs)
         return result
-    rows = [
-        _attend_row(module, query[row : row + 1], key[row : row + 1], value[row : row + 1], pieces, kwargs)
-        for row, pieces in enumerate(attention_mask.rows)
-    ]
-    return torch.cat(rows) if len(rows) > 1 else rows[0], None
+    if len(attention_mask.rows) == 1:  # as it is: the gradient of a slice is copied into zeros of full size
+        return _attend_row(module, query, key, value, attention_mask.rows[0], kwargs), None
+    parts = zip(*(torch.split(of, 1) for of in (query, key, value)), attention_mask.rows, strict=True)
+    return torch.cat([_attend_row(module, q, k, v, pieces, kwargs) for q, k, v, pieces in parts]), None
 
 
 def _attend_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], kwargs: dict[str, Any]
-) -> Float[Tensor, "1 S H D"]:
+) -> Float[Tensor, "1 S H E"]:
     lengths = [piece.length for piece in pieces]
     padding = query.shape[2] - sum(lengths)
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
     split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]
     outputs: list[Tensor] = []
-    all_keys, all_values = split[1], split[2]
+    # A prefix is sliced once for all branches, so that its gradients are added up before they go into full size.
+    prefixes = {
+        prefix: [tensors[prefix[0]][:, :, : prefix[1]] for tensors in split[1:]]
+        for prefix in dict.fromkeys(prefix for piece in pieces for prefix in piece.prefixes)
+    }
     for piece, queries, keys, values in zip(pieces, *split, strict=True):
         options = {**kwargs, "is_causal": piece.mask is None}
         if piece.prefixes:
-            prefix_keys = [all_keys[number][:, :, :count] for number, count in piece.prefixes]
-            prefix_values = [all_values[number][:, :, :count] for number, count in piece.prefixes]
+            prefix_keys, prefix_values = ([prefixes[prefix][n] for prefix in piece.prefixes] for n in range(2))
             own = (queries, keys, values, piece.mask, options)
             # The prefix's keys and values are joined again in the backward pass instead of being kept for each branch.
             is_random = bool(kwargs.get("dropout"))
@@ -241,13 +246,13 @@ def _attend_row(
 def _attend_branch(
     module: nn.Module,
     prefix_keys: list[Float[Tensor, "1 G _ D"]],
-    prefix_values: list[Float[Tensor, "1 G _ D"]],
+    prefix_values: list[Float[Tensor, "1 G _ E"]],
     queries: Float[Tensor, "1 H Q D"],
     keys: Float[Tensor, "1 G Q D"],
-    values: Float[Tensor, "1 G Q D"],
+    values: Float[Tensor, "1 G Q E"],
     mask: Bool[Tensor, "1 1 Q K"],
     options: dict[str, Any],
-) -> Float[Tensor, "1 Q H D"]:
+) -> Float[Tensor, "1 Q H E"]:
     keys, values = torch.cat([*prefix_keys, keys], dim=2), torch.cat([*prefix_values, values], dim=2)
     output: Tensor = attend("sdpa", module, queries, keys, values, mask, **options)[0]
     return output

@@ -79,11 +79,11 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
 
     Raises TypeError for what are no rows, and as `leave_out_dropped`, which wants decisions about the rows of training.
     """
-    if not isinstance(dataset, PreferenceDataset):
-        dataset = _as_preferences(dataset, name, args)
+    is_read = isinstance(dataset, PreferenceDataset)
+    rows: PreferenceDataset = dataset if is_read else _as_preferences(dataset, name, args)
     if args.decisions is None:
-        return dataset
-    return leave_out_dropped(dataset, Path(args.decisions), is_needed=name == "train")
+        return rows
+    return leave_out_dropped(rows, Path(args.decisions), is_needed=name == "train")
 
 
 def _as_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDataset:

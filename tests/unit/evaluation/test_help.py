@@ -14,9 +14,18 @@ from mmdpo.options import UsageError
 JUDGE, WORDS, PAIRS, FILES = "--judge_model", "--nltk_data", "--similar_pairs", "--image_dir"
 SHOWN = {
     "amber": {WORDS, PAIRS, FILES},
+    "chair": {WORDS, FILES},
+    "conflict": {FILES},
+    "dash_b": {FILES},
+    "hallusionbench": {JUDGE, FILES},
+    "hallusionbench_yes_no": {FILES},
+    "haloquest": {JUDGE, FILES},
     "mmhal": {JUDGE, FILES},
+    "mmvp": {JUDGE, FILES},
+    "naturalbench": {FILES},
     "object_halbench": {JUDGE, WORDS, FILES},
     "pope": {FILES},
+    "repope": {FILES},
     "world": set(),
     "world_large": set(),
     "suite": {JUDGE, WORDS, PAIRS, FILES},
