@@ -54,8 +54,8 @@ def _explain(result: dict[str, Any]) -> str:
         "`python -m perf.simulate`. bf16 under autocast, LoRA, one step forward and backward. Operations and memory\n"
         "are counted on tensors that have shapes and no values; models of "
         f"{low} and {high} layers are simulated, with\none or two of each kind in a tower that has windows, and "
-        "followed to the whole depth. B has the\noutput head of a GPU, answer positions alone. Seconds are a bound that "
-        "no run reaches:\nof each operation the longer of computing "
+        "followed to the whole depth. B has the\noutput head of a GPU, answer positions alone. Seconds are a bound "
+        "that no run reaches:\nof each operation the longer of computing "
         f"and of reading and writing what it touches, at the data sheets'\n{speeds}."
     )
 
