@@ -47,8 +47,8 @@ WANTED = {"body": (TRL, TRL_CACHED, DPO, ORIGINAL, MDPO, MDPO_PASS), "brief": (A
 OURS = {"body": (DPO, MDPO), "brief": (MDPO, DPO)}
 """What is measured in turn with an earlier version."""
 
-KINDS = ("products", "LoRA's products", "attention", "softmax of the head", "element by element", "copies", "the rest")
-"""The rest is what no operator takes: Python, autograd, memory that is given back."""
+KINDS = ("products", "LoRA's products", "attention", "softmax of the head", "element by element", "copies")
+"""What is left of a step is Python, autograd, and memory that is given back."""
 COPIES = re.compile(
     r"aten::(cat|stack|clone|copy_|_to_copy|slice_backward|select_backward|index_select|gather|masked_scatter"
     r"|index_put_?|constant_pad_nd|where|scatter_add_?|zero_|fill_|embedding)$"
@@ -162,7 +162,7 @@ class OperatorClock(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, sizes: Sizes, peaks: Peaks) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes, self.peaks = sizes, peaks
-        self.costs = {kind: Cost() for kind in KINDS[:-1]}
+        self.costs = {kind: Cost() for kind in KINDS}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator."""
