@@ -147,10 +147,15 @@ def clean_text(text: str) -> str:
     return printable(text).translate({0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"})
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""Made once: `json.dumps` makes one for every line of a file."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns a value as JSON that can be written as UTF-8: escaped where a string holds half a surrogate pair."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return json.dumps(value, indent=indent) if re.search("[\ud800-\udfff]", text) else text
+    text = _ENCODER.encode(value) if indent is None else json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, indent=indent) if not text.isascii() and _SURROGATE.search(text) else text
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:

@@ -205,7 +205,7 @@ def test_answers_of_others_are_refused_with_their_line(name, tmp_path):
         path.write_text(own.read_text() + "\n".join(rows) + "\n")
         with pytest.raises(EvaluationError, match=rf"{other}\.jsonl, line \d+: .*(none of|second answer)"):
             evaluate(name, path)
-        if tasks.load(name).data_name == other:  # whose answers it reads
+        if tasks.load(name).answers_of == other:  # whose answers it reads
             continue
         path.write_text(json.dumps({"id": read_items(name)[0].id, "benchmark": other, "answer": "Yes"}))
         with pytest.raises(EvaluationError, match=f"line 1: an answer of {other}, not of {name}"):

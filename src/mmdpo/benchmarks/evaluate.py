@@ -122,7 +122,7 @@ def evaluate_answers(
     check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
-    also = None if benchmark.unasked_ids is None else Also(benchmark.data_name, benchmark.unasked_ids(folder))
+    also = None if benchmark.unasked_ids is None else Also(benchmark.answers_of, benchmark.unasked_ids(folder))
     how: dict[str, Any] = {"fields": benchmark.answer_fields, "also": also, "allow_cut": allow_partial}
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
     if also is not None and also.left_out:

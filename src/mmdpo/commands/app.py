@@ -1,7 +1,7 @@
 """Look at pairs, answers and votes in the browser, on this machine."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +73,7 @@ def _find_sources(options: AppOptions) -> "Sources":
 
         from mmdpo.app.demo import prepare_demo
 
-        return prepare_demo(Console())
+        return replace(prepare_demo(Console()), max_models=options.max_models)
     if options.votes and (options.data or options.models):
         raise ValueError(
             "--votes serves the page of votes alone, where raters are not told whose answers they read: leave out "

@@ -100,7 +100,9 @@ def compare_runs(
         held = "; ".join(f"{label}: {', '.join(found) or 'none'}" for label, found in zip(labels, runs, strict=True))
         why = f". {'. '.join(missing)}" if missing else ""
         raise EvaluationError(f"no metric that {labels[0]} and another run both have (benchmarks of {held}){why}")
-    statistics = {"level": LEVEL, "resamples": resamples, "seed": seed, "resampled": "image"}
+    kinds = {run.resampled for found in runs for run in found.values()}
+    resampled = " or ".join(kind for kind in ("image", "group") if kind in kinds) or "image"
+    statistics = {"level": LEVEL, "resamples": resamples, "seed": seed, "resampled": resampled}
     return Comparison(tuple(labels), tuple(rows), tuple(dict.fromkeys(notes)), tuple(missing), statistics)
 
 
@@ -238,6 +240,7 @@ class ScoredRun:
     partial: tuple[str, ...]
     table: CountTable | None
     problem: str = ""
+    resampled: str = "image"
 
 
 def label_folders(folders: Sequence[Path]) -> list[str]:
@@ -266,6 +269,7 @@ def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
         values = {metric: _read_number(value["value"]) for metric, value in metrics.items()}
         made_by = {str(tool): str(name) for tool, name in result.get("made_by", {}).items()}
         partial = tuple(map(str, result.get("partial_because", ())))
+        resampled = str(result.get("statistics", {}).get("resampled", "image"))
         load(benchmark)
     except (EvaluationError, KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"{label}: {folder / 'result.json'} cannot be read ({error}); score the run again"
@@ -275,7 +279,7 @@ def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
     except (EvaluationError, OSError) as error:
         problem = f"{label}: {folder / 'scores.jsonl'} cannot be read ({error}), so {benchmark} has values alone"
         return ScoredRun(label, benchmark, values, made_by, partial, None, problem)
-    return ScoredRun(label, benchmark, values, made_by, partial, table)
+    return ScoredRun(label, benchmark, values, made_by, partial, table, resampled=resampled)
 
 
 def _read_number(value: Any) -> float | None:

@@ -73,6 +73,11 @@ class ScoredItem:
     rating: float | None = None
     """What a judge gave, from 0 to 6."""
 
+    @property
+    def is_rated(self) -> bool:
+        """Whether a judge wrote a rating."""
+        return self.rating is not None
+
 
 @dataclass(frozen=True)
 class EvaluatedRun:
@@ -160,7 +165,7 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         flags_words=flags_words,
         remark=" · ".join(said),
         reference=reference if isinstance(reference, str) else "",
-        reasons=reply if is_rated and isinstance(reply, str) else "",
+        reasons=reply if isinstance(reply, str) else "",
         rating=rating if is_rated else None,
     )
 
@@ -278,7 +283,8 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     return dict(
         articles=articles,
         have_flags=any(item.flags_words for item in scored),
-        have_ratings=any(item.reasons for item in scored),
+        have_ratings=any(item.reasons and item.is_rated for item in scored),
+        have_verdicts=any(item.reasons and not item.is_rated for item in scored),
     )
 
 

@@ -112,6 +112,15 @@ def test_repope_alone_and_beside_pope(tmp_path):
         assert alone.metrics[f"repope/{split}/accuracy"].n == counted
     unanswered = sum(1 for row in rows if find_yes_or_no(row["answer"]) is None)
     assert alone.notes["repope_unanswered"].count == unanswered > 1000
+    whole = [json.loads(line) for line in (official_data() / "pope" / "coco_pope_random.json").open()]
+    answered = [{"split": "random", "question_id": row["question_id"], "answer": row["label"]} for row in whole]
+    of_pope = evaluate("repope", answered, tmp_path)
+    assert of_pope.metrics["repope/random/accuracy"].n == 2774
+    assert of_pope.made_by["answers"] == "226 answers to other questions of pope are left out"
+    changed = {"yes → no": 139, "no → yes": 5}
+    assert of_pope.metrics["repope/random/accuracy"].value == (2774 - sum(changed.values())) / 2774
+    with pytest.raises(EvaluationError, match=r"id 'random/3001' is none of the 8,185 items of repope"):
+        evaluate("repope", [{"split": "random", "question_id": 3001, "answer": "no"}], tmp_path)
     beside = evaluate("pope", rows, tmp_path, partial=True)
     assert {name: beside.metrics[f"pope/repope/{name}"] for name in values(alone)} == {
         name.partition("/")[2]: metric for name, metric in alone.metrics.items()

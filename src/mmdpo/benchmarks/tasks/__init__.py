@@ -26,9 +26,10 @@ A benchmark is a module with a docstring, whose first line says what it measures
                 `texts` and `scores` are by the ids of the items that were answered
     ANSWER_FIELDS
                 only where the official answers stand elsewhere than others: the fields to look in, the first one first
-    DATA_NAME   only where the data is another benchmark's: whose; its answers are read too
+    DATA_NAME   only where the data is another benchmark's: whose
+    ANSWERS_OF  only where the questions are some of another benchmark's, whose answers are read too: its name
     unasked_ids(data_dir: Path) -> frozenset[str]
-                only there: the items of that other benchmark which this one does not ask; answers to them are left out
+                only there: its items that this one does not ask; answers to them are left out, and counted
     SETTINGS_TOLD
                 only where numbers depend on them: the settings of generation that the result names beside the scorer
     HEADLINE    the metrics that a suite prints of it, where the paper's table has no column for it
@@ -94,6 +95,7 @@ class Benchmark:
     score_together: ScoreTogether | None = None
     answer_fields: tuple[str, ...] = ANSWER_FIELDS
     data_name: str = ""
+    answers_of: str = ""
     unasked_ids: Callable[[Path], frozenset[str]] | None = None
     settings_told: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()

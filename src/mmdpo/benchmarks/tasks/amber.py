@@ -236,14 +236,20 @@ class AmberWords:
         return cls(associated, vocabulary, frozenset(singulars - vocabulary), frozenset(safe))
 
 
-def _list_targets(targets: Sequence[str], words: AmberWords) -> list[tuple[str, int]]:
-    """Returns words of an image as the official code looks through them, and which target each stands for."""
-    pairs = [(word, index) for index, target in enumerate(targets) for word in words.associated[target]]
-    return pairs + [(target, index) for index, target in enumerate(targets)]
+def _list_targets(targets: Sequence[str], words: AmberWords) -> dict[str, int]:
+    """Returns words of an image in the order in which the official code looks through them: word → its first target."""
+    found: dict[str, int] = {}
+    for index, target in enumerate(targets):
+        for word in words.associated[target]:
+            found.setdefault(word, index)
+    for index, target in enumerate(targets):
+        found.setdefault(target, index)
+    return found
 
 
-def _find(targets: Sequence[tuple[str, int]], is_meant: Callable[[str], bool]) -> int | None:
-    return next((index for word, index in targets if is_meant(word)), None)
+def _find_similar(targets: Mapping[str, int], is_similar: Callable[[str], bool]) -> int | None:
+    word = next(filter(is_similar, targets), None)
+    return None if word is None else targets[word]
 
 
 def score_description(
@@ -260,13 +266,13 @@ def score_description(
     for noun in nouns:
         if noun in words.safe:
             continue
-        is_noun, is_similar = noun.__eq__, partial(similarity.similar, noun)
-        if (target := _find(there, is_noun)) is not None:
+        is_similar = partial(similarity.similar, noun)
+        if (target := there.get(noun)) is not None:
             covered.add(target)
             continue
-        found = (_find(expected, is_noun), _find(expected, is_similar))
+        found = (expected.get(noun), _find_similar(expected, is_similar))
         cognitive |= {target for target in found if target is not None}
-        if (target := _find(there, is_similar)) is not None:
+        if (target := _find_similar(there, is_similar)) is not None:
             covered.add(target)
         else:
             flagged.append(noun)

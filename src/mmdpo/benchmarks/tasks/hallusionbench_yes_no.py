@@ -23,6 +23,7 @@ from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
 from mmdpo.benchmarks.tasks._hallusionbench import find_id as find_id
 
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
+ANSWERS_OF = "hallusionbench"
 TRAPS = {"unknown": 'answers with neither or both of the words "yes" and "no", which count as wrong'}
 HEADLINE = tuple(f"hallusionbench_yes_no/{name}" for name in ("aacc", "facc", "qacc"))
 

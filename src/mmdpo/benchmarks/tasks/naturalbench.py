@@ -18,7 +18,7 @@ from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data, read_data_text
 from mmdpo.files import parse_json
 
-LICENCE = "NaturalBench: Apache-2.0; its images are Flickr30K's and DOCCI's"
+LICENCE = "NaturalBench: see huggingface.co/datasets/BaiqiL/NaturalBench; its images are of Flickr30K and DOCCI"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 TRAPS = {
     "unanswered": 'answers without the word "yes" or "no", or the letter A or B, which count as wrong',

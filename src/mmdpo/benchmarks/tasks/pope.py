@@ -216,7 +216,7 @@ PEERS = {
         "lmms-eval, lmms_eval/tasks/pope/utils.py at 2c03baf0; its yes ratio is that of the questions, not of answers",
         _peer_metrics(
             LMMS_EVAL,
-            {"pope": SPLITS, "pope_random": ("random",), "pope_pop": ("popular",), "pope_adv": ("adversarial",)},
+            {"all": SPLITS, "random": ("random",), "pop": ("popular",), "adv": ("adversarial",)},
             {f"pope_{name}": name.removesuffix("_score") for name in ("accuracy", "precision", "recall", "f1_score")}
             | {"pope_yes_ratio": "yes_ratio"},
             "share",

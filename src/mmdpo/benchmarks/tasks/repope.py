@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools
 from mmdpo.benchmarks.reading import EvaluationError
@@ -21,7 +21,10 @@ from mmdpo.benchmarks.yes_no import find_yes_or_no
 
 LICENCE = "RePOPE: no licence is named; made from POPE (MIT); its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
+ANSWERS_OF = "pope"
 METRICS = make_metrics("repope")
+_QUESTIONS: Final = 3_000
+"""Of each of POPE's splits, which count from 1."""
 HEADLINE = ("repope/macro/accuracy", "repope/macro/f1")
 
 
@@ -31,6 +34,13 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     if not files:
         raise EvaluationError(f"{data_dir}: holds no coco_repope_random.json, nor one of another split")
     return tuple(item for split, file in files.items() for item in read_split(file, split))
+
+
+def unasked_ids(data_dir: Path) -> frozenset[str]:
+    """Returns the ids of POPE's questions that RePOPE has taken out of the splits that are there."""
+    files = list_files([data_dir])
+    asked = {item.id for split, file in files.items() for item in read_split(file, split)}
+    return frozenset(f"{split}/{number}" for split in files for number in range(1, _QUESTIONS + 1)) - asked
 
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
