@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from unittest.mock import patch
 
@@ -56,17 +57,16 @@ class Counts:
     seconds: dict[str, float]
     """By GPU: the sum over operations of what takes longer, computing or traffic."""
 
-    def extend(self, other: Counts, times: float) -> Counts:
-        """Returns what lies so many times as far from these counts as the other ones do."""
+    def extend(self, others: Sequence[tuple[Counts, float]]) -> Counts:
+        """Returns what lies as far from these counts as the others do, so many times each, all of it together."""
 
-        def follow(one: float, two: float) -> float:
-            return one + times * (two - one)
+        def follow(read: Callable[[Counts], float]) -> float:
+            return read(self) + sum(times * (read(other) - read(self)) for other, times in others)
 
-        sizes = {
-            name: round(follow(getattr(self, name), getattr(other, name)))
-            for name in ("flops", "traffic_bytes", "before_bytes", "peak_bytes")
-        }
-        return Counts(**sizes, seconds={gpu: follow(s, other.seconds[gpu]) for gpu, s in self.seconds.items()})
+        names = ("flops", "traffic_bytes", "before_bytes", "peak_bytes")
+        sizes = {name: round(follow(attrgetter(name))) for name in names}
+        seconds = {gpu: follow(lambda counts, gpu=gpu: counts.seconds[gpu]) for gpu in self.seconds}  # type: ignore[misc]
+        return Counts(**sizes, seconds=seconds)
 
 
 def count_step(model: nn.Module, step: Callable[[], Any], place: Any, device: torch.device = DEVICE) -> Counts:
@@ -112,6 +112,8 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
         if packet is aten._grouped_mm:  # of experts; PyTorch's counter leaves it out: [tokens, k] by [experts, k, n]
             flops = 2 * args[0].numel() * args[1].shape[-1]
+        if packet is aten.addmm_:  # left out as well: [m, n], [m, k] by [k, n]
+            flops = 2 * args[1].numel() * args[2].shape[-1]
         is_half = any(t.dtype in (torch.bfloat16, torch.float16) for t in made)
         self.flops += flops
         self.traffic += moved

@@ -51,6 +51,13 @@ def wall_clock(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_clock(step: Callable[[], Any]) -> float:
+    """Returns the CPU seconds that a step takes: on one thread, its time on a machine that does nothing else."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
 def event_clock(step: Callable[[], Any]) -> float:
     """Returns the seconds between two events of the GPU around a step."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -104,7 +111,7 @@ class Sizes:
             heads, width = self.vision_heads
             is_vision = any(len(s) == 4 and heads in s[1:3] and s[3] == width for s in shapes)
             return "vision tower" if is_vision else "attention"
-        if not re.search(r"(^|::|\.)(addmm|mm)\b", operation):
+        if not re.search(r"(^|::|\.)(addmm_?|mm)\b", operation):
             return "everything else"
         dimensions = {size for shape in shapes for size in shape}
         if self.rank in dimensions:
@@ -135,7 +142,7 @@ def count_operations(operation: str, shapes: Sequence[Sequence[int]]) -> int:
     return 0
 
 
-PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
+PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
 """Matrix products, and the place of the first factor among their tensors."""
 ATTENTION_KERNELS = r"aten::_scaled_dot_product_(flash|efficient|cudnn)_attention(_for_cpu)?(_backward)?"
 """Kernels that PyTorch's scaled dot-product attention chooses among; without them it takes batched products (bmm)."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,12 +198,30 @@ def _original_step(
 ) -> Callable[[], Tensor]:
     def step() -> Tensor:
         model.train()
-        with torch.autocast(setting.device, torch.bfloat16, enabled=setting.mixed):
-            loss = original.compute_loss(model, batch, beta=BETA, answer_only_head=answer_only_head)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with leave_sums_to_peft(model):
+            with torch.autocast(setting.device, torch.bfloat16, enabled=setting.mixed):
+                loss = original.compute_loss(model, batch, beta=BETA, answer_only_head=answer_only_head)
+            loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return step
+
+
+@contextmanager
+def leave_sums_to_peft(model: Any) -> Iterator[None]:
+    """Within it, the model's LoRA is computed as PEFT computes it, which is how the original has it."""
+    from peft.tuners import lora
+
+    from mmdpo.models.adapters import SummingLinear  # earlier versions of mmdpo, which are measured beside, lack it
+
+    layers = [module for module in model.modules() if type(module) is SummingLinear]
+    for layer in layers:
+        layer.__class__ = lora.Linear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = SummingLinear
 
 
 # -- TRL --------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,13 +45,13 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 
 @contextmanager
-def serve(*options, cwd, env=None):
+def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
     """Runs `mmdpo app` with these options in a folder; gives its address, and ends it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mmdpo", "app", "--port", str(port), *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (env or {})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(env or {})
     log = Path(cwd) / f"app-{port}.log"
     with log.open("w") as told:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=told, stderr=subprocess.STDOUT)
@@ -64,7 +66,7 @@ def serve(*options, cwd, env=None):
             process.wait()
 
 
-def _wait_for_address(process, log):
+def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline:
         if found := re.search(r"Open (http://\S+?)/? ", log.read_text()):
@@ -76,7 +78,7 @@ def _wait_for_address(process, log):
 
 
 @contextmanager
-def open_browser():
+def open_browser() -> Iterator[Any]:
     """Gives Chromium, without a window."""
     with _playwright.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -87,7 +89,14 @@ def open_browser():
 
 
 @contextmanager
-def open_page(browser, address, *, size=DESK, dark=False, auth=None):
+def open_page(
+    browser: Any,
+    address: str,
+    *,
+    size: tuple[int, int] = DESK,
+    dark: bool = False,
+    auth: tuple[str, str] | None = None,
+) -> Iterator[Any]:
     """Opens the app in a window of its own, once Gradio has drawn it; a tab by its title is `page.get_by_role`'s.
 
     Fails at the end where the page's console has an error, or it has asked for something outside this machine.
@@ -98,7 +107,7 @@ def open_page(browser, address, *, size=DESK, dark=False, auth=None):
     )
     page = context.new_page()
     page.set_default_timeout(30_000)
-    said, outside = [], []
+    said, outside = list[str](), list[str]()
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: outside.append(request.url) if not _is_here(request.url) else None)
@@ -117,11 +126,11 @@ def open_page(browser, address, *, size=DESK, dark=False, auth=None):
         context.close()
 
 
-def wait_until_calm(page):
+def wait_until_calm(page: Any) -> None:
     """Waits until no answer of the server is awaited."""
     page.wait_for_function("() => !document.querySelector('.progress-text, .generating, .eta-bar')")
 
 
-def _is_here(url):
+def _is_here(url: str) -> bool:
     found = urlsplit(url)
     return found.scheme in ("data", "blob", "about") or found.hostname in ("127.0.0.1", "localhost")

@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmdpo.diagnosis.per_token import score_tokens
+    from mmdpo.diagnosis.run import diagnose
+    from mmdpo.evaluation.benchmark_run import evaluate
     from mmdpo.training.config import MDPOConfig
     from mmdpo.training.trainer import MDPOTrainer
 
 __version__ = "0.1.0"
-__all__ = ["MDPOConfig", "MDPOTrainer", "__version__", "score_tokens"]
+__all__ = ["MDPOConfig", "MDPOTrainer", "__version__", "diagnose", "evaluate", "score_tokens"]
 
 _HOMES = {
     "MDPOConfig": "mmdpo.training.config",
     "MDPOTrainer": "mmdpo.training.trainer",
+    "diagnose": "mmdpo.diagnosis.run",
+    "evaluate": "mmdpo.evaluation.benchmark_run",
     "score_tokens": "mmdpo.diagnosis.per_token",
 }
 

@@ -155,7 +155,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns a value as JSON that can be written as UTF-8: escaped where a string holds half a surrogate pair."""
     text = _ENCODER.encode(value) if indent is None else json.dumps(value, ensure_ascii=False, indent=indent)
-    return json.dumps(value, indent=indent) if _SURROGATE.search(text) else text
+    return json.dumps(value, indent=indent) if not text.isascii() and _SURROGATE.search(text) else text
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:

@@ -93,6 +93,8 @@ def test_a_picture_is_encoded_once_and_what_prompts_have_in_common_is_read_once(
     prepared, batch = prepare_pairs_of_one_picture(case.tiny)
     with images_given(case.model) as given, torch.no_grad():
         case.score(batch, CELLS)
+    if case.model.config.model_type == "lfm2_vl":
+        pytest.skip("its processor does not say which of its tiles belong to which picture: nothing is left out")
     assert batch["images_of"] == [0, 0, 0, 0, 4, 5, 5, 5, 5, 9, *range(10, 15)]
     contexts = [prepared[place].contexts[version] for version in (ORIGINAL, CORRUPTED) for place in (0, 4)]
     own = [read(case.tiny, context.text, context.images)["pixel_values"] for context in contexts]
@@ -344,7 +346,7 @@ class _CountHead(TorchFunctionMode):
 @contextmanager
 def watch(model: Any) -> Iterator[Calls]:
     calls = Calls([], [])
-    names = ("vision_tower", "vision_model", "visual")
+    names = ("vision_tower", "vision_model", "vision_encoder", "visual")
     tower = next(module for name, module in model.named_modules() if name.split(".")[-1] in names)
 
     def look_at_tower(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

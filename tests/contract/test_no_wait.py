@@ -31,9 +31,11 @@ WAITING = (DataDependentOutputException, DynamicOutputShapeException, WaitError)
 WAIT_INSIDE = {
     # A tensor of lengths is made on the device from a list.
     "llava_next": ("models/llava_next/modeling_llava_next.py", "feature_lens = torch.tensor("),
+    "llava_next_video": ("models/llava_next_video/modeling_llava_next_video.py", "feature_lens = torch.tensor("),
     "llava_onevision": ("models/llava_onevision/modeling_llava_onevision.py", "feature_lens = torch.tensor("),
     # Sizes that lie on the device become slices and lists.
     "mistral3": ("models/pixtral/modeling_pixtral.py", "size[0] // self.patch_size"),
+    "lighton_ocr": ("models/pixtral/modeling_pixtral.py", "size[0] // self.patch_size"),
     "glm4v": ("models/glm4v/modeling_glm4v.py", "get_vision_position_ids("),
     "glm46v": ("models/glm4v/modeling_glm4v.py", "get_vision_position_ids("),
     "glm4v_moe": ("models/glm4v_moe/modeling_glm4v_moe.py", "get_vision_position_ids("),
@@ -49,12 +51,16 @@ WAIT_INSIDE = {
     "idefics3": ("models/idefics3/modeling_idefics3.py", "pixel_values[real_images_inds]"),
     "smolvlm": ("models/smolvlm/modeling_smolvlm.py", "pixel_values[real_images_inds]"),
     "idefics2": ("models/idefics2/modeling_idefics2.py", "pixel_values[real_images_inds]"),
+    # Sizes on the device become indices.
+    "kimi_k25": ("models/kimi_k25/modeling_kimi_k25.py", "get_vision_interpolation_indices_and_weights("),
+    # A number is made on the device in every layer that leaves out small activations.
+    "gemma3n": ("models/gemma3n/modeling_gemma3n.py", "target_sparsity_tensor = torch.tensor("),
     # Indicators of pictures are made on the host and sent.
     "ovis2": ("models/ovis2/modeling_ovis2.py", ").to(image_features.device)"),
 }
 """Families that share rows, and where transformers' own forward waits for the device first."""
 
-HALF = ("qwen3_vl_moe", "gemma4_moe")
+HALF = ("qwen3_vl_moe", "gemma4_moe", "kimi_k25")
 """Mixtures of experts, whose matrices a device of shapes multiplies in bfloat16 alone."""
 SHARING = [name for name in MODELS if name not in SEPARATE_ALONE]
 
@@ -63,10 +69,12 @@ def step_on_device(name: str, way: str) -> None:
     tiny = MODELS[name]()
     family = find_family(tiny.model.config)
     model = add_adapter(copy.deepcopy(tiny.model), family, LoraConfig(r=2), ["language_model"]).train()
+    dtype = torch.bfloat16 if name in HALF else None
     _, batch = prepare_pairs(tiny, MDPO)
+    batch = {**batch, "image_inputs": {name: pixels.to(dtype) for name, pixels in batch["image_inputs"].items()}}
     scorer = Case(tiny, way, model).scorer(batch, MDPO)
     device = FakeDevice()
-    place_model(model, device, dtype=torch.bfloat16 if name in HALF else None)
+    place_model(model, device, dtype=dtype)
     with device.running():
         scored = scorer(place_batch(batch, device), MDPO)
         scored.logprobs.sum().backward()

@@ -79,7 +79,7 @@ def test_rows_are_found_sorted_and_read_with_the_keyboard(page):
     wait_for_row(page, 1)
     page.keyboard.press("j")
     wait_for_row(page, 2)
-    page.keyboard.press("PageDown")
+    page.keyboard.press("n")
     wait_for_rows(page, *range(26, 51))
     page.keyboard.press("/")
     page.keyboard.type("RED CUP")

@@ -288,7 +288,7 @@ class TestEntryPoints:
     def test_the_public_names(self):
         import mmdpo
 
-        assert dir(mmdpo) == ["MDPOConfig", "MDPOTrainer", "__version__"]
+        assert dir(mmdpo) == ["MDPOConfig", "MDPOTrainer", "__version__", "diagnose", "evaluate", "score_tokens"]
         assert mmdpo.MDPOTrainer.__module__ == "mmdpo.training.trainer"
         with pytest.raises(AttributeError, match="MDPOTrainr"):
             _ = mmdpo.MDPOTrainr

@@ -55,4 +55,5 @@ def prepare_demo(console: Console, *, quickstart: Path = QUICKSTART, demo: Path 
         decisions=demo / "decisions.jsonl",
         votes=demo / "votes.sqlite",
         seed=plan.seed,
+        is_demo=True,
     )

@@ -16,6 +16,7 @@ from mmdpo.app.models import Models
 from mmdpo.app.pair_pictures import LONGEST_SIDE, Shown
 from mmdpo.corruption import Corruption, load
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.decisions import name_dataset
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
@@ -82,7 +83,7 @@ def take_row(dataset: PreferenceDataset, number: int) -> tuple[PreferenceExample
     Raises ValueError for a number that no row has, RowError for a row that is faulty or has no image.
     """
     if not 1 <= number <= len(dataset):
-        raise ValueError(f"there is no row {number}: {printable(dataset.name)} has {len(dataset):,}")
+        raise ValueError(f"there is no row {number}: {name_dataset(dataset)} has {len(dataset):,}")
     example = dataset[number - 1]
     if not example.images:
         raise RowError("it has no image, so that nothing can depend on one", source=example.source)

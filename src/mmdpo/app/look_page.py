@@ -17,7 +17,7 @@ from mmdpo import corruption as corruptions
 from mmdpo.app.html import paragraph
 from mmdpo.app.look import AGAINST, Question, look, open_upload, render_looked, take_other, take_row, take_typed
 from mmdpo.app.models import Models
-from mmdpo.app.pair_pictures import RUN_SEED, read_options
+from mmdpo.app.pair_pictures import read_options
 from mmdpo.app.sources import Sources
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER
@@ -33,7 +33,7 @@ _NEEDS_OTHERS = "random_image"
 
 
 def is_wanted(sources: Sources) -> bool:
-    """Returns whether there is a model to ask."""
+    """Returns whether there is a model to ask, and nobody votes without knowing the models' names."""
     return bool(list_models(sources))
 
 
@@ -49,14 +49,14 @@ def build(sources: Sources) -> None:
     """Fills the tab, and begins to load the first model."""
     models = Models(list_models(sources), most=sources.max_models)
     models.prepare(models.names[0])
-    _Page(models, {source.name: source.read() for source in sources.datasets}).build()
+    _Page(models, {source.name: source.read() for source in sources.datasets}, sources.seed).build()
 
 
 class _Page:
     """The components of the tab, and what happens between them."""
 
-    def __init__(self, models: Models, datasets: dict[str, PreferenceDataset]) -> None:
-        self.models, self.datasets = models, datasets
+    def __init__(self, models: Models, datasets: dict[str, PreferenceDataset], seed: int) -> None:
+        self.models, self.datasets, self.run_seed = models, datasets, seed
 
     def build(self) -> None:
         names, first = list(self.models.names), next(iter(self.datasets), None)
@@ -65,12 +65,13 @@ class _Page:
             beside = [NOTHING, WITHOUT_ADAPTER, *names]
             self.beside = gr.Dropdown(beside, value=NOTHING, label="Beside it", min_width=180)
             kinds = [PAIR, OWN] if self.datasets else [OWN]
-            self.kind = gr.Radio(kinds, value=kinds[0], label="Look at", min_width=200)
-        with gr.Row(visible=bool(self.datasets)) as pair:
+            self.kind = gr.Radio(kinds, value=kinds[0], label="Look at", scale=2, min_width=260)
             self.dataset = gr.Dropdown(
                 list(self.datasets), value=first, label="Dataset", visible=len(self.datasets) > 1, min_width=160
             )
-            self.row = gr.Number(1, precision=0, minimum=1, label="Row", min_width=100)
+            self.row = gr.Number(
+                1, precision=0, minimum=1, label="Row", visible=bool(self.datasets), scale=0, min_width=100
+            )
         with gr.Row(visible=not self.datasets) as own:
             with gr.Column(min_width=220):
                 self.picture = gr.File(label="Picture", file_types=["image"], height=140)
@@ -87,7 +88,7 @@ class _Page:
             kinds = [name for name in corruptions.names() if name != _NEEDS_OTHERS]
             self.corruption = gr.Dropdown(kinds, value="crop_0_20", label="corruption", min_width=140)
             self.options = gr.Textbox(_default_options("crop_0_20"), label="corruption_options", min_width=200)
-            self.seed = gr.Number(RUN_SEED, precision=0, label="seed", min_width=80)
+            self.seed = gr.Number(self.run_seed, precision=0, label="seed", min_width=80)
         with gr.Row(visible=False) as other:
             self.other_row = gr.Number(
                 2, precision=0, minimum=1, label="Its row", visible=bool(self.datasets), min_width=100
@@ -95,19 +96,21 @@ class _Page:
             self.other = gr.File(label="Or a picture of your own", file_types=["image"], height=140)
         self.status = gr.HTML(elem_classes=["status"])
         self.looked = gr.HTML()
-        self._connect(look_at, pair, own, corrupted, other)
+        self._connect(look_at, own, corrupted, other)
 
-    def _connect(self, look_at: Any, pair: Any, own: Any, corrupted: Any, other: Any) -> None:
+    def _connect(self, look_at: Any, own: Any, corrupted: Any, other: Any) -> None:
         quietly: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
 
         def choose_kind(kind: str) -> Any:
-            return gr.update(visible=kind == PAIR), gr.update(visible=kind == OWN)
+            is_pair = kind == PAIR
+            several = is_pair and len(self.datasets) > 1
+            return gr.update(visible=several), gr.update(visible=is_pair), gr.update(visible=not is_pair)
 
         def choose_version(against: str) -> Any:
             version = _VERSIONS[against]
             return gr.update(visible=version == CORRUPTED), gr.update(visible=version == OTHER)
 
-        self.kind.change(choose_kind, self.kind, [pair, own], **quietly)
+        self.kind.change(choose_kind, self.kind, [self.dataset, self.row, own], **quietly)
         self.against.change(choose_version, self.against, [corrupted, other], **quietly)
         self.corruption.input(_default_options, self.corruption, self.options, **quietly)
         self.picture.change(_preview, self.picture, self.preview, **quietly)

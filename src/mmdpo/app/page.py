@@ -13,10 +13,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it while it is 
 
 import gradio as gr
 
-from mmdpo.app import look_page, pairs_page
+from mmdpo.app import answers_page, look_page, pairs_page, votes_page
 from mmdpo.app.sources import Sources
 
-PAGES: tuple[ModuleType, ...] = (pairs_page, look_page)
+PAGES: tuple[ModuleType, ...] = (pairs_page, answers_page, look_page, votes_page)
 """In the order of the tabs."""
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "DejaVu Sans Mono", "Menlo", "Consolas", "monospace")
@@ -31,14 +31,20 @@ _POLICY = (
 
 
 def build_app(sources: Sources) -> Any:
-    """Returns the page, a `gr.Blocks`; raises what reading the sources raises."""
+    """Returns the page, a `gr.Blocks`; raises ValueError where no tab has anything, and what reading raises."""
+    pages = (votes_page,) if sources.is_blind else PAGES
+    wanted = [page for page in pages if page.is_wanted(sources)] if sources.found else []
+    if not wanted:
+        raise ValueError(
+            f"app: there is nothing to show in {', '.join(map(str, sources.runs))}: name two runs that mmdpo eval has "
+            "evaluated (--runs), pairs (--data), or a model (--models)"
+        )
     with gr.Blocks(title="mmdpo", analytics_enabled=False, fill_width=True) as app:
         gr.HTML("<h1>mmdpo</h1>", elem_id="title")
         with gr.Tabs():
-            for page in PAGES:
-                if page.is_wanted(sources):
-                    with gr.Tab(page.TITLE, id=page.TITLE):
-                        page.build(sources)
+            for page in wanted:
+                with gr.Tab(page.TITLE, id=page.TITLE):
+                    page.build(sources)
     return app
 
 

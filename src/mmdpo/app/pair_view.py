@@ -97,6 +97,7 @@ class PairsView:
             count=count,
             note=total_note,
             problem="",
+            digits=len(str(len(self.dataset))),
             rows=[self._describe_row(index, is_current=index == current) for index in shown],
         )
 

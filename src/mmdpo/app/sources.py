@@ -53,10 +53,17 @@ class Sources:
     """Where votes are written; None where nobody votes."""
     image_dir: Path | None = None
     """Folder of the images of benchmarks."""
+    is_demo: bool = False
+    """Whether all pages are shown, even those that name the runs which are voted on."""
     vocabulary: Path | None = None
     """JSON file of words and the object that each names; an embedded world has its own."""
     seed: int = 42
     """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether only votes are taken: other pages would tell raters whose answers they read."""
+        return self.votes is not None and not self.is_demo
 
     @cached_property
     def found(self) -> Found:

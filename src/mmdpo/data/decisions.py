@@ -130,7 +130,6 @@ class DecisionFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = LineFile(path)
         self._known: dict[tuple[str, int], Decision] = {}
         self._seen: tuple[int, int] | None = None
         if path.exists():
@@ -147,7 +146,8 @@ class DecisionFile:
 
     def decide(self, dataset: PreferenceDataset, index: int, decision: str, reason: str) -> None:
         """Appends a decision; raises UnusableFileError where the file cannot be written."""
-        self._file.append(
+        file = LineFile(self.path)  # opened for each: somebody may have moved the file away
+        file.append(
             {
                 "dataset": name_dataset(dataset),
                 "row": dataset.row_of(index),
@@ -157,6 +157,7 @@ class DecisionFile:
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
+        file.close()
 
 
 def _read_line(line: bytes, number: int) -> Decision:

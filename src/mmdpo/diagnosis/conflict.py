@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, OptionQuestion, read_letter
-from mmdpo.diagnosis.dependence import estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 

@@ -9,8 +9,8 @@ Both log-probabilities follow the same prompt and the same tokens of the answer,
 log π(answer | image) − log π(answer | other image). Above 0, the image makes the token likelier. The answers share
 prompt and images in one forward, as pairs do in training, and each value is that of a plain forward.
 
-Source: the condition that mDPO's conditional preference is about, log π(y | m_w, q) against log π(y | m_l, q) (Wang et
-al., arXiv 2406.11839, eq. 5), taken token by token.
+Source: mDPO's conditional preference compares log π(y | m_w, q) with log π(y | m_l, q) (Wang et al., arXiv 2406.11839);
+here the difference is taken apart into tokens.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from rich.console import Console
 
@@ -28,9 +30,36 @@ from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, choose_suffix, make_answerer
 from mmdpo.files import hold_folder, make_folder, printable
 from mmdpo.generation.questions import Answerer
+from mmdpo.options import make_options
 from mmdpo.tables import ARROWS, Table, show_ends, show_number
 
 MakeAnswerer = Callable[[], Answerer]
+
+
+def evaluate(
+    benchmark: str,
+    *,
+    answers: str | Path | None = None,
+    model: str | None = None,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Scores answers to a benchmark, or asks a model first, as `mmdpo eval BENCHMARK` does; prints nothing.
+
+    `out` gets the verb's files; without it none is left. `options` are the verb's, by the names of its flags. The
+    result holds what result.json, scores.jsonl and answers.jsonl do.
+
+    Raises TypeError for an option that there is none of, or a value of another type; ValueError where nothing could be
+    scored, as with `answers_only`; and what scoring and asking raise.
+    """
+    with nullcontext(out) if out is not None else TemporaryDirectory(prefix="mmdpo-") as folder:
+        given = {"answers": answers, "model": model, "out": folder, "data_dir": data_dir, **options}
+        told: list[str] = []
+        found = _run(benchmark, make_options(EvaluationOptions, given), None, told.append)
+    if found is None:
+        raise ValueError(f"nothing was scored: {'; '.join(told) or 'this process is not the first'}")
+    return found[0]
 
 
 def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | None = None) -> Evaluation | None:
@@ -39,6 +68,17 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
     Returns None where nothing is scored: in processes beside the first, with `answers_only`, without a judge that is
     needed. Raises what asking, scoring and writing raise.
     """
+    found = _run(name, options, make, lambda line: print(printable(line)))
+    if found is None:
+        return None
+    _print(*found, options.words)
+    return found[0]
+
+
+def _run(
+    name: str, options: EvaluationOptions, make: MakeAnswerer | None, tell: Callable[[str], None]
+) -> tuple[Evaluation, Path] | None:
+    """Runs a benchmark and writes its result; returns it and its file, None as `run_benchmark`."""
     from mmdpo.evaluation.judging import check_judge, choose_judge
 
     check_bootstrap(options.resamples, options.seed)
@@ -53,7 +93,7 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
     if answers is not None:
         check_folder(options.out, name, list_files(answers))
     else:
-        outcome = _ask(benchmark, folder, options, tools, make or partial(make_answerer, options))
+        outcome = _ask(benchmark, folder, options, tools, make or partial(make_answerer, options), tell)
         if outcome is None:
             return None
         answers, is_partial = outcome[0], is_partial or outcome[1]
@@ -73,25 +113,32 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
             seed=options.seed,
         )
         result = write_evaluation(evaluation, options.out)
-    _print(evaluation, result, options.words)
-    return evaluation
+    return evaluation, result
 
 
 def _ask(
-    benchmark: Benchmark, folder: Path, options: EvaluationOptions, tools: Tools, make: MakeAnswerer
+    benchmark: Benchmark,
+    folder: Path,
+    options: EvaluationOptions,
+    tools: Tools,
+    make: MakeAnswerer,
+    tell: Callable[[str], None],
 ) -> tuple[Path, bool] | None:
-    """Asks the model; returns its answers and whether some are missing, None where nothing is to be scored now."""
+    """Asks the model and tells how far it came.
+
+    Returns its answers and whether some are missing, None where nothing is to be scored now.
+    """
     from mmdpo.evaluation.asking import answer_benchmark
 
     outcome = answer_benchmark(benchmark, folder, options, tools, make())
     if not outcome.is_main:
         return None
-    print(printable(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}"))
+    tell(f"{outcome.answered:,} of {outcome.items:,} items answered: {outcome.path}")
     if outcome.stopped:
-        print(f"{outcome.stopped}; the same command resumes there")
+        tell(f"{outcome.stopped}; the same command resumes there")
     if benchmark.needs_judge and not options.judge.is_given:
-        again = printable(f"mmdpo eval {benchmark.name} --answers {outcome.path}")
-        print(
+        again = f"mmdpo eval {benchmark.name} --answers {outcome.path}"
+        tell(
             f"{benchmark.name} needs a judge: {again} with --judge_model M (and --judge_url for an endpoint), or with "
             "--judge_replies FILE"
         )

@@ -162,14 +162,15 @@ class TransformersAnswerer:
     def read_last_states(self, questions: Sequence[Question], settings: GenerationSettings) -> Float[Tensor, "n l h"]:
         """Returns the states of the last token of each prompt: of its embedding, and after each layer of the decoder.
 
-        Each prompt is read alone. Raises RowError for a picture that cannot be read.
+        Each prompt is read alone; of a model with several streams of states (Gemma 3n), the first is the one that its
+        layers read. Raises RowError for a picture that cannot be read.
         """
         reader = self._make_reader(settings)
         found = []
         for question in questions:
             inputs = reader([question]).to(self._model.device, self._model.dtype)
             states = self._model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
-            found.append(torch.stack([state[0, -1].float().cpu() for state in states]))
+            found.append(torch.stack([state[..., -1, :].flatten(0, -2)[0].float().cpu() for state in states]))
         return torch.stack(found)
 
     def _make_batches(self, questions: Sequence[Question]) -> list[list[Question]]:

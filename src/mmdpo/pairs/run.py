@@ -22,10 +22,11 @@ from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
 from mmdpo.options import parse_options
 from mmdpo.pairs.asking import Asker, JudgeError
-from mmdpo.pairs.build import DATASET, build_pairs, find_offered
+from mmdpo.pairs.build import build_pairs, find_offered
 from mmdpo.pairs.card import write_card
 from mmdpo.pairs.check_judge import Gold, check_judge, write_check
 from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
+from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
 from mmdpo.pairs.judging import JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from mmdpo.files import printable
 from mmdpo.line_file import read_lines
-from mmdpo.pairs.build import DATASET, DROPPED
+from mmdpo.pairs.build import DROPPED
+from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample

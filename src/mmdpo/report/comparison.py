@@ -45,11 +45,13 @@ def print_comparison(content: Content, console: Console) -> None:
         for benchmark in dict.fromkeys(row["benchmark"] for row in of_run):
             rows = [_terminal_cells(row) for row in of_run if row["benchmark"] == benchmark]
             figures = zip(headers[1:], *(cells for _, *cells in rows), strict=True)
-            taken = (max(cell_len(line) for line in (*textwrap.wrap(head, _WRAP), *cells)) for head, *cells in figures)
-            room = console.width - sum(1 + width for width in taken)
+            widths = [max(map(cell_len, (*textwrap.wrap(head, _WRAP), *cells))) for head, *cells in figures]
+            room = console.width - sum(widths) - 2 * len(widths)
+            is_narrow = any(cell_len(name) > room for name, *_ in rows)
+            room += is_narrow * len(widths)  # one blank between columns instead of two
             table = Table(headers, tuple((_fold(name, room), *cells) for name, *cells in rows))
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
-            console.print(table.terminal(wrap=_WRAP, padding=(0, 1, 0, 0)))
+            console.print(table.terminal(wrap=_WRAP, padding=(0, 0 if is_narrow else 1, 0, 0)))
             console.print()
     for line in _remarks(content, for_terminal=True):
         console.print(Text(line), soft_wrap=True)
@@ -138,7 +140,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _terminal_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the cells of the terminal, which has a star instead of the column "excludes 0", and no items needed."""
     name, first, value, difference, interval, _, items, _ = _cells(row)
-    star = " *" if row["excludes_zero"] else "  "
+    star = "*" if row["excludes_zero"] else " "
     return name.removeprefix(f"{row['benchmark']}/"), first, value, difference, interval + star, items
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
+from mmdpo.models.adapters import sum_in_products
 from mmdpo.models.devices import send
 from mmdpo.models.families import Family
 from mmdpo.records import Cell
@@ -55,6 +56,7 @@ class Scorer:
     max_tokens_per_row: int | None = None
 
     def __post_init__(self) -> None:
+        sum_in_products(self.model)
         if self.shares_prefix:
             tree_attention.install(self.model.get_decoder())  # type: ignore[operator]
 

@@ -129,14 +129,15 @@ class _FrozenHead(torch.autograd.Function):
         logits = raw.float()
         if suppressed:
             logits.index_fill_(-1, send(torch.tensor(suppressed), logits.device), -torch.inf)
-        total = logits.logsumexp(-1, keepdim=True)
+        # A softmax step by step, each in place: another tensor of this size would take longer than the sums.
+        logits.sub_(logits.amax(-1, keepdim=True))
         picked = logits.gather(1, targets[:, None])
+        odds = logits.exp_()
+        total = odds.sum(-1, keepdim=True)
         if ctx.needs_input_grad[0]:
-            # In place: the logits are not needed any more.
-            error = logits.sub_(total).exp_().neg_()
-            error.scatter_add_(1, targets[:, None], torch.ones_like(picked))
-            ctx.save_for_backward((error.to(raw.dtype) @ weight.to(raw.dtype)).to(hidden.dtype))
-        return (picked - total)[:, 0]
+            surplus = odds.div_(total).scatter_add_(1, targets[:, None], -torch.ones_like(total))
+            ctx.save_for_backward(-(surplus.to(raw.dtype) @ weight.to(raw.dtype)).to(hidden.dtype))
+        return (picked - total.log())[:, 0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:

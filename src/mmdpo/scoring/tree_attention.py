@@ -208,11 +208,10 @@ def attend_to_tree(
     if not isinstance(attention_mask, TreeMask):
         result: tuple[Tensor, None] = attend("sdpa", module, query, key, value, attention_mask, **kwargs)
         return result
-    rows = [
-        _attend_row(module, query[row : row + 1], key[row : row + 1], value[row : row + 1], pieces, kwargs)
-        for row, pieces in enumerate(attention_mask.rows)
-    ]
-    return torch.cat(rows) if len(rows) > 1 else rows[0], None
+    if len(attention_mask.rows) == 1:  # as it is: the gradient of a slice is copied into zeros of full size
+        return _attend_row(module, query, key, value, attention_mask.rows[0], kwargs), None
+    parts = zip(*(torch.split(of, 1) for of in (query, key, value)), attention_mask.rows, strict=True)
+    return torch.cat([_attend_row(module, q, k, v, pieces, kwargs) for q, k, v, pieces in parts]), None
 
 
 def _attend_row(
@@ -223,12 +222,15 @@ def _attend_row(
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
     split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]
     outputs: list[Tensor] = []
-    all_keys, all_values = split[1], split[2]
+    # A prefix is sliced once for all branches, so that its gradients are added up before they go into full size.
+    prefixes = {
+        prefix: [tensors[prefix[0]][:, :, : prefix[1]] for tensors in split[1:]]
+        for prefix in dict.fromkeys(prefix for piece in pieces for prefix in piece.prefixes)
+    }
     for piece, queries, keys, values in zip(pieces, *split, strict=True):
         options = {**kwargs, "is_causal": piece.mask is None}
         if piece.prefixes:
-            prefix_keys = [all_keys[number][:, :, :count] for number, count in piece.prefixes]
-            prefix_values = [all_values[number][:, :, :count] for number, count in piece.prefixes]
+            prefix_keys, prefix_values = ([prefixes[prefix][n] for prefix in piece.prefixes] for n in range(2))
             own = (queries, keys, values, piece.mask, options)
             # The prefix's keys and values are joined again in the backward pass instead of being kept for each branch.
             is_random = bool(kwargs.get("dropout"))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mmdpo.app.models import LoadedModel, Models, measure_model
+from mmdpo.app.models import LoadedModel, Models, free_bytes, measure_model
 from mmdpo.world import SMALL
 
 
@@ -162,3 +162,4 @@ def test_the_worlds_model_is_opened_as_evaluation_opens_it_and_its_weights_are_c
         assert not loaded.has_adapter
         assert loaded.processor.tokenizer is not None
     assert size <= measure_model(SMALL.name) < 1.1 * size
+    assert free_bytes() > size

@@ -31,9 +31,8 @@ def index(tmp_path):
     prompts = ("What is\nthere?" if n != 4 else "Where?" for n in range(1, 7))
     rows = [{"id": f"r{n}", "prompt": p, **row} for n, (p, row) in enumerate(zip(prompts, ROWS, strict=True), start=1)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    index = PairIndex(
-        read_dataset(path), measures={"margin": lambda example: {"r1": 0.5, "r3": -2}.get(example.id, math.nan)}
-    )
+    margins = {"r1": 0.5, "r3": -2}
+    index = PairIndex(read_dataset(path), measures={"margin": lambda example: margins.get(example.id, math.nan)})
     index.start()
     index.wait()
     return index
@@ -77,15 +76,15 @@ def test_filters_search_and_length_all_have_to_hold(index):
 
 @pytest.mark.parametrize(
     ("text", "rows"),
-    [
-        ("CUP", [1, 2]),
-        ("what IS there", [1, 2, 3, 5]),
-        ("strasse", [4]),
-        ("r3", [3]),
-        ("table a", []),
-        ("nothing", [5]),
-        (" ", [1, 2, 3, 4, 5, 6]),
-    ],
+    {
+        "CUP": [1, 2],
+        "what IS there": [1, 2, 3, 5],
+        "strasse": [4],
+        "r3": [3],
+        "table a": [],
+        "nothing": [5],
+        " ": [1, 2, 3, 4, 5, 6],
+    }.items(),
 )
 def test_texts_are_found_whatever_their_case_and_line_breaks(index, text, rows):
     assert find(index, search=text) == rows
@@ -95,12 +94,12 @@ def test_texts_are_found_whatever_their_case_and_line_breaks(index, text, rows):
     ("order", "first"),
     [
         ("as in the file", [1, 2, 3]),
-        ("chosen longer by most words first", [3, 1, 2]),
-        ("rejected longer by most words first", [4, 5, 1]),
-        ("longest first", [1, 3, 4]),
-        ("shortest first", [6, 5, 2]),
-        ("margin, lowest first", [3, 1]),
-        ("margin, highest first", [1, 3]),
+        ("chosen longer, by most words", [3, 1, 2]),
+        ("rejected longer, by most words", [4, 5, 1]),
+        ("longest", [1, 3, 4]),
+        ("shortest", [6, 5, 2]),
+        ("lowest margin", [3, 1]),
+        ("highest margin", [1, 3]),
     ],
 )
 def test_orders(index, order, first):
@@ -182,8 +181,11 @@ def test_measures_of_a_diagnosis_are_found_by_id_and_chosen_answer(tmp_path, ind
         {"id": "r3", "chosen": "one two three four", "reliance": None, "margins": []},
     ]
     (tmp_path / "examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, []]))
-    found = read_measures([SimpleNamespace(path=tmp_path, label="mdpo")])
-    assert list(found) == ["image reliance (mdpo)", "margin (mdpo)"]
-    values = {name: [measure(index.dataset[place]) for place in range(3)] for name, measure in found.items()}
-    assert np.array_equal(values["image reliance (mdpo)"], [0.25, math.nan, math.nan], equal_nan=True)
-    assert np.array_equal(values["margin (mdpo)"], [1.5, math.nan, math.nan], equal_nan=True)
+    place = SimpleNamespace(path=tmp_path, label="mdpo")
+    found = read_measures([place])
+    values = {name: [measure(index.dataset[row]) for row in range(3)] for name, measure in found.items()}
+    assert np.array_equal(values["image reliance"], [0.25, math.nan, math.nan], equal_nan=True)
+    assert np.array_equal(values["margin"], [1.5, math.nan, math.nan], equal_nan=True)
+    assert list(read_measures([place, SimpleNamespace(path=tmp_path, label="dpo")])) == [
+        "image reliance (mdpo)", "margin (mdpo)", "image reliance (dpo)", "margin (dpo)",
+    ]  # fmt: skip

@@ -18,14 +18,7 @@ MARKUP = "<b>bold</b> & <script>alert(1)</script>"
 @pytest.fixture
 def view(tmp_path):
     rows = [
-        {
-            "id": f"r{n}",
-            "prompt": f"question {n}",
-            "chosen": f"a cup {n}",
-            "rejected": f"a dog {n}",
-            "images": [],
-            "weight": n,
-        }
+        {"id": f"r{n}", "prompt": f"question {n}", "chosen": f"a cup {n}", "rejected": f"a dog {n}", "weight": n}
         for n in range(1, 61)
     ]
     rows[1] |= {"id": MARKUP, "prompt": MARKUP, "chosen": MARKUP}
@@ -65,11 +58,8 @@ def test_moving_stays_inside_the_selected_rows(view):
 
 
 def test_markup_is_text_everywhere(view):
-    for rendered in (
-        view.render_rows(view.select(Query()), 1),
-        view.render_pictures(1, HowCorrupted()),
-        view.render_texts(1),
-    ):
+    rows = view.render_rows(view.select(Query()), 1)
+    for rendered in (rows, view.render_pictures(1, HowCorrupted()), view.render_texts(1)):
         assert "<script>" not in rendered
         assert "<b>" not in rendered
         assert html.escape(MARKUP) in rendered or "&lt;b&gt;bold" in rendered

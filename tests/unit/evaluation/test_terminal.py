@@ -151,5 +151,5 @@ def test_a_name_without_room_is_broken_after_strokes_alone_and_a_clear_differenc
     assert any(line.startswith("a_reading_of_its_own/ ") for line in lines)
     assert any(line.startswith("a_very_long_split/") for line in lines)
     assert any(line.startswith("and_a_very_long_measure ↑") for line in lines)
-    assert len(re.findall(r"0\.003 \*", shown)) == 1
+    assert len(re.findall(r"0\.003\*", shown)) == 1
     assert "* the interval excludes 0." in shown

@@ -124,6 +124,19 @@ def test_depths_extend_to_the_whole_model():
     assert extended.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
 
 
+def test_a_tower_with_windows_extends_to_the_whole_one():
+    """Where checkpointing lets the original algorithm differentiate it, layer by layer."""
+    shape = shrink(SIMULATED["qwen"])
+    vision = {**shape.vision, "depth": 8, "fullatt_block_indexes": [3, 7]}
+    deep = Simulation(replace(shape, text={**shape.text, "num_hidden_layers": 7}, vision=vision), True)
+    whole, extended = deep.count_whole(ORIGINAL, 1), deep.count(ORIGINAL, 1)
+    assert extended.flops == whole.flops
+    assert extended.before_bytes == whole.before_bytes
+    assert extended.traffic_bytes == whole.traffic_bytes
+    assert extended.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+    assert extended.seconds == pytest.approx(whole.seconds)
+
+
 @pytest.mark.parametrize(("side", "checkpointing"), [(MDPO_LIVE, False), (TRL, True)])
 def test_layers_that_are_counted_by_their_likes_come_to_the_same(monkeypatch, side, checkpointing):
     """Of a tower with two kinds of layers, and of a text decoder that a reference is scored by."""

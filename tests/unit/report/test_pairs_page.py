@@ -18,9 +18,10 @@ from mmdpo.pairs.unpaired import write_unpaired
 from mmdpo.report import pair_files, pairs
 from mmdpo.report.layout import FORMATS, make_thumbnail
 from mmdpo.report.page import write_report
+from mmdpo.report.pair_figures import Bar, funnel_of_answers, funnel_of_prompts
 from mmdpo.report.pair_files import PairFiles, choose_unpaired, find_pictures, read_answers, read_verdicts
 from mmdpo.report.pair_tables import check_table, make_tables
-from mmdpo.report.pairs import Bar, choose_places, explain_ends, funnel_of_answers, funnel_of_prompts, write_pairs
+from mmdpo.report.pairs import choose_places, explain_ends, write_pairs
 from mmdpo.report.reading import ReportError, find_folders
 from tests.unit.report.makers import (
     ANSWERS,

@@ -42,6 +42,8 @@ A benchmark is a module with a docstring, whose first line says what it measures
     LANGUAGE_TOOLS
                 only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
                 for; the help of `mmdpo eval NAME` shows their options
+    QUESTION_TYPES
+                only where questions have types that are not their parts: an item of a type adds 1 to `TYPE/n`
 
 `data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
 """
@@ -103,6 +105,7 @@ class Benchmark:
     suffixed_parts: tuple[str, ...] = ()
     """Empty for all."""
     peers: Mapping[str, Peer] = field(default_factory=dict)
+    question_types: tuple[str, ...] = ()
 
     @property
     def uses(self) -> frozenset[str]:

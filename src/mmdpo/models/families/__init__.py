@@ -29,7 +29,7 @@ PARTS = ("language_model", "projector", "vision_tower")
 """The parts of a vision-language model, as options and tables name them."""
 PROJECTOR_WORDS = (
     "projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline",
-    "visual_embeddings_table",
+    "visual_embeddings_table", "vision_projection",
 )  # fmt: skip
 
 PROVEN_DECODERS = (
