@@ -101,9 +101,9 @@ def main() -> None:
         result["sides"][name] = measure_shape(shape, WANTED[name], options.repetitions, peaks)
         if options.before is not None:
             result["turns"][name] = compare_versions(options.before, name, options.repetitions, tiny=options.tiny)
-        write_result(result, options.output, prefix="operators-")
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='operators-')}")
+        result["load_after"] = os.getloadavg()[0]
+        path = write_result(result, options.output, prefix="operators-")
+    print(f"written to {path}")
 
 
 def measure_peaks() -> Peaks:
