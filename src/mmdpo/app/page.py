@@ -32,7 +32,8 @@ _POLICY = (
 
 def build_app(sources: Sources) -> Any:
     """Returns the page, a `gr.Blocks`; raises ValueError where no tab has anything, and what reading raises."""
-    wanted = [page for page in PAGES if page.is_wanted(sources)] if sources.found else []
+    pages = (votes_page,) if sources.is_blind else PAGES
+    wanted = [page for page in pages if page.is_wanted(sources)] if sources.found else []
     if not wanted:
         raise ValueError(
             f"app: there is nothing to show in {', '.join(map(str, sources.runs))}: name two runs that mmdpo eval has "
