@@ -35,9 +35,10 @@ def build_app(sources: Sources) -> Any:
     pages = (votes_page,) if sources.is_blind else PAGES
     wanted = [page for page in pages if page.is_wanted(sources)] if sources.found else []
     if not wanted:
+        where = f" in {', '.join(map(str, sources.runs))}" if sources.runs else ""
         raise ValueError(
-            f"app: there is nothing to show in {', '.join(map(str, sources.runs))}: name two runs that mmdpo eval has "
-            "evaluated (--runs), pairs (--data), or a model (--models)"
+            f"app: there is nothing to show{where}: name two runs that mmdpo eval has evaluated (--runs), pairs "
+            "(--data), or a model (--models)"
         )
     with gr.Blocks(title="mmdpo", analytics_enabled=False, fill_width=True) as app:
         gr.HTML("<h1>mmdpo</h1>", elem_id="title")
