@@ -20,7 +20,7 @@ def sum_in_products(model: nn.Module) -> None:
             module.__class__ = SummingLinear
 
 
-class SummingLinear(lora.Linear):  # type: ignore[misc]
+class SummingLinear(lora.Linear):
     """A linear layer with LoRA. What is not one plain adapter on a plain layer is left to PEFT, at every call anew."""
 
     def forward(self, x: Float[Tensor, "... D"], *args: Any, **kwargs: Any) -> Float[Tensor, "... O"]:

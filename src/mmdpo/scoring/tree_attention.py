@@ -207,7 +207,7 @@ def attend_to_tree(
         return result
     if len(attention_mask.rows) == 1:  # as it is: the gradient of a slice is copied into zeros of full size
         return _attend_row(module, query, key, value, attention_mask.rows[0], kwargs), None
-    parts = zip(query.split(1), key.split(1), value.split(1), attention_mask.rows, strict=True)
+    parts = zip(*(torch.split(tensor, 1) for tensor in (query, key, value)), attention_mask.rows, strict=True)
     return torch.cat([_attend_row(module, q, k, v, pieces, kwargs) for q, k, v, pieces in parts]), None
 
 
