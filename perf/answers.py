@@ -8,10 +8,10 @@ depend less than wall time on what else the machine does.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import BATCH_SIZE, TransformersAnswerer
+from perf.command import Figures, make_parser, read_options, time_in_turn, write_measured
 from perf.loader import SIZE, draw_photograph
-from perf.measure import summarise
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run
 from perf.rows import build_processor
 from perf.shapes import CLIP, TINY, Shape
 
@@ -52,13 +52,7 @@ EXPECTED = (
 
 def main() -> None:
     """Measures, and writes a results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3, help="timed runs of every side")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: tries the measurement, measures nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
-    if options.tiny and options.output == RESULTS:
-        parser.error("--tiny measures nothing that belongs among the results: give another --output")
+    options = read_options(make_parser(__doc__, 3, tiny="a tiny model"))
     torch.set_num_threads(1)
     shape = TINY if options.tiny else MODERATE
     result = describe_run("cpu") | {"kind": "answers", "miniature": options.tiny, "shape": shape.describe()}
@@ -66,8 +60,7 @@ def main() -> None:
     result |= {"expected": EXPECTED, "target": TARGET, "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         result["sides"] = measure(shape, Path(folder), options.repetitions)
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='answers-')}")
+    write_measured(result, options, "answers")
 
 
 def measure(shape: Shape, folder: Path, repetitions: int) -> dict[str, Any]:
@@ -80,17 +73,13 @@ def measure(shape: Shape, folder: Path, repetitions: int) -> dict[str, Any]:
     photographs = [draw_photograph(seed) for seed in range(PROMPTS)]
     list(answerer.answer(make_questions(photographs[:1], 2), SETTINGS))
     assert answerer._reads_once, "the trial with the first prompt has found it exact"
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for number in range(repetitions + 1):
-        for name, (count, reads_once) in sides.items():
-            answerer._reads_once = reads_once
-            figures = time_answers(answerer, make_questions(photographs, count))
-            if number:
-                found[name].append(figures)
-        print(f"{number} of {repetitions}: {[runs[-1:] for runs in found.values()]}", flush=True)
-    return {
-        name: {figure: summarise([run[figure] for run in runs]) for figure in runs[0]} for name, runs in found.items()
-    }
+
+    def sample(count: int, *, reads_once: bool) -> Figures:
+        answerer._reads_once = reads_once
+        return time_answers(answerer, make_questions(photographs, count))
+
+    turns = {name: partial(sample, count, reads_once=reads_once) for name, (count, reads_once) in sides.items()}
+    return time_in_turn(turns, repetitions, warm_up=1)
 
 
 def make_questions(photographs: list[bytes], count: int) -> list[Question]:

@@ -9,15 +9,12 @@ wall time on what else the machine does.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import resource
 import subprocess
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +23,9 @@ import yaml
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from perf.command import Figures, make_parser, read_options, time_in_turn, time_mmdpo, write_measured
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
-from perf.measure import summarise
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run
 from perf.rows import build_processor, draw_lengths
 from perf.shapes import CLIP, Lengths, Shape
 
@@ -54,34 +51,27 @@ EXPECTED = (
 
 def main() -> None:
     """Measures, and writes a results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, 3)
     parser.add_argument("--side", action="append", required=True, help="NAME=FOLDER with the package's source")
-    parser.add_argument("--repetitions", type=int, default=3, help="timed runs of every side")
     parser.add_argument("--rows", type=int, default=ROWS, help="photographs; fewer try the measurement")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
-    is_trial = options.rows != ROWS
-    if is_trial and options.output == RESULTS:
-        parser.error(f"{options.rows} rows are a trial that does not belong among the results: give another --output")
+    options = read_options(parser, lambda options: options.rows != ROWS)
     sides = dict(side.split("=", 1) for side in options.side)
-    result = describe_run("cpu") | {"kind": "first_step", "miniature": is_trial, "size": SIZE, "rows": options.rows}
+    result = describe_run("cpu") | {
+        "kind": "first_step",
+        "miniature": options.rows != ROWS,
+        "size": SIZE,
+        "rows": options.rows,
+    }
     result["commits"] = {name: name_commit(Path(source)) for name, source in sides.items()}
     result |= {"workers": WORKERS, "expected": EXPECTED, "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as folder:
         recipe = write_run(Path(folder), options.rows)
         first = {name: time_run(recipe, Path(source), name) for name, source in sides.items()}
         print(f"caches filled: {first}", flush=True)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-        for number in range(options.repetitions):
-            for name, source in sides.items():
-                found[name].append(time_run(recipe, Path(source), name))
-            print(f"{number + 1} of {options.repetitions}: {[runs[-1] for runs in found.values()]}", flush=True)
+        turns = {name: partial(time_run, recipe, Path(source), name) for name, source in sides.items()}
+        result["sides"] = time_in_turn(turns, options.repetitions)
     result["first_run"] = first
-    result["sides"] = {
-        name: {figure: summarise([run[figure] for run in runs]) for figure in runs[0]} for name, runs in found.items()
-    }
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='first-step-')}")
+    write_measured(result, options, "first-step")
 
 
 def write_run(folder: Path, rows: int) -> Path:
@@ -125,18 +115,15 @@ def name_commit(source: Path) -> str | None:
     return found.stdout.strip() or None
 
 
-def time_run(recipe: Path, source: Path, side: str) -> dict[str, float]:
+def time_run(recipe: Path, source: Path, side: str) -> Figures:
     """Returns wall and CPU seconds of a run until its first step, with the cache of that side."""
     with tempfile.TemporaryDirectory() as out:
         environment = {
-            **os.environ, "PYTHONPATH": str(source.resolve()), "HF_HOME": str(recipe.parent / f"cache-{side}"),
+            "PYTHONPATH": str(source.resolve()), "HF_HOME": str(recipe.parent / f"cache-{side}"),
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
-        command = [sys.executable, "-m", "mmdpo", "train", "--config", str(recipe), "--output_dir", f"{out}/run"]
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, env=environment, cwd=recipe.parent, stdout=subprocess.DEVNULL, check=True)
-        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+        words = ("train", "--config", str(recipe), "--output_dir", f"{out}/run")
+        return time_mmdpo(*words, environment=environment, folder=recipe.parent)
 
 
 def _words(count: int, first: int = 0) -> str:

@@ -8,12 +8,10 @@ thread are counted.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +20,9 @@ from datasets import Dataset
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Opened
 from mmdpo.scoring.reference import Precomputed
+from perf.command import make_parser, read_options, write_measured
 from perf.measure import Sizes, cpu_clock, profile_step, summarise, time_interleaved
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run
 from perf.rows import build_processor, draw_lengths, make_rows
 from perf.shapes import BODY, TINY, Lengths, Shape
 from perf.sides import Setting, Side, build_model, check_agreement, compare, lora_of, move_adapter, options_of
@@ -54,13 +53,7 @@ TARGET = 2.0
 
 def main() -> None:
     """Measures, and writes a results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5, help="timed steps of each side")
-    parser.add_argument("--tiny", action="store_true", help="miniature shapes: tries the measurement, measures nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
-    if options.tiny and options.output == RESULTS:
-        parser.error("--tiny measures nothing that belongs among the results: give another --output")
+    options = read_options(make_parser(__doc__, 5, tiny="miniature shapes"))
     torch.set_num_threads(1)
     shape = TINY if options.tiny else BODY
     lengths = {"body": TINY.lengths} if options.tiny else LENGTHS
@@ -70,8 +63,7 @@ def main() -> None:
     for (name, objective), kinds in CASES.items():
         if name in lengths:
             result["cases"] += measure_objective(shape, name, lengths[name], objective, kinds, options.repetitions)
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='pictures-')}")
+    write_measured(result, options, "pictures")
 
 
 def measure_objective(

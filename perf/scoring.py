@@ -11,14 +11,10 @@ import argparse
 import json
 import os
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from mmdpo.benchmarks.definitions import Tools
@@ -26,10 +22,11 @@ from mmdpo.benchmarks.evaluate import find_data
 from mmdpo.benchmarks.linguistics import TableLinguistics
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load
+from perf.command import time_in_turn, time_mmdpo
 
 WORDS = 160
 """Of a description."""
-BENCHMARKS = ("amber", "pope")
+BENCHMARKS = ("amber", "object_halbench", "pope")
 
 
 def main() -> None:
@@ -49,13 +46,10 @@ def main() -> None:
             answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             out = Path(folder) / name
             commands[f"{name}, {len(rows):,} answers"] = [name, "--answers", str(answers), "--out", str(out), *options]
-        times: dict[str, list[tuple[float, float]]] = {title: [] for title in commands}
-        for _ in range(given.repetitions + 1):
-            for title, words in commands.items():
-                times[title].append(time_process(words))
-    for title, found in times.items():
-        wall, cpu = (median(column) for column in zip(*found[1:], strict=True))  # the first fills caches
-        print(f"{title}: {wall:.2f} s wall, {cpu:.2f} s of CPU")
+        turns = {title: partial(time_mmdpo, "eval", *words) for title, words in commands.items()}
+        times = time_in_turn(turns, given.repetitions, warm_up=1)  # the first fills caches
+    for title, of in times.items():
+        print(f"{title}: {of['wall']['median']:.2f} s wall, {of['cpu']['median']:.2f} s of CPU")
     print(f"load average: {os.getloadavg()[0]:.1f}")
 
 
@@ -64,19 +58,11 @@ def make_answers(name: str, data_dir: Path) -> Iterator[Mapping[str, Any]]:
     draw = random.Random(0)
     tools = Tools(TableLinguistics, lambda: PairTable((), "none"))
     items = load(name).read_items(find_data(name, data_dir), tools)
-    nouns = sorted({word for item in items for word in item.truth.get("hallu", ())})
+    nouns = sorted({word for item in items for key in ("hallu", "objects") for word in item.truth.get(key, ())})
     for item in items:
         sentences = (f"There is a {draw.choice(nouns)} near the {draw.choice(nouns)}." for _ in range(WORDS // 8))
-        answer = " ".join(sentences) if item.part == "generative" else draw.choice(("Yes", "No"))
+        answer = " ".join(sentences) if item.part in ("generative", "all") else draw.choice(("Yes", "No"))
         yield {"id": item.id, "answer": answer}
-
-
-def time_process(words: list[str]) -> tuple[float, float]:
-    """Runs `mmdpo eval` with these words; returns seconds by the clock and of CPU."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "mmdpo", "eval", *words], stdout=subprocess.DEVNULL, check=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from transformers import AutoConfig
@@ -38,6 +38,31 @@ class Shape:
         config["text_config"] = {**config["text_config"], **text}
         config["vision_config"] = {**config["vision_config"], **self.vision}
         return AutoConfig.for_model(**config)
+
+    def shorten(self, depths: tuple[int, int]) -> tuple[Shape, list[tuple[Shape, float]]]:
+        """Returns a shallow shape, and others with more layers of one kind, each with how often the whole has those.
+
+        Text decoders have the one or the other of `depths`. A tower with windows has one layer of each kind, or two of
+        one kind; other towers stay whole. A shape that is shallow already stays as it is.
+        """
+        (low, high), depth = depths, self.text["num_hidden_layers"]
+        if depth <= high:
+            return self, []
+        shallow = replace(self, text={**self.text, "num_hidden_layers": low})
+        full = self.vision.get("fullatt_block_indexes")
+
+        def with_tower(layers: int, *full: int) -> Shape:
+            return replace(shallow, vision={**self.vision, "depth": layers, "fullatt_block_indexes": [*full]})
+
+        deeper = []
+        if full:
+            deeper = [
+                (with_tower(3, 2), self.vision["depth"] - len(full) - 1),
+                (with_tower(3, 1, 2), len(full) - 1),
+            ]
+            shallow = with_tower(2, 1)
+        longer = replace(shallow, text={**self.text, "num_hidden_layers": high})
+        return shallow, [(longer, (depth - low) / (high - low)), *deeper]
 
     def describe(self) -> dict[str, Any]:
         """Returns every number of the shape, for the results file."""

@@ -7,7 +7,6 @@ largest batch that fits is looked for, and simulated. The file is written after 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import logging
@@ -33,9 +32,10 @@ from mmdpo.scoring.reference import Precomputed
 from mmdpo.training import assembly
 from mmdpo.training.memory import MicroBatch, estimate_memory
 from perf import original
+from perf.command import make_parser, read_options
 from perf.counting import GPUS, Counts, count_step, mixed_precision, run_backward
 from perf.fake import FakeDevice, place_batch, place_model
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run, write_result
 from perf.rows import draw_lengths, make_rows
 from perf.shapes import SIMULATED, Shape, shrink
 from perf.sides import BETA, DPO, MDPO, MDPO_LIVE, ORIGINAL, TRL, Setting, lora_of, make_trainer, make_trl_trainer
@@ -68,19 +68,13 @@ class Simulation:
     def count(self, side: str, pairs: int) -> Counts:
         """Returns what the step of a side comes to on so many pairs.
 
-        Layers of a decoder are alike, so that everything grows evenly with their number: two shallow models are
-        simulated, and the line through them is followed to the depth of the whole one.
+        Layers of one kind are alike, so that everything grows evenly with their number: a shallow model is simulated,
+        others with more layers of one kind, and the lines through them are followed to the depth of the whole one.
         """
-        depth, (low, high) = self.shape.text["num_hidden_layers"], DEPTHS
-        if depth <= high:
-            return self.count_whole(side, pairs)
-        one, other = (
-            replace(self, shape=replace(self.shape, text={**self.shape.text, "num_hidden_layers": layers})).count_whole(
-                side, pairs
-            )
-            for layers in DEPTHS
-        )
-        return one.extend(other, (depth - low) / (high - low))
+        shallow, deeper = self.shape.shorten(DEPTHS)
+        base = replace(self, shape=shallow).count_whole(side, pairs)
+        others = [(replace(self, shape=shape).count_whole(side, pairs), times) for shape, times in deeper]
+        return base.extend(others)
 
     def count_whole(self, side: str, pairs: int) -> Counts:
         """Returns the same, of the model as it is."""
@@ -230,16 +224,12 @@ _LOSSES: dict[str, Callable[..., Callable[[], Tensor]]] = {
 
 def main() -> None:
     """Simulates case after case."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, None, tiny="miniature shapes")
     parser.add_argument("--models", nargs="+", choices=SIMULATED, default=list(SIMULATED))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], help="pairs of a micro-batch")
     parser.add_argument("--sides", nargs="+", choices=list(_LOSSES), default=[ORIGINAL, MDPO, TRL, DPO])
     parser.add_argument("--no-largest", action="store_true", help="do not look for the largest batches that fit")
-    parser.add_argument("--tiny", action="store_true", help="miniature shapes: tries the simulation")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
-    if options.tiny and options.output == RESULTS:
-        parser.error("--tiny simulates nothing that belongs among the results: give another --output")
+    options = read_options(parser)
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # what trainers say of a model in miniature
     shapes = {name: shrink(SIMULATED[name]) if options.tiny else SIMULATED[name] for name in options.models}

@@ -6,14 +6,10 @@ Commands are timed as whole processes, in turn. The check before training makes 
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +19,9 @@ from mmdpo import MDPOConfig
 from mmdpo.data.check import find_faults
 from mmdpo.training.assembly import build_collator
 from mmdpo.training.rows import FullCheck, to_preferences
+from perf.command import Figures, make_parser, read_options, time_in_turn, time_mmdpo, write_measured
 from perf.loader import PHOTOGRAPHS, SIZE, draw_photograph
-from perf.measure import summarise
-from perf.record import RESULTS, describe_run, write_result
+from perf.record import describe_run
 from perf.rows import build_processor, draw_lengths
 from perf.shapes import BODY
 
@@ -36,24 +32,17 @@ WORKERS = (1, 2)
 
 def main() -> None:
     """Measures, and writes a results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=7, help="of every measurement")
-    parser.add_argument("--tiny", action="store_true", help="few rows: tries the measurement, measures nothing")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    options = parser.parse_args()
-    if options.tiny and options.output == RESULTS:
-        parser.error("--tiny measures nothing that belongs among the results: give another --output")
+    options = read_options(make_parser(__doc__, 7, tiny="few rows"))
     torch.set_num_threads(1)
     result = describe_run("cpu") | {"kind": "start", "miniature": options.tiny, "size": SIZE}
     result |= {"load_before": os.getloadavg()[0]}
-    commands = {" ".join(("mmdpo", *words)): lambda words=words: _time_process(words) for words in COMMANDS}
-    result["commands"] = _measure(commands, options.repetitions)
+    commands = {" ".join(("mmdpo", *words)): partial(time_mmdpo, *words) for words in COMMANDS}
+    result["commands"] = time_in_turn(commands, options.repetitions, warm_up=1)
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder), 40 if options.tiny else ROWS)
-        checks = {str(workers): lambda workers=workers: _time_check(rows, folder, workers) for workers in WORKERS}
-        result |= {"rows": len(rows), "check": _measure(checks, options.repetitions)}
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='start-')}")
+        checks = {str(workers): partial(_time_check, rows, folder, workers) for workers in WORKERS}
+        result |= {"rows": len(rows), "check": time_in_turn(checks, options.repetitions, warm_up=1)}
+    write_measured(result, options, "start")
 
 
 def write_rows(folder: Path, rows: int) -> list[dict[str, Any]]:
@@ -73,29 +62,7 @@ def write_rows(folder: Path, rows: int) -> list[dict[str, Any]]:
     ]
 
 
-def _measure(sides: Mapping[str, Callable[[], dict[str, float]]], repetitions: int) -> dict[str, Any]:
-    """Returns the figures of every side, measured in turn after a first time that does not count."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for number in range(repetitions + 1):
-        for name, side in sides.items():
-            figures = side()
-            if number:
-                found[name].append(figures)
-        print(f"{number} of {repetitions}: " + ", ".join(sides), flush=True)
-    return {
-        name: {figure: summarise([each[figure] for each in figures]) for figure in figures[0]}
-        for name, figures in found.items()
-    }
-
-
-def _time_process(words: tuple[str, ...]) -> dict[str, float]:
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "mmdpo", *words], stdout=subprocess.DEVNULL, check=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
-
-
-def _time_check(rows: list[dict[str, Any]], folder: str, workers: int) -> dict[str, float]:
+def _time_check(rows: list[dict[str, Any]], folder: str, workers: int) -> Figures:
     args = MDPOConfig(
         output_dir=folder, dataset_num_proc=workers, use_cpu=True, report_to="none", disable_tqdm=True, bf16=False
     )

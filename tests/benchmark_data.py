@@ -5,6 +5,7 @@ there is none, a test that needs it is skipped with that reason; under CI (`CI` 
 such folder, it fails.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def official_data() -> Path:
         if named or os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return folder
+
+
+def chair_folder(folder: Path, image_ids: list[int]) -> Path:
+    """Makes a folder of CHAIR's data for these images of COCO; returns it."""
+    folder.mkdir()
+    for name in ("synonyms.txt", "coco2014_gt_objects.json.gz"):
+        (folder / name).symlink_to(official_data() / "chair" / name)
+    (folder / "chair_ids.json").write_text(json.dumps(image_ids))
     return folder
 
 

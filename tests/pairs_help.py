@@ -10,7 +10,6 @@ from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, Processes
 from mmdpo.options import parse_options
 from mmdpo.pairs.judges import Claim, Verdict
-from mmdpo.pairs.judging import to_row
 from mmdpo.pairs.options import PairsOptions
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.rules import Candidate
@@ -91,9 +90,9 @@ def write_run(folder, prompts, answers, *, judge="objects", label=None, strikes=
     rows, verdicts = [], []
     for name, of in answers.items():
         for each in of:
-            row = {field: getattr(each.sample, field) for field in Sample.__dataclass_fields__} | {"id": name}
+            row = {field: getattr(each.sample, field) for field in Sample._fields} | {"id": name}
             rows.append({field: value for field, value in row.items() if value is not None})
-        verdicts.append({"id": name, "verdicts": {str(each.sample.k): to_row(each.verdict) for each in of}})
+        verdicts.append({"id": name, "verdicts": {str(each.sample.k): each.verdict.row() for each in of}})
     write_lines(folder / "samples.jsonl", rows)
     write_lines(folder / f"verdicts-{label}.jsonl", verdicts)
     (folder / f"judge-{label}.json").write_text(json.dumps({"judge": {"judge": judge, "words": f"{judge}-1"}}))

@@ -147,10 +147,15 @@ def clean_text(text: str) -> str:
     return printable(text).translate({0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"})
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""Made once: `json.dumps` makes one for every line of a file."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns a value as JSON that can be written as UTF-8: escaped where a string holds half a surrogate pair."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return json.dumps(value, indent=indent) if re.search("[\ud800-\udfff]", text) else text
+    text = _ENCODER.encode(value) if indent is None else json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, indent=indent) if not text.isascii() and _SURROGATE.search(text) else text
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
@@ -242,9 +247,17 @@ def find_inside(folder: Path, name: Any) -> Path | Unshown:
     return Unshown(f"{name} lies outside {folder}")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value that a JSON text stands for; raises ValueError for any other text, however deep it nests."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UnusableFileError("it is nested too deeply") from None
+
+
 def _parse(text: str) -> Any:
     try:
-        return clean(json.loads(text))
+        return clean(parse_json(text))
     except RecursionError as error:
         raise UnusableFileError("it is nested too deeply") from error
 

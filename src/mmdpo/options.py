@@ -114,6 +114,44 @@ def parse_options(
     return _build(options, vars(parser.parse_args(list(words))))
 
 
+def make_options(options: type[_Chosen], values: Mapping[str, Any]) -> _Chosen:
+    """Returns the options that Python values choose by the names of flags; None leaves a flag at its default.
+
+    A path may be given as text, several values as any sequence. Raises TypeError for a name that is no flag (naming the
+    nearest) and for a value of another type, ValueError for one that is no choice, or that the options refuse.
+    """
+    flags = {flag: (hint, each) for flag, hint, each, *_ in _list_flags(options)}
+    chosen = {}
+    for name, value in values.items():
+        if name not in flags:
+            raise TypeError(f"there is no option {name!r}{name_nearest(name, flags).rstrip('.')}")
+        if value is not None:
+            chosen[name] = _take(name, value, *flags[name])
+    missing = [flag for flag, (_, each) in flags.items() if each.default is MISSING and flag not in chosen]
+    if missing:
+        raise TypeError(f"{missing[0]} is missing")
+    return _build(options, chosen)
+
+
+def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
+    """Returns a value as a field of this type holds it."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if get_origin(hint) is tuple:
+        if isinstance(value, str | Path):
+            raise TypeError(f"{name} takes several values, as a list; got {value!r}")
+        return tuple(_take(name, one, get_args(hint)[0], each) for one in value)
+    choices = get_args(hint) if get_origin(hint) is Literal else each.metadata["choices"]
+    if choices is not None:
+        if value not in choices:
+            raise ValueError(f"{name} is one of {', '.join(map(str, choices))}; got {value!r}")
+        return value
+    wanted = {float: (float, int), Path: (str, Path)}.get(hint, (hint,))
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError(f"{name} should be {hint.__name__}, is {value!r}")
+    return hint(value)
+
+
 def read_flags(options: type[Options], path: str | Path) -> list[str]:
     """Returns what a YAML file says as words of a command line: a list gives several values, a mapping becomes JSON.
 

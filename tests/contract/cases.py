@@ -27,9 +27,10 @@ MDPO = (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED), Cell(CORRUPTED, CHOSEN
 TEXT_ALONE = (Cell(NO_IMAGE, CHOSEN), Cell(NO_IMAGE, REJECTED))
 CELLS = MDPO + TEXT_ALONE
 
-SEPARATE_ALONE = ("qwen3_5", "qwen3_5_moe", "llama4")
-"""Models whose answers cannot share a row: linear attention carries a state along it, chunks are counted from its
-beginning."""
+_SEPARATE_ALONE = ("qwen3_5", "qwen3_5_moe", "llama4", "lfm2_vl")
+SEPARATE_ALONE = tuple(name for name in _SEPARATE_ALONE if name in MODELS)
+"""Models whose answers cannot share a row: linear attention carries a state along it, convolutions reach along it,
+chunks are counted from its beginning."""
 
 WAYS = ("separate", "shared", "packed")
 """Each cell a row of its own; all trees in one row; trees in several rows with padding, one of them over the budget."""

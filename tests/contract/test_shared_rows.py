@@ -81,8 +81,8 @@ def test_the_reason_names_what_is_in_the_way(changes, why):
 
 def test_a_head_whose_logits_are_changed_behind_it_is_not_the_last():
     heads = {name: find_family(make().model.config).head_is_last(make().model) for name, make in MODELS.items()}
-    changed = {"aya_vision", "cohere2_vision", "gemma4_moe", "granite4_vision"}
-    assert {name for name, is_last in heads.items() if not is_last} == {*SEPARATE_ALONE, *changed} & MODELS.keys()
+    changed = {"aya_vision", "cohere2_vision", "gemma3n", "gemma4_moe", "granite4_vision", "hyperclovax_vision_v2"}
+    assert {name for name, is_last in heads.items() if not is_last} == ({*SEPARATE_ALONE, *changed} & MODELS.keys())
 
 
 def soft_cap(logits: torch.Tensor) -> torch.Tensor:
@@ -117,10 +117,13 @@ def test_logits_that_are_changed_behind_the_head_are_scored_as_changed(option, c
 # -- text decoders ----------------------------------------------------------------------------------------------------
 
 
+AT_HOME = ("granite4_vision_text", "gemma3n_text")
+"""Decoders that stand in their own class alone: the first is in no mapping of transformers, the second needs tokens."""
+
+
 @pytest.mark.parametrize("way", SHARED_WAYS)
-@pytest.mark.parametrize("decoder", [name for name in PROVEN_DECODERS if name != "granite4_vision_text"])
+@pytest.mark.parametrize("decoder", [name for name in PROVEN_DECODERS if name not in AT_HOME])
 def test_llava_with_any_proven_text_decoder_scores_as_plain_forwards_do(decoder, way):
-    """Granite 4 Vision's is in no mapping of transformers, and stands in its own class alone."""
     tiny = llava_with(decoder)
     config = tiny.model.get_decoder().config
     assert config.model_type == decoder
@@ -175,6 +178,11 @@ def test_an_adapter_has_the_gradients_of_plain_forwards(name, way):
     assert_all_same(case)
 
 
+ROUGH = {"gemma4": 0.3, "gemma3n": 0.3, "kimi_k25": 0.2}
+"""Gemma 4 and 3n have four layers here, each of which multiplies by an embedding of its own; Kimi K2.5 normalises keys
+of eight numbers, and rounding changes which experts are asked."""
+
+
 @pytest.mark.parametrize("way", SHARED_WAYS)
 @pytest.mark.parametrize("name", SHARING)
 def test_rounding_to_16_bits_costs_no_more_than_in_plain_forwards(name, way):
@@ -195,5 +203,4 @@ def test_rounding_to_16_bits_costs_no_more_than_in_plain_forwards(name, way):
         noise = float((theirs - true).norm())
         # Rounding turns a router's choice for a token or two, other ones in each: noise comes in larger lumps.
         assert 0 < float((ours - true).norm()) <= (1.5 if "moe" in name else 1.25) * noise
-        # Gemma 4 has four layers here, each of which multiplies by an embedding of its own.
-        assert noise < (0.3 if name == "gemma4" else 0.1) * float(true.norm())
+        assert noise < ROUGH.get(name, 0.1) * float(true.norm())

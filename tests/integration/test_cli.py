@@ -138,7 +138,7 @@ class TestTrain:
             (["--model_name_or_path", "nobody/nothing"], "nobody/nothing"),
             (["--objective", "mmedpo"], "'weight'"),
             (["--max_length", "20"], "zero tokens"),
-            (["--config", "nowhere.yaml"], "cannot read the recipe"),
+            (["--config", "nowhere.yaml"], "there is no file nowhere.yaml"),
         ],
     )
     def test_what_cannot_run_says_so_and_leaves_no_folder(self, recipe, tmp_path, capsys, arguments, message):
@@ -288,7 +288,7 @@ class TestEntryPoints:
     def test_the_public_names(self):
         import mmdpo
 
-        assert dir(mmdpo) == ["MDPOConfig", "MDPOTrainer", "__version__"]
+        assert dir(mmdpo) == ["MDPOConfig", "MDPOTrainer", "__version__", "diagnose", "evaluate", "score_tokens"]
         assert mmdpo.MDPOTrainer.__module__ == "mmdpo.training.trainer"
         with pytest.raises(AttributeError, match="MDPOTrainr"):
             _ = mmdpo.MDPOTrainr

@@ -74,6 +74,24 @@ class TestFiles:
         first = rows[0]
         assert first["reliance"] == pytest.approx(first["margins"]["real"] - first["margins"]["none"])
 
+    def test_tokens_of_both_ends_add_up_to_what_pairs_are_sorted_by(self, diagnosis):
+        pairs = {row["rank"]: row for row in map(json.loads, (diagnosis / "examples.jsonl").read_text().splitlines())}
+        rows = [json.loads(line) for line in (diagnosis / "per_token.jsonl").read_text().splitlines()]
+        assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+        for row in rows:
+            pair = pairs[row["rank"]]
+            assert row["id"] == pair["id"]
+            for name, answer in row["answers"].items():
+                assert answer["text"] == pair[name]
+                assert "".join(answer["text"][start:end] for start, end in answer["spans"]) == answer["text"]
+                sums = {image: sum(values) for image, values in answer["policy"].items()}
+                assert sums["real"] - sums["none"] == pytest.approx(pair["gains"][name], abs=1e-3)
+            chosen, rejected = (row["answers"][name]["policy"] for name in ("chosen", "rejected"))
+            for image, margin in pair["margins"].items():
+                assert sum(chosen[image]) - sum(rejected[image]) == pytest.approx(margin, abs=1e-3)
+        page = (diagnosis / "diagnosis.html").read_text()
+        assert page.count("policy, against no image: sum") == 24
+
     def test_the_page_needs_no_other_file(self, diagnosis):
         page = (diagnosis / "diagnosis.html").read_text()
         assert page.count("data:image/png;base64,") == 36, "the image, the corrupted and the other one of 12 pairs"
@@ -139,6 +157,7 @@ class TestInterrupted:
         assert main(self.command(data, whole)) == 0
         assert (out / "examples.jsonl").read_text() == (whole / "examples.jsonl").read_text()
         assert (out / "policy_scores.jsonl").read_text() == (whole / "policy_scores.jsonl").read_text()
+        assert (out / "per_token.jsonl").read_text() == (whole / "per_token.jsonl").read_text()
 
     @pytest.mark.parametrize("other", ["batch", "answer", "picture", "order"])
     def test_other_settings_or_rows_are_refused(self, killed, other, capsys):
@@ -211,15 +230,23 @@ def test_an_adapter_is_compared_with_the_model_without_it(tmp_path):
     assert "adapter switched off" in found["notes"][0]
     assert found["measures"]["margin_real"]["unit"] == "reward"
     assert found["measures"]["margin_real"]["value"] != 0
+    rows = [json.loads(line) for line in (out / "per_token.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    answers = [answer for row in rows for answer in row["answers"].values()]
+    assert all(len(of["policy"]["real"]) == len(of["reference"]["real"]) == len(of["tokens"]) for of in answers)
+    assert any(of["policy"] != of["reference"] for of in answers), "the adapter is off for the reference"
+    assert "reference, against no image" in (out / "diagnosis.html").read_text()
     assert any("too few for intervals" in note for note in found["notes"])
 
 
 def test_pairs_of_one_image_have_no_other_image_and_the_rest_is_reported(tmp_path):
     data = write_pairs(tmp_path, 3, row_1={"images": ["0.png"]}, row_2={"images": ["0.png"]})
     out = tmp_path / "out"
-    assert main(["diagnose", "--model", "world", "--dataset", data, "--out", str(out)]) == 0
+    assert main(["diagnose", "--model", "world", "--dataset", data, "--out", str(out), "--per_token", "0"]) == 0
     found = json.loads((out / "diagnosis.json").read_text())
     assert "accuracy_other" not in found["measures"]
+    assert not (out / "per_token.jsonl").exists()
+    assert "tokens" not in (out / "policy_scores.jsonl").read_text()
     assert "accuracy_none" in found["measures"]
     assert any("another example's image is not measured" in note for note in found["notes"])
 
@@ -243,6 +270,7 @@ def test_the_planted_shortcut_of_the_world_is_found_in_the_data_alone(tmp_path):
         (["--model", "world", "--adapter", "a", "--reference", "b"], "not both"),
         (["--model", "world", "--batch_size", "0"], "--batch_size is 0"),
         (["--model", "world", "--corruption", "blurr"], "did you mean 'blur'"),
+        (["--model", "world", "--per_token", "many"], "--per_token is many; give a number of pairs, `all`, or 0"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(tmp_path, flags, said, capsys):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from mmdpo.commands import all_verbs
-from mmdpo.options import REQUIRED, Options, UsageError, group, option, parse_options
+from mmdpo.options import REQUIRED, Options, UsageError, group, make_options, option, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +83,29 @@ def test_the_help_has_groups_and_defaults_and_leaves_out_what_is_not_used(capsys
 def test_every_verb_says_in_one_line_what_it_does(verb):
     assert verb.about.endswith((".", "?"))
     assert "\n" not in verb.about
+
+
+def test_options_are_made_of_python_values_by_the_names_of_flags():
+    made = make_options(Car, {"place": "garage", "engine": "wood", "engine_power": 2, "colour": None})
+    assert (made.place, made.engine.kind, made.engine.power) == (Path("garage"), "wood", 2.0)
+    assert made.given == {"place"}
+    assert made.engine.given == {"engine", "engine_power"}
+    assert made == parse("garage", "--engine", "wood", "--engine_power", "2")
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"place": "a", "colr": "red"}, TypeError, "there is no option 'colr'; did you mean 'colour'"),
+        ({}, TypeError, "place is missing"),
+        ({"place": "a", "colour": "green"}, ValueError, "colour is one of red, blue; got 'green'"),
+        ({"place": "a", "engine": "steam"}, ValueError, "engine is one of petrol, wood"),
+        ({"place": "a", "engine_pistons": "4"}, TypeError, "engine_pistons should be int, is '4'"),
+        ({"place": "a", "engine_pistons": True}, TypeError, "engine_pistons should be int, is True"),
+        ({"place": "a", "engine_pistons": 0}, ValueError, "--engine_pistons is 0; give 1 or more"),
+        ({"place": 3}, TypeError, "place should be Path, is 3"),
+    ],
+)
+def test_values_of_another_kind_are_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        make_options(Car, values)

@@ -24,7 +24,8 @@ Better: TypeAlias = Literal["higher", "lower", "neither"]
 class BenchmarkItem:
     """One question of a benchmark, word for word as the official code asks it, and what its answer is held against.
 
-    `part` is a split or a dimension, `image` a file name; items of one image are resampled together.
+    `part` is a split or a dimension, `image` a path below the folder of pictures, empty for a question without one.
+    Items of one image are resampled together, unless `group` names what they go together by.
     """
 
     id: str
@@ -32,6 +33,12 @@ class BenchmarkItem:
     prompt: str
     image: str
     truth: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What it is resampled with."""
+        return self.group or self.image
 
 
 class BenchmarkItems(dict[str, BenchmarkItem]):
@@ -48,6 +55,14 @@ class BenchmarkItems(dict[str, BenchmarkItem]):
         found: dict[str, list[BenchmarkItem]] = {}
         for item in self.values():
             found.setdefault(item.part, []).append(item)
+        return found
+
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[BenchmarkItem]]:
+        """The items of each group, in order."""
+        found: dict[str, list[BenchmarkItem]] = {}
+        for item in self.values():
+            found.setdefault(item.group, []).append(item)
         return found
 
 
@@ -79,6 +94,26 @@ class Metric:
     """Decimals that the official scorer prints; None means all of them."""
     official: Callable[[Sums], float] | None = None
     """The printed value, where the official code rounds on the way; else `compute`, rounded to `digits`."""
+
+
+@dataclass(frozen=True)
+class PromptSuffix:
+    """What somebody adds to a benchmark's questions so that answers are short, and who does, with file and commit."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another evaluation harness: what it would print for the same answers."""
+
+    source: str
+    """Its name, and the file and commit that its rule was learnt from."""
+    metrics: tuple[Metric, ...]
+    """Named `benchmark/harness/…`, in its own words; they are functions of the counts of `count`."""
+    count: Callable[[BenchmarkItem, str, ItemScore], Mapping[str, float]]
+    """Item, answer, its official score → the counts that the harness adds, none of which the official rule has."""
 
 
 class Named(Protocol):

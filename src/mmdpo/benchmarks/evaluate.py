@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
-from mmdpo.benchmarks.reading import Answers, EvaluationError, read_answers, read_data, read_rows
+from mmdpo.benchmarks.reading import Also, Answers, EvaluationError, read_answers, read_data, read_rows
 from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
@@ -35,6 +35,9 @@ _MEANINGS = {
 }
 _SHOWN = 5
 """How many item ids a note names."""
+SUFFIX: Final = "prompt_suffix"
+"""Of the settings that an answer was made with, and of what a result was made by: what was added to the questions."""
+Rule: TypeAlias = Literal["official", "peers"]
 ANSWERS, SCORES, RESULT = "answers.jsonl", "scores.jsonl", "result.json"
 _LARGEST_COUNT = 1e15
 """Of anything in one answer; what is no number is not below it."""
@@ -101,6 +104,7 @@ def evaluate_answers(
     *,
     allow_partial: bool = False,
     strip_thoughts: bool = False,
+    rule: Rule = "official",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
@@ -108,16 +112,22 @@ def evaluate_answers(
 
     `data_dir` is the benchmark's folder or the folder that holds it. Parts of the benchmark that no answer belongs to
     are left out; a part that is answered in part is an error unless `allow_partial`. `strip_thoughts` takes thoughts
-    (`<think>…</think>`) off before an answer is scored or shown to a judge.
+    (`<think>…</think>`) off before an answer is scored or shown to a judge. With `rule="peers"` the result also has
+    what other evaluation harnesses would print for the same answers.
 
     Raises EvaluationError, with file and line, for data or answers that cannot be used; ImportError for a tool that is
-    not installed.
+    not installed; ValueError where the benchmark states no rule of others.
     """
     benchmark, folder = load(name), find_data(name, data_dir)
+    check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
-    found = read_answers(Path(answers), name, by_id, benchmark.find_id, allow_cut=allow_partial)
-    missing = _find_missing(by_id, found)
+    also = None if benchmark.unasked_ids is None else Also(benchmark.answers_of, benchmark.unasked_ids(folder))
+    how: dict[str, Any] = {"fields": benchmark.answer_fields, "also": also, "allow_cut": allow_partial}
+    found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
+    if also is not None and also.left_out:
+        tools.used["answers"] = f"{len(also.left_out):,} answers to other questions of {also.benchmark} are left out"
+    missing = _find_missing(by_id, found, in_groups=benchmark.score_together is not None)
     if missing and not allow_partial:
         raise EvaluationError(f"{answers}: {'; '.join(missing)}. Answer them, or score the rest as partial (--partial)")
     if strip_thoughts:
@@ -128,44 +138,94 @@ def evaluate_answers(
     score = benchmark.make_scorer(folder, tools)
     progress = tqdm(texts.items(), desc=f"{name} scores", unit="answer", leave=False, disable=None)
     scores = {item_id: score(by_id[item_id], text) for item_id, text in progress}
+    if benchmark.score_together is not None:
+        scores = dict(benchmark.score_together(items, texts, scores, tools))
+    tools.used.update(_read_settings(benchmark.settings_told, found))
+    metrics = benchmark.metrics
+    if rule == "peers":
+        metrics = benchmark.all_metrics
+        scores = {item_id: _add_peers(benchmark, by_id[item_id], texts[item_id], of) for item_id, of in scores.items()}
+        tools.used.update({peer: of.source for peer, of in benchmark.peers.items()})
+    if suffixes := _list_suffixes(found):
+        tools.used[SUFFIX] = suffixes
     partial = [*missing, *(f"{place}: the file breaks off" for place in found.cut)]
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
     if unscored:
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
     return Evaluation(
         benchmark=name,
-        metrics=_measure(benchmark.metrics, build_table(items, scores), resamples, seed),
+        metrics=_measure(metrics, build_table(items, scores), resamples, seed),
         coverage={part: _cover(members, scores) for part, members in by_id.parts.items()},
         partial=tuple(partial),
         notes=_note(benchmark, found, texts, scores),
         made_by=dict(tools.used),
-        statistics={"resampled": "image", "resamples": resamples, "level": LEVEL, "seed": seed},
+        statistics={
+            "resampled": "group" if any(item.group for item in items) else "image",
+            "resamples": resamples,
+            "level": LEVEL,
+            "seed": seed,
+        },
         items=items,
         scores=scores,
         answers=found,
     )
 
 
+def check_rule(benchmark: Benchmark, rule: Rule) -> None:
+    """Raises ValueError for `peers` where the benchmark states no rule of others."""
+    if rule == "peers" and not benchmark.peers:
+        raise ValueError(f"--rule peers: no other harness's rule is known for {benchmark.name}; leave --rule out")
+
+
+def _add_peers(benchmark: Benchmark, item: BenchmarkItem, text: str, score: ItemScore) -> ItemScore:
+    counts = dict(score.counts)
+    for peer in benchmark.peers.values():
+        counts |= peer.count(item, text, score)
+    return replace(score, counts=counts)
+
+
+def _list_suffixes(answers: Answers) -> str:
+    """Returns what was added to the questions, as the answers say; "" for nothing."""
+    generation = (answer.row.values.get("generation") for answer in answers.by_id.values())
+    found = dict.fromkeys(settings.get(SUFFIX) if isinstance(settings, dict) else None for settings in generation)
+    return " and ".join("nothing" if text is None else repr(text) for text in found) if any(found) else ""
+
+
 def find_data(name: str, data_dir: str | Path) -> Path:
-    """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`."""
-    folder = Path(data_dir)
-    return folder / name if (folder / name).is_dir() else folder
+    """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`.
+
+    A benchmark that shares another's data has it in the folder of that name.
+    """
+    own = Path(data_dir) / load(name).data_name
+    return own if own.is_dir() else Path(data_dir)
 
 
 def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
     """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
-    return CountTable.build([(item.id, item.image, scores[item.id].counts) for item in items if item.id in scores])
+    return CountTable.build([(item.id, item.cluster, scores[item.id].counts) for item in items if item.id in scores])
 
 
-def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
+def _find_missing(items: BenchmarkItems, answers: Answers, *, in_groups: bool) -> list[str]:
     """Says for each part that has an answer which of its items have none."""
     problems = []
     for part, members in items.parts.items():
         missing = [item.id for item in members if item.id not in answers.by_id]
         if missing and len(missing) < len(members):
             shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-            problems.append(f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown})")
+            cut = {item.group for item in members if item.id not in answers.by_id} - {""}
+            cut &= {item.group for item in members if item.id in answers.by_id}
+            why = f", which leaves {len(cut):,} of its groups incomplete ({min(cut)})" if cut and in_groups else ""
+            problems.append(
+                f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown}){why}"
+            )
     return problems
+
+
+def _read_settings(names: Iterable[str], answers: Answers) -> dict[str, str]:
+    """Returns how the answers were generated, as far as their file says it."""
+    known = [answer.row.values.get("generation") for answer in answers.by_id.values()]
+    found = {name: {str(of.get(name)) for of in known if isinstance(of, dict)} for name in names}
+    return {name: " and ".join(sorted(values)) or "not known" for name, values in found.items()}
 
 
 def _measure(metrics: Iterable[Metric], table: CountTable, resamples: int, seed: int) -> dict[str, MetricValue]:
@@ -285,7 +345,10 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
     if (folder / ANSWERS).resolve() not in [file.resolve() for file in evaluation.answers.files]:
         write_rows(folder / ANSWERS, _answer_rows(evaluation))
     scored = [item for item in evaluation.items if item.id in evaluation.scores]
-    about = ({"id": item.id, "part": item.part, "image": item.image} for item in scored)
+    about = (
+        {"id": item.id, "part": item.part, "image": item.image} | ({"group": item.group} if item.group else {})
+        for item in scored
+    )
     rows = (head | vars(evaluation.scores[item.id]) for head, item in zip(about, scored, strict=True))
     write_rows(folder / SCORES, rows)
     write_json(folder / RESULT, _as_result(evaluation))
@@ -297,13 +360,14 @@ def read_table(run: str | Path) -> CountTable:
     rows: dict[str, tuple[str, str, Mapping[str, float]]] = {}
     for row in read_rows(Path(run) / SCORES):
         item_id, image, counts = (row.values.get(name) for name in ("id", "image", "counts"))
+        group = row.values.get("group", image)
         numbers = counts.values() if isinstance(counts, dict) else ("none",)
         are_counts = all(isinstance(count, int | float) and abs(count) < _LARGEST_COUNT for count in numbers)
-        if not (isinstance(item_id, str) and isinstance(image, str) and are_counts):
+        if not (isinstance(item_id, str) and isinstance(image, str) and isinstance(group, str) and are_counts):
             raise EvaluationError(f"{row.place}: no score of an item, which has id, image and counts")
         if item_id in rows:
             raise EvaluationError(f"{row.place}: a second score of item {item_id}")
-        rows[item_id] = (item_id, image, row.values["counts"])
+        rows[item_id] = (item_id, group, row.values["counts"])
     return CountTable.build(list(rows.values()))
 
 
@@ -312,7 +376,9 @@ def _answer_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         if item.id in evaluation.answers.by_id:
             answer = evaluation.answers.by_id[item.id]
             row = {"id": item.id, "benchmark": evaluation.benchmark, "prompt": item.prompt, "image": item.image}
-            known = {"generation": answer.row.values["generation"]} if "generation" in answer.row.values else {}
+            # What a model was asked has its suffix; an official file's own field is the same question or another thing.
+            kept = ("prompt", "generation") if "generation" in answer.row.values else ()
+            known = {name: answer.row.values[name] for name in kept if name in answer.row.values}
             yield row | {"answer": answer.text} | known
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +23,8 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
+_SAMPLED = "filtered_resps"
+"""Where the samples of lm-eval have it, in a list."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -46,19 +48,11 @@ def read_data_text(path: Path) -> str:
 def read_data(path: Path) -> Any:
     """Returns the content of one of a benchmark's JSON files; raises EvaluationError if it is missing or damaged."""
     try:
-        return parse_json(read_data_text(path))
+        return files.parse_json(read_data_text(path))
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{path}, line {error.lineno}: no JSON ({error.msg}); fetch the file again") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: no JSON ({error}); fetch the file again") from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Returns the value that a JSON text stands for; raises ValueError for any other text, however deep it nests."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def replace_surrogates(text: str) -> str:
@@ -183,12 +177,29 @@ FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
 """Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
 
 
+@dataclass(frozen=True)
+class Also:
+    """Another benchmark whose answers are read too: ids of items that only it asks, and which of them were left out."""
+
+    benchmark: str
+    unasked: frozenset[str]
+    left_out: list[str] = field(default_factory=list)
+
+
 def read_answers(
-    path: Path, benchmark: str, items: BenchmarkItems, find_id: FindId, *, allow_cut: bool = False
+    path: Path,
+    benchmark: str,
+    items: BenchmarkItems,
+    find_id: FindId,
+    *,
+    fields: Sequence[str] = ANSWER_FIELDS,
+    also: Also | None = None,
+    allow_cut: bool = False,
 ) -> Answers:
     """Reads a file of answers, or those of a folder (`list_files`).
 
-    `allow_cut` leaves out a last row that the file breaks off in.
+    An answer stands in the first of `fields` that its row has. Answers of the benchmark that `also` names are read too,
+    but for those that it leaves out. `allow_cut` leaves out a last row that the file breaks off in.
 
     Raises:
         EvaluationError: no JSON, a row cut off, an id that is none of the benchmark's, two answers to one item, or no
@@ -198,9 +209,12 @@ def read_answers(
     cut: list[str] = []
     found, answers = list_files(path), dict[str, Answer]()
     for row in (row for file in found for row in read_rows(file, cut if allow_cut else None)):
-        if row.values.get("benchmark", benchmark) != benchmark:
+        if row.values.get("benchmark", benchmark) not in (benchmark, also and also.benchmark):
             raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
         item_id = _find_item(row, items, find_id)
+        if also is not None and item_id in also.unasked:
+            also.left_out.append(item_id)
+            continue
         if item_id not in items:
             ids = list(items)
             raise EvaluationError(
@@ -212,7 +226,7 @@ def read_answers(
             raise EvaluationError(
                 f"{row.place}: a second answer to item {item_id}; the first is at {first}. Remove one"
             )
-        said = _find_text(row)
+        said = _find_text(row, fields)
         text = replace_surrogates(said)
         answers[item_id] = Answer(text, row, is_mended=text != said)
     if not answers:
@@ -270,12 +284,15 @@ def _find_item(row: Row, items: BenchmarkItems, find_id: FindId) -> str:
         return str(row.values["id"])
 
 
-def _find_text(row: Row) -> str:
-    found = next((name for name in ANSWER_FIELDS if name in row.values), None)
+def _find_text(row: Row, fields: Sequence[str]) -> str:
+    found = next((name for name in fields if name in row.values), None)
+    match row.values.get(_SAMPLED):
+        case [str(only)] if found is None:
+            return only
     if found is None:
         raise EvaluationError(
             f"{row.place}: no answer; it has {', '.join(row.values) or 'no field'}, and the answer should stand in one "
-            f"of {', '.join(ANSWER_FIELDS)}"
+            f"of {', '.join(fields)}"
         )
     text = row.values[found]
     if not isinstance(text, str):
@@ -293,14 +310,16 @@ class RecordedReplies:
         self._rows, self.name = rows, name
 
     @classmethod
-    def read(cls, path: str | Path, item_ids: Sequence[str]) -> RecordedReplies:
+    def read(
+        cls, path: str | Path, item_ids: Sequence[str], reads: Callable[[str], bool] | None = None
+    ) -> RecordedReplies:
         """Reads a file of replies to these items, in their official order.
 
-        Raises EvaluationError with file and line for a row that is no reply, an id that is no item's, or two replies to
-        one item.
+        Raises EvaluationError with file and line for a row that is no reply, an id that is no item's, two replies to
+        one item, or replies of another judge than the rows before; and where `reads` can read none of them.
         """
         known, rows = frozenset(item_ids), dict[str, list[Row]]()
-        models = set()
+        models: dict[str, Row] = {}
         for row in read_rows(Path(path)):
             item_id = _find_replied(row, item_ids)
             if item_id not in known:
@@ -313,8 +332,15 @@ class RecordedReplies:
                 raise EvaluationError(f"{row.place}: its attempt should be a whole number from 0")
             _find_reply(row)
             others.append(row)
-            models.add(str(row.values.get("model", "unnamed")))
-        return cls(rows, f"recorded replies of {', '.join(sorted(models)) or 'nobody'} ({Path(path).name})")
+            _check_judge(row, models)
+        replies = [_find_reply(row) for others in rows.values() for row in others]
+        if reads is not None and replies and not any(map(reads, replies)):
+            raise EvaluationError(
+                f"{path}: none of its {len(replies):,} replies says what this benchmark's judge is asked for, the "
+                f"first is {replies[0]!r:.60}; are they of another benchmark's judge?"
+            )
+        named = [str(row.values["model"]) for row in models.values() if "model" in row.values]
+        return cls(rows, f"recorded replies of {', '.join(sorted(named)) or 'a judge unnamed'} ({Path(path).name})")
 
     def reply(self, item: BenchmarkItem, answer: str) -> str | None:
         """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
@@ -334,6 +360,20 @@ def _is_same_try(row: Row, other: Row) -> bool:
     """Returns whether two replies to an item are both said to be the one to the same answer."""
     answers = [each.values.get("answer") for each in (row, other)]
     return (None in answers or answers[0] == answers[1]) and row.values.get("attempt") == other.values.get("attempt")
+
+
+def _check_judge(row: Row, models: dict[str, Row]) -> None:
+    """Raises EvaluationError for a reply by another model than the first reply that names one."""
+    model = row.first(("requested_model", "model"))
+    if model is None:
+        return
+    models.setdefault(str(model), row)
+    if len(models) > 1:
+        (one, first), (other, _) = models.items()
+        raise EvaluationError(
+            f"{row.place}: a reply of the judge {other!r}, where that of {first.place} is of {one!r}; the verdicts of "
+            "one result come from one judge: keep the rows of one"
+        )
 
 
 def _find_replied(row: Row, item_ids: Sequence[str]) -> str:

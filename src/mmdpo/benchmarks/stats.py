@@ -1,7 +1,8 @@
 """How sure a number is: bootstrap intervals, paired differences, and how many items show a given difference.
 
-What is resampled are images, each with all its items, since answers about one image are not independent. A metric is a
-function of summed counts, so all resamples are one matrix product.
+What is resampled are images, each with all its items, since answers about one image are not independent; or groups of
+items, where a benchmark asks in groups. A metric is a function of summed counts, so all resamples are one matrix
+product.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class CountTable:
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
-    """What each item is resampled with: its image."""
+    """What each item is resampled with: its image, or its group."""
     names: tuple[str, ...]
     values: Values
     """(items, count names)"""
@@ -90,12 +91,26 @@ def bootstrap(
     table: CountTable, metrics: Sequence[Metric], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> dict[str, Interval]:
     """Returns an interval for each metric that exists in every thinkable resample, by name; none for a single image."""
-    weights, group_of = _draw_weights(table.groups, resamples, seed)
-    if weights is None:
+    sums = resample(table, resamples=resamples, seed=seed)
+    if sums is None:
         return {}
-    sums = _resampled_sums(table, group_of, weights)
-    found = {metric.name: _interval(metric.compute(sums), level) for metric in metrics}
+    found = {metric.name: find_interval(metric.compute(sums), level) for metric in metrics}
     return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def resample(table: CountTable, *, resamples: int = RESAMPLES, seed: int = 0) -> Sums | None:
+    """Returns the sums of every count in each resample of the images; None for a single image."""
+    weights, group_of = _draw_weights(table.groups, resamples, seed)
+    return None if weights is None else _resampled_sums(table, group_of, weights)
+
+
+def find_interval(values: Values, level: float = LEVEL) -> Interval | None:
+    """Returns the interval of a metric's values in resamples; None where it exists in fewer than two of them."""
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return None
+    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(low), float(high), float(values.std(ddof=1)))
 
 
 def paired_differences(
@@ -121,7 +136,7 @@ def paired_differences(
     for metric in metrics:
         if all(exists(metric, sums) for sums in whole):
             one, other = (float(metric.compute(sums)[0]) for sums in whole)
-            interval = _interval(metric.compute(drawn[1]) - metric.compute(drawn[0]), level) if drawn else None
+            interval = find_interval(metric.compute(drawn[1]) - metric.compute(drawn[0]), level) if drawn else None
             n = min(count_items(metric, sums) for sums in whole)
             differences.append(Difference(metric.name, one, other, other - one, interval, n))
     return differences
@@ -179,11 +194,3 @@ def _name_sums(names: Sequence[str], sums: Values) -> Sums:
     """Returns count name → its sum in every resample, a row of `sums`; a count that no item has is 0."""
     zeros = np.zeros(sums.shape[1])
     return defaultdict(lambda: zeros, zip(names, sums, strict=True))
-
-
-def _interval(values: Values, level: float) -> Interval | None:
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return None
-    low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high), float(values.std(ddof=1)))

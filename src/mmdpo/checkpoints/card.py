@@ -151,7 +151,14 @@ def _license_of(base: str | None) -> str | None:
 
 
 def _data(recipe: Mapping[str, Any], run: Path) -> list[tuple[str, Any]]:
-    keys = ("dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size")
+    keys = (
+        "dataset_name",
+        "dataset_config",
+        "dataset_train_split",
+        "eval_dataset_name",
+        "test_split_size",
+        "decisions",
+    )
     rows = [(key, _short(recipe[key])) for key in keys if recipe.get(key) is not None]
     results = _read_object(run / "train_results.json")
     if "train_samples" in results:

@@ -33,6 +33,7 @@ class DataCheckOptions(DatasetOptions):
     max_image_pixels: int = option(100_000_000, "Pixels of an image.")
     num_proc: int = option(min(4, os.cpu_count() or 1), "Number of processes.")
     faults: str | None = option(None, "Write the faulty rows to this JSONL file.")
+    decisions: Path | None = option(None, "Leave out the rows that this file of `mmdpo app` drops.", metavar="FILE")
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
 
 

@@ -9,19 +9,12 @@ def run(options: DiagnosisOptions) -> int:
     """Diagnoses a model or data, and prints and writes what was found."""
     from rich.console import Console
 
-    from mmdpo.diagnosis.diagnose import check_folder, diagnose, diagnose_data
-    from mmdpo.diagnosis.probes import probe_conflict, probe_empty_image
+    from mmdpo.diagnosis.run import run_diagnosis
     from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
 
-    check_folder(options.out)
     quiet_libraries()
     console = Console()
-    look = diagnose_data if options.data_only else diagnose
-    if options.conflict is not None:
-        look = probe_conflict
-    elif options.empty_image is not None:
-        look = probe_empty_image
-    print_diagnosis(look(options, console), console)
+    print_diagnosis(run_diagnosis(options, console), console)
     console.print(f"\nPage: {printable(str(write_diagnosis(options.out)))}", highlight=False, markup=False)
     return 0
 

@@ -1,12 +1,19 @@
 """Make preference pairs from a model's own answers."""
 
+from __future__ import annotations
+
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmdpo.commands import Verb, Verbs, quiet_libraries
 from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.pairs.options import PairsOptions
+
+if TYPE_CHECKING:
+    from mmdpo.pairs.run import PairsRun
 
 
 def run_all(options: PairsOptions) -> int:
@@ -22,6 +29,8 @@ def _sample(options: PairsOptions) -> int:
     run = PairsRun(options)
     if options.dry_run:
         return _estimate(options)
+    if not _agrees(run, "sample"):
+        return 1
     if refused := run.sample():
         print(f"note: the policy refused {refused:,} requests, whose answers are missing; the same command asks again")
     print(printable(f"answers: {run.folder / 'samples.jsonl'}"))
@@ -43,6 +52,8 @@ def _judge(options: PairsOptions) -> int:
     run = PairsRun(options)
     if options.dry_run:
         return _estimate(options)
+    if not _agrees(run, "judge"):
+        return 1
     for label, (refused, unreadable) in run.judge(getattr(options, "only", ())).items():
         if refused or unreadable:
             print(
@@ -80,6 +91,22 @@ def _build(options: PairsOptions) -> int:
         printable(f"{sum(result['pairs'].values()):,} pairs: {where}; mmdpo train --config {run.folder / 'train.yaml'}")
     )
     return 0
+
+
+def _agrees(run: PairsRun, step: str) -> bool:
+    """Asks whoever sits at a terminal before a step that will cost more than the budget leaves, and returns the reply.
+
+    The estimate is what the step has cost so far, in proportion; of a step that has not begun there is none.
+    """
+    budget = run.options.judging.budget
+    if budget is None or run.options.yes or not sys.stdin.isatty():
+        return True
+    rest = sum(each.row()["price"] or 0.0 for each in run.estimate() if each.step.partition(" ")[0] == step)
+    left = budget - run.ledger.total
+    if rest <= left:
+        return True
+    said = f"{step}: the rest will cost about {rest:.2f}, and {max(0.0, left):.2f} of the budget of {budget:g} is left."
+    return input(f"{said} Go on until it is spent? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _estimate(options: PairsOptions) -> int:

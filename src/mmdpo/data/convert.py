@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import numpy as np
@@ -16,13 +16,15 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 from xxhash import xxh3_128
 
-from mmdpo.data.check import Fault, as_fault
 from mmdpo.data.columns import FLAG
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
 from mmdpo.files import to_json
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
+
+if TYPE_CHECKING:
+    from mmdpo.data.check import Fault
 
 Pairs = Literal["best_worst", "all"]
 
@@ -73,10 +75,12 @@ def convert_dataset(
         ValueError: nothing is left to write, a column to normalise is missing, or `sample` asks for more than there is.
         OSError: the file cannot be written. What was there before is then untouched.
     """
+    from mmdpo.data.check import as_fault  # imports torch, which the writer does without
+
     found: list[tuple[int, int]] = []
     faults: list[Fault] = []
     seen: set[bytes] = set()
-    repeats, shape = 0, _Shape()
+    repeats, shape = 0, Shape()
     for place in range(len(dataset)):
         try:
             for number, example in enumerate(_read(dataset, place, pairs)):
@@ -109,7 +113,7 @@ def convert_dataset(
     return Conversion(len(dataset), len(found), len(seen) + repeats, repeats, tuple(faults))
 
 
-class _Shape:
+class Shape:
     """The columns that examples need: found before the first is written, since a file has the same for all."""
 
     def __init__(self) -> None:
@@ -146,10 +150,49 @@ class _Shape:
         return datasets.Features(columns | {name: kind for name, kind in kinds.items() if name in self.has})
 
 
+class ExampleWriter:
+    """A Parquet file in the format `trl` that examples are added to: there once the block ends, whole or not at all."""
+
+    def __init__(self, out: Path, shape: Shape, columns: Mapping[str, type]) -> None:
+        """`columns` are further ones by the type of their values: numbers, texts, and what else JSON holds, as text."""
+        kinds = {name: datasets.Value(_TYPES.get(kind, "string")) for name, kind in columns.items()}
+        self._schema = datasets.Features(shape.features() | kinds).arrow_schema
+        self._out, self._part = out, out.with_name(f".{out.name}.part")
+        self._rows: list[dict[str, Any]] = []
+        self.count = 0
+
+    def __enter__(self) -> ExampleWriter:
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        self._file = parquet.ParquetWriter(self._part, self._schema)
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._file.close()
+            if kind is None:
+                os.replace(self._part, self._out)  # noqa: PTH105
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def add(self, example: PreferenceExample, values: Mapping[str, Any]) -> None:
+        """Adds an example and what further columns hold of it. Raises RowError for an image that cannot be read."""
+        self._rows.append(_to_row(example) | {name: _as_value(value) for name, value in values.items()})
+        self.count += 1
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows.clear()
+
+
 def write_examples(
     examples: Iterable[PreferenceExample],
     out: Path,
-    shape: _Shape | None = None,
+    shape: Shape | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> int:
     """Writes examples to a Parquet file in the format `trl`, whole or not at all, and returns how many.
@@ -158,33 +201,15 @@ def write_examples(
     a shape all examples are looked at first. Raises RowError for an image that cannot be read.
     """
     if shape is None:
-        examples, shape = list(examples), _Shape()
+        examples, shape = list(examples), Shape()
         for example in examples:
             shape.add(example)
-    features = shape.features()
     columns = columns or {}
-    for name, values in columns.items():
-        kind = type(next((value for value in values if value is not None), ""))
-        features[name] = datasets.Value(_TYPES.get(kind, "string"))
-    schema, part = features.arrow_schema, out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    count, rows = 0, list[dict[str, Any]]()
-    try:
-        with parquet.ParquetWriter(part, schema) as writer:
-            for example in examples:
-                row = _to_row(example)
-                row |= {name: _as_value(values[count]) for name, values in columns.items()}
-                rows.append({name: row.get(name) for name in schema.names})
-                count += 1
-                if len(rows) == _ROWS_AT_ONCE:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows.clear()
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(part, out)  # noqa: PTH105
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+    kinds = {name: type(next((of for of in values if of is not None), "")) for name, values in columns.items()}
+    with ExampleWriter(out, shape, kinds) as writer:
+        for place, example in enumerate(examples):
+            writer.add(example, {name: values[place] for name, values in columns.items()})
+    return writer.count
 
 
 _TYPES = {bool: "bool", int: "int64", float: "float64"}
@@ -221,11 +246,14 @@ def _write_text(text: Text) -> Any:
     ]
 
 
-def _embed(image: ImageSource) -> dict[str, Any]:
+def _embed(image: ImageSource | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(image, str | Path):
-        return {"bytes": Path(image).read_bytes(), "path": Path(image).name}
+        path = Path(image)
+        return {"bytes": path.read_bytes(), "path": path.name}
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
+    if isinstance(image, Mapping):
+        return dict(image)
     file = io.BytesIO()
     image.save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}

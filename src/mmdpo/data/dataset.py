@@ -179,6 +179,21 @@ class PreferenceDataset(Sequence[PreferenceExample]):
             self._rows, self.format, name=self.name, image_root=self.image_root, ids=self._ids, positions=positions
         )
 
+    def whole(self) -> PreferenceDataset:
+        """Returns all examples of the source, those too that were not selected."""
+        return PreferenceDataset(
+            self._rows,
+            self.format,
+            name=self.name,
+            image_root=self.image_root,
+            ids=self._ids,
+            positions=range(len(self._rows)),
+        )
+
+    def raw(self, index: int) -> Any:
+        """Returns a row as it stands in its file; of a faulty one, whatever that is."""
+        return self._rows[self._positions[index]]
+
     def column(self, name: str) -> list[Any] | None:
         """Returns what a column holds for each example, without opening others; None where there is no such column."""
         values = _column(self._rows, name)

@@ -196,7 +196,7 @@ def _take_images(turns: list[Message], images: Sequence[ImageSource], image_root
         for position, part in enumerate(turn["content"]):
             if not _is_image(part):
                 continue
-            carried = (image_sources(part.get(key), image_root) for key in _IMAGE_KEYS)
+            carried = (image_sources(part[key], image_root) for key in _IMAGE_KEYS if part.get(key) is not None)
             own = next(filter(None, carried), ())
             if own:
                 gathered += own

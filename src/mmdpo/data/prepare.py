@@ -148,6 +148,15 @@ class Preparer:
         with named_source(item.example.source):
             return self._prepare(item, rendered, Opened() if opened is None else opened)
 
+    def make_images(self, item: Item, version: str, opened: Opened | None = None) -> tuple[Image, ...]:
+        """Returns the images that an item has for a version, opened, and corrupted where a corruption makes them.
+
+        Raises RowError, with the row's source, for images that cannot be opened or corrupted.
+        """
+        found = Opened() if opened is None else opened
+        with named_source(item.example.source):
+            return self._images(item, self._open(item.example.images, found), version, found)
+
     def is_passed_over(self, example: PreferenceExample) -> bool:
         """Returns whether terms with corrupted images pass a row over."""
         return self.image_terms == "where_possible" and not example.images

@@ -19,6 +19,7 @@ from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_tex
 from mmdpo.data.turns import FORMS, Form, SpecialTokens, find_missing, is_stringified
 from mmdpo.models.families import Family
 from mmdpo.records import Message, PreferenceExample, RowError, Text
+from mmdpo.texts import Mark
 
 _ANY_ANSWER: Message = {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}
 """Shows where a template lets answers begin, whatever the row's own answers begin with."""
@@ -94,12 +95,27 @@ class Renderer:
         into the first word and the one that SentencePiece adds by itself. Where a merge would cross the boundary, the
         answer is tokenised after a line break instead: the model has to continue from the prompt's own tokens.
         """
+        before = self._text_before(prompt, answer)
+        return self._ids(before + answer)[len(self._ids(before)) :]
+
+    def answer_marks(self, prompt: str, answer: str) -> list[Mark]:
+        """Returns where each of `answer_ids` stands in the answer: start and end in characters.
+
+        Tokens that are bytes of one character have its place, and one that says nothing of the answer an empty one.
+        A tokenizer in Python knows no places: what a token is read as is looked for from the end of the one before.
+        """
+        before, ids = self._text_before(prompt, answer), self.answer_ids(prompt, answer)
+        if not self.tokenizer.is_fast:
+            return _find_in_order([self.tokenizer.decode([each]) for each in ids], answer)
+        encoded = self.tokenizer(before + answer, add_special_tokens=False, return_offsets_mapping=True)
+        marks = encoded["offset_mapping"][len(self._ids(before)) :]
+        return [(max(0, start - len(before)), max(0, end - len(before))) for start, end in marks]
+
+    def _text_before(self, prompt: str, answer: str) -> str:
+        """Returns the text in front of an answer with which it is tokenised, and which its tokens leave whole."""
         complete = self.family.complete_prompt(self.processor, prompt)
-        for before in (self._end_of(complete), "\n"):
-            ids, whole = self._ids(before), self._ids(before + answer)
-            if _begins(whole, ids):
-                return whole[len(ids) :]
-        return self._ids(answer)
+        candidates = (self._end_of(complete), "\n", "")
+        return next(before for before in candidates if _begins(self._ids(before + answer), self._ids(before)))
 
     def _end_of(self, prompt: str) -> str:
         """Returns what of a prompt decides how a text after it is tokenised: its last special token and the rest.
@@ -298,6 +314,20 @@ def _as_turns(answer: Text) -> list[Message]:
     if isinstance(answer, str):
         return [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     return list(answer)
+
+
+def _find_in_order(pieces: Iterable[str], text: str) -> list[Mark]:
+    """Returns where pieces of a text follow each other in it; one that is not found is empty, where the last ended."""
+    marks, end = list[Mark](), 0
+    for piece in pieces:
+        words = piece.strip()
+        start = text.find(words, end) if words else -1
+        if start >= 0 and not text[end:start].strip():  # nothing but blanks is passed over
+            marks.append((start, start + len(words)))
+            end = start + len(words)
+        else:
+            marks.append((end, end))
+    return marks
 
 
 def _begins(tokens: list[int], first: list[int]) -> bool:

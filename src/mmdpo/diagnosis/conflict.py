@@ -10,112 +10,26 @@ whose two files of questions (ViQuAE, InfoSeek) are read as they are released.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
-from mmdpo.diagnosis.dependence import estimate, ratio
+from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, OptionQuestion, read_letter
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.records import RowError
 
-IMAGE, TEXT, NEITHER = "image", "text", "neither"
 CONDITIONS = (IMAGE, TEXT, NEITHER)
 SETTINGS = GenerationSettings(max_new_tokens=16)
 
-_PROMPT = "{question}\n{options}\nAnswer with the letter of the right option."
-_NAMED = "The picture shows {entity}.\n"
-_CELLS = {
-    (True, True): ("both_right", "right with the image and with the text"),
-    (True, False): ("image_only", "right with the image alone"),
-    (False, True): ("text_only", "right with the text alone"),
-    (False, False): ("both_wrong", "wrong with both"),
-}
 
-
-@dataclass(frozen=True)
-class OptionQuestion:
-    """A question with options about what a picture shows."""
-
-    id: str
-    question: str
-    options: Mapping[str, str]
-    """Letter → text."""
-    answer: str
-    """The right letter."""
-    image: Path
-    entity: str | None
-    """What the picture shows, None where the file does not say it."""
-
-    def ask(self, condition: str) -> Question:
-        """Returns the question as a model is asked it under one of the conditions."""
-        options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
-        said = _NAMED.format(entity=self.entity) if condition == TEXT else ""
-        prompt = said + _PROMPT.format(question=self.question, options=options)
-        return Question(self.id, prompt, self.image if condition == IMAGE else None)
-
-
-def read_questions(rows: Sequence[Any], image_dir: Path, name: str) -> list[OptionQuestion]:
-    """Reads the rows of a released file: `id`, `question`, `image`, `multiple_choices`, `multiple_choices_answer`.
-
-    InfoSeek's rows have `entity`; ViQuAE's have not, and may be given it under the same name.
-
-    Raises:
-        RowError: a row lacks one of these, or its answer is none of its options; names the row.
-    """
-    questions = []
-    for number, row in enumerate(rows, start=1):
-        source = f"{name}, row {number}"
-        if not isinstance(row, Mapping):
-            raise RowError(f"it is {type(row).__name__} and no question", source=source)
-        texts = {key: row.get(key) for key in ("question", "image", "multiple_choices_answer")}
-        for key, value in texts.items():
-            if not isinstance(value, str) or not value.strip():
-                raise RowError(f"`{key}` is {value!r:.60}: write the text", source=source)
-        options: Any = row.get("multiple_choices")
-        is_read = isinstance(options, Mapping) and all(isinstance(v, str) for v in options.values())
-        if not is_read or texts["multiple_choices_answer"] not in options:
-            raise RowError(
-                f"`multiple_choices_answer` is {texts['multiple_choices_answer']!r:.20} and `multiple_choices` "
-                f"{options!r:.60}: write a mapping from letters to texts, and one of the letters",
-                source=source,
-            )
-        entity = row.get("entity")
-        questions.append(
-            OptionQuestion(
-                id=str(row.get("id", number)),
-                question=str(texts["question"]),
-                options=dict(options),
-                answer=str(texts["multiple_choices_answer"]),
-                image=image_dir / str(texts["image"]),
-                entity=entity if isinstance(entity, str) and entity.strip() else None,
-            )
-        )
-    repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
-    if repeated:
-        raise RowError(f"the id {repeated[0]!r} is given to several questions", source=name)
-    return questions
-
-
-def read_letter(answer: str, question: OptionQuestion) -> str | None:
-    """Returns the letter of the option that an answer names, None where it names none.
-
-    The first letter that stands alone, or before whitespace or a colon; else the right option, where its text stands in
-    the answer. This is the rule of the released code.
-    """
-    letters = "".join(question.options)
-    found = re.search(rf"\b[{letters}]\b|[{letters}](?=\s|:)", answer)
-    if found:
-        return found[0]
-    right = question.options[question.answer]
-    return question.answer if right.lower() in answer.lower() else None
+def make_question(question: OptionQuestion, condition: str) -> Question:
+    """Returns a question as a model is asked it under one of the conditions."""
+    return Question(question.id, question.prompt(condition), question.image if condition == IMAGE else None)
 
 
 def decode_contrastively(image: Float[Tensor, "n"], text: Float[Tensor, "n"]) -> int:
@@ -154,7 +68,8 @@ def ask_all(
     by_id = {question.id: question for question in questions}
     found: dict[str, dict[str, Replies]] = {}
     for condition in CONDITIONS:
-        asked = [question.ask(condition) for question in questions if condition != TEXT or question.entity]
+        known = [question for question in questions if condition != TEXT or question.entity]
+        asked = [make_question(question, condition) for question in known]
         answers = {answer.id: answer.text for answer in answerer.answer(asked, settings)}
         letters = {tuple(by_id[question.id].options) for question in asked}
         scores = {
@@ -208,7 +123,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int) -> dict[str,
         add(f"accuracy_{condition}", f"right_{condition}", over, f"right with {said}")
         add(f"unreadable_{condition}", f"unread_{condition}", over, f"no letter with {said}")
         add(f"option_{condition}", f"preferred_{condition}", over, f"the right option is the likeliest with {said}")
-    for cell, label in _CELLS.values():
+    for cell, label in CELLS.values():
         add(cell, cell, "n_text", label)
     add("flip_rate", "flips", "n_text", "another letter with the text, or none with one of the two")
     add("accuracy_contrastive", "contrastive", "n_text", "right by dynamic contrastive decoding")
@@ -242,7 +157,7 @@ def _count(row: Mapping[str, Any]) -> dict[str, float]:
         counts[f"preferred_{condition}"] = float(row["preferred"][condition] == row["right"])
     if "contrastive" in row:
         image, text = row["letters"][IMAGE], row["letters"][TEXT]
-        counts[_CELLS[image == row["right"], text == row["right"]][0]] = 1.0
+        counts[CELLS[image == row["right"], text == row["right"]][0]] = 1.0
         counts["flips"] = float(image is None or text is None or image != text)
         counts["contrastive"] = float(row["contrastive"] == row["right"])
     return counts

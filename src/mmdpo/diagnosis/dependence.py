@@ -9,8 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mmdpo.benchmarks.definitions import Metric, divide
-from mmdpo.benchmarks.stats import CountTable, bootstrap, count_items
+from mmdpo.benchmarks.definitions import Metric
+from mmdpo.diagnosis.estimates import LEAST_GROUPS, estimate, ratio
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
 
@@ -22,8 +22,6 @@ IMAGES: Mapping[str, str] = {
     "other": "another example's image",
     "none": "no image",
 }
-LEAST_GROUPS = 10
-"""An interval needs so many distinct images, or prompts: fewer say too little for a bootstrap."""
 SMALL = 5.0
 """Points of accuracy below which a dependence would be called small."""
 
@@ -63,33 +61,6 @@ def summarise_pairs(values: PairValues, ids: Sequence[str], images: Sequence[str
         measures = {name: of for name, of in measures.items() if not name.startswith("surviving_")}
     few = f"{len(set(images))} distinct images: too few for intervals, which need {LEAST_GROUPS}; no conclusion follows"
     return {"measures": measures, "notes": [] if is_enough else [few], "verdict": _judge(measures)}
-
-
-def ratio(name: str, part: str, whole: str = "n", *, over: str = "n", unit: str = "%", scale: float = 100.0) -> Metric:
-    """Returns the metric scale · Σ part / Σ whole of counts, as `benchmarks.stats` resamples it.
-
-    `over` is the count of what it is taken over.
-    """
-    return Metric(name, lambda sums: scale * divide(sums[part], sums[whole]), (over,), "neither", unit, 3)
-
-
-def estimate(
-    counts: Sequence[tuple[str, str, Mapping[str, float]]], labelled: Mapping[Metric, str], resamples: int
-) -> dict[str, dict[str, Any]]:
-    """Returns each metric of (id, group, counts) for JSON; its interval is None with 0 resamples, or where none is."""
-    table = CountTable.build(counts)
-    found = bootstrap(table, list(labelled), resamples=resamples) if resamples else {}
-    return {
-        metric.name: {
-            "label": label,
-            "unit": metric.unit,
-            "value": float(metric.compute(table.sums())[0]),
-            "low": found[metric.name].low if metric.name in found else None,
-            "high": found[metric.name].high if metric.name in found else None,
-            "n": count_items(metric, table.sums()),
-        }
-        for metric, label in labelled.items()
-    }
 
 
 def _list_measures(values: PairValues) -> tuple[dict[str, Float[Tensor, "N"]], dict[Metric, str]]:

@@ -2,9 +2,11 @@
 
 diagnosis.json    measures with intervals, the verdict, what was left out and why
 examples.jsonl    every pair, from the most to the least image-reliant
+per_token.jsonl   pairs from both ends, token by token: log-probabilities under every image, of policy and reference
 diagnosis.md, diagnosis.html, pictures/
-policy_scores.jsonl, reference_scores.jsonl    every pair's log-probabilities, written as they are scored: a diagnosis
-                  that was killed resumes from them, see `mmdpo.diagnosis.pair_scores`
+policy_scores.jsonl, reference_scores.jsonl    every pair's log-probabilities (and their tokens', unless `per_token` is
+                  0), written as they are scored: a diagnosis that was killed resumes from them, see
+                  `mmdpo.diagnosis.pair_scores`
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
+from mmdpo.data.prepare import Preparer
 from mmdpo.data.validate import validate_example
 from mmdpo.diagnosis.dependence import CONDITIONS, PairValues, compare_images, summarise_pairs
 from mmdpo.diagnosis.options import DiagnosisOptions
-from mmdpo.diagnosis.pair_scores import OTHER, PairScores, ScoreLog, make_items, make_pair_collator, score_pairs
+from mmdpo.diagnosis.pair_scores import OTHER, PairScores, Scored, ScoreLog, make_items, make_pair_collator, score_pairs
+from mmdpo.diagnosis.per_token import describe_tokens, place_tokens
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 from mmdpo.files import make_folder, read_mapping, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
@@ -48,7 +52,7 @@ from mmdpo.training.durable.resume import check_run_folder
 from mmdpo.training.rows import FullCheck, read_examples
 from mmdpo.world import find_world
 
-RESULT, EXAMPLES = "diagnosis.json", "examples.jsonl"
+RESULT, EXAMPLES, PER_TOKEN = "diagnosis.json", "examples.jsonl", "per_token.jsonl"
 SCORES = {"policy": "policy_scores.jsonl", "reference": "reference_scores.jsonl"}
 WITHOUT_REFERENCE = (
     "there is no reference (--reference, or an adapter): margins are of log-probabilities, which prefer short answers, "
@@ -96,7 +100,17 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     ids, images = [example.id for example in examples], [name_images(example) for example in examples]
     found = summarise_pairs(values, ids, images, resamples=options.resamples)
     found["notes"] = [compared, *notes, *found["notes"]]
-    write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator))
+    # The part of each margin that is gone without the image comes first.
+    order = (values.margins["real"] - values.margins["none"]).argsort(descending=True, stable=True).tolist()
+    write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator, order))
+    if policy.tokens:
+        ranks = {place: rank for rank, place in enumerate(order, start=1)}
+        scored = [policy] if reference is None else [policy, reference]
+        rows = (
+            _describe_tokens(collator.prepare, examples[place], [of.tokens[place] for of in scored], ranks[place])
+            for place in options.select_ends(order)
+        )
+        write_rows(options.out / PER_TOKEN, rows)
     return write_result(options, "model", len(pairs), left_out, found)
 
 
@@ -194,6 +208,7 @@ def _score(
     """Returns what policy and reference say, and what the reference is; one model is in memory at a time."""
     items, digest, cells = make_items(pairs, collator), CellKeys(collator.prepare), collator.prepare.cells
     keys = [xxh3_128(b"".join(digest(items[place], cells))).hexdigest() for place in range(len(items))]
+    has_tokens = options.per_token != "0"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
 
     def score(model: Any, role: str) -> PairScores:
@@ -206,18 +221,20 @@ def _score(
             "precision": f"{parameter.dtype} on {parameter.device.type}",
             "batch_size": options.batch_size,
             "cells": [f"{cell.image}, {cell.response}" for cell in cells],
+            **({"per_token": True} if has_tokens else {}),
             "versions": versions(),
         }
         log = ScoreLog(options.out / SCORES[role], head, keys)
         known = log.read()
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.shape[1])
+            bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.sums.shape[1])
 
-            def keep(start: int, scores: Float[Tensor, "C B"]) -> None:
+            def keep(start: int, scores: Scored) -> None:
                 log.append(start, scores)
-                progress.update(bar, completed=start + scores.shape[1])
+                progress.update(bar, completed=start + scores.sums.shape[1])
 
             how: dict[str, Any] = dict(batch_size=options.batch_size, try_first=not options.no_probe)
+            how |= dict(with_tokens=has_tokens)
             return score_pairs(model, collator, pairs, known=known, keep=keep, **how)
 
     model = _load(start)
@@ -235,12 +252,15 @@ def _score(
 
 
 def _describe_pairs(
-    out: Path, examples: Sequence[PreferenceExample], values: PairValues, collator: Collator
+    out: Path,
+    examples: Sequence[PreferenceExample],
+    values: PairValues,
+    collator: Collator,
+    order: Sequence[int],
 ) -> Iterable[dict[str, Any]]:
-    """Yields the pairs, sorted, and saves small pictures of those from both ends."""
+    """Yields the pairs in the order, and saves small pictures of those from both ends."""
     items, corruption = make_items(examples, collator), collator.prepare.corruptions["corrupted"]
-    reliance = values.margins["real"] - values.margins["none"]  # the part of each margin that is gone without the image
-    order = reliance.argsort(descending=True, stable=True).tolist()
+    reliance = values.margins["real"] - values.margins["none"]
     for rank, place in enumerate(order, start=1):
         example, is_shown = examples[place], rank <= SHOWN or rank > len(order) - SHOWN
         yield {
@@ -255,6 +275,20 @@ def _describe_pairs(
             "gains": {name: float(gains[place]) for name, gains in values.gains.items()},
             **(_save_pictures(out, items[place], rank, items.seed, corruption) if is_shown else {}),
         }
+
+
+def _describe_tokens(
+    prepare: Preparer, example: PreferenceExample, scored: Sequence[Sequence[Float[Tensor, "_"]]], rank: int
+) -> dict[str, Any]:
+    """Returns chosen and rejected of a pair token by token, for JSON; `scored` are policy and, if any, reference."""
+    answers = {}
+    for response in (CHOSEN, REJECTED):
+        of_models = [
+            {cell.image: of_cells[place] for place, cell in enumerate(prepare.cells) if cell.response == response}
+            for of_cells in scored
+        ]
+        answers[response] = describe_tokens(place_tokens(prepare, example, response, *of_models), CONDITIONS)
+    return {"rank": rank, "id": example.id, "answers": answers}
 
 
 def _save_pictures(out: Path, item: Item, rank: int, seed: int, corruption: Corruption) -> dict[str, str]:

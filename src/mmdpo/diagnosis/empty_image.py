@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mmdpo.corruption import load
 from mmdpo.data.images import image_sources
-from mmdpo.diagnosis.dependence import estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
 from mmdpo.records import RowError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -39,6 +40,9 @@ class DiagnosisOptions(Options):
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision; bfloat16 on a GPU unless given.")
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
+    per_token: str = option(
+        "12", "Pairs from both ends of the order of which each token's reliance is kept: a number, `all`, or 0."
+    )
     no_probe: bool = option(False, "Do not score two pairs by plain forwards first.")
     resamples: int = option(2000, "Number of resamples of the bootstrap.", least=100)
 
@@ -57,8 +61,17 @@ class DiagnosisOptions(Options):
             raise ValueError("--model is missing; without a model, --data_only diagnoses the data")
         if self.adapter is not None and self.reference is not None:
             raise ValueError("give --adapter, whose reference is the model without it, or --reference, not both")
+        if self.per_token != "all" and not self.per_token.isdecimal():
+            raise ValueError(f"--per_token is {self.per_token}; give a number of pairs, `all`, or 0")
         if not self.beta > 0:
             raise ValueError(f"--beta is {self.beta}; give a number above 0")
+
+    def select_ends(self, order: Sequence[int]) -> list[int]:
+        """Returns those of an order of pairs whose tokens are kept: as many from either end, in order."""
+        most = len(order) if self.per_token == "all" else int(self.per_token)
+        if most >= len(order):
+            return list(order)
+        return [*order[: most - most // 2], *order[len(order) - most // 2 :]]
 
     def record(self) -> dict[str, Any]:
         """Returns what diagnosis.json says of the options."""

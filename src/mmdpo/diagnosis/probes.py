@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from safetensors.torch import save_file
 
+from mmdpo.benchmarks.option_questions import read_questions
 from mmdpo.data.read import open_rows
 from mmdpo.diagnosis import conflict, empty_image
 from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
@@ -27,7 +28,7 @@ def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any
     """
     file = Path(str(options.conflict))
     found = open_rows(file)
-    questions = conflict.read_questions(list(found.rows), options.image_dir or file.parent, found.name)
+    questions = read_questions(list(found.rows), options.image_dir or file.parent, found.name)
     answerer = _open(options)
     make_folder(options.out)
     with console.status(f"asking {len(questions)} questions"):

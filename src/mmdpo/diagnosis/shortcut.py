@@ -10,12 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmdpo.diagnosis.estimates import LEAST_GROUPS, estimate, ratio
+from mmdpo.records import CHOSEN, REJECTED
 
 FOLDS = 5
 MOST_FEATURES = 20_000
@@ -56,17 +59,19 @@ class TextPair:
     rejected: str
 
 
-Differ: TypeAlias = Callable[[Sequence[TextPair]], Any]
-"""Returns the features of pairs, chosen minus rejected: a sparse matrix with one row per pair."""
+Differ: TypeAlias = Callable[["NDArray[np.intp]"], Any]
+"""Returns the features of pairs, by their places, chosen minus rejected: a sparse matrix with one row per pair."""
 
 
-def measure_shortcut(pairs: Sequence[TextPair], *, resamples: int, seed: int = 0) -> dict[str, Any]:
+def measure_shortcut(
+    pairs: Sequence[TextPair], *, resamples: int, seed: int = 0, with_features: bool = True
+) -> dict[str, Any]:
     """Returns what text-only rules achieve on pairs, for JSON; `scores` holds each pair's held-out score.
+
+    `with_features` also tells what moves scores most.
 
     Raises ImportError without scikit-learn.
     """
-    from mmdpo.diagnosis.dependence import LEAST_GROUPS  # imports torch, which those who only count words do without
-
     groups, grouped_by = _group(pairs)
     count = len(set(groups))
     too_few = f"{count} distinct groups ({grouped_by}): too few"
@@ -77,7 +82,7 @@ def measure_shortcut(pairs: Sequence[TextPair], *, resamples: int, seed: int = 0
     scores = {rule: _cross_validate(pairs, groups, rule, seed) for rule in RULES}
     return {
         "rules": _summarise_rules(pairs, groups, scores, resamples if has_intervals else 0),
-        "features": _find_features(pairs),
+        "features": _find_features(pairs) if with_features else [],
         "notes": [] if has_intervals else [f"{too_few} for intervals, which need {LEAST_GROUPS}"],
         "grouped_by": grouped_by,
         "scores": scores["text"].tolist(),
@@ -98,11 +103,10 @@ def _group(pairs: Sequence[TextPair]) -> tuple[list[str], str]:
 def _cross_validate(pairs: Sequence[TextPair], groups: Sequence[str], rule: str, seed: int) -> NDArray[np.float64]:
     """Returns the score of every pair by a classifier that has not seen its group; above 0 is right."""
     folds = _sklearn("model_selection").GroupKFold(FOLDS, shuffle=True, random_state=seed)
-    scores = np.zeros(len(pairs))
+    scores, features = np.zeros(len(pairs)), _Features(pairs, rule)
     for train, test in folds.split(pairs, groups=groups):
-        learnt = [pairs[place] for place in train]
-        _, differ = _learn_features(learnt, rule)
-        scores[test] = differ([pairs[place] for place in test]) @ _fit(differ(learnt))
+        _, differ = features.learn(train)
+        scores[test] = differ(test) @ _fit(differ(train))
     return scores
 
 
@@ -117,53 +121,67 @@ def _fit(differences: Any) -> NDArray[np.float64]:
     return weights
 
 
-def _learn_features(pairs: Sequence[TextPair], rule: str) -> tuple[list[str], Differ]:
-    """Returns the names of a rule's features and what computes them; vocabulary and scales come from these pairs."""
-    from scipy import sparse
+class _Features:
+    """What a rule reads of answers, counted once. Which words count, and the scales, are learnt from some of them."""
+
+    def __init__(self, pairs: Sequence[TextPair], rule: str) -> None:
+        patterns = [TOKEN.pattern, *(STYLE_WORDS.values() if rule == "text" else ())]
+        compiled = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
+        self._counts = np.array([_count(pair.chosen, compiled) - _count(pair.rejected, compiled) for pair in pairs])
+        self._has_styles = rule == "text"
+        self._words = None if rule == "length" else _find_words(pairs, FIRST_WORDS if rule == "first_words" else None)
+
+    def learn(self, places: NDArray[np.intp]) -> tuple[list[str], Differ]:
+        """Returns the names of the features, and what computes them; vocabulary and scales come from these pairs."""
+        from scipy import sparse
+
+        spread = self._counts[places].std(axis=0)
+        scale = np.where(spread > 0, spread, 1.0)
+        if self._words is None or not (kept := self._choose_words(places)).size:  # no word is in two answers
+            return ["words"], lambda some: sparse.csr_matrix(self._counts[some, :1] / scale[:1])
+        names, chosen, rejected = self._words
+
+        def differ(some: NDArray[np.intp]) -> Any:
+            words = (chosen[some][:, kept] - rejected[some][:, kept]).astype(np.float64)
+            if not self._has_styles:
+                return words.tocsr()
+            return sparse.hstack([sparse.csr_matrix(self._counts[some] / scale), words]).tocsr()
+
+        words = [f"“{names[place]}”" for place in kept]
+        return ["words", *STYLE_WORDS, *words] if self._has_styles else words, differ
+
+    def _choose_words(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Returns the words that enough answers have, no more of them than the most frequent ones."""
+        assert self._words is not None
+        _, chosen, rejected = self._words
+        answers = np.asarray(chosen[places].sum(axis=0) + rejected[places].sum(axis=0)).ravel()
+        frequent = np.flatnonzero(answers >= min(LEAST_PAIRS, 2 * len(places)))
+        return np.sort(frequent[(-answers[frequent]).argsort()[:MOST_FEATURES]])
+
+
+def _find_words(pairs: Sequence[TextPair], first: int | None) -> tuple[list[str], Any, Any] | None:
+    """Returns words and pairs of words of answers, of their first few words where so many are given; None without one.
+
+    Beside the names, two sparse matrices: which of them the chosen and the rejected answer of each pair have.
+    """
 
     def clip(text: str) -> str:
-        return " ".join(TOKEN.findall(text)[:FIRST_WORDS]) if rule == "first_words" else text
+        return " ".join(TOKEN.findall(text)[:first]) if first else text
 
-    length = ["words"], _count_differences(pairs, [TOKEN])
-    if rule == "length":
-        return length
-    answers = [clip(text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-    options = dict(token_pattern=TOKEN.pattern, lowercase=True, binary=True, max_features=MOST_FEATURES)
-    least = min(LEAST_PAIRS, len(answers))
-    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(ngram_range=(1, 2), min_df=least, **options)
+    vectorizer = _sklearn("feature_extraction.text").CountVectorizer(
+        ngram_range=(1, 2), token_pattern=TOKEN.pattern, lowercase=True, binary=True
+    )
     try:
-        vectorizer.fit(answers)
-    except ValueError:  # no word is in two answers
-        return length
-    patterns = [TOKEN, *(re.compile(pattern, re.IGNORECASE) for pattern in STYLE_WORDS.values())]
-    styles = _count_differences(pairs, patterns) if rule == "text" else None
-
-    def differ(some: Sequence[TextPair]) -> Any:
-        chosen, rejected = ([clip(getattr(pair, side)) for pair in some] for side in ("chosen", "rejected"))
-        words = (vectorizer.transform(chosen) - vectorizer.transform(rejected)).astype(np.float64)
-        return words.tocsr() if styles is None else sparse.hstack([styles(some), words]).tocsr()
-
-    words = [f"“{name}”" for name in vectorizer.get_feature_names_out()]
-    return words if styles is None else ["words", *STYLE_WORDS, *words], differ
+        found = vectorizer.fit_transform(
+            clip(text) for side in (CHOSEN, REJECTED) for text in map(attrgetter(side), pairs)
+        )
+    except ValueError:
+        return None
+    found.sort_indices()
+    return list(vectorizer.get_feature_names_out()), found[: len(pairs)], found[len(pairs) :]
 
 
-def _count_differences(pairs: Sequence[TextPair], patterns: Sequence[re.Pattern[str]]) -> Differ:
-    """Returns what compares log-counts of what matches, each scaled to a spread of 1 over these pairs."""
-    from scipy import sparse
-
-    what = tuple(patterns)
-
-    def differ(some: Sequence[TextPair]) -> NDArray[np.float64]:
-        counts = [[_count(text, what) for text in (pair.chosen, pair.rejected)] for pair in some]
-        return np.array([chosen - rejected for chosen, rejected in counts], dtype=np.float64)
-
-    spread = differ(pairs).std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
-    return lambda some: sparse.csr_matrix(differ(some) / scale)
-
-
-@lru_cache(maxsize=40_000)  # each text is counted in every fold
-def _count(text: str, patterns: tuple[re.Pattern[str], ...]) -> NDArray[np.float64]:
+def _count(text: str, patterns: Sequence[re.Pattern[str]]) -> NDArray[np.float64]:
     return np.log1p([len(pattern.findall(text)) for pattern in patterns])
 
 
@@ -175,8 +193,6 @@ def _summarise_rules(
         (pair.id, group, {"n": 1.0, **{rule: float(values[place]) for rule, values in right.items()}})
         for place, (pair, group) in enumerate(zip(pairs, groups, strict=True))
     ]
-    from mmdpo.diagnosis.dependence import estimate, ratio
-
     found = estimate(counts, {ratio(rule, rule): label for rule, label in RULES.items()}, resamples)
     renamed = {"label": "label", "accuracy": "value", "low": "low", "high": "high", "n": "n"}
     return {rule: {name: of[key] for name, key in renamed.items()} for rule, of in found.items()}
@@ -188,8 +204,9 @@ def _find_features(pairs: Sequence[TextPair]) -> list[dict[str, Any]]:
     Features that go together in every pair are one. Its `weight` is that of all of them, above 0 where they speak for
     an answer; `more_in_chosen` counts the pairs whose chosen answer has more of it.
     """
-    names, differ = _learn_features(pairs, "text")
-    differences = differ(pairs)
+    everywhere = np.arange(len(pairs))
+    names, differ = _Features(pairs, "text").learn(everywhere)
+    differences = differ(everywhere)
     weights, columns = _fit(differences), differences.tocsc()
     alike: dict[bytes, list[int]] = {}
     for place in range(columns.shape[1]):

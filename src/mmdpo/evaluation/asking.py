@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,14 +18,14 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
-from mmdpo.benchmarks.evaluate import ANSWERS, check_folder
+from mmdpo.benchmarks.evaluate import ANSWERS, SUFFIX, check_folder
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.line_file import LineFile, mend_last_line
-from mmdpo.evaluation.options import EvaluationOptions, make_settings
+from mmdpo.evaluation.options import EvaluationOptions, choose_suffix, make_settings
 from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
+from mmdpo.line_file import LineFile, mend_last_line
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""
@@ -34,7 +34,7 @@ _PART = "answers.part-{}.jsonl"
 _INCIDENTAL = ("versions",)
 """What may differ between answers of one run."""
 
-FindImage: TypeAlias = Callable[[BenchmarkItem], LazyImage]
+FindImage: TypeAlias = "Callable[[BenchmarkItem], LazyImage | None]"
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,24 @@ def answer_benchmark(
     installed is found before a model answers for hours.
     """
     settings = make_settings(benchmark, options.asking)
-    items = benchmark.read_items(data_dir, tools)
+    suffix = choose_suffix(benchmark, options.asking.prompt_suffix)
+    items = add_suffix(benchmark, benchmark.read_items(data_dir, tools), suffix)
     if not options.asking.answers_only and not benchmark.needs_judge:
         score = benchmark.make_scorer(data_dir, tools)
         for item in {item.part: item for item in items}.values():
             score(item, "There is a dog on the table.")
     chosen = choose_items(items, options.asking.limit)
     finder = make_image_finder(benchmark, items, data_dir, options.asking.image_dir)
-    return answer_items(benchmark, items, chosen, finder, answerer, settings, options.out)
+    asked_with = {SUFFIX: suffix} if suffix else {}
+    return answer_items(benchmark, items, chosen, finder, answerer, settings, options.out, asked_with)
+
+
+def add_suffix(benchmark: Benchmark, items: Sequence[BenchmarkItem], suffix: str) -> tuple[BenchmarkItem, ...]:
+    """Returns the items with a suffix after the questions of the parts that take one."""
+    parts = benchmark.suffixed_parts
+    is_asked_so = [bool(suffix) and (not parts or item.part in parts) for item in items]
+    pairs = zip(items, is_asked_so, strict=True)
+    return tuple(replace(item, prompt=item.prompt + suffix) if is_so else item for item, is_so in pairs)
 
 
 def answer_items(
@@ -77,17 +87,21 @@ def answer_items(
     answerer: Answerer,
     settings: GenerationSettings,
     folder: Path,
+    asked_with: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Asks a model the `chosen` of a benchmark's items, but for those that `folder` holds an answer to already.
+
+    `asked_with` is what the questions were changed by, which stands beside the settings of each answer.
 
     Each answer is on disk before the next one is waited for. An error ends the run with the answers kept; a spent
     budget ends it without one. Raises FolderInUseError where another run writes into the folder, EvaluationError for
     missing pictures or answers that were made differently, UnusableFileError where the disk takes no more.
     """
     processes, stopped = answerer.processes, ""
+    made_by = settings.describe() | dict(asked_with or {}) | dict(answerer.describe())
     make_folder(folder)
     with hold_folder(folder) if processes.rank == 0 else nullcontext():
-        log = AnswerLog(folder, benchmark.name, items, settings.describe() | dict(answerer.describe()), processes)
+        log = AnswerLog(folder, benchmark.name, items, made_by, processes)
         waiting = [Question(item.id, item.prompt, find_image(item)) for item in chosen if item.id not in log]
         check_images(waiting)
         if waiting:
@@ -141,8 +155,9 @@ def make_image_finder(
     if image_dir is not None and not image_dir.is_dir():
         raise EvaluationError(f"--image_dir {image_dir}: no such folder")
     places = [image_dir] if image_dir is not None else [data_dir / name for name in IMAGE_FOLDERS]
-    folder = next((place for place in places if (place / items[0].image).is_file()), places[0])
-    return lambda item: folder / item.image
+    first = next((item.image for item in items if item.image), "")
+    folder = next((place for place in places if (place / first).is_file()), places[0])
+    return lambda item: folder / item.image if item.image else None
 
 
 def check_images(questions: Sequence[Question]) -> None:

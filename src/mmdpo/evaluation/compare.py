@@ -100,7 +100,9 @@ def compare_runs(
         held = "; ".join(f"{label}: {', '.join(found) or 'none'}" for label, found in zip(labels, runs, strict=True))
         why = f". {'. '.join(missing)}" if missing else ""
         raise EvaluationError(f"no metric that {labels[0]} and another run both have (benchmarks of {held}){why}")
-    statistics = {"level": LEVEL, "resamples": resamples, "seed": seed, "resampled": "image"}
+    kinds = {run.resampled for found in runs for run in found.values()}
+    resampled = " or ".join(kind for kind in ("image", "group") if kind in kinds) or "image"
+    statistics = {"level": LEVEL, "resamples": resamples, "seed": seed, "resampled": resampled}
     return Comparison(tuple(labels), tuple(rows), tuple(dict.fromkeys(notes)), tuple(missing), statistics)
 
 
@@ -129,7 +131,7 @@ def _compare(
     if first is not None and run is not None:
         notes += _explain_tools(first, run)
         differences = _differ(kind, first, run, notes, resamples, seed)
-    for metric in load(kind).metrics:
+    for metric in load(kind).all_metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
         if metric.name in differences or any(value is not None for value in values):
             known = {"first_value": values[0], "value": values[1]} | differences.get(metric.name, {})
@@ -157,7 +159,7 @@ def _differ(
         notes.append(f"{kind}: {first.label} and {run.label} name other images for one item, so they are not compared")
         return {}
     differences = {}
-    for metrics, kept in _by_items(load(kind).metrics, tables):
+    for metrics, kept in _by_items(load(kind).all_metrics, tables):
         both = [table.keep(kept) for table in tables]
         if len(kept) < len(common):
             notes.append(
@@ -211,7 +213,8 @@ def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: Sco
 
 
 def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
-    for tool in sorted({*first.made_by, *run.made_by}):
+    # What others would print changes no number of the official rule.
+    for tool in sorted({*first.made_by, *run.made_by} - set(load(run.benchmark).peers)):
         used = [side.made_by.get(tool, "none") for side in (first, run)]
         if used[0] != used[1]:
             yield (
@@ -237,6 +240,7 @@ class ScoredRun:
     partial: tuple[str, ...]
     table: CountTable | None
     problem: str = ""
+    resampled: str = "image"
 
 
 def label_folders(folders: Sequence[Path]) -> list[str]:
@@ -265,6 +269,7 @@ def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
         values = {metric: _read_number(value["value"]) for metric, value in metrics.items()}
         made_by = {str(tool): str(name) for tool, name in result.get("made_by", {}).items()}
         partial = tuple(map(str, result.get("partial_because", ())))
+        resampled = str(result.get("statistics", {}).get("resampled", "image"))
         load(benchmark)
     except (EvaluationError, KeyError, TypeError, AttributeError, ValueError) as error:
         problem = f"{label}: {folder / 'result.json'} cannot be read ({error}); score the run again"
@@ -274,7 +279,7 @@ def _read_result(folder: Path, label: str, name: str) -> ScoredRun:
     except (EvaluationError, OSError) as error:
         problem = f"{label}: {folder / 'scores.jsonl'} cannot be read ({error}), so {benchmark} has values alone"
         return ScoredRun(label, benchmark, values, made_by, partial, None, problem)
-    return ScoredRun(label, benchmark, values, made_by, partial, table)
+    return ScoredRun(label, benchmark, values, made_by, partial, table, resampled=resampled)
 
 
 def _read_number(value: Any) -> float | None:

@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
 from mmdpo.files import printable, write_json
 
@@ -79,16 +80,23 @@ def default_folder() -> Path:
 def choose_data_dir(name: str, given: Path | None) -> Path:
     """Returns the folder that holds a benchmark's data: the given one, else the cache.
 
-    Raises EvaluationError if that is no folder, or none is given and the benchmark's data was not downloaded.
+    Raises EvaluationError if that is no folder, or none is given and the data was not, or cannot be, downloaded.
     """
     if given is not None and not given.is_dir():
         raise EvaluationError(f"--data_dir {given}: no such folder")
-    if given is not None or name not in SOURCES:
+    benchmark = load(name)
+    data = benchmark.data_name
+    if given is not None or benchmark.draw_image is not None:
         return given or Path()
-    folder = default_folder()
-    if not (folder / name).is_dir():
+    if data not in SOURCES:
         raise EvaluationError(
-            f"no data of {name} in {folder}: fetch it by `mmdpo eval download {name}`, or name the folder that has it "
+            f"the data of {name} is not fetched by this program, since no public place of its files is known; name the "
+            "folder that has it (--data_dir), see docs/evaluation.md"
+        )
+    folder = default_folder()
+    if not (folder / data).is_dir():
+        raise EvaluationError(
+            f"no data of {name} in {folder}: fetch it by `mmdpo eval download {data}`, or name the folder that has it "
             "(--data_dir)"
         )
     return folder

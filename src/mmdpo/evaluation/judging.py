@@ -20,10 +20,10 @@ from tqdm import tqdm
 from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
 from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies, Row, read_rows
 from mmdpo.benchmarks.tasks import Benchmark
-from mmdpo.evaluation.line_file import LineFile, mend_last_line
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply
 from mmdpo.judges import Failure, JudgeOptions, Request, Source, make_source
+from mmdpo.line_file import LineFile, mend_last_line
 
 FAILURES = 3
 """Requests that may fail, each after all its tries, before nothing more is asked."""
@@ -56,7 +56,8 @@ def choose_judge(
     if not options.is_given:
         return None
     if options.replies is not None:
-        return RecordedReplies.read(options.replies, [item.id for item in benchmark.read_items(data_dir, tools)])
+        judged = benchmark.judged_ids(benchmark.read_items(data_dir, tools))
+        return RecordedReplies.read(options.replies, judged, benchmark.reads)
     source = make_source(options.kind or ("local" if options.url is None else "endpoint"), options)
     # One folder of replies may serve many runs, and every benchmark has ids of its own.
     cache = out / REPLIES if options.cache is None else options.cache / f"{benchmark.name}.jsonl"

@@ -33,6 +33,9 @@ class AskingOptions(Options):
     top_p: float | None = option(None, "Sample from the most probable tokens up to this share.")
     generation_seed: int | None = option(None, "Seed of sampling.")
     system_prompt: str | None = option(None, "Begin every conversation with this text.")
+    prompt_suffix: str | None = option(
+        None, "Add this text to every question, or a named one that others add (docs/evaluation.md lists them)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,15 @@ class EvaluationOptions(Options):
     data_dir: Path | None = option(
         None, "Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.", use="files"
     )
+    rule: Literal["official", "peers"] = option(
+        "official",
+        "With peers, also what lmms-eval and VLMEvalKit would print for the same answers.",
+        use="peers",
+    )
     strip_thoughts: bool = option(False, "Take a model's thoughts, <think> to </think>, off before scoring.")
+    log_samples: bool = option(False, "Also write samples_BENCHMARK.jsonl, with the fields of lm-eval's --log_samples.")
+    markdown: bool = option(False, "Print the metrics as a Markdown table, for a model card.")
+    push_to_hub: str | None = option(None, "Write the metrics into the card of this model on the hub.", metavar="REPO")
     partial: bool = option(False, "Score what is there though answers are missing.")
     resamples: int = option(2000, "Number of resamples of the bootstrap.")
     seed: int = option(0, "Seed of the bootstrap.")
@@ -133,7 +144,9 @@ class EvaluationOptions(Options):
 class SuiteOptions(EvaluationOptions):
     """All benchmarks, each with these options."""
 
-    benchmarks: tuple[str, ...] = option((), "Run these. The default is all but the embedded worlds.")
+    benchmarks: tuple[str, ...] = option(
+        (), "Run these. The default is all that have their data, but for the embedded worlds."
+    )
 
 
 def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSettings:
@@ -144,6 +157,26 @@ def make_settings(benchmark: Benchmark, asking: AskingOptions) -> GenerationSett
     del names["top_logprobs"]  # no benchmark reads them
     given = {name: getattr(asking, option) for name, option in names.items()}
     return GenerationSettings(**{**benchmark.generation, **{name: v for name, v in given.items() if v is not None}})
+
+
+def choose_suffix(benchmark: Benchmark, given: str | None) -> str:
+    r"""Returns what is added to a benchmark's questions: a suffix that it knows by that name, else the text itself.
+
+    A text stands after a space unless it begins with white space; `\n` in it is a line break. Raises ValueError for a
+    single word that names no suffix.
+    """
+    if given is None:
+        return ""
+    if given in benchmark.suffixes:
+        return benchmark.suffixes[given].text
+    text = given.replace("\\n", "\n")
+    if len(text.split()) < 2:
+        known = "; ".join(f"{name} ({suffix.text.strip()!r})" for name, suffix in benchmark.suffixes.items()) or "none"
+        raise ValueError(
+            f"--prompt_suffix {given!r} is no suffix that {benchmark.name} knows ({known}); a text of your own has two "
+            "words or more"
+        )
+    return text if text[0].isspace() else f" {text}"
 
 
 def make_answerer(options: EvaluationOptions) -> Answerer:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdpo import corruption as corruptions
-from mmdpo.benchmarks.tasks import names
+from mmdpo.benchmarks.tasks import load, names
 from mmdpo.data.images import open_image
 from mmdpo.evaluation.asking import IMAGE_FOLDERS
 from mmdpo.evaluation.compare import compare_runs
@@ -71,7 +71,9 @@ def find_picture(image_dir: Path | None, benchmark: str, item_id: str, image: st
 
 @cache
 def _image_folders(benchmark: str) -> tuple[Path, ...]:
-    return tuple(default_folder() / benchmark / name for name in IMAGE_FOLDERS) if benchmark in names() else ()
+    if benchmark not in names():
+        return ()
+    return tuple(default_folder() / load(benchmark).data_name / name for name in IMAGE_FOLDERS)
 
 
 def _draw_scene(world: World, item_id: str) -> Picture | None:

@@ -14,18 +14,22 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError, parse_json
+from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.similarity import OFFICIAL_MODEL, PAIRS, make_pair_table
+from mmdpo.benchmarks.word_vectors import WordVectors
+from mmdpo.files import parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
 QUESTIONS = "obj_halbench_300_questions.jsonl"
 """Object HalBench's, taken out of a file that holds the images too."""
-LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
+LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_VECTORS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _UNREADABLE = (*_DAMAGED, EOFError, OSError, ValueError, RuntimeError)
@@ -79,25 +83,72 @@ class Data:
 
 
 def _pope_images(folder: Path) -> list[str]:
-    files = (file.read_text(encoding="utf-8") for file in sorted(folder.glob("coco_pope_*.json")))
+    files = (file.read_text(encoding="utf-8") for file in sorted(folder.glob("coco_*pope_*.json")))
     return list(dict.fromkeys(json.loads(line)["image"] for text in files for line in text.splitlines()))
+
+
+def _chair_images(folder: Path) -> list[str]:
+    from mmdpo.benchmarks.tasks.chair import draw_images, name_image
+
+    images = json.loads((folder / "instances_val2014.json").read_text(encoding="utf-8"))["images"]
+    return [name_image(image_id) for image_id in draw_images(record["id"] for record in images)]
 
 
 def unpack_pictures(archive: Path) -> Unpacked:
     """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError as `_unpack_zip`."""
-    is_picture = re.compile(r"[^.].*\.(jpe?g|png)", re.IGNORECASE).fullmatch
-    for name, content in _unpack_zip(archive, lambda name: bool(is_picture(name)), LARGEST_PICTURE):
+    for name, content in _unpack_zip(archive, lambda path: path.name if _is_picture(path) else "", LARGEST_PICTURE):
         yield f"{IMAGES}/{name}", content
+
+
+def unpack_folders(archive: Path, *, roots: Sequence[str]) -> Unpacked:
+    """Yields the pictures of a zip archive that lie in one of these folders, and keeps the folders in it."""
+
+    def place(path: PurePosixPath) -> str:
+        start = next((number for number, part in enumerate(path.parts) if part in roots), None)
+        is_kept = start is not None and _is_picture(path) and ".." not in path.parts
+        return "/".join(path.parts[start:]) if is_kept else ""
+
+    for name, content in _unpack_zip(archive, place, LARGEST_PICTURE):
+        yield f"{IMAGES}/{name}", content
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    return re.fullmatch(r"[^.].*\.(jpe?g|png)", path.name, re.IGNORECASE) is not None
 
 
 def unpack_annotations(archive: Path) -> Unpacked:
     """Yields COCO's instances and captions of val2014; raises EvaluationError as `_unpack_zip`."""
     wanted = ("instances_val2014.json", "captions_val2014.json")
-    return _unpack_zip(archive, wanted.__contains__, LARGEST_ANNOTATIONS)
+    return _unpack_zip(archive, lambda path: path.name if path.name in wanted else "", LARGEST_ANNOTATIONS)
 
 
-def _unpack_zip(archive: Path, wants: Callable[[str], bool], largest: int) -> Unpacked:
-    """Yields the wanted files of a zip archive by their bare names: the folders that it names are of no account.
+def unpack_similar_pairs(wheel: Path) -> Unpacked:
+    """Yields the table of similar words of AMBER's list, made from the vectors of spaCy's model in its wheel.
+
+    AMBER's own files lie beside the wheel already. Raises EvaluationError for another model's wheel, and as
+    `_unpack_zip`.
+    """
+
+    def place(path: PurePosixPath) -> str:
+        of_vocabulary = path.name in ("vectors", "key2row") and path.parent.name == "vocab"
+        return path.name if of_vocabulary or (path.name == "meta.json" and len(path.parts) == 3) else ""
+
+    found = dict(_unpack_zip(wheel, place, LARGEST_VECTORS))
+    try:
+        meta = parse_json(found["meta.json"])
+        name = f"{meta['lang']}_{meta['name']}"
+        if name != OFFICIAL_MODEL:
+            raise ValueError(f"it is {name}, not {OFFICIAL_MODEL}")
+        model = WordVectors.read(found["vectors"], found["key2row"], f"spaCy {name} {meta['version']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"no word vectors of {OFFICIAL_MODEL} can be read in it: {error}") from error
+    associated = read_data(wheel.parent / "data" / "relation.json")
+    table = make_pair_table(set(associated).union(*associated.values()), model)
+    yield PAIRS, (json.dumps(table, indent=1) + "\n").encode()
+
+
+def _unpack_zip(archive: Path, place: Callable[[PurePosixPath], str], largest: int) -> Unpacked:
+    """Yields the files of a zip archive under the names that `place` gives their paths, but for those it gives none.
 
     Raises EvaluationError, before anything is unpacked, for another file, and for an archive that holds links or
     devices, two files of one name, or more than `largest` bytes in one of them.
@@ -106,8 +157,8 @@ def _unpack_zip(archive: Path, wants: Callable[[str], bool], largest: int) -> Un
         with zipfile.ZipFile(archive) as files:
             members: dict[str, zipfile.ZipInfo] = {}
             for member in files.infolist():
-                name = PurePosixPath(member.filename.replace("\\", "/")).name
-                if not member.is_dir() and wants(name):
+                name = place(PurePosixPath(member.filename.replace("\\", "/")))
+                if not member.is_dir() and name:
                     _check_member(name, member, members.setdefault(name, member), largest)
             if sum(member.file_size for member in members.values()) > LARGEST_ARCHIVE:
                 raise EvaluationError(f"it unpacks to more than {LARGEST_ARCHIVE >> 30} GiB")
@@ -146,12 +197,21 @@ def unpack_questions(rows: Path) -> Unpacked:
     yield QUESTIONS, "".join(f"{question}\n" for question in questions).encode()
 
 
+def _coco_address(name: str) -> str:
+    return f"{_COCO}/val2014/{name}"
+
+
 def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ...]:
     return tuple(RemoteFile(path, (f"{base}/{path}",), sha256) for path, sha256 in checksums.items())
 
 
 _AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
 _AMBER_IMAGES = f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t"
+_VECTORS = f"{OFFICIAL_MODEL} 3.8.0"
+_VECTORS_ADDRESS = (
+    f"https://github.com/explosion/spacy-models/releases/download/{OFFICIAL_MODEL}-3.8.0/"
+    f"{OFFICIAL_MODEL}-3.8.0-py3-none-any.whl"
+)
 _MMHAL_IMAGES = "hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip"
 _POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
 _HALBENCH_ROWS = tuple(
@@ -160,10 +220,24 @@ _HALBENCH_ROWS = tuple(
 )
 _HALBENCH_SHA256 = {QUESTIONS: "cd472b9e4053197fa0d669bf45a72d86629c294f18942070bc6d316b87b92c93"}
 _ANNOTATIONS = f"{_COCO}/annotations/annotations_trainval2014.zip"
+_REPOPE = "https://raw.githubusercontent.com/YanNeu/RePOPE/main/annotations"
+_DASH_B = "https://raw.githubusercontent.com/YanNeu/DASH-B/0ed9a618404cf938ff1dbef141c4332a0eabad8f/images"
+_DASH_B_IMAGES = "https://nc.mlcloud.uni-tuebingen.de/index.php/s/{}/download/{}.zip"
+_HALLUSION = "https://raw.githubusercontent.com/tianyi-lab/HallusionBench/744007c232c292942c7f80eb61edb2465482da31"
+_HALLUSION_IMAGES = f"{_DRIVE}?id=1eeO1i0G9BSZTE1yd5XeFwmrbe1hwyf_0&export=download&confirm=t"
+_CHAIR = "https://raw.githubusercontent.com/LisaAnne/Hallucination/master/data"
+_HALOQUEST = "https://raw.githubusercontent.com/google/haloquest/580aefd2769e305a3e105da03c40810c1f19d1fe"
+_CONFLICT = "https://raw.githubusercontent.com/luka-group/vlm-knowledge-conflict"
+_MMVP = "hub:MMVP/MMVP@main"
+_COCO_ANNOTATIONS = Archive("COCO's annotations", (_ANNOTATIONS,), unpack_annotations, "241 MB")
 
 SOURCES: Mapping[str, Data] = {
     "amber": Data(
-        ("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
+        (
+            "AMBER: Apache-2.0",
+            "its images: for research, see github.com/junyangwang0410/AMBER",
+            f"word vectors of spaCy's {_VECTORS}: MIT",
+        ),
         _list_files(
             _AMBER,
             {
@@ -173,7 +247,10 @@ SOURCES: Mapping[str, Data] = {
                 "data/safe_words.txt": "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
             },
         ),
-        (Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),),
+        (
+            Archive("word vectors", (_VECTORS_ADDRESS,), unpack_similar_pairs, "400 MB"),
+            Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),
+        ),
     ),
     "mmhal": Data(
         ("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),
@@ -190,7 +267,7 @@ SOURCES: Mapping[str, Data] = {
         ),
         (
             Archive("questions and images", _HALBENCH_ROWS, unpack_questions, "300 images", contents=_HALBENCH_SHA256),
-            Archive("COCO's annotations", (_ANNOTATIONS,), unpack_annotations, "241 MB"),
+            _COCO_ANNOTATIONS,
         ),
     ),
     "pope": Data(
@@ -203,7 +280,88 @@ SOURCES: Mapping[str, Data] = {
                 "coco_pope_adversarial.json": "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8",
             },
         ),
-        image_address=lambda name: f"{_COCO}/val2014/{name}",
+        image_address=_coco_address,
+        image_names=_pope_images,
+    ),
+    "chair": Data(
+        ("CHAIR's synonyms: BSD-2-Clause", _COCO_LICENCE),
+        _list_files(_CHAIR, {"synonyms.txt": "b685537b36fe21b791c87151b96a991ceb582edff19f3da204dcc7a7905502f2"}),
+        (_COCO_ANNOTATIONS,),
+        image_address=_coco_address,
+        image_names=_chair_images,
+    ),
+    "dash_b": Data(
+        ("DASH-B: no licence is named", "its images: found on the web, for research"),
+        _list_files(
+            _DASH_B,
+            {
+                "dash_benchmark_neg.json": "29d9afa611083f3becdc64e4c30a1783a6c8be9bf6d335a12b124c50ad2876ed",
+                "dash_benchmark_pos.json": "fe261c2b9463e27034aea34368330ae4645cfd3bc0feca907240eb5160517829",
+            },
+        ),
+        tuple(
+            Archive(
+                f"DASH-B's images, {kind}",
+                (_DASH_B_IMAGES.format(share, kind),),
+                partial(unpack_folders, roots=(kind,)),
+                "1,341 images",
+                only_images=True,
+            )
+            for kind, share in {"neg": "HJKbBWpgLFz4rN5", "pos": "ppZeYNayJXiogjP"}.items()
+        ),
+    ),
+    "hallusionbench": Data(
+        ("HallusionBench: BSD-3-Clause",),
+        _list_files(
+            _HALLUSION,
+            {"HallusionBench.json": "ca6e0fb677dd56e5fb0e2700d06c58d01f8a6ae66e0f1773b2ac48c0a095d051"},
+        ),
+        (
+            Archive(
+                "HallusionBench's images",
+                (_HALLUSION_IMAGES,),
+                partial(unpack_folders, roots=("VD", "VS")),
+                "346 images",
+                only_images=True,
+            ),
+        ),
+    ),
+    "haloquest": Data(
+        ("HaloQuest: CC BY 4.0", "its images, each under its own licence, are at the addresses in the file"),
+        (RemoteFile("haloquest-eval.csv", (f"{_HALOQUEST}/haloquest-eval.csv",)),),
+    ),
+    "knowledge_conflict": Data(
+        ("ViQuAE's and InfoSeek's questions with options: no licence is named", "their images: of ViQuAE and OVEN"),
+        (
+            RemoteFile(
+                "data_viquae_multiple_choice_data.json",
+                (f"{_CONFLICT}/3bb996b8b21826b7d27dab60f58d63ba36ac8dd8/data/viquae/multiple_choice_data.json",),
+                "1169e9af1aefb6681316503db179431f0dba815462a3678c81f320da56846b63",
+            ),
+            RemoteFile(
+                "data_infoseek_sampled_val_mc.json",
+                (f"{_CONFLICT}/013c87ee95c8230ace24f120e59447f79fdc1844/data/infoseek/sampled_val_mc.json",),
+                "d807d28453f4ce583677f3eb5caf9608f723f801414c50af57328d57430633cc",
+            ),
+        ),
+    ),
+    "mmvp": Data(
+        ("MMVP: MIT",),
+        (RemoteFile("Questions.csv", (f"{_MMVP}/Questions.csv",)),),
+        image_address=lambda name: f"{_MMVP}/{name}",
+        image_names=lambda folder: [f"MMVP Images/{number}.jpg" for number in range(1, 301)],
+    ),
+    "repope": Data(
+        ("RePOPE: no licence is named; made from POPE (MIT)", _COCO_LICENCE),
+        _list_files(
+            _REPOPE,
+            {
+                "coco_repope_random.json": "f464fcaf60b24ce2f280cf33f122e000dbdd35c8e88f77c4141c9c2cba864611",
+                "coco_repope_popular.json": "57832b055bae5fd6176278a4f104c98ddd84811f7d26dfcb93d481f6c9da09a5",
+                "coco_repope_adversarial.json": "8c346dbb060bf422ff92e769fa68e5ab3e8a777cb28a26e973387441e05c9ccf",
+            },
+        ),
+        image_address=_coco_address,
         image_names=_pope_images,
     ),
 }

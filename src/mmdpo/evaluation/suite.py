@@ -3,9 +3,10 @@
     <out>/<benchmark>/…                  what `mmdpo eval <benchmark>` writes
     <out>/suite.json, suite.md, suite.csv
 
-Each benchmark is run by the function that runs it alone; one that fails is shown as missing, with the reason. The
-paper's figures: Wang et al., mDPO: Conditional Preference Optimization for Multimodal Large Language Models, EMNLP 2024
-(arXiv 2406.11839v2), Table 1. One run each, no intervals.
+Each benchmark is run by the function that runs it alone; one that fails is shown as missing, with the reason. Those of
+the paper's table and POPE are always run; the others where their data is there, and the answers and the judge that they
+need, and a note names those that are left out. The paper's figures: Wang et al., mDPO: Conditional Preference
+Optimization for Multimodal Large Language Models, EMNLP 2024 (arXiv 2406.11839v2), Table 1. One run each, no intervals.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
-from mmdpo.benchmarks.evaluate import Evaluation
+from mmdpo.benchmarks.evaluate import SUFFIX, Evaluation
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.benchmark_run import run_benchmark
+from mmdpo.evaluation.download import default_folder
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
-from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_interval
 from mmdpo.world import find_world
 
 logger = logging.getLogger(__name__)
 
-DEFAULT = tuple(name for name in names() if find_world(name) is None)
+ALWAYS = ("amber", "mmhal", "object_halbench", "pope")
+DEFAULT = (*ALWAYS, *(name for name in names() if find_world(name) is None and name not in ALWAYS))
 
 RunBenchmark = Callable[[str, EvaluationOptions], Evaluation | None]
 
@@ -85,7 +88,10 @@ class Suite:
     label: str
     of: str
     cells: Mapping[str, TableValue | None]
+    others: Mapping[str, Mapping[str, Any]]
+    """Main metrics of benchmarks that are not in the paper's table, as their results have them."""
     missing: Mapping[str, str]
+    left_out: Mapping[str, str]
     notes: tuple[str, ...]
 
 
@@ -94,7 +100,8 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
     run = run or partial(run_benchmark, make=cache(partial(make_answerer, options)))
     results: dict[str, Mapping[str, Any]] = {}
     missing: dict[str, str] = {}
-    for name in choose_benchmarks(options):
+    chosen, left_out = choose_benchmarks(options)
+    for name in chosen:
         print(f"\n{name}", flush=True)
         try:
             if result := _run_one(name, options, run):
@@ -108,29 +115,69 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
     of = printable(f"{options.model}{adapter}" if options.model else f"answers in {options.answers}")
     label = printable(options.out.resolve().name)
     cells = {column.header: _find_value(column, results) for column in COLUMNS}
-    suite = Suite(label, of, cells, missing, (f"{label}: {of}", *_explain(results)))
+    suite = Suite(label, of, cells, _find_others(results), missing, left_out, (f"{label}: {of}", *_explain(results)))
     if _is_main(options) and not options.asking.answers_only:
         remarks = [*(f"missing: {name}: {reason}" for name, reason in missing.items()), *suite.notes]
+        remarks += [f"left out: {name}: {reason}" for name, reason in left_out.items()]
         _write(suite, remarks, results, options.out)
         print()
         if any(cells.values()):  # an embedded world is in no column
             Console().print(build_table(suite, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
+            print()
+        if suite.others:
+            Console().print(build_other_table(suite).terminal(padding=(0, 0, 0, 1)))
         print(printable("\n".join([*remarks, f"Suite: {options.out / 'suite.json'}"])))
     return suite
 
 
-def choose_benchmarks(options: SuiteOptions) -> tuple[str, ...]:
-    """Returns which are run; raises ValueError for one that is none, EvaluationError for no folder of answers."""
+def choose_benchmarks(options: SuiteOptions) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Returns which are run, and why others are not, where the options name none.
+
+    Raises ValueError for one that is none, EvaluationError for no folder of answers.
+    """
     unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
         raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")
+    suffix, chosen = options.asking.prompt_suffix, options.benchmarks or DEFAULT
+    known = sorted({suffix for name in chosen for suffix in load(name).suffixes})
+    if suffix is not None and suffix not in known:
+        raise ValueError(
+            f"--prompt_suffix {suffix!r}: a suite takes the name of a suffix ({', '.join(known) or 'none is known'}), "
+            "which benchmarks that know it are asked with; run one benchmark alone for a text of your own"
+        )
     if options.answers is not None and not options.answers.is_dir():
         raise EvaluationError(
             f"--answers {options.answers}: a suite takes a folder, with BENCHMARK.jsonl or BENCHMARK/answers.jsonl each"
         )
     if options.benchmarks:
-        return tuple(dict.fromkeys(options.benchmarks))
-    return DEFAULT if options.model is None or find_world(options.model) is None else (options.model,)
+        return tuple(dict.fromkeys(options.benchmarks)), {}
+    if options.model is not None and find_world(options.model) is not None:
+        return (options.model,), {}
+    lacking = {name: _find_lacking(name, options) for name in DEFAULT if name not in ALWAYS}
+    left_out = {name: what for name, what in lacking.items() if what}
+    return tuple(name for name in DEFAULT if name not in left_out), left_out
+
+
+def _find_lacking(name: str, options: SuiteOptions) -> str:
+    """Returns what a benchmark needs and has not got; "" for nothing."""
+    benchmark, judge = load(name), options.judge
+    folder = options.data_dir or default_folder()
+    if not (folder / benchmark.data_name).is_dir():
+        return f"no data, {folder / benchmark.data_name}"
+    if options.answers is not None and not _is_there(options.answers, name, "answers"):
+        return f"no answers in {options.answers}"
+    if benchmark.needs_judge and not judge.is_given and not options.asking.answers_only:
+        return "it needs a judge"
+    has_file = judge.replies is None or not judge.replies.is_dir() or _is_there(judge.replies, name, "judge_replies")
+    return "" if has_file or benchmark.judge_prompt is None else f"no replies of a judge in {judge.replies}"
+
+
+def _is_there(folder: Path, name: str, stem: str) -> bool:
+    try:
+        find_file(folder, name, stem)
+    except EvaluationError:
+        return False
+    return True
 
 
 def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str, Any]:
@@ -146,8 +193,11 @@ def _run_one(name: str, options: SuiteOptions, run: RunBenchmark) -> Mapping[str
         judge = JudgeOptions()
     elif judge.replies is not None and judge.replies.is_dir():
         judge = replace(judge, replies=find_file(judge.replies, name, "judge_replies"))
+    if asking.prompt_suffix not in benchmark.suffixes:
+        asking = replace(asking, prompt_suffix=None)
+    rule = options.rule if benchmark.peers else "official"
     out = options.out / name
-    scored = run(name, replace(options, out=out, answers=answers, asking=asking, judge=judge))
+    scored = run(name, replace(options, out=out, answers=answers, asking=asking, judge=judge, rule=rule))
     if options.asking.answers_only or not _is_main(options):
         return {}
     if scored is None:
@@ -182,19 +232,25 @@ def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -
     return None
 
 
+def _find_others(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    shown = [(name, metric) for name in results for metric in load(name).headline]
+    return {metric: results[name]["metrics"][metric] for name, metric in shown if metric in results[name]["metrics"]}
+
+
 def _explain(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield f"The paper's rows: {SOURCE}; one run each, without intervals. Intervals here: 95 %, bootstrap over images."
+    yield (
+        f"The paper's rows: {SOURCE}; one run each, without intervals. Intervals here: 95 %, bootstrap over images, or "
+        "over groups of questions that count together."
+    )
     for name, result in results.items():
         if result["partial"]:
             yield f"{name} is partial: {'; '.join(result['partial_because'])}"
+        if suffix := result["made_by"].get(SUFFIX):
+            yield f"{name} was asked with {suffix} after its questions."
     if "mmhal" in results:
         yield from _explain_mmhal(results["mmhal"])
     if "object_halbench" in results:
         yield from _explain_object_halbench(results["object_halbench"])
-    if "pope" in results:
-        values = {rule: _value(results["pope"], f"pope/macro/{rule}", ".3f") for rule in ("accuracy", "f1")}
-        shown = ", ".join(f"{rule} {value}" for rule, value in values.items())
-        yield f"POPE, which is not in the paper's table, mean of its splits: {shown}."
     if "amber" in results:
         used = results["amber"]["made_by"]
         yield (
@@ -241,8 +297,21 @@ def _write(suite: Suite, remarks: Sequence[str], results: Iterable[str], out: Pa
     }
     table = build_table(suite)
     write_json(out / "suite.json", content)
-    write_whole(out / "suite.md", table.markdown() + "\n" + "".join(f"- {line}\n" for line in remarks))
+    others = f"{build_other_table(suite).markdown()}\n" if suite.others else ""
+    notes = "".join(f"- {line}\n" for line in remarks)
+    write_whole(out / "suite.md", f"{table.markdown()}\n{others}{notes}")
     write_whole(out / "suite.csv", table.csv())
+
+
+def build_other_table(suite: Suite) -> Table:
+    """Returns the main metrics of the benchmarks that are not in the paper's table."""
+    rows = []
+    for name, value in suite.others.items():
+        form = ".3f" if value["unit"] == "share" else ".1f"
+        shown = show_interval(value["value"], value["low"], value["high"], form)
+        rows.append((name + ARROWS[value["better"]], shown, f"{value['n']:,}", value["unit"]))
+    records = tuple({"metric": name, **value} for name, value in suite.others.items())
+    return Table(("not in the paper's table", suite.label, "n", "unit"), tuple(rows), records=records)
 
 
 def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:

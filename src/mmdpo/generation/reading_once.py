@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,14 @@ def find_distinct(questions: Sequence[Question]) -> tuple[list[Question], list[i
 
 
 def generate_from_copies(
-    model: Any, prompts: Mapping[str, Any], rows: Sequence[int], one_token: GenerationConfig, **options: Any
+    generate: Callable[..., Any],
+    model: Any,
+    prompts: Mapping[str, Any],
+    rows: Sequence[int],
+    one_token: GenerationConfig,
+    **options: Any,
 ) -> Any:
-    """Returns what the model's `generate` returns with `options` for rows that are the prompts at those places.
+    """Returns what `generate` returns of the model with `options`, for rows that are the prompts at those places.
 
     `prompts` are left-padded inputs on the model's device; `one_token` generates one and returns all there is. All but
     the last token of each prompt is read by `generate` itself, which prepares positions and pictures as its family
@@ -45,7 +50,7 @@ def generate_from_copies(
         name: value[:, :-1] if isinstance(value, Tensor) and value.shape == shape else value
         for name, value in prompts.items()
     }
-    read = model.generate(**begun, generation_config=one_token)
+    read = generate(model, **begun, generation_config=one_token)
     name = "cache" if "cache" in read else "past_key_values"  # transformers before 5.24
     cache = read.get(name)
     if cache is None or cache.get_seq_length() != shape[1] - 1:
@@ -60,7 +65,7 @@ def generate_from_copies(
         if isinstance(lag := getattr(module, "rope_deltas", None), Tensor):
             module.rope_deltas = lag[places]
     repeated = {key: prompts[key][places] for key in ("input_ids", "attention_mask")}
-    return model.generate(**repeated, **{name: cache}, **options)
+    return generate(model, **repeated, **{name: cache}, **options)
 
 
 class RoomyLayer(DynamicLayer):

@@ -33,6 +33,11 @@ class SeededDraw(LogitsProcessor):
         self._steps: list[Float[Tensor, "B"]] = []
         """Of each token, log π under the sampler."""
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a token was drawn."""
+        return bool(self._steps)
+
     def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Returns log π with each row's next noise."""
         logprobs = self._warpers(input_ids, scores.float()).log_softmax(-1)
@@ -52,6 +57,11 @@ class FirstTokens(LogitsProcessor):
     def __init__(self, num_beams: int) -> None:
         self._beams = num_beams
         self.logprobs: Float[Tensor, "B V"] | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a first token was seen."""
+        return self.logprobs is not None
 
     def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Returns the scores."""

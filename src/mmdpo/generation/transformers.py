@@ -162,14 +162,15 @@ class TransformersAnswerer:
     def read_last_states(self, questions: Sequence[Question], settings: GenerationSettings) -> Float[Tensor, "n l h"]:
         """Returns the states of the last token of each prompt: of its embedding, and after each layer of the decoder.
 
-        Each prompt is read alone. Raises RowError for a picture that cannot be read.
+        Each prompt is read alone; of a model with several streams of states (Gemma 3n), the first is the one that its
+        layers read. Raises RowError for a picture that cannot be read.
         """
         reader = self._make_reader(settings)
         found = []
         for question in questions:
             inputs = reader([question]).to(self._model.device, self._model.dtype)
             states = self._model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
-            found.append(torch.stack([state[0, -1].float().cpu() for state in states]))
+            found.append(torch.stack([state[..., -1, :].flatten(0, -2)[0].float().cpu() for state in states]))
         return torch.stack(found)
 
     def _make_batches(self, questions: Sequence[Question]) -> list[list[Question]]:
@@ -310,9 +311,10 @@ class _Generator:
             inputs = self.reader(distinct)
         placed = inputs.to(self.model.device, self.model.dtype)
         mask = placed["attention_mask"][rows]
+        generate = self.reader.renderer.family.generate
         if len(distinct) == len(batch):
-            return self.model.generate(**placed, **options), mask
-        return generate_from_copies(self.model, placed, rows, self._one_token, **options), mask
+            return generate(self.model, **placed, **options), mask
+        return generate_from_copies(generate, self.model, placed, rows, self._one_token, **options), mask
 
     def _try(self, batch: Sequence[Question], inputs: BatchFeature | None) -> list[GeneratedAnswer] | None:
         """Returns the answers, None where memory ran out; the error is let go of, since its frames hold tensors."""
@@ -339,6 +341,11 @@ class _Generator:
             processors.append(draw)
         options = {"generation_config": self.config, "logits_processor": processors}
         tokens, mask = self._run(batch, inputs, self.reads_once, **options)
+        if not all(processor.is_asked for processor in processors):
+            raise ValueError(
+                f"{type(self.model).__name__}.generate loses logits_processor, by which mmdpo samples and reads "
+                "likelihoods: generate with temperature 0 and without top_logprobs, or with another backend"
+            )
         new = tokens[:, mask.shape[1] :].cpu()
         is_end = torch.isin(new, torch.tensor(self.config.eos_token_id))
         ended = is_end.any(dim=1).tolist()

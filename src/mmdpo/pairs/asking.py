@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Question
 from mmdpo.judges import RETRY_TEMPERATURE
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.judges import Ask, Reply
 from mmdpo.pairs.prompts import sha256_image
 from mmdpo.records import ImageSource

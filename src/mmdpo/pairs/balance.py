@@ -7,8 +7,7 @@ and rejected answers have the same mean, of words or of a mark of style.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from mmdpo.diagnosis.shortcut import STYLE_WORDS
@@ -19,7 +18,6 @@ UNEVEN = 0.6
 """Area under the curve from which a mark of style decides too much; so does one less than this away from 1."""
 Values: TypeAlias = tuple[float, float]
 """Of a pair: a measure of its chosen and of its rejected text."""
-Measure: TypeAlias = Callable[[str], float]
 
 
 def count_words(text: str) -> float:
@@ -27,14 +25,10 @@ def count_words(text: str) -> float:
     return float(len(text.split()))
 
 
-def _has(pattern: re.Pattern[str], text: str) -> float:
-    return float(pattern.search(text) is not None)
-
-
-MARKS: Mapping[str, Measure] = {
-    name: partial(_has, re.compile(pattern, re.IGNORECASE)) for name, pattern in STYLE_WORDS.items()
+MARKS: Mapping[str, re.Pattern[str]] = {
+    name: re.compile(pattern, re.IGNORECASE) for name, pattern in STYLE_WORDS.items()
 }
-"""Marks of style: 1 for a text that has it, else 0."""
+"""Marks of style: a text has one where the pattern is found."""
 
 
 def balance(
@@ -48,37 +42,43 @@ def balance(
     """
     found = list(taken)
     gaps = [[chosen - rejected for chosen, rejected in of] for of in offers]
-    sizes = [[(chosen + rejected) / 2 for chosen, rejected in of] for of in offers]
     open_ = [(place, n) for place, n in enumerate(taken) if n is not None]
     total = sum(gaps[place][n] for place, n in open_)
-    size = sum(sizes[place][n] for place, n in open_)
-    sign = 1.0 if total > 0 else -1.0
+    size = sum(sum(offers[place][n]) for place, n in open_) / 2
+    sign = 1 if total > 0 else -1
 
-    def gain(place: int, now: int, new: int | None) -> float:
-        return sign * (gaps[place][now] - (0.0 if new is None else gaps[place][new]))
-
-    def change(choices: Callable[[int], Sequence[int | None]]) -> None:
-        """Takes other pairs until the means agree; `choices` are those of a prompt, None for none."""
+    def change(*, leaves_out: bool) -> None:
+        """Takes other pairs, or leaves pairs out, until the means agree."""
         nonlocal total, size
+        if sign * total <= tolerance * size:
+            return
+        lowest = min if sign > 0 else max
         waiting = [
-            (-max(gain(place, now, new) for new in choices(place)), place, now)
+            (sign * ((0 if leaves_out else lowest(gaps[place])) - gaps[place][now]), place, now)
             for place, now in enumerate(found)
             if now is not None
         ]
         for _, place, now in sorted(waiting):
             if sign * total <= tolerance * size:
                 return
-            for gained, new in sorted(((gain(place, now, n), n) for n in choices(place)), key=lambda of: -of[0]):
-                rest = size - sizes[place][now] + (0.0 if new is None else sizes[place][new])
-                if gained > 0 and sign * total - gained >= -tolerance * rest:
-                    found[place], total, size = new, total - sign * gained, rest
+            own = gaps[place][now]
+            choices = [(own, None)] if leaves_out else [(own - gap, n) for n, gap in enumerate(gaps[place])]
+            for gained, new in sorted(choices, key=lambda of: -sign * of[0]):
+                rest = size + ((0 if new is None else sum(offers[place][new])) - sum(offers[place][now])) / 2
+                if sign * gained > 0 and sign * (total - gained) >= -tolerance * rest:
+                    found[place], total, size = new, total - gained, rest
                     break
 
-    change(lambda place: range(len(offers[place])))
-    change(lambda place: (None,))
+    change(leaves_out=False)
+    change(leaves_out=True)
     return found
 
 
 def area_under_curve(values: Sequence[Values]) -> float:
     """Returns in which share of pairs the chosen text has more of something than the rejected one, ties as half."""
     return sum(0.5 if a == b else float(a > b) for a, b in values) / len(values) if values else 0.5
+
+
+def is_uneven(area: float) -> bool:
+    """Says whether a measure of that area under the curve decides too much."""
+    return not 1 - UNEVEN <= area <= UNEVEN

@@ -10,7 +10,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 
 from mmdpo.files import printable, write_text
-from mmdpo.pairs.build import DATASET
+from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.options import PairsOptions
 from mmdpo.pairs.rules import RULES
 from mmdpo.report.pair_tables import make_tables

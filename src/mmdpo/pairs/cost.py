@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdpo.evaluation.line_file import read_lines
 from mmdpo.files import read_json, write_json
 from mmdpo.generation.endpoint import Budget, BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Processes, Question
+from mmdpo.line_file import mend_last_line
 from mmdpo.pairs.asking import Prices
 from mmdpo.pairs.samples import SAMPLES, list_parts
 
 COST = "cost.json"
 CHECK_REPLIES = "check-{}.jsonl"
 """What a judge's model replied to `check-judge`: apart, since it says nothing of what the run's own prompts cost."""
+
+_TOKENS = re.compile(rb'"(prompt_tokens|tokens)": (\d+)')
+"""In a line of answers or replies: within a text, a quotation mark has a backslash before it."""
 
 
 @dataclass
@@ -132,9 +136,12 @@ def _count(folder: Path, step: str) -> Iterator[tuple[int, int]]:
     kind, _, label = step.partition(" ")
     replies = CHECK_REPLIES if kind == "check" else "replies-{}.jsonl"
     paths = list_parts(folder, SAMPLES) if step == "sample" else [folder / replies.format(label)]
-    for path in paths:
-        for row in read_lines(path) if path.is_file() else ():
-            yield int(row.get("prompt_tokens") or 0), int(row.get("tokens") or 0)
+    for path in filter(Path.is_file, paths):
+        mend_last_line(path)
+        with path.open("rb") as file:
+            for line in file:
+                found = dict(_TOKENS.findall(line))
+                yield int(found.get(b"prompt_tokens", 0)), int(found.get(b"tokens", 0))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import eq
 
 from mmdpo.pairs.samples import Sample
 from mmdpo.texts import split_sentences
@@ -14,12 +15,15 @@ DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"
 LOOP = 4
 """Times that the same words follow each other, where no text means it."""
 _REFUSALS = re.compile(
-    r"^\W*(i'?m sorry|i am sorry|sorry,? (but )?i|i (can'?t|cannot|am unable to|am not able to)|as an ai\b"
+    r"\W*(i'?m sorry|i am sorry|sorry,? (but )?i|i (can'?t|cannot|am unable to|am not able to)|as an ai\b"
     r"|unfortunately,? i)",
     re.IGNORECASE,
 )
 _SHINGLE = 3
 """Words of a piece by which texts are compared."""
+_GOES_ON = re.compile(r"[.!?。！？\n]\s*\S")
+_NO_WORDS = {code: " " for code in range(128) if not re.match(r"\w", chr(code))}
+"""Characters of ASCII that are in no word."""
 
 
 def why_useless(sample: Sample) -> str | None:
@@ -30,7 +34,7 @@ def why_useless(sample: Sample) -> str | None:
         return CUT
     if is_repeating(sample.text):
         return REPEATING
-    return REFUSAL if _REFUSALS.search(sample.text.replace("’", "'")) else None
+    return REFUSAL if _REFUSALS.match(sample.text.replace("’", "'")) else None
 
 
 def is_repeating(text: str) -> bool:
@@ -39,23 +43,19 @@ def is_repeating(text: str) -> bool:
     >>> is_repeating("A dog. A cat. A dog."), is_repeating("hope hope hope hope"), is_repeating("A dog and a cat.")
     (True, True, False)
     """
-    words = _words(text)
-    again = len(words) - len(set(words))
-    if not again:
+    words, pieces = _split(text)
+    if len(set(words)) == len(words):
         return False
-    sentences = [" ".join(_words(sentence)) for sentence in split_sentences(text)]
-    sentences = [sentence for sentence in sentences if sentence]
-    if len(sentences) > 1 and sentences[-1] in sentences[:-1]:
-        return True
-    for size in (1, 2, 3, 4):
-        if again < size * (LOOP - 1):  # so many words of a loop stand in the text before
-            break
-        run = 0
-        for place in range(size, len(words)):
-            run = run + 1 if words[place] == words[place - size] else 0
-            if run >= size * (LOOP - 1):
-                return True
-    return False
+    if _GOES_ON.search(text) is not None:
+        *before, last = (" ".join(_split(sentence)[0]) for sentence in split_sentences(text))
+        while before and not last:
+            last = before.pop()
+        if last and last in before:
+            return True
+    if len(pieces) > len(words) - _SHINGLE:  # no piece is there twice, and of a loop all are
+        return False
+    # 1 for each word that is the one so many places before it
+    return any(bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)) for size in (1, 2, 3, 4))
 
 
 def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
@@ -65,28 +65,32 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
     fewer words are compared by their words.
     """
     found = dict[int, str]()
-    kept: list[tuple[str, frozenset[tuple[str, ...]]]] = []
+    texts, kept = set[str](), list[frozenset[tuple[str, ...]]]()
     for sample in samples:
-        words = _words(sample.text)
+        words, pieces = _split(sample.text)
         text = " ".join(words)
-        size = min(_SHINGLE, max(1, len(words)))
-        pieces = frozenset(tuple(words[place : place + size]) for place in range(len(words) - size + 1))
-        if any(text == other for other, _ in kept):
+        least, most = near * len(pieces), len(pieces) / near  # beyond these the share is lower
+        if text in texts:
             found[sample.k] = DUPLICATE
-        elif near < 1 and any(_share(pieces, other) > near for _, other in kept):
+        elif near < 1 and any(_share(pieces, other) > near for other in kept if least <= len(other) <= most):
             found[sample.k] = NEAR_DUPLICATE
         else:
-            kept.append((text, pieces))
+            texts.add(text)
+            kept.append(pieces)
     return found
 
 
 @lru_cache(maxsize=256)
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _split(text: str) -> tuple[list[str], frozenset[tuple[str, ...]]]:
+    """Returns the words of a text, and its pieces."""
+    text = text.lower()
+    words = text.translate(_NO_WORDS).split() if text.isascii() else re.findall(r"\w+", text)
+    if len(words) < _SHINGLE:
+        return words, frozenset([tuple(words)] if words else ())
+    return words, frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
 def _share(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    if min(len(one), len(other)) < 0.5 * max(len(one), len(other)):
-        return 0.0
-    union = len(one | other)
-    return len(one & other) / union if union else 1.0
+    both = len(one & other)
+    either = len(one) + len(other) - both
+    return both / either if either else 1.0

@@ -7,6 +7,7 @@ round-N/
   pairs.yaml, pairs/   the round's answers, verdicts and pairs, see `mmdpo pairs`
   train.yaml, run/     its training, see `mmdpo train`
   model/               adapter and base in one, where an adapter was trained
+  again.yaml, again/     some of its pairs, judged again by the judges of the held-out answers, where those are others
   held_out.yaml, held_out/   what its model says to the prompts that no round trains on; in round-0 the start says it
   BENCHMARK/             its answers and scores, see `mmdpo eval`
 
@@ -28,20 +29,25 @@ from typing import Any
 import yaml
 
 from mmdpo.benchmarks import tasks
-from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_whole
+from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_rows, write_whole
 from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.balance import count_words
-from mmdpo.pairs.build import DATASET, TRAIN, BuildError
+from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.filters import REPEATING, why_useless
 from mmdpo.pairs.judging import read_verdicts
 from mmdpo.pairs.options import IterateOptions, PairsOptions
+from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.run import PairsRun
+from mmdpo.pairs.samples import SAMPLES, read_samples
+from mmdpo.pairs.show import read_taken
 from mmdpo.records import derive_generator
 from mmdpo.tables import Table, show_number
 
 ROUNDS, BEST, HELD_OUT = "rounds.json", "best", "held_out.txt"
 ADAPTER = "adapter_config.json"
+JUDGED_AGAIN = 50
+"""Pairs of a round that the judges of the held-out answers look at, where they are not those of the pairs."""
 LEAST_YIELD = 0.1
 """Pairs for each prompt below which there is nothing left to learn from."""
 
@@ -206,9 +212,31 @@ class Rounds:
             )
             state["rounds"].append(found | {"kept": False, "reason": state["ended"]})
             return
+        found["agreed"] = self._judge_again(number, folder)
         model = self._train(number, folder, previous)
         found |= {"model": model, "held_out": asdict(self._measure(number, model))}
         self._decide(found | {"benchmarks": self._evaluate(number, model)}, state)
+
+    def _judge_again(self, number: int, folder: Path) -> float | None:
+        """Returns in how many of some of a round's pairs, in per cent, the judges of the held-out answers agree.
+
+        None where the pairs' own judges are those.
+        """
+        if not self.options.held_out_judges:
+            return None
+        taken = {name: of[0] for name, of in read_taken(folder / "pairs").items() if of[0][0] != of[0][1]}
+        order = derive_generator(self.pairs.sampling.seed, str(number), "again").permutation(len(taken))[:JUDGED_AGAIN]
+        drawn = {name: taken[name] for name in (list(taken)[place] for place in sorted(order.tolist()))}
+        own = {"ids": str(folder / "again.txt"), "out": str(folder / "again")}
+        write_whole(folder / "again.txt", "".join(f"{name}\n" for name in drawn))
+        make_folder(folder / "again")
+        samples = (each for each in read_samples(folder / "pairs") if each.k in drawn.get(each.id, ()))
+        write_rows(folder / "again" / SAMPLES, (each._asdict() for each in samples))
+        run = self._judge_otherwise(folder / "again.yaml", own)
+        verdicts = read_verdicts(run.folder, run.judges[0].label)
+        found = [(verdicts[name], pair) for name, pair in drawn.items() if verdicts.get(name, {}).keys() >= set(pair)]
+        agreed = sum(of[chosen].score > of[rejected].score for of, (chosen, rejected) in found)
+        return 100 * agreed / len(found) if found else None
 
     def _decide(self, row: Mapping[str, Any], state: dict[str, Any]) -> None:
         """Adds a round that was measured to `state`: kept, or not with the reason."""
@@ -276,14 +304,17 @@ class Rounds:
             "out": str(folder / "held_out"),
             "num_samples": 1,
         }
+        return measure(self._judge_otherwise(folder / "held_out.yaml", own, samples=True))
+
+    def _judge_otherwise(self, config: Path, own: Mapping[str, Any], *, samples: bool = False) -> PairsRun:
+        """Lets the judges of the held-out answers judge answers, which are sampled before where none are there."""
+        own = {**self._pairs_file(), **own}
         if self.options.held_out_judges:
             own["judges"] = [yaml.safe_load(text) for text in self.options.held_out_judges]
-        config = folder / "held_out.yaml"
-        self._write_yaml(config, {**self._pairs_file(), **own})
-        options = parse_options(PairsOptions, ["--config", str(config)], "pairs")
-        for step in ("sample", "judge"):
+        self._write_yaml(config, own)
+        for step in ("sample", "judge") if samples else ("judge",):
             self._mmdpo("pairs", step, "--config", str(config))
-        return measure(PairsRun(options))
+        return PairsRun(parse_options(PairsOptions, ["--config", str(config)], "pairs"))
 
     def _evaluate(self, number: int, model: str) -> dict[str, float]:
         """Measures a model by the benchmarks, and returns the figures by metric. They decide nothing: who chooses a
@@ -365,7 +396,7 @@ def make_table(state: Mapping[str, Any]) -> Table:
         values = (measured.wrong, measured.right, measured.f1(start), measured.words, measured.useless)
         return tuple(show_number(value, 2 if place == 1 else 1) for place, value in enumerate(values))
 
-    rows = [("start", *figures(state["start"]), "", "", "")]
+    rows = [("start", *figures(state["start"]), "", "", "", "")]
     for row in state["rounds"]:
         shown = figures(row["held_out"]) if "held_out" in row else ("",) * 5
         rows.append(
@@ -374,6 +405,7 @@ def make_table(state: Mapping[str, Any]) -> Table:
                 *shown,
                 f"{row['pairs']:,}",
                 show_number(100 * row["yield"], 0),
+                show_number(row["agreed"], 0) if row.get("agreed") is not None else "",
                 "kept" if row["kept"] else "not kept",
             )
         )
@@ -383,8 +415,8 @@ def make_table(state: Mapping[str, Any]) -> Table:
         (*row[:-1], *(show_number(of[name], 1) if name in of else "" for name in metrics), row[-1])
         for row, of in zip(rows, by_row, strict=True)
     ]
-    headers = ("", "wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", *metrics, "")
-    return Table(headers, tuple(rows), "On prompts that no round trains on")
+    measures = ("wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "agreed %")
+    return Table(("", *measures, *metrics, ""), tuple(rows), "On prompts that no round trains on")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of, read_json, to_json
 from mmdpo.generation.questions import Answerer
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.filters import why_useless
-from mmdpo.pairs.judges import Claim, Context, Verdict, Verdicts, load, version_of
+from mmdpo.pairs.judges import Context, Verdict, Verdicts, load, version_of
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import LOT, Sample, check_same
 from mmdpo.registry import name_nearest
@@ -161,7 +161,7 @@ def judge_samples(
             lot = [(prompt, found) for prompt in prompts[start : start + LOT] if (found := find_open(prompt))]
             verdicts = judge_lot(judge, lot, context, asker)
             for (prompt, found), of in zip(lot, verdicts, strict=True):
-                given = {str(s.k): to_row(verdict) for s, verdict in zip(found, of, strict=True) if verdict is not None}
+                given = {str(s.k): verdict.row() for s, verdict in zip(found, of, strict=True) if verdict is not None}
                 truth = digest_truth(judge, prompt)
                 lines.append({"id": prompt.id} | ({"truth": truth} if truth else {}) | {"verdicts": given})
             for prompt in prompts[start : start + LOT]:
@@ -268,27 +268,6 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
     }
 
 
-def to_row(verdict: Verdict) -> dict[str, Any]:
-    """Returns a verdict for JSON, without what has its default."""
-    row = {name: value for name, value in _fields(verdict) if value not in ((), None, 0) or name == "score"}
-    if verdict.claims:
-        row["claims"] = [
-            {name: value for name, value in _fields(claim) if value is not None} for claim in verdict.claims
-        ]
-    return row
-
-
-def _fields(of: Verdict | Claim) -> Iterator[tuple[str, Any]]:
-    """Yields what something holds; `asdict` would copy all of it, claim by claim."""
-    return ((name, getattr(of, name)) for name in of.__dataclass_fields__)
-
-
-def from_row(row: Mapping[str, Any]) -> Verdict:
-    """Returns what `to_row` wrote."""
-    claims = tuple(Claim(**claim) for claim in row.get("claims", ()))
-    return Verdict(**{**row, "claims": claims})
-
-
 def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
     """Returns a judge's verdicts by prompt and number of the answer."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -305,7 +284,7 @@ def join_rows(rows: Sequence[Mapping[str, Any]], answers: Collection[int] | None
     last = rows[-1].get("truth") if rows else None
     same = [row for row in rows if row.get("truth") == last]
     joined = {int(k): of for row in same for k, of in row["verdicts"].items()}
-    return {k: from_row(of) for k, of in joined.items() if answers is None or k in answers}
+    return {k: Verdict(**of) for k, of in joined.items() if answers is None or k in answers}
 
 
 def show_words(name: str) -> str:

@@ -16,8 +16,8 @@ from mmdpo.options import REQUIRED, Options, group, option
 if TYPE_CHECKING:
     from mmdpo.generation.questions import GenerationSettings
     from mmdpo.pairs.asking import Prices
-    from mmdpo.pairs.build import BuildPlan
     from mmdpo.pairs.judging import JudgeChoice
+    from mmdpo.pairs.plan import BuildPlan
     from mmdpo.pairs.samples import SamplingPlan
 
 FILE = "pairs.yaml"
@@ -114,6 +114,7 @@ class PairsOptions(Options):
     batches: BatchOptions = group(BatchOptions)
     endpoint: EndpointOptions = group(EndpointOptions)
     dry_run: bool = option(False, "Say what is left to do and what it will cost, and do nothing.")
+    yes: bool = option(False, "Do not ask, at a terminal, before a step that will cost more than the budget leaves.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,7 +165,7 @@ class PairsOptions(Options):
 
     def plan_build(self) -> BuildPlan:
         """Returns how pairs are made."""
-        from mmdpo.pairs.build import BuildPlan
+        from mmdpo.pairs.plan import BuildPlan
 
         own = {
             each.name: getattr(self.build, each.name)
@@ -209,7 +210,9 @@ class IterateOptions(Options):
     prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
     mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
-    held_out_judges: tuple[str, ...] = option((), "Judges of their answers; those of the pairs unless given.")
+    held_out_judges: tuple[str, ...] = option(
+        (), "Judges of their answers, and of 50 pairs of each round again; those of the pairs unless given."
+    )
     evaluate: tuple[str, ...] = option(
         (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."
     )
@@ -232,7 +235,7 @@ class IterateOptions(Options):
 def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
-        if name in ("given", "dry_run"):
+        if name in ("given", "dry_run", "yes"):
             continue
         if isinstance(value, Mapping):
             found += _flatten(value)

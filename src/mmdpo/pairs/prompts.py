@@ -27,8 +27,8 @@ from mmdpo.data.messages import (
     split_last_answer,
 )
 from mmdpo.data.read import open_rows
-from mmdpo.files import digest_of, irregular_kind
-from mmdpo.records import CHOSEN, ImageSource, Message, RowError
+from mmdpo.files import digest_of, irregular_kind, read_json
+from mmdpo.records import CHOSEN, ImageSource, Message, RowError, named_source
 from mmdpo.world import PROMPT, SMALL, World, find_world
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
 
@@ -67,10 +67,8 @@ class Prompt:
     @cached_property
     def image_digests(self) -> tuple[str, ...]:
         """The SHA-256 of each picture. Raises RowError, which names the row, for one that cannot be read."""
-        try:
+        with named_source(self.source):
             return tuple(map(sha256_image, self.images))
-        except RowError as error:
-            raise error if error.source else RowError(error.problem, source=self.source) from error
 
     @cached_property
     def digest(self) -> str:
@@ -90,15 +88,17 @@ def sha256_image(source: ImageSource) -> str:
     """
     if isinstance(source, Image.Image):
         return hashlib.sha256(digest_image(source).encode()).hexdigest()
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
+    return hashlib.sha256(source if isinstance(source, bytes) else read_image_file(source)).hexdigest()
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """Returns the content of an image file. Raises RowError for one that cannot be read."""
     try:
-        if kind := irregular_kind(source):
-            raise RowError(f"the image {source} cannot be read: it is {kind}; give the path of a file")
-        with Path(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if kind := irregular_kind(path):
+            raise RowError(f"the image {path} cannot be read: it is {kind}; give the path of a file")
+        return Path(path).read_bytes()
     except OSError as error:
-        raise RowError(f"the image {source} cannot be read ({error.strerror})") from error
+        raise RowError(f"the image {path} cannot be read ({error.strerror})") from error
 
 
 def read_prompts(
@@ -267,3 +267,17 @@ def _make(
     except RowError as error:
         raise RowError(error.problem, source=source) from error
     return Prompt(name, conversation.turns, conversation.images, dict(truth), source, licence)
+
+
+def read_vocabulary(path: Path | None, dataset: str | None) -> dict[str, str]:
+    """Returns word → object as a file says, else the objects of the embedded world that a dataset is, else none.
+
+    Raises OSError where there is no such file, ValueError for a damaged one, and PromptsError for one of another kind.
+    """
+    if path is None:
+        world = find_world(dataset)
+        return {name: name for name in world.objects} if world is not None else {}
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+        raise PromptsError(f'{path}: a vocabulary is an object of words, such as {{"puppy": "dog", "dog": "dog"}}')
+    return {word.lower(): name for word, name in content.items()}

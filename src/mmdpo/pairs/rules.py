@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,54 +21,50 @@ from mmdpo.texts import split_sentences
 
 SAME_LENGTH = 0.1
 """How much longer, at most, the longer of two answers of the same length is."""
+Texts: TypeAlias = tuple[str, str]
+"""The chosen one and the rejected one."""
 
 
-@dataclass(frozen=True, slots=True)
 class Candidate:
-    """An answer with its verdict."""
+    """An answer with its verdict, and what rules look at again and again: counted once."""
 
-    sample: Sample
-    verdict: Verdict
+    __slots__ = ("is_clean", "right", "sample", "struck", "verdict", "words")
 
-    @property
-    def words(self) -> int:
-        """How many words it has."""
-        return len(self.sample.text.split())
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether no claim of it is held to be wrong."""
-        return not self.verdict.struck
+    def __init__(self, sample: Sample, verdict: Verdict) -> None:
+        """Counts words, and claims that are held to be right and wrong (struck)."""
+        self.sample, self.verdict = sample, verdict
+        self.words = len(sample.text.split())
+        self.struck, self.right = verdict.struck, verdict.right
+        self.is_clean = not self.struck
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """Two answers that may become a pair, and the texts that they have in it."""
 
     chosen: Candidate
     rejected: Candidate
     margin: float
-    texts: tuple[str, str]
-    """The chosen one and the rejected one."""
     is_clean: bool
     """Whether nothing in the chosen text is held to be wrong."""
+    own_texts: Texts | None = None
+    """The chosen one and the rejected one, where they are not the answers'."""
+
+    @property
+    def texts(self) -> Texts:
+        """The chosen one and the rejected one."""
+        return self.own_texts or (self.chosen.sample.text, self.rejected.sample.text)
 
     @property
     def words(self) -> tuple[int, int]:
         """How many words the texts have."""
-        return len(self.texts[0].split()), len(self.texts[1].split())
-
-    def measure(self, of: Callable[[str], float]) -> tuple[float, float]:
-        """Returns a measure of the chosen and of the rejected text."""
-        return of(self.texts[0]), of(self.texts[1])
-
-    @property
-    def gap(self) -> int:
-        """Words of the chosen text less those of the rejected one."""
-        return self.words[0] - self.words[1]
+        if self.own_texts is None:
+            return self.chosen.words, self.rejected.words
+        return len(self.own_texts[0].split()), len(self.own_texts[1].split())
 
 
-Propose: TypeAlias = Callable[[Sequence[Candidate], np.random.Generator], Iterator[Proposal]]
+Draw: TypeAlias = Callable[[], np.random.Generator]
+"""Opens a prompt's generator."""
+Propose: TypeAlias = Callable[[Sequence[Candidate], Draw], Iterator[Proposal]]
 
 
 @dataclass(frozen=True)
@@ -82,55 +78,54 @@ class Rule:
     """Yields the pairs that it would make of answers to one prompt, the best first."""
 
 
-def clean_near(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def clean_near(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields answers without a wrong claim, the most complete first, over those with one, the nearest in length."""
-    wrong = [(each.words, -each.verdict.struck, each.sample.k, each) for each in _wrong(candidates)]
+    wrong = [(each.words, -each.struck, each.sample.k, each) for each in _wrong(candidates)]
     for chosen in _by_completeness(candidates):
         words = chosen.words
         for *_, rejected in sorted(wrong, key=lambda of: (abs(of[0] - words), *of[1:3])):
             yield _by_claims(chosen, rejected)
 
 
-def clean_worst(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def clean_worst(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields answers without a wrong claim, the most complete first, over those with one, the worst first."""
     worst = sorted(_wrong(candidates), key=lambda each: (each.verdict.score, each.sample.k))
     for chosen, rejected in product(_by_completeness(candidates), worst):
         yield _by_claims(chosen, rejected)
 
 
-def best_worst(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def best_worst(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields all pairs of different scores, the widest margin first."""
     pairs = [_by_score(a, b) for a in _own(candidates) for b in candidates if a.verdict.score > b.verdict.score]
     yield from sorted(pairs, key=lambda pair: (-pair.margin, pair.chosen.sample.k, pair.rejected.sample.k))
 
 
-def ranked(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def ranked(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields all pairs of different scores, in drawn order."""
-    pairs = list(best_worst(candidates, generator))
-    yield from (pairs[place] for place in generator.permutation(len(pairs)))
+    pairs = list(best_worst(candidates, draw))
+    yield from (pairs[place] for place in draw().permutation(len(pairs)))
 
 
-def same_length(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def same_length(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields the pairs of `best_worst` whose answers are of the same length."""
-    for pair in best_worst(candidates, generator):
+    for pair in best_worst(candidates, draw):
         if max(pair.words) <= (1 + SAME_LENGTH) * min(pair.words):
             yield pair
 
 
-def correction(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def correction(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields the judge's rewrites over the answers; the greedy answer first, since that is what users are given."""
     for each in sorted(_wrong(_own(candidates)), key=lambda each: each.sample.k):
         if each.verdict.rewrite is not None:
-            texts = each.verdict.rewrite, each.sample.text
-            yield Proposal(each, each, float(each.verdict.struck), texts, is_clean=True)
+            yield Proposal(each, each, float(each.struck), True, (each.verdict.rewrite, each.sample.text))
 
 
-def struck_out(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def struck_out(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields answers without what is wrong in them over the answers. It teaches silence: what is right is in both."""
     for each in sorted(_wrong(_own(candidates)), key=lambda each: each.sample.k):
         left = strike_out(each.sample.text, each.verdict)
         if left:
-            yield Proposal(each, each, float(each.verdict.struck), (left, each.sample.text), is_clean=True)
+            yield Proposal(each, each, float(each.struck), True, (left, each.sample.text))
 
 
 def strike_out(text: str, verdict: Verdict) -> str:
@@ -153,7 +148,7 @@ def strike_out(text: str, verdict: Verdict) -> str:
     return " ".join(each for each in sentences if each)
 
 
-def sentence(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def sentence(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields two answers up to the first sentence that differs, where it is right in one and wrong in the other."""
     split = {each.sample.k: split_sentences(each.sample.text) for each in candidates}
     for chosen, rejected in product(_own(candidates), _wrong(candidates)):
@@ -163,10 +158,10 @@ def sentence(candidates: Sequence[Candidate], generator: np.random.Generator) ->
             continue
         if any(claim.sentence == place for claim in chosen.verdict.claims):  # a sentence that says nothing is no answer
             texts = " ".join(ours[: place + 1]), " ".join(theirs[: place + 1])
-            yield Proposal(chosen, rejected, 1.0, texts, is_clean=True)
+            yield Proposal(chosen, rejected, 1.0, True, texts)
 
 
-def negatives(candidates: Sequence[Candidate], generator: np.random.Generator) -> Iterator[Proposal]:
+def negatives(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields the best answers over those that were made to be rejected."""
     for chosen in sorted(_own(candidates), key=lambda each: (-each.verdict.score, each.sample.k)):
         for rejected in (each for each in candidates if not each.sample.is_own):
@@ -199,17 +194,17 @@ def _wrong(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _by_completeness(candidates: Sequence[Candidate]) -> list[Candidate]:
     clean = [each for each in _own(candidates) if each.is_clean]
-    return sorted(clean, key=lambda each: (-each.verdict.right, -each.verdict.score, each.sample.k))
+    return sorted(clean, key=lambda each: (-each.right, -each.verdict.score, each.sample.k))
 
 
 def _by_claims(chosen: Candidate, rejected: Candidate) -> Proposal:
-    margin = float(rejected.verdict.struck - chosen.verdict.struck)
-    return Proposal(chosen, rejected, margin, (chosen.sample.text, rejected.sample.text), chosen.is_clean)
+    margin = float(rejected.struck - chosen.struck)
+    return Proposal(chosen, rejected, margin, chosen.is_clean)
 
 
 def _by_score(chosen: Candidate, rejected: Candidate) -> Proposal:
     margin = chosen.verdict.score - rejected.verdict.score
-    return Proposal(chosen, rejected, margin, (chosen.sample.text, rejected.sample.text), chosen.is_clean)
+    return Proposal(chosen, rejected, margin, chosen.is_clean)
 
 
 def _first_wrong(candidate: Candidate) -> float:

@@ -16,26 +16,33 @@ from tqdm import tqdm
 from mmdpo.data.export import export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import hold_folder, make_folder, read_json, write_whole
+from mmdpo.files import hold_folder, make_folder, write_whole
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
 from mmdpo.options import parse_options
 from mmdpo.pairs.asking import Asker, JudgeError
-from mmdpo.pairs.build import DATASET, build_pairs, find_offered
+from mmdpo.pairs.build import build_pairs, find_offered
 from mmdpo.pairs.card import write_card
 from mmdpo.pairs.check_judge import Gold, check_judge, write_check
 from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
+from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
 from mmdpo.pairs.judging import JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts
 from mmdpo.pairs.options import FILE, PairsOptions
-from mmdpo.pairs.prompts import Prompt, PromptsError, find_held_out, read_held_out, read_prompts
+from mmdpo.pairs.prompts import (
+    Prompt,
+    PromptsError,
+    find_held_out,
+    read_held_out,
+    read_prompts,
+    read_vocabulary,
+)
 from mmdpo.pairs.rewards import make_rewards
 from mmdpo.pairs.samples import Sample, SamplingPlan, check_asked, kind_of, numbers_of, read_samples, sample
 from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
 from mmdpo.registry import name_nearest
-from mmdpo.world import find_world
 
 PROPOSED = 3
 """Pairs of a prompt whose answers a second judge is asked about, with `first_then`."""
@@ -141,14 +148,7 @@ class PairsRun:
     @cached_property
     def vocabulary(self) -> Mapping[str, str]:
         """Word → object, of the file that the options name; an embedded world has its own."""
-        path = self.options.input.vocabulary
-        if path is None:
-            world = find_world(self.options.input.prompts)
-            return {name: name for name in world.objects} if world is not None else {}
-        content = read_json(path)
-        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
-            raise PromptsError(f'{path}: a vocabulary is an object of words, such as {{"puppy": "dog", "dog": "dog"}}')
-        return {word.lower(): name for word, name in content.items()}
+        return read_vocabulary(self.options.input.vocabulary, self.options.input.prompts)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

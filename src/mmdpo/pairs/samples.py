@@ -12,17 +12,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from mmdpo.corruption import corrupt_image
 from mmdpo.corruption import load as load_corruption
 from mmdpo.data.images import open_image
-from mmdpo.evaluation.line_file import LineFile, read_lines
 from mmdpo.files import digest_of, read_json, write_json
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, derive_seed
 
@@ -33,8 +33,7 @@ LOT = 64
 _SAID = ("finish_reason", "tokens", "prompt_tokens", "logprob")
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One answer to a prompt."""
 
     id: str
@@ -150,7 +149,7 @@ def sample(
                         if isinstance(said.get("logprob"), float):
                             said["logprob"] = round(said["logprob"], 3)
                         new = Sample(prompt.id, k, answer.text, kind_of(k, plan), **said)
-                        lines.append({name: value for name, value in asdict(new).items() if value is not None})
+                        lines.append({name: value for name, value in new._asdict().items() if value is not None})
                         known.setdefault(prompt.id, {})[k] = new
                         left -= 1
                         on_answer(new)
@@ -273,10 +272,18 @@ def explain_changed(folder: Path, prompt: Prompt) -> SamplesError:
 
 def read_samples(folder: Path) -> Iterator[Sample]:
     """Yields the answers on disk, of all processes; a last line that was cut is removed."""
-    names = Sample.__dataclass_fields__
     for path in list_parts(folder, SAMPLES):
-        for row in read_lines(path):
-            yield Sample(**{name: row[name] for name in names if name in row})
+        yield from map(to_sample, read_lines(path))
+
+
+def to_sample(row: Mapping[str, Any]) -> Sample:
+    """Returns the answer that a line holds; what else is in it is left out."""
+    if row.keys() <= _FIELDS:
+        return Sample(**row)
+    return Sample(**{name: row[name] for name in Sample._fields if name in row})
+
+
+_FIELDS = frozenset(Sample._fields)
 
 
 def read_prompt_digests(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:

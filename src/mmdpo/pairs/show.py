@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from mmdpo.evaluation.line_file import read_lines
 from mmdpo.files import printable
-from mmdpo.pairs.build import DATASET, DROPPED
+from mmdpo.line_file import read_lines
+from mmdpo.pairs.build import DROPPED
+from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample

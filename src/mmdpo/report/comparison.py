@@ -5,6 +5,7 @@ Everything here takes the content of a compare.json.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -26,6 +28,8 @@ Content: TypeAlias = Mapping[str, Any]
 
 DIGITS = {"share": 3, "0–6": 2}
 """Decimals that are shown, by unit; 1 for any other."""
+_WRAP = 8
+"""Characters of a header's line in the terminal."""
 
 
 def print_comparison(content: Content, console: Console) -> None:
@@ -35,16 +39,21 @@ def print_comparison(content: Content, console: Console) -> None:
     """
     content = clean(content)
     first, *others = content["runs"]
-    headers = ("", "A", "B", "B − A", "95 % interval", "≠ 0", "items")
+    headers = ("", "A", "B", "B − A", "95 % interval", "items")
     for run in others:
         of_run = [row for row in content["rows"] if row["run"] == run]
         for benchmark in dict.fromkeys(row["benchmark"] for row in of_run):
-            cells = [_cells(row) for row in of_run if row["benchmark"] == benchmark]
-            rows = ((name.removeprefix(f"{benchmark}/"), *figures) for name, *figures, _ in cells)
+            rows = [_terminal_cells(row) for row in of_run if row["benchmark"] == benchmark]
+            figures = zip(headers[1:], *(cells for _, *cells in rows), strict=True)
+            widths = [max(map(cell_len, (*textwrap.wrap(head, _WRAP), *cells))) for head, *cells in figures]
+            room = console.width - sum(widths) - 2 * len(widths)
+            is_narrow = any(cell_len(name) > room for name, *_ in rows)
+            room += is_narrow * len(widths)  # one blank between columns instead of two
+            table = Table(headers, tuple((_fold(name, room), *cells) for name, *cells in rows))
             console.print(Text(f"{benchmark}: A = {first}, B = {run}"), soft_wrap=True)
-            console.print(Table(headers, tuple(rows)).terminal(wrap=8, padding=(0, 1, 0, 0)))
+            console.print(table.terminal(wrap=_WRAP, padding=(0, 0 if is_narrow else 1, 0, 0)))
             console.print()
-    for line in _remarks(content, explain_needed=False):
+    for line in _remarks(content, for_terminal=True):
         console.print(Text(line), soft_wrap=True)
 
 
@@ -128,14 +137,33 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _remarks(content: Content, *, explain_needed: bool = True) -> list[str]:
+def _terminal_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the cells of the terminal, which has a star instead of the column "excludes 0", and no items needed."""
+    name, first, value, difference, interval, _, items, _ = _cells(row)
+    star = "*" if row["excludes_zero"] else " "
+    return name.removeprefix(f"{row['benchmark']}/"), first, value, difference, interval + star, items
+
+
+def _fold(name: str, room: int) -> str:
+    """Returns a name in lines that fit the room where they can, broken after strokes alone."""
+    lines = [""]
+    for part in re.findall("[^/]+/?|/", name):
+        if lines[-1].strip() and cell_len(lines[-1] + part) > room:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _remarks(content: Content, *, for_terminal: bool = False) -> list[str]:
     """Returns how the differences were made and what to know of them; the terminal has no column of items needed."""
     statistics = content["statistics"]
     how = (
-        f"Paired bootstrap over {statistics['resampled']}s, {statistics['resamples']:,} resamples, seed "
+        f"Paired bootstrap by {statistics['resampled']}, {statistics['resamples']:,} resamples, seed "
         f"{statistics['seed']}. ↑ higher is better, ↓ lower is better."
     )
-    if explain_needed:
+    if for_terminal:
+        how += " * the interval excludes 0."
+    else:
         how += " Items needed: to see a true difference of this size four times out of five."
     notes = [f"note: {note}" for note in content["notes"]]
     return [how, *notes, *(f"missing: {piece}" for piece in content["missing"])]

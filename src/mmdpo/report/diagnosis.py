@@ -11,10 +11,11 @@ from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, write_text
 from mmdpo.report.layout import File, Section, cut, identify, missing_sections, render, table_files
-from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, read_lines, read_result
+from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, fit, read_lines, read_result
+from mmdpo.report.tokens import SHAPE, ColouredAnswer, colour_answers, list_colours
 from mmdpo.tables import MISSING, Table, show_ends, show_number
 
-EXAMPLES = "examples.jsonl"
+EXAMPLES, PER_TOKEN = "examples.jsonl", "per_token.jsonl"
 _MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
 RESULT_SHAPE = {
     "kind": str,
@@ -70,6 +71,17 @@ def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], l
     if result.get("kind") not in TITLES:
         raise ReportError(f"{path}: a diagnosis of kind {result.get('kind')!r} is not known")
     return {**_OPTIONAL, **result}, list(read_lines(folder / EXAMPLES, problems))
+
+
+def read_tokens(folder: Path, problems: list[str]) -> dict[float, dict[str, list[ColouredAnswer]]]:
+    """Returns the coloured answers of pairs by their rank; none of a folder that was written without."""
+    found: dict[float, dict[str, list[ColouredAnswer]]] = {}
+    for row in read_lines(folder / PER_TOKEN, problems):
+        row = fit(row, SHAPE, PER_TOKEN, problems)
+        views = {name: colour_answers(answer) for name, answer in row.get("answers", {}).items()}
+        if "rank" in row:
+            found[row["rank"]] = {name: of for name, of in views.items() if of}
+    return found
 
 
 def print_diagnosis(result: Mapping[str, Any], console: Console) -> None:
@@ -175,7 +187,8 @@ def write_diagnosis(folder: str | Path) -> Path:
     folder = Path(folder)
     problems: list[str] = []
     result, pairs = read_diagnosis(folder, problems)
-    section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, SHOWN_ALONE, "Verdict")
+    tokens = read_tokens(folder, problems)
+    section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, tokens, SHOWN_ALONE, "Verdict")
     sections = [*missing_sections(problems), section]
     write_text(folder / "diagnosis.md", diagnosis_markdown(result))
     page = folder / "diagnosis.html"
@@ -186,11 +199,17 @@ def write_diagnosis(folder: str | Path) -> Path:
 def diagnosis_section(place: Place, problems: list[str]) -> Section:
     """Returns the section of a diagnosis; raises, and names what cannot be used, as `read_diagnosis` does."""
     result, pairs = read_diagnosis(place.path, problems)
-    return _make_section(place, result, pairs, SHOWN_PAIRS, f"Diagnosis: {place.label}")
+    tokens = read_tokens(place.path, problems)
+    return _make_section(place, result, pairs, tokens, SHOWN_PAIRS, f"Diagnosis: {place.label}")
 
 
 def _make_section(
-    place: Place, result: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], most: int, title: str
+    place: Place,
+    result: Mapping[str, Any],
+    pairs: Sequence[Mapping[str, Any]],
+    tokens: Mapping[float, Mapping[str, Sequence[ColouredAnswer]]],
+    most: int,
+    title: str,
 ) -> Section:
     name, tables = f"diagnosis-{identify(place.label)}", _tables(result)
     # Pairs of both ends of the order: those with pictures, where any have.
@@ -202,7 +221,8 @@ def _make_section(
         verdict=say(result),
         remarks=[*result["notes"], *result["left_out"]],
         tables=tables,
-        pairs=[_show_pair(pair, place.path, len(pairs)) for pair in shown],
+        pairs=[_show_pair(pair, place.path, len(pairs), tokens) for pair in shown],
+        colours=list_colours(),
         settings={**result["options"], **result["versions"]},
     )
     files: dict[str, File] = {}
@@ -211,19 +231,24 @@ def _make_section(
     return Section(name, title, html, files | {f"{name}.md": diagnosis_markdown(result)})
 
 
-def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:
+def _show_pair(
+    pair: Mapping[str, Any], folder: Path, count: int, tokens: Mapping[float, Mapping[str, Sequence[ColouredAnswer]]]
+) -> dict[str, Any]:
     pictures = [
         (find_inside(folder, pair[key]), caption, f"{caption} image of pair {pair.get('id')}")
         for key, caption in PICTURES.items()
         if pair.get(key)
     ]
+    rank = pair.get("rank")
+    answers = tokens.get(rank, {}) if isinstance(rank, int | float) else {}
     prompt = " ".join(str(pair.get("prompt", pair.get("question", ""))).replace(PLACEHOLDER, " ").split())
     facts = {"prompt": cut(prompt, LONGEST_TEXT)} if len(prompt) > LONGEST_TITLE else {}
     if isinstance(pair.get("answers"), Mapping):
         facts |= {f"answer, {of}": cut(str(text), LONGEST_TEXT) for of, text in pair["answers"].items()}
         facts |= {name: str(pair[name]) for name in ("right", "contrastive") if name in pair}
     else:
-        facts |= {key: cut(str(pair.get(key, "")), LONGEST_TEXT) for key in ("chosen", "rejected")}
+        plain = [key for key in ("chosen", "rejected") if key not in answers]
+        facts |= {key: cut(str(pair.get(key, "")), LONGEST_TEXT) for key in plain}
     for key, name in (("margins", "margin"), ("gains", "log π with image − without")):
         if isinstance(pair.get(key), Mapping):
             facts[name] = " · ".join(f"{of} {show_number(value, 2, signed=True)}" for of, value in pair[key].items())
@@ -233,4 +258,4 @@ def _show_pair(pair: Mapping[str, Any], folder: Path, count: int) -> dict[str, A
         facts["place in the order"] = f"{pair['rank']} of {count}"
     where = str(pair.get("source") or f"pair {pair.get('id', '')}")
     title = f"{where}: {cut(prompt, LONGEST_TITLE)}" if prompt else where
-    return dict(title=title, pictures=pictures, facts=facts)
+    return dict(title=title, pictures=pictures, facts=facts, answers=answers)

@@ -70,6 +70,13 @@ class ScoredItem:
     """The answer that a judge compares with."""
     reasons: str
     """What a judge wrote."""
+    rating: float | None = None
+    """What a judge gave, from 0 to 6."""
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether a judge wrote a rating."""
+        return self.rating is not None
 
 
 @dataclass(frozen=True)
@@ -90,20 +97,30 @@ class EvaluatedRun:
     items: Mapping[str, ScoredItem]
 
 
-def read_evaluated(place: Place, missing: list[str]) -> EvaluatedRun:
-    """Reads a result. Raises nothing: what cannot be read is added to `missing`."""
+def name_benchmark(folder: Path) -> str:
+    """Returns which benchmark a folder of results is about, as far as its files say; else its own name."""
+    result = fit(read_object(folder / RESULT, [], costs=""), {"benchmark": str}, RESULT, [])
+    return str(result.get("benchmark") or _first_answer(folder).get("benchmark") or clean_text(folder.name))
+
+
+def _first_answer(folder: Path) -> dict[str, Any]:
+    return dict(fit(next(read_lines(folder / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", []))
+
+
+def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKED_AT) -> EvaluatedRun:
+    """Reads a result, of its items the first `most`. Raises nothing: what cannot be read is added to `missing`."""
     problems: list[str] = []
     name = clean_text(place.path.name)
     result = read_object(place.path / RESULT, problems, costs="it has no metrics")
     result = fit(result, RESULT_SHAPE, RESULT, problems)
-    rows = fit(list(read_lines(place.path / SCORES, problems, most=LOOKED_AT)), [SCORE_SHAPE], SCORES, problems)
+    rows = fit(list(read_lines(place.path / SCORES, problems, most=most)), [SCORE_SHAPE], SCORES, problems)
     items = {str(row["id"]): _score(row) for row in rows if "id" in row}
     if not items:
         problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
     label = f"{place.label}, {name}" if name != place.label else place.label
     missing += [f"{label}: {problem}" for problem in problems]
     notes = (result.get("notes") or {}).values()
-    first = fit(next(read_lines(place.path / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", [])
+    first = _first_answer(place.path)
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
@@ -148,7 +165,8 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         flags_words=flags_words,
         remark=" · ".join(said),
         reference=reference if isinstance(reference, str) else "",
-        reasons=reply if is_rated and isinstance(reply, str) else "",
+        reasons=reply if isinstance(reply, str) else "",
+        rating=rating if is_rated else None,
     )
 
 
@@ -257,7 +275,7 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
             shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
         prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
         title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
-        answers = {label: _mark(row, items.get(label)) for label, row in rows.items()}
+        answers = {label: mark_answer(row, items.get(label)) for label, row in rows.items()}
         reference = next((item.reference for item in items.values() if item.reference), "")
         article = dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))
         articles.append(article)
@@ -265,14 +283,22 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     return dict(
         articles=articles,
         have_flags=any(item.flags_words for item in scored),
-        have_ratings=any(item.reasons for item in scored),
+        have_ratings=any(item.reasons and item.is_rated for item in scored),
+        have_verdicts=any(item.reasons and not item.is_rated for item in scored),
     )
 
 
-def _mark(row: Mapping[str, Any], item: ScoredItem | None) -> MarkedAnswer:
-    if item is None or "answer" not in row:
+def mark_answer(row: Mapping[str, Any], item: ScoredItem | None, most: int = LONGEST_ANSWER) -> MarkedAnswer:
+    """Returns an answer, a row of answers.jsonl, with what it was found to be; either may be missing.
+
+    Of texts with more than `most` characters the beginning is left.
+    """
+    if "answer" not in row:
         return MarkedAnswer(MISSING, remark="no answer")
-    text, reasons = cut(str(row["answer"]), LONGEST_ANSWER), cut(item.reasons, LONGEST_ANSWER)
+    text = cut(str(row["answer"]), most)
+    if item is None:
+        return MarkedAnswer(text, remark="not scored")
+    reasons = cut(item.reasons, most)
     return MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
 
 

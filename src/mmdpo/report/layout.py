@@ -132,8 +132,8 @@ class Thumbnail(NamedTuple):
     why: str = ""
 
 
-def make_thumbnail(picture: Picture | bytes | Thumbnail | None) -> Thumbnail:
-    """Returns a small copy of a picture; of one that is gone or cannot be shown it is said why.
+def make_thumbnail(picture: Picture | bytes | Thumbnail | None, longest: int = LONGEST_SIDE) -> Thumbnail:
+    """Returns a copy of a picture of at most `longest` pixels a side; of one that cannot be shown it is said why.
 
     Bytes are those of an encoded picture. A copy that was made already stays as it is.
     """
@@ -146,8 +146,8 @@ def make_thumbnail(picture: Picture | bytes | Thumbnail | None) -> Thumbnail:
             raise FileNotFoundError
         if isinstance(picture, bytes):
             with open_picture(picture) as opened:
-                return _encode(opened)
-        return _encode_file(picture) if isinstance(picture, Path) else _encode(picture)
+                return _encode(opened, longest)
+        return _encode_file(picture, longest) if isinstance(picture, Path) else _encode(picture, longest)
     except FileNotFoundError:
         return Thumbnail(why=": the picture is missing")
     except UnusableFileError as error:
@@ -174,15 +174,15 @@ def open_picture(source: Path | bytes) -> Image.Image:
 
 
 @cache
-def _encode_file(path: Path) -> Thumbnail:
+def _encode_file(path: Path, longest: int) -> Thumbnail:
     with open_picture(path) as image:
-        return _encode(image)
+        return _encode(image, longest)
 
 
-def _encode(image: Image.Image) -> Thumbnail:
+def _encode(image: Image.Image, longest: int) -> Thumbnail:
     is_small = max(image.size) <= SMALL
     copy, buffer, kind = image.convert("RGB"), io.BytesIO(), "png" if is_small else "jpeg"
-    copy.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    copy.thumbnail((longest, longest))
     copy.save(buffer, kind, quality=JPEG_QUALITY, optimize=True)
     return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", is_small)
 

@@ -95,6 +95,19 @@ def distinct_labels(paths: Sequence[Path]) -> list[str]:
     return [clean_text(label) for label in labels]
 
 
+def name_results(places: Sequence[Place]) -> list[str]:
+    """Returns what to call results of one benchmark: their labels, with the folder's name where two have the same."""
+    labels = [place.label for place in places]
+    named = [
+        place.label if labels.count(place.label) == 1 else f"{place.label}/{clean_text(place.path.name)}"
+        for place in places
+    ]
+    return [
+        name if named.count(name) == 1 else f"{name} ({named[: place + 1].count(name)})"
+        for place, name in enumerate(named)
+    ]
+
+
 def number_at_end(path: Path) -> int:
     """Returns the number after the last hyphen of a folder's name, as of `checkpoint-100`; -1 where there is none."""
     digits = path.name.rpartition("-")[2]

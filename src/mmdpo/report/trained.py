@@ -20,7 +20,8 @@ from mmdpo.tables import Table, matrix, show_number
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
 WEIGHTS = ("*.safetensors", "*.bin")
 DATA_KEYS = (
-    "dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size", "seed",
+    "dataset_name", "dataset_config", "dataset_train_split", "eval_dataset_name", "test_split_size", "decisions",
+    "seed",
 )  # fmt: skip
 """Keys of a recipe that say what was trained on; the embedded world draws its pairs by the seed."""
 OWN_KEYS = ("output_dir", "run_name", "logging_dir")

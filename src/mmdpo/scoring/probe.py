@@ -76,7 +76,7 @@ class ScoreDifference:
 
 
 def probe(
-    scorer: Scorer, collator: Collator, items: Items, *, attention: str = "auto", device: Any = "cpu"
+    scorer: Scorer, collator: Collator, items: Items | Sequence[Item], *, attention: str = "auto", device: Any = "cpu"
 ) -> tuple[Scorer, Probe]:
     """Returns the scorer that a run should have, and what was found of its model.
 
@@ -177,7 +177,7 @@ def find_precision(model: nn.Module, device: Any = "cpu") -> str:
     return name if name in TOLERANCES else "bfloat16"
 
 
-def _choose_items(items: Items, collator: Collator) -> list[Item]:
+def _choose_items(items: Items | Sequence[Item], collator: Collator) -> list[Item]:
     """Returns the first rows with images, the first rows where there are too few; none where all are faulty."""
     good: list[Item] = []
     for place in range(len(items)):

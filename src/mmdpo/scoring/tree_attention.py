@@ -197,23 +197,26 @@ def attend_to_tree(
     module: nn.Module,
     query: Float[Tensor, "R H S D"],
     key: Float[Tensor, "R G K D"],
-    value: Float[Tensor, "R G K D"],
+    value: Float[Tensor, "R G K E"],
     attention_mask: Tensor | None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "R S H D"], None]:
-    """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself."""
+) -> tuple[Float[Tensor, "R S H E"], None]:
+    """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself.
+
+    Values may have another width E than queries and keys, as in DeepSeek-V3.
+    """
     if not isinstance(attention_mask, TreeMask):
         result: tuple[Tensor, None] = attend("sdpa", module, query, key, value, attention_mask, **kwargs)
         return result
     if len(attention_mask.rows) == 1:  # as it is: the gradient of a slice is copied into zeros of full size
         return _attend_row(module, query, key, value, attention_mask.rows[0], kwargs), None
-    parts = zip(*(torch.split(tensor, 1) for tensor in (query, key, value)), attention_mask.rows, strict=True)
+    parts = zip(*(torch.split(of, 1) for of in (query, key, value)), attention_mask.rows, strict=True)
     return torch.cat([_attend_row(module, q, k, v, pieces, kwargs) for q, k, v, pieces in parts]), None
 
 
 def _attend_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], kwargs: dict[str, Any]
-) -> Float[Tensor, "1 S H D"]:
+) -> Float[Tensor, "1 S H E"]:
     lengths = [piece.length for piece in pieces]
     padding = query.shape[2] - sum(lengths)
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
@@ -243,13 +246,13 @@ def _attend_row(
 def _attend_branch(
     module: nn.Module,
     prefix_keys: list[Float[Tensor, "1 G _ D"]],
-    prefix_values: list[Float[Tensor, "1 G _ D"]],
+    prefix_values: list[Float[Tensor, "1 G _ E"]],
     queries: Float[Tensor, "1 H Q D"],
     keys: Float[Tensor, "1 G Q D"],
-    values: Float[Tensor, "1 G Q D"],
+    values: Float[Tensor, "1 G Q E"],
     mask: Bool[Tensor, "1 1 Q K"],
     options: dict[str, Any],
-) -> Float[Tensor, "1 Q H D"]:
+) -> Float[Tensor, "1 Q H E"]:
     keys, values = torch.cat([*prefix_keys, keys], dim=2), torch.cat([*prefix_values, values], dim=2)
     output: Tensor = attend("sdpa", module, queries, keys, values, mask, **options)[0]
     return output

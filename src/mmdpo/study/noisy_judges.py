@@ -8,7 +8,7 @@ rewriter           what is there; and the answer rewritten as it should be, comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mmdpo.pairs.judges import Context, Verdicts, claim_objects
@@ -53,7 +53,8 @@ class Rewriter:
         found: Verdicts = []
         for sample, verdict in zip(samples, verdicts, strict=True):
             assert verdict is not None
-            found.append(replace(verdict, rewrite=rewrite(sample.text, list(prompt.truth["objects"]))))
+            verdict.rewrite = rewrite(sample.text, list(prompt.truth["objects"]))
+            found.append(verdict)
         return found
 
 

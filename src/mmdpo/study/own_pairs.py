@@ -26,9 +26,11 @@ from mmdpo.data.read import read_dataset
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.pairs.build import DATASET, TRAIN, BuildPlan, build_pairs
+from mmdpo.pairs.build import build_pairs
+from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.judges import Context
 from mmdpo.pairs.judging import JudgeChoice, judge_samples
+from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import Prompt, draw_prompts
 from mmdpo.pairs.rules import RULES
 from mmdpo.pairs.samples import (

@@ -210,6 +210,10 @@ class MDPOConfig(TrainingArguments):
     on_bad_row: str = _option("error", "running", "What a faulty row does: error, or skip.", choices=["error", "skip"])
     max_image_pixels: int = _option(100_000_000, "running", "Images beyond this many pixels are faulty rows.")
 
+    decisions: str | None = _option(
+        None, "content", "File of decisions, written by `mmdpo app`: rows that it drops are left out."
+    )
+
     # The reference
     ref_model_name_or_path: str | None = _option(
         None, "content", "The reference model; what the policy starts from unless given."

@@ -27,7 +27,7 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
 from mmdpo.training.recipe import Recipe, parse_recipe
-from mmdpo.training.rows import check_rows
+from mmdpo.training.rows import check_rows, to_preferences
 from mmdpo.training.run import open_stream, read_data
 from mmdpo.training.run_plan import RunPlan, resolve
 
@@ -114,6 +114,9 @@ def plan_run(recipe: Recipe) -> DryRun:
 
     collator = assembly.build_collator(processor, config, args, load_generation_config(start))
     count = _CountTokens(collator, share=scorer.shares_prefix)
+    if not is_stream:
+        train_dataset = to_preferences(train_dataset, "train", args)
+    eval_dataset = None if eval_dataset is None else to_preferences(eval_dataset, "eval", args)
     checked = check_rows(train_dataset, "train", count, args)
     tokens: tuple[PairTokens, ...] = checked.facts
     held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)

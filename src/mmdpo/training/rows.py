@@ -23,10 +23,11 @@ from mmdpo.data.check import (
 from mmdpo.data.check_summary import print_summary
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.decisions import leave_out_dropped
 from mmdpo.data.items import Item
 from mmdpo.data.read import read_dataset
 from mmdpo.data.validate import require_images
-from mmdpo.files import read_mapping
+from mmdpo.files import printable, read_mapping
 from mmdpo.keys import RecipeError
 from mmdpo.models.load import load_generation_config, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
@@ -74,9 +75,18 @@ def read_examples(
 
 
 def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDataset:
-    """Returns rows in any format as a PreferenceDataset."""
-    if isinstance(dataset, PreferenceDataset):
-        return dataset
+    """Returns rows in any format as a PreferenceDataset, without those that `args.decisions` drops.
+
+    Raises TypeError for what are no rows, and as `leave_out_dropped`, which wants decisions about the rows of training.
+    """
+    is_read = isinstance(dataset, PreferenceDataset)
+    rows: PreferenceDataset = dataset if is_read else _as_preferences(dataset, name, args)
+    if args.decisions is None:
+        return rows
+    return leave_out_dropped(rows, Path(args.decisions), is_needed=name == "train")
+
+
+def _as_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDataset:
     if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__}, not rows with a length; give a datasets.Dataset, list of rows or "
@@ -164,6 +174,11 @@ def check_dataset(options: DataCheckOptions, console: Console) -> int:
         format=options.dataset_format,
         image_root=options.image_root,
     )
+    if options.decisions is not None:
+        kept = leave_out_dropped(examples, options.decisions, is_needed=True)
+        told = f"{options.decisions} drops {len(examples) - len(kept)} of {len(examples)} rows; the others are checked"
+        console.print(printable(told), markup=False, highlight=False)
+        examples = kept
     require_images(examples)
     objective = build_objective(options.objective)
     inspect: Inspect = partial(

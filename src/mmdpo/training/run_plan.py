@@ -48,6 +48,10 @@ def resolve(args: MDPOConfig, *, is_stream: bool) -> RunPlan:
 
     Raises ValueError for options that the kind of data does not go with.
     """
+    if is_stream and args.decisions is not None:
+        raise ValueError(
+            "decisions are about rows by their numbers, and a stream has none: leave dataset_streaming out"
+        )
     if is_stream:
         # No row is known before it is read; and Trainer would make the batches to skip them on resuming, where a
         # stream goes to its place.

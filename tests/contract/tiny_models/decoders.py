@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 
 from tiny_models.llavas import llava_1_5
+from tiny_models.needing import DEEPSEEK_EXPERTS, LOW_RANKS
 from tiny_models.parts import TinyModel, models, text_config
 from tiny_models.qwens import GLM_EXPERTS, QWEN_EXPERTS, ROPE
 
@@ -30,6 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "glm4v_text": dict(rope_parameters={**ROPE, "partial_rotary_factor": 1.0}),
     "glm4v_moe_text": dict(rope_parameters=ROPE, **GLM_EXPERTS),
     "exaone4": WINDOWS,
+    "hyperclovax": dict(embedding_multiplier=2.0, residual_multiplier=0.5, attention_multiplier=0.5),
+    "deepseek_v3": dict(**LOW_RANKS, **DEEPSEEK_EXPERTS),
     "gemma4_text": dict(head_dim=8, global_head_dim=8, hidden_size_per_layer_input=0, **WINDOWS),
 }
 """What a decoder needs beside the sizes that all of them have; windows where it can have them."""

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import transformers
+from transformers import ProcessorMixin
 
 from tiny_models.parts import VISION, TinyModel, image_processor, models, text_config, token_id, without_video
 from tiny_tokenizers import (
@@ -161,6 +162,55 @@ def granite4_vision() -> TinyModel:
     return TinyModel(model, processor, "<image>", "</s>", "<s>", ("projector", "image_newline"))
 
 
+def llava_next_video() -> TinyModel:
+    """LLaVA-NeXT's pictures in the class that reads videos too."""
+    like = llava_next()
+    tokenizer = like.processor.tokenizer
+    tokenizer.add_tokens("<video>", special_tokens=True)
+    with patch.object(ProcessorMixin, "check_argument_for_proper_class"):
+        processor = transformers.LlavaNextVideoProcessor(
+            None,
+            like.processor.image_processor,
+            tokenizer,
+            patch_size=4,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=like.processor.chat_template,
+        )
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION, patch_size=4, projection_dim=32),
+        text_config=text_config(transformers.MistralConfig, tokenizer, sliding_window=24),
+        image_token_index=token_id(tokenizer, "<image>"),
+        video_token_index=token_id(tokenizer, "<video>"),
+        image_grid_pinpoints=PINPOINTS,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LlavaNextVideoForConditionalGeneration(config)
+    return replace(like, model=model, processor=processor)
+
+
+def lighton_ocr() -> TinyModel:
+    """Pixtral's tower, patches merged two by two, and Qwen3; no marks between the rows of a picture."""
+    marks = dict(image_token="<|image_pad|>", image_break_token="<|vision_pad|>", image_end_token="<|vision_end|>")
+    tokenizer = qwen_tokenizer(**marks)
+    processor = transformers.LightOnOcrProcessor(
+        image_processor("pixtral.PixtralImageProcessor", size={"longest_edge": 24}, patch_size=8),
+        tokenizer,
+        patch_size=4,
+        spatial_merge_size=2,
+        chat_template=turn_template(**CHATML, image="<|image_pad|>"),
+    )
+    config = transformers.LightOnOcrConfig(
+        vision_config=transformers.PixtralVisionConfig(**VISION | {"image_size": 24}, patch_size=4, head_dim=8),
+        text_config=text_config(transformers.Qwen3Config, tokenizer, head_dim=8),
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    model = transformers.LightOnOcrForConditionalGeneration(config)
+    return TinyModel(model, processor, "<|image_pad|>", "<|im_end|>\n", projector=("vision_projection",))
+
+
 def mistral3() -> TinyModel:
     """Pixtral's tower reads images in their own shape; a mark ends every row of an image's tokens."""
     tokenizer = llama_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
@@ -262,4 +312,16 @@ def janus() -> TinyModel:
     return TinyModel(model, processor, "<image_placeholder>", "</s>", bos="<s>", projector=("aligner",))
 
 
-MODELS = models(llava_1_5, bunny, vipllava, deepseek_vl, janus, llava_next, llava_onevision, granite4_vision, mistral3)
+MODELS = models(
+    llava_1_5,
+    bunny,
+    vipllava,
+    deepseek_vl,
+    janus,
+    llava_next,
+    llava_next_video,
+    llava_onevision,
+    granite4_vision,
+    mistral3,
+    lighton_ocr,
+)

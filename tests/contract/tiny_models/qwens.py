@@ -93,6 +93,29 @@ def _qwen(family: str, vision: dict[str, Any], *, processor: str | None = None, 
     return TinyModel(model, made, QWEN_IMAGE, "<|im_end|>\n", projector=("merger",))
 
 
+def hyperclovax_vision_v2() -> TinyModel:
+    """Qwen2.5-VL's tower and positions that count tokens; logits are scaled after the head."""
+    tokenizer = qwen_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    processor = without_video(
+        transformers.HyperCLOVAXVisionV2Processor,
+        image_processor("qwen2_vl.Qwen2VLImageProcessor", **IMAGES),
+        tokenizer,
+        chat_template=turn_template(**CHATML, image=QWEN_IMAGE),
+    )
+    scales = dict(embedding_multiplier=2.0, logits_scaling=0.5, residual_multiplier=0.5, attention_multiplier=0.5)
+    config = transformers.HyperCLOVAXVisionV2Config(
+        vision_config=dict(
+            **WIDER, model_type="qwen2_5_vl_vision", in_channels=3, window_size=16, fullatt_block_indexes=[1]
+        ),
+        text_config=text_config(transformers.HyperCLOVAXConfig, tokenizer, **scales),
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        tie_word_embeddings=False,
+    )
+    model = transformers.HyperCLOVAXVisionV2ForConditionalGeneration(config)
+    return TinyModel(model, processor, QWEN_IMAGE, "<|im_end|>\n", projector=("merger", "projector"))
+
+
 def glm4v() -> TinyModel:
     """The language model keeps two linear layers of a block in one."""
     return _glm("Glm4v", "glm4v.Glm4vImageProcessor")
@@ -172,6 +195,16 @@ def _build(family: str, tokenizer: Any, vision: dict[str, Any], text: dict[str, 
 
 
 MODELS = models(
-    qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, exaone4_5, glm4v, glm46v, glm4v_moe
-)  # fmt: skip
+    qwen2_vl,
+    qwen2_5_vl,
+    qwen3_vl,
+    qwen3_vl_moe,
+    qwen3_5,
+    qwen3_5_moe,
+    exaone4_5,
+    hyperclovax_vision_v2,
+    glm4v,
+    glm46v,
+    glm4v_moe,
+)
 DEPENDENT = models(minicpmv4_6)

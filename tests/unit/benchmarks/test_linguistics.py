@@ -1,12 +1,18 @@
 """How far the table goes without a library: its agreement with NLTK, as stated in docs/evaluation.md."""
 
 import json
+import random
 import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from zipfile import ZipFile
 
 import pytest
 
 from benchmark_data import ROOT, official_data
+from mmdpo.benchmarks import linguistics
 from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics, join_runs
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
 
@@ -99,3 +105,90 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(tmp_path, monk
     monkeypatch.setitem(__import__("sys").modules, "nltk", None)
     with pytest.raises(ImportError, match=r"mmdpo\[eval\]"):
         NltkLinguistics()
+
+
+# -- NLTK, faster -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answers(captions):
+    case = json.loads((official_data() / "golden" / "amber_generative.json").read_text())
+    return [*captions, *(item["response"] for item in case["items"])]
+
+
+def test_tokens_and_tags_are_those_of_nltk(nltk, answers):
+    from nltk import pos_tag, word_tokenize
+
+    for text in answers:
+        tokens = nltk._tokens(text)
+        assert tokens == word_tokenize(text)
+        assert nltk._tagger.tag(tokens) == pos_tag(tokens)
+
+
+def test_tokens_of_any_text_are_those_of_nltk(nltk):
+    from nltk import word_tokenize
+
+    pieces = "dog A Mr cannot Gonna gotta lemme d can not U S more what cha - -- , , . . ' 's 3 ! e g etc wanna é"
+    draw, plain = random.Random(0), 0
+    for _ in range(4000):
+        text = "".join(draw.choice([*pieces.split(), *"     \n"]) for _ in range(draw.randint(1, 12)))
+        plain += linguistics._PLAIN_SENTENCE.fullmatch(text) is not None
+        assert nltk._tokens(text) == word_tokenize(text), text
+    assert plain > 300
+
+
+def test_lemmas_are_those_of_nltk(nltk):
+    """All nouns of WordNet, what might be their plurals, and every irregular form."""
+    from nltk.corpus import wordnet
+    from nltk.stem import WordNetLemmatizer
+
+    plain = WordNetLemmatizer().lemmatize
+    lemmas = sorted(set(wordnet.all_lemma_names("n")))[::7]
+    words = {form for lemma in lemmas for form in (lemma, f"{lemma}s", f"{lemma}es", f"{lemma[:-1]}ies")}
+    words |= {line.split()[0] for line in (official_data() / "nltk_data/corpora/wordnet/noun.exc").open()}
+    assert len(words) > 50_000
+    assert [word for word in words if plain(word) != nltk._lemma(word)] == []
+
+
+def test_a_release_of_nltk_with_another_rule_is_asked_itself(nltk, monkeypatch):
+    reader = nltk._nltk.corpus.reader.WordNetCorpusReader
+    monkeypatch.setattr(reader, "_morphy", lambda self, form, pos: self._synsets_of[form])
+    lemmatize = linguistics._make_lemmatizer(nltk._nltk)
+    assert lemmatize.__func__ is nltk._nltk.stem.WordNetLemmatizer.lemmatize
+
+
+def test_a_feature_that_counts_twice_is_left_to_nltk(nltk):
+    from nltk.tag import PerceptronTagger
+
+    plain = PerceptronTagger().model
+    features = {"bias": 1, "i suffix ing": 2, "i-1 tag DT": 1, "nobody knows this": 1}
+    for counts in (features, dict.fromkeys(features, 1)):
+        assert nltk._tagger.model.predict(counts) == plain.predict(counts)
+    assert nltk._tagger.model.predict(features, return_conf=True) == plain.predict(features, return_conf=True)
+
+
+def test_nltk_s_own_archives_are_read(tmp_path):
+    """`nltk.downloader` leaves WordNet as wordnet.zip."""
+    data = official_data() / "nltk_data"
+    for name in ("taggers", "tokenizers"):
+        shutil.copytree(data / name, tmp_path / name)
+    (tmp_path / "corpora").mkdir()
+    with ZipFile(tmp_path / "corpora" / "wordnet.zip", "w") as archive:
+        for name in ("index.noun", "noun.exc"):
+            archive.write(data / "corpora" / "wordnet" / name, f"wordnet/{name}")
+    script = (
+        "import nltk; from mmdpo.benchmarks.linguistics import NltkLinguistics;"
+        f"nltk.data.path[:] = [{str(tmp_path)!r}]; print(NltkLinguistics().lemmas('geese knives'))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout.strip() == "['goose', 'knife']", shown.stderr
+
+
+def test_nltk_is_imported_without_what_nobody_calls_and_leaves_no_trace():
+    script = (
+        "import sys; from mmdpo.benchmarks.linguistics import _import_nltk; _import_nltk();"
+        "print([name for name in ('sklearn', 'scipy', 'pandas') if name in sys.modules]); import scipy, pandas, sklearn"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]", shown.stderr
+    assert shown.returncode == 0

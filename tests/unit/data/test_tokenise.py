@@ -205,3 +205,27 @@ def test_turns_without_a_template_and_missing_responses_are_faults():
         render(make_renderer("qwen"), asked())
     with pytest.raises(RowError, match="needs the response column 'other'; the row has chosen, rejected"):
         make_renderer("qwen", CHATML_TEMPLATE).render(asked(), ("other",), with_images=True)
+
+
+@every_tokenizer
+def test_each_token_of_an_answer_has_its_place_in_the_text(kind):
+    renderer = make_renderer(kind)
+    answer = " There is a  red\ncafé, 🐕."
+    ids, marks = renderer.answer_ids(PROMPT, answer), renderer.answer_marks(PROMPT, answer)
+    assert len(ids) == len(marks)
+    assert all(0 <= start <= end <= len(answer) for start, end in marks)
+    starts = [start for start, _ in marks]
+    assert starts == sorted(starts)
+    said = [answer[start:end].strip() for start, end in dict.fromkeys(marks)]
+    assert "".join(said) == "".join(answer.split())
+    cup = renderer.answer_marks(PROMPT, "A red cup")
+    assert cup[-1][1] == len("A red cup"), "counted from the answer's own beginning"
+
+
+def test_a_tokenizer_in_python_has_its_tokens_looked_for(monkeypatch):
+    renderer = make_renderer("qwen")
+    expected = renderer.answer_marks(PROMPT, "There is a red cup.<|im_end|>")
+    monkeypatch.setattr(type(renderer.tokenizer), "is_fast", False)
+    found = renderer.answer_marks(PROMPT, "There is a red cup.<|im_end|>")
+    text = "There is a red cup.<|im_end|>"
+    assert [text[start:end].strip() for start, end in expected] == [text[start:end] for start, end in found]

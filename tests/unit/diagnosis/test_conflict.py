@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdpo.benchmarks.option_questions import read_letter, read_questions
 from mmdpo.diagnosis.conflict import (
     CONDITIONS,
     Replies,
     decode_contrastively,
     describe_replies,
-    read_letter,
-    read_questions,
+    make_question,
     summarise,
 )
 from mmdpo.records import RowError
@@ -32,7 +32,7 @@ def questions(*changes):
 
 def test_a_question_is_asked_in_three_ways():
     (question,) = questions({})
-    asked = {condition: question.ask(condition) for condition in CONDITIONS}
+    asked = {condition: make_question(question, condition) for condition in CONDITIONS}
     options = "A. Lepus\nB. Marmota\nC. Sylvilagus\nD. Ochotona"
     plain = f"What is its genus?\n{options}\nAnswer with the letter of the right option."
     assert {condition: (q.prompt, q.image) for condition, q in asked.items()} == {

@@ -244,7 +244,10 @@ def test_the_pinned_checksums_are_those_of_the_official_files():
     for name, data in SOURCES.items():
         for archive in data.archives:
             pinned |= {(name, path): checksum for path, checksum in (archive.contents or {}).items()}
-    assert len(pinned) == 10
+    unpinned = {name for name, checksum in pinned.items() if checksum is None}
+    assert unpinned == {("haloquest", "haloquest-eval.csv"), ("mmvp", "Questions.csv")}  # not in hand
+    pinned = {name: checksum for name, checksum in pinned.items() if name not in unpinned}
+    assert len(pinned) == 19
     for (name, path), checksum in pinned.items():
         assert sha256((folder / name / path).read_bytes()) == checksum, path
 
@@ -254,7 +257,8 @@ def test_every_source_has_a_licence_and_every_official_folder_can_be_filled():
         assert data.licences, name
         assert data.files, name
         assert all(re.match(r"https?://|hub:", address) for file in data.files for address in file.addresses)
-        assert data.archives or data.image_address
+        has_images = data.archives or data.image_address
+        assert has_images or name in ("haloquest", "knowledge_conflict")  # whose images are of other places
 
 
 def test_what_is_downloaded_is_found_without_a_folder_being_named(server, tmp_path, monkeypatch, capsys):

@@ -14,9 +14,18 @@ from mmdpo.options import UsageError
 JUDGE, WORDS, PAIRS, FILES = "--judge_model", "--nltk_data", "--similar_pairs", "--image_dir"
 SHOWN = {
     "amber": {WORDS, PAIRS, FILES},
+    "chair": {WORDS, FILES},
+    "conflict": {FILES},
+    "dash_b": {FILES},
+    "hallusionbench": {JUDGE, FILES},
+    "hallusionbench_yes_no": {FILES},
+    "haloquest": {JUDGE, FILES},
     "mmhal": {JUDGE, FILES},
+    "mmvp": {JUDGE, FILES},
+    "naturalbench": {FILES},
     "object_halbench": {JUDGE, WORDS, FILES},
     "pope": {FILES},
+    "repope": {FILES},
     "world": set(),
     "world_large": set(),
     "suite": {JUDGE, WORDS, PAIRS, FILES},
@@ -86,8 +95,8 @@ def test_the_page_installs_what_its_commands_need_before_they_stand_there():
     needed = [
         "mmdpo[eval]",
         "averaged_perceptron_tagger_eng",
-        "en_core_web_lg",
         "mmdpo eval download",
+        "400 MB of word vectors",
         "mmdpo eval amber",
     ]
     places = [page.index(word) for word in needed]

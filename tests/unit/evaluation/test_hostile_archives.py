@@ -7,13 +7,22 @@ import shutil
 import stat
 import struct
 import zipfile
+from functools import partial
 
 import pytest
 
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.evaluation import download as download_room
 from mmdpo.evaluation.download import download, hash_file
-from mmdpo.evaluation.sources import Archive, Data, RemoteFile, unpack_annotations, unpack_pictures, unpack_questions
+from mmdpo.evaluation.sources import (
+    Archive,
+    Data,
+    RemoteFile,
+    unpack_annotations,
+    unpack_folders,
+    unpack_pictures,
+    unpack_questions,
+)
 
 PICTURE = b"\xff\xd8\xff the picture"
 
@@ -82,6 +91,25 @@ def unpack(tmp_path, monkeypatch):
 )
 def test_a_path_that_leads_out_is_of_no_account(unpack, name):
     assert unpack(zipped((name, PICTURE))) == {"images/a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("hallusion_bench/VD/chart/0_1.png", "images/VD/chart/0_1.png"),
+        ("/VD/a.png", "images/VD/a.png"),
+        ("../../VD/a.png", None),
+        ("VD/../../a.png", None),
+        (r"VD\..\..\a.png", None),
+        ("elsewhere/a.png", None),
+        ("VD/.a.png", None),
+        ("VD/a.sh", None),
+    ],
+)
+def test_folders_that_are_kept_lie_inside_the_images(unpack, name, place):
+    content = zipped((name, PICTURE), ("VS/kept.png", PICTURE))
+    found = unpack(content, partial(unpack_folders, roots=("VD", "VS")))
+    assert found == {"images/VS/kept.png"} | ({place} if place else set())
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])

@@ -127,17 +127,49 @@ def test_an_error_of_the_machine_is_a_reason_too(answers, tmp_path, monkeypatch)
     assert content["missing"] == {"pope": "RuntimeError: out of memory"}
 
 
-def test_the_world_is_run_where_it_is_meant():
+def test_the_world_is_run_where_it_is_meant(tmp_path):
     def choose(model, *more):
-        return choose_benchmarks(parse("suite", "--out", "o", "--model", model, *more))
+        return choose_benchmarks(parse("suite", "--out", "o", "--model", model, *more))[0]
 
     assert choose("world") == ("world",)
-    assert choose("some/model") == ("amber", "mmhal", "object_halbench", "pope")
+    assert choose("some/model", "--data_dir", tmp_path) == ("amber", "mmhal", "object_halbench", "pope")
     assert choose("some/model", "--benchmarks", "world", "pope") == ("world", "pope")
 
 
 def test_wrong_uses_are_named(answers, tmp_path):
-    with pytest.raises(ValueError, match="there is no amebr; there are amber, mmhal"):
+    with pytest.raises(ValueError, match="there is no amebr; there are amber, chair"):
         suite(answers, tmp_path, "--benchmarks", "amebr")
     with pytest.raises(EvaluationError, match="a suite takes a folder"):
         suite(answers / "object_halbench.jsonl", tmp_path)
+
+
+def test_all_that_have_their_data_answers_and_judge_are_run_and_the_others_are_named(answers, tmp_path, capsys):
+    for name in ("dash_b", "hallusionbench", "hallusionbench_yes_no", "mmvp", "naturalbench", "repope", "chair"):
+        source = next((HAND_MADE / name).glob("answers.*"))
+        shutil.copy(source, answers / f"{name}{source.suffix}")
+    assert suite(answers, tmp_path / "all") == 1  # MMHal-Bench always needs a judge
+    content = json.loads((tmp_path / "all" / "suite.json").read_text())
+    assert content["missing"].keys() == {"mmhal"}
+    assert content["left_out"]["hallusionbench"] == "it needs a judge"
+    assert content["left_out"]["haloquest"].startswith("no answers in ")
+    expected = json.loads((HAND_MADE / "naturalbench" / "expected.json").read_text())["metrics"]
+    found = content["others"]["naturalbench/group_accuracy"]
+    assert found["value"] == expected["naturalbench/group_accuracy"]
+    assert found["low"] <= found["value"] <= found["high"]
+    assert {name.partition("/")[0] for name in content["others"]} == {
+        "chair",
+        "dash_b",
+        "hallusionbench_yes_no",
+        "mmvp",
+        "naturalbench",
+        "pope",
+        "repope",
+    }
+    assert "pope/repope/macro/accuracy" in content["others"]
+    table = (tmp_path / "all" / "suite.md").read_text()
+    assert "| naturalbench/group_accuracy ↑ | 0.333 [0.000 … 1.000] | 3 | share |" in table
+    assert "- left out: hallusionbench: it needs a judge" in table
+    shown = capsys.readouterr().out
+    lines = shown[shown.index("not in the paper") :].splitlines()[:20]
+    assert all(len(line) <= 80 for line in lines)
+    assert any(line.startswith("hallusionbench_yes_no/aacc ↑") for line in lines)

@@ -1,13 +1,17 @@
 """What evaluations print: names are text whatever stands in them, and every number has its metric's decimals."""
 
+import io
 import json
 import re
 import shutil
 
 import pytest
+from rich.console import Console
 
 from benchmark_data import HAND_MADE
 from eval_verb import run
+from mmdpo.benchmarks.tasks import load
+from mmdpo.report.comparison import print_comparison
 
 HOSTILE = ["[bold]x", "[link=e.org]b", "[", ":warning:", "a\x1b[2Jb", "c\x9b31md", "d\x07\x08e", "f\udcffg"]
 POPE = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--resamples", "100"]
@@ -115,3 +119,37 @@ def test_a_comparison_at_80_columns_names_its_runs_whole_and_explains_what_it_sh
     assert all(len(line) <= 80 for line in shown.splitlines() if "+1.000" in line)
     assert "Items needed" not in shown
     assert "Items needed" in (tmp_path / "compare" / "compare.md").read_text()
+
+
+def compared_row(metric, **figures):
+    row = dict(benchmark="pope", metric=f"pope/{metric}", unit="share", better="higher", run="B", items=3000)
+    row |= dict(first_value=0.812, value=0.798, difference=-0.014, low=-0.031, high=0.003, excludes_zero=False)
+    return row | dict(standard_error=0.01, items_needed=11_000) | figures
+
+
+def print_at_80(*rows):
+    console = Console(file=io.StringIO(), width=80)
+    statistics = {"resampled": "image", "resamples": 2000, "seed": 0}
+    print_comparison(dict(runs=["A", "B"], rows=rows, notes=[], missing=[], statistics=statistics), console)
+    return console.file.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_names_of_all_metrics_stand_whole_beside_real_figures_at_80_columns():
+    """Three decimals, signs and 3,000 items: what a comparison on the whole of POPE shows."""
+    metrics = [metric.name.removeprefix("pope/") for metric in load("pope").all_metrics]
+    shown = print_at_80(*(compared_row(metric) for metric in metrics))
+    for metric in metrics:
+        figures = r"0\.812 +0\.798 +−0\.014 +−0\.031 … \+0\.003 +3,000"
+        assert re.search(rf"^{re.escape(metric)} ↑ +{figures} *$", shown, re.MULTILINE), metric
+    assert max(map(len, shown.splitlines()[:20])) <= 80
+
+
+def test_a_name_without_room_is_broken_after_strokes_alone_and_a_clear_difference_has_a_star():
+    name = "a_reading_of_its_own/a_very_long_split/and_a_very_long_measure"
+    shown = print_at_80(compared_row(name, excludes_zero=True), compared_row("f1"))
+    lines = [line[:40].strip() for line in shown.splitlines()]
+    assert any(line.startswith("a_reading_of_its_own/ ") for line in lines)
+    assert any(line.startswith("a_very_long_split/") for line in lines)
+    assert any(line.startswith("and_a_very_long_measure ↑") for line in lines)
+    assert len(re.findall(r"0\.003\*", shown)) == 1
+    assert "* the interval excludes 0." in shown

@@ -102,8 +102,8 @@ def test_the_area_under_the_curve_counts_ties_as_half():
     assert area_under_curve([]) == 0.5
 
 
-def test_marks_are_one_or_nothing():
+def test_a_mark_is_found_in_texts_that_have_it():
     assert count_words(" a red  cup\n") == 3
-    values = {name: (measure("Sure! I hope this helps."), measure("cup")) for name, measure in MARKS.items()}
-    assert all(set(of) <= {0.0, 1.0} for of in values.values())
-    assert any(of == (1.0, 0.0) for of in values.values())
+    found = {name for name, mark in MARKS.items() if mark.search("Sure! I HOPE this helps.")}
+    assert found == {"polite words", "first person", "exclamation marks"}
+    assert not any(mark.search("cup") for mark in MARKS.values())

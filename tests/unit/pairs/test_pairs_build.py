@@ -11,9 +11,12 @@ from pyarrow import parquet
 
 from mmdpo.cli import main
 from mmdpo.data.read import read_dataset
-from mmdpo.pairs.build import BuildError, BuildPlan, RunFiles, build_pairs, group_images
+from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.card import write_card
+from mmdpo.pairs.dataset import group_images
+from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SamplesError
 from tests.pairs_help import make_candidate, make_prompt, paint, parse, read_lines, write_lines, write_run
 
@@ -72,9 +75,8 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
             c(2, "one two three four five", wrong=2, right=1),
         ]
     }
-    chosen, rejected = answers["a"][1], answers["a"][2]
-    object.__setattr__(chosen.sample, "logprob", -4.5)
-    object.__setattr__(rejected.sample, "logprob", -6.25)
+    for each, logprob in zip(answers["a"][1:], (-4.5, -6.25), strict=True):
+        each.sample = each.sample._replace(logprob=logprob)
     build(tmp_path, answers, rule="clean_worst", licence="cc-by-4.0", round=3)
     (row,) = rows_of(tmp_path)
     (prompt,) = prompts_of("a")
@@ -115,7 +117,7 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
 
 def test_a_rewritten_answer_has_no_log_probability_of_its_own(tmp_path):
     answer = make_candidate(1, "A dog.", score=-1, wrong=[("dog", 0)], rewrite="A cat.")
-    object.__setattr__(answer.sample, "logprob", -2.0)
+    answer.sample = answer.sample._replace(logprob=-2.0)
     build(tmp_path, {"a": [answer]}, rule="correction")
     (row,) = rows_of(tmp_path)
     assert texts_of(tmp_path) == [("a", "A cat.", "A dog.")]
@@ -563,9 +565,28 @@ def test_lines_are_found_by_their_prompt_and_half_a_line_is_none(tmp_path):
         file.write('{"id": "a", "k": 3, "text": "half')
     files = RunFiles(tmp_path, ["objects"])
     for name in names:
-        assert [sample.text for sample in files.samples(name)] == ["a red cup", "two blue dogs"]
-        assert {k: verdict.struck for k, verdict in files.verdicts(name)["objects"].items()} == {1: 0, 2: 1}
-    assert files.samples("nobody") == []
+        samples, verdicts = files.read(name)
+        assert [sample.text for sample in samples] == ["a red cup", "two blue dogs"]
+        assert {k: verdict.struck for k, verdict in verdicts["objects"].items()} == {1: 0, 2: 1}
+    assert files.read("nobody") == ([], {"objects": {}})
+
+
+@pytest.mark.parametrize("reader", ["orjson", "json"])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, monkeypatch, separators, reader):
+    """Sampling writes the greedy answers of many prompts before their draws."""
+    monkeypatch.setattr("mmdpo.pairs.run_files.loads", pytest.importorskip(reader).loads)
+    run_of(tmp_path, {name: [c(1, "a")] for name in "abc"})
+    order = [(name, k) for ks in ([0], range(1, 12)) for name in "abc" for k in ks]
+    rows = [{"id": name, "k": k, "text": f"answer {k} of \ud83d {name}"} for name, k in order]
+    lines = (json.dumps(row, separators=separators).replace('{"id":"', '{"id": "') + "\n" for row in rows)
+    (tmp_path / "samples.jsonl").write_text("".join(lines))
+    files = RunFiles(tmp_path, ["objects"])
+    assert [sample.k for sample in files.read("b").samples] == list(range(12))
+    some = [(each.k, each.text) for each in files.read("b", (0, 1)).samples]
+    assert some == [(k, f"answer {k} of \ud83d b") for k in (0, 1)]
+    assert files.read("b", (2,)).verdicts == {"objects": {}}
+    assert files.read("b", (1,)).verdicts["objects"].keys() == {1}
 
 
 def test_a_later_line_of_a_prompt_counts_and_one_against_another_truth_does_not(tmp_path):
@@ -579,7 +600,7 @@ def test_a_later_line_of_a_prompt_counts_and_one_against_another_truth_does_not(
             {"id": "a", "truth": "new", "verdicts": {"1": {"score": 9}}},
         ],
     )
-    verdicts = RunFiles(tmp_path, ["objects"]).verdicts("a")["objects"]
+    verdicts = RunFiles(tmp_path, ["objects"]).read("a").verdicts["objects"]
     assert {k: verdict.score for k, verdict in verdicts.items()} == {1: 9}
 
 

@@ -1,14 +1,16 @@
 """What a run costs: counted from what is on disk, estimated for the rest, and kept within a budget."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from mmdpo.commands.pairs import _agrees
 from mmdpo.generation.endpoint import Budget, BudgetSpentError
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.pairs.asking import Prices
 from mmdpo.pairs.check_judge import Gold
-from mmdpo.pairs.cost import Ledger
+from mmdpo.pairs.cost import Estimate, Ledger, Spent
 from mmdpo.pairs.run import PairsRun
 from tests.pairs_help import Scripted, make_prompt, paint, parse, write_lines
 
@@ -205,3 +207,31 @@ def test_with_first_then_the_second_judge_is_asked_about_answers_that_would_be_i
         "A dog.",
     ]
     assert {of.step: of.left for of in run.estimate()}["judge second"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "step", "is_terminal", "reply", "agrees", "asks"),
+    [
+        (["--budget=5"], "judge", True, "y", True, True),
+        (["--budget=5"], "judge", True, "", False, True),
+        (["--budget=9"], "judge", True, "n", True, False),  # 3 spent, and 6 to come
+        (["--budget=5", "--yes"], "judge", True, "n", True, False),
+        (["--budget=5"], "judge", False, "n", True, False),
+        (["--budget=5"], "sample", True, "n", True, False),  # of which nothing is known yet
+        ([], "judge", True, "n", True, False),
+    ],
+)
+def test_who_sits_at_a_terminal_is_asked_before_a_step_that_costs_more_than_is_left(
+    tmp_path, monkeypatch, words, step, is_terminal, reply, agrees, asks
+):
+    asked = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: is_terminal))
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or reply)
+    flags = ["--prompts", "world", "--model", "policy", "--out", tmp_path, "--judges", "objects", *words]
+    options = parse(*flags, "--prices", json.dumps({"policy": [1, 1]}))
+    estimates = [Estimate("sample", 0, 30, Spent()), Estimate("judge claims", 10, 20, Spent(price=3.0), share=2.0)]
+    run = SimpleNamespace(options=options, ledger=SimpleNamespace(total=3.0), estimate=lambda: estimates)
+    assert _agrees(run, step) is agrees
+    assert len(asked) == asks
+    if asks:
+        assert "judge: the rest will cost about 6.00, and 2.00 of the budget of 5 is left" in asked[0]

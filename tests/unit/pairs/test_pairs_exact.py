@@ -1,5 +1,7 @@
 """Short answers against the right one: what is the same, and what only looks so."""
 
+import json
+
 import pytest
 
 from mmdpo.pairs.judges import Context, Verdict
@@ -140,3 +142,12 @@ def test_a_verdict_says_right_or_wrong_of_the_whole_answer():
     assert wrong == other == Verdict(0.0, is_right=False)
     assert (right.struck, right.right) == (0, 1)
     assert (wrong.struck, wrong.right) == (1, 0)
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_what_it_holds_of_a_whole_answer_is_the_same_once_it_is_read_from_disk(is_right):
+    verdict = Verdict(float(is_right), is_right=is_right)
+    assert json.loads(json.dumps(verdict.row())) == {"score": float(is_right), "is_right": is_right}
+    again = Verdict(**verdict.row())
+    assert again == verdict
+    assert (again.struck, again.right) == (int(not is_right), int(is_right))

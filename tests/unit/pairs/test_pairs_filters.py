@@ -1,9 +1,24 @@
 """Answers that make no pair, and answers that say what another one says."""
 
-import pytest
+import re
 
-from mmdpo.pairs.filters import CUT, DUPLICATE, EMPTY, NEAR_DUPLICATE, REFUSAL, REPEATING, find_repeats, why_useless
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdpo.pairs.filters import (
+    CUT,
+    DUPLICATE,
+    EMPTY,
+    NEAR_DUPLICATE,
+    REFUSAL,
+    REPEATING,
+    find_repeats,
+    is_repeating,
+    why_useless,
+)
 from mmdpo.pairs.samples import Sample
+from mmdpo.texts import split_sentences
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -70,3 +85,46 @@ def test_what_is_only_near_an_answer_that_fell_away_stays():
 def test_answers_of_fewer_than_three_words_are_compared_by_their_words():
     assert repeats(0.9, "red cup", "cup", "red dog", "cup") == {4: DUPLICATE}
     assert repeats(0.9, "!", "?", "cup") == {2: DUPLICATE}  # neither has a word
+
+
+# -- what is fast is what is said --------------------------------------------------------------------------------------
+
+WORDS = st.sampled_from(["a", "cup", "dog", "é", "2", "A", "a. ", "cup! ", "dog\n"])
+TEXTS = st.lists(WORDS, max_size=18).map(" ".join)
+
+
+def plain_words(text):
+    return re.findall(r"\w+", text.lower())
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_a_text_loops_where_some_words_follow_each_other_four_times_or_its_last_sentence_was_said(text):
+    words = plain_words(text)
+    loops = any(
+        words[place : place + size] * 4 == words[place : place + 4 * size]
+        for size in (1, 2, 3, 4)
+        for place in range(len(words) - 4 * size + 1)
+    )
+    sentences = [found for found in map(plain_words, split_sentences(text)) if found]
+    assert is_repeating(text) == (loops or (sentences[-1:] != [] and sentences[-1] in sentences[:-1]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXTS, max_size=6), st.sampled_from([0.3, 0.5, 0.9, 1.0]))
+def test_answers_are_repeats_by_the_share_of_their_pieces(texts, near):
+    def pieces_of(text):
+        words = plain_words(text)
+        size = min(3, len(words))
+        return {tuple(words[place : place + size]) for place in range(len(words) - size + 1)} if words else set()
+
+    kept, expected = [], {}
+    for k, text in enumerate(texts, start=1):
+        own = pieces_of(text)
+        if any(plain_words(text) == plain_words(other) for other in kept):
+            expected[k] = DUPLICATE
+        elif near < 1 and any(own and len(own & of) / len(own | of) > near for of in map(pieces_of, kept)):
+            expected[k] = NEAR_DUPLICATE
+        else:
+            kept.append(text)
+    assert repeats(near, *texts) == expected

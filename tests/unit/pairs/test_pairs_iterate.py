@@ -9,7 +9,6 @@ import yaml
 
 from mmdpo.cli import main
 from mmdpo.options import UsageError, parse_options
-from mmdpo.pairs.build import BuildError
 from mmdpo.pairs.iterate import (
     BEST,
     HELD_OUT,
@@ -22,6 +21,7 @@ from mmdpo.pairs.iterate import (
     measure,
 )
 from mmdpo.pairs.options import IterateOptions, PairsOptions
+from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.run import PairsRun
 
 PAIRS = {"prompts": "world", "model": "world", "max_new_tokens": 40, "judges": ["objects"], "limit": 60}
@@ -178,6 +178,35 @@ def test_a_round_starts_from_the_last_one_that_was_kept_and_the_link_says_which_
     assert [row["kept"] for row in state["rounds"]] == [True, False]
     assert state["ended"].startswith("round 2 is not kept: F1")
     assert len(make_table(state).rows) == 3
+
+
+def test_the_judges_of_the_held_out_answers_look_again_at_pairs_of_a_round(tmp_path, monkeypatch):
+    """Of three pairs the first is ranked alike, the second is not, of the third one answer has no verdict; a rewritten
+    answer is no pair of two."""
+    pairs = {"own pairs-0-0": [(1, 2)], "own pairs-0-1": [(2, 1)], "own pairs-0-2": [(1, 2)], "own pairs-0-3": [(1, 1)]}
+    monkeypatch.setattr("mmdpo.pairs.iterate.read_taken", lambda folder: pairs)
+    folder = tmp_path / "out" / "round-1"
+    (folder / "pairs").mkdir(parents=True)
+    rows = [{"id": name, "k": k, "text": "cup ."} for name in pairs for k in (0, 1, 2)]
+    (folder / "pairs" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+
+    def judge(words):
+        asked.append(" ".join(words[3:]))
+        scores = {name: {"1": {"score": 2}, "2": {"score": 1}} for name in list(pairs)[:2]}
+        scores["own pairs-0-2"] = {"1": {"score": 1}}
+        lines = [json.dumps({"id": name, "verdicts": of}) + "\n" for name, of in scores.items()]
+        (folder / "again" / "verdicts-consistency.jsonl").write_text("".join(lines))
+
+    rounds = Rounds(options_of(tmp_path, "--held_out_judges=consistency"), judge)
+    assert rounds._judge_again(1, folder) == 50
+    assert asked == [f"pairs judge --config {folder / 'again.yaml'}"]
+    judged = [json.loads(line) for line in (folder / "again" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["k"]) for row in judged] == [(f"own pairs-0-{n}", k) for n in range(3) for k in (1, 2)]
+    assert yaml.safe_load((folder / "again.yaml").read_text())["judges"] == ["consistency"]
+    assert Rounds(options_of(tmp_path), judge)._judge_again(1, folder) is None
+    state = {"start": vars(good()), "rounds": [{"round": 1, "pairs": 7, "yield": 0.5, "agreed": 50.0, "kept": False}]}
+    assert make_table(state).rows[1][-4:] == ("7", "50", "50", "not kept")
 
 
 def test_start_and_reference_may_stay_the_base(tmp_path, monkeypatch):

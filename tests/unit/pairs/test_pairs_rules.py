@@ -18,7 +18,7 @@ ALL = [GREEDY, COMPLETE, SHORT, NEAR, WORST, MADE]
 
 def propose(rule, candidates, seed=0):
     """The numbers and margins of the pairs that a rule would make, in its order."""
-    found = RULES[rule].propose(candidates, np.random.default_rng(seed))
+    found = RULES[rule].propose(candidates, lambda: np.random.default_rng(seed))
     return [(pair.chosen.sample.k, pair.rejected.sample.k, pair.margin) for pair in found]
 
 
@@ -132,7 +132,7 @@ def test_an_answer_that_was_made_to_be_rejected_is_never_chosen(rule):
         3, "A room. A cow, a bus.", score=-9, wrong=[("cow", 1)], right=[("room", 0)], kind="no_image", rewrite="A hen."
     )
     own = c(1, "A room. A fly, a dog.", score=-2, wrong=[("fly", 1)], right=[("room", 0)], rewrite="A gnat.")
-    found = list(RULES[rule].propose([own, made, flawed], np.random.default_rng(0)))
+    found = list(RULES[rule].propose([own, made, flawed], lambda: np.random.default_rng(0)))
     assert {pair.chosen.sample.k for pair in found} <= {1}
 
 

@@ -11,8 +11,9 @@ from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 from mmdpo.options import UsageError
 from mmdpo.pairs import judging, samples
-from mmdpo.pairs.build import BuildPlan, build_pairs
+from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.judging import judge_samples
+from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import draw_prompts
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.samples import (

@@ -1,6 +1,7 @@
 """What is simulated is what a real step does, and the dry run's estimate is what is simulated."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from perf.measure import Sizes, profile_step
 from perf.record import RESULTS
 from perf.rows import draw_lengths, make_rows
 from perf.shapes import SIMULATED, TINY, shrink
-from perf.sides import DPO, MDPO, MDPO_LIVE, ORIGINAL, Setting, build_sides
+from perf.sides import DPO, MDPO, MDPO_LIVE, ORIGINAL, TRL, Setting, build_sides
 from perf.simulate import Simulation, find_largest
 from perf.simulation_page import list_estimates, render_simulation
 
@@ -39,6 +40,7 @@ LEFT_OUT = {
 """What PyTorch's counter leaves out: a product in place, and the CPU's kernels of attention, by formulas of its own."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_simulated_step_is_a_real_one_on_the_cpu(checkpointing):
     """Operations exactly; memory but for what kernels of attention keep for themselves, which differ by device."""
@@ -113,13 +115,48 @@ def test_autocast_computes_in_the_precisions_of_cuda():
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_depths_extend_to_the_whole_model():
     shape = shrink(SIMULATED["llava"])
-    deep = Simulation(simulate.replace(shape, text={**shape.text, "num_hidden_layers": 9}), False)
+    deep = Simulation(replace(shape, text={**shape.text, "num_hidden_layers": 9}), False)
     whole, extended = deep.count_whole(MDPO, 2), deep.count(MDPO, 2)
     assert extended.flops == whole.flops
     assert extended.traffic_bytes == whole.traffic_bytes
     assert extended.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+
+
+def test_a_tower_with_windows_extends_to_the_whole_one():
+    """Where checkpointing lets the original algorithm differentiate it, layer by layer."""
+    shape = shrink(SIMULATED["qwen"])
+    vision = {**shape.vision, "depth": 8, "fullatt_block_indexes": [3, 7]}
+    deep = Simulation(replace(shape, text={**shape.text, "num_hidden_layers": 7}, vision=vision), True)
+    whole, extended = deep.count_whole(ORIGINAL, 1), deep.count(ORIGINAL, 1)
+    assert extended.flops == whole.flops
+    assert extended.before_bytes == whole.before_bytes
+    assert extended.traffic_bytes == whole.traffic_bytes
+    assert extended.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+    assert extended.seconds == pytest.approx(whole.seconds)
+
+
+@pytest.mark.parametrize(("side", "checkpointing"), [(MDPO_LIVE, False), (TRL, True)])
+def test_layers_that_are_counted_by_their_likes_come_to_the_same(monkeypatch, side, checkpointing):
+    """Of a tower with two kinds of layers, and of a text decoder that a reference is scored by."""
+    shape = shrink(SIMULATED["qwen"])
+    vision = {**shape.vision, "depth": 6, "fullatt_block_indexes": [2, 5]}
+    simulation = Simulation(replace(shape, vision=vision), checkpointing)
+    ran, attend = [], StepCounter.__torch_dispatch__
+
+    def listen(self, func, *args, **kwargs):
+        ran.append(func)
+        return attend(self, func, *args, **kwargs)
+
+    monkeypatch.setattr(StepCounter, "__torch_dispatch__", listen)
+    found, operations = simulation.count_whole(side, 1), len(ran)
+    monkeypatch.setattr("perf.counting._describe_call", lambda *_: None)
+    expected = simulation.count_whole(side, 1)
+    assert operations < len(ran) - operations
+    assert replace(found, seconds={}) == replace(expected, seconds={})
+    assert found.seconds == pytest.approx(expected.seconds)
 
 
 @pytest.mark.parametrize(("room", "fits", "simulated"), [(1000, 0, 2), (1250, 2, 3), (1419, 4, 3), (9000, 79, 2)])

@@ -214,6 +214,10 @@ def write_diagnosed(folder, kind="model"):
     pair = {"rank": 1, "id": "p", "source": "pairs, row 1", "prompt": "<image>what?", "chosen": "c", "rejected": "r"}
     pair |= {"margins": {"real": 1.5}, "gains": {"chosen": -0.25}, "picture": "pictures/1.png"}
     (folder / "examples.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps({**pair, "id": "q", "rank": 2}) + "\n")
+    if kind == "model":
+        scored = {"text": "a cup", "tokens": ["a", " cup", "</s>"], "spans": [[0, 1], [1, 5], [5, 5]]}
+        scored["policy"] = {"real": [-0.5, -0.25, 0.0], "none": [-0.5, -3.5, -0.75]}
+        write_lines(folder / "per_token.jsonl", [{"rank": 1, "id": "p", "answers": {"chosen": scored}}])
     return folder
 
 

@@ -19,29 +19,59 @@ A benchmark is a module with a docstring, whose first line says what it measures
     reads(reply: str) -> bool
                 only there: whether a judge's reply can be scored; one that cannot is asked for again
     NEEDS_JUDGE only there: True where nothing can be scored without a judge
+    judged_ids(items: Sequence[BenchmarkItem]) -> list[str]
+                only where a judge is asked about more than items: the ids that its replies may have
+    score_together(items, texts, scores, tools) -> Mapping[str, ItemScore]
+                only where items count together: the scores with the counts of their groups (`benchmarks.groups`);
+                `texts` and `scores` are by the ids of the items that were answered
+    ANSWER_FIELDS
+                only where the official answers stand elsewhere than others: the fields to look in, the first one first
+    DATA_NAME   only where the data is another benchmark's: whose
+    ANSWERS_OF  only where the questions are some of another benchmark's, whose answers are read too: its name
+    unasked_ids(data_dir: Path) -> frozenset[str]
+                only there: its items that this one does not ask; answers to them are left out, and counted
+    SETTINGS_TOLD
+                only where numbers depend on them: the settings of generation that the result names beside the scorer
+    HEADLINE    the metrics that a suite prints of it, where the paper's table has no column for it
     draw_image(item: BenchmarkItem) -> PIL.Image.Image
                 only where the pictures are no files
+    SUFFIXES    only where others ask with more words than the benchmark: name → PromptSuffix, for `--prompt_suffix`
+    SUFFIXED_PARTS
+                only where some parts take none: the parts whose questions do
+    PEERS       only where the rules of others are known: name of the harness → Peer, for `--rule peers`
     LANGUAGE_TOOLS
                 only where answers are scored with some: which of Tools' `linguistics` and `similarity` the scorer asks
                 for; the help of `mmdpo eval NAME` shows their options
+    QUESTION_TYPES
+                only where questions have types that are not their parts: an item of a type adds 1 to `TYPE/n`
 
 `data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmdpo.benchmarks.reading import ANSWER_FIELDS
 from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools
+    from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Peer, PromptSuffix, Tools
     from mmdpo.benchmarks.reading import FindId
+
+    ScoreTogether: TypeAlias = Callable[
+        [Sequence[BenchmarkItem], Mapping[str, str], Mapping[str, ItemScore], Tools], Mapping[str, ItemScore]
+    ]
+
+
+def list_ids(items: Sequence[BenchmarkItem]) -> list[str]:
+    """Returns the ids of items, in their order."""
+    return [item.id for item in items]
 
 
 @dataclass(frozen=True)
@@ -61,15 +91,34 @@ class Benchmark:
     judge_prompt: Callable[[BenchmarkItem, str], str] | None = None
     reads: Callable[[str], bool] | None = None
     needs_judge: bool = False
+    judged_ids: Callable[[Sequence[BenchmarkItem]], list[str]] = list_ids
+    score_together: ScoreTogether | None = None
+    answer_fields: tuple[str, ...] = ANSWER_FIELDS
+    data_name: str = ""
+    answers_of: str = ""
+    unasked_ids: Callable[[Path], frozenset[str]] | None = None
+    settings_told: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
     draw_image: Callable[[BenchmarkItem], Image] | None = None
     language_tools: tuple[str, ...] = ()
+    suffixes: Mapping[str, PromptSuffix] = field(default_factory=dict)
+    suffixed_parts: tuple[str, ...] = ()
+    """Empty for all."""
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    question_types: tuple[str, ...] = ()
 
     @property
     def uses(self) -> frozenset[str]:
-        """What it needs besides answers: `judge`, `files` (data and pictures on disk), and its language tools."""
+        """What it knows besides answers: `judge`, `files` (data and pictures on disk), `peers`, its language tools."""
         judge = () if self.judge_prompt is None else ("judge",)
         files = () if self.draw_image is not None else ("files",)
-        return frozenset((*judge, *files, *self.language_tools))
+        peers = ("peers",) if self.peers else ()
+        return frozenset((*judge, *files, *peers, *self.language_tools))
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """Its own metrics, and those of the peers, which only a result by their rules has."""
+        return (*self.metrics, *(metric for peer in self.peers.values() for metric in peer.metrics))
 
 
 BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
@@ -86,4 +135,4 @@ def load(name: str) -> Benchmark:
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     spellings = [(field.name, spelling) for field in fields(Benchmark) for spelling in (field.name, field.name.upper())]
     given = {name: getattr(module, spelling) for name, spelling in spellings if hasattr(module, spelling)}
-    return Benchmark(name=name, summary=summary, **given)
+    return Benchmark(**{"name": name, "summary": summary, "data_name": name, **given})

@@ -19,14 +19,18 @@ import numpy as np
 from mmdpo.benchmarks.definitions import (
     BenchmarkItem,
     BenchmarkItems,
+    Better,
     ItemScore,
     Linguistics,
     Metric,
+    Peer,
+    PromptSuffix,
     Similarity,
     Sums,
     Tools,
     Values,
 )
+from mmdpo.benchmarks.peers import LMMS_EVAL, VLMEVALKIT, read_vlmevalkit
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data, read_data_text
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
@@ -53,10 +57,17 @@ _DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "action": ("action",),
     "relation": ("relation",),
 }
+SUFFIXES = {
+    VLMEVALKIT: PromptSuffix(
+        "\nPlease answer yes or no.", "VLMEvalKit (build_prompt in vlmeval/dataset/image_yorn.py at 145bdaf1)"
+    )
+}
+SUFFIXED_PARTS = _DIMENSIONS["overall"]
 TRAPS = {
     "capitalised_noun": "nouns of the word list that are dropped because they are capitalised",
     "never_matched_noun": "nouns that the list holds as plurals alone (sunglasses, earrings, chopsticks, slippers)",
-    "not_exactly_yes_or_no": 'answers that count as neither, being not exactly "Yes" or "No"',
+    "not_exactly_yes_or_no": 'answers that count as neither, being not exactly "Yes" or "No"; others ask for short '
+    'answers: --prompt_suffix vlmevalkit adds VLMEvalKit\'s "Please answer yes or no."',
     "yes_or_no_in_other_words": 'those of them that begin with yes or no all the same ("yes", "No.", "Yes, it is")',
 } | TRAPS_OF_READING
 _OFFICIAL: Final = ""
@@ -225,14 +236,20 @@ class AmberWords:
         return cls(associated, vocabulary, frozenset(singulars - vocabulary), frozenset(safe))
 
 
-def _list_targets(targets: Sequence[str], words: AmberWords) -> list[tuple[str, int]]:
-    """Returns words of an image as the official code looks through them, and which target each stands for."""
-    pairs = [(word, index) for index, target in enumerate(targets) for word in words.associated[target]]
-    return pairs + [(target, index) for index, target in enumerate(targets)]
+def _list_targets(targets: Sequence[str], words: AmberWords) -> dict[str, int]:
+    """Returns words of an image in the order in which the official code looks through them: word → its first target."""
+    found: dict[str, int] = {}
+    for index, target in enumerate(targets):
+        for word in words.associated[target]:
+            found.setdefault(word, index)
+    for index, target in enumerate(targets):
+        found.setdefault(target, index)
+    return found
 
 
-def _find(targets: Sequence[tuple[str, int]], is_meant: Callable[[str], bool]) -> int | None:
-    return next((index for word, index in targets if is_meant(word)), None)
+def _find_similar(targets: Mapping[str, int], is_similar: Callable[[str], bool]) -> int | None:
+    word = next(filter(is_similar, targets), None)
+    return None if word is None else targets[word]
 
 
 def score_description(
@@ -249,13 +266,13 @@ def score_description(
     for noun in nouns:
         if noun in words.safe:
             continue
-        is_noun, is_similar = noun.__eq__, partial(similarity.similar, noun)
-        if (target := _find(there, is_noun)) is not None:
+        is_similar = partial(similarity.similar, noun)
+        if (target := there.get(noun)) is not None:
             covered.add(target)
             continue
-        found = (_find(expected, is_noun), _find(expected, is_similar))
+        found = (expected.get(noun), _find_similar(expected, is_similar))
         cognitive |= {target for target in found if target is not None}
-        if (target := _find(there, is_similar)) is not None:
+        if (target := _find_similar(there, is_similar)) is not None:
             covered.add(target)
         else:
             flagged.append(noun)
@@ -276,3 +293,73 @@ def score_description(
         },
         traps={name: count for name, count in traps.items() if count},
     )
+
+
+# -- what others would print ------------------------------------------------------------------------------------------
+
+
+def _count_for_lmms_eval(item: BenchmarkItem, answer: str, score: ItemScore) -> Mapping[str, float]:
+    """Counts a description as officially; lmms-eval asks no questions."""
+    of_description = score.counts if item.part == GENERATIVE else {}
+    return {f"{LMMS_EVAL}/{name.partition('/')[2]}": count for name, count in of_description.items()}
+
+
+def _lmms_eval_metric(name: str, part: str, whole: str, better: Better) -> Metric:
+    """Per cent, not rounded: the counters start at 0.001 for every description, and are then added up."""
+
+    def compute(sums: Sums) -> Values:
+        found = sums[f"{LMMS_EVAL}/{part}"] / (sums[f"{LMMS_EVAL}/{whole}"] + _START * sums[f"{LMMS_EVAL}/n"]) * 100
+        return 100 - found if name == "amber_hal" else found
+
+    return Metric(f"amber/{LMMS_EVAL}/{name}", compute, (f"{LMMS_EVAL}/n",), better, "%", None)
+
+
+_VLMEVALKIT_CATEGORIES: Final = ("existence", "attribute", "relation")
+
+
+def _category(part: str) -> str:
+    return next(category for category in _VLMEVALKIT_CATEGORIES if part in _DIMENSIONS[category])
+
+
+def _count_for_vlmevalkit(item: BenchmarkItem, answer: str, score: ItemScore) -> Mapping[str, float]:
+    """Counts the answer to a question; VLMEvalKit asks for no descriptions."""
+    if item.part == GENERATIVE:
+        return {}
+    name = f"{VLMEVALKIT}/{_category(item.part)}"
+    return {f"{name}/n": 1.0, f"{name}/correct": float(read_vlmevalkit(answer) == item.truth["truth"])}
+
+
+def _vlmevalkit_accuracy(sums: Sums, categories: Sequence[str]) -> Values:
+    """Per cent; of several categories the mean, whatever their sizes."""
+    each = [sums[f"{VLMEVALKIT}/{of}/correct"] / np.maximum(sums[f"{VLMEVALKIT}/{of}/n"], 1) for of in categories]
+    mean: Values = np.mean(each, axis=0) * 100
+    return mean
+
+
+def _vlmevalkit_metric(name: str, categories: Sequence[str]) -> Metric:
+    over = tuple(f"{VLMEVALKIT}/{category}/n" for category in categories)
+    compute = partial(_vlmevalkit_accuracy, categories=categories)
+    return Metric(f"amber/{VLMEVALKIT}/{name}", compute, over, "higher", "%", None)
+
+
+PEERS = {
+    LMMS_EVAL: Peer(
+        "lmms-eval, lmms_eval/tasks/amber_g/utils.py at 226ba420, with the similar words named here; it takes the "
+        "first of en_core_web_md, sm and lg that is installed, and marks Cog as better the higher it is",
+        (
+            _lmms_eval_metric("amber_chair", "flagged", "kept", "lower"),
+            _lmms_eval_metric("amber_cover", "covered", "truth", "higher"),
+            _lmms_eval_metric("amber_hal", "unflagged", "n", "lower"),
+            _lmms_eval_metric("amber_cog", "cognitive", "hallu", "lower"),
+        ),
+        _count_for_lmms_eval,
+    ),
+    VLMEVALKIT: Peer(
+        "VLMEvalKit, vlmeval/dataset/utils/yorn.py at 0c7163c9, by exact matching, without a judge",
+        (
+            *(_vlmevalkit_metric(category, (category,)) for category in _VLMEVALKIT_CATEGORIES),
+            _vlmevalkit_metric("avg_acc", _VLMEVALKIT_CATEGORIES),
+        ),
+        _count_for_vlmevalkit,
+    ),
+}

@@ -18,7 +18,9 @@ from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
 NEEDS_JUDGE = True
-TYPES: Final = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+QUESTION_TYPES: Final = (
+    *("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other"),
+)
 TRAPS = {
     "reply_read_as_zero": "replies in which the official parser finds no rating, or several, and scores 0 in silence",
     "reply_read_differently": "replies that the tolerant parser reads as another rating than the official one",
@@ -46,7 +48,7 @@ METRICS = (
     _mean("hallucination_rate", "official", "hallucination", "lower", "share"),
     _mean("tolerant/score", "tolerant", "score"),
     _mean("tolerant/hallucination_rate", "tolerant", "hallucination", "lower", "share"),
-    *(_mean(f"{kind}/score", kind, "score") for kind in TYPES),
+    *(_mean(f"{kind}/score", kind, "score") for kind in QUESTION_TYPES),
     _mean("informativeness", "official", "informativeness", unit="%", factor=100 / 3),
 )
 

@@ -7,7 +7,7 @@ objects that a language model lists. Published tables mix the two, so their name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from mmdpo.benchmarks.definitions import (
     Values,
     divide,
 )
-from mmdpo.benchmarks.reading import EvaluationError, find_by_image, parse_json, read_data, read_data_text
+from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
+from mmdpo.files import parse_json
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
@@ -104,14 +105,29 @@ def _read_truth(data_dir: Path, image_ids: frozenset[str], tools: Tools) -> Mapp
         return found
     tools.used["ground_truth"] = ", ".join(file.name for file in (*instances, *captions))
     synonyms = CocoObjects.build(read_data_text(data_dir / SYNONYMS).splitlines())
+    contents = [map(read_data, files) for files in (instances, captions)]
+    return gather_objects(contents[0], contents[1], image_ids, synonyms, tools.linguistics)
+
+
+def gather_objects(
+    instances: Iterable[Any],
+    captions: Iterable[Any],
+    image_ids: frozenset[str],
+    synonyms: CocoObjects,
+    linguistics: Linguistics,
+) -> dict[str, list[str]]:
+    """Returns image id → the classes of its instances and of what its reference captions name.
+
+    `instances` and `captions` are the contents of COCO's files of annotations.
+    """
     objects: dict[str, set[str]] = {}
-    for content in map(read_data, instances):
+    for content in instances:
         names = {category["id"]: category["name"] for category in content["categories"]}
         for image_id, record in _annotations(content, image_ids):
             objects.setdefault(image_id, set()).add(synonyms.class_of[names[record["category_id"]]])
-    for content in map(read_data, captions):
+    for content in captions:
         for image_id, record in _annotations(content, image_ids):
-            named = synonyms.mentions(record["caption"], tools.linguistics)
+            named = synonyms.mentions(record["caption"], linguistics)
             objects.setdefault(image_id, set()).update(mention.coco_class for mention in named)
     return {image_id: sorted(classes) for image_id, classes in objects.items()}
 

@@ -1,15 +1,18 @@
 """POPE: is an object in the image, yes or no, with three ways of choosing absent objects.
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, EMNLP 2023; scoring as the authors'
-`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes".
-Answers are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more
-sense (`tolerant.py`), which leaves out those that say neither yes nor no.
+`evaluate.py`: an answer is "no" if one of the words of its first sentence is exactly No, no or not, else "yes". Answers
+are joined by question id, not by their order. `tolerant/…` are the same measures over answers read with more sense
+(`tolerant.py`), which leaves out those that say neither yes nor no; `repope/…` are they by RePOPE's labels and rule
+(`repope.py`), where its data is there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,70 +24,79 @@ from mmdpo.benchmarks.definitions import (
     Better,
     ItemScore,
     Metric,
+    Peer,
+    PromptSuffix,
     Sums,
     Tools,
     Values,
     divide,
 )
-from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, parse_json, read_data_text
+from mmdpo.benchmarks.peers import LMMS_EVAL, VLMEVALKIT, read_lmms_eval, read_vlmevalkit
+from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
+from mmdpo.benchmarks.tasks._repope import TRAPS as TRAPS_OF_REPOPE
+from mmdpo.benchmarks.tasks._repope import count_answer, list_files, make_metrics
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
+from mmdpo.benchmarks.yes_no import MEASURES, count_outcome, find_yes_or_no, make_metric
+from mmdpo.files import parse_json
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 """The first sentence alone is read."""
 SPLITS: Final = ("random", "popular", "adversarial")
+RELABELLED: Final = "repope/"
+"""Begins the counts and metrics by RePOPE's labels and rule."""
+SUFFIXES = {
+    LMMS_EVAL: PromptSuffix(
+        "\nAnswer the question using a single word or phrase.",
+        "lmms-eval (lmms_eval/tasks/pope/utils.py at 2c03baf0), and LLaVA-1.5's own questions of POPE",
+    ),
+    VLMEVALKIT: PromptSuffix(
+        " Please answer yes or no.",
+        "VLMEvalKit's prompt for Qwen2-VL (vlmeval/vlm/qwen2_vl/prompt.py at 2aa72141); it asks many other models the "
+        "bare question",
+    ),
+}
 TRAPS = {
     "yes_without_saying_so": 'counted as "yes" though the first sentence has no "yes" ("NO", "", "There isn\'t one.")',
     "no_besides_yes": 'counted as "no" though the first sentence also says "yes"',
-} | TRAPS_OF_READING
-
-_OUTCOMES: Final = ("true_yes", "false_yes", "true_no", "false_no")
-
-
-def _f1(hit: Values, false_alarm: Values, rejection: Values, miss: Values) -> Values:
-    precision, recall = divide(hit, hit + false_alarm), divide(hit, hit + miss)
-    return divide(2 * precision * recall, precision + recall)
-
-
-_RULES: Final[Mapping[str, Callable[[Values, Values, Values, Values], Values]]] = {
-    "accuracy": lambda hit, alarm, rejection, miss: divide(hit + rejection, hit + alarm + rejection + miss),
-    "precision": lambda hit, alarm, rejection, miss: divide(hit, hit + alarm),
-    "recall": lambda hit, alarm, rejection, miss: divide(hit, hit + miss),
-    "f1": _f1,
-    "yes_ratio": lambda hit, alarm, rejection, miss: divide(hit + alarm, hit + alarm + rejection + miss),
+    **TRAPS_OF_READING,
+    **TRAPS_OF_REPOPE,
 }
+HEADLINE = ("pope/macro/accuracy", "pope/macro/f1", "pope/repope/macro/accuracy", "pope/repope/macro/f1")
 
 
-def _metric(reading: str, split: str, rule: str) -> Metric:
-    splits = [f"{reading}{name}" for name in (SPLITS if split == "macro" else (split,))]
-
-    def compute(sums: Sums) -> Values:
-        values = [_RULES[rule](*(sums[f"{name}/{outcome}"] for outcome in _OUTCOMES)) for name in splits]
-        mean: Values = np.mean(values, axis=0)
-        return mean
-
-    better: Better = "neither" if rule == "yes_ratio" else "higher"
-    return Metric(
-        f"pope/{reading}{split}/{rule}", compute, tuple(f"{name}/n" for name in splits), better, "share", None
-    )
+def _metric(reading: str, scope: str, measure: str) -> Metric:
+    splits = SPLITS if scope == "macro" else (scope,)
+    return make_metric(f"pope/{reading}{scope}/{measure}", measure, [f"{reading}{split}" for split in splits])
 
 
-METRICS = tuple(
-    _metric(reading, split, rule) for reading in ("", "tolerant/") for split in (*SPLITS, "macro") for rule in _RULES
+METRICS = (
+    *(_metric("", scope, measure) for scope in (*SPLITS, "macro") for measure in MEASURES),
+    *make_metrics("pope", RELABELLED),
+    *(_metric("tolerant/", scope, measure) for scope in (*SPLITS, "macro") for measure in MEASURES),
 )
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
-    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is."""
+    """Reads each `coco_pope_*.json` that is there, with ids as `random/1`; raises EvaluationError if none is.
+
+    RePOPE's labels are read too, where its files are in the same folder or in `repope` beside it.
+    """
     files = {split: data_dir / f"coco_pope_{split}.json" for split in SPLITS}
-    items = [item for split, file in files.items() if file.exists() for item in _read_split(file, split)]
+    items = [item for split, file in files.items() if file.exists() for item in read_split(file, split)]
     if not items:
         raise EvaluationError(f"{data_dir}: holds none of {', '.join(file.name for file in files.values())}")
-    return tuple(items)
+    relabelled = list_files([data_dir, data_dir.parent / "repope"])
+    if not relabelled:
+        return tuple(items)
+    labels = {item.id: item.truth["label"] for split, file in relabelled.items() for item in read_split(file, split)}
+    tools.used["repope"] = f"{len(labels):,} labels of RePOPE, {', '.join(file.name for file in relabelled.values())}"
+    return tuple(replace(item, truth={**item.truth, "relabelled": labels.get(item.id)}) for item in items)
 
 
-def _read_split(file: Path, split: str) -> list[BenchmarkItem]:
+def read_split(file: Path, split: str) -> list[BenchmarkItem]:
+    """Reads a file of questions in POPE's format; raises EvaluationError for another one."""
     items = []
     for number, line in enumerate(read_data_text(file).splitlines(), 1):
         try:
@@ -123,21 +135,102 @@ def _score(item: BenchmarkItem, answer: str) -> ItemScore:
     said, tolerant, label = read_answer(answer), read_yes_no(answer), item.truth["label"]
     says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
     trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))
-    counts = _count(item.part, said, label)
+    counts, traps = count_outcome(item.part, said, label), find_traps(said, tolerant)
+    reason = {"read_as": said, "tolerant": tolerant, "label": label}
     if tolerant is not None:
-        counts |= _count(f"tolerant/{item.part}", tolerant, label)
-    return ItemScore(
-        counts=counts,
-        reason={"read_as": said, "tolerant": tolerant, "label": label},
-        traps=({trap: 1} if trap else {}) | find_traps(said, tolerant),
-    )
-
-
-def _count(part: str, said: str, label: str) -> dict[str, float]:
-    return {f"{part}/n": 1, f"{part}/{'true' if said == label else 'false'}_{said}": 1}
+        counts |= count_outcome(f"tolerant/{item.part}", tolerant, label)
+    corrected = item.truth.get("relabelled")
+    if corrected is not None:
+        of_repope, unanswered = count_answer(RELABELLED, item.part, answer, corrected)
+        counts, traps = counts | of_repope, {**traps, **unanswered}
+        reason |= {"relabelled": corrected, "read_by_repope": find_yes_or_no(answer)}
+    return ItemScore(counts, reason, ({trap: 1} if trap else {}) | traps)
 
 
 def read_answer(answer: str) -> str:
     """Returns "no" or "yes" as the official script reads an answer."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+# -- what others would print ------------------------------------------------------------------------------------------
+
+
+def _zero_for_nan(values: Values) -> Values:
+    found: Values = np.nan_to_num(values, nan=0.0)
+    return found
+
+
+def _peer_f1(said: Values, hit: Values, found: Values) -> Values:
+    precision, recall = (_zero_for_nan(divide(hit, whole)) for whole in (said, found))
+    return _zero_for_nan(divide(2 * precision * recall, precision + recall))
+
+
+_PEER_RULES: Final[Mapping[str, Callable[[Mapping[str, Values]], Values]]] = {
+    "accuracy": lambda counts: divide(counts["correct"], counts["n"]),
+    "precision": lambda counts: _zero_for_nan(divide(counts["hit"], counts["said_yes"])),
+    "recall": lambda counts: _zero_for_nan(divide(counts["hit"], counts["found_or_missed"])),
+    "f1": lambda counts: _peer_f1(counts["said_yes"], counts["hit"], counts["found_or_missed"]),
+    "yes_ratio": lambda counts: divide(counts["is_yes"], counts["n"]),
+}
+"""Measure → its value of a split's counts; what would be divided by zero is 0, as with both harnesses."""
+_PEER_COUNTS: Final = ("n", "correct", "hit", "said_yes", "found_or_missed", "is_yes")
+
+
+def _peer_metrics(
+    peer: str, splits: Mapping[str, tuple[str, ...]], names: Mapping[str, str], unit: str
+) -> tuple[Metric, ...]:
+    """Returns a harness's metrics: its name of a split → the splits, its name of a measure → the measure."""
+
+    def metric(group: str, name: str) -> Metric:
+        parts, factor = [f"{peer}/{split}" for split in splits[group]], 100.0 if unit == "%" else 1.0
+
+        def compute(sums: Sums) -> Values:
+            added = {count: np.sum([sums[f"{part}/{count}"] for part in parts], axis=0) for count in _PEER_COUNTS}
+            return factor * _PEER_RULES[names[name]](added)
+
+        better: Better = "neither" if names[name] == "yes_ratio" else "higher"
+        return Metric(f"pope/{peer}/{group}/{name}", compute, tuple(f"{part}/n" for part in parts), better, unit, None)
+
+    return tuple(metric(group, name) for group in splits for name in names)
+
+
+def _count_for_peer(
+    item: BenchmarkItem, answer: str, score: ItemScore, peer: str, read: Callable[[str], str], unread_is_miss: bool
+) -> Mapping[str, float]:
+    """Counts one answer; where `unread_is_miss`, an answer that is neither counts against recall."""
+    said, label, part = read(answer), item.truth["label"], f"{peer}/{item.part}"
+    counts = {
+        "n": True,
+        "correct": said == label,
+        "hit": said == label == "yes",
+        "said_yes": said == "yes",
+        "found_or_missed": label == "yes" and (unread_is_miss or said in ("yes", "no")),
+        "is_yes": label == "yes",
+    }
+    return {f"{part}/{name}": float(count) for name, count in counts.items()}
+
+
+PEERS = {
+    LMMS_EVAL: Peer(
+        "lmms-eval, lmms_eval/tasks/pope/utils.py at 2c03baf0; its yes ratio is that of the questions, not of answers",
+        _peer_metrics(
+            LMMS_EVAL,
+            {"all": SPLITS, "random": ("random",), "pop": ("popular",), "adv": ("adversarial",)},
+            {f"pope_{name}": name.removesuffix("_score") for name in ("accuracy", "precision", "recall", "f1_score")}
+            | {"pope_yes_ratio": "yes_ratio"},
+            "share",
+        ),
+        partial(_count_for_peer, peer=LMMS_EVAL, read=read_lmms_eval, unread_is_miss=False),
+    ),
+    VLMEVALKIT: Peer(
+        "VLMEvalKit, vlmeval/dataset/utils/yorn.py at 0c7163c9, by exact matching, without a judge",
+        _peer_metrics(
+            VLMEVALKIT,
+            {"overall": SPLITS} | {split: (split,) for split in SPLITS},
+            {"overall": "f1", "acc": "accuracy", "precision": "precision", "recall": "recall"},
+            "%",
+        ),
+        partial(_count_for_peer, peer=VLMEVALKIT, read=read_vlmevalkit, unread_is_miss=True),
+    ),
+}

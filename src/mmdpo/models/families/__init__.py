@@ -29,13 +29,13 @@ PARTS = ("language_model", "projector", "vision_tower")
 """The parts of a vision-language model, as options and tables name them."""
 PROJECTOR_WORDS = (
     "projector", "connector", "merger", "resampler", "aligner", "mlp1", "embed_vision", "image_newline",
-    "visual_embeddings_table",
+    "visual_embeddings_table", "vision_projection",
 )  # fmt: skip
 
 PROVEN_DECODERS = (
     "llama", "mistral", "phi", "qwen2", "qwen3", "gemma", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text",
     "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "cohere2", "exaone4", "gemma4_text",
-    "granite4_vision_text",
+    "granite4_vision_text", "hyperclovax", "deepseek_v3", "gemma3n_text",
 )  # fmt: skip
 """Text decoders, by `model_type`, that the contract test has scored with shared prefixes."""
 
@@ -179,8 +179,9 @@ class Family:
         return written if written.count(token) == 1 else token
 
     def image_token_id(self, processor: Any) -> int | None:
-        """Returns the token that an image's features replace, None where the processor does not name it."""
-        return getattr(processor, "image_token_id", None)
+        """Returns the token that an image's features replace, None where neither processor nor tokenizer names it."""
+        owners = processor, getattr(processor, "tokenizer", None)
+        return next((token for owner in owners if (token := getattr(owner, "image_token_id", None)) is not None), None)
 
     def complete_prompt(self, processor: Any, prompt: str) -> str:
         """Returns a prompt with what the model's processor itself writes around it: nothing, for most."""
@@ -191,6 +192,10 @@ class Family:
         raise ValueError(
             f"pad_to_square works for LLaVA-1.5 and its kin; {type(processor).__name__} reads pictures in their shape"
         )
+
+    def generate(self, model: nn.Module, **inputs: Any) -> Any:
+        """Returns what transformers' `generate` returns for these inputs and options."""
+        return model.generate(**inputs)  # type: ignore[operator]
 
     def locate_parts(self, model: nn.Module) -> Parts:
         """Returns where the parts of the model lie. Raises ValueError for a model without a text decoder of its own."""
@@ -304,11 +309,13 @@ def _place_images_on_host(owner: Any, ids: Int[Tensor, "R S"]) -> Iterator[None]
         yield
         return
 
-    def get_placeholder_mask(_: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [_, *args, *kwargs.values()]
-        device = next(value.device for value in given if isinstance(value, Tensor))
-        shapes = [_as_shape(value) for value in args], {name: _as_shape(value) for name, value in kwargs.items()}
-        found = original(ids, *shapes[0], **shapes[1])
+    signature = inspect.signature(original)
+
+    def get_placeholder_mask(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments  # some models name all of them
+        device = next(value.device for value in given.values() if isinstance(value, Tensor))
+        asked = {name: _as_shape(value) for name, value in given.items()} | {next(iter(given)): ids}
+        found = original(**asked)
         return tuple(send(mask, device) for mask in found) if isinstance(found, tuple) else send(found, device)
 
     owner.get_placeholder_mask = get_placeholder_mask  # hides the method

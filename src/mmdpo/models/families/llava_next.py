@@ -5,4 +5,4 @@ The number of image tokens depends on the picture; nothing differs from the gene
 
 from mmdpo.models.families import Family
 
-FAMILY = Family(("llava_next",), shares_prefix=True, sizes_stay_on_host=True)
+FAMILY = Family(("llava_next", "llava_next_video"), shares_prefix=True, sizes_stay_on_host=True)

@@ -1,5 +1,7 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: image tokens by picture size, three-dimensional positions.
 
+HyperCLOVA X has Qwen2.5-VL's tower, and positions that count tokens.
+
 After an image, rotary positions go on from its largest. In the mixture of experts every token is routed by itself, so
 that experts see the same tokens in shared rows.
 """
@@ -20,7 +22,7 @@ class QwenVL(Family):
 
     def plan_encoder(self, owner: Any, sizes: Mapping[str, Tensor], device: Any) -> dict[str, Any]:
         """Returns positions, windows and lengths of the patches, worked out on the host by transformers' functions."""
-        grids, tower = sizes["image_grid_thw"], owner.visual
+        grids, tower = sizes["image_grid_thw"], getattr(owner, "visual", None) or owner.vision_model
         merge = int(tower.spatial_merge_size)
         planned: dict[str, Any] = {"position_ids": vision_utils.get_vision_position_ids(grids, merge)}
         lengths = {"cu_seqlens": vision_utils.get_vision_cu_seqlens(grids)}
@@ -49,7 +51,7 @@ class QwenVL(Family):
 
 
 FAMILY = QwenVL(
-    ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+    ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "hyperclovax_vision_v2"),
     shares_prefix=True,
     sizes_stay_on_host=True,
 )

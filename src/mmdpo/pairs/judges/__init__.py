@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mmdpo.files import digest_of
 from mmdpo.pairs.prompts import Prompt
@@ -32,8 +32,7 @@ PENALTY = 2.0
 """A wrong claim costs so many right ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """Something that an answer says."""
 
     text: str
@@ -44,31 +43,59 @@ class Claim:
     """Which sentence of the answer says it, from 0, where that is known."""
 
 
-@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge holds of one answer."""
+    """What a judge holds of one answer: its claims are counted once, and made of their rows only where they are read.
 
-    score: float
-    """Higher is better; compares the answers to one prompt, and is scaled so that 1 is a difference worth having."""
-    claims: tuple[Claim, ...] = ()
-    is_right: bool | None = None
-    """Of judges that look at an answer as a whole."""
-    rewrite: str | None = None
-    """The answer as the judge would have it."""
-    comparisons: int = 0
-    """Of judges that compare two answers: how many times this one was compared."""
-    inconsistent: int = 0
-    """In how many of them the verdict changed with the order of the two; they count as ties."""
+    `score`: higher is better; compares the answers to one prompt, and is scaled so that 1 is a difference worth having.
+    `is_right`: of judges that look at an answer as a whole.
+    `rewrite`: the answer as the judge would have it.
+    `comparisons`, `inconsistent`: of judges that compare two answers, how many times this one was compared, and in how
+    many of them the verdict changed with the order of the two; they count as ties.
+    `struck`, `right`: how many claims are held to be wrong, and right; of a whole answer that is judged, it is 1 claim.
+    """
+
+    __slots__ = ("_claims", "comparisons", "inconsistent", "is_right", "rewrite", "right", "score", "struck")
+
+    def __init__(
+        self,
+        score: float,
+        claims: Sequence[Claim | Mapping[str, Any]] = (),
+        is_right: bool | None = None,
+        rewrite: str | None = None,
+        comparisons: int = 0,
+        inconsistent: int = 0,
+    ) -> None:
+        """Takes claims, or the rows that `list_claims` has made of them."""
+        self.score, self.is_right, self.rewrite = score, is_right, rewrite
+        self.comparisons, self.inconsistent = comparisons, inconsistent
+        self._claims = claims
+        if is_right is None:
+            self.right = [of.is_true if isinstance(of, Claim) else of["is_true"] for of in claims].count(True)
+            self.struck = len(claims) - self.right
+        else:
+            self.right, self.struck = int(is_right), int(not is_right)
 
     @property
-    def struck(self) -> int:
-        """Claims that are held to be wrong; 1 for a whole answer that is."""
-        return sum(not claim.is_true for claim in self.claims) if self.is_right is None else int(not self.is_right)
+    def claims(self) -> tuple[Claim, ...]:
+        """What the answer says, and whether it is held to be true."""
+        return tuple([of if isinstance(of, Claim) else Claim(**of) for of in self._claims])
 
-    @property
-    def right(self) -> int:
-        """Claims that are held to be right."""
-        return sum(claim.is_true for claim in self.claims) if self.is_right is None else int(self.is_right)
+    def row(self) -> dict[str, Any]:
+        """Returns the verdict for JSON, without what has its default; `Verdict(**row)` is it again."""
+        row: dict[str, Any] = {"score": self.score} | ({"claims": self.list_claims()} if self._claims else {})
+        row |= {name: of for name in ("is_right", "rewrite") if (of := getattr(self, name)) is not None}
+        return row | {name: of for name in ("comparisons", "inconsistent") if (of := getattr(self, name))}
+
+    def list_claims(self) -> list[dict[str, Any]]:
+        """Returns the claims for JSON."""
+        rows = [of._asdict() if isinstance(of, Claim) else of for of in self._claims]
+        return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Verdict) and self.row() == other.row()
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.row()})"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mmdpo.benchmarks.reading import parse_json
-from mmdpo.files import explain_unwritable, make_folder, to_json
+from mmdpo.files import explain_unwritable, make_folder, parse_json, to_json
 
 _SYNC_EVERY = 5.0
 """Seconds that a crash of the machine may cost; a crash of the program costs nothing."""

@@ -1,0 +1,28 @@
+"""HTML of the pages: templates that escape every text put into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+_TEMPLATES = Environment(
+    loader=ChoiceLoader(
+        [PackageLoader("mmdpo.app"), PackageLoader("mmdpo.report")]
+    ),  # macros of reports serve here, too
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: Any) -> Markup:
+    """Returns a file of `templates/` with the values, escaped, in their places."""
+    return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+def paragraph(text: str, kind: str = "", *, role: str = "") -> Markup:
+    """Returns a text, escaped, as a paragraph of a class; `role` tells a screen reader what it is."""
+    return Markup('<p class="{}"{}>{}</p>').format(kind, Markup(' role="{}"').format(role) if role else "", text)

@@ -1,0 +1,46 @@
+"""A report shows what the judge of a benchmark wrote of single answers, and how yes/no answers were read."""
+
+import json
+
+import pytest
+
+from benchmark_data import HAND_MADE, plain_tools
+from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.reading import RecordedReplies
+from mmdpo.benchmarks.tasks import load
+from mmdpo.report.evaluated import ItemPictures, evaluation_section, read_evaluated
+from mmdpo.report.reading import Place
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("hallusionbench", ["read as incorrect; right is correct", "The lines are not equal.", "checked each answer"]),
+        (
+            "haloquest",
+            ["It names the cat.", "Its name is not visible.", "not scored: the judge", "checked each answer"],
+        ),
+        ("naturalbench", ["read as A; right is B", "read as neither; right is no"]),
+        ("dash_b", ["read as neither; right is no", "Can you see a kite in this image?"]),
+        ("conflict", ["read as no option; right is D", "What is its genus?"]),
+        ("chair", ["<mark>cat</mark>"]),
+    ],
+)
+def test_answers_are_shown_with_what_is_wrong_in_them(name, shown, tmp_path):
+    benchmark, replies = load(name), HAND_MADE / name / "replies.jsonl"
+    data = HAND_MADE / benchmark.data_name
+    judge = None
+    if replies.exists():
+        judge = RecordedReplies.read(replies, benchmark.judged_ids(benchmark.read_items(data, plain_tools())))
+    answers = next((HAND_MADE / name).glob("answers.*"))
+    evaluation = evaluate_answers(name, answers, HAND_MADE, plain_tools(judge), resamples=100)
+    write_evaluation(evaluation, tmp_path / "run")
+    missing = []
+    run = read_evaluated(Place(tmp_path / "run", "run"), missing)
+    section = evaluation_section(name, [run], compare=None, pictures=ItemPictures())
+    assert not missing
+    assert section.title == f"Evaluation: {name}"
+    for text in (*shown, *(metric.removeprefix(f"{name}/") for metric in evaluation.metrics)):
+        assert text in section.html, text
+    assert "rated each answer" not in section.html
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["benchmark"] == name
