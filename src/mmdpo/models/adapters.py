@@ -12,6 +12,8 @@ from jaxtyping import Float
 from peft.tuners import lora
 from torch import Tensor, nn
 
+from mmdpo.models.seams import has_hooks
+
 
 def sum_in_products(model: nn.Module) -> None:
     """Lets LoRA's linear layers add what they add inside the product; a model without them stays as it is."""
@@ -47,13 +49,8 @@ class SummingLinear(lora.Linear):
         # B is read and not called, which whoever moves weights about (DeepSpeed, offloading) would not notice.
         return (
             type(self.base_layer) is nn.Linear
-            and _is_only_read(up)
+            and type(up) is nn.Linear
+            and not has_hooks(up)
             and up.bias is None
             and (is_alike or torch.is_autocast_enabled(x.device.type))
         )
-
-
-def _is_only_read(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear and not (
-        layer._forward_pre_hooks or layer._forward_hooks or "forward" in vars(layer)
-    )

@@ -92,3 +92,8 @@ def make_mask(name: str, **kwargs: Any) -> Any:
 def make_valueless(kind: type[Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Any:
     """Returns a tensor of a subclass that has a shape and no values, on any device (test_tree_attention.py)."""
     return Tensor._make_wrapper_subclass(kind, shape, dtype=dtype, device=device)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Returns whether something runs before or after a module's forward, or in its place (test_seams.py)."""
+    return bool(module._forward_pre_hooks or module._forward_hooks) or "forward" in vars(module)
