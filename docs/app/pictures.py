@@ -28,7 +28,7 @@ def show_pairs(page: Any) -> None:
     page.get_by_role("option", name="one object differs", exact=True).click()
     page.keyboard.press("Escape")
     page.get_by_role("combobox", name="Sort").click()
-    page.get_by_role("option", name="image reliance").last.click()
+    page.get_by_role("option", name="highest image reliance").click()
     page.locator(".pair img").nth(1).wait_for()
     page.wait_for_timeout(1000)
     page.locator(".rows button").nth(2).click()
@@ -42,8 +42,12 @@ def show_answers(page: Any) -> None:
 
 
 def show_look(page: Any) -> None:
-    """The tokens of a pair under a trained model."""
+    """The tokens of a pair under a trained model, and under what it was trained from."""
     page.get_by_role("tab", name="Does it look?").click()
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="mdpo").first.click()
+    page.get_by_label("Beside it").click()
+    page.get_by_role("option", name="world", exact=True).first.click()
     page.get_by_role("button", name="Look (l)").click()
     page.locator(".look .token").first.wait_for()
 

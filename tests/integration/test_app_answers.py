@@ -2,8 +2,8 @@
 
 import pytest
 
-from app_browser import DESK, PHONE, open_browser, open_page, serve
-from voted_runs import write_run
+from tests.app_browser import DESK, PHONE, open_browser, open_page, serve
+from tests.voted_runs import write_run
 
 ITEMS = 5
 

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from mmdpo import score_tokens
+from mmdpo.app import look_page
+from mmdpo.app.sources import Sources
 from mmdpo.data.read import read_dataset
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
@@ -156,6 +158,14 @@ def test_a_model_without_an_adapter_has_none_to_take_off(page):
     page.get_by_role("option", name="the same without its adapter").click()
     look_at(page)
     assert "world has no adapter to take off" in page.locator(".problem").inner_text()
+
+
+def test_who_votes_does_not_see_what_the_models_are_called(tmp_path):
+    blind, seeing = (Sources(models=("world",), votes=tmp_path / "votes.sqlite", is_demo=of) for of in (False, True))
+    assert not look_page.is_wanted(blind)
+    assert look_page.is_wanted(seeing)
+    assert look_page.is_wanted(Sources(models=("world",)))
+    assert not look_page.is_wanted(Sources())
 
 
 def test_on_a_phone_in_the_dark_with_the_keyboard_alone(browser, address):

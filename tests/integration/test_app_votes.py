@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from app_browser import CHROMIUM, DESK, PHONE, _wait_for_address, open_browser, open_page
 from mmdpo.cli import main
 from mmdpo.votes.store import VoteStore
-from voted_runs import read_folders, write_run
+from tests.app_browser import CHROMIUM, DESK, PHONE, _wait_for_address, open_browser, open_page
+from tests.voted_runs import read_folders, write_run
 
 ITEMS = 6
 SECRET = ("alpharun", "betarun")
@@ -154,11 +154,13 @@ def vote(page, rater, count=1):
 
 def check_blind(page):
     asked = [page.request.get(page.url + path).text() for path in ("config", "gradio_api/info")]
+    assert not page.request.get(page.url + "gradio_api/file=votes.sqlite").ok
     for text in (page.content(), page.locator("#vote-held textarea").input_value(), *asked):
         assert text
         assert not any(name in text for name in SECRET)
 
 
+@pytest.mark.slow
 def test_three_raters_at_once_a_killed_browser_and_a_killed_server(tmp_path, runs, browser):
     file = tmp_path / "votes.sqlite"
     server = Server(tmp_path, "--runs", *runs, "--votes", file)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from mmdpo.app.html import render
 from mmdpo.app.item_picture import item_picture
 from mmdpo.app.sources import Sources
-from mmdpo.report.evaluated import EvaluatedRun, ScoredItem, mark_answer, read_evaluated
+from mmdpo.report.evaluated import EvaluatedRun, ScoredItem, mark_answer, name_benchmark, read_evaluated
 from mmdpo.report.layout import Thumbnail
 from mmdpo.report.reading import ANSWERS, Place, name_results, read_lines
 
@@ -59,8 +59,7 @@ def find_benchmarks(places: Sequence[Place]) -> dict[str, list[Place]]:
     """Returns the results by benchmark: those benchmarks that two runs or more have results on."""
     found: dict[str, list[Place]] = {}
     for place in places:
-        head = next(read_lines(place.path / ANSWERS, [], most=1), {})
-        found.setdefault(str(head.get("benchmark") or place.path.name), []).append(place)
+        found.setdefault(name_benchmark(place.path), []).append(place)
     return {benchmark: of for benchmark, of in found.items() if len(of) > 1}
 
 
@@ -181,9 +180,8 @@ class _Boards:
 
 
 def is_wanted(sources: Sources) -> bool:
-    """Returns whether two runs have results on one benchmark, and nobody votes on them without knowing their names."""
-    is_blind = sources.votes is not None and not sources.is_demo
-    return not is_blind and bool(find_benchmarks(sources.found.evaluations))
+    """Returns whether two runs have results on one benchmark."""
+    return bool(find_benchmarks(sources.found.evaluations))
 
 
 def build(sources: Sources) -> None:
@@ -212,8 +210,8 @@ def build(sources: Sources) -> None:
     quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
     for button, step in ((before, -1), (after, 1)):
         button.click(partial(move, step), asked, told, trigger_mode="multiple", **quiet)
-    for part in (wanted.input, search.submit, search.blur):
-        part(partial(move, None), asked, told, **quiet)
+    for changed in (wanted.input, search.change):
+        changed(partial(move, None), asked, told, trigger_mode="always_last", **quiet)
     benchmark.input(open_board, benchmark, [wanted, *told], **quiet)
     # Not before the tab is opened: until then the page holds no run's name, which somebody who votes must not see.
     tab = Context.block

@@ -65,12 +65,13 @@ class _Page:
             beside = [NOTHING, WITHOUT_ADAPTER, *names]
             self.beside = gr.Dropdown(beside, value=NOTHING, label="Beside it", min_width=180)
             kinds = [PAIR, OWN] if self.datasets else [OWN]
-            self.kind = gr.Radio(kinds, value=kinds[0], label="Look at", min_width=200)
-        with gr.Row(visible=bool(self.datasets)) as pair:
+            self.kind = gr.Radio(kinds, value=kinds[0], label="Look at", scale=2, min_width=260)
             self.dataset = gr.Dropdown(
                 list(self.datasets), value=first, label="Dataset", visible=len(self.datasets) > 1, min_width=160
             )
-            self.row = gr.Number(1, precision=0, minimum=1, label="Row", min_width=100)
+            self.row = gr.Number(
+                1, precision=0, minimum=1, label="Row", visible=bool(self.datasets), scale=0, min_width=100
+            )
         with gr.Row(visible=not self.datasets) as own:
             with gr.Column(min_width=220):
                 self.picture = gr.File(label="Picture", file_types=["image"], height=140)
@@ -95,19 +96,21 @@ class _Page:
             self.other = gr.File(label="Or a picture of your own", file_types=["image"], height=140)
         self.status = gr.HTML(elem_classes=["status"])
         self.looked = gr.HTML()
-        self._connect(look_at, pair, own, corrupted, other)
+        self._connect(look_at, own, corrupted, other)
 
-    def _connect(self, look_at: Any, pair: Any, own: Any, corrupted: Any, other: Any) -> None:
+    def _connect(self, look_at: Any, own: Any, corrupted: Any, other: Any) -> None:
         quietly: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
 
         def choose_kind(kind: str) -> Any:
-            return gr.update(visible=kind == PAIR), gr.update(visible=kind == OWN)
+            is_pair = kind == PAIR
+            several = is_pair and len(self.datasets) > 1
+            return gr.update(visible=several), gr.update(visible=is_pair), gr.update(visible=not is_pair)
 
         def choose_version(against: str) -> Any:
             version = _VERSIONS[against]
             return gr.update(visible=version == CORRUPTED), gr.update(visible=version == OTHER)
 
-        self.kind.change(choose_kind, self.kind, [pair, own], **quietly)
+        self.kind.change(choose_kind, self.kind, [self.dataset, self.row, own], **quietly)
         self.against.change(choose_version, self.against, [corrupted, other], **quietly)
         self.corruption.input(_default_options, self.corruption, self.options, **quietly)
         self.picture.change(_preview, self.picture, self.preview, **quietly)

@@ -34,9 +34,9 @@ FILTERS = (
     FAULTY, FLAGGED, DROPPED, UNDECIDED, EQUAL, ONE_WORD, ONE_OBJECT, CHOSEN_LONGER, REJECTED_LONGER, WITHOUT_IMAGE,
 )  # fmt: skip
 IN_ORDER = "as in the file"
-_LOWEST, _HIGHEST = "lowest first", "highest first"
-_CHOSEN_MORE, _REJECTED_MORE = "chosen longer by most words first", "rejected longer by most words first"
-_LONGEST, _SHORTEST, _FEWEST = "longest first", "shortest first", "fewest changed words first"
+_LOWEST, _HIGHEST = "lowest", "highest"
+_CHOSEN_MORE, _REJECTED_MORE = "chosen longer, by most words", "rejected longer, by most words"
+_LONGEST, _SHORTEST, _FEWEST = "longest", "shortest", "fewest changed words"
 _ORDERS = (_CHOSEN_MORE, _REJECTED_MORE, _LONGEST, _SHORTEST, _FEWEST)
 _PAUSE = 0.001
 """Seconds that the reading thread leaves to others after each block of rows."""
@@ -219,7 +219,7 @@ class PairIndex:
 
     def list_orders(self) -> list[str]:
         """Returns what rows can be sorted by."""
-        return [IN_ORDER, *_ORDERS, *(f"{name}, {way}" for name in self.measures for way in (_LOWEST, _HIGHEST))]
+        return [IN_ORDER, *_ORDERS, *(f"{way} {name}" for name in self.measures for way in (_HIGHEST, _LOWEST))]
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class PairIndex:
     def _sort(self, places: Int[np.ndarray, "K"], order: str) -> Int[np.ndarray, "K"]:
         if order == IN_ORDER:
             return places
-        name, _, way = order.rpartition(", ")
+        way, _, name = order.partition(" ")
         if name in self.values:
             values = self.values[name][places]
             places, values = places[~np.isnan(values)], values[~np.isnan(values)]

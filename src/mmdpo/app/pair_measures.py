@@ -18,14 +18,19 @@ Measure = Callable[[PreferenceExample], float]
 
 
 def read_measures(diagnoses: Iterable[Place]) -> dict[str, Measure]:
-    """Returns measures by name, such as `image reliance (mdpo)`; one gives NaN for a row that was not measured."""
+    """Returns measures by name; of several diagnoses with the folder's, such as `image reliance (mdpo)`.
+
+    A measure gives NaN for a row that was not measured.
+    """
+    diagnoses = list(diagnoses)
     found: dict[str, Measure] = {}
     for place in diagnoses:
         values: dict[str, dict[int, float]] = {}
         for row in read_lines(place.path / EXAMPLES, []):
             for name, value in _read_row(row).items():
                 values.setdefault(name, {})[_key(str(row.get("id")), str(row.get(CHOSEN)))] = value
-        found |= {f"{name} ({place.label})": partial(_look_up, known) for name, known in values.items()}
+        of = f" ({place.label})" if len(diagnoses) > 1 else ""
+        found |= {f"{name}{of}": partial(_look_up, known) for name, known in values.items()}
     return found
 
 

@@ -112,10 +112,12 @@ class _Page:
                     drop = gr.Button("Drop (d)", size="sm", variant="stop", elem_classes=["key-d"], min_width=80)
                     keep = gr.Button("Keep (u)", size="sm", elem_classes=["key-u"], min_width=80)
                 self.reason = gr.Textbox(
-                    label="Reason (r)", placeholder="why it is flagged or dropped", max_lines=1, elem_classes=["key-r"]
-                )
+                    label="Reason (r)", show_label=False, placeholder="Reason to flag or drop it, if you like (r)",
+                    max_lines=1, elem_classes=["key-r"], container=False,
+                )  # fmt: skip
                 self.said = gr.HTML(elem_classes=["said-last"])
                 self.pictures = gr.HTML(elem_classes=["pair"])
+                self.texts = gr.HTML(elem_classes=["pair"])
                 with gr.Accordion("Corrupted image", open=False), gr.Row():
                     self.as_in = gr.Dropdown(
                         list(self.hows), value=DEFAULT_HOW, label="As in", min_width=160, visible=len(self.hows) > 1
@@ -128,7 +130,6 @@ class _Page:
                     )
                     self.seed = gr.Number(self.hows[DEFAULT_HOW].seed, precision=0, label="seed", min_width=80)
                     self.epoch = gr.Number(0, precision=0, minimum=0, label="epoch", min_width=80)
-                self.texts = gr.HTML(elem_classes=["pair"])
         self._query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.words]
         how = [self.as_in, self.corruption, self.options, self.seed, self.epoch]
         self._inputs = [self.place, *self._query, *how]
@@ -178,7 +179,8 @@ class _Page:
             return *chosen, corrupt(*values[:-4], *chosen, values[-1], progress=progress)
 
         how = _QUIETLY | dict(show_progress="minimal", show_progress_on=[self.pictures], trigger_mode="always_last")
-        typed = [self.options.input, self.seed.input, self.epoch.input]
+        # Not `input`, which does not hear of what is pasted.
+        typed = [each.change for each in (self.options, self.seed, self.epoch)]
         gr.on(typed, corrupt, self._inputs, self.pictures, **how)
         self.corruption.input(pick, self._inputs, [self.options, self.pictures], **how)
         self.as_in.input(follow, self._inputs, [self.corruption, self.options, self.seed, self.pictures], **how)

@@ -60,6 +60,11 @@ class Sources:
     seed: int = 42
     """Of the run that corrupted images are shown for, unless a folder of `runs` says another."""
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether only votes are taken: other pages would tell raters whose answers they read."""
+        return self.votes is not None and not self.is_demo
+
     @cached_property
     def found(self) -> Found:
         """What lies in the runs' folders. Raises ReportError for a folder that is none, or holds nothing."""

@@ -33,7 +33,7 @@ class AppOptions(Options):
     image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
     models: tuple[str, ...] = option((), "Models: hub names, run folders, adapters, `world`.", metavar="MODEL")
     max_models: int | None = option(None, "Models in memory at a time; as many as fit unless given.", least=1)
-    votes: Path | None = option(None, "Write votes to this SQLite file.", metavar="FILE")
+    votes: Path | None = option(None, "Take blind votes on the runs, into this SQLite file.", metavar="FILE")
     demo: bool = option(False, "Open the embedded world and the quickstart's runs, made where they are not there.")
     host: str = option("127.0.0.1", "Address to serve on; others than this machine's own let others in.")
     port: int | None = option(None, "Port; the first that is free from 7860 on unless given.", least=1)
@@ -74,6 +74,11 @@ def _find_sources(options: AppOptions) -> "Sources":
         from mmdpo.app.demo import prepare_demo
 
         return replace(prepare_demo(Console()), max_models=options.max_models)
+    if options.votes and (options.data or options.models):
+        raise ValueError(
+            "--votes serves the page of votes alone, where raters are not told whose answers they read: leave out "
+            "--data and --models, or open them in an app of their own, on another --port"
+        )
     if not named:
         raise ValueError("app: there is nothing to open: name --data, --runs or --models, or try --demo")
     how = (options.split, options.dataset_config, options.dataset_format, options.image_root, options.seed)

@@ -97,6 +97,16 @@ class EvaluatedRun:
     items: Mapping[str, ScoredItem]
 
 
+def name_benchmark(folder: Path) -> str:
+    """Returns which benchmark a folder of results is about, as far as its files say; else its own name."""
+    result = fit(read_object(folder / RESULT, [], costs=""), {"benchmark": str}, RESULT, [])
+    return str(result.get("benchmark") or _first_answer(folder).get("benchmark") or clean_text(folder.name))
+
+
+def _first_answer(folder: Path) -> dict[str, Any]:
+    return dict(fit(next(read_lines(folder / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", []))
+
+
 def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKED_AT) -> EvaluatedRun:
     """Reads a result, of its items the first `most`. Raises nothing: what cannot be read is added to `missing`."""
     problems: list[str] = []
@@ -110,7 +120,7 @@ def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKE
     label = f"{place.label}, {name}" if name != place.label else place.label
     missing += [f"{label}: {problem}" for problem in problems]
     notes = (result.get("notes") or {}).values()
-    first = fit(next(read_lines(place.path / ANSWERS, [], most=1), {}), ANSWER_SHAPE, "", [])
+    first = _first_answer(place.path)
     return EvaluatedRun(
         label=place.label,
         folder=place.path,

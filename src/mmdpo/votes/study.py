@@ -194,20 +194,17 @@ def read_voted_runs(places: Sequence[Place]) -> VotedRuns:
     if not common:
         raise VoteError(f"no item has an answer in all of {', '.join(labels)}; evaluate the runs on the same items")
     _check_questions(runs, labels, common)
-    study_runs = tuple(
-        StudyRun(label, digest_of([[item, *run.rows[item]] for item in sorted(common)]))
-        for label, run in zip(labels, runs, strict=True)
-    )
-    _check_distinct(study_runs)
+    notes = list(_note_missing(runs, labels, common))
+    voted = _keep_distinct(runs, labels, common, notes)
     types = _read_types(runs[0], common)
     items, texts = [], {}
     for item in common:
-        asked, said = runs[0].rows[item], [run.rows[item].answer for run in runs]
-        items.append(StudyItem(item, types[item], asked.image, tuple(digest_of(text)[:_DIGITS] for text in said)))
-        by_run = {run.digest: text for run, text in zip(study_runs, said, strict=True)}
-        texts[item] = ItemTexts(asked.prompt, asked.image, by_run)
-    notes = tuple(_note_missing(runs, labels, common))
-    return VotedRuns(Study(runs[0].benchmark, study_runs, tuple(items), notes), texts)
+        asked, said = runs[0].rows[item], {of.digest: run.rows[item].answer for of, run in voted}
+        digests = tuple(digest_of(text)[:_DIGITS] for text in said.values())
+        items.append(StudyItem(item, types[item], asked.image, digests))
+        texts[item] = ItemTexts(asked.prompt, asked.image, said)
+    study = Study(runs[0].benchmark, tuple(of for of, _ in voted), tuple(items), tuple(notes))
+    return VotedRuns(study, texts)
 
 
 def _read_answers(place: Place) -> _Answers:
@@ -234,7 +231,9 @@ def _read_answers(place: Place) -> _Answers:
 def _text(row: Row, key: str) -> str:
     value = row.values.get(key)
     if not isinstance(value, str):
-        raise VoteError(f"{row.place}: {key} should be text, and is {value!r:.40}; repeat the `mmdpo eval`")
+        raise VoteError(
+            f"{row.place}: {key} should be text, and is {value!r:.40}; score the answers again, into another folder"
+        )
     return replace_surrogates(value)
 
 
@@ -260,10 +259,20 @@ def _check_questions(runs: Sequence[_Answers], labels: Sequence[str], common: Se
                 )
 
 
-def _check_distinct(runs: Sequence[StudyRun]) -> None:
-    for one, other in combinations(runs, 2):
-        if one.digest == other.digest:
-            raise VoteError(f"{one.label} and {other.label} give the same answers to all items: nothing to vote on")
+def _keep_distinct(
+    runs: Sequence[_Answers], labels: Sequence[str], common: Sequence[str], notes: list[str]
+) -> list[tuple[StudyRun, _Answers]]:
+    """Returns the runs without those that answer as an earlier one does throughout, which `notes` name."""
+    voted: dict[str, tuple[StudyRun, _Answers]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        digest = digest_of([[item, *run.rows[item]] for item in sorted(common)])
+        if digest in voted:
+            notes.append(f"{label} gives the same answers as {voted[digest][0].label} to all items, and is left out")
+        else:
+            voted[digest] = StudyRun(label, digest), run
+    if len(voted) < 2:
+        raise VoteError(f"{', '.join(labels)} give the same answers to all items: nothing to vote on")
+    return list(voted.values())
 
 
 def _note_missing(runs: Sequence[_Answers], labels: Sequence[str], common: Sequence[str]) -> Iterator[str]:

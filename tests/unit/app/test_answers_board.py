@@ -21,7 +21,7 @@ from mmdpo.app.answers_page import (
 from mmdpo.app.sources import Sources
 from mmdpo.report.layout import Thumbnail
 from mmdpo.report.reading import find_folders
-from voted_runs import write_run
+from tests.voted_runs import write_run
 
 NO_PICTURE = Thumbnail(why=": the picture is missing")
 
@@ -130,12 +130,10 @@ def test_a_run_without_scores_is_shown_and_what_is_damaged_is_said(flagged):
     assert "1 lines of answers.jsonl are damaged" in html
 
 
-def test_the_page_is_for_two_runs_of_one_benchmark_that_nobody_votes_on(flagged, tmp_path):
+def test_the_page_is_for_two_runs_of_one_benchmark(flagged, tmp_path):
     other = write_run(tmp_path / "other", {"x": "y"})
     assert is_wanted(Sources(runs=tuple(flagged)))
     assert not is_wanted(Sources(runs=(flagged[0], other)))
-    assert not is_wanted(Sources(runs=tuple(flagged), votes=tmp_path / "votes.sqlite"))
-    assert is_wanted(Sources(runs=tuple(flagged), votes=tmp_path / "votes.sqlite", is_demo=True))
     assert not is_wanted(Sources())
 
 

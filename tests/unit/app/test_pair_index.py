@@ -94,12 +94,12 @@ def test_texts_are_found_whatever_their_case_and_line_breaks(index, text, rows):
     ("order", "first"),
     [
         ("as in the file", [1, 2, 3]),
-        ("chosen longer by most words first", [3, 1, 2]),
-        ("rejected longer by most words first", [4, 5, 1]),
-        ("longest first", [1, 3, 4]),
-        ("shortest first", [6, 5, 2]),
-        ("margin, lowest first", [3, 1]),
-        ("margin, highest first", [1, 3]),
+        ("chosen longer, by most words", [3, 1, 2]),
+        ("rejected longer, by most words", [4, 5, 1]),
+        ("longest", [1, 3, 4]),
+        ("shortest", [6, 5, 2]),
+        ("lowest margin", [3, 1]),
+        ("highest margin", [1, 3]),
     ],
 )
 def test_orders(index, order, first):
@@ -181,8 +181,11 @@ def test_measures_of_a_diagnosis_are_found_by_id_and_chosen_answer(tmp_path, ind
         {"id": "r3", "chosen": "one two three four", "reliance": None, "margins": []},
     ]
     (tmp_path / "examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, []]))
-    found = read_measures([SimpleNamespace(path=tmp_path, label="mdpo")])
-    assert list(found) == ["image reliance (mdpo)", "margin (mdpo)"]
-    values = {name: [measure(index.dataset[place]) for place in range(3)] for name, measure in found.items()}
-    assert np.array_equal(values["image reliance (mdpo)"], [0.25, math.nan, math.nan], equal_nan=True)
-    assert np.array_equal(values["margin (mdpo)"], [1.5, math.nan, math.nan], equal_nan=True)
+    place = SimpleNamespace(path=tmp_path, label="mdpo")
+    found = read_measures([place])
+    values = {name: [measure(index.dataset[row]) for row in range(3)] for name, measure in found.items()}
+    assert np.array_equal(values["image reliance"], [0.25, math.nan, math.nan], equal_nan=True)
+    assert np.array_equal(values["margin"], [1.5, math.nan, math.nan], equal_nan=True)
+    assert list(read_measures([place, SimpleNamespace(path=tmp_path, label="dpo")])) == [
+        "image reliance (mdpo)", "margin (mdpo)", "image reliance (dpo)", "margin (dpo)",
+    ]  # fmt: skip

@@ -1,13 +1,17 @@
 """What the page of votes does with a vote, without a browser."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
 
+from mmdpo.app.page import build_app
 from mmdpo.app.sources import Sources
 from mmdpo.app.votes_page import DONE, REFUSED, Shown, VotingBooth, is_wanted
+from mmdpo.cli import main
 from mmdpo.votes.study import VoteError
-from voted_runs import write_run, write_runs
+from tests.voted_runs import write_run, write_runs
 
 
 @pytest.fixture
@@ -115,3 +119,15 @@ def test_text_is_text_and_an_empty_answer_is_said(tmp_path):
 def test_votes_are_wanted_where_a_file_is_named(sources):
     assert is_wanted(sources)
     assert not is_wanted(Sources(runs=sources.runs))
+
+
+def test_votes_alone_are_served_but_in_the_demo(sources, capsys):
+    def tabs(of):
+        return [each["props"]["label"] for each in build_app(of).config["components"] if each["type"] == "tabitem"]
+
+    assert tabs(sources) == ["Votes"]
+    assert tabs(replace(sources, is_demo=True)) == ["Answers", "Votes"]
+    for option in ("--data", "--models"):
+        words = ["app", "--runs", *map(str, sources.runs), "--votes", str(sources.votes), option, "world"]
+        assert main(words) == 2
+        assert "--votes serves the page of votes alone" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from mmdpo.report.reading import ReportError
 from mmdpo.votes.study import Task, VoteError, read_rater
-from voted_runs import read_folders, write_run, write_runs
+from tests.voted_runs import read_folders, write_run, write_runs
 
 
 def test_items_that_a_run_has_not_answered_are_left_out_and_counted(tmp_path):
@@ -21,6 +21,13 @@ def test_items_that_a_run_has_not_answered_are_left_out_and_counted(tmp_path):
         "2 of 5 items have an answer in all runs, and are voted on",
     )
     assert study.tasks == {Task("b", *study.pairs)}  # to c both give the same answer
+
+
+def test_a_run_that_answers_as_an_earlier_one_is_left_out_and_named(tmp_path):
+    words = {"dpo": "x", "again": "x", "mdpo": "y"}
+    study = read_folders([write_run(tmp_path / name, {"a": word}) for name, word in words.items()]).study
+    assert study.labels == ("dpo", "mdpo")
+    assert study.notes == ("again gives the same answers as dpo to all items, and is left out",)
 
 
 def test_types_are_the_benchmark_s_own_else_its_parts(tmp_path):
@@ -58,7 +65,7 @@ def test_runs_that_cannot_be_voted_on_are_refused(tmp_path):
     one, same = (write_run(tmp_path / name, {"a": "x"}) for name in ("dpo", "same"))
     with pytest.raises(VoteError, match=r"two runs or more.*found: .*dpo"):
         read_folders([one])
-    with pytest.raises(VoteError, match="dpo and same give the same answers to all items"):
+    with pytest.raises(VoteError, match="dpo, same give the same answers to all items"):
         read_folders([one, same])
     with pytest.raises(VoteError, match="no item has an answer in all of dpo, third"):
         read_folders([one, write_run(tmp_path / "third", {"b": "x"})])

@@ -11,7 +11,7 @@ import pytest
 
 from mmdpo.votes.store import Vote, Votes, VoteStore
 from mmdpo.votes.study import Task, VoteError
-from voted_runs import read_folders, write_runs
+from tests.voted_runs import read_folders, write_runs
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mmdpo.cli import main
 from mmdpo.votes.exchange import export_votes, import_votes
 from mmdpo.votes.store import Votes, VoteStore
 from mmdpo.votes.study import VoteError
-from voted_runs import read_folders, write_runs
+from tests.voted_runs import read_folders, write_runs
 
 REASONS = (
     "",

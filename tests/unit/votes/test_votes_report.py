@@ -11,7 +11,7 @@ from mmdpo.cli import main
 from mmdpo.votes.report import make_report, markdown_report, print_report
 from mmdpo.votes.store import VoteStore
 from mmdpo.votes.study import Task
-from voted_runs import choose, read_folders, write_run, write_runs
+from tests.voted_runs import choose, read_folders, write_run, write_runs
 
 
 def make_store(folder, *labels, **how):
