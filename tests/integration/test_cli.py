@@ -285,6 +285,15 @@ class TestEntryPoints:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
+    def test_help_is_light(self):
+        code = (
+            "import sys; from mmdpo.cli import main; main(['--help']); heavy = "
+            "{'torch', 'transformers', 'datasets', 'PIL', 'numpy', 'nltk', 'rich'} & set(sys.modules);"
+            "assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     def test_the_public_names(self):
         import mmdpo
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
-from mmdpo.benchmarks.reading import Also, Answers, EvaluationError, read_answers, read_data, read_rows
+from mmdpo.benchmarks.reading import ANSWER_FIELDS, Also, Answers, EvaluationError, read_answers, read_data, read_rows
 from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
@@ -123,7 +123,7 @@ def evaluate_answers(
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
     also = None if benchmark.unasked_ids is None else Also(benchmark.answers_of, benchmark.unasked_ids(folder))
-    how: dict[str, Any] = {"fields": benchmark.answer_fields, "also": also, "allow_cut": allow_partial}
+    how: dict[str, Any] = {"fields": benchmark.answer_fields or ANSWER_FIELDS, "also": also, "allow_cut": allow_partial}
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
     if also is not None and also.left_out:
         tools.used["answers"] = f"{len(also.left_out):,} answers to other questions of {also.benchmark} are left out"

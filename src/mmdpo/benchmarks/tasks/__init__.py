@@ -55,7 +55,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmdpo.benchmarks.reading import ANSWER_FIELDS
 from mmdpo.registry import Registry
 
 if TYPE_CHECKING:
@@ -93,7 +92,8 @@ class Benchmark:
     needs_judge: bool = False
     judged_ids: Callable[[Sequence[BenchmarkItem]], list[str]] = list_ids
     score_together: ScoreTogether | None = None
-    answer_fields: tuple[str, ...] = ANSWER_FIELDS
+    answer_fields: tuple[str, ...] = ()
+    """Empty for those of `mmdpo.benchmarks.reading`."""
     data_name: str = ""
     answers_of: str = ""
     unasked_ids: Callable[[Path], frozenset[str]] | None = None
