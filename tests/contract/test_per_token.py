@@ -15,6 +15,7 @@ from tiny_models import MODELS
 import mmdpo
 from mmdpo.corruption import corrupt_image, load
 from mmdpo.diagnosis.pair_scores import OTHER
+from mmdpo.models.seams import attention_of
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, RowError
 
 ANSWERS = {CHOSEN: "There is a red cup, and a café.", REJECTED: "A dog 🐕 under it."}
@@ -103,6 +104,7 @@ def test_a_reference_is_scored_on_the_same_tokens_and_models_stay_in_their_mode(
     (alone,) = mmdpo.score_tokens(other, tiny.processor, "Describe it.", ["A cup."], [image])
     assert other.training
     assert not tiny.model.training
+    assert attention_of(tiny.model.get_decoder()) == attention_of(other.get_decoder()) == "sdpa"
     for against in (CORRUPTED, NO_IMAGE):
         torch.testing.assert_close(found.reference_reliance(against), alone.reliance(against))
     assert not torch.allclose(found.reliance(), found.reference_reliance())

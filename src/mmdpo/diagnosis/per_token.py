@@ -28,6 +28,7 @@ from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text, read_answer, read_prompt
 from mmdpo.data.prepare import Preparer
 from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, make_scorer, round_tokens, score_items
+from mmdpo.models.seams import attention_of
 from mmdpo.models.trained import unwrap_adapter
 from mmdpo.records import (
     CORRUPTED,
@@ -134,13 +135,15 @@ def score_example(
     model: nn.Module, collator: Collator, item: Item, *, try_first: bool = True
 ) -> dict[str, dict[str, Float[Tensor, "n"]]]:
     """Returns response → image → log π of each token, in nats, of the responses and images of a collator's cells."""
-    was_training = model.training
+    decoder: Any = unwrap_adapter(model).get_decoder()
+    was_training, attention = model.training, attention_of(decoder)
     model.eval()
     try:
         scorer = make_scorer(model, collator, [item], try_first=try_first)
         (scored,) = score_items(scorer, collator, [item], with_tokens=True).tokens
     finally:
         model.train(was_training)
+        decoder.set_attn_implementation(attention)  # the caller's model is as it was
     found: dict[str, dict[str, Any]] = {}
     for cell, tokens in zip(collator.prepare.cells, scored, strict=True):
         found.setdefault(cell.response, {})[cell.image] = tokens

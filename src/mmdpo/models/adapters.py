@@ -44,7 +44,7 @@ class SummingLinear(lora.Linear):
         (name,) = self.active_adapters
         if name not in self.lora_A or name in self.lora_variant:  # variants: DoRA and others
             return False
-        up = self.lora_B[name]
+        up: Any = self.lora_B[name]
         is_alike = x.dtype == self.base_layer.weight.dtype == up.weight.dtype
         # B is read and not called, which whoever moves weights about (DeepSpeed, offloading) would not notice.
         return (
