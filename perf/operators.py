@@ -47,8 +47,8 @@ WANTED = {"body": (TRL, TRL_CACHED, DPO, ORIGINAL, MDPO, MDPO_PASS), "brief": (A
 OURS = {"body": (DPO, MDPO), "brief": (MDPO, DPO)}
 """What is measured in turn with an earlier version."""
 
-KINDS = ("products", "LoRA's products", "attention", "softmax of the head", "element by element", "copies", "the rest")
-"""The rest is what no operator takes: Python, autograd, memory that is given back."""
+KINDS = ("products", "LoRA's products", "attention", "softmax of the head", "element by element", "copies")
+"""What is left of a step is Python, autograd, and memory that is given back."""
 COPIES = re.compile(
     r"aten::(cat|stack|clone|copy_|_to_copy|slice_backward|select_backward|index_select|gather|masked_scatter"
     r"|index_put_?|constant_pad_nd|where|scatter_add_?|zero_|fill_|embedding)$"
@@ -101,9 +101,9 @@ def main() -> None:
         result["sides"][name] = measure_shape(shape, WANTED[name], options.repetitions, peaks)
         if options.before is not None:
             result["turns"][name] = compare_versions(options.before, name, options.repetitions, tiny=options.tiny)
-        write_result(result, options.output, prefix="operators-")
-    result["load_after"] = os.getloadavg()[0]
-    print(f"written to {write_result(result, options.output, prefix='operators-')}")
+        result["load_after"] = os.getloadavg()[0]
+        path = write_result(result, options.output, prefix="operators-")
+    print(f"written to {path}")
 
 
 def measure_peaks() -> Peaks:
@@ -162,7 +162,7 @@ class OperatorClock(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, sizes: Sizes, peaks: Peaks) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes, self.peaks = sizes, peaks
-        self.costs = {kind: Cost() for kind in KINDS[:-1]}
+        self.costs = {kind: Cost() for kind in KINDS}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator."""

@@ -11,6 +11,7 @@ from typing import Any
 from perf.answers_page import render_answers
 from perf.gpu_page import render_gpu
 from perf.loader_page import render_loader
+from perf.operators_page import render_operators
 from perf.pairs_page import render_pairs
 from perf.pictures_page import render_pictures
 from perf.record import RESULTS, ROOT
@@ -61,6 +62,7 @@ NAMES = {
 
 SECTIONS: Mapping[str, Callable[[list[dict[str, Any]]], str]] = {
     "gpu": render_gpu,
+    "operators": render_operators,
     "loader": render_loader,
     "pictures": render_pictures,
     "answers": render_answers,

@@ -53,8 +53,9 @@ def _explain(result: dict[str, Any]) -> str:
         f"{versions['transformers']}, trl {versions['trl']}, mmdpo at {versions['mmdpo_commit']};\n"
         "`python -m perf.simulate`. bf16 under autocast, LoRA, one step forward and backward. Operations and memory\n"
         "are counted on tensors that have shapes and no values; models of "
-        f"{low} and {high} layers are simulated, and followed\nto the whole depth. B has the output head of a GPU, "
-        "answer positions alone. Seconds are a bound that no run reaches:\nof each operation the longer of computing "
+        f"{low} and {high} layers are simulated, with\none or two of each kind in a tower that has windows, and "
+        "followed to the whole depth. B has the\noutput head of a GPU, answer positions alone. Seconds are a bound "
+        "that no run reaches:\nof each operation the longer of computing "
         f"and of reading and writing what it touches, at the data sheets'\n{speeds}."
     )
 

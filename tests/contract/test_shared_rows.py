@@ -201,5 +201,6 @@ def test_rounding_to_16_bits_costs_no_more_than_in_plain_forwards(name, way):
     for ours, theirs, true in zip(shared, plain, exact, strict=True):
         assert torch.isfinite(ours).all()
         noise = float((theirs - true).norm())
-        assert 0 < float((ours - true).norm()) <= 1.25 * noise
+        # Rounding turns a router's choice for a token or two, other ones in each: noise comes in larger lumps.
+        assert 0 < float((ours - true).norm()) <= (1.5 if "moe" in name else 1.25) * noise
         assert noise < ROUGH.get(name, 0.1) * float(true.norm())

@@ -138,7 +138,7 @@ class TestTrain:
             (["--model_name_or_path", "nobody/nothing"], "nobody/nothing"),
             (["--objective", "mmedpo"], "'weight'"),
             (["--max_length", "20"], "zero tokens"),
-            (["--config", "nowhere.yaml"], "cannot read the recipe"),
+            (["--config", "nowhere.yaml"], "there is no file nowhere.yaml"),
         ],
     )
     def test_what_cannot_run_says_so_and_leaves_no_folder(self, recipe, tmp_path, capsys, arguments, message):

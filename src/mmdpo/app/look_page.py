@@ -33,8 +33,8 @@ _NEEDS_OTHERS = "random_image"
 
 
 def is_wanted(sources: Sources) -> bool:
-    """Returns whether there is a model to ask, and nobody votes without knowing the models' names."""
-    return not sources.is_blind and bool(list_models(sources))
+    """Returns whether there is a model to ask."""
+    return bool(list_models(sources))
 
 
 def list_models(sources: Sources) -> list[str]:

@@ -32,11 +32,13 @@ _POLICY = (
 
 def build_app(sources: Sources) -> Any:
     """Returns the page, a `gr.Blocks`; raises ValueError where no tab has anything, and what reading raises."""
-    wanted = [page for page in PAGES if page.is_wanted(sources)] if sources.found else []
+    pages = (votes_page,) if sources.is_blind else PAGES
+    wanted = [page for page in pages if page.is_wanted(sources)] if sources.found else []
     if not wanted:
+        where = f" in {', '.join(map(str, sources.runs))}" if sources.runs else ""
         raise ValueError(
-            f"app: there is nothing to show in {', '.join(map(str, sources.runs))}: name two runs that mmdpo eval has "
-            "evaluated (--runs), pairs (--data), or a model (--models)"
+            f"app: there is nothing to show{where}: name two runs that mmdpo eval has evaluated (--runs), pairs "
+            "(--data), or a model (--models)"
         )
     with gr.Blocks(title="mmdpo", analytics_enabled=False, fill_width=True) as app:
         gr.HTML("<h1>mmdpo</h1>", elem_id="title")

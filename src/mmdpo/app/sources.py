@@ -62,7 +62,7 @@ class Sources:
 
     @property
     def is_blind(self) -> bool:
-        """Whether people vote here, who must not read what the runs are called."""
+        """Whether only votes are taken: other pages would tell raters whose answers they read."""
         return self.votes is not None and not self.is_demo
 
     @cached_property

@@ -127,7 +127,7 @@ def evaluate_answers(
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)
     if also is not None and also.left_out:
         tools.used["answers"] = f"{len(also.left_out):,} answers to other questions of {also.benchmark} are left out"
-    missing = _find_missing(by_id, found)
+    missing = _find_missing(by_id, found, in_groups=benchmark.score_together is not None)
     if missing and not allow_partial:
         raise EvaluationError(f"{answers}: {'; '.join(missing)}. Answer them, or score the rest as partial (--partial)")
     if strip_thoughts:
@@ -205,7 +205,7 @@ def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore])
     return CountTable.build([(item.id, item.cluster, scores[item.id].counts) for item in items if item.id in scores])
 
 
-def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
+def _find_missing(items: BenchmarkItems, answers: Answers, *, in_groups: bool) -> list[str]:
     """Says for each part that has an answer which of its items have none."""
     problems = []
     for part, members in items.parts.items():
@@ -214,7 +214,7 @@ def _find_missing(items: BenchmarkItems, answers: Answers) -> list[str]:
             shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
             cut = {item.group for item in members if item.id not in answers.by_id} - {""}
             cut &= {item.group for item in members if item.id in answers.by_id}
-            why = f", which leaves {len(cut):,} of its groups incomplete ({min(cut)})" if cut else ""
+            why = f", which leaves {len(cut):,} of its groups incomplete ({min(cut)})" if cut and in_groups else ""
             problems.append(
                 f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown}){why}"
             )

@@ -94,8 +94,8 @@ def read_questions(rows: Sequence[Any], image_dir: Path, name: str) -> list[Opti
 def read_letter(answer: str, question: OptionQuestion) -> str | None:
     """Returns the letter of the option that an answer names, None where it names none.
 
-    The first letter that stands alone, or before whitespace or a colon; else the right option, where the answer has its
-    text in any case. This is how the released code tells right from wrong, but that it wants the text in the same
+    The first letter that stands alone, or before whitespace or a colon; else the right option, where its text stands in
+    the answer, in any case. This is how the released code tells right from wrong, but that it wants the text in its own
     case; flips it reads by another rule, the first of A to D that stands anywhere before a colon.
     """
     letters = "".join(question.options)

@@ -23,6 +23,8 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
 
 ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "output")
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
+_SAMPLED = "filtered_resps"
+"""Where the samples of lm-eval have it, in a list."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -284,6 +286,9 @@ def _find_item(row: Row, items: BenchmarkItems, find_id: FindId) -> str:
 
 def _find_text(row: Row, fields: Sequence[str]) -> str:
     found = next((name for name in fields if name in row.values), None)
+    match row.values.get(_SAMPLED):
+        case [str(only)] if found is None:
+            return only
     if found is None:
         raise EvaluationError(
             f"{row.place}: no answer; it has {', '.join(row.values) or 'no field'}, and the answer should stand in one "

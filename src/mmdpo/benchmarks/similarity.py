@@ -1,7 +1,8 @@
 """Which words AMBER takes for the same thing: cosine of en_core_web_lg's vectors above 0.8, strictly.
 
 AMBER only ever compares words of its own list of 418, so a table of the pairs above the threshold stands in for the
-model wherever spaCy and its 400 MB of vectors are not at hand. `write_pair_table` makes one.
+model wherever spaCy and its 400 MB of vectors are not at hand. `mmdpo eval download amber` makes one of the model's
+file (`mmdpo.benchmarks.word_vectors`), `write_pair_table` of a model that is loaded.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from mmdpo.benchmarks.definitions import Named
 from mmdpo.files import parse_json
 
 THRESHOLD = 0.8
 OFFICIAL_MODEL = "en_core_web_lg"
 PAIRS = "similar_pairs.json"
 """Name of a table of pairs beside a benchmark's data, which stands in where the model is not installed."""
+
+
+class Cosines(Named, Protocol):
+    """A model that says how alike two words are."""
+
+    def cosine(self, first: str, second: str) -> float:
+        """Returns the cosine of two words' vectors."""
+        ...
 
 
 class PairTable:
@@ -75,18 +85,24 @@ def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:
         pipeline = spacy.load(model)
     except (ImportError, OSError) as error:  # spaCy reports a missing model as an OSError
         raise ImportError(
-            f"AMBER's generative scores need {model}, which is not installed: pip install spacy && python -m spacy "
-            f"download {model}. Or give a table of similar pairs (--similar_pairs FILE, or {PAIRS} in --data_dir), or "
-            "say --similarity exact to count equal words alone, which is not the official rule"
+            f"AMBER's descriptions need the word vectors of {model}: `mmdpo eval download amber` makes a table of them "
+            "where the data is (400 MB are fetched, once); or `pip install spacy && python -m spacy download "
+            f"{model}`, or name a table (--similar_pairs FILE). --similarity exact counts equal words alone, which is "
+            "not the official rule"
         ) from error
     version = pipeline.meta.get("version", "")
     return SpacySimilarity(pipeline, f"spaCy {model} {version}".strip())
 
 
-def write_pair_table(words: Iterable[str], path: str | Path, similarity: SpacySimilarity) -> int:
-    """Writes the pairs of `words` above the threshold to `path`, for machines without spaCy; returns how many."""
-    cosines = ((first, second, similarity.cosine(first, second)) for first, second in combinations(sorted(words), 2))
+def make_pair_table(words: Iterable[str], model: Cosines) -> dict[str, Any]:
+    """Returns the pairs of `words` above the threshold under a model, as `PairTable.read` reads them."""
+    cosines = ((first, second, model.cosine(first, second)) for first, second in combinations(sorted(words), 2))
     pairs = [[first, second, round(cosine, 4)] for first, second, cosine in cosines if cosine > THRESHOLD]
-    table = {"model": similarity.name, "threshold": THRESHOLD, "pairs": pairs}
+    return {"model": model.name, "threshold": THRESHOLD, "pairs": pairs}
+
+
+def write_pair_table(words: Iterable[str], path: str | Path, model: Cosines) -> int:
+    """Writes a table of pairs to `path`, for machines without the model; returns how many there are."""
+    table = make_pair_table(words, model)
     Path(path).write_text(json.dumps(table, indent=1), encoding="utf-8")
-    return len(pairs)
+    return len(table["pairs"])

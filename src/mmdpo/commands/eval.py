@@ -16,6 +16,7 @@ class CompareOptions(Options):
 
     runs: tuple[Path, ...] = option(REQUIRED, "Folders of results, or of suites.", metavar="RUN", positional=True)
     out: Path | None = option(None, "Folder of the comparison; `compare` beside the first run unless given.")
+    markdown: bool = option(False, "Print the tables as Markdown.")
     resamples: int = option(2000, "Number of resamples of the bootstrap.")
     seed: int = option(0, "Seed of the bootstrap.")
 
@@ -50,11 +51,14 @@ def compare(options: CompareOptions) -> int:
 
     from mmdpo.evaluation.compare import as_content, compare_runs, write_comparison
     from mmdpo.files import printable
-    from mmdpo.report.comparison import print_comparison
+    from mmdpo.report.comparison import markdown_comparison, print_comparison
 
     comparison = compare_runs(options.runs, resamples=options.resamples, seed=options.seed)
     picture = write_comparison(comparison, options.out or options.runs[0].resolve().parent / "compare")
-    print_comparison(as_content(comparison), Console())
+    if options.markdown:
+        print(printable(markdown_comparison(as_content(comparison))))
+    else:
+        print_comparison(as_content(comparison), Console())
     print(printable(f"Tables and picture: {picture.parent}"))
     return 1 if comparison.missing else 0
 

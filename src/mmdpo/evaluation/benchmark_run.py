@@ -28,10 +28,11 @@ from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, choose_suffix, make_answerer
+from mmdpo.evaluation.sharing import build_table, push_results, write_samples
 from mmdpo.files import hold_folder, make_folder, printable
 from mmdpo.generation.questions import Answerer
 from mmdpo.options import make_options
-from mmdpo.tables import ARROWS, Table, show_ends, show_number
+from mmdpo.tables import ARROWS
 
 MakeAnswerer = Callable[[], Answerer]
 
@@ -56,9 +57,12 @@ def evaluate(
     with nullcontext(out) if out is not None else TemporaryDirectory(prefix="mmdpo-") as folder:
         given = {"answers": answers, "model": model, "out": folder, "data_dir": data_dir, **options}
         told: list[str] = []
-        found = _run(benchmark, make_options(EvaluationOptions, given), None, told.append)
+        chosen = make_options(EvaluationOptions, given)
+        found = _run(benchmark, chosen, None, told.append)
     if found is None:
         raise ValueError(f"nothing was scored: {'; '.join(told) or 'this process is not the first'}")
+    if chosen.push_to_hub is not None:
+        push_results(found[0], chosen.push_to_hub)
     return found[0]
 
 
@@ -71,7 +75,9 @@ def run_benchmark(name: str, options: EvaluationOptions, make: MakeAnswerer | No
     found = _run(name, options, make, lambda line: print(printable(line)))
     if found is None:
         return None
-    _print(*found, options.words)
+    _print(*found, options)
+    if options.push_to_hub is not None:
+        print(printable(f"Card: {push_results(found[0], options.push_to_hub)}"))
     return found[0]
 
 
@@ -113,6 +119,8 @@ def _run(
             seed=options.seed,
         )
         result = write_evaluation(evaluation, options.out)
+        if options.log_samples:
+            write_samples(evaluation, options.out)
     return evaluation, result
 
 
@@ -173,24 +181,16 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
     return Tools(TableLinguistics if words.linguistics == "table" else make_linguistics, make_similarity)
 
 
-def _print(evaluation: Evaluation, result: Path, words: WordOptions) -> None:
-    digits = {
-        metric.name: 3 if metric.digits is None else metric.digits for metric in load(evaluation.benchmark).all_metrics
-    }
-    rows = []
-    for name, value in evaluation.metrics.items():
-        form = 3 if digits[name] is None else digits[name]  # 3 where the official scorer prints all of them
-        shown = "undefined" if value.value is None else show_number(value.value, form)
-        interval = "" if value.low is None else show_ends(value.low, value.high, form)
-        rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))
-    title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
-    console = Console()
-    console.print(Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title).terminal())
+def _print(evaluation: Evaluation, result: Path, options: EvaluationOptions) -> None:
+    if options.markdown:
+        print(printable(build_table(evaluation).markdown()))
+    else:
+        Console().print(build_table(evaluation).terminal())
     has_arrows = any(ARROWS[value.better] for value in evaluation.metrics.values())
     lines = ["↑ higher is better, ↓ lower is better"] if has_arrows else []
     lines += [f"{part}: {of.scored:,} of {of.items:,} items scored" for part, of in evaluation.coverage.items()]
     lines += [f"{tool}: {made_by}" for tool, made_by in evaluation.made_by.items()]
-    lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, words)]
+    lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, options.words)]
     lines += [f"partial: {reason}" for reason in evaluation.partial]
     lines += [f"note: {note.count:,} × {note.meaning}" for note in evaluation.notes.values()]
     print(printable("\n".join([*lines, f"Result: {result}"])))

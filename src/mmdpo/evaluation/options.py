@@ -101,6 +101,9 @@ class EvaluationOptions(Options):
         use="peers",
     )
     strip_thoughts: bool = option(False, "Take a model's thoughts, <think> to </think>, off before scoring.")
+    log_samples: bool = option(False, "Also write samples_BENCHMARK.jsonl, with the fields of lm-eval's --log_samples.")
+    markdown: bool = option(False, "Print the metrics as a Markdown table, for a model card.")
+    push_to_hub: str | None = option(None, "Write the metrics into the card of this model on the hub.", metavar="REPO")
     partial: bool = option(False, "Score what is there though answers are missing.")
     resamples: int = option(2000, "Number of resamples of the bootstrap.")
     seed: int = option(0, "Seed of the bootstrap.")

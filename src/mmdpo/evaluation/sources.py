@@ -20,14 +20,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.similarity import OFFICIAL_MODEL, PAIRS, make_pair_table
+from mmdpo.benchmarks.word_vectors import WordVectors
 from mmdpo.files import parse_json
 
 IMAGES = "images"
 """Folder of a benchmark's images, inside the folder of its data."""
 QUESTIONS = "obj_halbench_300_questions.jsonl"
 """Object HalBench's, taken out of a file that holds the images too."""
-LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 8 << 30
+LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_VECTORS, LARGEST_ARCHIVE = 64 << 20, 1 << 30, 1 << 30, 8 << 30
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _UNREADABLE = (*_DAMAGED, EOFError, OSError, ValueError, RuntimeError)
@@ -120,6 +122,31 @@ def unpack_annotations(archive: Path) -> Unpacked:
     return _unpack_zip(archive, lambda path: path.name if path.name in wanted else "", LARGEST_ANNOTATIONS)
 
 
+def unpack_similar_pairs(wheel: Path) -> Unpacked:
+    """Yields the table of similar words of AMBER's list, made from the vectors of spaCy's model in its wheel.
+
+    AMBER's own files lie beside the wheel already. Raises EvaluationError for another model's wheel, and as
+    `_unpack_zip`.
+    """
+
+    def place(path: PurePosixPath) -> str:
+        of_vocabulary = path.name in ("vectors", "key2row") and path.parent.name == "vocab"
+        return path.name if of_vocabulary or (path.name == "meta.json" and len(path.parts) == 3) else ""
+
+    found = dict(_unpack_zip(wheel, place, LARGEST_VECTORS))
+    try:
+        meta = parse_json(found["meta.json"])
+        name = f"{meta['lang']}_{meta['name']}"
+        if name != OFFICIAL_MODEL:
+            raise ValueError(f"it is {name}, not {OFFICIAL_MODEL}")
+        model = WordVectors.read(found["vectors"], found["key2row"], f"spaCy {name} {meta['version']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"no word vectors of {OFFICIAL_MODEL} can be read in it: {error}") from error
+    associated = read_data(wheel.parent / "data" / "relation.json")
+    table = make_pair_table(set(associated).union(*associated.values()), model)
+    yield PAIRS, (json.dumps(table, indent=1) + "\n").encode()
+
+
 def _unpack_zip(archive: Path, place: Callable[[PurePosixPath], str], largest: int) -> Unpacked:
     """Yields the files of a zip archive under the names that `place` gives their paths, but for those it gives none.
 
@@ -180,6 +207,11 @@ def _list_files(base: str, checksums: Mapping[str, str]) -> tuple[RemoteFile, ..
 
 _AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd"
 _AMBER_IMAGES = f"{_DRIVE}?id=1MaCHgtupcZUjf007anNl4_MV0o4DjXvl&export=download&confirm=t"
+_VECTORS = f"{OFFICIAL_MODEL} 3.8.0"
+_VECTORS_ADDRESS = (
+    f"https://github.com/explosion/spacy-models/releases/download/{OFFICIAL_MODEL}-3.8.0/"
+    f"{OFFICIAL_MODEL}-3.8.0-py3-none-any.whl"
+)
 _MMHAL_IMAGES = "hub:Shengcao1006/MMHal-Bench@b1d9d6339c4c2091754320bbcd00993915869568/test_data.zip"
 _POPE = "https://raw.githubusercontent.com/RUCAIBox/POPE/main/output/coco"
 _HALBENCH_ROWS = tuple(
@@ -201,7 +233,11 @@ _COCO_ANNOTATIONS = Archive("COCO's annotations", (_ANNOTATIONS,), unpack_annota
 
 SOURCES: Mapping[str, Data] = {
     "amber": Data(
-        ("AMBER: Apache-2.0", "its images: for research, see github.com/junyangwang0410/AMBER"),
+        (
+            "AMBER: Apache-2.0",
+            "its images: for research, see github.com/junyangwang0410/AMBER",
+            f"word vectors of spaCy's {_VECTORS}: MIT",
+        ),
         _list_files(
             _AMBER,
             {
@@ -211,7 +247,10 @@ SOURCES: Mapping[str, Data] = {
                 "data/safe_words.txt": "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043",
             },
         ),
-        (Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),),
+        (
+            Archive("word vectors", (_VECTORS_ADDRESS,), unpack_similar_pairs, "400 MB"),
+            Archive("AMBER's images", (_AMBER_IMAGES,), unpack_pictures, "1,004 images", only_images=True),
+        ),
     ),
     "mmhal": Data(
         ("MMHal-Bench: Apache-2.0", "its images: OpenImages, CC BY 2.0"),

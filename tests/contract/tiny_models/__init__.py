@@ -16,9 +16,9 @@ from tiny_models.parts import TinyModel
 
 __all__ = ["DEPENDENT", "EVERY", "MODELS", "TinyModel", "say_what_is_missing"]
 
-SINCE = dict.fromkeys(("gemma4", "gemma4_moe", "vipllava", "minicpmv4_6"), "5.23")
+SINCE = dict.fromkeys(("gemma4", "gemma4_moe", "gemma3n", "vipllava", "minicpmv4_6"), "5.23")
 """Versions of transformers before which a class does not run as it is built here: 5.18 wants torchvision for Gemma 4's
-processor, and ends with an error in the forwards of the others."""
+processor, and ends with an error in Gemma 3n's and in the forwards of the others."""
 
 
 def say_what_is_missing(name: str) -> str | None:

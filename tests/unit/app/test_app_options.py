@@ -29,6 +29,13 @@ def test_nothing_to_open_is_an_error(capsys):
     assert "no such folder" in said(capsys, "--runs", "nowhere")
 
 
+def test_folders_without_anything_to_show_are_an_error(tmp_path, capsys):
+    pytest.importorskip("gradio", reason="the app needs Gradio")
+    (tmp_path / "recipe.yaml").write_text("output_dir: x\n")
+    (tmp_path / "trainer_state.json").write_text("{}")
+    assert f"there is nothing to show in {tmp_path}: name two runs" in said(capsys, "--runs", tmp_path)
+
+
 def test_two_datasets_of_one_name_are_an_error(tmp_path, capsys):
     pytest.importorskip("gradio", reason="the app needs Gradio")
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'

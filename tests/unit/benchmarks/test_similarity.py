@@ -56,5 +56,5 @@ def test_another_file_is_refused(tmp_path, content, message):
 
 def test_a_missing_model_is_named_with_the_ways_out(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
-    with pytest.raises(ImportError, match=r"en_core_web_lg.*--similar_pairs.*--similarity exact"):
+    with pytest.raises(ImportError, match=r"en_core_web_lg.*download amber.*--similar_pairs.*--similarity exact"):
         load_spacy()

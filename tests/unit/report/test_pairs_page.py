@@ -15,7 +15,7 @@ from pyarrow import parquet
 from mmdpo.files import Unshown
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.unpaired import write_unpaired
-from mmdpo.report import pair_files, pairs
+from mmdpo.report import pair_figures, pair_files, pairs
 from mmdpo.report.layout import FORMATS, make_thumbnail
 from mmdpo.report.page import write_report
 from mmdpo.report.pair_figures import Bar, funnel_of_answers, funnel_of_prompts
@@ -604,7 +604,7 @@ class TestDamage:
     )
     @pytest.mark.parametrize("value", [None, 7, "text", [], [1], {"a": "b"}, {"a": {"b": []}}])
     def test_a_value_of_another_kind_in_pairs_json_costs_itself(self, tmp_path, monkeypatch, key, value):
-        monkeypatch.setattr(pairs, "inline_figure", lambda draw, *more: draw() and "")
+        monkeypatch.setattr(pair_figures, "inline_figure", lambda draw, *more: draw() and "")
         folder = write_own_pairs(tmp_path / "own", **{key: value})
         _, page = read_page(folder)
         assert "What is on the table?" in page.all_text
