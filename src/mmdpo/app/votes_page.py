@@ -148,7 +148,7 @@ def build(sources: Sources) -> None:
     booth = VotingBooth.open(sources)
     with gr.Column(elem_classes="enter") as door:
         gr.HTML(render("votes_intro.html", tasks=len(booth.store.study.tasks)))
-        name = gr.Textbox(label="Your name", max_length=LONGEST_NAME, autofocus=True)
+        name = gr.Textbox(label="Your name", max_length=LONGEST_NAME, max_lines=1, autofocus=True)
         enter = gr.Button("Start", variant="primary")
         refused = gr.HTML(elem_classes=["said-last"])
     with gr.Column(visible=False, elem_classes="vote") as inside:
