@@ -48,8 +48,7 @@ class SummingLinear(lora.Linear):
         is_alike = x.dtype == self.base_layer.weight.dtype == up.weight.dtype
         # B is read and not called, which whoever moves weights about (DeepSpeed, offloading) would not notice.
         return (
-            type(self.base_layer) is nn.Linear
-            and type(up) is nn.Linear
+            all(type(layer) is nn.Linear for layer in (self.base_layer, up))
             and not has_hooks(up)
             and up.bias is None
             and (is_alike or torch.is_autocast_enabled(x.device.type))
