@@ -17,7 +17,7 @@ from mmdpo.app.pair_measures import Measure
 from mmdpo.app.pair_pictures import HowCorrupted, OtherPictures, make_pictures
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.decisions import DROP, FLAG, KEEP, Decision, DecisionFile, digest_row, name_dataset
-from mmdpo.data.messages import plain_text
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.files import clean_text, printable
 from mmdpo.records import CHOSEN, REJECTED, Message, PreferenceExample, Text
 from mmdpo.report.layout import cut
@@ -104,7 +104,9 @@ class PairsView:
     def _describe_row(self, index: int, *, is_current: bool) -> dict[str, Any]:
         example, facts = look_at(self.dataset, index)
         texts = ("", "") if example is None else (example.prompt, example.responses.get(CHOSEN, ""))
-        prompt, chosen = (clean_text(cut(" ".join(plain_text(text).split()), LONGEST_LINE)) for text in texts)
+        # Where an image stands is seen in the row itself.
+        words = (plain_text(text).replace(IMAGE_PLACEHOLDER, " ").split() for text in texts)
+        prompt, chosen = (clean_text(cut(" ".join(of), LONGEST_LINE)) for of in words)
         return {
             "place": index,
             "number": self.dataset.row_of(index),
