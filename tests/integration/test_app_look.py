@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
+
 from mmdpo import score_tokens
 from mmdpo.app import look_page
 from mmdpo.app.sources import Sources

@@ -5,6 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
+pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
+
 from mmdpo import score_tokens
 from mmdpo.app.look import MOST_CHARACTERS, Question, look, render_looked, take_other, take_row, take_typed
 from mmdpo.app.look_page import explain

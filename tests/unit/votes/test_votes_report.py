@@ -5,6 +5,9 @@ import json
 import math
 
 import pytest
+
+for _library in ("choix", "krippendorff"):
+    pytest.importorskip(_library, reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
 from rich.console import Console
 
 from mmdpo.cli import main
