@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-for _library in ("choix", "krippendorff"):
-    pytest.importorskip(_library, reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
+pytest.importorskip("choix", reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
+pytest.importorskip("krippendorff", reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
 from rich.console import Console
 
 from mmdpo.cli import main
