@@ -45,11 +45,11 @@ def list_models(sources: Sources) -> list[str]:
     return list(dict.fromkeys([*sources.models, *found]))
 
 
-def build(sources: Sources) -> None:
-    """Fills the tab, and begins to load the first model."""
+def build(sources: Sources) -> Callable[[], None]:
+    """Fills the tab; returns what begins to load the first model."""
     models = Models(list_models(sources), most=sources.max_models)
-    models.prepare(models.names[0])
     _Page(models, {source.name: source.read() for source in sources.datasets}, sources.seed).build()
+    return lambda: models.prepare(models.names[0])
 
 
 class _Page:

@@ -40,12 +40,15 @@ def build_app(sources: Sources) -> Any:
             f"app: there is nothing to show{where}: name two runs that mmdpo eval has evaluated (--runs), pairs "
             "(--data), or a model (--models)"
         )
+    background: list[Callable[[], None] | None] = []
     with gr.Blocks(title="mmdpo", analytics_enabled=False, fill_width=True) as app:
         gr.HTML("<h1>mmdpo</h1>", elem_id="title")
         with gr.Tabs():
             for page in wanted:
                 with gr.Tab(page.TITLE, id=page.TITLE):
-                    page.build(sources)
+                    background.append(page.build(sources))
+    for begin in filter(None, background):
+        begin()  # only now: a thread that runs while an error ends the process aborts it
     return app
 
 

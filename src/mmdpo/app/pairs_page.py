@@ -47,7 +47,7 @@ def is_wanted(sources: Sources) -> bool:
 
 
 def open_views(sources: Sources) -> dict[str, PairsView]:
-    """Reads the datasets, and returns them by name; the rows of each are read on in the background.
+    """Reads the datasets, and returns them by name.
 
     Raises ValueError for two of one name, which decisions could not tell apart, and what reading raises.
     """
@@ -60,17 +60,21 @@ def open_views(sources: Sources) -> dict[str, PairsView]:
         if view.name in views:
             raise ValueError(f"two datasets are called {view.name}, which decisions cannot tell apart: open one alone")
         views[view.name] = view
-    for view in views.values():
-        view.index.start()
     return views
 
 
-def build(sources: Sources) -> None:
-    """Fills the tab."""
+def build(sources: Sources) -> Callable[[], None]:
+    """Fills the tab; returns what begins to read all rows."""
     views = open_views(sources)
     hows = {DEFAULT_HOW: HowCorrupted(seed=sources.seed)}
     hows |= {place.label: how for place in sources.found.runs if (how := read_how(place.path)) is not None}
     _Page(views, hows).build()
+
+    def begin() -> None:
+        for view in views.values():
+            view.index.start()
+
+    return begin
 
 
 class _Page:
