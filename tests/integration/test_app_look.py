@@ -162,10 +162,7 @@ def test_a_model_without_an_adapter_has_none_to_take_off(page):
     assert "world has no adapter to take off" in page.locator(".problem").inner_text()
 
 
-def test_who_votes_does_not_see_what_the_models_are_called(tmp_path):
-    blind, seeing = (Sources(models=("world",), votes=tmp_path / "votes.sqlite", is_demo=of) for of in (False, True))
-    assert not look_page.is_wanted(blind)
-    assert look_page.is_wanted(seeing)
+def test_the_page_is_there_where_a_model_is():
     assert look_page.is_wanted(Sources(models=("world",)))
     assert not look_page.is_wanted(Sources())
 

@@ -82,6 +82,7 @@ def test_nothing_of_setup_floats():
     (call,) = re.findall(r"\$\(call install,(.+)\)", setup)
     assert call == "$(VENV),--constraint requirements/locked.txt,."
     commands = re.findall(r"pip install [^\n]+", setup)
-    assert len(commands) == 3
-    assert all("$(2)" in command for command in commands)
-    assert "--no-build-isolation" in commands[-1]
+    assert len(commands) == 4
+    assert all("$(2)" in command for command in commands[:3])
+    assert "--no-build-isolation" in commands[2]
+    assert commands[3] == "pip install --quiet --constraint requirements/locked.txt --group app"

@@ -80,24 +80,29 @@ def test_two_processes_are_launched_and_one_of_them_speaks(tmp_path):
 def test_slurm_starts_a_launcher_on_every_machine(tmp_path):
     stubs = {
         "scontrol": "printf 'node-a\\nnode-b\\n'",
-        # What Slurm does on the second machine: run the command given behind the options.
+        # What Slurm does on the second machine: run the command given after the options.
         "srun": 'shift; SLURM_NODEID=1 exec "$@"',
         "accelerate": 'printf "%s\\n" "$@"',
     }
     for name, body in stubs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     slurm = {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41234"}
     done = subprocess.run(
         ["bash", str(RECIPES / "slurm/train.sbatch"), "recipe.yaml", "--output_dir", "a folder"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-[a-b]", **slurm},
+        env={
+            "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "SLURM_JOB_NODELIST": "node-[a-b]",
+            **slurm,
+        },
         capture_output=True,
         text=True,
         check=True,
     )
     given = done.stdout.splitlines()
     assert given[0] == "launch"
-    assert (RECIPES.parent / given[given.index("--config_file") + 1]).is_file()
+    assert Path(given[given.index("--config_file") + 1]) == RECIPES / "accelerate" / "multi_node.yaml"
     options = dict(zip(given[3:13:2], given[4:13:2], strict=True))
     assert options == {
         "--num_machines": "2",
