@@ -91,11 +91,7 @@ def test_slurm_starts_a_launcher_on_every_machine(tmp_path):
     slurm = {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41234"}
     done = subprocess.run(
         ["bash", str(RECIPES / "slurm/train.sbatch"), "recipe.yaml", "--output_dir", "a folder"],
-        env={
-            "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "SLURM_JOB_NODELIST": "node-[a-b]",
-            **slurm,
-        },
+        env={"PATH": path, "SLURM_JOB_NODELIST": "node-[a-b]", **slurm},
         capture_output=True,
         text=True,
         check=True,
