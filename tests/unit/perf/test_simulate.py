@@ -33,7 +33,7 @@ def raw(formula):
 
 
 LEFT_OUT = {
-    aten.addmm_: addmm_flop,
+    aten.addmm_: raw(addmm_flop),
     aten._scaled_dot_product_flash_attention_for_cpu: raw(sdpa_flop),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: raw(sdpa_backward_flop),
 }
