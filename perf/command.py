@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,18 +62,22 @@ def summarise_runs(runs: Sequence[Figures]) -> dict[str, Any]:
 
 
 def time_mmdpo(*words: str, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Figures:
-    """Returns wall and CPU seconds and the most memory, in GiB, of a command of mmdpo as a process of its own.
+    """Returns wall and CPU seconds and the most memory, in GiB, of a command of mmdpo as a process of its own."""
+    command = [sys.executable, "-c", _MEASURE, sys.executable, "-m", "mmdpo", *words]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env=os.environ | (environment or {}), cwd=folder, text=True
+    )
+    found: Figures = json.loads(done.stdout)
+    return found
 
-    Memory is left out where it may be this process's own, which Linux counts among the most of its child.
-    """
-    command = [sys.executable, "-m", "mmdpo", *words]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | (environment or {}), cwd=folder)
-    _, status, used = os.wait4(process.pid, 0)  # of this process alone, and those that it waited for
-    wall, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    figures = {"wall": wall, "cpu": used.ru_utime + used.ru_stime}
-    if used.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-        figures["gib"] = used.ru_maxrss / 2**20
-    return figures
+
+_MEASURE = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+wall = time.perf_counter() - start
+print(json.dumps({"wall": wall, "cpu": used.ru_utime + used.ru_stime, "gib": used.ru_maxrss / 2**20}))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Starts the command from a small process: Linux counts what the one that starts another holds among its most."""
