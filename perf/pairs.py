@@ -40,8 +40,8 @@ TARGET_SECONDS, TARGET_GIB = 60, 2.0
 EXPECTED = (
     "first, verdicts read once and all pairs held in memory until they are written: 30 to 50 s and 2 GiB, and it took "
     "183 s (188 s and 2.3 GiB when measured again beside the second design, on the same verdicts, with the same pairs "
-    "to the byte). Then, prompt by prompt: what is known of an offer stands in columns, a pair is read a second time as "
-    "it is written, texts are split and claims counted once, no torch is loaded: 60 s and below 1 GiB"
+    "to the byte). Then, prompt by prompt: what is known of an offer stands in columns, a pair is read a second time "
+    "as it is written, texts are split and claims counted once, no torch is loaded: 60 s and below 1 GiB"
 )
 """What was expected before the first measurement, and before that of the second design."""
 
