@@ -19,9 +19,8 @@ SOURCE = Path(mmdpo.__file__).parent
 OVERRIDDEN = {"_run_epoch", "_push_from_checkpoint", "_load_from_checkpoint", "_load_best_model"}
 """Methods of Trainer; their behaviour is tested in test_checkpointing.py."""
 
-ELSEWHERE = {"os._exit", "argparse._SubParsersAction", "reader._morphy"}
-"""A documented function, the type of what `add_subparsers` returns, and NLTK's rule, which scorers of answers may not
-take from seams.py, where torch is; test_linguistics.py guards it."""
+ELSEWHERE = {"os._exit", "argparse._SubParsersAction"}
+"""A documented function, and the type of what `add_subparsers` returns."""
 NAMED_TUPLES = {"_asdict", "_fields"}
 """Documented names of `typing.NamedTuple`."""
 

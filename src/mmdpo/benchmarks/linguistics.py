@@ -15,7 +15,6 @@ from functools import cache, cached_property
 from importlib import import_module
 from itertools import groupby, repeat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -118,29 +117,32 @@ def _import_nltk() -> Any:
 def _make_lemmatizer(nltk: Any) -> Callable[[str], str]:
     """Returns `WordNetLemmatizer().lemmatize` for nouns, which reads two files of WordNet instead of all of them.
 
-    The rule is NLTK's own, `WordNetCorpusReader._morphy`, over the nouns of WordNet and their exceptions. Where a
-    release of NLTK has another one, which asks for more, its lemmatiser is taken as it is.
+    WordNet's rule: an irregular form has its own lemmas; of any other, endings are replaced again and again until
+    something is a noun. Of several nouns the first of the shortest is taken, and a word that leads to none is its own.
     """
     index, exceptions = (
         nltk.data.find(f"corpora/wordnet/{name}").open().read().decode() for name in ("index.noun", "noun.exc")
     )
-    reader = nltk.corpus.reader.WordNetCorpusReader
-    wordnet = SimpleNamespace(
-        _lemma_pos_offset_map=dict.fromkeys(re.findall(r"^(\S+) n ", index, re.MULTILINE), "n"),
-        _exception_map={"n": {form: lemmas for form, *lemmas in filter(None, map(str.split, exceptions.splitlines()))}},
-        MORPHOLOGICAL_SUBSTITUTIONS=reader.MORPHOLOGICAL_SUBSTITUTIONS,
-    )
+    nouns = set(re.findall(r"^(\S+) n ", index, re.MULTILINE))
+    irregular = {form: lemmas for form, *lemmas in filter(None, map(str.split, exceptions.splitlines()))}
+    endings = nltk.corpus.reader.WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS["n"]
+
+    def replace_endings(forms: list[str]) -> list[str]:
+        return [form[: -len(old)] + new for form in forms for old, new in endings if form.endswith(old)]
 
     def lemmatize(word: str) -> str:
-        lemmas = reader._morphy(wordnet, word, "n")
-        return min(lemmas, key=len) if lemmas else word
+        if word in irregular:
+            forms, further = [word, *irregular[word]], list[str]()
+        else:
+            further = replace_endings([word])
+            forms = [word, *further]
+        while True:
+            found = [form for form in forms if form in nouns]
+            if found or not further:
+                return min(found, key=len, default=word)
+            forms = further = replace_endings(further)
 
-    try:
-        is_known = [lemmatize(word) for word in ("dogs", "geese", "mdpo")] == ["dog", "goose", "mdpo"]
-    except (AttributeError, KeyError, TypeError):
-        is_known = False
-    plain: Callable[[str], str] = nltk.stem.WordNetLemmatizer().lemmatize
-    return lemmatize if is_known else plain
+    return lemmatize
 
 
 class _DensePerceptron:

@@ -89,7 +89,7 @@ class ColouredAnswer:
 def split_tokens(
     text: str, tokens: Sequence[str], spans: Sequence[Sequence[float]], values: Sequence[float]
 ) -> tuple[Piece, ...]:
-    """Returns the pieces of an answer, which joined give the text and the marks behind it.
+    """Returns the pieces of an answer, which joined give the text and the marks after it.
 
     `spans` are start and end of each token in the text, in characters, and empty for marks; `values` are in nats.
     Tokens that share characters are one piece with the sum of their values.

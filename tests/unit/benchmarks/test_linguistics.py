@@ -150,13 +150,6 @@ def test_lemmas_are_those_of_nltk(nltk):
     assert [word for word in words if plain(word) != nltk._lemma(word)] == []
 
 
-def test_a_release_of_nltk_with_another_rule_is_asked_itself(nltk, monkeypatch):
-    reader = nltk._nltk.corpus.reader.WordNetCorpusReader
-    monkeypatch.setattr(reader, "_morphy", lambda self, form, pos: self._synsets_of[form])
-    lemmatize = linguistics._make_lemmatizer(nltk._nltk)
-    assert lemmatize.__func__ is nltk._nltk.stem.WordNetLemmatizer.lemmatize
-
-
 def test_a_feature_that_counts_twice_is_left_to_nltk(nltk):
     from nltk.tag import PerceptronTagger
 

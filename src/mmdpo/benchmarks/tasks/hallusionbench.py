@@ -25,7 +25,7 @@ from mmdpo.benchmarks.definitions import (
     divide,
 )
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
-from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
 from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, read_rows
 from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
@@ -156,13 +156,7 @@ def reads(reply: str) -> bool:
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule that scores an answer by the judge's verdict; raises EvaluationError if there is no judge."""
-    judge = tools.judge
-    if judge is None:
-        raise EvaluationError(
-            "HallusionBench's own rule needs a judge: name a model (--judge_model, with --judge_url for an endpoint), "
-            "or give recorded replies (--judge_replies FILE); without one, hallusionbench_yes_no reads yes and no"
-        )
-    tools.used["judge"] = judge.name
+    judge = require_judge(tools, "HallusionBench's own rule", "; without one, hallusionbench_yes_no reads yes and no")
     return lambda item, answer: score_reply(item, judge.reply(item, answer))
 
 

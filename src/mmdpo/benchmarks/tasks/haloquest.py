@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 
 LICENCE = "HaloQuest: CC BY 4.0; its images are Open Images' and Midjourney's, each under its own licence"
@@ -101,13 +102,7 @@ def reads(reply: str) -> bool:
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule that scores an answer by the judge's verdict; raises EvaluationError if there is no judge."""
-    judge = tools.judge
-    if judge is None:
-        raise EvaluationError(
-            "HaloQuest needs a judge: name a model (--judge_model, with --judge_url for an endpoint), or give recorded "
-            "replies (--judge_replies FILE)"
-        )
-    tools.used["judge"] = judge.name
+    judge = require_judge(tools, "HaloQuest")
     return lambda item, answer: score_reply(item, judge.reply(item, answer))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
@@ -104,13 +105,7 @@ def reads(reply: str) -> bool:
 
 def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
     """Returns the rule that scores an answer by the judge's reply; raises EvaluationError if there is no judge."""
-    if tools.judge is None:
-        raise EvaluationError(
-            "MMHal-Bench needs a judge: name a model (--judge_model, with --judge_url for an endpoint), or give "
-            "recorded replies (--judge_replies FILE)"
-        )
-    judge = tools.judge
-    tools.used["judge"] = judge.name
+    judge = require_judge(tools, "MMHal-Bench")
     return lambda item, answer: score_reply(item, judge.reply(item, answer))
 
 
