@@ -26,15 +26,16 @@ from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_ends, sh
 from mmdpo.world import WORLDS
 
 Summary: TypeAlias = Mapping[str, Any]
-"""Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p and q too."""
+"""Mean, std, low, high, n and by_seed of one measure of one variant; of a difference p, holm and wide ends too."""
 Show: TypeAlias = Callable[[Summary, int], str]
 """A summary and its decimals → what a table shows."""
 
 MARK = "†"
 """Stands after a difference that stays clear where the number of comparisons is allowed for."""
 MOST_FALSE = 0.05
-"""The share of false ones among the differences that bear the mark, as expected."""
-_SUMMARIES = {str: {str: {"mean": NUMBER, "std": NUMBER, "low": NUMBER, "high": NUMBER, "q": NUMBER}}}
+"""The probability that even one of the differences that bear the mark is chance, at most."""
+_NUMBERS = ("mean", "std", "low", "high", "p", "holm", "wide_low", "wide_high")
+_SUMMARIES = {str: {str: dict.fromkeys(_NUMBERS, NUMBER)}}
 _SHAPE = {
     **dict.fromkeys(("study", "about", "command", "baseline", "statistics"), str),
     "seeds": [float],
@@ -145,6 +146,9 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     parts += [study_table(results, "values", show_spread).markdown().rstrip(), explain_spread(results)]
     parts += [f"## Difference to {results['baseline']}"]
     parts += [study_table(results, "differences", show_difference).markdown().rstrip(), explain_differences(results)]
+    wide = wide_table(results)
+    if wide is not None:
+        parts += ["## Differences where their number is allowed for", wide.markdown().rstrip()]
     if _have_intervals(results["values"]):
         ends = study_table(results, "values", lambda of, digits: show_ends(of.get("low"), of.get("high"), digits))
         parts += ["## Intervals of the means", ends.markdown().rstrip()]
@@ -156,9 +160,16 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, f"{results['trial_seconds']:.0f} s of trials in all. {versions}.\n"])
 
 
+def wide_table(results: Mapping[str, Any]) -> Table | None:
+    """Returns the differences in what claims are made about with Holm's intervals; None where none was compared."""
+    names = {name for of in results["differences"].values() for name, value in of.items() if _is_compared(value)}
+    title = "Differences where their number is allowed for"
+    return study_table(results, "differences", show_wide, names=names, title=title, label=_label) if names else None
+
+
 def study_csv(results: Mapping[str, Any]) -> str:
     """Returns one line for each variant and measure, unrounded; what is missing is an empty field."""
-    own, differing = ("mean", "std", "low", "high", "n"), ("mean", "low", "high", "n", "p", "q")
+    own, differing = ("mean", "std", "low", "high", "n"), ("mean", "low", "high", "n", *_NUMBERS[4:])
     records = []
     for variant in results["variants"]:
         for name, measure in results["measures"].items():
@@ -182,12 +193,12 @@ def explain_differences(results: Mapping[str, Any]) -> str:
     if not _have_intervals(differences):
         return "Differences between values of the same seed, without intervals: there are too few seeds for them."
     said = f"Mean difference and its 95 % interval: {results['statistics']}."
-    compared = [value["q"] for of in differences.values() for value in of.values() if value.get("q") is not None]
+    compared = [of["holm"] for by_measure in differences.values() for of in by_measure.values() if _is_compared(of)]
     if compared:
         said += (
-            f" {MARK} stands after the {sum(q <= MOST_FALSE for q in compared)} of {len(compared)} differences (all "
-            "but those of the start, and of seconds) that stay clear where their number is allowed for: of those, 5 % "
-            "are expected to be chance (Benjamini and Hochberg, on two-sided t-tests)."
+            f" {MARK} stands after the {sum(p <= MOST_FALSE for p in compared)} of {len(compared)} differences in what "
+            "claims are made about that stay clear where their number is allowed for: the probability that even one "
+            "of them is chance is at most 5 % (Holm, on two-sided t-tests). Their wider intervals stand below."
         )
     return said
 
@@ -205,8 +216,18 @@ def show_spread(value: Summary, digits: int) -> str:
 def show_difference(value: Summary, digits: int) -> str:
     """Returns a difference with its interval, where it has one, and the mark, where it stays clear among many."""
     shown = show_interval(value.get("mean"), value.get("low"), value.get("high"), digits, signed=True)
-    q = value.get("q")
-    return shown if q is None or q > MOST_FALSE else f"{shown}{NO_BREAK}{MARK}"
+    return f"{shown}{NO_BREAK}{MARK}" if _is_compared(value) and value["holm"] <= MOST_FALSE else shown
+
+
+def show_wide(value: Summary, digits: int) -> str:
+    """Returns a difference with the interval that allows for the number of comparisons, where it is one of them."""
+    if not _is_compared(value):
+        return MISSING
+    return show_interval(value.get("mean"), value.get("wide_low"), value.get("wide_high"), digits, signed=True)
+
+
+def _is_compared(value: Summary) -> bool:
+    return value.get("holm") is not None
 
 
 def _name_missing(results: Mapping[str, Any]) -> list[str]:
@@ -266,6 +287,7 @@ def study_section(place: Place, problems: list[str], pictures: ItemPictures) -> 
         shown |= dict(
             values=_by_kind(results, "values", show_spread),
             differences=_by_kind(results, "differences", show_difference),
+            wide=wide_table(results),
             explain_spread=explain_spread(results),
             explain_differences=explain_differences(results),
             about={variant: text for variant, text in results["variants"].items() if text and variant != START},

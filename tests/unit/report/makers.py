@@ -171,7 +171,9 @@ def write_study(folder):
             "n": 3,
             "by_seed": seeds,
             "p": 0.1,
-            "q": 0.2,
+            "holm": 0.2,
+            "wide_low": -1.0,
+            "wide_high": 1.0,
         }
 
     for variant in ("start", "dpo", "mdpo"):

@@ -378,7 +378,7 @@ class TestStudiesAndDiagnoses:
             "n": 1,
             "by_seed": {"7": 3.0},
             "p": None,
-            "q": None,
+            "holm": None,
         }
         variants = ("start", "dpo", "mdpo")
         results = dict(
@@ -403,7 +403,7 @@ class TestStudiesAndDiagnoses:
     def test_a_difference_that_stays_clear_among_many_bears_a_mark_and_the_others_none(self, tmp_path):
         measures = {f"world/{name}": {"label": name, "unit": "%", "better": "lower", "digits": 1} for name in "ab"}
         value = {"mean": -3.0, "std": 1.0, "low": -4.0, "high": -2.0, "n": 5, "by_seed": {}}
-        of = {"world/a": {**value, "p": 0.001, "q": 0.002}, "world/b": {**value, "p": 0.04, "q": 0.08}}
+        of = {"world/a": {**value, "p": 0.001, "holm": 0.002}, "world/b": {**value, "p": 0.04, "holm": 0.08}}
         results = dict(
             study="s", about="", command="", seeds=[0, 1, 2], baseline="dpo", variants={"dpo": "", "mdpo": ""},
             measures=measures, values={}, differences={"mdpo": of}, missing=[], notes=[], statistics="by seed",
