@@ -21,4 +21,17 @@ def run(options: IterateOptions) -> int:
     return 0 if kept else 1
 
 
-VERB = Verb(__doc__, IterateOptions, run)
+VERB = Verb(
+    __doc__,
+    IterateOptions,
+    run,
+    page="pairs",
+    examples={
+        "three rounds on the prompts, policy and judges of pairs.yaml": (
+            "mmdpo iterate --pairs pairs.yaml --out runs/rounds --rounds 3"
+        ),
+        "training by accelerate, each model on POPE too": (
+            'mmdpo iterate --pairs pairs.yaml --out runs/rounds --launch "accelerate launch -m mmdpo" --evaluate pope'
+        ),
+    },
+)

@@ -29,4 +29,13 @@ def run(options: QuickstartOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, QuickstartOptions, run)
+VERB = Verb(
+    __doc__,
+    QuickstartOptions,
+    run,
+    page="world",
+    examples={
+        "into runs/quickstart": "mmdpo quickstart",
+        "another seed": "mmdpo quickstart --seed 1 --output_dir runs/q1",
+    },
+)
