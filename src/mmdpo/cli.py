@@ -11,6 +11,7 @@ from typing import TextIO
 
 from mmdpo.commands import all_verbs
 from mmdpo.files import printable
+from mmdpo.terminal import leave_out_noise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
+    leave_out_noise()
     try:
         status = all_verbs()(words or ["--help"], "")
         sys.stdout.flush()

@@ -141,12 +141,4 @@ def all_verbs() -> Verbs:
     )
 
 
-def quiet_libraries() -> None:
-    """Keeps transformers' progress bars and remarks off the terminal."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]

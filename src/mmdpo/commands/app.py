@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.files import printable
 from mmdpo.keys import names_of
 from mmdpo.options import Options, option
+from mmdpo.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from mmdpo.app.sources import Sources

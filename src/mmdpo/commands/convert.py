@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, Verbs, quiet_libraries
+from mmdpo.commands import Dtype, Verb, Verbs
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)

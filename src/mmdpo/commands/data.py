@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.commands import Verb, Verbs
 from mmdpo.files import printable
 from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)

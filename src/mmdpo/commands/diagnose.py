@@ -1,8 +1,9 @@
 """Does a model's preference, or the data alone, need the image?"""
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.files import printable
+from mmdpo.terminal import quiet_libraries
 
 
 def run(options: DiagnosisOptions) -> int:

@@ -1,8 +1,9 @@
 """Train in rounds on pairs of the model's own answers; a round that makes it worse is not kept."""
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.files import printable
 from mmdpo.pairs.options import IterateOptions
+from mmdpo.terminal import quiet_libraries
 
 
 def run(options: IterateOptions) -> int:

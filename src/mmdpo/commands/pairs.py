@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.commands import Verb, Verbs
 from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.pairs.options import PairsOptions
+from mmdpo.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from mmdpo.pairs.run import PairsRun

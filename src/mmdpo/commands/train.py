@@ -6,8 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
+from mmdpo.files import printable
 from mmdpo.options import help_width
+from mmdpo.terminal import hide_loading_bars, quiet_libraries, show_log
 
 _USAGE = "usage: mmdpo train --config RECIPE [--dry_run] [--KEY VALUE …]"
 _ABOUT = (
@@ -44,18 +46,15 @@ def run(words: Sequence[str]) -> int:
     if config is not None:
         find_recipe(config)
 
-    import logging
-
     from accelerate import PartialState
     from rich.console import Console
-    from rich.logging import RichHandler
 
     from mmdpo.training.run import train
     from mmdpo.training.stopping import EXIT_STATUS, TrainingStopped
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    hide_loading_bars()
     # Of the processes that a launcher starts, rank 0 alone reports how the run goes.
-    logging.getLogger("mmdpo").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    show_log(is_main=os.environ.get("RANK", "0") == "0")
     if is_dry:
         from mmdpo.training.dry_run import dry_run
 
@@ -65,7 +64,8 @@ def run(words: Sequence[str]) -> int:
     try:
         trainer = train(words)
         if trainer.is_world_process_zero():
-            Console().print(f"Model, recipe and logs: {Path(trainer.args.output_dir)}", markup=False)
+            folder = Path(trainer.args.output_dir)
+            print(printable(f"Model, recipe and logs: {folder}; `mmdpo report {folder}` draws the curves"))
         status = 0
     except TrainingStopped as stopped:
         if os.environ.get("RANK", "0") == "0":

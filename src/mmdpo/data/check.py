@@ -231,6 +231,7 @@ def _digest(example: PreferenceExample) -> bytes:
 @contextmanager
 def _show_progress(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("Checking rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not enabled or not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, completed=done)

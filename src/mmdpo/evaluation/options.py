@@ -211,12 +211,10 @@ def open_answerer(
         endpoint = ChatEndpoint(chosen.base_url, model, timeout=chosen.timeout, retries=chosen.tries - 1, budget=budget)
         return EndpointAnswerer(endpoint, concurrency=chosen.concurrency)
 
-    from transformers.utils import logging
-
     from mmdpo.generation.checkpoint import Checkpoint
+    from mmdpo.terminal import quiet_libraries
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     checkpoint = Checkpoint(model, own)
     if backend == "vllm":
         from mmdpo.generation.vllm import VllmAnswerer
