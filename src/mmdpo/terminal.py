@@ -34,7 +34,7 @@ def leave_out_noise() -> None:
 
 def hide_loading_bars() -> None:
     """Turns off the bars of transformers, which count tensors of a file; those of downloads stay."""
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     downloads_are_shown = not are_progress_bars_disabled()
@@ -52,7 +52,7 @@ def quiet_libraries() -> None:
 
 
 class _Lines(logging.Handler):
-    """Writes each record as a line on stderr, above a bar if there is one; a warning or an error says that it is one."""
+    """Writes each record as a line on stderr, above a bar if there is one; a warning says that it is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line."""

@@ -68,7 +68,8 @@ class StepLines(TransformersProgress):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Writes the line, of an evaluation after training too."""
         if state.is_world_process_zero and logs is not None:
-            tqdm.write(describe_log(logs, state.global_step, state.max_steps, self.pace and self.pace.left(state)))
+            left = None if self.pace is None else self.pace.left(state)
+            tqdm.write(describe_log(logs, state.global_step, state.max_steps, left))
 
 
 class PlainStepLines(PrinterCallback):
@@ -83,7 +84,7 @@ class PlainStepLines(PrinterCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Prints the line."""
         if state.is_world_process_zero and logs is not None:
-            left = self.pace and self.pace.left(state)
+            left = None if self.pace is None else self.pace.left(state)
             print(describe_log(logs, state.global_step, state.max_steps, left), flush=True)
 
 
