@@ -37,4 +37,13 @@ def run(options: ReportOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, ReportOptions, run)
+VERB = Verb(
+    __doc__,
+    ReportOptions,
+    run,
+    page="report",
+    examples={
+        "two runs beside each other": "mmdpo report runs/dpo runs/mdpo --out report.html",
+        "everything below a folder, pictures of benchmarks too": "mmdpo report runs --image_dir val2014",
+    },
+)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mmdpo.files import make_folder, write_text
+from mmdpo.progress import count
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
 from mmdpo.report.layout import Section, missing_sections, render
@@ -74,7 +75,8 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
         (found.pairs, pairs_sections),
         (found.quickstarts, quickstart_sections),
     )
-    for place, make in ((place, make) for places, make in kinds for place in places):
+    several = [(place, make) for places, make in kinds for place in places]
+    for place, make in count(several, "reading", "folder"):
         problems: list[str] = []
         add(place.label, partial(make, place, problems))
         missing += [f"{place.label}: {problem}" for problem in problems]
@@ -120,7 +122,8 @@ def summarise(found: Found) -> str:
 
 def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) -> None:
     make_folder(folder)
-    for name, content in (file for section in sections for file in section.files.items()):
+    files = [file for section in sections for file in section.files.items()]
+    for name, content in count(files, "drawing", "file"):
         if isinstance(content, str):
             write_text(folder / name, content)
             continue

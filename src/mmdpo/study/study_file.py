@@ -157,12 +157,6 @@ class Study:
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-def describe_shipped() -> dict[str, str]:
-    """Returns what each study of the package asks, in a sentence, by its name."""
-    about = {name: str(_load(read_text(name), name).get("about", "")) for name in STUDIES.names()}
-    return {name: re.split(r"(?<=[.?]) ", text)[0] for name, text in about.items()}
-
-
 def read_text(name_or_path: str) -> str:
     """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
     try:
