@@ -101,6 +101,8 @@ class Key(NamedTuple):
     """As it would be typed; None where there is no default or it is unset."""
     decides: str = ""
     """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
+    choices: tuple[str, ...] = ()
+    """All that it takes; empty where its type says it."""
 
 
 class Group(NamedTuple):
@@ -120,7 +122,8 @@ class Group(NamedTuple):
         for field in dataclasses.fields(getattr(import_module(self.module), self.name)):
             is_unset = field.default is dataclasses.MISSING or field.default is None
             default = None if is_unset else str(field.default)
-            keys.append(Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", "")))
+            texts = (field.metadata.get(name, "") for name in ("help", "decides"))
+            keys.append(Key(field.name, next(texts), default, next(texts), tuple(field.metadata.get("choices") or ())))
         return tuple(keys)
 
 
@@ -239,7 +242,8 @@ def _read_field(statement: ast.stmt) -> Iterator[Key]:
         yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
     else:
         default, decides, text = value.args
-        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides))
+        choices = ast.literal_eval(named["choices"]) if "choices" in named else ()
+        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides), tuple(choices))
 
 
 def _as_text(node: ast.expr) -> str:

@@ -86,9 +86,22 @@ def parse_options(
     ValueError for values that the options themselves refuse.
     """
     parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
+    names = fill_parser(parser, options, uses)
+    if options.HAS_FILE:
+        words = _put_file_first(options, list(words))
+    for word in words[: words.index("--") if "--" in words else None]:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(known.startswith(name) for known in names):
+            parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
+    return _build(options, vars(parser.parse_args(list(words))))
+
+
+def fill_parser(
+    parser: argparse.ArgumentParser, options: type[Options], uses: Collection[str] | None = None
+) -> list[str]:
+    """Adds the flags of options to a parser, and returns their names."""
     if options.HAS_FILE:
         parser.add_argument("--config", metavar="FILE", help="YAML file with these flags; what is typed goes before.")
-        words = _put_file_first(options, list(words))
     groups: dict[str, Any] = {"": parser}
     needed, names = [options.USAGE] if options.USAGE else [], ["--help", *(["--config"] if options.HAS_FILE else [])]
     for flag, hint, each, title, use in _list_flags(options):
@@ -107,11 +120,7 @@ def parse_options(
             groups[title] = parser.add_argument_group(title)
         groups[title].add_argument(flag if is_positional else f"--{flag}", default=argparse.SUPPRESS, **keywords)
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])  # all of them would hide an error
-    for word in words[: words.index("--") if "--" in words else None]:
-        name = word.partition("=")[0]
-        if name.startswith("--") and not any(known.startswith(name) for known in names):
-            parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
-    return _build(options, vars(parser.parse_args(list(words))))
+    return names
 
 
 def make_options(options: type[_Chosen], values: Mapping[str, Any]) -> _Chosen:
