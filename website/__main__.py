@@ -33,7 +33,8 @@ def main() -> int:
         command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file"]
         done = subprocess.run([*command, str(STAGE / "zensical.toml")], capture_output=True, text=True, check=False)
         problems = [(done.stdout + done.stderr).strip()] if done.returncode else find_problems(SITE)
-    print("\n".join(problems) or f"Site: {SITE / 'index.html'}")
+    folder = SITE.relative_to(ROOT)
+    print("\n".join(problems) or f"Site: {folder}; python3 -m http.server --directory {folder} shows it")
     return 1 if problems else 0
 
 

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TITLE = "Home"
 PLACES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
+    "docs/studies/README.md": "studies/all.md",
 }
-"""Where pages outside docs/ stand on the site. Those of docs/ keep their place."""
+"""Where pages stand on the site whose place is not the one that they have in docs/. studies/ is that of studies.md."""
 
 START = ("tutorials", "reproduce.md")
 GUIDES = (
     "data.md", "pairs.md", "training.md", "objectives.md", "distributed.md", "checkpoints.md", "evaluation.md",
     "report.md", "app.md", "python.md",
 )  # fmt: skip
-STUDIES = ("studies.md", "studies/README.md", "studies/log.md", "world.md")
+STUDIES = ("studies.md", "studies/all.md", "studies/log.md", "world.md")
 REFERENCE = ("reference/recipe-keys.md", "reference/commands", "reference/python", "reference/adding")
 PROJECT = (
     "performance.md", "compatibility.md", "decisions.md", "architecture.md", "contributing.md", "security.md",
@@ -52,7 +52,12 @@ class Layout:
             self.placed[Path(name)] = Path(place)
         for page in sorted((self.root / "docs").rglob("*.md")):
             inside = page.relative_to(self.root / "docs")
-            self.placed[Path("docs") / inside] = inside
+            self.placed.setdefault(Path("docs") / inside, inside)
+        addresses: dict[Path, Path] = {}
+        for page, place in self.placed.items():
+            address = place.parent if place.stem in ("index", "README") else place.with_suffix("")
+            if (other := addresses.setdefault(address, page)) != page:
+                raise ValueError(f"{other} and {page} would be one page of the site: place one in website/pages.py")
 
     @property
     def pages(self) -> list[Path]:
@@ -146,7 +151,7 @@ def _navigation(layout: Layout) -> Iterator[object]:
         for page in layout.pages
         if page.parts[:-1] == ("docs",) and page.name not in named
     )
-    yield {TITLE: "index.md"}
+    yield {"Home": "index.md"}
     for title, names in sections.items():
         if pages := [entry for name in names for entry in _entries(layout, name)]:
             yield {title: pages}

@@ -102,7 +102,7 @@ class Key(NamedTuple):
     decides: str = ""
     """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
     choices: tuple[str, ...] = ()
-    """All that it takes; empty where its type says it."""
+    """All values that one of ours takes; empty where they are not few."""
 
 
 class Group(NamedTuple):
@@ -242,8 +242,9 @@ def _read_field(statement: ast.stmt) -> Iterator[Key]:
         yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
     else:
         default, decides, text = value.args
-        choices = ast.literal_eval(named["choices"]) if "choices" in named else ()
-        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides), tuple(choices))
+        choices = named.get("choices")
+        listed = tuple(map(str, ast.literal_eval(choices))) if choices is not None else ()
+        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides), listed)
 
 
 def _as_text(node: ast.expr) -> str:

@@ -56,8 +56,8 @@ def test_links_lead_to_the_same_things_on_the_site(layout):
     ):  # fmt: skip
         assert link in home
     assert home.count("[no](link.md)") == 2, "what stands in code is no link"
-    assert "[study](studies/README.md) [home](index.md) [top](source/src/run.py.md)" in read(layout, "data.md")
-    assert "[table](one/table.md) [data](../data.md)" in read(layout, "studies/README.md")
+    assert "[study](studies/all.md) [home](index.md) [top](source/src/run.py.md)" in read(layout, "data.md")
+    assert "[table](one/table.md) [data](../data.md)" in read(layout, "studies/all.md")
     assert "[data](data.md)" in read(layout, "changelog.md")
     assert read(layout, "app/a.png") == "pixels"
     assert read(layout, "source/src.md") == "# `src`\n\n- `run.py`\n"
@@ -82,10 +82,17 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
         {"Get started": [{"Tutorials": ["tutorials/first.md"]}]},
         {"Guides": ["data.md", "later.md"]},
         {"Reference": [{"Commands": ["reference/commands/run.md"]}]},
-        {"Studies": ["studies/README.md"]},
+        {"Studies": ["studies/all.md"]},
         {"Project": ["contributing.md", "security.md", "changelog.md"]},
     ]
     assert project["site_url"] == "https://docs.example/"
     assert project["extra"]["social"][0]["link"] == "https://code.example/house"
     assert "repo_url" not in project, "the theme would ask the host for stars"
     assert project["theme"]["font"] is False
+
+
+def test_two_pages_with_one_address_are_an_error(layout):
+    (layout.root / "docs" / "data").mkdir()
+    (layout.root / "docs" / "data" / "README.md").write_text("# More data\n")
+    with pytest.raises(ValueError, match=r"docs/data\.md and docs/data/README\.md would be one page"):
+        Layout(layout.root, layout.target)
