@@ -54,10 +54,10 @@ class Layout:
             inside = page.relative_to(self.root / "docs")
             self.placed.setdefault(Path("docs") / inside, inside)
         addresses: dict[Path, Path] = {}
-        for page, place in self.placed.items():
+        for path, place in self.placed.items():
             address = place.parent if place.stem in ("index", "README") else place.with_suffix("")
-            if (other := addresses.setdefault(address, page)) != page:
-                raise ValueError(f"{other} and {page} would be one page of the site: place one in website/pages.py")
+            if (other := addresses.setdefault(address, path)) != path:
+                raise ValueError(f"{other} and {path} would be one page of the site: place one in website/pages.py")
 
     @property
     def pages(self) -> list[Path]:

@@ -94,5 +94,5 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
 def test_two_pages_with_one_address_are_an_error(layout):
     (layout.root / "docs" / "data").mkdir()
     (layout.root / "docs" / "data" / "README.md").write_text("# More data\n")
-    with pytest.raises(ValueError, match=r"docs/data\.md and docs/data/README\.md would be one page"):
+    with pytest.raises(ValueError, match=r"docs/data/README\.md and docs/data\.md would be one page"):
         Layout(layout.root, layout.target)
