@@ -48,8 +48,8 @@ class Layout:
     """Place of each file and folder by its path, both relative."""
 
     def __post_init__(self) -> None:
-        for name, place in PLACES.items():
-            self.placed[Path(name)] = Path(place)
+        for name, there in PLACES.items():
+            self.placed[Path(name)] = Path(there)
         for page in sorted((self.root / "docs").rglob("*.md")):
             inside = page.relative_to(self.root / "docs")
             self.placed.setdefault(Path("docs") / inside, inside)
