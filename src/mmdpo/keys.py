@@ -124,7 +124,8 @@ class Group(NamedTuple):
         for field in dataclasses.fields(getattr(import_module(self.module), self.name)):
             is_unset = field.default is dataclasses.MISSING or field.default is None
             default = None if is_unset else str(field.default)
-            keys.append(Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", "")))
+            texts = (field.metadata.get(name, "") for name in ("help", "decides"))
+            keys.append(Key(field.name, next(texts), default, next(texts), tuple(field.metadata.get("choices") or ())))
         return tuple(keys)
 
 

@@ -74,7 +74,7 @@ class BuildPlan(NamedTuple):
 
 PLANS: Mapping[str, BuildPlan] = {
     SMALL.name: BuildPlan(3000, 8000, vision=Schedule(300, 1e-3), captions=Schedule(360, 2e-3)),
-    LARGE.name: BuildPlan(6000, 16000, vision=Schedule(1000, 1e-3), captions=Schedule(500, 1e-3)),
+    LARGE.name: BuildPlan(6000, 16000, vision=Schedule(1200, 2e-3), captions=Schedule(500, 1e-3)),
 }
 """World → how its checkpoint is trained."""
 
