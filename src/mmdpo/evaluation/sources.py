@@ -73,7 +73,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Data:
-    """What a benchmark, or a set of preference data, is made of; of images that are fetched one by one, their names and where each is."""
+    """What a benchmark, or a set of preference data, is made of.
+
+    Of images that are fetched one by one: their names, and where each is.
+    """
 
     licences: tuple[str, ...]
     files: tuple[RemoteFile, ...] = ()
@@ -387,8 +390,8 @@ PREFERENCES: Mapping[str, Data] = {
     "mdpo": Data(
         (
             "mDPO's pairs (fwnlp/mDPO-preference-data): no licence is known to this project; look at its card",
-            "their images and answers are VLFeedback's (MMInstruction/VLFeedback), whose card names no licence; answers "
-            "were rated by GPT-4V",
+            "their images and answers: VLFeedback's (MMInstruction/VLFeedback), whose card names no licence; rated by "
+            "GPT-4V",
         ),
         (RemoteFile(_VLFEEDBACK_ROWS, (f"hub:fwnlp/mDPO-preference-data@main/{_VLFEEDBACK_ROWS}",)),),
         (

@@ -54,14 +54,20 @@ def compare_suites(folders: Sequence[Path], *, number: str = "1", labels: Sequen
     missing: list[str] = []
     runs = {label: _read_results(folder, label, missing) for label, folder in zip(names, folders, strict=True)}
     cells = {label: find_cells(results) for label, results in runs.items()}
-    shown = [column.header for column in COLUMNS[: len(next(iter(PAPER[number].values())))]]
-    if not any(row[header] for row in cells.values() for header in shown):
+    columns = COLUMNS[: len(next(iter(PAPER[number].values())))]
+    if not any(row[column.header] for row in cells.values() for column in columns):
         raise EvaluationError(
-            f"no run has a figure of the paper's Table {number} ({', '.join(shown)}); score AMBER, MMHal-Bench or "
-            "Object HalBench first: mmdpo eval suite"
+            f"no run has a figure of the paper's Table {number} ({', '.join(column.header for column in columns)}); "
+            "score AMBER, MMHal-Bench or Object HalBench first: mmdpo eval suite"
         )
-    missing += [f"{label}: {header}" for label, row in cells.items() for header in shown if row[header] is None]
-    return SuiteRows(number, cells, tuple(missing), tuple(_explain(runs)))
+    notes = list[str]()
+    for label, column in (
+        (label, column) for label in runs for column in columns if cells[label][column.header] is None
+    ):
+        is_scored = column.metrics[0].partition("/")[0] in runs[label]
+        lacks = f"{label}: {column.header}"
+        (notes if is_scored else missing).append(f"{lacks} has no value: 0 / 0 by its rule" if is_scored else lacks)
+    return SuiteRows(number, cells, tuple(missing), (*notes, *_explain(runs)))
 
 
 def write_suites(rows: SuiteRows, out: Path) -> Path:

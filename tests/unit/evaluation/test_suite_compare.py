@@ -93,6 +93,16 @@ def test_what_is_missing_or_differs_is_said(tmp_path, capsys):
     assert "mmhal/result.json cannot be read" in capsys.readouterr().out
 
 
+def test_a_figure_that_the_rule_does_not_define_is_not_missing(tmp_path, capsys):
+    folder = write_suite(tmp_path / "mine")
+    path = folder / "object_halbench" / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["object_halbench/word/chair_i"]["value"] = None
+    path.write_text(json.dumps(result))
+    assert run("suite", "compare", folder) == 0
+    assert "mine: ObjHal CHAIRi ↓ has no value: 0 / 0 by its rule" in capsys.readouterr().out
+
+
 def test_wrong_uses_are_named(tmp_path):
     folder = write_suite(tmp_path / "mine")
     with pytest.raises(EvaluationError, match="give 1 different names"):
@@ -100,7 +110,7 @@ def test_wrong_uses_are_named(tmp_path):
     with pytest.raises(EvaluationError, match="no folder of results"):
         run("suite", "compare", tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EvaluationError, match="holds no result.json"):
+    with pytest.raises(EvaluationError, match=r"holds no result\.json"):
         run("suite", "compare", tmp_path / "empty")
     only_pope = write_suite(tmp_path / "pope", found={"pope": {"pope/popular/f1": 0.8}})
     with pytest.raises(EvaluationError, match="no run has a figure of the paper's Table 1"):
