@@ -68,13 +68,19 @@ class Verb(More):
     """Takes the options, or the words, and returns the exit status."""
     uses: Callable[[], Collection[str]] | None = None
     """What the verb uses, where its help shows only that."""
+    verbs: Mapping[str, "Verb"] = field(default_factory=dict)
+    """Further verbs, where the first word names one; the verb itself takes flags alone then."""
 
     def __call__(self, words: Sequence[str], command: str) -> int:
         """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise."""
+        if words and words[0] in self.verbs:
+            return self.verbs[words[0]](words[1:], f"{command} {words[0]}")
         if self.options is None:
             return self.run(words)
         uses = None if self.uses is None else self.uses()
-        return self.run(parse_options(self.options, words, command, about=self.about, more=self.describe, uses=uses))
+        further = (f"`mmdpo {command} {name}`: {verb.about}" for name, verb in self.verbs.items())
+        about = " ".join((self.about, *further))
+        return self.run(parse_options(self.options, words, command, about=about, more=self.describe, uses=uses))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Check, convert and make preference data."""
+"""Fetch, check, convert and make preference data."""
 
 import os
 from dataclasses import dataclass
@@ -49,6 +49,25 @@ def check(options: DataCheckOptions) -> int:
 
     quiet_libraries()
     return check_dataset(options, Console())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDownloadOptions(Options):
+    """What is fetched, and where it goes."""
+
+    names: tuple[str, ...] = option(
+        REQUIRED, "Sets of preference data: mdpo, which the paper trained on.", metavar="NAME", positional=True
+    )
+    out: Path = option(Path("data"), "Folder of the data; that of the recipes unless given.")
+    no_images: bool = option(False, "Fetch the rows alone.")
+
+
+def download(options: DataDownloadOptions) -> int:
+    """Fetches published preference data."""
+    from mmdpo.evaluation.download import download_preferences
+
+    download_preferences(options.names, options.out, images=not options.no_images)
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +187,13 @@ VERB = Verbs(
     {
         "check": Verb(
             "Validate a dataset and print what is in it.", DataCheckOptions, check, page="data", examples=_CHECKS
+        ),
+        "download": Verb(
+            "Fetch the preference data that the paper trained on.",
+            DataDownloadOptions,
+            download,
+            page="reproduce",
+            examples={"the paper's pairs and their images": "mmdpo data download mdpo"},
         ),
         "convert": Verb(
             "Write a dataset of any format as one Parquet file.",

@@ -22,6 +22,17 @@ class CompareOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteCompareOptions(Options):
+    """Which suites are rows of which table."""
+
+    runs: tuple[Path, ...] = option(REQUIRED, "Folders of suites, in their order.", metavar="RUN", positional=True)
+    labels: tuple[str, ...] = option((), "Names of the rows; those of the folders unless given.")
+    table: str = option("1", "Table of the paper whose rows stand above.", choices=("1", "2", "3", "4"))
+    markdown: bool = option(False, "Print the table as Markdown.")
+    out: Path | None = option(None, "Also write suites.json, suites.md and suites.csv into this folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadOptions(Options):
     """What is fetched, and where it goes."""
 
@@ -45,6 +56,24 @@ def run_suite(options: SuiteOptions) -> int:
     from mmdpo.evaluation.suite import run_suite
 
     return 1 if run_suite(options).missing else 0
+
+
+def compare_suites(options: SuiteCompareOptions) -> int:
+    """Prints suites as rows of one table of the paper; returns 1 if pieces are missing, else 0."""
+    from rich.console import Console
+
+    from mmdpo.evaluation.suite_compare import compare_suites, write_suites
+    from mmdpo.files import printable
+
+    rows = compare_suites(options.runs, number=options.table, labels=options.labels)
+    if options.markdown:
+        print(printable(rows.table().markdown()))
+    else:
+        Console().print(rows.table(is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1)))
+    print(printable("\n".join(rows.remarks())))
+    if options.out is not None:
+        print(printable(f"Table: {write_suites(rows, options.out)}"))
+    return 1 if rows.missing else 0
 
 
 def compare(options: CompareOptions) -> int:
@@ -130,6 +159,19 @@ VERB = Verbs(
             run_suite,
             page="evaluation",
             examples=_SUITE,
+            verbs={
+                "compare": Verb(
+                    "Print several suites as rows of one table.",
+                    SuiteCompareOptions,
+                    compare_suites,
+                    page="reproduce",
+                    examples={
+                        "base, DPO and mDPO beside the paper's rows of Table 1": (
+                            "mmdpo eval suite compare runs/base/eval runs/dpo/eval runs/mdpo/eval"
+                        )
+                    },
+                )
+            },
         ),
         **{name: _make_verb(name) for name in names()},
     },
