@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.console import Console
 
@@ -30,6 +30,9 @@ from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_interval
 from mmdpo.world import find_world
+
+if TYPE_CHECKING:
+    from mmdpo.report.evaluation import PublishedTable
 
 logger = logging.getLogger(__name__)
 
@@ -316,9 +319,41 @@ def build_other_table(suite: Suite) -> Table:
 
 def build_table(suite: Suite, *, is_narrow: bool = False) -> Table:
     """Returns the paper's rows and the run's; a narrow one has intervals below values, for terminals of 80 columns."""
-    given = {label: [TableValue("", value, None, None) for value in values] for label, values in PAPER.items()}
+    return _tabulate({**_published(), suite.label: tuple(suite.cells.values())}, is_narrow=is_narrow)
+
+
+def set_beside_paper(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> PublishedTable | None:
+    """Returns the rows of runs and, below them, the paper's; None where no run has a figure of the paper's columns.
+
+    `results` is, by run and benchmark, the content of result.json.
+    """
+    from mmdpo.report.evaluation import PublishedTable
+
+    runs = {label: tuple(_find_value(column, of) for column in COLUMNS) for label, of in results.items()}
+    runs = {label: cells for label, cells in runs.items() if any(cells)}
+    if not runs:
+        return None
+    metrics = frozenset(cell.metric for cells in runs.values() for cell in cells if cell is not None)
+    kept = {label: {name: of for name, of in results[label].items() if _is_in_paper(name)} for label in runs}
+    notes = dict.fromkeys(note for of in kept.values() for note in _explain(of))
+    table = _tabulate({**runs, **_published()})
+    below = tuple(tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows)  # so that it fits a page
+    table = replace(table, title="Beside the paper's Table 1", rows=below)
+    return PublishedTable(table, frozenset(PAPER), metrics, tuple(notes))
+
+
+def _is_in_paper(benchmark: str) -> bool:
+    return any(metric.startswith(f"{benchmark}/") for column in COLUMNS for metric in column.metrics)
+
+
+def _published() -> dict[str, tuple[TableValue | None, ...]]:
+    return {label: tuple(TableValue("", value, None, None) for value in values) for label, values in PAPER.items()}
+
+
+def _tabulate(of: Mapping[str, Sequence[TableValue | None]], *, is_narrow: bool = False) -> Table:
+    """Returns a row for each label with the columns of the paper's table."""
     rows, records = [], []
-    for label, cells in {**given, suite.label: suite.cells.values()}.items():
+    for label, cells in of.items():
         pairs = list(zip(COLUMNS, cells, strict=True))
         figures = {
             f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)
