@@ -89,18 +89,26 @@ def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -
 
 
 def build_table(
-    runs: Mapping[str, Mapping[str, TableValue | None]], *, number: str = "1", is_narrow: bool = False
+    runs: Mapping[str, Mapping[str, TableValue | None]],
+    *,
+    number: str = "1",
+    is_narrow: bool = False,
+    paper_last: bool = False,
 ) -> Table:
     """Returns the rows of one of the paper's tables and then the runs', in the columns that this table has.
+
+    With `paper_last` the runs' rows stand first.
 
     A narrow one has intervals below values, for terminals of 80 columns.
     """
     paper = PAPER[number]
     columns = COLUMNS[: len(next(iter(paper.values())))]
-    given = {label: [TableValue("", value, None, None) for value in values] for label, values in paper.items()}
+    given: dict[str, list[TableValue | None]] = {
+        label: [TableValue("", value, None, None) for value in values] for label, values in paper.items()
+    }
     own = {label: [cells[column.header] for column in columns] for label, cells in runs.items()}
     rows, records = [], []
-    for label, cells in (*given.items(), *own.items()):
+    for label, cells in (*own.items(), *given.items()) if paper_last else (*given.items(), *own.items()):
         pairs = list(zip(columns, cells, strict=True))
         figures = {
             f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)
