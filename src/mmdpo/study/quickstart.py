@@ -119,15 +119,17 @@ def _run(folder: Path, plan: QuickstartPlan, console: Console) -> dict[str, Any]
 
 
 def _write_pair(folder: Path, held_out: HeldOut) -> None:
-    """Writes a held-out pair to look at, the first whose answers name different objects, none of them in the other scene."""
+    """Writes a held-out pair to look at.
+
+    It is the first whose answers name different objects of which the other scene, which it is scored under, has none.
+    """
     items = make_items(held_out.pairs, held_out.collator)
     for item in (items[place] for place in range(len(held_out.pairs))):
         chosen, rejected = (plain_text(item.example.responses[name]) for name in (CHOSEN, REJECTED))
-        others = [plain_text(of.responses[CHOSEN]) for of in held_out.pairs if of.images[0] is item.other_images[0]]
-        named, wrongly, elsewhere = (
-            set(mentioned_objects(SMALL, said)) for said in (chosen, rejected, " ".join(others))
-        )
-        if named != wrongly and not (named | wrongly) & elsewhere:
+        other = [plain_text(of.responses[CHOSEN]) for of in held_out.pairs if of.images[0] is item.other_images[0]]
+        said = (chosen, rejected, " ".join(other))
+        rightly, wrongly, elsewhere = (set(mentioned_objects(SMALL, text)) for text in said)
+        if rightly != wrongly and not (rightly | wrongly) & elsewhere:
             break
     names = {"image": "scenes/pair.png", "other_image": "scenes/pair_other.png"}
     for path, source in zip(names.values(), (item.example.images[0], item.other_images[0]), strict=True):
