@@ -1,7 +1,7 @@
 """How well a model of the large world tells twins from partners: `python docs/studies/twins.py [MODEL]`.
 
 Takes every twin of 400 test scenes, then the same picture with the partner in its place, and prints the probability
-of either word where the partner's would stand in the caption, by the size of the icon in pixels.
+of either word where the partner's would stand in the caption, by the size of the object in pixels.
 """
 
 import sys
