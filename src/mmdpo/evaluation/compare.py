@@ -129,7 +129,7 @@ def _compare(
     """Yields the rows of one run beside the first, in the benchmark's order; a missing side leaves its values out."""
     differences: dict[str, dict[str, Any]] = {}
     if first is not None and run is not None:
-        notes += _explain_tools(first, run)
+        notes += explain_tools(kind, (first.label, first.made_by), (run.label, run.made_by))
         differences = _differ(kind, first, run, notes, resamples, seed)
     for metric in load(kind).all_metrics:
         values = [None if side is None else side.values.get(metric.name) for side in (first, run)]
@@ -212,14 +212,17 @@ def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: Sco
     return known
 
 
-def _explain_tools(first: ScoredRun, run: ScoredRun) -> Iterator[str]:
+def explain_tools(
+    kind: str, first: tuple[str, Mapping[str, str]], second: tuple[str, Mapping[str, str]]
+) -> Iterator[str]:
+    """Yields a note for each tool that two runs of a benchmark do not share; a run is its label and its `made_by`."""
     # What others would print changes no number of the official rule.
-    for tool in sorted({*first.made_by, *run.made_by} - set(load(run.benchmark).peers)):
-        used = [side.made_by.get(tool, "none") for side in (first, run)]
+    for tool in sorted({*first[1], *second[1]} - set(load(kind).peers)):
+        used = [made_by.get(tool, "none") for _, made_by in (first, second)]
         if used[0] != used[1]:
             yield (
-                f"{run.benchmark}: not the same {tool}: {used[0]} in {first.label}, {used[1]} in {run.label}; the "
-                "differences mix that with what the models do"
+                f"{kind}: not the same {tool}: {used[0]} in {first[0]}, {used[1]} in {second[0]}; the differences mix "
+                "that with what the models do"
             )
 
 

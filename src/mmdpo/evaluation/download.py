@@ -1,8 +1,11 @@
-"""`mmdpo eval download`: a benchmark's data and images from their public places into a folder, checked.
+"""`mmdpo eval download`, `mmdpo data download`: data and images from their public places into a folder, checked.
 
     <data_dir>/<benchmark>/…             what `mmdpo eval` reads
                           /images/…      its images
                           /checksums.json
+    data/vlfeedback_llava_10k.json       the paper's pairs, where its recipes look for them
+        /merged_images/…
+        /checksums.json
 
 checksums.json holds the SHA-256 of everything. Where the project knows none (`pinned` is false) the first download
 decides, and a later one that differs is an error. A file resumes where it broke off, and is tried again where that may
@@ -28,7 +31,7 @@ from tqdm import tqdm
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load
-from mmdpo.evaluation.sources import IMAGES, SOURCES, Archive, Data
+from mmdpo.evaluation.sources import IMAGES, PREFERENCES, SOURCES, Archive, Data
 from mmdpo.files import printable, write_json
 
 CHECKSUMS = "checksums.json"
@@ -55,15 +58,27 @@ class FetchError(EvaluationError):
 
 
 def download_all(chosen: Sequence[str], data_dir: Path | None, *, images: bool = True) -> None:
-    """Fetches benchmarks, `all` for every one, whichever fail; raises ValueError for another name or a failure."""
-    unknown = set(chosen) - {*SOURCES, "all"}
-    if unknown:
-        raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}, all")
+    """Fetches benchmarks, `all` for every one, each into its folder; raises as `_download_each`."""
     folder = data_dir or default_folder()
+    _download_each(SOURCES, chosen, lambda name: folder / name, images=images)
+
+
+def download_preferences(chosen: Sequence[str], folder: Path, *, images: bool = True) -> None:
+    """Fetches published preference data into one folder; raises as `_download_each`."""
+    _download_each(PREFERENCES, chosen, lambda name: folder, images=images)
+
+
+def _download_each(
+    sources: Mapping[str, Data], chosen: Sequence[str], place: Callable[[str], Path], *, images: bool
+) -> None:
+    """Fetches what is chosen, whatever fails; raises ValueError for another name or a failure."""
+    unknown = set(chosen) - {*sources, "all"}
+    if unknown:
+        raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(sources)}, all")
     failed = []
-    for name in SOURCES if "all" in chosen else dict.fromkeys(chosen):
+    for name in sources if "all" in chosen else dict.fromkeys(chosen):
         try:
-            download(name, folder / name, images=images, say=lambda line: print(printable(line)))
+            download(name, place(name), images=images, say=lambda line: print(printable(line)), sources=sources)
         except ValueError as error:
             failed.append(f"{name}: {error}")
     if failed:
@@ -372,7 +387,7 @@ def _request_rest(address: str, part: Path, show: bool) -> None:
             while block := answer.read(_BLOCK):
                 have += len(block)
                 if have > LARGEST:
-                    raise EvaluationError(f"more came than {LARGEST:,} bytes, which is no file of a benchmark")
+                    raise EvaluationError(f"more came than {LARGEST:,} bytes, which no file here has")
                 file.write(block)
                 bar.update(len(block))
     if whole is not None and _size(part) < whole:

@@ -1,4 +1,4 @@
-"""Where the benchmarks' data and images come from, and the checksums that they must have.
+"""Where benchmarks and published preference data come from, and the checksums that they must have.
 
 Checksums are SHA-256. Where none stands here, that of the first download is written down beside the data, and every
 later one has to agree: see `mmdpo.evaluation.download`.
@@ -73,7 +73,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Data:
-    """What a benchmark is made of; of images that are fetched one by one, their names and where each is."""
+    """What a benchmark, or a set of preference data, is made of.
+
+    Of images that are fetched one by one: their names, and where each is.
+    """
 
     licences: tuple[str, ...]
     files: tuple[RemoteFile, ...] = ()
@@ -98,6 +101,20 @@ def unpack_pictures(archive: Path) -> Unpacked:
     """Yields the pictures of a zip archive, whatever folders it has; raises EvaluationError as `_unpack_zip`."""
     for name, content in _unpack_zip(archive, lambda path: path.name if _is_picture(path) else "", LARGEST_PICTURE):
         yield f"{IMAGES}/{name}", content
+
+
+def unpack_named_pictures(archive: Path, *, rows: str, folder: str) -> Unpacked:
+    """Yields the pictures of a zip archive that rows of preference data name, into `folder` under these names.
+
+    `rows` is the file of the rows, which lies beside the archive already; each has its picture's name in `img_path`.
+    Raises EvaluationError as `_unpack_zip`, and for rows that have none.
+    """
+    try:
+        wanted = {PurePosixPath(row["img_path"]).name: row["img_path"] for row in read_data(archive.parent / rows)}
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(f"{archive.parent / rows}: a row has no img_path ({error!r})") from error
+    for name, content in _unpack_zip(archive, lambda path: wanted.get(path.name, ""), LARGEST_PICTURE):
+        yield f"{folder}/{name}", content
 
 
 def unpack_folders(archive: Path, *, roots: Sequence[str]) -> Unpacked:
@@ -366,3 +383,27 @@ SOURCES: Mapping[str, Data] = {
     ),
 }
 """What `mmdpo eval download` fetches, by benchmark; the embedded world needs nothing."""
+
+_VLFEEDBACK_ROWS = "vlfeedback_llava_10k.json"
+
+PREFERENCES: Mapping[str, Data] = {
+    "mdpo": Data(
+        (
+            "mDPO's pairs (fwnlp/mDPO-preference-data): no licence is known to this project; look at its card",
+            "their images and answers: VLFeedback's (MMInstruction/VLFeedback), whose card names no licence; rated by "
+            "GPT-4V",
+        ),
+        (RemoteFile(_VLFEEDBACK_ROWS, (f"hub:fwnlp/mDPO-preference-data@main/{_VLFEEDBACK_ROWS}",)),),
+        (
+            Archive(
+                "VLFeedback's images",
+                # This commit's; its archive's checksum is not known here.
+                ("hub:MMInstruction/VLFeedback@0bd5e141605f55ce04e845c65ac2c716ef89e8ec/merged_images.zip",),
+                partial(unpack_named_pictures, rows=_VLFEEDBACK_ROWS, folder="merged_images"),
+                "2.9 GB, of which the images of the pairs are kept",
+                only_images=True,
+            ),
+        ),
+    ),
+}
+"""What `mmdpo data download` fetches: the preference data that the paper trained on."""

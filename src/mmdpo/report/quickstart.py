@@ -16,9 +16,9 @@ from rich.text import Text
 
 from mmdpo.files import Unshown, find_inside, read_json, write_text
 from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, write_figure
-from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render, table_files
+from mmdpo.report.layout import Curves, Headline, MarkedAnswer, Section, identify, render, render_page, table_files
 from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
-from mmdpo.tables import Table, show_number
+from mmdpo.tables import NO_BREAK, Table, show_number
 
 COLUMNS = {
     "chair_i": ("CHAIR_i ↓", ".1f", "% of the named objects that are not in the scene"),
@@ -42,10 +42,10 @@ CAVEATS = (
 )
 """What the embedded world plants and what it does not show, in a sentence each; the page says it at length."""
 SECTIONS = {
-    "what": "What was run",
-    "world": "What the world plants, and what this does not show",
     "results": "Results",
     "scenes": "Scenes",
+    "what": "What was run",
+    "world": "What the world plants, and what this does not show",
     "training": "Training",
     "config": "Configuration",
 }
@@ -162,9 +162,9 @@ def write_quickstart(run_dir: str | Path) -> Path:
     if run.scenes:
         write_figure(partial(_draw, run.scenes), folder / "scenes.png")
     said = [text.format(run.results[key]) for key, text in SIZES.items() if key in run.results]
-    sections = [*missing_sections(problems), *_make_sections(run, "", "")]
     page = folder / "report.html"
-    write_text(page, render("page.html", title="mmdpo quickstart", summary=" · ".join(said), sections=sections))
+    sections = _make_sections(run, "", "")
+    write_text(page, render_page("mmdpo quickstart", " · ".join(said), sections, problems))
     return page
 
 
@@ -183,8 +183,11 @@ def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Sect
             settings[key] = str(value)
     table = replace(results_table(run.results["variants"]), title="Results")
     panels = curve_panels(run.histories)
+    sentence = say_results(run.results["variants"])
     values = dict(
         results=run.results,
+        sentence=sentence,
+        is_page=not prefix,
         table=table,
         columns={header: meaning for header, _, meaning in COLUMNS.values()},
         scenes=[_show_scene(number, scene) for number, scene in enumerate(run.scenes, start=1)],
@@ -194,12 +197,35 @@ def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Sect
     files = {"results": table_files(f"{prefix}results", table)}
     if panels:
         files["training"] = {f"{prefix}curves.png": partial(draw_panels, panels)}
-    return [
+    sections = [
         Section(
-            f"{prefix}{part}", f"{before}{title}", render("quickstart.html", part=part, **values), files.get(part, {})
+            f"{prefix}{part}",
+            f"{before}{title}",
+            render("quickstart.html", part=part, **values),
+            files.get(part, {}),
+            in_menu=part == "results" or not prefix,
         )
         for part, title in SECTIONS.items()
     ]
+    if prefix:  # on a page about several folders, its result stands on top
+        head = Headline(sections[0].title, sections[0].id, sentence, table)
+        sections[0] = replace(sections[0], headline=head)
+    return sections
+
+
+def say_results(variants: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Returns in a sentence how much is hallucinated, and who makes use of the image."""
+    chair = [(name, of["chair_i"]) for name, of in variants.items() if of.get("chair_i") is not None]
+    said = [f"{show_number(value, 1)}{NO_BREAK}% ({VARIANT_LABELS.get(name, name)})" for name, value in chair]
+    sentences = [f"Of the objects that captions name, {', '.join(said)} are not in the scene."] if said else []
+    lost = []
+    for name, of in variants.items():
+        real, other = of.get("accuracy_real"), of.get("accuracy_other")
+        if real is not None and other is not None:
+            lost.append(f"{show_number(real - other, 1)} ({VARIANT_LABELS.get(name, name)})")
+    if lost:
+        sentences.append(f"Points of pair accuracy lost with another scene's image: {', '.join(lost)}.")
+    return " ".join(sentences) or "Nothing was measured."
 
 
 def _show_scene(number: int, scene: ShownScene) -> dict[str, Any]:

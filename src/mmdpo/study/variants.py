@@ -164,6 +164,8 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Measures of every study; those of benchmarks bring their own records."""
 
+REPEATING = ("world/chair_s", "world/cog", "world/repeat")
+"""Measures that say again, for one kind of captions or of mistakes, what CHAIR_i says: no claims of their own."""
 OF_PREFERENCES = tuple(name for name in MEASURES if name.startswith(("pairs/accuracy", "pairs/margin")))
 """Measures of rewards, which the start has none of."""
 

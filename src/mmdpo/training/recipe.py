@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
-from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
-from mmdpo.shipped import RECIPES
+from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, find_recipe, known_keys, pop_config
 from mmdpo.training.config import SECRETS, MDPOConfig
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world import find_world
@@ -73,7 +72,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """
     parser = _make_parser()
     arguments = list(arguments)
-    config = _pop_config(arguments)
+    config = pop_config(arguments)
     flags = check_flags(arguments)
     values = _read_yaml(config) if config is not None else {}
     try:
@@ -154,23 +153,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _pop_config(arguments: list[str]) -> str | None:
-    for place, argument in enumerate(arguments):
-        if argument == "--config":
-            if place + 1 == len(arguments):
-                raise RecipeError("--config needs a file")
-            del arguments[place]
-            return arguments.pop(place)
-        if argument.startswith("--config="):
-            return arguments.pop(place).partition("=")[2]
-    return None
-
-
 def _read_yaml(name_or_path: str) -> dict[str, Any]:
-    try:
-        path = str(RECIPES.find(name_or_path))
-    except ValueError as error:
-        raise RecipeError(f"--config: {error}") from error
+    path = str(find_recipe(name_or_path))
     try:
         with Path(path).open("rb") as file:
             content = file.read(LONGEST_RECIPE + 1)

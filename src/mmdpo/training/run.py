@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from glob import has_magic
@@ -53,8 +52,6 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
             )
         trainer = build_trainer(recipe)
         trainer.add_callback(_SaveRecipe(replace(recipe, training=trainer.args)))
-        # Of the tokens that Trainer lets the model's configuration take over from the tokenizer, as it always does.
-        logging.getLogger("transformers.trainer_utils").addFilter(_says_no_tokens)
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
@@ -65,10 +62,6 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         if recipe.training.push_to_hub:
             trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
     return trainer
-
-
-def _says_no_tokens(record: logging.LogRecord) -> bool:
-    return "new PAD/BOS/EOS tokens" not in str(record.msg)
 
 
 def _count_pairs(trainer: MDPOTrainer) -> int:
@@ -82,16 +75,13 @@ def build_trainer(recipe: Recipe) -> MDPOTrainer:
     """Returns the trainer of a recipe: data read and checked, model loaded, adapter added."""
     args, model = recipe.options(), recipe.model
     train_dataset, eval_dataset = open_stream(recipe) if recipe.script.dataset_streaming else read_data(recipe)
-    with warnings.catch_warnings():
-        # PEFT asks for it on every load, and a user can do nothing about it.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return _RunTrainer(
-            model=model.model_name_or_path,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            peft_config=get_peft_config(model),
-        )
+    return _RunTrainer(
+        model=model.model_name_or_path,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        peft_config=get_peft_config(model),
+    )
 
 
 def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:

@@ -5,18 +5,32 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmark_data import HAND_MADE, official_data
 from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.cli import main
 from mmdpo.evaluation import download as download_room
 from mmdpo.evaluation.download import FetchError, choose_data_dir, default_folder, download
-from mmdpo.evaluation.sources import SOURCES, Archive, Data, RemoteFile, unpack_pictures, unpack_questions
+from mmdpo.evaluation.sources import (
+    PREFERENCES,
+    SOURCES,
+    Archive,
+    Data,
+    RemoteFile,
+    unpack_pictures,
+    unpack_questions,
+)
+from mmdpo.shipped import RECIPES
 
 PICTURE = b"\xff\xd8\xff the picture"
 
@@ -275,3 +289,55 @@ def test_what_is_downloaded_is_found_without_a_folder_being_named(server, tmp_pa
     assert choose_data_dir("pope", None) == default_folder()
     assert run(*answers, "--resamples", "100") == 0
     assert choose_data_dir("pope", tmp_path) == tmp_path
+
+
+def vlfeedback(server, monkeypatch, rows, pictures):
+    """Lets `mmdpo data download mdpo` find these rows and pictures on the server."""
+    server.files["/rows.json"] = json.dumps(rows).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in pictures:
+            archive.writestr(name, PICTURE + name.encode())
+    server.files["/images.zip"] = packed.getvalue()
+    real = PREFERENCES["mdpo"]
+    (rows_file,), (images,) = real.files, real.archives
+    there = replace(
+        real,
+        files=(replace(rows_file, addresses=(f"{server.url}/rows.json",)),),
+        archives=(replace(images, addresses=(f"{server.url}/images.zip",)),),
+    )
+    monkeypatch.setitem(download_room.PREFERENCES, "mdpo", there)
+
+
+def test_the_papers_pairs_lie_where_its_recipes_look(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"img_path": "a.jpg", "prompt": "p"}, {"img_path": "deep/b.png", "prompt": "p"}]
+    vlfeedback(server, monkeypatch, rows, ["merged_images/a.jpg", "merged_images/b.png", "merged_images/other.jpg"])
+    assert main(["data", "download", "mdpo", "--no_images"]) == 0
+    recipe = yaml.safe_load(RECIPES.find("bunny-v1.0-3b-mdpo").read_text())
+    assert json.loads(Path(recipe["dataset_name"]).read_text()) == rows
+    assert not Path(recipe["image_root"]).exists()
+    assert main(["data", "download", "mdpo"]) == 0
+    root = Path(recipe["image_root"])
+    # Those that rows name, by the names that rows have for them; the others of 80,000 are left in the archive.
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*")) == ["a.jpg", "deep/b.png"]
+    assert (root / "deep" / "b.png").read_bytes() == PICTURE + b"merged_images/b.png"
+    said = capsys.readouterr().out
+    assert "no licence is known" in said
+    assert "NOT PINNED BY THE PROJECT: 3 of them" in said
+    asked = len(server.seen)
+    assert main(["data", "download", "mdpo"]) == 0
+    assert len(server.seen) == asked, "what is there is not fetched again"
+
+
+def test_what_the_papers_pairs_cannot_be_is_refused(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    vlfeedback(server, monkeypatch, [{"img_path": "../../a.jpg"}], ["a.jpg"])
+    assert main(["data", "download", "mdpo"]) == 2
+    assert "leads out of the folder" in capsys.readouterr().err
+    shutil.rmtree("data")
+    vlfeedback(server, monkeypatch, [{"image": "a.jpg"}], ["a.jpg"])
+    assert main(["data", "download", "mdpo"]) == 2
+    assert "a row has no img_path" in capsys.readouterr().err
+    assert main(["data", "download", "mdop"]) == 2
+    assert "nothing to download for mdop; there are mdpo, all" in capsys.readouterr().err
