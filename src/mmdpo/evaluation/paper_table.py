@@ -97,7 +97,9 @@ def build_table(
     """
     paper = PAPER[number]
     columns = COLUMNS[: len(next(iter(paper.values())))]
-    given = {label: [TableValue("", value, None, None) for value in values] for label, values in paper.items()}
+    given: dict[str, list[TableValue | None]] = {
+        label: [TableValue("", value, None, None) for value in values] for label, values in paper.items()
+    }
     own = {label: [cells[column.header] for column in columns] for label, cells in runs.items()}
     rows, records = [], []
     for label, cells in (*given.items(), *own.items()):

@@ -94,7 +94,7 @@ def _read_results(folder: Path, label: str, missing: list[str]) -> dict[str, Map
         missing += [f"{label}: {name}: {reason}" for name, reason in suite["missing"].items()]
     if not paths:
         raise EvaluationError(f"{folder}: holds no result.json, nor folders that do; has `mmdpo eval` finished there?")
-    results = {}
+    results: dict[str, Mapping[str, Any]] = {}
     for path in paths:
         try:
             result = read_data(path)
