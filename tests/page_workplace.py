@@ -14,6 +14,7 @@ from PIL import Image
 from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.tasks import load, names
 from mmdpo.cli import main
+from mmdpo.evaluation.sources import SOURCES
 from mmdpo.shipped import RECIPES
 from page_blocks import ROOT, change_flag, read_blocks
 from tiny_bunny import write_bunny
@@ -23,7 +24,10 @@ from tiny_models import MODELS
 
 TINY = "tiny-llava"
 """Folder of a tiny random LLaVA, which stands for every published model."""
-PUBLISHED = re.compile(r"(?:[\w-]+/[\w.-]*(?:VL|llava|gemma|Bunny|SmolVLM|InternVL)[\w.-]*|base/model|my-model)", re.I)
+PUBLISHED = re.compile(
+    r"(?!checkpoints/|runs/)(?:[\w-]+/[\w.-]*(?:VL|llava|gemma|Bunny|SmolVLM|InternVL)[\w.-]*|base/model|my-model)",
+    re.I,
+)
 BUNNY = "Bunny-v1_0-3B"
 """Folder of a tiny random Bunny as it was published, which can be converted."""
 SETS = {"openbmb/RLAIF-V-Dataset": "rlaif.json", "MMInstruction/VLFeedback": "vlfeedback.json"}
@@ -33,6 +37,8 @@ TRAINING = """--use_cpu true --max_steps 2 --lora_r 2 --dtype float32 --report_t
     --gradient_accumulation_steps 1 --disable_tqdm true --gradient_checkpointing false --warmup_steps 0
     --logging_steps 1""".split()  # noqa: SIM905
 RESAMPLES = ["--resamples", "100"]
+SUITE = ("amber", "pope")
+"""What a suite runs here, where a page does not say."""
 QUESTION = "What is in the picture?"
 
 
@@ -128,7 +134,7 @@ def evaluate(path):
 def evaluate_suite(path):
     """Scores hand-made answers to POPE and AMBER, in a suite's folder."""
     words = ["--answers", str(_find_answers("suite")), "--data_dir", str(HAND_MADE), *RESAMPLES]
-    words += ["--benchmarks", "pope", "amber", "--linguistics", "table", "--similarity", "exact"]
+    words += ["--benchmarks", *SUITE, "--linguistics", "table"]
     assert main(["eval", "suite", *words, "--out", str(path)]) == 0
 
 
@@ -142,8 +148,8 @@ def write_votes(path):
 
 def write_conflict(path):
     shutil.copy(HAND_MADE / "knowledge_conflict" / path.name, path)
-    for number in range(1, 9):
-        paint(path.parent / "oven" / f"i{number}.jpg")
+    for number, name in enumerate(re.findall(r"[\w-]+\.(?:jpe?g|png)", path.read_text())):
+        paint(path.parent / "oven" / name, number)
 
 
 MAKERS = {
@@ -164,7 +170,8 @@ MAKERS = {
     "runs/full": lambda path: train(path, "--use_peft", "false"),
     "runs/mdpo": train,
     "runs/diagnosis": diagnose,
-    "runs/dpo": evaluate,
+    "runs/dpo/eval": evaluate,
+    "runs/mdpo/eval": evaluate,
     "runs/base/eval": evaluate_suite,
     "RUN": train,
     "FOLDER": lambda path: path.mkdir(),
@@ -185,15 +192,17 @@ def prepare(folder, text):
         text = text.replace(name, alias)
     text += " pairs.jsonl" * ("--config" in text)
     for name, make in MAKERS.items():
-        if name not in written and re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w-])", text):
+        if name not in written and re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/-])", text):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make(Path(name))
 
 
-def fill_benchmarks(folder):
-    """Copies the hand-made benchmarks into a folder of data, with a picture for every item."""
+def fill_benchmarks(folder, *, downloaded=False):
+    """Copies the hand-made benchmarks, or those that can be `downloaded`, into a folder, with pictures."""
     for name in names():
         benchmark = load(name)
+        if downloaded and benchmark.data_name not in SOURCES:
+            continue
         source, data = HAND_MADE / benchmark.data_name, folder / benchmark.data_name
         if benchmark.draw_image is not None or not source.is_dir():
             continue
@@ -210,6 +219,8 @@ def stand_in(words, judge_url):
         typed = [word for word in typed if word not in ("--key", "value")]
         if typed[typed.index("--config") + 1] in RECIPES.all_names() and "--dataset_name" not in typed:
             typed += ["--dataset_name", "pairs.jsonl", "--dataset_format", "auto", "--image_root", "."]
+        if typed[typed.index("--config") + 1] == "recipe.yaml" and "--output_dir" not in typed:
+            typed += ["--output_dir", f"runs/recipe-{len(list(Path('runs').glob('recipe-*')))}"]
         typed += [*TRAINING, "--model_name_or_path", TINY]
     if typed[0] == "convert":
         typed = [BUNNY if word == TINY else word for word in typed]
@@ -237,6 +248,8 @@ def _evaluate_small(words, judge_url):
         words = [*words, "--max_new_tokens", "4", "--num_workers", "0"]
         words = [*words, "--limit", "2"] if name == "world" else words
         words = words if "--base_url" in words else [*words, "--no_probe"]
+    if name == "suite" and "--benchmarks" not in words:
+        words = [*words, "--benchmarks", *SUITE]
     if "--judge_replies" in words:
         words = change_flag(words, "--judge_replies", HAND_MADE / name / "replies.jsonl")
     reads_words = name in ("amber", "object_halbench", "suite", "chair")

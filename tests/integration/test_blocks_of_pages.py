@@ -195,8 +195,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "")
     monkeypatch.setitem(bunny.VISION_TOWERS, TOWER, TOWER_SETTINGS)
-    for folder in (tmp_path / "benchmarks", default_folder()):
-        fill_benchmarks(folder)
+    fill_benchmarks(tmp_path / "benchmarks")
+    fill_benchmarks(default_folder(), downloaded=True)
     return tmp_path
 
 
