@@ -206,22 +206,24 @@ def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
     return hint(value)
 
 
-def read_flags(options: type[Options], path: str | Path) -> list[str]:
+def read_flags(options: type[Options], path: str | Path, flag: str = "--config") -> list[str]:
     """Returns what a YAML file says as words of a command line: a list gives several values, a mapping becomes JSON.
 
-    Raises UsageError, which names file and key, for a file that cannot be read or a key that is no flag.
+    Raises UsageError, which names the flag that gave the file, file and key, for a file that cannot be read or a key
+    that is no flag.
     """
     known = {flag: each for flag, _, each, *_ in _list_flags(options)}
     try:
         content = read_yaml(Path(path))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--config: {path} cannot be read ({error})") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"{flag}: {path} cannot be read ({why})") from error
     if not isinstance(content, dict):
-        raise UsageError(f"--config: {path} holds {type(content).__name__}; write `flag: value`, one a line")
+        raise UsageError(f"{flag}: {path} holds {type(content).__name__}; write `flag: value`, one a line")
     words = list[str]()
     for key, value in content.items():
         if key not in known:
-            raise UsageError(f"--config: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
+            raise UsageError(f"{flag}: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
         if isinstance(value, list):
             words += [f"--{key}", *map(_as_word, value)] if value else []
         elif value is True:
