@@ -1,4 +1,4 @@
-"""What each term of mDPO does while it trains: `python docs/studies/gradients.py [SEED]` writes gradients.json and .png.
+"""What each term of mDPO does while it trains: `python docs/studies/gradients.py [SEED]` writes gradients.json, .png.
 
 At every step, on its batch:
 
@@ -34,6 +34,7 @@ class WatchingTrainer(MDPOTrainer):
     watched: list[dict[str, Any]]
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Takes the loss apart first, where a step follows."""
         if model.training:
             self.watched.append(self.take_apart(model, inputs))
         return super().compute_loss(model, inputs, *arguments, **keywords)

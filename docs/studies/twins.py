@@ -32,7 +32,7 @@ def main(name: str) -> None:
             text = opening + "".join(f" {name} ," for name in before)
             row: list[float] = []
             for shown in words[::-1]:
-                objects = tuple(replace(p, name=shown) if p is placed else p for p in scene.objects)
+                objects = tuple(p._replace(name=shown) if p is placed else p for p in scene.objects)
                 inputs = processor(images=[render(replace(scene, objects=objects))], text=[text], return_tensors="pt")
                 with torch.inference_mode():
                     row += model(**inputs).logits[0, -1].softmax(-1)[ids].tolist()
