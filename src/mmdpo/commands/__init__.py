@@ -75,6 +75,9 @@ class Verb(More):
         """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise."""
         if words and words[0] in self.verbs:
             return self.verbs[words[0]](words[1:], f"{command} {words[0]}")
+        if self.verbs and words and not words[0].startswith("-"):
+            nearest = name_nearest(words[0], self.verbs)
+            raise UsageError(f"{command}: there is no verb {words[0]!r}{nearest} There is {', '.join(self.verbs)}")
         if self.options is None:
             return self.run(words)
         uses = None if self.uses is None else self.uses()
