@@ -222,13 +222,18 @@ class TestTrain:
         assert "is_gradient_checkpointing" not in shown
         assert "PAD/BOS/EOS" not in shown
 
-    def test_part_of_the_rows_can_be_kept_for_evaluation(self, recipe, tmp_path):
+    def test_part_of_the_rows_can_be_kept_for_evaluation(self, recipe, tmp_path, capsys):
         arguments = ["--test_split_size", "0.25", "--eval_strategy", "epoch"]
         assert main(["train", "--config", str(recipe), *arguments]) == 0
         metrics = json.loads((tmp_path / "run" / "eval_results.json").read_text())
         assert "eval_rewards/image_accuracies" in metrics
         history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
         assert history["global_step"] == 4, "six rows in batches of four, twice"
+        told = [line for line in capsys.readouterr().out.splitlines() if " eval  loss " in line]
+        assert [line.split()[1] for line in told] == ["2/4", "4/4"], "what was evaluated after the last step is done"
+        assert (
+            metrics["eval_loss"] == [entry["eval_loss"] for entry in history["log_history"] if "eval_loss" in entry][-1]
+        )
 
 
 class TestDataCheck:
