@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -244,6 +245,21 @@ def _put_file_first(options: type[Options], words: list[str]) -> list[str]:
             rest = words[:place] + words[place + (1 if equals else 2) :]
             return read_flags(options, path if equals else words[place + 1]) + rest
     return words
+
+
+def list_names(about: Mapping[str, str], width: int, *, indent: str = "", column: int = 0) -> list[str]:
+    """Returns names and what they are as two columns; a text goes on below itself, in a width of 30 at least."""
+    column = max(column, len(indent) + max(map(len, about), default=0) + 2)
+    lines = []
+    for name, text in about.items():
+        head, rest = f"{indent}{name}".ljust(column), " " * column
+        lines += textwrap.wrap(text, max(width, column + 30), initial_indent=head, subsequent_indent=rest) or [head]
+    return lines
+
+
+def print_names(about: Mapping[str, str]) -> None:
+    """Prints names and what they are: in lines that fit the terminal, and a line each into a pipe or a file."""
+    print("\n".join(list_names(about, help_width() if sys.stdout.isatty() else 10_000)))
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from mmdpo.options import Options, UsageError, help_width, parse_options
+from mmdpo.options import Options, UsageError, help_width, list_names, parse_options
 from mmdpo.registry import Registry, name_nearest
 
 SPELT = {"-h": "--help", "-V": "--version"}
@@ -119,10 +119,7 @@ class Verbs(More):
         lists = {f"{self.kind}s": {name: found.about for name, found in self.verbs.items()}, "options": flags}
         column = max(len(name) for listed in lists.values() for name in listed) + 4
         for title, listed in lists.items():
-            lines += ["", f"{title}:"] if listed else []
-            for name, about in listed.items():
-                head, rest = f"  {name}".ljust(column), " " * column
-                lines += textwrap.wrap(about, max(width, column + 30), initial_indent=head, subsequent_indent=rest)
+            lines += ["", f"{title}:", *list_names(listed, width, indent="  ", column=column)] if listed else []
         asked = f"mmdpo {command} {self.kind.upper()} --help".replace("  ", " ")
         return "\n".join([*lines, "", f"{asked} tells more.", "", self.describe(width)])
 
