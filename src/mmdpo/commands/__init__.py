@@ -1,7 +1,8 @@
 """The verbs of `mmdpo`: one file each, whose name is the verb's. A file dropped in here is found.
 
-Such a module has a docstring, whose first line says what the verb does, and `VERB`: a `Verb`, or `Verbs`. It imports
-what is heavy when it runs. Files that start with an underscore are not verbs.
+Such a module has a docstring, whose first line says what the verb does, and `VERB`: a `Verb`, or `Verbs`, with examples
+and the page of docs/ to read on. It imports what is heavy when it runs. Files that start with an underscore are no
+verbs.
 """
 
 import re
