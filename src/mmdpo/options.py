@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -206,22 +207,24 @@ def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
     return hint(value)
 
 
-def read_flags(options: type[Options], path: str | Path) -> list[str]:
+def read_flags(options: type[Options], path: str | Path, flag: str = "--config") -> list[str]:
     """Returns what a YAML file says as words of a command line: a list gives several values, a mapping becomes JSON.
 
-    Raises UsageError, which names file and key, for a file that cannot be read or a key that is no flag.
+    Raises UsageError, which names the flag that gave the file, file and key, for a file that cannot be read or a key
+    that is no flag.
     """
     known = {flag: each for flag, _, each, *_ in _list_flags(options)}
     try:
         content = read_yaml(Path(path))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--config: {path} cannot be read ({error})") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"{flag}: {path} cannot be read ({why})") from error
     if not isinstance(content, dict):
-        raise UsageError(f"--config: {path} holds {type(content).__name__}; write `flag: value`, one a line")
+        raise UsageError(f"{flag}: {path} holds {type(content).__name__}; write `flag: value`, one a line")
     words = list[str]()
     for key, value in content.items():
         if key not in known:
-            raise UsageError(f"--config: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
+            raise UsageError(f"{flag}: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
         if isinstance(value, list):
             words += [f"--{key}", *map(_as_word, value)] if value else []
         elif value is True:
@@ -242,6 +245,21 @@ def _put_file_first(options: type[Options], words: list[str]) -> list[str]:
             rest = words[:place] + words[place + (1 if equals else 2) :]
             return read_flags(options, path if equals else words[place + 1]) + rest
     return words
+
+
+def list_names(about: Mapping[str, str], width: int, *, indent: str = "", column: int = 0) -> list[str]:
+    """Returns names and what they are as two columns; a text goes on below itself, in a width of 30 at least."""
+    column = max(column, len(indent) + max(map(len, about), default=0) + 2)
+    lines = []
+    for name, text in about.items():
+        head, rest = f"{indent}{name}".ljust(column), " " * column
+        lines += textwrap.wrap(text, max(width, column + 30), initial_indent=head, subsequent_indent=rest) or [head]
+    return lines
+
+
+def print_names(about: Mapping[str, str]) -> None:
+    """Prints names and what they are: in lines that fit the terminal, and a line each into a pipe or a file."""
+    print("\n".join(list_names(about, help_width() if sys.stdout.isatty() else 10_000)))
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

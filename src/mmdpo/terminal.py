@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 
@@ -30,11 +31,13 @@ def _says_something(record: logging.LogRecord) -> bool:
 
 
 def leave_out_noise() -> None:
-    """Keeps `NOISE` and `WARNINGS` off the terminal; all else that libraries say stays."""
+    """Keeps `NOISE` and `WARNINGS` off the terminal, and bars out of files; all else that libraries say stays."""
     for name in NOISE:
         logging.getLogger(name).addFilter(_says_something)
     for begins, category in WARNINGS.items():
         warnings.filterwarnings("ignore", message=begins, category=category)
+    if not sys.stderr.isatty():  # `datasets`, not imported yet, draws its bars into files too
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def hide_loading_bars() -> None:

@@ -172,7 +172,7 @@ def test_studies_are_listed_with_what_they_ask_and_a_misspelt_one_names_the_near
     assert main(["study", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(STUDIES.names())
-    assert "comparative         Does DPO learn from the images?" in lines
+    assert "comparative    Does DPO learn from the images?" in lines
     assert main(["study", "comparitive"]) == 2
     said = capsys.readouterr().err
     assert "did you mean 'comparative'" in said

@@ -61,6 +61,7 @@ def complete(line, tmp_path):
         ("mmdpo train --on_bad_row ", ["error", "skip"]),
         ("mmdpo train --use_peft ", ["true", "false"]),
         ("mmdpo train --ref_cache", ["--ref_cache_dir"]),
+        ("mmdpo eval suite compare --lab", ["--labels"]),
         ("mmdpo study compar", ["comparative"]),
         ("mmdpo eval download repo", ["repope"]),
         ("mmdpo diagnose --corruption moc", ["moco_v2"]),

@@ -20,9 +20,8 @@ ROOT = Path(__file__).parents[2]
 def walk(verb, path=()):
     """Yields every verb with the words that call it, from `mmdpo` itself down."""
     yield path, verb
-    if isinstance(verb, Verbs):
-        for name, further in {**verb.verbs, **verb.flags}.items():
-            yield from walk(further, (*path, name))
+    for name, further in {**verb.verbs, **getattr(verb, "flags", {})}.items():
+        yield from walk(further, (*path, name))
 
 
 EVERY = dict(walk(all_verbs()))
@@ -52,9 +51,9 @@ def test_a_help_ends_with_examples_and_a_page_in_lines_that_fit(path, verb, colu
 def of_words(words):
     """Reads the words of a command after `mmdpo` as the command line would, without running it."""
     verb, path = EVERY[()], []
-    while isinstance(verb, Verbs):
+    while isinstance(verb, Verbs) or (words and words[0] in verb.verbs):
         path.append(words.pop(0))
-        verb = {**verb.verbs, **verb.flags}[path[-1]]
+        verb = {**verb.verbs, **getattr(verb, "flags", {})}[path[-1]]
     if verb.options is not None:
         return parse_options(verb.options, words, " ".join(path))
     if config := pop_config(words):
@@ -134,6 +133,7 @@ def test_a_default_in_words_stands_where_others_stand(capsys):
     [
         (["evl"], "there is no verb 'evl'; did you mean 'eval'?"),
         (["eval", "pop"], "eval: there is no benchmark 'pop'; did you mean 'pope'?"),
+        (["eval", "suite", "comapre", "runs"], "eval suite: there is no verb 'comapre'; did you mean 'compare'?"),
         (["pairs", "bild"], "pairs: there is no verb 'bild'; did you mean 'build'?"),
         (["--verison"], "there is no flag '--verison'; did you mean '--version'?"),
         (["recipes", "world-mpdo"], "there is no recipe 'world-mpdo'; did you mean 'world-mdpo'?"),

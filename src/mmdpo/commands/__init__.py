@@ -1,7 +1,8 @@
 """The verbs of `mmdpo`: one file each, whose name is the verb's. A file dropped in here is found.
 
-Such a module has a docstring, whose first line says what the verb does, and `VERB`: a `Verb`, or `Verbs`. It imports
-what is heavy when it runs. Files that start with an underscore are not verbs.
+Such a module has a docstring, whose first line says what the verb does, and `VERB`: a `Verb`, or `Verbs`, with examples
+and the page of docs/ to read on. It imports what is heavy when it runs. Files that start with an underscore are no
+verbs.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from mmdpo.options import Options, UsageError, help_width, parse_options
+from mmdpo.options import Options, UsageError, help_width, list_names, parse_options
 from mmdpo.registry import Registry, name_nearest
 
 SPELT = {"-h": "--help", "-V": "--version"}
@@ -75,6 +76,9 @@ class Verb(More):
         """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise."""
         if words and words[0] in self.verbs:
             return self.verbs[words[0]](words[1:], f"{command} {words[0]}")
+        if self.verbs and words and not words[0].startswith("-"):
+            nearest = name_nearest(words[0], self.verbs)
+            raise UsageError(f"{command}: there is no verb {words[0]!r}{nearest} There is {', '.join(self.verbs)}")
         if self.options is None:
             return self.run(words)
         uses = None if self.uses is None else self.uses()
@@ -116,10 +120,7 @@ class Verbs(More):
         lists = {f"{self.kind}s": {name: found.about for name, found in self.verbs.items()}, "options": flags}
         column = max(len(name) for listed in lists.values() for name in listed) + 4
         for title, listed in lists.items():
-            lines += ["", f"{title}:"] if listed else []
-            for name, about in listed.items():
-                head, rest = f"  {name}".ljust(column), " " * column
-                lines += textwrap.wrap(about, max(width, column + 30), initial_indent=head, subsequent_indent=rest)
+            lines += ["", f"{title}:", *list_names(listed, width, indent="  ", column=column)] if listed else []
         asked = f"mmdpo {command} {self.kind.upper()} --help".replace("  ", " ")
         return "\n".join([*lines, "", f"{asked} tells more.", "", self.describe(width)])
 

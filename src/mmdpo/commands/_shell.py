@@ -113,6 +113,8 @@ def _add_verbs(parser: argparse.ArgumentParser, verbs: Verbs, typed: Sequence[st
             continue
         if isinstance(verb, Verbs):
             _add_verbs(own, verb, typed)
+        elif verb.verbs.keys() & set(typed):
+            _add_verbs(own, Verbs(verb.about, verb.verbs), typed)
         elif verb.options is not None:
             fill_parser(own, verb.options, None if verb.uses is None else verb.uses())
         else:

@@ -58,7 +58,7 @@ class DataDownloadOptions(Options):
     names: tuple[str, ...] = option(
         REQUIRED, "Sets of preference data: mdpo, which the paper trained on.", metavar="NAME", positional=True
     )
-    out: Path = option(Path("data"), "Folder of the data; that of the recipes unless given.")
+    out: Path = option(Path("data"), "Folder of the data; recipes look in data.")
     no_images: bool = option(False, "Fetch the rows alone.")
 
 

@@ -26,7 +26,7 @@ class SuiteCompareOptions(Options):
     """Which suites are rows of which table."""
 
     runs: tuple[Path, ...] = option(REQUIRED, "Folders of suites, in their order.", metavar="RUN", positional=True)
-    labels: tuple[str, ...] = option((), "Names of the rows; those of the folders unless given.")
+    labels: tuple[str, ...] = option((), "Names of the rows.", unset="those of the folders")
     table: str = option("1", "Table of the paper whose rows stand above.", choices=("1", "2", "3", "4"))
     markdown: bool = option(False, "Print the table as Markdown.")
     out: Path | None = option(None, "Also write suites.json, suites.md and suites.csv into this folder.")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from mmdpo.commands import Verb
-from mmdpo.options import Options, option
+from mmdpo.options import Options, option, print_names
 from mmdpo.shipped import RECIPES
 
 
@@ -26,11 +26,8 @@ class RecipesOptions(Options):
 def run(options: RecipesOptions) -> int:
     """Prints what was asked for."""
     if options.name is None:
-        names = RECIPES.all_names()
-        width = max(map(len, names)) + 2
-        for name in names:
-            sentence = re.split(r"(?<=[.:])\s", RECIPES.about(name))[0].replace("\n", " ").rstrip(".:")
-            print(f"{name:<{width}}{sentence}")
+        sentences = {name: re.split(r"(?<=[.:])\s", RECIPES.about(name))[0] for name in RECIPES.all_names()}
+        print_names({name: " ".join(text.split()).rstrip(".:") for name, text in sentences.items()})
         print("\nmmdpo train --config NAME; `mmdpo recipes NAME --print > mine.yaml` makes one's own of it.")
     elif options.path:
         print(RECIPES.find(options.name))

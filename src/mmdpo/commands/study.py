@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmdpo.commands import Verb
 from mmdpo.files import read_yaml
-from mmdpo.options import Options, option
+from mmdpo.options import Options, option, print_names
 from mmdpo.shipped import STUDIES
 
 
@@ -38,9 +38,8 @@ class StudyOptions(Options):
 def run(options: StudyOptions) -> int:
     """Runs a study; returns 1 if a trial is missing, else 0."""
     if options.list:
-        for name in STUDIES.names():
-            about = " ".join(str(read_yaml(STUDIES.find(name)).get("about", "")).split())
-            print(f"{name:20}{re.split(r'(?<=[.?]) ', about)[0]}")
+        asked = {name: str(read_yaml(STUDIES.find(name)).get("about", "")) for name in STUDIES.names()}
+        print_names({name: re.split(r"(?<=[.?]) ", " ".join(text.split()))[0] for name, text in asked.items()})
         return 0
     named = [name for name in (options.name, options.config) if name is not None]
     if len(named) != 1:

@@ -10,19 +10,20 @@ whose two files of questions (ViQuAE, InfoSeek) are read as they are released.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, OptionQuestion, read_letter
 from mmdpo.diagnosis.estimates import estimate, ratio
+from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.progress import count
 
 CONDITIONS = (IMAGE, TEXT, NEITHER)
 SETTINGS = GenerationSettings(max_new_tokens=16)
@@ -60,34 +61,31 @@ class Replies:
 
 
 def ask_all(
-    answerer: TransformersAnswerer,
-    questions: Sequence[OptionQuestion],
-    settings: GenerationSettings = SETTINGS,
-    *,
-    shown: bool = True,
+    answerer: TransformersAnswerer, questions: Sequence[OptionQuestion], log: ReplyLog
 ) -> dict[str, dict[str, Replies]]:
     """Returns condition → id → reply. The text condition is asked of questions whose thing is named.
-
-    `shown` is whether bars count the questions.
 
     Raises RowError for a picture that cannot be read.
     """
     by_id = {question.id: question for question in questions}
     found: dict[str, dict[str, Replies]] = {}
+
+    def answer(some: Sequence[Question]) -> Iterator[tuple[str, str]]:
+        return ((answer.id, answer.text) for answer in answerer.answer(some, SETTINGS))
+
+    def score(some: Sequence[Question]) -> Iterator[tuple[str, list[float]]]:
+        for options in sorted({tuple(by_id[question.id].options) for question in some}):
+            same = [question for question in some if tuple(by_id[question.id].options) == options]
+            yield from ((name, row.tolist()) for name, row in answerer.score_options(same, options, SETTINGS))
+
     for condition in CONDITIONS:
         known = [question for question in questions if condition != TEXT or question.entity]
         asked = [make_question(question, condition) for question in known]
-        bar: dict[str, Any] = dict(total=len(asked), shown=shown)
-        replies = count(answerer.answer(asked, settings), f"asking, {condition}", "question", **bar)
-        answers = {answer.id: answer.text for answer in replies}
-        scores: dict[str, Float[Tensor, "n"]] = {}
-        for options in sorted({tuple(by_id[question.id].options) for question in asked}):
-            some = [question for question in asked if tuple(by_id[question.id].options) == options]
-            bar["total"] = len(some)
-            read = answerer.score_options(some, options, settings)
-            scores |= dict(count(read, f"reading options, {condition}", "question", **bar))
+        answers = log.complete(f"answers, {condition}", asked, answer)
+        scores = log.complete(f"options, {condition}", asked, score)
         found[condition] = {
-            name: Replies(text, read_letter(text, by_id[name]), scores[name]) for name, text in answers.items()
+            name: Replies(text, read_letter(text, by_id[name]), torch.tensor(scores[name]))
+            for name, text in answers.items()
         }
     return found
 

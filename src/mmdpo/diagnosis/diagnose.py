@@ -40,6 +40,7 @@ from mmdpo.diagnosis.dependence import CONDITIONS, PairValues, compare_images, s
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, Scored, ScoreLog, make_items, make_pair_collator, score_pairs
 from mmdpo.diagnosis.per_token import describe_tokens, place_tokens
+from mmdpo.diagnosis.replies import REPLIES
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 from mmdpo.files import make_folder, read_mapping, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
@@ -135,8 +136,9 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
 
 
 def check_folder(out: Path) -> None:
-    """Raises RunFolderError for a folder that holds something else than the scores of an interrupted diagnosis."""
-    if not (out / SCORES["policy"]).is_file() or (out / RESULT).exists():
+    """Raises RunFolderError for a folder that holds something else than what an interrupted diagnosis left."""
+    begun = any((out / name).is_file() for name in (SCORES["policy"], REPLIES))
+    if not begun or (out / RESULT).exists():
         check_run_folder(out, "choose another --out, or remove it")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from torch import Tensor
 from mmdpo.corruption import load
 from mmdpo.data.images import image_sources
 from mmdpo.diagnosis.estimates import estimate, ratio
+from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.progress import count
 from mmdpo.records import RowError
 
 IMAGE, EMPTY, NONE = "image", "empty", "none"
@@ -129,7 +129,7 @@ def measure_shift(
 
 
 def ask_all(
-    answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image, *, shown: bool = True
+    answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image, log: ReplyLog
 ) -> dict[str, dict[str, str]]:
     """Returns condition → id → answer: with the prompt's own image, where it has one, the empty one, and none."""
     asked = {
@@ -137,16 +137,11 @@ def ask_all(
         EMPTY: [replace(question, image=empty) for question in questions],
         NONE: [replace(question, image=None) for question in questions],
     }
-    return {
-        condition: {
-            answer.id: answer.text
-            for answer in count(
-                answerer.answer(some, SETTINGS), f"asking, {condition}", "prompt", total=len(some), shown=shown
-            )
-        }
-        for condition, some in asked.items()
-        if some
-    }
+
+    def answer(some: Sequence[Question]) -> Iterator[tuple[str, str]]:
+        return ((answer.id, answer.text) for answer in answerer.answer(some, SETTINGS))
+
+    return {condition: log.complete(f"answers, {condition}", some, answer) for condition, some in asked.items() if some}
 
 
 def describe_answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from mmdpo.benchmarks.option_questions import read_questions
+from mmdpo.data.images import digest_image
 from mmdpo.data.read import open_rows
 from mmdpo.diagnosis import conflict, empty_image
 from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
 from mmdpo.diagnosis.options import DiagnosisOptions
+from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.files import make_folder, write_rows
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
@@ -31,7 +34,8 @@ def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any
     questions = read_questions(list(found.rows), options.image_dir or file.parent, found.name)
     answerer = _open(options)
     make_folder(options.out)
-    replies = conflict.ask_all(answerer, questions, shown=not console.quiet)
+    with closing(ReplyLog(options.out, answerer, conflict.SETTINGS, questions, shown=not console.quiet)) as log:
+        replies = conflict.ask_all(answerer, questions, log)
     rows = list(conflict.describe_replies(questions, replies))
     write_rows(options.out / EXAMPLES, rows)
     summary = conflict.summarise(rows, resamples=options.resamples)
@@ -49,12 +53,18 @@ def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, 
     answerer, picture = _open(options), empty_image.draw_empty(options.empty, options.seed)
     make_folder(options.out)
     shift = empty_image.measure_shift(answerer, questions, picture, shown=not console.quiet)
-    answers = empty_image.ask_all(answerer, questions, picture, shown=not console.quiet)
+    asked = (options.empty, options.seed, [(each.id, each.prompt, _name_image(each.image)) for each in questions])
+    with closing(ReplyLog(options.out, answerer, empty_image.SETTINGS, asked, shown=not console.quiet)) as log:
+        answers = empty_image.ask_all(answerer, questions, picture, log)
     save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
     rows = list(empty_image.describe_answers(questions, answers, shift))
     write_rows(options.out / EXAMPLES, rows)
     summary = empty_image.summarise(rows, shift, resamples=options.resamples)
     return write_result(options, "empty_image", len(questions), (), summary)
+
+
+def _name_image(image: Any) -> str:
+    return str(image) if image is None or isinstance(image, str | Path) else digest_image(image)
 
 
 def _open(options: DiagnosisOptions) -> TransformersAnswerer:

@@ -28,6 +28,7 @@ from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answe
 from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_table, explain, find_cells
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
+from mmdpo.registry import name_nearest
 from mmdpo.tables import ARROWS, Table, show_interval
 from mmdpo.world import find_world
 
@@ -100,7 +101,8 @@ def choose_benchmarks(options: SuiteOptions) -> tuple[tuple[str, ...], dict[str,
     """
     unknown = sorted(set(options.benchmarks) - set(names()))
     if unknown:
-        raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}; there are {', '.join(names())}")
+        nearest = name_nearest(unknown[0], names())
+        raise ValueError(f"--benchmarks: there is no {', '.join(unknown)}{nearest} There are {', '.join(names())}")
     suffix, chosen = options.asking.prompt_suffix, options.benchmarks or DEFAULT
     known = sorted({suffix for name in chosen for suffix in load(name).suffixes})
     if suffix is not None and suffix not in known:

@@ -139,7 +139,7 @@ class Rounds:
     def __init__(self, options: IterateOptions, run: Execute = execute) -> None:
         """Reads the files that the options name; raises UsageError or ValueError for what is wrong in them."""
         self.options, self.execute, self.folder = options, run, options.out
-        flags = [*read_flags(PairsOptions, options.pairs), f"--out={options.out}"]
+        flags = [*read_flags(PairsOptions, options.pairs, "--pairs"), f"--out={options.out}"]
         self.pairs = parse_options(PairsOptions, flags, "pairs")
         if self.pairs.sampling.no_greedy:
             raise IterateError(f"{options.pairs}: no_greedy: the gate measures greedy answers; leave it out")

@@ -60,11 +60,19 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         trainer.save_state()
         trainer.save_metrics("train", {**result.metrics, "train_samples": _count_pairs(trainer)})
         if trainer.eval_dataset is not None and recipe.training.evaluates_at_end:
-            trainer.save_metrics("eval", trainer.evaluate())
+            trainer.save_metrics("eval", _find_evaluation(trainer) or trainer.evaluate())
         trainer.create_model_card()
         if recipe.training.push_to_hub:
             trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
     return trainer
+
+
+def _find_evaluation(trainer: MDPOTrainer) -> dict[str, float] | None:
+    """Returns the metrics of an evaluation after the last step, None where there was none, or of other weights."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    if last is None or last["step"] != trainer.state.global_step or trainer.args.load_best_model_at_end:
+        return None
+    return {name: value for name, value in last.items() if name != "step"}
 
 
 def _look_at_workers(args: MDPOConfig) -> None:
