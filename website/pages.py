@@ -33,6 +33,8 @@ PROJECT = (
 _CODE = re.compile(r"(^|\n)(`{3,}|~{3,})[^\n]*\n.*?\n\2[^\n]*|`[^`\n]+`", re.DOTALL)
 _LINK = re.compile(r"""(\]\(\s*|\]:\s+|\b(?:href|src|srcset)=")([^)\s"#]+)""")
 _ELSEWHERE = re.compile(r"[a-z][a-z+.-]*:", re.IGNORECASE)
+_FLAG = re.compile(r"(?<!`)`-[^`\n]{1,30}`(?![`{])")
+"""Code that stays on one line: a browser would break it after its first hyphen."""
 _LONGEST = 100_000
 """Bytes of a file of code that gets a page of its own."""
 
@@ -99,7 +101,7 @@ def lay_out(layout: Layout) -> list[str]:
         problems += wrong
         place = layout.target / layout.placed[page]
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="utf-8")
+        place.write_text(_mark_flags(text), encoding="utf-8")
     return problems
 
 
@@ -121,6 +123,14 @@ def _move_links(layout: Layout, page: Path, text: str) -> tuple[str, list[str]]:
 
     code = [found.span() for found in _CODE.finditer(text)]
     return _LINK.sub(move, text), problems
+
+
+def _mark_flags(text: str) -> str:
+    """Returns a page whose flags have the class `flag`."""
+    blocks = [found.span() for found in _CODE.finditer(text) if "\n" in found[0].strip("\n")]
+    return _FLAG.sub(
+        lambda flag: flag[0] + "{ .flag }" * all(not start <= flag.start() < end for start, end in blocks), text
+    )
 
 
 def write_config(layout: Layout, path: Path, *, address: str = "", repository: str = "") -> None:

@@ -11,9 +11,10 @@ README = """# House
 [guide](docs/data.md#rows), [code](src/run.py), [folder](src), ![picture](docs/app/a.png), [web](https://example.org/docs)
 <img src="docs/app/a.png"> [changes](CHANGELOG.md) [here](#house)
 
-`[no](link.md)`
+`[no](link.md)` `--out` `a -b`
 
 ```text
+`--in`
 [no](link.md)
 ```
 
@@ -56,6 +57,8 @@ def test_links_lead_to_the_same_things_on_the_site(layout):
     ):  # fmt: skip
         assert link in home
     assert home.count("[no](link.md)") == 2, "what stands in code is no link"
+    assert "`--out`{ .flag } `a -b`" in home, "a flag stays on one line"
+    assert "`--in`\n" in home
     assert "[study](studies/all.md) [home](index.md) [top](source/src/run.py.md)" in read(layout, "data.md")
     assert "[table](one/table.md) [data](../data.md)" in read(layout, "studies/all.md")
     assert "[data](data.md)" in read(layout, "changelog.md")
