@@ -9,7 +9,6 @@ A block that is not run has a mark in front, which a reader of the source sees, 
 
 import contextlib
 import io
-import json
 import os
 import re
 import subprocess
@@ -63,8 +62,9 @@ def read_blocks(page):
 class PageShell:
     """Runs bash scripts in a folder; `mmdpo …` in them calls `run(words)`, in this process.
 
-    Its output goes where the script sends it, its status is the shell's; installers do nothing. `lines` are the words
-    of every call, with its status.
+    Its output goes where the script sends it, and its status is the shell's. Of other programs `run` is told with an @
+    in front (`@launch`, `@make`, `@sbatch`, `@python`); installers do nothing. `lines` are the words of every call,
+    with its status.
     """
 
     PRELUDE = r"""
@@ -73,21 +73,35 @@ mmdpo() {
   local status said; IFS=' ' read -r status said <&4
   cat "$said"; return "$status"
 }
+launch() {
+  while [ $# -gt 0 ] && [ "$1" != -m ]; do shift; done
+  if [ "${2:-}" = mmdpo.train ]; then shift 2; mmdpo @launch train "$@"; else shift 2; mmdpo @launch "$@"; fi
+}
+accelerate() { launch "$@"; }
+torchrun() { launch "$@"; }
+srun() { launch -m "$@"; }
+make() { mmdpo @make "$@"; }
+sbatch() { mmdpo @sbatch "$@"; }
+python() { mmdpo @python "$@"; }
 pip() { :; }
-python() { case "$*" in "-m nltk.downloader"*) :;; *) echo "python $*: not run" >&2; return 99;; esac; }
+scontrol() { :; }
 """
 
     def __init__(self, folder, run=main):
         self.folder, self.run, self.lines = folder, run, []
 
-    def execute(self, script):
-        """Runs a script, which ends at the first command that fails; returns its status and what it printed."""
+    def execute(self, script, *, stops=True):
+        """Runs a script, to the first command that fails if it `stops`; returns its status and what it printed."""
         asked, to_shell = os.pipe(), os.pipe()
-        prelude = f"exec 3>&{asked[1]} 4<&{to_shell[0]}\nset -euo pipefail\n{self.PRELUDE}"
+        options = "set -euo pipefail" if stops else ""
         shell = subprocess.Popen(
-            ["bash", "-c", prelude + script], pass_fds=(asked[1], to_shell[0]), cwd=self.folder,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            ["bash", "-c", f"exec 3>&{asked[1]} 4<&{to_shell[0]}\n{options}\n{self.PRELUDE}{script}"],
+            pass_fds=(asked[1], to_shell[0]),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         os.close(asked[1])
         os.close(to_shell[0])
         said = []
@@ -131,5 +145,14 @@ def change_flag(words, flag, value):
     return [*words[: place + 1], str(value), *words[place + 2 :]]
 
 
-def write_json_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def as_typed(words):
+    """Returns the words of a line of usage as one types them: `[--out PATH]` with the flag, `RUN…` once."""
+    typed = []
+    for word in words:
+        if word == "…" and typed and typed[-1].startswith("--"):
+            pass  # stands for a value
+        elif not word.startswith(("[", "{")) or word.startswith("[--"):
+            word = word.removeprefix("[").removesuffix("…]").removesuffix("]").removesuffix("…")
+        if word:
+            typed.append(word)
+    return typed

@@ -259,10 +259,17 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raises instead of leaving the process."""
-        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            nearest = name_nearest(found[1], re.findall(r"[^,'\s]+", found[2])).rstrip(".")
-            message = f"{message[: found.start()]}invalid choice: {found[1]!r}{nearest} (choose from {found[2]})"
-        raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {message} ({self.prog} --help tells more)")
+        told = name_choice(message)
+        raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {told} ({self.prog} --help tells more)")
+
+
+def name_choice(message: str) -> str:
+    """Returns a message of argparse, which names the nearest choice where it is about a value that is none."""
+    found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if found is None:
+        return message
+    nearest = name_nearest(found[1], re.findall(r"[^,'\s]+", found[2])).rstrip(".")
+    return f"{message[: found.start()]}invalid choice: {found[1]!r}{nearest} (choose from {found[2]})"
 
 
 def _list_flags(

@@ -16,8 +16,13 @@ NOISE = {
 }
 """Messages that come on a normal run and ask for nothing, by logger, as they begin."""
 
-OUTDATED = ("`is_gradient_checkpointing` is deprecated",)
-"""FutureWarnings of calls that other libraries make: PEFT's, on every load of an adapter."""
+WARNINGS = {
+    # PEFT asks for it on every load of an adapter.
+    "`is_gradient_checkpointing` is deprecated": FutureWarning,
+    # torch says it twice for every loader; `mmdpo.training.run` says it once.
+    "This DataLoader will create": UserWarning,
+}
+"""The same for Python's warnings."""
 
 
 def _says_something(record: logging.LogRecord) -> bool:
@@ -25,11 +30,11 @@ def _says_something(record: logging.LogRecord) -> bool:
 
 
 def leave_out_noise() -> None:
-    """Keeps `NOISE` and `OUTDATED` off the terminal; all else that libraries say stays."""
+    """Keeps `NOISE` and `WARNINGS` off the terminal; all else that libraries say stays."""
     for name in NOISE:
         logging.getLogger(name).addFilter(_says_something)
-    for begins in OUTDATED:
-        warnings.filterwarnings("ignore", message=begins, category=FutureWarning)
+    for begins, category in WARNINGS.items():
+        warnings.filterwarnings("ignore", message=begins, category=category)
 
 
 def hide_loading_bars() -> None:

@@ -138,6 +138,8 @@ def test_the_page_runs_from_the_first_command_to_the_last(workplace):
     def run(words):
         if words[0] == "app":
             return vote(words)
+        if words[0] == "@python":  # NLTK's data, which nothing here reads
+            return 0
         status = main(tiny(words, workplace.parent / "there", server.url))
         if words[:2] == ["eval", "download"]:
             paint_benchmarks(workplace / "benchmarks")

@@ -69,9 +69,9 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
     """
     corruption = load(options.corruption)
-    make_folder(options.out)
     start = _resolve(options, str(options.model), options.adapter)
     processor, config = load_processor(start), start.config
+    make_folder(options.out)  # now: it may be a folder of the model's
 
     def collate(images: Iterable[str]) -> Collator:
         how: dict[str, Any] = dict(seed=options.seed, corruption=corruption, max_length=options.max_length)

@@ -60,7 +60,7 @@ from mmdpo.world.scenes import Scene, draw_test_scenes
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 DECIDING = (
     *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
-    *("study/own_pairs.py", "study/noisy_judges.py", "pairs/**/*"),
+    *("study/own_pairs.py", "study/noisy_judges.py", "study/crop_controls.py", "pairs/**/*"),
     *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
     *("training/**/*", "world/**/*"),
 )

@@ -14,6 +14,7 @@ import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, find_recipe, known_keys, pop_config
+from mmdpo.options import name_choice
 from mmdpo.training.config import SECRETS, MDPOConfig
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world import find_world
@@ -113,7 +114,9 @@ def _find_fault(config: str | None, values: dict[str, Any], flags: Iterable[str]
                 return f"{config}: "
     spelt = str(error).replace("-", "_")
     named = [f"--{flag}" for flag in flags if re.search(rf"(?<!\w){flag}(?!\w)", spelt)]
-    return f"{', '.join(named)}: " if named and not str(error).startswith("argument ") else ""
+    if len(named) == 1 and spelt.startswith(named[0][2:]):
+        return "--"  # the message begins with the key
+    return f"{', '.join(named)}: " if named else ""
 
 
 def _check_worlds(model: str | None, dataset: str | None) -> None:
@@ -132,8 +135,10 @@ class _RecipeParser(TrlParser):
         return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> Any:
-        """Raises ValueError instead of leaving the process."""
-        raise ValueError(message)
+        """Raises ValueError instead of leaving the process, which begins with the key as recipes spell it."""
+        message = name_choice(message)
+        found = re.match(r"argument --([\w-]+)(?:/--[\w-]+)*: ", message)
+        raise ValueError(message if found is None else f"{found[1].replace('-', '_')}: {message[found.end() :]}")
 
 
 class _StrictLoader(yaml.SafeLoader):

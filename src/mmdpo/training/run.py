@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from glob import has_magic
@@ -20,6 +21,7 @@ from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.records import derive_generator
+from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import (
     RESOLVED_RECIPE,
     check_run_folder,
@@ -44,6 +46,7 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     """
     recipe = parse_recipe(arguments)
     folder = Path(recipe.training.output_dir)
+    _look_at_workers(recipe.training)
     with own_run_folder(folder, is_main=recipe.training.process_index == 0):
         resume = find_checkpoint(recipe.training)
         if not is_resuming(recipe.training):
@@ -62,6 +65,15 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         if recipe.training.push_to_hub:
             trainer.push_to_hub(dataset_name=recipe.script.dataset_name)
     return trainer
+
+
+def _look_at_workers(args: MDPOConfig) -> None:
+    """Says where more processes are asked for than the machine runs at a time."""
+    asked = {name: getattr(args, name) or 0 for name in ("dataloader_num_workers", "dataset_num_proc")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if args.process_index == 0 and max(asked.values()) > cores:
+        told = " and ".join(f"{name} {count}" for name, count in asked.items() if count > cores)
+        logger.warning("%s: more than the %d processors of this machine; fewer may be as fast", told, cores)
 
 
 def _count_pairs(trainer: MDPOTrainer) -> int:
