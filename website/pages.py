@@ -168,10 +168,13 @@ def _navigation(layout: Layout) -> Iterator[object]:
 
 
 def _entries(layout: Layout, name: str) -> Iterator[object]:
-    """Yields the page, or the folder with its pages, where they are there."""
+    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page."""
     found = layout.target / name
     if found.is_dir():
-        yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in sorted(found.glob("*.md"))]}
+        first = found / "README.md"
+        told = first.read_text(encoding="utf-8") if first.is_file() else ""
+        pages = sorted(found.glob("*.md"), key=lambda page: (page != first, told.find(f"({page.name})"), page))
+        yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in pages]}
     elif found.is_file():
         yield name
 

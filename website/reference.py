@@ -49,6 +49,7 @@ ORIGINS = {
     TRAINING: "From `TrainingArguments` of transformers, in the version that this page was made with; see there too.",
 }
 
+GUIDES = Path(__file__).parents[1] / "docs"
 _PAGE = re.compile(r"(?<![\w/])(?<!\]\()docs/([\w/-]+\.md)")
 
 
@@ -139,7 +140,9 @@ def _examples(verb: More) -> Iterator[str]:
         yield "\n".join(["```bash", *(f"# {does}\n{command}" for does, command in verb.examples.items()), "```"])
     if verb.page:
         name, mark, section = verb.page.partition("#")
-        yield f"More: [{verb.page.replace('#', ', ').replace('-', ' ')}](../../{name}.md{mark}{section})."
+        title = (GUIDES / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        told = f"{title}, {section.replace('-', ' ')}" if section else title
+        yield f"More: [{told}](../../{name}.md{mark}{section})."
 
 
 def _flags(command: str, verbs: Mapping[str, Verb]) -> Iterator[str]:

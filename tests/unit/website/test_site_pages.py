@@ -34,7 +34,9 @@ def layout(tmp_path):
         "docs/later.md": "# Later\n",
         "docs/studies/README.md": "# Studies\n\n[table](one/table.md) [data](../data.md)\n",
         "docs/studies/one/table.md": "# One\n",
-        "docs/tutorials/first.md": "# First\n",
+        "docs/tutorials/README.md": "# Tutorials\n\n[first](zoo.md) [second](ants.md)\n",
+        "docs/tutorials/zoo.md": "# Zoo\n",
+        "docs/tutorials/ants.md": "# Ants\n",
         "src/run.py": "print('```')\n",
         "docs/app/a.png": "pixels",
     }.items():
@@ -82,7 +84,7 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
     project = tomllib.loads(config.read_text())["project"]
     assert project["nav"] == [
         {"Home": "index.md"},
-        {"Get started": [{"Tutorials": ["tutorials/first.md"]}]},
+        {"Get started": [{"Tutorials": ["tutorials/README.md", "tutorials/zoo.md", "tutorials/ants.md"]}]},
         {"Guides": ["data.md", "later.md"]},
         {"Reference": [{"Commands": ["reference/commands/run.md"]}]},
         {"Studies": ["studies/all.md"]},
