@@ -36,7 +36,7 @@ _ELSEWHERE = re.compile(r"[a-z][a-z+.-]*:", re.IGNORECASE)
 _FLAG = re.compile(r"(?<!`)`-[^`\n]{1,30}`(?![`{])")
 """Code that stays on one line: a browser would break it after its first hyphen."""
 _LONGEST = 100_000
-"""Bytes of a file of code that gets a page of its own."""
+"""So many characters of a file are shown."""
 
 
 @dataclass
@@ -87,7 +87,9 @@ class Layout:
             names = sorted(each.name + "/" * each.is_dir() for each in found.iterdir() if each.name[0] not in "._")
             place.write_text(f"# `{path}`\n\n" + "".join(f"- `{name}`\n" for name in names), encoding="utf-8")
         else:
-            text = found.read_text(encoding="utf-8")[:_LONGEST]
+            text = found.read_text(encoding="utf-8")
+            if (more := len(text) - _LONGEST) > 0:
+                text = f"{text[:_LONGEST]}\n… and {more:,} more characters"
             kind = {".py": "python", ".yaml": "yaml", ".cff": "yaml", ".json": "json", ".sh": "bash", ".toml": "toml"}
             place.write_text(f"# `{path}`\n\n````{kind.get(found.suffix, 'text')}\n{text}\n````\n", encoding="utf-8")
         return self.placed[path]
