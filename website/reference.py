@@ -32,7 +32,11 @@ METHODS = {"MDPOConfig": (), "MDPOTrainer": ("train", "evaluate", "save_model")}
 """Of classes that have many methods, those that are shown."""
 
 ROOMS = {
-    "objective.terms": ("Terms of an objective", "objectives.md", ("Term", "CellScore")),
+    "objective.terms": (
+        "Terms of an objective",
+        "objectives.md",
+        ("Term", "CellScore", "Rank", "Anchor", "NLL", "BCO"),
+    ),
     "corruption": ("Corruptions", "data.md", ("Corruption",)),
     "benchmarks.tasks": ("Benchmarks", "evaluation.md", ("Benchmark",)),
     "pairs.judges": ("Judges of pairs", "pairs.md", ("Claim", "Verdict", "Ask", "Context")),
