@@ -26,7 +26,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def address():
     done = subprocess.run([sys.executable, "-m", "website"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT / "build" / "site" / "html"))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=ROOT / "build" / "site" / "html")
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -42,7 +44,9 @@ def browser():
 def test_a_page_fits_and_asks_nobody_else(name, browser, address):
     for size in (DESK, PHONE):
         with open_page(browser, address + name, size=size, ready="article h1") as page:
-            assert page.evaluate("document.documentElement.scrollWidth") <= size[0], "wide things scroll in their own box"
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0], (
+                "wide things scroll in their own box"
+            )
 
 
 def test_the_search_finds_a_key(browser, address):
