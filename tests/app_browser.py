@@ -96,8 +96,11 @@ def open_page(
     size: tuple[int, int] = DESK,
     dark: bool = False,
     auth: tuple[str, str] | None = None,
+    ready: str = "[role=tab]",
 ) -> Iterator[Any]:
     """Opens the app in a window of its own, once Gradio has drawn it; a tab by its title is `page.get_by_role`'s.
+
+    `ready` selects what is there once a page of something else is drawn.
 
     Fails at the end where the page's console has an error, or it has asked for something outside this machine.
     """
@@ -118,7 +121,7 @@ def open_page(
             page.get_by_label("username").fill(user)
             page.get_by_label("password").fill(password)
             page.get_by_role("button", name="Login").click()
-        page.get_by_role("tab").first.wait_for()
+        page.locator(ready).first.wait_for()
         yield page
         assert not said, f"the console says {said}"
         assert not outside, f"the page has asked for {outside}"

@@ -7,6 +7,7 @@ with warnings as errors, and `links` follows every link of what came out.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from website.reference import write_reference
 ROOT = Path(__file__).parents[1]
 STAGE = ROOT / "build" / "site"
 SITE = STAGE / "html"
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def main() -> int:
@@ -32,7 +34,8 @@ def main() -> int:
     if not problems:
         command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file"]
         done = subprocess.run([*command, str(STAGE / "zensical.toml")], capture_output=True, text=True, check=False)
-        problems = [(done.stdout + done.stderr).strip()] if done.returncode else find_problems(SITE)
+        told = _COLOUR.sub("", done.stdout + done.stderr).partition("Traceback (most recent call last)")
+        problems = [told[0].strip() or told[2]] if done.returncode else find_problems(SITE)
     folder = SITE.relative_to(ROOT)
     print("\n".join(problems) or f"Site: {folder}; python3 -m http.server --directory {folder} shows it")
     return 1 if problems else 0

@@ -33,8 +33,10 @@ PROJECT = (
 _CODE = re.compile(r"(^|\n)(`{3,}|~{3,})[^\n]*\n.*?\n\2[^\n]*|`[^`\n]+`", re.DOTALL)
 _LINK = re.compile(r"""(\]\(\s*|\]:\s+|\b(?:href|src|srcset)=")([^)\s"#]+)""")
 _ELSEWHERE = re.compile(r"[a-z][a-z+.-]*:", re.IGNORECASE)
+_FLAG = re.compile(r"(?<!`)`-[^`\n]{1,30}`(?![`{])")
+"""Code that stays on one line: a browser would break it after its first hyphen."""
 _LONGEST = 100_000
-"""Bytes of a file of code that gets a page of its own."""
+"""So many characters of a file are shown."""
 
 
 @dataclass
@@ -85,7 +87,9 @@ class Layout:
             names = sorted(each.name + "/" * each.is_dir() for each in found.iterdir() if each.name[0] not in "._")
             place.write_text(f"# `{path}`\n\n" + "".join(f"- `{name}`\n" for name in names), encoding="utf-8")
         else:
-            text = found.read_text(encoding="utf-8")[:_LONGEST]
+            text = found.read_text(encoding="utf-8")
+            if (more := len(text) - _LONGEST) > 0:
+                text = f"{text[:_LONGEST]}\n… and {more:,} more characters"
             kind = {".py": "python", ".yaml": "yaml", ".cff": "yaml", ".json": "json", ".sh": "bash", ".toml": "toml"}
             place.write_text(f"# `{path}`\n\n````{kind.get(found.suffix, 'text')}\n{text}\n````\n", encoding="utf-8")
         return self.placed[path]
@@ -99,7 +103,7 @@ def lay_out(layout: Layout) -> list[str]:
         problems += wrong
         place = layout.target / layout.placed[page]
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="utf-8")
+        place.write_text(_mark_flags(text), encoding="utf-8")
     return problems
 
 
@@ -121,6 +125,14 @@ def _move_links(layout: Layout, page: Path, text: str) -> tuple[str, list[str]]:
 
     code = [found.span() for found in _CODE.finditer(text)]
     return _LINK.sub(move, text), problems
+
+
+def _mark_flags(text: str) -> str:
+    """Returns a page whose flags have the class `flag`."""
+    blocks = [found.span() for found in _CODE.finditer(text) if "\n" in found[0].strip("\n")]
+    return _FLAG.sub(
+        lambda flag: flag[0] + "{ .flag }" * all(not start <= flag.start() < end for start, end in blocks), text
+    )
 
 
 def write_config(layout: Layout, path: Path, *, address: str = "", repository: str = "") -> None:
@@ -158,10 +170,13 @@ def _navigation(layout: Layout) -> Iterator[object]:
 
 
 def _entries(layout: Layout, name: str) -> Iterator[object]:
-    """Yields the page, or the folder with its pages, where they are there."""
+    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page."""
     found = layout.target / name
     if found.is_dir():
-        yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in sorted(found.glob("*.md"))]}
+        first = found / "README.md"
+        told = first.read_text(encoding="utf-8") if first.is_file() else ""
+        pages = sorted(found.glob("*.md"), key=lambda page: (page != first, told.find(f"({page.name})"), page))
+        yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in pages]}
     elif found.is_file():
         yield name
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import mmdpo
-from mmdpo.commands import Verb, Verbs, all_verbs
-from mmdpo.keys import ABSENT, DATASET, DECIDES, HIDDEN, INHERITED, MODEL, OURS, TRAINING, Key
+from mmdpo.commands import More, Verb, Verbs, all_verbs
+from mmdpo.keys import ABSENT, DATASET, DECIDES, INHERITED, MODEL, OURS, TRAINING, Key, list_keys
 from mmdpo.options import fill_parser
 from mmdpo.registry import Registry
 from mmdpo.shipped import RECIPES
@@ -32,7 +32,11 @@ METHODS = {"MDPOConfig": (), "MDPOTrainer": ("train", "evaluate", "save_model")}
 """Of classes that have many methods, those that are shown."""
 
 ROOMS = {
-    "objective.terms": ("Terms of an objective", "objectives.md", ("Term", "CellScore")),
+    "objective.terms": (
+        "Terms of an objective",
+        "objectives.md",
+        ("Term", "CellScore", "Rank", "Anchor", "NLL", "BCO"),
+    ),
     "corruption": ("Corruptions", "data.md", ("Corruption",)),
     "benchmarks.tasks": ("Benchmarks", "evaluation.md", ("Benchmark",)),
     "pairs.judges": ("Judges of pairs", "pairs.md", ("Claim", "Verdict", "Ask", "Context")),
@@ -49,7 +53,8 @@ ORIGINS = {
     TRAINING: "From `TrainingArguments` of transformers, in the version that this page was made with; see there too.",
 }
 
-_PAGE = re.compile(r"(?<![\w/(])docs/([\w/-]+\.md)")
+GUIDES = Path(__file__).parents[1] / "docs"
+_PAGE = re.compile(r"(?<![\w/])(?<!\]\()docs/([\w/-]+\.md)")
 
 
 def write_reference(docs: Path) -> None:
@@ -77,16 +82,14 @@ def _recipe_keys() -> Iterator[str]:
     )
     yield "What a key decides says when it may differ:"
     yield "\n".join(f"- **{kind}**: {meaning}." for kind, meaning in DECIDES.items())
-    ours = {key.name for key in OURS.read()}
     kinds = {name: kind for kind, names in INHERITED.items() for name in names}
-    for group, origin in ORIGINS.items():
-        yield f"## {group.title[0].upper() + group.title[1:]}" if group is not OURS else "## mmdpo"
-        yield origin
-        for key in group.read():
-            if key.name not in HIDDEN and (group is OURS or key.name not in ours):
-                yield f"### {key.name} {{ #{key.name} }}"
-                yield _text(key.help)
-                yield _facts(key, key.decides or kinds.get(key.name, "running"))
+    for group, keys in list_keys().items():
+        yield "## mmdpo" if group is OURS else f"## {group.title[0].upper() + group.title[1:]}"
+        yield ORIGINS[group]
+        for key in keys:
+            yield f"### {key.name} {{ #{key.name} }}"
+            yield _text(key.help)
+            yield _facts(key, key.decides or kinds.get(key.name, "running"))
     yield "## Keys of TRL that are not here"
     yield _table(("key", "instead"), ((_code(name), _text(remedy)) for name, remedy in ABSENT.items()))
 
@@ -102,10 +105,12 @@ def _command(name: str, verb: Verb | Verbs) -> Iterator[str]:
     """Yields the parts of the page about a verb and its further verbs."""
     yield f"# mmdpo {name}"
     yield _text(verb.about)
+    yield from _examples(verb)
     if isinstance(verb, Verbs):
-        yield from _further(name, verb)
+        yield from _further(f"mmdpo {name}", verb.verbs, verb.kind)
     elif verb.options is not None:
         yield from _flags(f"mmdpo {name}", {name: verb})
+        yield from _further(f"mmdpo {name}", verb.verbs)
     else:  # train
         yield f"    mmdpo {name} --config NAME_OR_FILE [--dry_run] [--KEY VALUE …]"
         yield "Its flags are the [recipe keys](../recipe-keys.md). These recipes come with mmdpo (`mmdpo recipes`):"
@@ -113,19 +118,35 @@ def _command(name: str, verb: Verb | Verbs) -> Iterator[str]:
         yield _table(("recipe", "what it is"), ((_code(each), _text(about)) for each, about in sentences))
 
 
-def _further(name: str, verbs: Verbs) -> Iterator[str]:
-    """Yields what there is about the verbs of a verb; those of one kind, such as benchmarks, share a section."""
-    alike = {word: verb for word, verb in verbs.verbs.items() if isinstance(verb, Verb) and verb.uses is not None}
-    for word, verb in verbs.verbs.items():
+def _further(command: str, verbs: Mapping[str, Verb | Verbs], kind: str = "verb") -> Iterator[str]:
+    """Yields what there is about further verbs; those of one kind, such as benchmarks, share a section."""
+    is_named = kind != "verb"  # then most words after the command are names of one kind of thing
+    alike = {word: of for word, of in verbs.items() if is_named and isinstance(of, Verb) and of.uses is not None}
+    for word, verb in verbs.items():
         if word not in alike and isinstance(verb, Verb):
-            yield f"## mmdpo {name} {word}"
-            yield _text(verb.about)
-            yield from _flags(f"mmdpo {name} {word}", {word: verb})
+            yield from _section(f"{command} {word}", _text(verb.about), {word: verb})
+            yield from _further(f"{command} {word}", verb.verbs)
     if alike:
-        command = f"mmdpo {name} {verbs.kind.upper()}"
-        yield f"## {command}"
-        yield f"One of {', '.join(map(_code, alike))}."
-        yield from _flags(command, alike)
+        yield from _section(f"{command} {kind.upper()}", f"One of {', '.join(map(_code, alike))}.", alike)
+
+
+def _section(command: str, about: str, verbs: Mapping[str, Verb]) -> Iterator[str]:
+    """Yields the section of verbs that share their options."""
+    yield f"## {command}"
+    yield about
+    yield from _examples(next(iter(verbs.values())))
+    yield from _flags(command, verbs)
+
+
+def _examples(verb: More) -> Iterator[str]:
+    """Yields a verb's examples, and where to read on."""
+    if verb.examples:
+        yield "\n".join(["```bash", *(f"# {does}\n{command}" for does, command in verb.examples.items()), "```"])
+    if verb.page:
+        name, mark, section = verb.page.partition("#")
+        title = (GUIDES / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        told = f"{title}, {section.replace('-', ' ')}" if section else title
+        yield f"More: [{told}](../../{name}.md{mark}{section})."
 
 
 def _flags(command: str, verbs: Mapping[str, Verb]) -> Iterator[str]:
@@ -142,9 +163,11 @@ def _flags(command: str, verbs: Mapping[str, Verb]) -> Iterator[str]:
         # The first two are argparse's own: what has no flag, and what is in no group.
         groups.setdefault((group.title or "") if place > 1 else "", []).extend(group._group_actions)
     for title, actions in groups.items():
-        yield f"**{_text(title[0].upper() + title[1:])}**" if title else ""
-        rows = [(_code(_flag(action)), _takes(action), _help(action, parsers)) for action in actions]
-        yield _table(("flag", "takes", "meaning"), rows) if rows else ""
+        told = [(_flag(action), _takes(action), _help(action, parsers)) for action in actions]
+        rows = [(_code(flag), takes, meaning) for flag, takes, meaning in told if meaning]
+        if rows:
+            yield f"**{_text(title[0].upper() + title[1:])}**" if title else ""
+            yield _table(("flag", "takes", "meaning"), rows)
 
 
 def _flag(action: argparse.Action) -> str:
@@ -159,10 +182,10 @@ def _takes(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action, parsers: Mapping[str, argparse.ArgumentParser]) -> str:
-    """Returns what a flag means, and which of the verbs take it where not all do."""
+    """Returns what a flag means, and which of the verbs take it where not all do; empty where none does."""
     alike = {name: next(of for of in parser._actions if of.dest == action.dest) for name, parser in parsers.items()}
     shown = {name: str(of.help) for name, of in alike.items() if of.help and of.help != argparse.SUPPRESS}
-    some = f" Only {', '.join(map(_code, shown))}." if len(shown) < len(parsers) else ""
+    some = f" Only {', '.join(map(_code, shown))}." if 0 < len(shown) < len(parsers) else ""
     return _text(next(iter(shown.values()), "").replace("%%", "%")) + some
 
 

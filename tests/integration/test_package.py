@@ -122,7 +122,9 @@ def test_without_a_repository_the_readme_is_as_it_is(archives):
 
 def test_one_version_everywhere(archives):
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert {read_metadata(archives[0])["Version"], str(citation["version"])} == {mmdpo.__version__}
+    version, day = re.search(r"^## ([\d.]+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
+    assert (str(citation["version"]), str(citation["date-released"])) == (version, day)
+    assert version == read_metadata(archives[0])["Version"] == mmdpo.__version__
 
 
 @pytest.mark.parametrize("minor", MINORS)

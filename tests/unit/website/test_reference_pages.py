@@ -20,10 +20,9 @@ def pages(tmp_path_factory):
 
 
 def list_commands(verbs=None, words=()):
-    for name, verb in (verbs or all_verbs()).verbs.items():
-        if not isinstance(verb, Verb):
-            yield from list_commands(verb, (*words, name))
-        elif verb.options is not None:
+    for name, verb in (verbs or all_verbs().verbs).items():
+        yield from list_commands(verb.verbs, (*words, name)) if verb.verbs else ()
+        if isinstance(verb, Verb) and verb.options is not None:
             yield (*words, name)
 
 
@@ -49,6 +48,15 @@ def test_every_flag_of_a_help_is_on_the_page_of_its_verb(words, pages, capsys):
     flags = set(re.findall(r"^ +(?:-h, )?(--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
     rows = re.findall(r"^\| <code>(.+?)</code> \|", pages[f"commands/{words[0]}.md"], re.MULTILINE)
     assert flags <= set(rows)
+
+
+def test_a_verb_shows_its_examples_and_where_to_read_on(pages):
+    verb = all_verbs().verbs["merge"]
+    page = pages["commands/merge.md"]
+    assert verb.examples
+    assert all(f"# {does}\n{command}\n" in page for does, command in verb.examples.items())
+    assert f"(../../{verb.page}.md)" in page
+    assert "\n## mmdpo eval suite compare\n" in pages["commands/eval.md"], "verbs of verbs of verbs too"
 
 
 def test_an_option_of_some_benchmarks_names_them(pages):

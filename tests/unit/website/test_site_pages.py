@@ -11,9 +11,10 @@ README = """# House
 [guide](docs/data.md#rows), [code](src/run.py), [folder](src), ![picture](docs/app/a.png), [web](https://example.org/docs)
 <img src="docs/app/a.png"> [changes](CHANGELOG.md) [here](#house)
 
-`[no](link.md)`
+`[no](link.md)` `--out` `a -b`
 
 ```text
+`--in`
 [no](link.md)
 ```
 
@@ -33,7 +34,9 @@ def layout(tmp_path):
         "docs/later.md": "# Later\n",
         "docs/studies/README.md": "# Studies\n\n[table](one/table.md) [data](../data.md)\n",
         "docs/studies/one/table.md": "# One\n",
-        "docs/tutorials/first.md": "# First\n",
+        "docs/tutorials/README.md": "# Tutorials\n\n[first](zoo.md) [second](ants.md)\n",
+        "docs/tutorials/zoo.md": "# Zoo\n",
+        "docs/tutorials/ants.md": "# Ants\n",
         "src/run.py": "print('```')\n",
         "docs/app/a.png": "pixels",
     }.items():
@@ -56,6 +59,8 @@ def test_links_lead_to_the_same_things_on_the_site(layout):
     ):  # fmt: skip
         assert link in home
     assert home.count("[no](link.md)") == 2, "what stands in code is no link"
+    assert "`--out`{ .flag } `a -b`" in home, "a flag stays on one line"
+    assert "`--in`\n" in home
     assert "[study](studies/all.md) [home](index.md) [top](source/src/run.py.md)" in read(layout, "data.md")
     assert "[table](one/table.md) [data](../data.md)" in read(layout, "studies/all.md")
     assert "[data](data.md)" in read(layout, "changelog.md")
@@ -79,7 +84,7 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
     project = tomllib.loads(config.read_text())["project"]
     assert project["nav"] == [
         {"Home": "index.md"},
-        {"Get started": [{"Tutorials": ["tutorials/first.md"]}]},
+        {"Get started": [{"Tutorials": ["tutorials/README.md", "tutorials/zoo.md", "tutorials/ants.md"]}]},
         {"Guides": ["data.md", "later.md"]},
         {"Reference": [{"Commands": ["reference/commands/run.md"]}]},
         {"Studies": ["studies/all.md"]},
