@@ -245,9 +245,9 @@ def _evaluate_small(words, judge_url):
         words = change_flag(words, "--answers", _find_answers(name))
         words = [*words, "--partial"] if name == "world" else words
     if "--model" in words:
-        words = [*words, "--max_new_tokens", "4", "--num_workers", "0"]
+        words = [*words, "--max_new_tokens", "4"]
         words = [*words, "--limit", "2"] if name == "world" else words
-        words = words if "--base_url" in words else [*words, "--no_probe"]
+        words = words if "--base_url" in words else [*words, "--no_probe", "--num_workers", "0"]
     if name == "suite" and "--benchmarks" not in words:
         words = [*words, "--benchmarks", *SUITE]
     if "--judge_replies" in words:
