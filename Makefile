@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: setup engines quickstart check test test-unit perf format wheel lock oldest newest newest-check clean
+.PHONY: setup engines quickstart check docs test test-unit perf format package lock oldest newest newest-check clean
 
 setup: $(VENV)/.installed
 
@@ -20,7 +20,7 @@ install = $(1)/bin/python -m pip install --quiet --upgrade $(2) pip \
 $(VENV)/.installed: pyproject.toml requirements/locked.txt
 	$(PYTHON) -m venv $(VENV)
 	$(call install,$(VENV),--constraint requirements/locked.txt,.)
-	$(BIN)/pip install --quiet --constraint requirements/locked.txt --group app
+	$(BIN)/pip install --quiet --constraint requirements/locked.txt --group app --group docs
 	touch $@
 
 quickstart: setup
@@ -31,6 +31,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site in build/site/html; a warning, or a link or an anchor that leads nowhere, is an error.
+docs: setup
+	$(BIN)/python -m website
 
 # Lets the tests of 4-bit weights and of DeepSpeed run too.
 engines: setup
@@ -59,7 +63,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet "uv>=0.9"
 	$(RESOLVE) --universal --python-version 3.11 --constraint constraints.txt --output-file requirements/locked.txt \
-		--group dev --group app --group build --group engines
+		--group dev --group app --group docs --group package --group build --group engines
 	$(RESOLVE) --resolution lowest-direct --python-version 3.11 --python-platform linux \
 		--output-file requirements/oldest.txt --extra eval --extra diagnose --extra openai --group dev --group build
 
@@ -91,8 +95,16 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: setup
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+# Wheel and source archive as they are published, in dist/, and the Dockerfile, checked by tools in an environment of their own.
+PACKAGE := .venv-package/bin
+package: setup
+	$(PYTHON) -m venv --without-pip .venv-package
+	$(BIN)/pip --python $(PACKAGE)/python install --quiet --constraint requirements/locked.txt --group package
+	rm -rf dist
+	$(BIN)/hatchling build --directory dist
+	$(PACKAGE)/twine check --strict dist/*
+	$(PACKAGE)/check-wheel-contents dist/*.whl
+	$(PACKAGE)/hadolint Dockerfile
 
 clean:
-	rm -rf $(VENV) .venv-lock .venv-oldest .venv-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-package .venv-lock .venv-oldest .venv-newest dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

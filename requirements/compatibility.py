@@ -76,7 +76,11 @@ def render() -> str:
         f"|---|---|{'---|' * len(latest)}",
     ]
     for name, wanted in read_ranges().items():
-        ran = " | ".join(latest[environment]["versions"][name] for environment in ENVIRONMENTS if environment in latest)
+        ran = " | ".join(
+            latest[environment]["versions"].get(name, "not yet")
+            for environment in ENVIRONMENTS
+            if environment in latest
+        )
         lines.append(f"| {wanted.name} | {str(wanted.specifier).replace(',', ', ')} | {ran} |")
     lines += [
         "",

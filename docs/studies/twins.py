@@ -1,7 +1,7 @@
 """How well a model of the large world tells twins from partners: `python docs/studies/twins.py [MODEL]`.
 
 Takes every twin of 400 test scenes, then the same picture with the partner in its place, and prints the probability
-of either word where the partner's would stand in the caption, by the size of the icon in pixels.
+of either word where the partner's would stand in the caption, by the size of the object in pixels.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main(name: str) -> None:
             text = opening + "".join(f" {name} ," for name in before)
             row: list[float] = []
             for shown in words[::-1]:
-                objects = tuple(replace(p, name=shown) if p is placed else p for p in scene.objects)
+                objects = tuple(p._replace(name=shown) if p is placed else p for p in scene.objects)
                 inputs = processor(images=[render(replace(scene, objects=objects))], text=[text], return_tensors="pt")
                 with torch.inference_mode():
                     row += model(**inputs).logits[0, -1].softmax(-1)[ids].tolist()

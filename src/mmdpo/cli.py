@@ -3,12 +3,15 @@
 import io
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
-from mmdpo import __version__
 from mmdpo.commands import all_verbs
 from mmdpo.files import printable
+from mmdpo.terminal import leave_out_noise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,25 +20,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training that SIGTERM has stopped, checkpoint saved.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line goes on
+        from mmdpo.commands._shell import complete_line
+
+        complete_line(all_verbs())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a verb
+    leave_out_noise()
     try:
-        if words[:1] == ["--version"]:
-            print(f"mmdpo {__version__}")
-            return 0
-        return all_verbs()(words or ["--help"], "")
+        status = all_verbs()(words or ["--help"], "")
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError as error:
+        if _has_reader(sys.stdout):
+            return _tell(error)
+        return 128 + signal.SIGPIPE  # `| head` has read what it wanted
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        # They say all there is to say: a traceback is for MMDPO_DEBUG.
-        if os.environ.get("MMDPO_DEBUG"):
-            raise
-        # A URL may hold a user's password, whoever quotes it.
-        told = re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", str(error))
-        print(f"mmdpo: {printable(told)}", file=sys.stderr)
-        return 2
+        return _tell(error)
     except KeyboardInterrupt:
         print("mmdpo: interrupted", file=sys.stderr)
         return 130
+
+
+def _tell(error: Exception) -> int:
+    """Prints an error, which says all there is to say: a traceback is for MMDPO_DEBUG."""
+    if os.environ.get("MMDPO_DEBUG"):
+        raise error
+    # A URL may hold a user's password, whoever quotes it.
+    told = re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", str(error))
+    print(f"mmdpo: {printable(told)}", file=sys.stderr)
+    return 2
+
+
+def _has_reader(stream: TextIO) -> bool:
+    """Says whether what is printed still arrives; where it does not, the rest of it goes nowhere."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLERR)
+    if not poll.poll(0):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return False
 
 
 if __name__ == "__main__":

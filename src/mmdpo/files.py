@@ -54,6 +54,19 @@ def irregular_kind(path: str | Path) -> str | None:
     return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116
 
 
+@contextmanager
+def leaving_nothing(folder: Path) -> Iterator[None]:
+    """Where the block ends with an error, removes the folder, and those above it, that it has made and left empty."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in absent:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+        raise
+
+
 def check_regular(path: Path, *, most: int = MOST_BYTES) -> None:
     """Raises UnusableFileError for no regular file, or one of more than `most` bytes; OSError for nothing there."""
     if (kind := irregular_kind(path)) is not None:

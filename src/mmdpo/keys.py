@@ -6,16 +6,18 @@ class, with literals for defaults and help, so the syntax tree of the installed 
 
 import ast
 import dataclasses
-import shutil
+import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from mmdpo.options import help_width
 from mmdpo.registry import Registry, name_nearest
+from mmdpo.shipped import RECIPES
 
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
@@ -101,6 +103,8 @@ class Key(NamedTuple):
     """As it would be typed; None where there is no default or it is unset."""
     decides: str = ""
     """One of `DECIDES`; empty for an option of somebody else's, which `INHERITED` may list."""
+    choices: tuple[str, ...] = ()
+    """All values that one of ours takes; empty where they are not few."""
 
 
 class Group(NamedTuple):
@@ -120,7 +124,8 @@ class Group(NamedTuple):
         for field in dataclasses.fields(getattr(import_module(self.module), self.name)):
             is_unset = field.default is dataclasses.MISSING or field.default is None
             default = None if is_unset else str(field.default)
-            keys.append(Key(field.name, field.metadata.get("help", ""), default, field.metadata.get("decides", "")))
+            texts = (field.metadata.get(name, "") for name in ("help", "decides"))
+            keys.append(Key(field.name, next(texts), default, next(texts), tuple(field.metadata.get("choices") or ())))
         return tuple(keys)
 
 
@@ -130,10 +135,29 @@ DATASET = Group("dataset (TRL)", "trl.scripts.utils", "ScriptArguments")
 TRAINING = Group("training (transformers.TrainingArguments)", "transformers.training_args", "TrainingArguments")
 
 
+def list_keys() -> dict[Group, tuple[Key, ...]]:
+    """Returns every key under its class; one that is ours too is there alone."""
+    ours = {key.name for key in OURS.read()}
+    return {
+        group: tuple(key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours))
+        for group in (OURS, MODEL, DATASET, TRAINING)
+    }
+
+
 @cache
 def known_keys() -> frozenset[str]:
     """Returns the name of every key."""
-    return frozenset(key.name for group in (OURS, MODEL, DATASET, TRAINING) for key in group.read()) - set(HIDDEN)
+    return frozenset(key.name for keys in list_keys().values() for key in keys)
+
+
+def known_names() -> dict[str, tuple[str, ...]]:
+    """Returns the names that come with mmdpo, by the key that takes them; those of terms under `terms`."""
+    return {
+        "objective": _preset_names(),
+        "terms": Registry("objective.terms", "").names(),
+        "corruption": Registry("corruption", "").names(),
+        "dataset_format": Registry("data.formats", "").names(),
+    }
 
 
 def list_deciding(*kinds: str) -> tuple[str, ...]:
@@ -141,6 +165,35 @@ def list_deciding(*kinds: str) -> tuple[str, ...]:
     ours = {key.name: key.decides for key in OURS.read()}
     kinds_of = ours | {name: kind for kind, names in INHERITED.items() for name in names if name not in ours}
     return tuple(name for name, kind in kinds_of.items() if kind in kinds)
+
+
+def pop_config(arguments: list[str]) -> str | None:
+    """Takes `--config` and its value out of the words of a command line; returns the value, None where there is none.
+
+    Raises RecipeError where the value is missing.
+    """
+    for place, argument in enumerate(arguments):
+        if argument == "--config":
+            if place + 1 == len(arguments):
+                raise RecipeError("--config needs a file, or the name of one of `mmdpo recipes`")
+            del arguments[place]
+            return arguments.pop(place)
+        if argument.startswith("--config="):
+            return arguments.pop(place).partition("=")[2]
+    return None
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """Returns the file of a recipe; raises RecipeError, naming the nearest that comes with mmdpo, for none."""
+    try:
+        return RECIPES.find(name_or_path)
+    except ValueError as error:
+        raise RecipeError(f"--config: {error}") from error
+
+
+def names_of(key: str) -> Callable[[], Sequence[str]]:
+    """Returns what lists the names of `known_names` of one key, for options that take such a name too."""
+    return lambda: known_names()[key]
 
 
 def check_flags(arguments: Sequence[str]) -> dict[str, None]:
@@ -166,42 +219,26 @@ def explain_unknown(key: str, known: Iterable[str]) -> str:
 
 
 def describe_keys(*, every: bool = False) -> str:
-    """Returns what `mmdpo train --help` prints, or with `every` what `--help_all` prints."""
-    width = min(shutil.get_terminal_size().columns, 120)
-    lines = [
-        "usage: mmdpo train --config recipe.yaml [--dry_run] [--key value …]",
-        "",
-        *textwrap.wrap(
-            "A recipe is flat YAML; a flag of the same name wins. `model_name_or_path` and `dataset_name` are needed; "
-            "`world` means the embedded world for both, `world_large` the large one. --dry_run tries every row, and "
-            "prints what the run would train, on how many tokens and in how much memory; it reads no weights and "
-            "writes no file.",
-            width,
-        ),
-        "",
-    ]
-    ours = {key.name for key in OURS.read()}
-    for group in (OURS, MODEL, DATASET, TRAINING):
-        keys = [key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours)]
-        shown = keys if every or group is not TRAINING else [key for key in keys if key.name in COMMON]
+    """Returns what `mmdpo train --help` says of keys, or with `every` what `--help_all` says."""
+    width = help_width()
+    lines = []
+    for group, keys in list_keys().items():
+        shown = keys if every or group is not TRAINING else tuple(key for key in keys if key.name in COMMON)
         lines += [f"{group.title}:", *(line for key in shown for line in _describe(key, width))]
         if shown != keys:
             lines.append(f"  … and {len(keys) - len(shown)} more: mmdpo train --help_all")
         lines.append("")
-    lists = {
-        "objectives": _preset_names(),
-        "terms": Registry("objective.terms", "").names(),
-        "corruptions": Registry("corruption", "").names(),
-        "formats": Registry("data.formats", "").names(),
-    }
-    for title, names in lists.items():
+    for key, names in known_names().items():
+        title = {"objective": "objectives", "corruption": "corruptions", "dataset_format": "formats"}.get(key, key)
         lines += textwrap.wrap(f"{title + ':':<13} {', '.join(names)}", width, subsequent_indent=" " * 14)
     return "\n".join(lines)
 
 
 def _describe(key: Key, width: int) -> Iterator[str]:
-    default = "" if key.default is None else f" [{key.default}]"
-    text, head = " ".join(f"{key.help}{default}".split()), f"  {key.name:<29} "
+    default = "" if key.default is None else f" [default: {key.default}]"
+    # What an unset option means stands at the end of its text, in the place of a default.
+    said = re.sub(r" Unset: (.*)\.$", r" [default: \1]", key.help)
+    text, head = " ".join(f"{said}{default}".split()), f"  {key.name:<29} "
     if len(key.name) > 28:
         yield head.rstrip()
         head = " " * 32
@@ -239,7 +276,9 @@ def _read_field(statement: ast.stmt) -> Iterator[Key]:
         yield Key(name, _as_text(texts[0]) if texts else "", _as_typed(named.get("default")))
     else:
         default, decides, text = value.args
-        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides))
+        choices = named.get("choices")
+        listed = tuple(map(str, ast.literal_eval(choices))) if choices is not None else ()
+        yield Key(name, _as_text(text), _as_typed(default), _as_text(decides), listed)
 
 
 def _as_text(node: ast.expr) -> str:

@@ -11,8 +11,11 @@ several values for a tuple; a bool is a switch. A field made by `group` holds op
 
 import argparse
 import json
+import re
+import shutil
+import textwrap
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,17 +61,33 @@ def option(
     metavar: str | None = None,
     positional: bool = False,
     choices: Sequence[str] | None = None,
+    known: Callable[[], Sequence[str]] | None = None,
     least: int | None = None,
     flag: str = "",
     use: str = "",
+    unset: str = "",
 ) -> Any:
     """Declares a field that is a flag; `text` is a sentence for the help, which adds the default.
 
+    `choices` are all that is taken, `known` returns names that are taken among others, which the shell completes.
     `least` is the smallest number that is taken, `flag` the flag's name where it is not the field's, and `use` what the
-    flag is for: the help of a verb that does not use it leaves it out.
+    flag is for: the help of a verb that does not use it leaves it out. `unset` says in words what holds where the flag
+    is not given and its default is None or ().
     """
-    metadata = dict(text=text, metavar=metavar, positional=positional, choices=choices, least=least, flag=flag, use=use)
+    metadata = dict(
+        text=text, metavar=metavar, positional=positional, choices=choices, known=known, least=least, flag=flag,
+        use=use, unset=unset,
+    )  # fmt: skip
     return field(default=default, metadata=metadata)
+
+
+def describe_default(each: Field[Any]) -> str:
+    """Returns what a field's flag is where it is not given, as help and reference show it; empty for off or nothing."""
+    if each.metadata["unset"]:
+        return str(each.metadata["unset"])
+    if any(each.default is nothing for nothing in (MISSING, None, False, ())) or each.default == "":
+        return ""
+    return " ".join(map(str, each.default)) if isinstance(each.default, tuple) else str(each.default)
 
 
 def group(options: type[Options], *, use: str = "") -> Any:
@@ -77,18 +96,42 @@ def group(options: type[Options], *, use: str = "") -> Any:
 
 
 def parse_options(
-    options: type[_Chosen], words: Sequence[str], command: str, *, about: str = "", uses: Collection[str] | None = None
+    options: type[_Chosen],
+    words: Sequence[str],
+    command: str,
+    *,
+    about: str = "",
+    more: Callable[[int], str] | None = None,
+    uses: Collection[str] | None = None,
 ) -> _Chosen:
     """Returns the options that the words of a command line choose; `--help` prints the help and ends the process.
 
-    `command` is the verb as it is typed after `mmdpo`; `uses` names what it uses, None for everything.
+    `command` is the verb as it is typed after `mmdpo`; `more` returns what the help ends with at a width; `uses` names
+    what the verb uses, None for everything.
     Raises UsageError for an unknown flag (naming the nearest), a value of another type or something missing, and
     ValueError for values that the options themselves refuse.
     """
-    parser = _VerbParser(prog=f"mmdpo {command}", description=about or None)
+    words = list(words)
+    parser = VerbParser(prog=f"mmdpo {command}", description=about or None, formatter_class=_Formatter)
+    names = fill_parser(parser, options, uses)
+    if more is not None and {"-h", "--help"} & set(words):
+        parser.epilog = more(help_width())
     if options.HAS_FILE:
-        parser.add_argument("--config", metavar="FILE", help="YAML file with these flags; what is typed goes before.")
-        words = _put_file_first(options, list(words))
+        words = _put_file_first(options, words)
+    for word in words[: words.index("--") if "--" in words else None]:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(known.startswith(name) for known in names):
+            parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
+    return _build(options, vars(parser.parse_args(words)))
+
+
+def fill_parser(
+    parser: argparse.ArgumentParser, options: type[Options], uses: Collection[str] | None = None
+) -> list[str]:
+    """Adds the flags of options to a parser, and returns their names."""
+    if options.HAS_FILE:
+        told = "YAML file with these flags; what is typed goes before."
+        parser.add_argument("--config", metavar="FILE", help=told)
     groups: dict[str, Any] = {"": parser}
     needed, names = [options.USAGE] if options.USAGE else [], ["--help", *(["--config"] if options.HAS_FILE else [])]
     for flag, hint, each, title, use in _list_flags(options):
@@ -105,13 +148,24 @@ def parse_options(
             keywords["required"] = is_needed
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(flag if is_positional else f"--{flag}", default=argparse.SUPPRESS, **keywords)
+        name = flag if is_positional else f"--{flag}"
+        added = groups[title].add_argument(name, default=argparse.SUPPRESS, **keywords)
+        if (offer := _offer_values(each.metadata["known"], keywords.get("type"))) is not None:
+            added.completer = offer
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])  # all of them would hide an error
-    for word in words[: words.index("--") if "--" in words else None]:
-        name = word.partition("=")[0]
-        if name.startswith("--") and not any(known.startswith(name) for known in names):
-            parser.error(f"unknown flag {name}{name_nearest(name, names).rstrip('.')}")
-    return _build(options, vars(parser.parse_args(list(words))))
+    return names
+
+
+def _offer_values(known: Callable[[], Sequence[str]] | None, kind: Any) -> Callable[..., Sequence[str]] | None:
+    """Returns what lists the values that a shell offers; None where it offers the choices, or files."""
+    if known is not None:
+        return lambda **_: known()
+    return (lambda **_: ()) if kind in (int, float) else None
+
+
+def help_width() -> int:
+    """Returns how many columns a help may have: those of the terminal, as many as one reads with ease at most."""
+    return min(shutil.get_terminal_size().columns, 120)
 
 
 def make_options(options: type[_Chosen], values: Mapping[str, Any]) -> _Chosen:
@@ -190,10 +244,32 @@ def _put_file_first(options: type[Options], words: list[str]) -> list[str]:
     return words
 
 
-class _VerbParser(argparse.ArgumentParser):
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps what argparse wraps, the description too, and leaves what follows the flags as it is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=help_width())
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else "\n".join(textwrap.wrap(text, width))
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The parser of a verb: what is wrong is raised as one line."""
+
     def error(self, message: str) -> Any:
         """Raises instead of leaving the process."""
-        raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {message} ({self.prog} --help tells more)")
+        told = name_choice(message)
+        raise UsageError(f"{self.prog.removeprefix('mmdpo ')}: {told} ({self.prog} --help tells more)")
+
+
+def name_choice(message: str) -> str:
+    """Returns a message of argparse, which names the nearest choice where it is about a value that is none."""
+    found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if found is None:
+        return message
+    nearest = name_nearest(found[1], re.findall(r"[^,'\s]+", found[2])).rstrip(".")
+    return f"{message[: found.start()]}invalid choice: {found[1]!r}{nearest} (choose from {found[2]})"
 
 
 def _list_flags(
@@ -215,8 +291,8 @@ def _flag_of(options: type[Options], each: Field[Any]) -> str:
 def _describe(hint: Any, each: Field[Any]) -> dict[str, Any]:
     """Returns what argparse is told of a flag."""
     text, default = each.metadata["text"], each.default
-    if not any(default is unset for unset in (MISSING, None, False, ())):
-        text = f"{text} [{default}]"
+    if shown := describe_default(each):
+        text = f"{text} [default: {shown}]"
     keywords: dict[str, Any] = {"help": text.replace("%", "%%")}
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(kind for kind in get_args(hint) if kind is not type(None))

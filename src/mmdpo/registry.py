@@ -29,6 +29,12 @@ class Registry:
         modules = pkgutil.iter_modules(folders)
         return tuple(sorted(module.name for module in modules if not module.name.startswith("_")))
 
+    def about(self, name: str) -> str:
+        """Returns the first line of the docstring of a module of this package, which is read and not imported."""
+        path = Path(__file__).parent / self.package.replace(".", "/") / f"{name}.py"
+        with path.open(encoding="utf-8") as file:
+            return file.readline().strip().strip('"')
+
     def load(self, name: str) -> Any:
         """Returns the module of that name. Raises ValueError for an unknown name, saying the nearest and all."""
         if name not in self.names():

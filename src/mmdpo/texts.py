@@ -95,6 +95,28 @@ def differing_words(one: str, other: str) -> tuple[list[Mark], list[Mark]] | Non
     return found
 
 
+def words_not_shared(text: str, others: Iterable[str]) -> list[Mark]:
+    """Returns the words of a text that some of the others do not have; those that follow each other are one mark.
+
+    Upper and lower case are one.
+
+    >>> words_not_shared("A red cup on a table.", ["a blue cup", "A red cup"])
+    [(2, 5), (10, 20)]
+    """
+    heard = [{word.lower() for word in re.findall(r"\w+", other)} for other in others]
+    shared = set.intersection(*heard) if heard else set()
+    marks: list[Mark] = []
+    was_marked = False
+    for word in re.finditer(r"\w+", text):
+        is_marked = bool(heard) and word[0].lower() not in shared
+        if is_marked and was_marked:
+            marks[-1] = (marks[-1][0], word.end())
+        elif is_marked:
+            marks.append(word.span())
+        was_marked = is_marked
+    return marks
+
+
 def split_pieces(text: str, wrong: Sequence[Mark], differing: Sequence[Mark] = ()) -> list[Piece]:
     """Returns the pieces of a text between the ends of marks; joined they give the text again.
 

@@ -97,12 +97,12 @@ def test_it_is_compared_with_a_corrupted_and_with_another_image(page):
     page.get_by_label("corruption_options").fill('{"low": 0.3, "high": 0.4}')
     look_at(page)
     captions = page.locator(".look figcaption").all_inner_texts()
-    assert captions == ["image, 48 × 48", "corrupted: crop_0_20, 48 × 48"]
+    assert captions == ["image, 96 × 96", "corrupted: crop_0_20, 96 × 96"]
     assert "with the corrupted image" in page.locator(".look table").inner_text()
     page.get_by_label("another image").check()
     page.get_by_label("Its row").fill("3")
     look_at(page)
-    assert page.locator(".look figcaption").all_inner_texts() == ["image, 48 × 48", "another image, 48 × 48"]
+    assert page.locator(".look figcaption").all_inner_texts() == ["image, 96 × 96", "another image, 96 × 96"]
     assert all(page.locator(".look img").evaluate_all("all => all.map(each => each.alt)"))
 
 

@@ -294,6 +294,17 @@ class TestEntryPoints:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
+    def test_a_reader_that_has_read_enough_is_no_error(self):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m mmdpo train --help_all | head -1; exit ${{PIPESTATUS[0]}}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.startswith("usage: mmdpo train")
+        assert done.stderr == ""
+        assert done.returncode == 141  # as of a program that SIGPIPE ends
+
     def test_the_public_names(self):
         import mmdpo
 

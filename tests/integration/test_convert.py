@@ -61,7 +61,9 @@ def test_there_and_back_and_not_twice(converted, tmp_path, capsys):
     assert main(["convert", "bunny", str(converted), str(tmp_path / "other")]) == 2
     assert "model_type is 'llava'" in capsys.readouterr().err
     assert main(["convert", "bunny", "nobody/nothing", str(tmp_path / "other")]) == 2
-    assert "nobody/nothing is no folder, and cannot be fetched" in capsys.readouterr().err
+    assert (
+        "there is no folder nobody/nothing here, and no model of that name could be fetched" in capsys.readouterr().err
+    )
     assert main(["convert", "bunny", str(tmp_path / "original"), str(tmp_path / "x"), "--original", "y"]) == 2
     assert "--original goes with --reverse" in capsys.readouterr().err
 

@@ -85,4 +85,4 @@ def test_nothing_of_setup_floats():
     assert len(commands) == 4
     assert all("$(2)" in command for command in commands[:3])
     assert "--no-build-isolation" in commands[2]
-    assert commands[3] == "pip install --quiet --constraint requirements/locked.txt --group app"
+    assert commands[3] == "pip install --quiet --constraint requirements/locked.txt --group app --group docs"

@@ -211,7 +211,7 @@ class TestRefusals:
         gone = settings | {"base_model_name_or_path": "gone/gone"}
         (copy / "adapter_config.json").write_text(json.dumps(gone))
         error = merge_error(capsys, copy, tmp_path / "out")
-        assert "gone/gone is no folder" in error
+        assert "there is no folder gone/gone here" in error
         assert "--base names it where it lies elsewhere now" in error
         path = copy / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-5])

@@ -5,11 +5,12 @@ import json
 import pytest
 from rich.console import Console
 
-from mmdpo.study.quickstart import QuickstartPlan, run_quickstart
+from mmdpo.study.quickstart import RATES, QuickstartPlan, run_quickstart
 from mmdpo.training.durable.resume import RunFolderError
 
 SMALL = QuickstartPlan(seed=1, pairs=160, held_out_pairs=16, scenes=20, shown_scenes=2, epochs=1)
 KEYS = {"chair_i", "chair_s", "cover", "cog", "delta_logp_chosen", "accuracy_real", "accuracy_other"}
+KEYS |= {"margin_real", "margin_other"}
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,42 @@ def test_results_hold_every_variant_and_measure(run):
 
 def test_pictures_and_page_are_there(run):
     folder, _, _ = run
-    for name in ("scenes.png", "scenes.svg", "curves.png", "report.html", "mdpo/model.safetensors"):
+    for name in (
+        "scenes.png",
+        "scenes.svg",
+        "preference.png",
+        "preference.svg",
+        "curves.png",
+        "report.html",
+        "mdpo/model.safetensors",
+    ):
         assert (folder / name).stat().st_size > 1000, name
     page = (folder / "report.html").read_text()
     for word in ("CHAIR", "mDPO", "hallucinat", "planted"):
         assert word in page
+
+
+def test_the_pair_on_the_picture_is_of_two_scenes_with_nothing_in_common(run):
+    folder, _, _ = run
+    pair = json.loads((folder / "pair.json").read_text())
+    assert pair["chosen"] != pair["rejected"]
+    pictures = [(folder / pair[name]).read_bytes() for name in ("image", "other_image")]
+    assert pictures[0] != pictures[1]
+    page = (folder / "report.html").read_text()
+    assert "Share of its preference that a model keeps with another picture: DPO" in page
+    assert page.count('width="40" height="40"') == 18, "every object of the world has a legend"
+
+
+def test_every_variant_has_the_rate_that_its_own_tries_found(run):
+    folder, _, _ = run
+    logged = {}
+    for name in RATES:
+        log = json.loads((folder / name / "trainer_state.json").read_text())["log_history"]
+        logged[name] = max(record.get("learning_rate", 0.0) for record in log)
+    # Few steps are logged, and the peak need not be among them; it is the same share of each.
+    assert {name: rate / logged["dpo"] for name, rate in logged.items()} == pytest.approx(
+        {name: rate / RATES["dpo"] for name, rate in RATES.items()}
+    )
 
 
 def test_the_terminal_says_what_the_world_plants(run):

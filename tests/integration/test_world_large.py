@@ -13,7 +13,7 @@ from mmdpo.world import build
 from mmdpo.world import LARGE
 
 stage = build.Schedule(2, 1e-3, batch_size=8)
-build.PLANS = {LARGE.name: build.BuildPlan(16, vision=stage, captions=stage)}
+build.PLANS = {LARGE.name: build.BuildPlan(16, 16, vision=stage, captions=stage)}
 build.main([])
 """
 STUDY = {

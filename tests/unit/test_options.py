@@ -74,7 +74,7 @@ def test_the_help_has_groups_and_defaults_and_leaves_out_what_is_not_used(capsys
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
     assert "usage: mmdpo car PLACE [OWNER] [options]" in shown
-    assert "the engine: --engine {petrol,wood} What it burns. [petrol]" in shown
+    assert "the engine: --engine {petrol,wood} What it burns. [default: petrol]" in shown
     assert "100 % of it" in shown
     assert "--doors" not in shown
 

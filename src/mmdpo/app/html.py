@@ -7,6 +7,8 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmdpo.report.layout import breakable
+
 _TEMPLATES = Environment(
     loader=ChoiceLoader(
         [PackageLoader("mmdpo.app"), PackageLoader("mmdpo.report")]
@@ -16,6 +18,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.globals["breakable"] = breakable
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -10,7 +10,7 @@ Source: https://huggingface.co/BAAI/Bunny-v1_0-3B.
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mmdpo.files import written_aside
 from mmdpo.models.families import VICUNA
 from mmdpo.models.load import BUNNY_LAYOUT
 from mmdpo.models.weights import CheckpointError, check_names, read_json, read_weights
+from mmdpo.progress import stages
 
 ORIGINAL = "original"
 """Folder inside a converted checkpoint with the original's small files, which converting back needs."""
@@ -95,6 +96,20 @@ def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow
     Raises CheckpointError for a checkpoint of another kind, with names missing or left over, or damaged.
     """
     config = native_config(_read_original_config(source))
+    with stages(3, "converting") as begin:
+        _convert(source, target, config, begin, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def _convert(
+    source: Path,
+    target: Path,
+    config: LlavaConfig,
+    begin: Callable[[str], None],
+    *,
+    dtype: str | None,
+    allow_pickle: bool,
+) -> None:
+    begin("reading weights")
     # Without what is computed anew, and what is never used: the tower's pooling head.
     dropped = re.compile(r"\.position_ids$|\.inv_freq$|\.vision_model\.head\.")
     held = read_weights(source, allow_pickle=allow_pickle)
@@ -109,6 +124,7 @@ def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow
         {name: tensor.shape for name, tensor in found.items()},
         f"{source} is no Bunny-v1.0-3B checkpoint",
     )
+    begin("adding a token")
     processor = build_processor(source, config)
     weights = {name: found[original_name(name)] for name in shapes}
     # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is masked
@@ -122,6 +138,7 @@ def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow
     ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     generation = GenerationConfig(**ids, suppress_tokens=[rows])
     with written_aside(target) as folder:
+        begin("writing weights")
         _write_weights(weights, folder, dtype)
         for part in (config, generation, processor):
             part.save_pretrained(folder)
@@ -145,7 +162,8 @@ def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dt
     check_names(native_shapes(config), shapes, f"{source} is no converted Bunny-v1.0-3B")
     for name in ROWS_PER_TOKEN:
         weights[name] = weights[name][: config.image_token_index].clone()
-    with written_aside(target) as folder:
+    with written_aside(target) as folder, stages(1, "converting") as begin:
+        begin("writing weights")
         _write_weights({original_name(name): tensor for name, tensor in weights.items()}, folder, dtype)
         _copy_files(files, folder)
 

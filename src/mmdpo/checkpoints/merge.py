@@ -34,6 +34,7 @@ from mmdpo.models.start import (
 )
 from mmdpo.models.trained import attach_adapter
 from mmdpo.models.weights import CheckpointError, read_json, read_weights
+from mmdpo.progress import count, stages
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
 from mmdpo.scoring.probe import TOLERANCES, compare, find_precision, score_alone
 
@@ -69,7 +70,8 @@ def merge_run(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not allow_pickle:
         options["use_safetensors"] = True
-    with written_aside(target) as folder:
+    with written_aside(target) as folder, stages(4, "merging") as begin:
+        begin("reading")
         processor = _find_processor(run, base, trust_remote_code)
         source, expected = Path(find_base(run) or run), None
         if has_adapter:
@@ -78,12 +80,15 @@ def merge_run(
             model = load_whole_model(str(source), dtype=dtype or "auto", **options)
             adapted = attach_adapter(model, run, tensors, base=name)
             expected = _score_sequence(adapted, processor)
+            begin("adding the adapter")
             merged = _merge_in_float32(adapted)
+            begin("writing")
             _save(merged, folder)
             del model, adapted, merged  # one is in memory at a time
         elif dtype is not None:
             model = load_whole_model(str(run), dtype=dtype, **options)
             expected = _score_sequence(model, processor)
+            begin("writing")
             _save(model, folder)
             del model
         else:
@@ -94,6 +99,7 @@ def merge_run(
             start = resolve_start(str(run), LoadOptions(trust_remote_code=trust_remote_code))
             write_as_on_the_hub(folder, build_empty_model(start))
         if expected is not None:
+            begin("comparing")
             merged = load_whole_model(str(folder), dtype="auto", **options)
             _check_same(merged, _score_sequence(merged, processor) or [], expected, f"what {run} was merged to")
         if (source / bunny.ORIGINAL).is_dir():  # converting back needs it
@@ -149,8 +155,9 @@ def _merge_in_float32(adapted: Any) -> Any:
     """Adds the adapter to each layer in float32: a change is often smaller than a step of bfloat16."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for layer in adapted.modules():
-        if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is not None:
+    layers = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in count(layers, "adding the adapter", "layer"):
+        if getattr(layer.get_base_layer(), "weight", None) is not None:
             base = layer.get_base_layer()
             holders = [p for _, p in adapted.named_parameters(remove_duplicate=False) if p is base.weight]
             if len(holders) > 1:  # what is added to a head must not change the embeddings that it is tied to

@@ -4,16 +4,61 @@ Such a module has a docstring, whose first line says what the verb does, and `VE
 what is heavy when it runs. Files that start with an underscore are not verbs.
 """
 
+import re
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from mmdpo.options import Options, UsageError, parse_options
+from mmdpo.options import Options, UsageError, help_width, parse_options
 from mmdpo.registry import Registry, name_nearest
+
+SPELT = {"-h": "--help", "-V": "--version"}
+"""Short flags of `mmdpo` itself and of verbs that have further verbs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class More:
+    """What a help ends with: examples, and where to read on."""
+
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """Commands, by what they do."""
+    page: str = ""
+    """A page of `docs/` without its suffix, or `page#section`."""
+
+    def describe(self, width: int) -> str:
+        """Returns examples and page, in lines of at most `width` where a command can be broken so."""
+        lines = ["examples:"] if self.examples else []
+        for does, command in self.examples.items():
+            lines += textwrap.wrap(f"# {does}", width, initial_indent="  ", subsequent_indent="  # ")
+            lines.append("  " + " \\\n      ".join(_break_command(command, width - 8)))
+        return "\n".join([*lines, *([""] if lines else []), f"more: {find_page(self.page)}"])
+
+
+def _break_command(command: str, width: int) -> list[str]:
+    """Returns a command in pieces that a terminal of that width holds; a flag and its values stay together."""
+    pieces = [piece.replace(" ", "\0") for piece in re.split(r" (?=--|&& )", command)]
+    lines = textwrap.wrap(" ".join(pieces), width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
+
+
+def find_page(page: str) -> str:
+    """Returns where a page of the documentation is: on the site that the package's metadata names, else its file."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        entries = metadata("mmdpo").get_all("Project-URL") or ()
+    except PackageNotFoundError:  # run from a folder
+        entries = ()
+    name, mark, section = page.partition("#")
+    for label, _, address in (entry.partition(", ") for entry in entries):
+        if label.lower() == "documentation":
+            return f"{address.rstrip('/')}/{name}{'/' if name else ''}{mark}{section}"
+    return f"docs/{name}{'.md' if name else ''}{mark}{section}"
 
 
 @dataclass(frozen=True)
-class Verb:
+class Verb(More):
     """Something that the command line does."""
 
     about: str
@@ -35,46 +80,71 @@ class Verb:
         uses = None if self.uses is None else self.uses()
         further = (f"`mmdpo {command} {name}`: {verb.about}" for name, verb in self.verbs.items())
         about = " ".join((self.about, *further))
-        return self.run(parse_options(self.options, words, command, about=about, uses=uses))
+        return self.run(parse_options(self.options, words, command, about=about, more=self.describe, uses=uses))
 
 
 @dataclass(frozen=True)
-class Verbs:
+class Verbs(More):
     """A verb that has further verbs, or all of them."""
 
     about: str
     verbs: Mapping[str, "Verb | Verbs"]
     kind: str = "verb"
+    flags: Mapping[str, Verb] = field(default_factory=dict)
+    """What stands in the place of a verb and begins with dashes."""
 
     def __call__(self, words: Sequence[str], command: str) -> int:
         """Runs the verb that the first word names. Raises UsageError where it names none."""
-        name = words[0] if words else ""
-        if name in ("-h", "--help"):
-            width = max(map(len, self.verbs)) + 2
-            lines = [f"  {verb:<{width}}{found.about}" for verb, found in self.verbs.items()]
-            head = " ".join(filter(None, ("usage: mmdpo", command, f"{self.kind.upper()} …")))
-            print("\n".join([head, "", self.about, "", f"{self.kind}s:", *lines]))
+        name = SPELT.get(words[0], words[0]) if words else ""
+        if name == "--help":
+            print(self._help(command))
             return 0
-        if name not in self.verbs:
-            nearest = name_nearest(name, self.verbs)
-            problem = f"there is no {self.kind} {name!r}{nearest}" if name else f"name a {self.kind}."
+        known = {**self.verbs, **self.flags}
+        if name not in known:
+            kind = "flag" if name.startswith("-") else self.kind
+            nearest = name_nearest(name, ["--help", *self.flags] if kind == "flag" else self.verbs)
+            problem = f"there is no {kind} {name!r}{nearest}" if name else f"name a {kind}."
             raise UsageError(f"{command}: {problem} There are {', '.join(self.verbs)}".removeprefix(": "))
-        return self.verbs[name](words[1:], f"{command} {name}".lstrip())
+        return known[name](words[1:], f"{command} {name}".lstrip())
+
+    def _help(self, command: str) -> str:
+        width = help_width()
+        usage = " ".join(filter(None, ("usage: mmdpo", command, f"{self.kind.upper()} …")))
+        lines = [usage, "", *textwrap.wrap(self.about, width)]
+        short = {name: f"{letter}, {name}" for letter, name in SPELT.items()}
+        flags = {short.get(name, name): found.about for name, found in self.flags.items()}
+        lists = {f"{self.kind}s": {name: found.about for name, found in self.verbs.items()}, "options": flags}
+        column = max(len(name) for listed in lists.values() for name in listed) + 4
+        for title, listed in lists.items():
+            lines += ["", f"{title}:"] if listed else []
+            for name, about in listed.items():
+                head, rest = f"  {name}".ljust(column), " " * column
+                lines += textwrap.wrap(about, max(width, column + 30), initial_indent=head, subsequent_indent=rest)
+        asked = f"mmdpo {command} {self.kind.upper()} --help".replace("  ", " ")
+        return "\n".join([*lines, "", f"{asked} tells more.", "", self.describe(width)])
 
 
 def all_verbs() -> Verbs:
     """Returns the verbs of this folder."""
+    from mmdpo.commands._shell import FLAGS
+
     found = Registry("commands", "verb")
-    about = "Preference optimisation that makes vision-language models look at the image."
-    return Verbs(about, {name: found.load(name).VERB for name in found.names()})
-
-
-def quiet_libraries() -> None:
-    """Keeps transformers' progress bars and remarks off the terminal."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    examples = {
+        "train and compare DPO and mDPO on the embedded world, on a CPU": "mmdpo quickstart",
+        "look for mistakes in pairs of your own, then train on them": (
+            "mmdpo data check pairs.jsonl && mmdpo train --config vlm-mdpo-lora --dataset_name pairs.jsonl"
+        ),
+        "does the trained model look?": (
+            "mmdpo diagnose --model runs/mine --dataset pairs.jsonl --pairs 200 --out runs/mine/looks"
+        ),
+        "score it on POPE": "mmdpo eval pope --model runs/mine --out runs/mine/pope",
+    }
+    return Verbs(
+        "Preference optimisation that makes vision-language models look at the image.",
+        {name: found.load(name).VERB for name in found.names()},
+        flags=FLAGS,
+        examples=examples,
+    )
 
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]

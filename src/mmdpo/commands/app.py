@@ -6,9 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.files import printable
+from mmdpo.keys import names_of
 from mmdpo.options import Options, option
+from mmdpo.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from mmdpo.app.sources import Sources
@@ -24,7 +26,7 @@ class AppOptions(Options):
     data: tuple[str, ...] = option((), "Pairs: files, folders, hub names, `world`.", metavar="DATA")
     split: str = option("train", "Split of the datasets.")
     dataset_config: str | None = option(None, "Configuration of hub datasets.")
-    dataset_format: str = option("auto", "Format of the rows.")
+    dataset_format: str = option("auto", "Format of the rows.", known=names_of("dataset_format"))
     image_root: str | None = option(None, "Folder that relative image paths start from.")
     seed: int = option(42, "Seed of the run that corrupted images are shown for.")
     vocabulary: Path | None = option(None, "JSON file of words and the object that each names, to tell pairs by.")
@@ -32,13 +34,13 @@ class AppOptions(Options):
     runs: tuple[Path, ...] = option((), "Folders that mmdpo wrote: runs, results, diagnoses.", metavar="RUN")
     image_dir: Path | None = option(None, "Folder of the images of benchmarks.")
     models: tuple[str, ...] = option((), "Models: hub names, run folders, adapters, `world`.", metavar="MODEL")
-    max_models: int | None = option(None, "Models in memory at a time; as many as fit unless given.", least=1)
+    max_models: int | None = option(None, "Models in memory at a time.", least=1, unset="as many as fit")
     votes: Path | None = option(None, "Take blind votes on the runs, into this SQLite file.", metavar="FILE")
     demo: bool = option(False, "Open the embedded world and the quickstart's runs, made where they are not there.")
     host: str = option("127.0.0.1", "Address to serve on; others than this machine's own let others in.")
-    port: int | None = option(None, "Port; the first that is free from 7860 on unless given.", least=1)
+    port: int | None = option(None, "Port.", least=1, unset="the first that is free from 7860 on")
     auth: Path | None = option(
-        None, f"File of `user:password` lines that are let in; or the variable {AUTH}.", metavar="FILE"
+        None, "File of `user:password` lines that are let in.", metavar="FILE", unset=f"the variable {AUTH}"
     )
 
 
@@ -113,4 +115,15 @@ def read_auth(path: Path | None) -> list[tuple[str, str]]:
     return found
 
 
-VERB = Verb(__doc__, AppOptions, run)
+VERB = Verb(
+    __doc__,
+    AppOptions,
+    run,
+    page="app",
+    examples={
+        "look around, with nothing prepared": "mmdpo app --demo",
+        "pairs of your own; flags and drops go to decisions.jsonl": "mmdpo app --data pairs.jsonl --image_root photos",
+        "answers of two models beside each other": "mmdpo app --runs runs/dpo/amber runs/mdpo/amber",
+        "blind votes on them": "mmdpo app --runs runs/dpo/amber runs/mdpo/amber --votes votes.db",
+    },
+)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, Verbs, quiet_libraries
+from mmdpo.commands import Dtype, Verb, Verbs
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class BunnyOptions(Options):
     reverse: bool = option(False, "Convert back to the original's names.")
     original: Path | None = option(None, "With --reverse: folder of the original's config and tokenizer.")
     revision: str | None = option(None, "Branch, tag or commit of a hub name.")
-    dtype: Dtype | None = option(None, "Precision of the weights; the source's unless given.")
+    dtype: Dtype | None = option(None, "Precision of the weights.", unset="the source's")
     allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
 
 
@@ -37,5 +38,15 @@ def convert_bunny(options: BunnyOptions) -> int:
     return 0
 
 
-_BUNNY = Verb("Bunny-v1.0-3B to and from LlavaForConditionalGeneration.", BunnyOptions, convert_bunny)
-VERB = Verbs(__doc__, {"bunny": _BUNNY}, kind="checkpoint")
+_EXAMPLES = {
+    "the start of the paper's recipes on Bunny": "mmdpo convert bunny BAAI/Bunny-v1_0-3B checkpoints/bunny-v1.0-3b",
+    "and back": "mmdpo convert bunny runs/merged bunny-mdpo --reverse --original checkpoints/Bunny-v1_0-3B",
+}
+_BUNNY = Verb(
+    "Bunny-v1.0-3B to and from LlavaForConditionalGeneration.",
+    BunnyOptions,
+    convert_bunny,
+    page="checkpoints",
+    examples=_EXAMPLES,
+)
+VERB = Verbs(__doc__, {"bunny": _BUNNY}, kind="checkpoint", page="checkpoints", examples=_EXAMPLES)

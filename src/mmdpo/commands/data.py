@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.commands import Verb, Verbs
 from mmdpo.files import printable
+from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +26,13 @@ class DatasetOptions(Options):
 class DataCheckOptions(DatasetOptions):
     """Which dataset is checked, and for what."""
 
-    dataset_format: str = option("auto", "Format of the rows.")
+    dataset_format: str = option("auto", "Format of the rows.", known=names_of("dataset_format"))
     model_name_or_path: str | None = option(None, "Measure in this model's tokens, exactly as training does.")
-    chat_template: str | None = option(None, "Template instead of the processor's own.")
+    chat_template: str | None = option(
+        None, "Chat template: a Jinja file, or vicuna, which is LLaVA-1.5's.", unset="the processor's"
+    )
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
-    objective: str = option("mdpo", "The objective that rows are tried for.")
+    objective: str = option("mdpo", "The objective that rows are tried for.", known=names_of("objective"))
     max_length: int = option(2048, "Tokens of a row.")
     max_image_pixels: int = option(100_000_000, "Pixels of an image.")
     num_proc: int = option(min(4, os.cpu_count() or 1), "Number of processes.")
@@ -71,7 +75,7 @@ class DataConvertOptions(DatasetOptions):
     """Which dataset is written, and as what. Raises ValueError for a file that does not end in .parquet."""
 
     out: Path = option(REQUIRED, "Write this .parquet file.", metavar="OUT", positional=True)
-    dataset_format: str = option("auto", "Format of the rows.")
+    dataset_format: str = option("auto", "Format of the rows.", known=names_of("dataset_format"))
     pairs: Literal["best_worst", "all"] = option(
         "best_worst", "Of rows with several rated answers, the best over the worst, or every two of different scores."
     )
@@ -124,7 +128,7 @@ class SymDPOOptions(DatasetOptions):
     out: Path = option(REQUIRED, "Write this .parquet file.", metavar="OUT", positional=True)
     rows: int = option(10_000, "How many rows.", least=1)
     demonstrations: int = option(4, "How many demonstrations a row shows.", least=2)
-    shares: str | None = option(None, "How often each form is drawn, as JSON; 30 % general unless given.")
+    shares: str | None = option(None, "How often each form is drawn, as JSON.", unset="30 % general")
     seed: int = option(0, "Seed of all that is drawn.")
     image_column: str = option("image", "Column of the picture.")
     question_column: str = option("question", "Column of the question.")
@@ -168,12 +172,48 @@ def check_parquet(out: Path) -> None:
         raise ValueError(f"{out}: what is written is a .parquet file; name it so")
 
 
+_CHECKS = {
+    "what is in a file, and which rows are faulty": "mmdpo data check pairs.jsonl --image_root photos",
+    "lengths in the tokens of a model, as training counts them": (
+        "mmdpo data check pairs.jsonl --model_name_or_path Qwen/Qwen2.5-VL-7B-Instruct --faults faults.jsonl"
+    ),
+}
+_CONVERSIONS = {
+    "published pairs as a file of one's own": "mmdpo data convert openbmb/RLHF-V-Dataset rlhf-v.parquet",
+    "rows with several rated answers": "mmdpo data convert MMInstruction/VLFeedback vlf.parquet --pairs all",
+}
 VERB = Verbs(
     __doc__,
     {
-        "check": Verb("Validate a dataset and print what is in it.", DataCheckOptions, check),
-        "download": Verb("Fetch the preference data that the paper trained on.", DataDownloadOptions, download),
-        "convert": Verb("Write a dataset of any format as one Parquet file.", DataConvertOptions, convert),
-        "symdpo": Verb("Make SymDPO's pairs of questions and answers about pictures.", SymDPOOptions, symdpo),
+        "check": Verb(
+            "Validate a dataset and print what is in it.", DataCheckOptions, check, page="data", examples=_CHECKS
+        ),
+        "download": Verb(
+            "Fetch the preference data that the paper trained on.",
+            DataDownloadOptions,
+            download,
+            page="reproduce",
+            examples={"the paper's pairs and their images": "mmdpo data download mdpo"},
+        ),
+        "convert": Verb(
+            "Write a dataset of any format as one Parquet file.",
+            DataConvertOptions,
+            convert,
+            page="data",
+            examples=_CONVERSIONS,
+        ),
+        "symdpo": Verb(
+            "Make SymDPO's pairs of questions and answers about pictures.",
+            SymDPOOptions,
+            symdpo,
+            page="data",
+            examples={
+                "10,000 rows with four demonstrations each": (
+                    "mmdpo data symdpo triplets.jsonl symdpo.parquet --rows 10000 --demonstrations 4"
+                )
+            },
+        ),
     },
+    page="data",
+    examples={**_CHECKS, **_CONVERSIONS},
 )

@@ -1,8 +1,9 @@
 """Does a model's preference, or the data alone, need the image?"""
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.files import printable
+from mmdpo.terminal import quiet_libraries
 
 
 def run(options: DiagnosisOptions) -> int:
@@ -19,4 +20,16 @@ def run(options: DiagnosisOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, DiagnosisOptions, run)
+VERB = Verb(
+    __doc__,
+    DiagnosisOptions,
+    run,
+    page="studies#diagnosis",
+    examples={
+        "a trained model, on 200 pairs": (
+            "mmdpo diagnose --model runs/mine --dataset pairs.jsonl --pairs 200 --out runs/mine/looks"
+        ),
+        "the data alone, before anything is trained": "mmdpo diagnose --data_only --dataset pairs.jsonl --out looks",
+        "the embedded world, in seconds": "mmdpo diagnose --model world --dataset world --out runs/looks",
+    },
+)

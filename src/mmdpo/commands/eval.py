@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mmdpo.benchmarks.tasks import load, names
+from mmdpo.benchmarks.tasks import BENCHMARKS, load, names
 from mmdpo.commands import Verb, Verbs
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions
 from mmdpo.options import REQUIRED, Options, option
@@ -15,7 +15,7 @@ class CompareOptions(Options):
     """Which runs are compared."""
 
     runs: tuple[Path, ...] = option(REQUIRED, "Folders of results, or of suites.", metavar="RUN", positional=True)
-    out: Path | None = option(None, "Folder of the comparison; `compare` beside the first run unless given.")
+    out: Path | None = option(None, "Folder of the comparison.", unset="`compare` beside the first run")
     markdown: bool = option(False, "Print the tables as Markdown.")
     resamples: int = option(2000, "Number of resamples of the bootstrap.")
     seed: int = option(0, "Seed of the bootstrap.")
@@ -36,8 +36,10 @@ class SuiteCompareOptions(Options):
 class DownloadOptions(Options):
     """What is fetched, and where it goes."""
 
-    names: tuple[str, ...] = option(REQUIRED, "Benchmarks, or all.", metavar="NAME", positional=True)
-    data_dir: Path | None = option(None, "Folder of the benchmarks; a cache, where `mmdpo eval` looks, unless given.")
+    names: tuple[str, ...] = option(
+        REQUIRED, "Benchmarks, or all.", metavar="NAME", positional=True, known=lambda: (*names(), "all")
+    )
+    data_dir: Path | None = option(None, "Folder of the benchmarks.", unset="a cache, where `mmdpo eval` looks")
     no_images: bool = option(False, "Fetch only what is needed to score answers.")
 
 
@@ -100,26 +102,80 @@ def download(options: DownloadOptions) -> int:
     return 0
 
 
+_DOWNLOAD = {"data and images, where `mmdpo eval` looks for them": "mmdpo eval download pope amber"}
+_SUITE = {
+    "every benchmark whose data is there, in one command": (
+        "mmdpo eval suite --model runs/mine --judge_model gpt-4o --judge_url https://api.openai.com/v1 --out runs/suite"
+    )
+}
+_COMPARE = {"two models on the same items": "mmdpo eval compare runs/dpo/pope runs/mdpo/pope"}
+
+
+def _name_commands(name: str) -> dict[str, str]:
+    """Returns commands of a benchmark."""
+    if name.startswith("world"):
+        return {"ask a model": f"mmdpo eval {name} --model {name} --out runs/{name}-scores"}
+    return {
+        "ask a model": f"mmdpo eval {name} --model runs/mine --out runs/mine/{name}",
+        "ask a server": (
+            f"mmdpo eval {name} --model Qwen/Qwen2.5-VL-7B-Instruct --base_url http://localhost:8000/v1 "
+            f"--out runs/qwen/{name}"
+        ),
+        "score answers that exist": f"mmdpo eval {name} --answers answers.jsonl --out runs/{name}",
+    }
+
+
+def _make_verb(name: str) -> Verb:
+    return Verb(
+        BENCHMARKS.about(name),
+        EvaluationOptions,
+        partial(run_benchmark, name),
+        uses=partial(lambda name: load(name).uses, name),
+        page="evaluation",
+        examples=_name_commands(name),
+    )
+
+
 VERB = Verbs(
     __doc__,
     {
-        "compare": Verb("Set runs beside each other: differences, intervals and a picture.", CompareOptions, compare),
-        "download": Verb("Fetch data and images of benchmarks from their public places.", DownloadOptions, download),
+        "compare": Verb(
+            "Set runs beside each other: differences, intervals and a picture.",
+            CompareOptions,
+            compare,
+            page="evaluation",
+            examples=_COMPARE,
+        ),
+        "download": Verb(
+            "Fetch data and images of benchmarks from their public places.",
+            DownloadOptions,
+            download,
+            page="evaluation",
+            examples=_DOWNLOAD,
+        ),
         "suite": Verb(
             "Run all benchmarks and print them beside the paper's Table 1.",
             SuiteOptions,
             run_suite,
-            verbs={"compare": Verb("Print several suites as rows of one table.", SuiteCompareOptions, compare_suites)},
+            page="evaluation",
+            examples=_SUITE,
+            verbs={
+                "compare": Verb(
+                    "Print several suites as rows of one table.",
+                    SuiteCompareOptions,
+                    compare_suites,
+                    page="reproduce",
+                    examples={
+                        "base, DPO and mDPO beside the paper's rows of Table 1": (
+                            "mmdpo eval suite compare runs/base/eval runs/dpo/eval runs/mdpo/eval"
+                        )
+                    },
+                )
+            },
         ),
-        **{
-            name: Verb(
-                f"Ask a model about {name}, or score answers.",
-                EvaluationOptions,
-                partial(run_benchmark, name),
-                uses=partial(lambda name: load(name).uses, name),
-            )
-            for name in names()
-        },
+        **{name: _make_verb(name) for name in names()},
     },
     kind="benchmark",
+    page="evaluation",
+    examples={**_DOWNLOAD, **_name_commands("pope"), **_COMPARE},
 )

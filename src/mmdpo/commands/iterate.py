@@ -1,8 +1,9 @@
 """Train in rounds on pairs of the model's own answers; a round that makes it worse is not kept."""
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.files import printable
 from mmdpo.pairs.options import IterateOptions
+from mmdpo.terminal import quiet_libraries
 
 
 def run(options: IterateOptions) -> int:
@@ -21,4 +22,17 @@ def run(options: IterateOptions) -> int:
     return 0 if kept else 1
 
 
-VERB = Verb(__doc__, IterateOptions, run)
+VERB = Verb(
+    __doc__,
+    IterateOptions,
+    run,
+    page="pairs",
+    examples={
+        "three rounds on the prompts, policy and judges of pairs.yaml": (
+            "mmdpo iterate --pairs pairs.yaml --out runs/rounds --rounds 3"
+        ),
+        "training by accelerate, each model on POPE too": (
+            'mmdpo iterate --pairs pairs.yaml --out runs/rounds --launch "accelerate launch -m mmdpo" --evaluate pope'
+        ),
+    },
+)

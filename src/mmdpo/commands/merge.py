@@ -4,8 +4,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, quiet_libraries
+from mmdpo.commands import Dtype, Verb
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +15,8 @@ class MergeOptions(Options):
 
     run: Path = option(REQUIRED, "A run folder, or a checkpoint inside one.", metavar="RUN", positional=True)
     target: Path = option(REQUIRED, "A new folder.", metavar="DST", positional=True)
-    base: str | None = option(None, "The adapter's base, where it is not what the adapter says.")
-    dtype: Dtype | None = option(None, "Precision of the weights; the base's unless given.")
+    base: str | None = option(None, "The adapter's base.", unset="what the adapter says")
+    dtype: Dtype | None = option(None, "Precision of the weights.", unset="the base's")
     push_to_hub: str | None = option(None, "Upload DST to this repository of the hub.")
     allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
     trust_remote_code: bool = option(False, "Run Python code that comes with the base.")
@@ -42,4 +43,15 @@ def run(options: MergeOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, MergeOptions, run)
+VERB = Verb(
+    __doc__,
+    MergeOptions,
+    run,
+    page="checkpoints",
+    examples={
+        "one model of adapter and base, for vLLM or transformers": "mmdpo merge runs/mine merged",
+        "a checkpoint, in bfloat16, uploaded": (
+            "mmdpo merge runs/mine/checkpoint-500 merged --dtype bfloat16 --push_to_hub me/my-mdpo"
+        ),
+    },
+)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdpo.commands import Verb, Verbs, quiet_libraries
+from mmdpo.commands import Verb, Verbs
 from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.pairs.options import PairsOptions
+from mmdpo.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from mmdpo.pairs.run import PairsRun
@@ -41,7 +42,7 @@ def _sample(options: PairsOptions) -> int:
 class JudgeStepOptions(PairsOptions):
     """One run of the data engine, and which of its judges judge now."""
 
-    only: tuple[str, ...] = option((), "Judges by their names; all unless given.")
+    only: tuple[str, ...] = option((), "Judges by their names.", unset="all")
 
 
 def _judge(options: PairsOptions) -> int:
@@ -141,7 +142,7 @@ class CheckJudgeOptions(PairsOptions):
     """One run of the data engine, and labelled answers."""
 
     gold: Path = option(REQUIRED, "Labelled answers: a JSONL file of pairs, or of answers with scores.")
-    only: tuple[str, ...] = option((), "Judges by their names; all unless given.")
+    only: tuple[str, ...] = option((), "Judges by their names.", unset="all")
 
 
 def _check(options: CheckJudgeOptions) -> int:
@@ -206,15 +207,64 @@ def _list_rules(options: NoOptions) -> int:
     return 0
 
 
+_RUN = "mmdpo pairs {} --config pairs.yaml"
+_CHECK = {
+    "is the judge right on labelled answers?": f"{_RUN.format('check-judge')} --gold gold.jsonl",
+}
+_ALL = {
+    "all three steps, by the options in a file": _RUN.format("all"),
+    "without a file: eight answers to each picture of a folder": (
+        "mmdpo pairs all --prompts photos --ask Describe. --model runs/mine --judge_model Qwen/Qwen2.5-VL-72B-Instruct "
+        "--judge_base_url http://localhost:8000/v1 --out runs/pairs"
+    ),
+    "what is left to do, and what it will cost": f"{_RUN.format('all')} --dry_run",
+}
+_SHOW = {"the first prompts, with all answers and verdicts": "mmdpo pairs show runs/pairs --number 3"}
 VERB = Verbs(
     __doc__,
     {
-        "sample": Verb("Let the policy answer every prompt K times.", PairsOptions, _sample),
-        "judge": Verb("Let judges say what is wrong with every answer.", JudgeStepOptions, _judge),
-        "build": Verb("Make pairs of answers and verdicts, with a card and a recipe.", PairsOptions, _build),
-        "all": Verb("Do all three; every step goes on where it was.", PairsOptions, run_all),
-        "show": Verb("Print answers, verdicts, and which pair was taken.", ShowOptions, _show),
-        "check-judge": Verb("Measure a judge on labelled answers before it costs anything.", CheckJudgeOptions, _check),
-        "rules": Verb("List the rules and the judges.", NoOptions, _list_rules),
+        "sample": Verb(
+            "Let the policy answer every prompt K times.",
+            PairsOptions,
+            _sample,
+            uses=lambda: ("asking",),
+            page="pairs",
+            examples={"by the options in a file": _RUN.format("sample")},
+        ),
+        "judge": Verb(
+            "Let judges say what is wrong with every answer.",
+            JudgeStepOptions,
+            _judge,
+            uses=lambda: ("judging", "asking"),
+            page="pairs",
+            examples={"one of several judges": f"{_RUN.format('judge')} --only claims"},
+        ),
+        "build": Verb(
+            "Make pairs of answers and verdicts, with a card and a recipe.",
+            PairsOptions,
+            _build,
+            uses=lambda: ("judging", "building"),
+            page="pairs",
+            examples={
+                "by another rule; nothing is asked again": f"{_RUN.format('build')} --rule clean_near --margin 2"
+            },
+        ),
+        "all": Verb(
+            "Do all three; every step goes on where it was.", PairsOptions, run_all, page="pairs", examples=_ALL
+        ),
+        "show": Verb(
+            "Print answers, verdicts, and which pair was taken.", ShowOptions, _show, page="pairs", examples=_SHOW
+        ),
+        "check-judge": Verb(
+            "Measure a judge on labelled answers before it costs anything.",
+            CheckJudgeOptions,
+            _check,
+            uses=lambda: ("judging", "asking"),
+            page="pairs",
+            examples=_CHECK,
+        ),
+        "rules": Verb("List the rules and the judges.", NoOptions, _list_rules, page="pairs"),
     },
+    page="pairs",
+    examples={**_ALL, **_SHOW},
 )

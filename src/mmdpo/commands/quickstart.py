@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Verb, quiet_libraries
+from mmdpo.commands import Verb
 from mmdpo.options import Options, option
+from mmdpo.terminal import quiet_libraries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,4 +30,13 @@ def run(options: QuickstartOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, QuickstartOptions, run)
+VERB = Verb(
+    __doc__,
+    QuickstartOptions,
+    run,
+    page="world",
+    examples={
+        "into runs/quickstart": "mmdpo quickstart",
+        "another seed": "mmdpo quickstart --seed 1 --output_dir runs/q1",
+    },
+)

@@ -5,21 +5,26 @@ from dataclasses import dataclass
 
 from mmdpo.commands import Verb
 from mmdpo.options import Options, option
+from mmdpo.shipped import RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesOptions(Options):
     """Which recipe, and what of it is printed."""
 
-    name: str | None = option(None, "A recipe; all are listed where none is named.", metavar="NAME", positional=True)
+    name: str | None = option(
+        None,
+        "A recipe; all are listed where none is named.",
+        metavar="NAME",
+        positional=True,
+        known=RECIPES.all_names,
+    )
     print: bool = option(False, "Print the whole file.")
     path: bool = option(False, "Print where the file lies, for `accelerate launch --config_file` and sbatch.")
 
 
 def run(options: RecipesOptions) -> int:
     """Prints what was asked for."""
-    from mmdpo.shipped import RECIPES
-
     if options.name is None:
         names = RECIPES.all_names()
         width = max(map(len, names)) + 2
@@ -36,4 +41,14 @@ def run(options: RecipesOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, RecipesOptions, run)
+VERB = Verb(
+    __doc__,
+    RecipesOptions,
+    run,
+    page="training",
+    examples={
+        "all of them": "mmdpo recipes",
+        "what one is for": "mmdpo recipes bunny-v1.0-3b-mdpo",
+        "one to change": "mmdpo recipes vlm-mdpo-lora --print > mine.yaml",
+    },
+)

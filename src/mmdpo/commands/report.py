@@ -19,7 +19,7 @@ class ReportOptions(Options):
 
 def run(options: ReportOptions) -> int:
     """Writes the page, and says what it is about and what was left out."""
-    from mmdpo.evaluation.pictures import compare_results, make_pictures
+    from mmdpo.evaluation.pictures import know_benchmarks, make_pictures
     from mmdpo.report.page import summarise, write_report
     from mmdpo.report.reading import find_folders
 
@@ -29,7 +29,7 @@ def run(options: ReportOptions) -> int:
         raise ValueError(f"--image_dir {options.image_dir}: no such folder")
     found = find_folders(options.runs)
     pictures = make_pictures(options.runs, options.image_dir)
-    page = write_report(options.runs, options.out, compare=compare_results, pictures=pictures)
+    page = write_report(options.runs, options.out, benchmarks=know_benchmarks(), pictures=pictures)
     print(printable(f"Found: {summarise(found)}"))
     for line in found.left_out:
         print(printable(f"Left out: {line}"))
@@ -37,4 +37,13 @@ def run(options: ReportOptions) -> int:
     return 0
 
 
-VERB = Verb(__doc__, ReportOptions, run)
+VERB = Verb(
+    __doc__,
+    ReportOptions,
+    run,
+    page="report",
+    examples={
+        "two runs beside each other": "mmdpo report runs/dpo runs/mdpo --out report.html",
+        "everything below a folder, pictures of benchmarks too": "mmdpo report runs --image_dir val2014",
+    },
+)

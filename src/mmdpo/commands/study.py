@@ -1,44 +1,61 @@
 """Train variants × seeds from one start, evaluate all, write one table."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmdpo.commands import Verb
+from mmdpo.files import read_yaml
 from mmdpo.options import Options, option
+from mmdpo.shipped import STUDIES
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(Options):
     """Which study is run, and how much of it."""
 
-    name: str | None = option(None, "A study that comes with the package, or a file.", metavar="NAME", positional=True)
-    config: str | None = option(None, "A study file.")
-    out: Path | None = option(None, "Folder of the results, runs/NAME unless given; what was begun there is resumed.")
-    jobs: int = option(1, "Trials that run at a time.")
-    seeds: tuple[int, ...] = option((), "Seeds instead of those of the study.")
-    variants: tuple[str, ...] = option((), "These, and the one that others are compared to.")
-    world: str | None = option(None, "In this embedded world: world, world_large.")
+    name: str | None = option(
+        None,
+        "A study that comes with the package, or a file.",
+        metavar="NAME",
+        positional=True,
+        known=STUDIES.names,
+    )
+    config: str | None = option(None, "A study file.", metavar="FILE")
+    out: Path | None = option(None, "Folder of the results; what was begun there is resumed.", unset="runs/NAME")
+    jobs: int = option(1, "Trials that run at a time.", least=1)
+    seeds: tuple[int, ...] = option((), "Run these seeds.", unset="those of the study")
+    variants: tuple[str, ...] = option(
+        (), "Run these, and the one that others are compared to.", unset="those of the study"
+    )
+    world: str | None = option(
+        None, "In this embedded world: world, world_large.", known=lambda: ("world", "world_large"), unset="the study's"
+    )
     list: bool = option(False, "Print what each study of the package asks, and exit.")
     print: bool = option(False, "Print the study file and exit, to make one's own of it.")
 
 
 def run(options: StudyOptions) -> int:
     """Runs a study; returns 1 if a trial is missing, else 0."""
-    from mmdpo.shipped import STUDIES
-    from mmdpo.study.study_file import StudyError, describe_shipped, read_study, read_text
-
     if options.list:
-        print("".join(f"{name:20}{about}\n" for name, about in describe_shipped().items()), end="")
+        for name in STUDIES.names():
+            about = " ".join(str(read_yaml(STUDIES.find(name)).get("about", "")).split())
+            print(f"{name:20}{re.split(r'(?<=[.?]) ', about)[0]}")
         return 0
     named = [name for name in (options.name, options.config) if name is not None]
     if len(named) != 1:
         known = ", ".join(STUDIES.names())
-        raise StudyError(f"name one study: {known} (--list says what they ask), or a file with --config")
+        raise ValueError(f"name one study: {known} (--list says what they ask), or a file with --config")
+    try:
+        file = STUDIES.find(named[0])  # before imports that take seconds
+    except ValueError as error:
+        raise ValueError(f"{error}; --list says what those of the package ask") from error
     if options.print:
-        print(read_text(named[0]), end="")
+        print(file.read_text(encoding="utf-8"), end="")
         return 0
     from rich.console import Console
 
+    from mmdpo.study.study_file import read_study
     from mmdpo.study.study_run import prepare_server, run_study
 
     prepare_server()
@@ -47,4 +64,14 @@ def run(options: StudyOptions) -> int:
     return 1 if results["missing"] else 0
 
 
-VERB = Verb(__doc__, StudyOptions, run)
+VERB = Verb(
+    __doc__,
+    StudyOptions,
+    run,
+    page="studies",
+    examples={
+        "what there is": "mmdpo study --list",
+        "DPO against mDPO, two seeds each": "mmdpo study comparative --variants dpo mdpo --seeds 0 1",
+        "a study of one's own": "mmdpo study ablation --print > mine.yaml && mmdpo study --config mine.yaml",
+    },
+)

@@ -84,11 +84,22 @@ def merge(options: VotesImportOptions) -> int:
     return 0
 
 
+_REPORT = {"win, tie and lose of the votes in a file": "mmdpo votes report votes.db --out runs/votes"}
+_EXPORT = {"votes for a spreadsheet": "mmdpo votes export votes.db votes.csv"}
+_IMPORT = {"votes of another machine into the same file": "mmdpo votes import votes.db theirs.csv"}
 VERB = Verbs(
     __doc__,
     {
-        "report": Verb("Win, tie and lose with intervals, and how far raters agree.", VotesReportOptions, report),
-        "export": Verb("Write votes as CSV.", VotesExportOptions, export),
-        "import": Verb("Read votes from CSV; twice is once.", VotesImportOptions, merge),
+        "report": Verb(
+            "Win, tie and lose with intervals, and how far raters agree.",
+            VotesReportOptions,
+            report,
+            page="app",
+            examples=_REPORT,
+        ),
+        "export": Verb("Write votes as CSV.", VotesExportOptions, export, page="app", examples=_EXPORT),
+        "import": Verb("Read votes from CSV; twice is once.", VotesImportOptions, merge, page="app", examples=_IMPORT),
     },
+    page="app",
+    examples={**_REPORT, **_EXPORT, **_IMPORT},
 )

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 from xxhash import xxh3_128
 
@@ -22,6 +19,7 @@ from mmdpo.data.images import digest_image, open_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.validate import PAIR, validate_example
 from mmdpo.files import printable
+from mmdpo.progress import counting
 from mmdpo.records import CHOSEN, REJECTED, Comparisons, PreferenceExample, RowError, Text
 
 logger = logging.getLogger(__name__)
@@ -134,7 +132,7 @@ def run_over_rows(
     options: dict[str, Any] = dict(collate_fn=_as_it_is, generator=torch.Generator())
     loader = DataLoader(_Groups(work, groups), None, num_workers=workers if workers > 1 else 0, **options)
     done = 0
-    with _show_progress(len(places), enabled=progress) as advance:
+    with counting(len(places), "checking rows", "row", shown=progress) as advance:
         results = iter(loader)
         while True:
             try:
@@ -149,8 +147,8 @@ def run_over_rows(
                     "fewer of them (dataset_num_proc, or --num_proc)"
                 ) from error
             yield result
-            done = min(done + size, len(places))
-            advance(done)
+            before, done = done, min(done + size, len(places))
+            advance(done - before)
 
 
 def as_fault(dataset: PreferenceDataset, place: int, error: Exception) -> Fault:
@@ -226,11 +224,3 @@ def _count_words(text: Text) -> int:
 def _digest(example: PreferenceExample) -> bytes:
     images = [str(image) if isinstance(image, str | Path) else digest_image(image) for image in example.images]
     return xxh3_128(json.dumps([example.prompt, images], sort_keys=True, default=str).encode()).digest()
-
-
-@contextmanager
-def _show_progress(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("Checking rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -21,6 +21,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
 from mmdpo.files import to_json
+from mmdpo.progress import count
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def convert_dataset(
     faults: list[Fault] = []
     seen: set[bytes] = set()
     repeats, shape = 0, Shape()
-    for place in range(len(dataset)):
+    for place in count(range(len(dataset)), "reading", "row"):
         try:
             for number, example in enumerate(_read(dataset, place, pairs)):
                 _check(example)
@@ -109,6 +110,7 @@ def convert_dataset(
         out,
         shape,
         None if weights is None else {"weight": weights},
+        total=len(found),
     )
     return Conversion(len(dataset), len(found), len(seen) + repeats, repeats, tuple(faults))
 
@@ -194,11 +196,13 @@ def write_examples(
     out: Path,
     shape: Shape | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
+    total: int | None = None,
 ) -> int:
     """Writes examples to a Parquet file in the format `trl`, whole or not at all, and returns how many.
 
     `columns` are further ones, a value for each example: numbers, texts, and what else JSON holds, as its text. Without
-    a shape all examples are looked at first. Raises RowError for an image that cannot be read.
+    a shape all examples are looked at first. `total` is how many they are, for the bar. Raises RowError for an image
+    that cannot be read.
     """
     if shape is None:
         examples, shape = list(examples), Shape()
@@ -207,7 +211,7 @@ def write_examples(
     columns = columns or {}
     kinds = {name: type(next((of for of in values if of is not None), "")) for name, values in columns.items()}
     with ExampleWriter(out, shape, kinds) as writer:
-        for place, example in enumerate(examples):
+        for place, example in enumerate(count(examples, "writing", "row", total=total)):
             writer.add(example, {name: values[place] for name, values in columns.items()})
     return writer.count
 

@@ -22,6 +22,7 @@ from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, Optio
 from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
+from mmdpo.progress import count
 
 CONDITIONS = (IMAGE, TEXT, NEITHER)
 SETTINGS = GenerationSettings(max_new_tokens=16)
@@ -59,9 +60,15 @@ class Replies:
 
 
 def ask_all(
-    answerer: TransformersAnswerer, questions: Sequence[OptionQuestion], settings: GenerationSettings = SETTINGS
+    answerer: TransformersAnswerer,
+    questions: Sequence[OptionQuestion],
+    settings: GenerationSettings = SETTINGS,
+    *,
+    shown: bool = True,
 ) -> dict[str, dict[str, Replies]]:
     """Returns condition → id → reply. The text condition is asked of questions whose thing is named.
+
+    `shown` is whether bars count the questions.
 
     Raises RowError for a picture that cannot be read.
     """
@@ -70,15 +77,15 @@ def ask_all(
     for condition in CONDITIONS:
         known = [question for question in questions if condition != TEXT or question.entity]
         asked = [make_question(question, condition) for question in known]
-        answers = {answer.id: answer.text for answer in answerer.answer(asked, settings)}
-        letters = {tuple(by_id[question.id].options) for question in asked}
-        scores = {
-            name: row
-            for options in sorted(letters)
-            for name, row in answerer.score_options(
-                [question for question in asked if tuple(by_id[question.id].options) == options], options, settings
-            )
-        }
+        bar: dict[str, Any] = dict(total=len(asked), shown=shown)
+        replies = count(answerer.answer(asked, settings), f"asking, {condition}", "question", **bar)
+        answers = {answer.id: answer.text for answer in replies}
+        scores: dict[str, Float[Tensor, "n"]] = {}
+        for options in sorted({tuple(by_id[question.id].options) for question in asked}):
+            some = [question for question in asked if tuple(by_id[question.id].options) == options]
+            bar["total"] = len(some)
+            read = answerer.score_options(some, options, settings)
+            scores |= dict(count(read, f"reading options, {condition}", "question", **bar))
         found[condition] = {
             name: Replies(text, read_letter(text, by_id[name]), scores[name]) for name, text in answers.items()
         }

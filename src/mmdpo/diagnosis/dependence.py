@@ -100,7 +100,13 @@ def _judge(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     said = (
         f"{lost['value']:.1f} points of accuracy [{lost['low']:.1f}, {lost['high']:.1f}] are lost with {IMAGES[name]}"
     )
-    if accuracy["low"] <= 50 <= accuracy["high"]:
+    margin = measures["margin_real"]
+    if margin["value"] == margin["low"] == margin["high"] == 0:
+        text = (
+            "The model prefers neither answer: all margins are 0. It scores every pair as its reference does, as an "
+            "adapter does that was not trained."
+        )
+    elif accuracy["low"] <= 50 <= accuracy["high"]:
         text = f"It cannot be told whether the model prefers chosen to rejected: it does on {right}."
     elif accuracy["high"] < 50:
         text = f"The model prefers rejected to chosen: it prefers chosen on {right}."

@@ -24,7 +24,6 @@ from accelerate.utils import release_memory
 from jaxtyping import Float
 from PIL.Image import Resampling
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from xxhash import xxh3_128
 
@@ -46,6 +45,7 @@ from mmdpo.files import make_folder, read_mapping, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.trained import disable_dropout
+from mmdpo.progress import count, counting
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.training.durable.resume import check_run_folder
@@ -69,9 +69,9 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
     """
     corruption = load(options.corruption)
-    make_folder(options.out)
     start = _resolve(options, str(options.model), options.adapter)
     processor, config = load_processor(start), start.config
+    make_folder(options.out)  # now: it may be a folder of the model's
 
     def collate(images: Iterable[str]) -> Collator:
         how: dict[str, Any] = dict(seed=options.seed, corruption=corruption, max_length=options.max_length)
@@ -85,12 +85,11 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
             raise RowError("it has no image, so that nothing can depend on one")
         inspect(example)
 
-    pairs, left_out, notes = _find_good(options, inspect_pair, progress=True)
+    pairs, left_out, notes = _find_good(options, inspect_pair, progress=not console.quiet)
     try:
-        with console.status("drawing other examples' images"):
-            items = make_items(pairs, collator)
-            for place in range(len(items)):
-                items[place]
+        items = make_items(pairs, collator)
+        for place in count(range(len(items)), "drawing other examples' images", "pair", shown=not console.quiet):
+            items[place]
     except ValueError as error:
         collator = collate(image for image in CONDITIONS if image != OTHER)
         notes.append(f"another example's image is not measured: {error}")
@@ -126,7 +125,7 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
         TextPair(e.id, plain_text(e.prompt), name_images(e), *(plain_text(e.responses[n]) for n in (CHOSEN, REJECTED)))
         for e in pairs
     ]
-    with console.status(f"reading {len(texts)} pairs"):
+    with console.status(f"learning from the text of {len(texts):,} pairs"):
         found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
     found["notes"] += notes
     scored = sorted(zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0])  # few pairs have no score
@@ -209,7 +208,6 @@ def _score(
     items, digest, cells = make_items(pairs, collator), CellKeys(collator.prepare), collator.prepare.cells
     keys = [xxh3_128(b"".join(digest(items[place], cells))).hexdigest() for place in range(len(items))]
     has_tokens = options.per_token != "0"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pairs"))
 
     def score(model: Any, role: str) -> PairScores:
         parameter = next(model.parameters())
@@ -226,15 +224,14 @@ def _score(
         }
         log = ScoreLog(options.out / SCORES[role], head, keys)
         known = log.read()
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task(f"scoring, {role}", total=len(pairs), completed=known.sums.shape[1])
+        how: dict[str, Any] = dict(done=known.sums.shape[1], shown=not console.quiet)
+        with counting(len(pairs), f"scoring, {role}", "pair", **how) as advance:
 
             def keep(start: int, scores: Scored) -> None:
                 log.append(start, scores)
-                progress.update(bar, completed=start + scores.sums.shape[1])
+                advance(scores.sums.shape[1])
 
-            how: dict[str, Any] = dict(batch_size=options.batch_size, try_first=not options.no_probe)
-            how |= dict(with_tokens=has_tokens)
+            how = dict(batch_size=options.batch_size, try_first=not options.no_probe, with_tokens=has_tokens)
             return score_pairs(model, collator, pairs, known=known, keep=keep, **how)
 
     model = _load(start)

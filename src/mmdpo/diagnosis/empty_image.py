@@ -29,6 +29,7 @@ from mmdpo.data.images import image_sources
 from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
+from mmdpo.progress import count
 from mmdpo.records import RowError
 
 IMAGE, EMPTY, NONE = "image", "empty", "none"
@@ -111,10 +112,14 @@ class Shift:
         return {"mean": mean, "first_component": sign * first * mean.norm(dim=-1, keepdim=True)}
 
 
-def measure_shift(answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image) -> Shift:
+def measure_shift(
+    answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image, *, shown: bool = True
+) -> Shift:
     """Reads each prompt without a picture and with an empty one, alone, and compares the last token's states."""
-    without = answerer.read_last_states([replace(question, image=None) for question in questions], SETTINGS)
-    seen = answerer.read_last_states([replace(question, image=empty) for question in questions], SETTINGS)
+    without, seen = (
+        answerer.read_last_states([replace(question, image=image) for question in questions], SETTINGS, shown=shown)
+        for image in (None, empty)
+    )
     differences = without - seen
     return Shift(
         differences,
@@ -124,7 +129,7 @@ def measure_shift(answerer: TransformersAnswerer, questions: Sequence[Question],
 
 
 def ask_all(
-    answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image
+    answerer: TransformersAnswerer, questions: Sequence[Question], empty: Image.Image, *, shown: bool = True
 ) -> dict[str, dict[str, str]]:
     """Returns condition → id → answer: with the prompt's own image, where it has one, the empty one, and none."""
     asked = {
@@ -133,7 +138,12 @@ def ask_all(
         NONE: [replace(question, image=None) for question in questions],
     }
     return {
-        condition: {answer.id: answer.text for answer in answerer.answer(some, SETTINGS)}
+        condition: {
+            answer.id: answer.text
+            for answer in count(
+                answerer.answer(some, SETTINGS), f"asking, {condition}", "prompt", total=len(some), shown=shown
+            )
+        }
         for condition, some in asked.items()
         if some
     }

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
 
 
@@ -20,25 +21,29 @@ class DiagnosisOptions(Options):
     conflict: Path | None = option(None, "Questions with options: answers from the image against answers from text.")
     empty_image: Path | None = option(None, "Prompts: what a picture without content does to them.")
     empty: Literal["blank", "noise"] = option("blank", "The picture without content.")
-    image_dir: Path | None = option(None, "Folder of pictures of questions or prompts; that of their file if unset.")
+    image_dir: Path | None = option(None, "Folder of the pictures of questions or prompts.", unset="that of their file")
     out: Path = option(REQUIRED, "A new folder; a diagnosis that was interrupted there is resumed.")
     model: str | None = option(None, "A hub name, a run folder, an adapter, or `world`.")
     adapter: str | None = option(None, "Adapter on the model; the reference is then the model without it.")
     reference: str | None = option(None, "What the model was trained from, for rewards.")
     data_only: bool = option(False, "Without a model: does the text alone decide?")
-    split: str | None = option(None, "Split of the dataset; train unless given (of `world`: test).")
+    split: str | None = option(None, "Split of the dataset.", unset="train; of `world`: test")
     dataset_config: str | None = option(None, "Configuration of a hub dataset.")
-    dataset_format: str = option("auto", "Format of the rows.")
+    dataset_format: str = option("auto", "Format of the rows.", known=names_of("dataset_format"))
     image_root: str | None = option(None, "Folder that relative image paths start from.")
-    pairs: int | None = option(None, "Number of pairs, drawn by the seed; all unless given.", least=1)
-    corruption: str = option("crop_0_20", "What makes the corrupted image.")
+    pairs: int | None = option(None, "Number of pairs, drawn by the seed.", least=1, unset="all")
+    corruption: str = option("crop_0_20", "What makes the corrupted image.", known=names_of("corruption"))
     beta: float = option(0.1, "β of the rewards.")
     seed: int = option(0, "Seed of the draws and of the bootstrap.")
     batch_size: int = option(8, "Pairs at a time.", least=1)
     max_length: int = option(2048, "Tokens of a row.", least=1)
-    chat_template: str | None = option(None, "Template instead of the processor's own.")
+    chat_template: str | None = option(
+        None, "Chat template: a Jinja file, or vicuna, which is LLaVA-1.5's.", unset="the processor's"
+    )
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = option(None, "Precision; bfloat16 on a GPU unless given.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = option(
+        None, "Precision of the weights.", unset="bfloat16 on a GPU that has it, else float32"
+    )
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
     per_token: str = option(
         "12", "Pairs from both ends of the order of which each token's reliance is kept: a number, `all`, or 0."

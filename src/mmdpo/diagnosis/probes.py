@@ -31,8 +31,7 @@ def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any
     questions = read_questions(list(found.rows), options.image_dir or file.parent, found.name)
     answerer = _open(options)
     make_folder(options.out)
-    with console.status(f"asking {len(questions)} questions"):
-        replies = conflict.ask_all(answerer, questions)
+    replies = conflict.ask_all(answerer, questions, shown=not console.quiet)
     rows = list(conflict.describe_replies(questions, replies))
     write_rows(options.out / EXAMPLES, rows)
     summary = conflict.summarise(rows, resamples=options.resamples)
@@ -49,10 +48,8 @@ def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, 
     questions = empty_image.read_prompts(list(found.rows), found.name, options.image_dir or file.parent)
     answerer, picture = _open(options), empty_image.draw_empty(options.empty, options.seed)
     make_folder(options.out)
-    with console.status(f"reading {len(questions)} prompts"):
-        shift = empty_image.measure_shift(answerer, questions, picture)
-    with console.status(f"answering {len(questions)} prompts"):
-        answers = empty_image.ask_all(answerer, questions, picture)
+    shift = empty_image.measure_shift(answerer, questions, picture, shown=not console.quiet)
+    answers = empty_image.ask_all(answerer, questions, picture, shown=not console.quiet)
     save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
     rows = list(empty_image.describe_answers(questions, answers, shift))
     write_rows(options.out / EXAMPLES, rows)

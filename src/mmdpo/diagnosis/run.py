@@ -15,7 +15,7 @@ from mmdpo.diagnosis.diagnose import EXAMPLES, check_folder, diagnose_data
 from mmdpo.diagnosis.diagnose import diagnose as diagnose_model
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.probes import probe_conflict, probe_empty_image
-from mmdpo.files import read_rows
+from mmdpo.files import leaving_nothing, read_rows
 from mmdpo.options import make_options
 from mmdpo.report.diagnosis import say, write_diagnosis
 
@@ -96,4 +96,5 @@ def run_diagnosis(options: DiagnosisOptions, console: Console) -> dict[str, Any]
         look = probe_conflict
     elif options.empty_image is not None:
         look = probe_empty_image
-    return look(options, console)
+    with leaving_nothing(options.out):
+        return look(options, console)

@@ -33,6 +33,7 @@ from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.sources import IMAGES, PREFERENCES, SOURCES, Archive, Data
 from mmdpo.files import printable, write_json
+from mmdpo.registry import name_nearest
 
 CHECKSUMS = "checksums.json"
 _AT_ONCE = 8
@@ -74,7 +75,9 @@ def _download_each(
     """Fetches what is chosen, whatever fails; raises ValueError for another name or a failure."""
     unknown = set(chosen) - {*sources, "all"}
     if unknown:
-        raise ValueError(f"nothing to download for {', '.join(sorted(unknown))}; there are {', '.join(sources)}, all")
+        nearest = name_nearest(min(unknown), sources)
+        told = ", ".join(sorted(unknown))
+        raise ValueError(f"nothing to download for {told}{nearest} There are {', '.join(sources)}, all")
     failed = []
     for name in sources if "all" in chosen else dict.fromkeys(chosen):
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from mmdpo.benchmarks.tasks import BENCHMARKS
 from mmdpo.generation import CheckpointOptions
 from mmdpo.judges import JudgeOptions
 from mmdpo.options import REQUIRED, Options, group, option
@@ -20,18 +21,20 @@ class AskingOptions(Options):
     """answers from a model (with --model; what a benchmark asks for is the default)"""
 
     image_dir: Path | None = option(
-        None, "Folder of the pictures. The default is images, image or val2014 in the folder of the data.", use="files"
+        None, "Folder of the pictures.", use="files", unset="images, image or val2014 in the folder of the data"
     )
     limit: int | None = option(None, "Ask the first N items of every part; the result is partial.", least=1)
     answers_only: bool = option(False, "Score nothing; --answers does so later, anywhere.")
     backend: Literal["transformers", "vllm", "endpoint"] | None = option(
-        None, "How to ask. The default is endpoint with --base_url, else transformers."
+        None,
+        "What asks the model: transformers here, vLLM here, or an endpoint.",
+        unset="endpoint with --base_url, else transformers",
     )
-    max_new_tokens: int | None = option(None, "Limit of tokens of an answer.")
-    num_beams: int | None = option(None, "Number of beams; only transformers searches them.")
-    temperature: float | None = option(None, "Temperature of sampling; 0 is greedy.")
-    top_p: float | None = option(None, "Sample from the most probable tokens up to this share.")
-    generation_seed: int | None = option(None, "Seed of sampling.")
+    max_new_tokens: int | None = option(None, "Limit of tokens of an answer.", unset="the benchmark's")
+    num_beams: int | None = option(None, "Number of beams; only transformers searches them.", unset="the benchmark's")
+    temperature: float | None = option(None, "Temperature of sampling; 0 is greedy.", unset="the benchmark's")
+    top_p: float | None = option(None, "Sample from the most probable tokens up to this share.", unset="all")
+    generation_seed: int | None = option(None, "Seed of sampling.", unset="0")
     system_prompt: str | None = option(None, "Begin every conversation with this text.")
     prompt_suffix: str | None = option(
         None, "Add this text to every question, or a named one that others add (docs/evaluation.md lists them)."
@@ -43,7 +46,9 @@ class BatchOptions(Options):
     """answers by transformers"""
 
     batch_size: int = option(32, "Questions at once in each process.")
-    num_workers: int | None = option(None, "Number of processes that read pictures ahead.")
+    num_workers: int | None = option(
+        None, "Number of processes that read pictures ahead.", unset="0 on a CPU, else up to 4"
+    )
     no_probe: bool = option(False, "Do not compare two questions with the same questions alone before answering.")
 
 
@@ -68,8 +73,9 @@ class WordOptions(Options):
     )
     nltk_data: Path | None = option(
         None,
-        "Folder of NLTK's data. The default is nltk_data in --data_dir, else NLTK's own places.",
+        "Folder of NLTK's data.",
         use="linguistics",
+        unset="nltk_data in --data_dir, else NLTK's own places",
     )
     similarity: Literal["model", "exact"] = option(
         "model",
@@ -93,7 +99,7 @@ class EvaluationOptions(Options):
     model: str | None = option(None, "Ask this model: a hub name, a folder, a run of mmdpo train, or world.")
     out: Path = option(REQUIRED, "Write answers, scores and result.json into this folder.")
     data_dir: Path | None = option(
-        None, "Folder of the benchmark's data. The default is what `mmdpo eval download` fetched.", use="files"
+        None, "Folder of the benchmark's data.", use="files", unset="what `mmdpo eval download` fetched"
     )
     rule: Literal["official", "peers"] = option(
         "official",
@@ -145,7 +151,10 @@ class SuiteOptions(EvaluationOptions):
     """All benchmarks, each with these options."""
 
     benchmarks: tuple[str, ...] = option(
-        (), "Run these. The default is all that have their data, but for the embedded worlds."
+        (),
+        "Benchmarks that are run.",
+        unset="all that have their data, but for the embedded worlds",
+        known=BENCHMARKS.names,
     )
 
 
@@ -202,12 +211,10 @@ def open_answerer(
         endpoint = ChatEndpoint(chosen.base_url, model, timeout=chosen.timeout, retries=chosen.tries - 1, budget=budget)
         return EndpointAnswerer(endpoint, concurrency=chosen.concurrency)
 
-    from transformers.utils import logging
-
     from mmdpo.generation.checkpoint import Checkpoint
+    from mmdpo.terminal import quiet_libraries
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_libraries()
     checkpoint = Checkpoint(model, own)
     if backend == "vllm":
         from mmdpo.generation.vllm import VllmAnswerer

@@ -89,9 +89,15 @@ def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -
 
 
 def build_table(
-    runs: Mapping[str, Mapping[str, TableValue | None]], *, number: str = "1", is_narrow: bool = False
+    runs: Mapping[str, Mapping[str, TableValue | None]],
+    *,
+    number: str = "1",
+    is_narrow: bool = False,
+    paper_last: bool = False,
 ) -> Table:
     """Returns the rows of one of the paper's tables and then the runs', in the columns that this table has.
+
+    With `paper_last` the runs' rows stand first.
 
     A narrow one has intervals below values, for terminals of 80 columns.
     """
@@ -102,7 +108,7 @@ def build_table(
     }
     own = {label: [cells[column.header] for column in columns] for label, cells in runs.items()}
     rows, records = [], []
-    for label, cells in (*given.items(), *own.items()):
+    for label, cells in (*own.items(), *given.items()) if paper_last else (*given.items(), *own.items()):
         pairs = list(zip(columns, cells, strict=True))
         figures = {
             f"{column.header[:-2]}{end}": None if cell is None else getattr(cell, name)

@@ -6,7 +6,7 @@ The page is built by `mmdpo.report`, which knows files and neither benchmarks no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -18,8 +18,11 @@ from mmdpo.data.images import open_image
 from mmdpo.evaluation.asking import IMAGE_FOLDERS
 from mmdpo.evaluation.compare import compare_runs
 from mmdpo.evaluation.download import default_folder
+from mmdpo.evaluation.paper_table import COLUMNS
+from mmdpo.evaluation.suite import set_beside_paper
 from mmdpo.files import Unshown, find_inside, read_yaml
 from mmdpo.report.evaluated import ItemPictures
+from mmdpo.report.evaluation import Benchmarks
 from mmdpo.report.layout import Picture, open_picture
 from mmdpo.world import World, find_world
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, render, sample_scenes
@@ -34,9 +37,22 @@ MOST_SCENES = 5_000
 """Scenes of a seed that are painted: each takes those before it."""
 
 
-def compare_results(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:
-    """Returns the content of a compare.json; raises EvaluationError as `compare_runs` does."""
+def know_benchmarks() -> Benchmarks:
+    """Returns what a page is told of benchmarks: differences, main metrics, and the paper's Table 1 beside results."""
+    return Benchmarks(_compare, _list_main, set_beside_paper)
+
+
+def _compare(folders: Sequence[Path], labels: Sequence[str]) -> Mapping[str, Any]:
     return asdict(compare_runs(folders, labels=labels))
+
+
+def _list_main(benchmark: str, measured: Collection[str]) -> tuple[str, ...]:
+    """Returns the metrics of the paper's table, or what the benchmark names as its own; nothing of an unknown one."""
+    if benchmark not in names():
+        return ()
+    columns = ([metric for metric in column.metrics if metric in measured] for column in COLUMNS)
+    of_paper = tuple(found[0] for found in columns if found and found[0].startswith(f"{benchmark}/"))
+    return of_paper or load(benchmark).headline
 
 
 def make_pictures(runs: Sequence[Path], image_dir: Path | None) -> ItemPictures:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -30,6 +30,9 @@ from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.tables import ARROWS, Table, show_interval
 from mmdpo.world import find_world
+
+if TYPE_CHECKING:
+    from mmdpo.report.evaluation import PublishedTable
 
 logger = logging.getLogger(__name__)
 
@@ -213,3 +216,26 @@ def build_other_table(suite: Suite) -> Table:
         rows.append((name + ARROWS[value["better"]], shown, f"{value['n']:,}", value["unit"]))
     records = tuple({"metric": name, **value} for name, value in suite.others.items())
     return Table(("not in the paper's table", suite.label, "n", "unit"), tuple(rows), records=records)
+
+
+def set_beside_paper(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> PublishedTable | None:
+    """Returns the rows of runs and, below them, the paper's; None where no run has a figure of the paper's columns.
+
+    `results` is, by run and benchmark, the content of result.json.
+    """
+    from mmdpo.report.evaluation import PublishedTable
+
+    runs = {label: cells for label, of in results.items() if any((cells := find_cells(of)).values())}
+    if not runs:
+        return None
+    metrics = frozenset(cell.metric for cells in runs.values() for cell in cells.values() if cell is not None)
+    kept = {label: {name: of for name, of in results[label].items() if _is_in_paper(name)} for label in runs}
+    notes = dict.fromkeys(note for of in kept.values() for note in explain(of))
+    table = build_table(runs, paper_last=True)
+    below = tuple(tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows)  # so that it fits a page
+    table = replace(table, title="Beside the paper's Table 1", rows=below)
+    return PublishedTable(table, frozenset(PAPER["1"]), metrics, tuple(notes))
+
+
+def _is_in_paper(benchmark: str) -> bool:
+    return any(metric.startswith(f"{benchmark}/") for column in COLUMNS for metric in column.metrics)

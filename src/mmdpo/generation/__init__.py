@@ -14,10 +14,12 @@ class CheckpointOptions(Options):
 
     adapter: str | None = option(None, "Put the adapter of this run onto --model.")
     dtype: Literal["bfloat16", "float16", "float32"] | None = option(
-        None, "Precision. The default is bfloat16 on a GPU that has it."
+        None, "Precision of the weights.", unset="bfloat16 on a GPU that has it, else float32"
     )
     revision: str = option("main", "Branch, tag or commit of a hub name.")
-    chat_template: str | None = option(None, "Template instead of the processor's; vicuna is LLaVA-1.5's.")
+    chat_template: str | None = option(
+        None, "Chat template: a Jinja file, or vicuna, which is LLaVA-1.5's.", unset="the processor's"
+    )
     chat_template_kwargs: str | None = option(None, "Variables of the chat template, as JSON.")
     pad_to_square: bool = option(False, "Pad pictures as LLaVA-1.5 was trained to see them.")
     trust_remote_code: bool = option(False, "Run the checkpoint's Python code.")

@@ -32,6 +32,7 @@ from mmdpo.generation.questions import (
 )
 from mmdpo.generation.reading_once import find_distinct, generate_from_copies
 from mmdpo.generation.sampling import FirstTokens, SeededDraw
+from mmdpo.progress import count
 from mmdpo.records import RowError
 from mmdpo.scoring.probe import TOLERANCES, ProbeError, ScoreDifference, compare, find_precision
 
@@ -159,15 +160,17 @@ class TransformersAnswerer:
                 yield question.id, row[tokens].cpu()
 
     @torch.inference_mode()
-    def read_last_states(self, questions: Sequence[Question], settings: GenerationSettings) -> Float[Tensor, "n l h"]:
+    def read_last_states(
+        self, questions: Sequence[Question], settings: GenerationSettings, *, shown: bool = True
+    ) -> Float[Tensor, "n l h"]:
         """Returns the states of the last token of each prompt: of its embedding, and after each layer of the decoder.
 
         Each prompt is read alone; of a model with several streams of states (Gemma 3n), the first is the one that its
-        layers read. Raises RowError for a picture that cannot be read.
+        layers read. `shown` is whether a bar counts the prompts. Raises RowError for a picture that cannot be read.
         """
         reader = self._make_reader(settings)
         found = []
-        for question in questions:
+        for question in count(questions, "reading", "prompt", shown=shown):
             inputs = reader([question]).to(self._model.device, self._model.dtype)
             states = self._model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
             found.append(torch.stack([state[..., -1, :].flatten(0, -2)[0].float().cpu() for state in states]))

@@ -38,9 +38,13 @@ class JudgeOptions(Options):
     model: str = option("", "The model's name on the server; else a local folder or a hub name.")
     url: str | None = option(None, "Address of an OpenAI-compatible endpoint; OPENAI_API_KEY is its key.")
     kind: str | None = option(
-        None, "How to ask. The default is endpoint with --judge_url, else local.", choices=JUDGES.names(), flag="judge"
+        None,
+        "What asks the judge: an endpoint, or a model loaded here.",
+        choices=JUDGES.names(),
+        flag="judge",
+        unset="endpoint with --judge_url, else local",
     )
-    cache: Path | None = option(None, "Keep and reuse replies in this folder. The default is --out.")
+    cache: Path | None = option(None, "Keep and reuse replies in this folder.", unset="--out")
     retries: int = option(2, "Ask so often again for a reply that can be read.", least=0)
     temperature: float = option(0.0, "Temperature of first attempts; 0 is greedy.")
     max_new_tokens: int = option(1024, "Limit of tokens of a reply.", least=1)

@@ -29,7 +29,7 @@ from transformers.utils.hub import cached_file, has_file
 
 from mmdpo.models.families import PARTS, VICUNA, find_family
 from mmdpo.models.seams import LOAD_REPORT
-from mmdpo.models.start import LoadOptions, Start, resolve_start
+from mmdpo.models.start import LoadOptions, Start, explain_absence, resolve_start
 from mmdpo.models.trained import attach_adapter, freeze_others, unwrap_adapter
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
@@ -228,14 +228,7 @@ def _explained(what: str, name: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except OSError as error:
-        told = str(error)
-        if not Path(name).exists() and len(Path(name).parts) > 1:
-            told = (
-                f"there is no folder {name} here, and no model of that name could be fetched from the hub. If it is a "
-                f"folder that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. If it "
-                "is a hub name, look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your "
-                "token"
-            )
+        told = str(error) if Path(name).exists() else explain_absence(name)
         raise OSError(f"cannot load the {what} {name!r}: {told}") from error
     except ValueError as error:
         raise CheckpointError(f"cannot load the {what} {name!r}: {error}") from error

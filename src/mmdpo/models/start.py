@@ -123,9 +123,20 @@ def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = 
         patterns = [*WANTED, *(PICKLED if allow_pickle else ())]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is no folder, and cannot be fetched from the hub ({type(error).__name__}: {error})"
-        ) from error
+        raise CheckpointError(explain_absence(name)) from error
+
+
+def explain_absence(name: str) -> str:
+    """Says of a name that is no folder, and that the hub did not give either, what it may be meant as."""
+    folder = (
+        f"If it is a folder that a conversion writes, convert first: mmdpo convert bunny BAAI/Bunny-v1_0-3B {name}. "
+        if len(Path(name).parts) > 1
+        else ""
+    )
+    return (
+        f"there is no folder {name} here, and no model of that name could be fetched from the hub. {folder}If it is a "
+        "hub name, look at its spelling, your connection (HF_HUB_OFFLINE), and, for a private model, your token"
+    )
 
 
 def check_name(name: str) -> None:

@@ -24,6 +24,7 @@ from mmdpo.pairs.rules import RULES, Proposal
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SAMPLER, Sample
 from mmdpo.pairs.taking import take
+from mmdpo.progress import count
 
 PAIRS, DROPPED = "pairs.json", "dropped.jsonl"
 
@@ -55,7 +56,7 @@ def build_pairs(
     for prompt, reason in left_out:
         tally.drop(prompt.id, reason)
     offering = Offering(prompts, files, plan, rule, tally)
-    slots = [slot for prompt in prompts for slot in offering.offer(prompt)]
+    slots = [slot for prompt in count(prompts, "reading answers", "prompt") for slot in offering.offer(prompt)]
     taken = take(slots, offering.offers, files, plan, tally)
     write_rows(folder / DROPPED, tally.dropped)
     if not taken:
@@ -67,7 +68,7 @@ def build_pairs(
     facts = Facts(offering, len(taken))
 
     def read_pairs() -> Iterator[Proposal]:
-        for prompt, offer in taken:
+        for prompt, offer in count(taken, "writing pairs", "pair"):
             pair, verdicts = offering.read(prompt, offer)
             facts.add(prompt, pair, verdicts)
             yield pair

@@ -46,7 +46,9 @@ class SamplingOptions(Options):
 
     model: str = option(REQUIRED, "The policy: a hub name, a folder, a run of mmdpo train, or its name on a server.")
     backend: Literal["transformers", "vllm", "endpoint"] | None = option(
-        None, "How to ask. The default is endpoint with --base_url, else transformers."
+        None,
+        "What asks the policy: transformers here, vLLM here, or an endpoint.",
+        unset="endpoint with --base_url, else transformers",
     )
     num_samples: int = option(8, "Answers to each prompt.", least=1)
     no_greedy: bool = option(False, "Leave out the greedy answer, which is one more.")
@@ -71,7 +73,9 @@ class JudgingOptions(Options):
     judge_model: str | None = option(None, "Model that judges ask, unless they name another; the policy is none.")
     judge_base_url: str | None = option(None, "Address of an endpoint that has it.")
     judge_backend: Literal["transformers", "vllm", "endpoint"] | None = option(
-        None, "How to ask it. The default is endpoint with an address, else transformers."
+        None,
+        "What asks the judge: transformers here, vLLM here, or an endpoint.",
+        unset="endpoint with --judge_base_url, else transformers",
     )
     prices: str | None = option(None, "Price of a million tokens read and written by model, as JSON: {NAME: [1, 4]}.")
     budget: float | None = option(
@@ -108,11 +112,11 @@ class PairsOptions(Options):
     out: Path = option(REQUIRED, "Folder of the run; what was begun there is resumed.")
     input: PromptOptions = group(PromptOptions)
     sampling: SamplingOptions = group(SamplingOptions)
-    judging: JudgingOptions = group(JudgingOptions)
-    build: BuildOptions = group(BuildOptions)
-    checkpoint: CheckpointOptions = group(CheckpointOptions)
-    batches: BatchOptions = group(BatchOptions)
-    endpoint: EndpointOptions = group(EndpointOptions)
+    judging: JudgingOptions = group(JudgingOptions, use="judging")
+    build: BuildOptions = group(BuildOptions, use="building")
+    checkpoint: CheckpointOptions = group(CheckpointOptions, use="asking")
+    batches: BatchOptions = group(BatchOptions, use="asking")
+    endpoint: EndpointOptions = group(EndpointOptions, use="asking")
     dry_run: bool = option(False, "Say what is left to do and what it will cost, and do nothing.")
     yes: bool = option(False, "Do not ask, at a terminal, before a step that will cost more than the budget leaves.")
 
@@ -202,7 +206,7 @@ class IterateOptions(Options):
     HAS_FILE: ClassVar[bool] = True
 
     pairs: Path = option(REQUIRED, "YAML file of `mmdpo pairs`: prompts, policy, judges, rule.")
-    train: Path | None = option(None, "Recipe of `mmdpo train`; that which `mmdpo pairs` writes unless given.")
+    train: Path | None = option(None, "Recipe of `mmdpo train`.", unset="what `mmdpo pairs` writes")
     out: Path = option(REQUIRED, "Folder of the rounds; what was begun there is resumed.")
     rounds: int = option(2, "How many rounds.", least=1)
     start: Literal["previous", "base"] = option("previous", "What a round's training starts from.")
@@ -211,7 +215,7 @@ class IterateOptions(Options):
     mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
     held_out_judges: tuple[str, ...] = option(
-        (), "Judges of their answers, and of 50 pairs of each round again; those of the pairs unless given."
+        (), "Judges of their answers, and of 50 pairs of each round again.", unset="those of the pairs"
     )
     evaluate: tuple[str, ...] = option(
         (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.cells import cell_len
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean
-from mmdpo.report.figures import GREY, RUN_COLOURS, inline_figure, name_rows, shorten, write_figure
+from mmdpo.report.figures import GREY, RUN_COLOURS, name_rows, shorten, write_figure
 from mmdpo.tables import ARROWS, MISSING, Table, show_ends, show_number
 
 Content: TypeAlias = Mapping[str, Any]
@@ -79,12 +78,6 @@ def draw_comparison(content: Content, path: Path) -> Path:
     Returns the path of the PNG. A metric without an interval is left out of the picture.
     """
     return write_figure(partial(_draw, content), path)
-
-
-def comparison_svg(content: Content, prefix: str) -> Markup:
-    """Returns the same picture as an `<svg>` element to stand inside a page, whose ids begin with `prefix`."""
-    said = f"Differences to {content['runs'][0]} with their intervals; the table above has the numbers"
-    return inline_figure(partial(_draw, content), prefix, said)
 
 
 def _draw(content: Content) -> Figure:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import clean, clean_text, find_inside, write_text
-from mmdpo.report.layout import File, Section, cut, identify, missing_sections, render, table_files
+from mmdpo.report.bars import Bar, draw_bars, say_bars
+from mmdpo.report.figures import inline_figure, write_figure
+from mmdpo.report.layout import File, Headline, Section, cut, identify, render, render_page, table_files
 from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, fit, read_lines, read_result
 from mmdpo.report.tokens import SHAPE, ColouredAnswer, colour_answers, list_colours
 from mmdpo.tables import MISSING, Table, show_ends, show_number
@@ -41,6 +45,18 @@ _OPTIONAL: Any = {
 }
 CHANCE = 50
 """Per cent of pairs that a rule which knows nothing gets right."""
+CHARTED = {
+    "model": ("accuracy_", "Pairs whose chosen answer is preferred, %, under"),
+    "data": ("", "Unseen pairs on which a rule is right, %, that reads"),
+    "conflict": ("accuracy_", "Questions answered right, %"),
+    "empty_image": ("refusals_", "Prompts that are refused, %"),
+}
+"""Kind → how the names of the measures begin that are drawn as bars, and what stands above them."""
+ENDS = {
+    "model": ("Pairs that need the image most", "Pairs that need the image least"),
+    "data": ("Pairs that the text gets wrong", "Pairs that the text gives away"),
+}
+"""Kind → what either end of the order is."""
 TITLES = {
     "model": "Does the preference depend on the image?",
     "data": "Does the text alone decide?",
@@ -51,10 +67,18 @@ COUNTED = {"conflict": ("questions", "conflict"), "empty_image": ("prompts", "em
 """Kind → what was looked at, and the option that names it; pairs of a dataset otherwise."""
 NAMED_TOGETHER = 5
 """Features that always go together and are named."""
+DEFAULT_NAME = "diagnosis"
+"""A folder's name that tells nothing."""
 SHOWN_PAIRS, SHOWN_ALONE = 6, 12
 """Pairs in a section among others, and on a page of its own."""
-PICTURES = {"picture": "image", "corrupted_picture": "corrupted", "other_picture": "another example's"}
-"""Key of a pair → what its picture is called."""
+PICTURES = {
+    "picture": ("image", "real"),
+    "corrupted_picture": ("corrupted", "corrupted"),
+    "other_picture": ("another example's", "other"),
+}
+"""Key of a pair → what its picture is called, and the key of its margin."""
+UNDER = {"real": "its own image", "corrupted": "a corrupted one", "other": "another example's", "none": "no image"}
+"""Key of a margin → the image in words."""
 PLACEHOLDER = "<image>"
 """Stands in a prompt where its image goes, which is shown beside."""
 LONGEST_TEXT, LONGEST_TITLE = 600, 90
@@ -189,10 +213,9 @@ def write_diagnosis(folder: str | Path) -> Path:
     result, pairs = read_diagnosis(folder, problems)
     tokens = read_tokens(folder, problems)
     section = _make_section(Place(folder, clean_text(folder.name)), result, pairs, tokens, SHOWN_ALONE, "Verdict")
-    sections = [*missing_sections(problems), section]
     write_text(folder / "diagnosis.md", diagnosis_markdown(result))
     page = folder / "diagnosis.html"
-    write_text(page, render("page.html", title=TITLES[result["kind"]], summary=summarise(result), sections=sections))
+    write_text(page, render_page(TITLES[result["kind"]], summarise(result), [section], problems))
     return page
 
 
@@ -200,7 +223,8 @@ def diagnosis_section(place: Place, problems: list[str]) -> Section:
     """Returns the section of a diagnosis; raises, and names what cannot be used, as `read_diagnosis` does."""
     result, pairs = read_diagnosis(place.path, problems)
     tokens = read_tokens(place.path, problems)
-    return _make_section(place, result, pairs, tokens, SHOWN_PAIRS, f"Diagnosis: {place.label}")
+    title = TITLES[result["kind"]] + ("" if place.label == DEFAULT_NAME else f" ({place.label})")
+    return _make_section(place, result, pairs, tokens, SHOWN_PAIRS, title)
 
 
 def _make_section(
@@ -214,29 +238,58 @@ def _make_section(
     name, tables = f"diagnosis-{identify(place.label)}", _tables(result)
     # Pairs of both ends of the order: those with pictures, where any have.
     shown = [pair for pair in pairs if "picture" in pair] or pairs
-    shown = shown if len(shown) <= most else [*shown[: most // 2], *shown[-(most // 2) :]]
+    half = min(len(shown), most) // 2
+    groups = [shown[: len(shown) - half][: most - half], shown[len(shown) - half :]]
+    heads = ENDS.get(result["kind"], ("", ""))
+    above, bars = make_bars(result)
+    chance = CHANCE if result["kind"] in ("model", "data") else None
+    draw = partial(draw_bars, above, bars, chance)
     html = render(
         "diagnosis.html",
-        kind=result["kind"],
         verdict=say(result),
+        chart=inline_figure(draw, f"{name}-bars", clean_text(say_bars(above, bars))) if bars else None,
         remarks=[*result["notes"], *result["left_out"]],
         tables=tables,
-        pairs=[_show_pair(pair, place.path, len(pairs), tokens) for pair in shown],
+        groups=[
+            (head, [_show_pair(pair, place.path, len(pairs), tokens) for pair in of])
+            for head, of in zip(heads, groups, strict=True)
+            if of
+        ],
+        has_tokens=any(pair.get("rank") in tokens for of in groups for pair in of),
         colours=list_colours(),
         settings={**result["options"], **result["versions"]},
     )
-    files: dict[str, File] = {}
+    files: dict[str, File] = {f"{name}.png": partial(write_figure, draw)} if bars else {}
     for number, table in enumerate(tables):
         files |= table_files(f"{name}_{number}" if number else name, table)
-    return Section(name, title, html, files | {f"{name}.md": diagnosis_markdown(result)})
+    files |= {f"{name}.md": diagnosis_markdown(result)}
+    return Section(name, title, html, files, headline=Headline(title, name, say(result)))
+
+
+def make_bars(result: Mapping[str, Any]) -> tuple[str, list[Bar]]:
+    """Returns what is drawn of a diagnosis: what stands above, and a bar for each image, rule or condition."""
+    begins, above = CHARTED[result["kind"]]
+    found = result["rules"] if result["kind"] == "data" else result["measures"]
+    bars = []
+    for key, of in found.items():
+        value = of.get("accuracy" if result["kind"] == "data" else "value")
+        if key.startswith(begins) and value is not None and math.isfinite(value):
+            label = of.get("label", key).removeprefix("pair accuracy, ")
+            bars.append(Bar(clean_text(label), value, of.get("low"), of.get("high")))
+    return above, bars
 
 
 def _show_pair(
     pair: Mapping[str, Any], folder: Path, count: int, tokens: Mapping[float, Mapping[str, Sequence[ColouredAnswer]]]
 ) -> dict[str, Any]:
+    margins = pair["margins"] if isinstance(pair.get("margins"), Mapping) else {}
     pictures = [
-        (find_inside(folder, pair[key]), caption, f"{caption} image of pair {pair.get('id')}")
-        for key, caption in PICTURES.items()
+        (
+            find_inside(folder, pair[key]),
+            caption + _say_margin(margins, of),
+            f"{caption} image of pair {pair.get('id')}",
+        )
+        for key, (caption, of) in PICTURES.items()
         if pair.get(key)
     ]
     rank = pair.get("rank")
@@ -258,4 +311,17 @@ def _show_pair(
         facts["place in the order"] = f"{pair['rank']} of {count}"
     where = str(pair.get("source") or f"pair {pair.get('id', '')}")
     title = f"{where}: {cut(prompt, LONGEST_TITLE)}" if prompt else where
-    return dict(title=title, pictures=pictures, facts=facts, answers=answers)
+    return dict(title=title, right=_say_right(margins), pictures=pictures, facts=facts, answers=answers)
+
+
+def _say_margin(margins: Mapping[str, Any], image: str) -> str:
+    value = margins.get(image)
+    return f": margin {show_number(value, 2, signed=True)}" if isinstance(value, int | float) else ""
+
+
+def _say_right(margins: Mapping[str, Any]) -> str:
+    """Returns under which images a pair's chosen answer is preferred, and under which it is not."""
+    known = {of: margins[of] for of in UNDER if isinstance(margins.get(of), int | float)}
+    right, wrong = ([UNDER[of] for of, value in known.items() if (value > 0) is wanted] for wanted in (True, False))
+    said = [f"{word} with {', '.join(of)}" for word, of in (("right", right), ("wrong", wrong)) if of]
+    return "; ".join(said)[:1].upper() + "; ".join(said)[1:]

@@ -1,20 +1,18 @@
-"""Results of `mmdpo eval`: read, and shown benchmark by benchmark with differences, and answers with what is wrong."""
+"""Results of `mmdpo eval`: read, and the answers in which a run is wrong, with what is wrong in them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from PIL import Image
 
-from mmdpo.files import Unshown, clean, clean_text
-from mmdpo.report.comparison import comparison_svg, csv_comparison, draw_comparison, markdown_comparison
-from mmdpo.report.layout import MarkedAnswer, Picture, Section, cut, identify, render, table_files
+from mmdpo.files import Unshown, clean_text
+from mmdpo.report.layout import MarkedAnswer, Picture, cut
 from mmdpo.report.reading import ANSWERS, NUMBER, RESULT, SCORES, Place, fit, read_lines, read_object
-from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, matrix, show_interval
+from mmdpo.tables import MISSING
 
 LEAST_FAULTLESS = 3
 """The ratings of MMHal-Bench that stand for an answer without hallucination begin here."""
@@ -33,9 +31,6 @@ RESULT_SHAPE = {
 """What is read of result.json, and the next two of the lines beside it."""
 SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
 ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
-
-Compare: TypeAlias = Callable[[Sequence[Path], Sequence[str]], Mapping[str, Any]]
-"""Folders of results of one benchmark, and their labels → the content of a compare.json; raises ValueError."""
 
 
 @dataclass(frozen=True)
@@ -179,84 +174,6 @@ def _find(reason: Any, key: str) -> Any:
     return next((found for value in reason.values() if (found := _find(value, key)) is not None), None)
 
 
-def evaluation_section(
-    benchmark: str, runs: Sequence[EvaluatedRun], *, compare: Compare | None, pictures: ItemPictures
-) -> Section:
-    """Returns the results of runs on one benchmark; differences are taken to the first, where the data is the same."""
-    name = f"eval-{identify(benchmark)}"
-    metrics = _metrics_table(benchmark, runs)
-    files = table_files(name, metrics)
-    comparable, remarks = _split(benchmark, runs)
-    differences: dict[str, Any] | None = None
-    if compare is not None and len(comparable) > 1:
-        try:
-            content = clean(compare([run.folder for run in comparable], [run.label for run in comparable]))
-        except Exception as error:  # what a folder holds may surprise who calculates with it
-            remarks.append(f"no differences: {error}")
-        else:
-            drawn = comparison_svg(content, f"{name}-differences")
-            differences = dict(statistics=content["statistics"], table=_differences_table(content), drawn=drawn)
-            remarks += [f"missing: {piece}" for piece in content["missing"]] + list(content["notes"])
-            files[f"{name}_differences.csv"] = csv_comparison(content)
-            files[f"{name}_differences.md"] = markdown_comparison(content)
-            files[f"{name}_differences.png"] = partial(draw_comparison, content)
-    html = render(
-        "evaluation.html",
-        remarks=[*dict.fromkeys(reason for run in runs for reason in run.partial), *remarks],
-        scorer_notes=[note for run in runs for note in run.notes],
-        metrics=metrics,
-        differences=differences,
-        examples=choose_examples(benchmark, runs, pictures),
-    )
-    return Section(name, f"Evaluation: {benchmark}", html, files)
-
-
-def _metrics_table(benchmark: str, runs: Sequence[EvaluatedRun]) -> Table:
-    rows: dict[str, dict[str, str]] = {}
-    records = []
-    for run in runs:
-        for metric, value in run.metrics.items():
-            arrow = ARROWS.get(str(value.get("better")), "")
-            head = f"{metric.removeprefix(f'{benchmark}/')} ({value.get('unit', '')}){arrow}"
-            shown = show_interval(value.get("value"), value.get("low"), value.get("high"))
-            rows.setdefault(head, {})[run.label] = shown
-            records.append({"run": run.label, "metric": metric, **value})
-    return matrix(f"{benchmark}: metrics", "metric", rows, [run.label for run in runs], records)
-
-
-def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
-    """Returns the runs on the data of the first one, and what is to be said of the others."""
-    comparable, notes = list[EvaluatedRun](), list[str]()
-    for run in (run for run in runs if run.metrics and run.items):
-        first = comparable[0] if comparable else run
-        one, other = (of.made_by.get("ground_truth") or "not named" for of in (first, run))
-        common = [item_id for item_id in run.items if item_id in first.items]
-        moved = [item_id for item_id in common if first.items[item_id].image != run.items[item_id].image]
-        if one != other:
-            why = f"the ground truth is {one} in {first.label} and {other} in {run.label}"
-        elif not common:
-            why = f"{first.label} and {run.label} share no item"
-        elif moved:
-            why = f"item {moved[0]} has another image in {first.label} than in {run.label}"
-        else:
-            comparable.append(run)
-            continue
-        notes.append(f"{benchmark}: not the same data, so there is no difference between these runs: {why}")
-    return comparable, notes
-
-
-def _differences_table(content: Mapping[str, Any]) -> Table:
-    first, *others = content["runs"]
-    rows: dict[str, dict[str, str]] = {}
-    for row in content["rows"]:
-        if row["difference"] is not None:
-            head = row["metric"].partition("/")[2] + ARROWS.get(row["better"], "")
-            digits = 4 if row["unit"] == "share" else 2
-            shown = show_interval(row["difference"], row["low"], row["high"], digits, signed=True)
-            rows.setdefault(head, {})[row["run"]] = shown + (f"{NO_BREAK}*" if row["excludes_zero"] else "")
-    return matrix(f"Differences to {first}", "metric", rows, others, ())
-
-
 def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: ItemPictures) -> dict[str, Any]:
     """Returns for `examples` of macros.html the first items in which any run is wrong; the first where too few are."""
     runs = [run for run in runs if run.items]
@@ -277,8 +194,15 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
         title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
         answers = {label: mark_answer(row, items.get(label)) for label, row in rows.items()}
         reference = next((item.reference for item in items.values() if item.reference), "")
-        article = dict(title=title, pictures=shown, answers=answers, reference=cut(reference, LONGEST_ANSWER))
-        articles.append(article)
+        articles.append(
+            dict(
+                title=title,
+                pictures=shown,
+                answers=answers,
+                reference=cut(reference, LONGEST_ANSWER),
+                has_corrupted=corrupted is not None,
+            )
+        )
     scored = [item for run in runs for item in run.items.values()]
     return dict(
         articles=articles,

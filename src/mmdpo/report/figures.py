@@ -6,6 +6,7 @@ Drawn with Matplotlib's object interface, which keeps no global state and needs 
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,16 +20,26 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mmdpo.report.labels import label_logged
+
 GREY = "#57606a"
 _INK = "#123456"
 """Stands for the text colour of the page while Matplotlib draws; no line has this colour."""
-_SETTINGS = {"svg.hashsalt": "mmdpo", "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+_SETTINGS = {
+    "svg.hashsalt": "mmdpo",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "path.simplify": False,  # a page reads the values under the pointer from the points of its lines
+}
 _INLINE = {
     **_SETTINGS,
     "svg.fonttype": "none",
     **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
     **{f"axes.{part}color": _INK for part in ("edge", "label")},
 }
+_COORDINATES, _DECIMALS = re.compile(r' (?:d|x|y|transform)="[^"]*"'), re.compile(r"(\d\.\d{3})\d+")
+"""A thousandth of a point is enough for the lines of a page."""
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Leaves the metadata block out of SVG files, so that equal runs give equal files."""
 _LONGEST_NAME = 48
@@ -40,30 +51,24 @@ VARIANT_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#7f7f7f")
 """From the palette of Okabe and Ito. Like the next, each stands out by 3 : 1 from a white page and from a dark one."""
 PART_COLOURS = ("#7f7f7f", "#a6761d", "#7570b3", "#e7298a", "#1b9e77")
 """For the terms and the cells inside one variant: other hues, so that none is taken for a variant."""
-RUN_COLOURS = (*VARIANT_COLOURS[:4], "#a6761d", "#7570b3", "#0e8fa8", "#c2255c", "#6b8e23", "#7f7f7f")
+RUN_COLOURS = (
+    *VARIANT_COLOURS[:4], "#a6761d", "#7b5cd6", "#0e8fa8", "#d12b57", "#6b8e23", "#b14fc5", "#3d7be0", "#7f7f7f",
+)  # fmt: skip
 """For runs that are laid over each other."""
-DASHES = ("-", "--", "-.", ":", (0, (1, 3)))
-"""So that colour is not the only cue."""
+DASHES = ("-", (0, (5, 1.8)), (0, (2, 1)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.2, 1.2)))
+"""So that colour is not the only cue; lengths are in widths of the line."""
+LINE_WIDTH, SWATCH_WIDTH = 1.7, 2.4
+"""Points of a line, and pixels of one in the legend of a page."""
 
-COMPARED = {
-    "rewards/margins": ("Response margin", "reward, chosen − rejected"),
-    "rewards/image_margins": ("Image margin", "reward, original − corrupted"),
-    "logps/chosen": ("Chosen answer", "log-probability, nats"),
-    "grad_norm": ("Gradient norm", "before clipping"),
-}
-"""Metrics of which one panel shows all variants: title and unit."""
-OVERLAID = {
-    "loss": ("Loss", "mean over pairs"),
-    "rewards/chosen": ("Reward of chosen", "reward"),
-    "rewards/rejected": ("Reward of rejected", "reward"),
-    "rewards/corrupted": ("Reward under the corrupted image", "reward"),
-    **COMPARED,
-    "rewards/accuracies": ("Response accuracy", "share of pairs"),
-    "rewards/image_accuracies": ("Image accuracy", "share of pairs"),
-    "eval_loss": ("Held-out loss", "mean over pairs"),
-    "eval_rewards/margins": ("Held-out response margin", "reward"),
-}
-"""Metrics of which one panel shows all runs; terms of the loss stand after the loss."""
+COMPARED = ("rewards/margins", "rewards/image_margins", "logps/chosen", "grad_norm")
+"""Metrics of which one panel shows all variants."""
+FIRST = (
+    "eval_rewards/accuracies", "rewards/accuracies", "rewards/margins", "rewards/image_accuracies",
+    "rewards/image_margins", "rewards/chosen", "loss",
+)  # fmt: skip
+"""Metrics whose panels are seen first, as far as they are logged and up to `SHOWN_PANELS`."""
+SHOWN_PANELS = 6
+_DRAWN = r"loss(/.*)?|rewards/.*|logps/chosen|grad_norm|eval_loss|eval_rewards/.*(margins|accuracies)"
 CELL_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/corrupted")
 MOST_POINTS = 240
 """A line of more points is drawn as means over equal numbers of them."""
@@ -100,6 +105,7 @@ def inline_figure(draw: Callable[[], Figure], prefix: str, description: str) -> 
     for written, own in ((_INK, "currentColor"), ("#ffffff", "var(--paper)"), (GREY, "var(--soft)")):
         inside = inside.replace(written, own)
     inside = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", inside)
+    inside = _COORDINATES.sub(lambda found: _DECIMALS.sub(r"\1", found[0]), inside)
     element = Markup('<svg role="img" aria-label="{}" viewBox="{}">{}')
     return element.format(description, box.group(1) if box else "", Markup(inside))
 
@@ -151,42 +157,48 @@ def curve_panels(histories: Mapping[str, History]) -> list[Panel]:
     """
     logs = [(VARIANT_LABELS.get(name, name), log) for name, log in histories.items()]
     compared = [
-        _panel(title, unit, VARIANT_COLOURS, ((log, key, label) for label, log in logs))
-        for key, (title, unit) in COMPARED.items()
+        _panel(label_logged(key).title, label_logged(key).unit, VARIANT_COLOURS, ((log, key, of) for of, log in logs))
+        for key in COMPARED
     ]
     losses, rewards = list[Panel](), list[Panel]()
     for label, log in logs:
         terms = list(dict.fromkeys(key for record in log for key in record if key.startswith("loss/")))
         # The loss of an objective with one term is that term: drawing both would hide one under the other.
-        parts = [(log, key, key.rpartition("/")[2]) for key in (("loss", *terms) if len(terms) != 1 else terms)]
+        parts = [(log, key, _name_part(key)) for key in (("loss", *terms) if len(terms) != 1 else terms)]
         losses.append(_panel(f"{label}: loss and its terms", "loss", PART_COLOURS, parts))
-        parts = [(log, key, key.rpartition("/")[2]) for key in CELL_REWARDS]
+        parts = [(log, key, _name_part(key)) for key in CELL_REWARDS]
         rewards.append(_panel(f"{label}: rewards", "reward", PART_COLOURS, parts))
     return [panel for panel in (*compared, *losses, *_same_limits(rewards)) if panel.lines]
 
 
+def _name_part(key: str) -> str:
+    """Returns what a loss or a reward is called in a panel of one variant, whose title says the rest."""
+    title = label_logged(key).title
+    return title.removeprefix("Loss: ").removeprefix("Reward of ").removeprefix("Reward ")
+
+
 def overlay_panels(histories: Mapping[str, Sequence[History]]) -> list[Panel]:
-    """Sorts the logs of runs into one panel per metric, with one line for each run.
+    """Sorts the logs of runs into one panel per metric, with one line for each run; `FIRST` come first.
 
     A run of several logs (repetitions with other seeds) is drawn as their mean, in a band from the least to the
     greatest. Long logs are drawn as means over stretches of steps.
     """
-    keys = {key for logs in histories.values() for log in logs for record in log for key in record}
-    terms = {key: (f"Loss term {key[5:]}", "before its weight") for key in sorted(keys) if key.startswith("loss/")}
-    others = sorted(key for key in keys if key.startswith("rewards/") and key not in OVERLAID)
-    known = {"loss": OVERLAID["loss"], **terms, **OVERLAID, **{key: (key, "") for key in others}}
-    if len(terms) == 1:
-        del known["loss"]  # it is that term
+    logged = dict.fromkeys(key for logs in histories.values() for log in logs for record in log for key in record)
+    own = [key for key in logged if re.fullmatch(_DRAWN, key)]
+    keys = list(dict.fromkeys((*(key for key in FIRST if key in logged), *own, "grad_norm")))
+    if sum(key.startswith("loss/") for key in keys) == 1:
+        keys = [key for key in keys if key != "loss"]  # it is that term
     panels = {}
-    for key, (title, unit) in known.items():
+    for key in keys:
         lines = []
         for place, (name, logs) in enumerate(histories.items()):
             found = [line for log in logs if (line := _line(log, key, name, place, RUN_COLOURS)).steps]
             if found:
                 dashes = DASHES[(place + place // len(RUN_COLOURS)) % len(DASHES)]
                 lines.append(replace(_average(found), place=place, dashes=dashes))
-        panels[key] = Panel(title, unit, tuple(lines))
-    panels |= zip(CELL_REWARDS, _same_limits([panels[key] for key in CELL_REWARDS]), strict=True)
+        panels[key] = Panel(label_logged(key).title, label_logged(key).unit, tuple(lines))
+    rewards = [key for key in CELL_REWARDS if key in panels]
+    panels |= zip(rewards, _same_limits([panels[key] for key in rewards]), strict=True)
     return [panel for panel in panels.values() if panel.lines]
 
 
@@ -197,8 +209,9 @@ def _panel(title: str, unit: str, colours: Sequence[str], of: Iterable[tuple[His
 
 
 def _line(log: History, key: str, label: str, place: int, colours: Sequence[str]) -> Line:
+    scale = label_logged(key).scale
     points = [
-        (float(record["step"]), float(record[key]))
+        (float(record["step"]), scale * float(record[key]))
         for record in log
         if isinstance(record.get(key), int | float) and isinstance(record.get("step"), int | float)
     ]
@@ -236,23 +249,45 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
 
 
 def panel_svg(panel: Panel, prefix: str) -> Markup:
-    """Returns one panel as an `<svg>` element to stand inside a page; its ids begin with `prefix`."""
+    """Returns one panel to stand inside a page: an `<svg>` element whose ids begin with `prefix`, and what it holds.
+
+    The element around it says where the axes lie and which line is which, so that `curves.js` can read values under
+    the pointer from the lines themselves.
+    """
+    drawn: list[Any] = []
 
     def draw() -> Figure:
         figure = Figure(figsize=PANEL_SIZE)
-        _draw_panel(figure.add_axes(PANEL_AXES), panel)  # a layout that measures every text takes three times as long
+        drawn.append(figure.add_axes(PANEL_AXES))  # a layout that measures every text takes three times as long
+        _draw_panel(drawn[-1], panel)
         return figure
 
     # For readers who do not see it: where each line begins and ends.
     ends = (f"{line.label} from {line.values[0]:.3g} to {line.values[-1]:.3g}" for line in panel.lines)
-    return inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}")
+    svg = inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}")
+    (left, right), (bottom, top) = drawn[-1].get_xlim(), drawn[-1].get_ylim()
+    x, y, width, height = PANEL_AXES
+    box = (72 * PANEL_SIZE[0] * x, 72 * PANEL_SIZE[0] * (x + width))  # points, from the upper left corner
+    rows = (72 * PANEL_SIZE[1] * (1 - y), 72 * PANEL_SIZE[1] * (1 - y - height))
+    axes = " ".join(f"{number:.10g}" for number in (*box, *rows, left, right, bottom, top))
+    lines = [[f"{prefix}-{_name_line(place, line)}", line.label, line.colour] for place, line in enumerate(panel.lines)]
+    element = Markup('<div class="plot" tabindex="0" data-axes="{}" data-lines="{}">{}</div>')
+    return element.format(axes, json.dumps(lines, ensure_ascii=False), svg)
+
+
+def _name_line(place: int, line: Line) -> str:
+    """Returns the id of a line in its panel: those of one run have the same in all panels."""
+    return f"line{place}" if line.place is None else f"series{line.place}"
 
 
 def shared_lines(panels: Sequence[Panel]) -> dict[int, tuple[Line, str]]:
     """Returns the lines of the legend that panels share, by their places: one line each, and its SVG dash pattern."""
-    patterns = {"-": "none", "--": "6 3", "-.": "7 3 2 3", ":": "2 2"}
     lines = {line.place: line for panel in panels for line in panel.lines if line.place is not None}
-    return {place: (lines[place], patterns.get(str(lines[place].dashes), "2 5")) for place in sorted(lines)}
+    return {place: (lines[place], _dash_pattern(lines[place].dashes)) for place in sorted(lines)}
+
+
+def _dash_pattern(dashes: Any) -> str:
+    return "none" if isinstance(dashes, str) else " ".join(f"{SWATCH_WIDTH * length:g}" for length in dashes[1])
 
 
 def _draw_sheet(panels: Sequence[Panel]) -> Figure:
@@ -271,11 +306,10 @@ def _draw_sheet(panels: Sequence[Panel]) -> Figure:
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:
-    for line in panel.lines:
-        look: dict[str, Any] = dict(color=line.colour, linestyle=line.dashes, linewidth=1.6, markersize=3)
-        if line.place is not None:
-            look["gid"] = f"series{line.place}"
-        elif len(line.steps) <= 30:
+    for place, line in enumerate(panel.lines):
+        look: dict[str, Any] = dict(color=line.colour, linestyle=line.dashes, linewidth=LINE_WIDTH, markersize=3)
+        look["gid"] = _name_line(place, line)
+        if len(line.steps) <= (30 if line.place is None else 1):  # a line of one point is not seen without
             look["marker"] = "o"
         axes.plot(line.steps, line.values, label=shorten(line.label), **look)
         if line.low:

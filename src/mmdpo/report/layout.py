@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from mmdpo.files import Unshown, UnusableFileError, check_regular
-from mmdpo.report.figures import Panel, panel_svg, shared_lines
+from mmdpo.report.figures import SHOWN_PANELS, Panel, panel_svg, shared_lines
 from mmdpo.tables import Table
 
-LONGEST_SIDE = 360
-"""Pixels of a picture on a page."""
+LONGEST_SIDE = 480
+"""Pixels of a picture on a page, which a click shows in full."""
 SMALL = 128
 """Pictures of up to so many pixels across keep their pixels, which are shown as pixels."""
 JPEG_QUALITY = 82
@@ -49,6 +49,22 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What a section comes to: a sentence, one small table, and what a reader of them has to know."""
+
+    title: str
+    anchor: str
+    """The id of the section that says more."""
+    text: str
+    table: Table | None = None
+    quiet: frozenset[str] = frozenset()
+    """Rows of the table that are there to be compared with."""
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, File] = field(default_factory=dict)
+    """What is written beside the page for it, where its section writes nothing of it."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page, and what is written beside the page for it."""
 
@@ -59,6 +75,9 @@ class Section:
     """What is written beside the page, by file name."""
     curves: Curves | None = None
     """Curves whose legend switches lines on and off, which takes rules in the head of the page."""
+    headline: Headline | None = None
+    """What stands of it at the top of a report."""
+    in_menu: bool = True
 
 
 class Span(NamedTuple):
@@ -103,10 +122,20 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(_TEMPLATES.get_template(template).render(values))
 
 
-def missing_sections(lines: Sequence[str]) -> list[Section]:
-    """Returns the section that says what is missing, none where nothing is."""
-    html = render("missing.html", lines=list(dict.fromkeys(lines)))
-    return [Section("missing", "What is missing", html)] if lines else []
+def render_page(
+    title: str, summary: str, sections: Sequence[Section], missing: Sequence[str] = (), heads: Sequence[Headline] = ()
+) -> Markup:
+    """Returns a page: what it comes to, in short, then the sections, and last what is missing."""
+    shown = [Section("in-short", "In short", render("in_short.html", heads=heads))] if heads else []
+    shown += sections
+    if missing:
+        shown.append(Section("missing", "What is missing", render("missing.html", lines=list(dict.fromkeys(missing)))))
+    return render("page.html", title=title, summary=summary, sections=shown)
+
+
+def breakable(text: str) -> Markup:
+    """Returns a name, escaped, that may be broken after its strokes, and so nowhere in a word."""
+    return Markup(re.sub(r"(?<=\w{3})([_/])(?=\w{3})", r"\1<wbr>", str(escape(text))))
 
 
 def table_files(name: str, table: Table) -> dict[str, File]:
@@ -194,4 +223,10 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals |= {"make_thumbnail": make_thumbnail, "panel_svg": panel_svg, "shared_lines": shared_lines}
+_TEMPLATES.globals |= {
+    "breakable": breakable,
+    "make_thumbnail": make_thumbnail,
+    "panel_svg": panel_svg,
+    "shared_lines": shared_lines,
+    "shown_panels": SHOWN_PANELS,
+}

@@ -7,13 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from mmdpo.files import make_folder, write_text
+from mmdpo.progress import count
 from mmdpo.report.diagnosis import diagnosis_section
-from mmdpo.report.evaluated import Compare, EvaluatedRun, ItemPictures, evaluation_section, read_evaluated
-from mmdpo.report.layout import Section, missing_sections, render
+from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, read_evaluated
+from mmdpo.report.evaluation import Benchmarks, evaluation_heads, evaluation_section, key_table, score_benchmark
+from mmdpo.report.layout import Headline, Section, render_page
 from mmdpo.report.pairs import pairs_sections
 from mmdpo.report.quickstart import quickstart_sections
 from mmdpo.report.reading import Found, Place, ReportError, find_folders
-from mmdpo.report.study import study_section
+from mmdpo.report.study_page import study_section
 from mmdpo.report.trained import TrainedRun, read_trained, samples_section, settings_section, training_section
 
 
@@ -21,13 +23,13 @@ def write_report(
     folders: Sequence[str | Path],
     out: str | Path,
     *,
-    compare: Compare | None = None,
-    pictures: ItemPictures = ItemPictures(),  # noqa: B008 - it is frozen
+    benchmarks: Benchmarks = Benchmarks(),  # noqa: B008 - it is frozen, as the next
+    pictures: ItemPictures = ItemPictures(),  # noqa: B008
 ) -> Path:
     """Writes one page about the folders, and its figures and tables into a folder beside it; returns the page's path.
 
-    `compare` takes paired differences and `pictures` finds the images of benchmarks: what knows the benchmarks hands
-    them in. What is damaged or missing in a folder is said on the page, and the rest is shown.
+    `benchmarks` compares results and `pictures` finds the images of benchmarks: what knows the benchmarks hands them
+    in. What is damaged or missing in a folder is said on the page, and the rest is shown.
 
     Raises:
         ReportError: a folder does not exist or is none of those that this package writes.
@@ -37,14 +39,17 @@ def write_report(
     path = Path(out)
     make_folder(path.parent)
     missing: list[str] = [*found.left_out, *pictures.notes]
-    sections = _make_sections(found, missing, compare, pictures)
-    _write_files(sections, path.with_name(f"{path.stem}_files"), missing)
-    sections = [*missing_sections(missing), *sections]
-    write_text(path, render("page.html", title="mmdpo report", summary=summarise(found), sections=sections))
+    heads, sections = _make_sections(found, missing, benchmarks, pictures)
+    heads += [section.headline for section in sections if section.headline is not None]
+    _write_files([*heads, *sections], path.with_name(f"{path.stem}_files"), missing)
+    write_text(path, render_page("mmdpo report", summarise(found), sections, missing, heads))
     return path
 
 
-def _make_sections(found: Found, missing: list[str], compare: Compare | None, pictures: ItemPictures) -> list[Section]:
+def _make_sections(
+    found: Found, missing: list[str], benchmarks: Benchmarks, pictures: ItemPictures
+) -> tuple[list[Headline], list[Section]]:
+    """Returns what benchmarks come to, and the sections: results first, then how they were trained."""
     runs = [read_trained(place, missing) for place in found.runs]
     evaluated = [read_evaluated(place, missing) for place in found.evaluations]
     sections: list[Section] = []
@@ -59,32 +64,38 @@ def _make_sections(found: Found, missing: list[str], compare: Compare | None, pi
         except Exception as error:
             missing.append(f"{name}: cannot be shown ({type(error).__name__}: {error})")
 
-    if runs:
-        add("the curves of training", partial(training_section, runs))
     missing += name_absent(evaluated)
-    for benchmark in dict.fromkeys(run.benchmark for run in evaluated):
-        of = [run for run in evaluated if run.benchmark == benchmark]
-        add(benchmark, partial(evaluation_section, benchmark, of, compare=compare, pictures=pictures))
-    sampled = [run for run in runs if run.samples]
-    if sampled:
-        add("sample answers", partial(samples_section, sampled))
+    scored = [
+        score_benchmark(benchmark, [run for run in evaluated if run.benchmark == benchmark], benchmarks)
+        for benchmark in dict.fromkeys(run.benchmark for run in evaluated)
+    ]
+    heads = evaluation_heads(scored, benchmarks)
+    on_top = {head.table.title for head in heads if head.table is not None}
+    for of in scored:
+        add(of.benchmark, partial(evaluation_section, of, pictures, has_key=key_table(of).title not in on_top))
     kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
         (found.studies, partial(study_section, pictures=pictures)),
         (found.diagnoses, diagnosis_section),
         (found.pairs, pairs_sections),
         (found.quickstarts, quickstart_sections),
     )
-    for place, make in ((place, make) for places, make in kinds for place in places):
+    several = [(place, make) for places, make in kinds for place in places]
+    for place, make in count(several, "reading", "folder"):
         problems: list[str] = []
         add(place.label, partial(make, place, problems))
         missing += [f"{place.label}: {problem}" for problem in problems]
+    if runs:
+        add("the curves of training", partial(training_section, runs))
+    sampled = [run for run in runs if run.samples]
+    if sampled:
+        add("sample answers", partial(samples_section, sampled))
     if runs:
         # Runs that were evaluated only are named for the versions that generated their answers.
         known = {run.label for run in runs}
         others = {run.label: run for run in evaluated if run.versions and run.label not in known}
         answered = [TrainedRun(run.label, run.folder, {}, (), run.versions) for run in others.values()]
         add("settings", partial(settings_section, [*runs, *answered]))
-    return sections
+    return heads, sections
 
 
 def name_absent(evaluated: Sequence[EvaluatedRun]) -> list[str]:
@@ -118,9 +129,10 @@ def summarise(found: Found) -> str:
     return f"{', '.join(said)}: {', '.join(labels)}"
 
 
-def _write_files(sections: Sequence[Section], folder: Path, missing: list[str]) -> None:
+def _write_files(parts: Sequence[Headline | Section], folder: Path, missing: list[str]) -> None:
     make_folder(folder)
-    for name, content in (file for section in sections for file in section.files.items()):
+    files = [file for part in parts for file in part.files.items()]
+    for name, content in count(files, "drawing", "file"):
         if isinstance(content, str):
             write_text(folder / name, content)
             continue

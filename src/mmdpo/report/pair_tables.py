@@ -112,6 +112,20 @@ def like_tables(result: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def key_table(result: Mapping[str, Any]) -> Table:
+    """Returns in one row how many pairs there are, of what share of the prompts, and what they are like."""
+    words, errors = result.get("words", {}), result.get("errors") or {}
+    values = {
+        "prompts that gave a pair, %": _show(_percent(result.get("funnel", {}).get("yield"))),
+        "chosen without a mistake, %": _show(result.get("clean")),
+        "wrong claims, chosen / rejected, %": " / ".join(_show(errors.get(key)) for key in SIDES[:2]),
+        "words, chosen / rejected": " / ".join(_show(words.get(key)) for key in SIDES[:2]),
+        "the longer answer is chosen, %": _show(_percent(words.get("auc"))),
+    }
+    count = _count(sum(result.get("pairs", {}).values()))
+    return Table(("pairs", *values), ((count, *values.values()),), "The pairs in a row")
+
+
 def cost_tables(folder: Path, result: Mapping[str, Any], problems: list[str]) -> list[Table]:
     """Returns what the steps have cost, and what `check-judge` found of the judges where it was asked."""
     tables = []

@@ -13,13 +13,14 @@ from mmdpo.files import clean_text, write_text
 from mmdpo.records import derive_generator
 from mmdpo.report.layout import (
     File,
+    Headline,
     Section,
     Thumbnail,
     cut,
     identify,
     make_thumbnail,
-    missing_sections,
     render,
+    render_page,
     table_files,
 )
 from mmdpo.report.pair_figures import draw_all, make_figures
@@ -33,7 +34,7 @@ from mmdpo.report.pair_files import (
     read_unpaired,
     read_verdicts,
 )
-from mmdpo.report.pair_tables import cost_tables, funnel_tables, like_tables
+from mmdpo.report.pair_tables import cost_tables, funnel_tables, key_table, like_tables
 from mmdpo.report.reading import NUMBER, PAIRS, Place, read_result
 from mmdpo.tables import MISSING, Table, show_number
 from mmdpo.texts import Mark, Piece, differing_words, find_claims, split_pieces
@@ -141,8 +142,7 @@ def write_pairs(folder: str | Path) -> Path:
     sections = _make_sections(Place(folder, name), problems, "", "")
     page = folder / PAGE
     summary = "pairs of preferences from a model's own answers"
-    sections = [*missing_sections(problems), *sections]
-    write_text(page, render("page.html", title=f"mmdpo pairs: {name}", summary=summary, sections=sections))
+    write_text(page, render_page(f"mmdpo pairs: {name}", summary, sections, problems))
     return page
 
 
@@ -179,8 +179,11 @@ def _make_sections(place: Place, problems: list[str], prefix: str, before: str) 
         "tables": [*like_tables(result), *cost_tables(folder, result, problems)],
     }
     made = bound_table(funnel_tables(result)[0])
+    sentence, key = describe(result), bound_table(key_table(result))
     values = dict(
-        sentence=describe(result),
+        sentence=sentence,
+        key=key,
+        is_page=not prefix,
         notes=[cut(note, 600) for note in _list_notes(result)],
         drawn=drawn,
         made={row[0]: row[1] for row in made.rows},
@@ -195,11 +198,20 @@ def _make_sections(place: Place, problems: list[str], prefix: str, before: str) 
     for part, of in tables.items():
         for number, table in enumerate(of):
             written.setdefault(part, {}).update(table_files(f"{prefix}{part}-{number}", table))
-    return [
-        Section(f"{prefix}{part}", f"{before}{title}", render("pairs.html", part=part, **values), written.get(part, {}))
+    sections = [
+        Section(
+            f"{prefix}{part}",
+            f"{before}{title}",
+            render("pairs.html", part=part, **values),
+            written.get(part, {}),
+            in_menu=part == "pairs" or not prefix,
+        )
         for part, title in SECTIONS.items()
         if part == "random" or chosen.get(part, True)
     ]
+    if prefix:  # on a page about several folders, what it comes to stands on top
+        sections[0] = replace(sections[0], headline=Headline(sections[0].title, sections[0].id, sentence, key))
+    return sections
 
 
 def describe(result: Mapping[str, Any]) -> str:

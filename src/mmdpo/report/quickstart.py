@@ -9,16 +9,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
 from mmdpo.files import Unshown, find_inside, read_json, write_text
-from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, write_figure
-from mmdpo.report.layout import Curves, MarkedAnswer, Section, identify, missing_sections, render, table_files
+from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, inline_figure, write_figure
+from mmdpo.report.layout import (
+    Curves,
+    Headline,
+    MarkedAnswer,
+    Section,
+    identify,
+    make_thumbnail,
+    render,
+    render_page,
+    table_files,
+)
+from mmdpo.report.preference_picture import ShownPair, read_pair, share_left, write_picture
+from mmdpo.report.preference_picture import draw as draw_preference
 from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
-from mmdpo.tables import Table, show_number
+from mmdpo.tables import NO_BREAK, Table, show_number
+from mmdpo.world import SMALL
+from mmdpo.world.drawings import COLOURS_OF, draw_object
 
 COLUMNS = {
     "chair_i": ("CHAIR_i ↓", ".1f", "% of the named objects that are not in the scene"),
@@ -42,10 +57,10 @@ CAVEATS = (
 )
 """What the embedded world plants and what it does not show, in a sentence each; the page says it at length."""
 SECTIONS = {
-    "what": "What was run",
-    "world": "What the world plants, and what this does not show",
     "results": "Results",
     "scenes": "Scenes",
+    "what": "What was run",
+    "world": "What the world plants, and what this does not show",
     "training": "Training",
     "config": "Configuration",
 }
@@ -85,6 +100,7 @@ class QuickstartFolder:
     results: Mapping[str, Any]
     scenes: tuple[ShownScene, ...]
     histories: Mapping[str, Sequence[Mapping[str, Any]]]
+    pair: ShownPair | None = None
 
 
 def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:
@@ -103,7 +119,7 @@ def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:
                 histories[variant] = log["log_history"]
             except ReportError as error:
                 problems.append(str(error))
-    return QuickstartFolder(results, _read_scenes(folder, problems), histories)
+    return QuickstartFolder(results, _read_scenes(folder, problems), histories, read_pair(folder, problems))
 
 
 def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
@@ -162,9 +178,11 @@ def write_quickstart(run_dir: str | Path) -> Path:
     if run.scenes:
         write_figure(partial(_draw, run.scenes), folder / "scenes.png")
     said = [text.format(run.results[key]) for key, text in SIZES.items() if key in run.results]
-    sections = [*missing_sections(problems), *_make_sections(run, "", "")]
+    if run.pair is not None:
+        write_picture(run.pair, run.results["variants"], folder)
     page = folder / "report.html"
-    write_text(page, render("page.html", title="mmdpo quickstart", summary=" · ".join(said), sections=sections))
+    sections = _make_sections(run, "", "")
+    write_text(page, render_page("mmdpo quickstart", " · ".join(said), sections, problems))
     return page
 
 
@@ -183,23 +201,63 @@ def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Sect
             settings[key] = str(value)
     table = replace(results_table(run.results["variants"]), title="Results")
     panels = curve_panels(run.histories)
+    sentence = say_results(run.results["variants"])
     values = dict(
         results=run.results,
+        sentence=sentence,
+        is_page=not prefix,
         table=table,
         columns={header: meaning for header, _, meaning in COLUMNS.values()},
         scenes=[_show_scene(number, scene) for number, scene in enumerate(run.scenes, start=1)],
         curves=Curves(panels, f"{prefix}curves"),
         settings=settings,
+        picture=None if run.pair is None else _inline_picture(run.pair, run.results["variants"], prefix),
+        legend=[(name, make_thumbnail(_draw_icon(name))) for name in SMALL.objects],
     )
     files = {"results": table_files(f"{prefix}results", table)}
     if panels:
         files["training"] = {f"{prefix}curves.png": partial(draw_panels, panels)}
-    return [
+    sections = [
         Section(
-            f"{prefix}{part}", f"{before}{title}", render("quickstart.html", part=part, **values), files.get(part, {})
+            f"{prefix}{part}",
+            f"{before}{title}",
+            render("quickstart.html", part=part, **values),
+            files.get(part, {}),
+            in_menu=part == "results" or not prefix,
         )
         for part, title in SECTIONS.items()
     ]
+    if prefix:  # on a page about several folders, its result stands on top
+        head = Headline(sections[0].title, sections[0].id, sentence, table)
+        sections[0] = replace(sections[0], headline=head)
+    return sections
+
+
+def _inline_picture(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]], prefix: str) -> Markup:
+    left = {name: share for name, of in variants.items() if (share := share_left(of)) is not None}
+    said = ", ".join(f"{VARIANT_LABELS.get(name, name)} {show_number(share, 0)} %" for name, share in left.items())
+    description = f"One pair and two pictures. Share of its preference that a model keeps with another picture: {said}"
+    return inline_figure(partial(draw_preference, pair, variants), f"{prefix}preference", description)
+
+
+def _draw_icon(name: str) -> Image.Image:
+    icon = draw_object(name, COLOURS_OF[name][0], 40)
+    return Image.alpha_composite(Image.new("RGBA", icon.size, "white"), icon).convert("RGB")
+
+
+def say_results(variants: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Returns in a sentence how much is hallucinated, and who makes use of the image."""
+    chair = [(name, of["chair_i"]) for name, of in variants.items() if of.get("chair_i") is not None]
+    said = [f"{show_number(value, 1)}{NO_BREAK}% ({VARIANT_LABELS.get(name, name)})" for name, value in chair]
+    sentences = [f"Of the objects that captions name, {', '.join(said)} are not in the scene."] if said else []
+    lost = []
+    for name, of in variants.items():
+        real, other = of.get("accuracy_real"), of.get("accuracy_other")
+        if real is not None and other is not None:
+            lost.append(f"{show_number(real - other, 1)} ({VARIANT_LABELS.get(name, name)})")
+    if lost:
+        sentences.append(f"Points of pair accuracy lost with another scene's image: {', '.join(lost)}.")
+    return " ".join(sentences) or "Nothing was measured."
 
 
 def _show_scene(number: int, scene: ShownScene) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import yaml
 
 from mmdpo.files import find_inside, read_json, read_text, read_yaml
 from mmdpo.report.figures import curve_panels, draw_panels, overlay_panels
-from mmdpo.report.layout import Curves, Section, render, table_files
+from mmdpo.report.labels import label_logged
+from mmdpo.report.layout import Curves, Headline, Section, cut, render, table_files
 from mmdpo.report.reading import RECIPE, TRAINER_STATE, Place, fit, number_at_end, read_lines, read_object
-from mmdpo.tables import Table, matrix, show_number
+from mmdpo.tables import NO_BREAK, Table, matrix
+from mmdpo.texts import split_pieces, words_not_shared
 
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -24,14 +27,22 @@ DATA_KEYS = (
     "seed",
 )  # fmt: skip
 """Keys of a recipe that say what was trained on; the embedded world draws its pairs by the seed."""
+PLACEHOLDER = "<image>"
+"""Stands in a prompt where its image goes, which is shown beside."""
 OWN_KEYS = ("output_dir", "run_name", "logging_dir")
 """Keys in which every run differs."""
-SHOWN_METRICS = (
-    "rewards/margins", "rewards/accuracies", "rewards/image_margins", "rewards/image_accuracies", "rewards/chosen",
-    "logps/chosen", "grad_norm", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "train_runtime",
+RESULTS = (
+    "eval_rewards/accuracies", "rewards/accuracies", "eval_rewards/margins", "rewards/margins",
+    "rewards/image_accuracies", "rewards/image_margins", "rewards/chosen", "loss",
 )  # fmt: skip
-"""Metrics of the table of last values, after the loss and its terms; the CSV beside the page has all."""
-SHOWN_STEPS, SHOWN_PROMPTS = 8, 8
+"""Logged metrics of the table of results, as many as `MOST_RESULTS`; the runs stand in the order of the first."""
+MOST_RESULTS = 7
+LEFT_OUT = ("total_flos", "epoch", "learning_rate")
+"""Logged values that say nothing of a result; the CSV beside the page has all."""
+SHOWN_STEPS, SHOWN_PROMPTS, SHOWN_RUNS = 8, 8, 5
+"""Steps of a run's answers, prompts, and runs beside each other in a table of settings."""
+LONGEST_ANSWER = 600
+"""Characters of a sample answer on the page; the file beside it has all."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +107,85 @@ def _in_checkpoints(folder: Path, name: str) -> list[Path]:
 
 
 def training_section(runs: Sequence[TrainedRun]) -> Section:
-    """Returns curves and last values of the runs: of one run its terms together, of several a panel for each metric."""
+    """Returns results, curves and last values of the runs, the best one first.
+
+    Of one run the terms stand together in a panel, of several there is a panel for each metric.
+    """
+    runs = order_runs(runs)
     if len(runs) == 1:
         panels = curve_panels({runs[0].label: runs[0].history})
     else:
         panels = overlay_panels({run.label: [run.history] for run in runs})
     curves = Curves(panels, "training-curves")
-    values = {run.label: {key: value for record in run.history for key, value in record.items()} for run in runs}
-    logged = list(dict.fromkeys(key for of in values.values() for key in of))
-    terms = [key for key in logged if key.startswith("loss/")]
-    shown = [key for key in ("step", "loss", *terms, *SHOWN_METRICS) if key in logged]
-    rows = {label: {key: show_number(of.get(key)) for key in shown} for label, of in values.items()}
-    records = [{"run": label, **{key: of.get(key) for key in logged}} for label, of in values.items()]
-    last = matrix("Last logged values", "run", rows, shown, records)
-    differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
-    html = render("training.html", curves=curves, differing=differing, last=last, are_several=len(runs) > 1)
-    files = table_files("training", last)
+    last = {run.label: last_values(run) for run in runs}
+    logged = list(dict.fromkeys(key for of in last.values() for key in of))
+    records = [{"run": label, **{key: of.get(key) for key in logged}} for label, of in last.items()]
+    results = _tabulate(last, ["step", *[key for key in RESULTS if key in logged][:MOST_RESULTS]], records)
+    others = [key for key in logged if key not in LEFT_OUT]
+    rows = {label_logged(key).head: {label: label_logged(key).show(of.get(key)) for label, of in last.items()}
+            for key in others}  # fmt: skip
+    html = render(
+        "training.html",
+        curves=curves,
+        results=results,
+        last=matrix("All last logged values", "value", rows, list(last), ()),
+        are_several=len(runs) > 1,
+    )
+    files = table_files("training", results)
     if panels:
         files["curves.png"] = partial(draw_panels, panels)
-    return Section("training", "Training", html, files, curves)
+    differing = [line for run in runs[1:] if (line := _compare_data(runs[0], run))]
+    headline = Headline("Training", "training", _say_result(runs, last, differing), results, notes=tuple(differing))
+    return Section("training", "Training", html, files, curves, headline)
+
+
+def last_values(run: TrainedRun) -> dict[str, Any]:
+    """Returns the value that each metric was last logged with."""
+    return {key: value for record in run.history for key, value in record.items()}
+
+
+def order_runs(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
+    """Returns the runs by the first of `RESULTS` that any has logged, the best one first, those without last."""
+    key = _deciding({run.label: last_values(run) for run in runs})
+    sign = 1 if key == "loss" else -1
+    values = [_number(last_values(run).get(key)) for run in runs]
+    order = sorted(range(len(runs)), key=lambda at: math.inf if (value := values[at]) is None else sign * value)
+    return [runs[at] for at in order]
+
+
+def _deciding(last: Mapping[str, Mapping[str, Any]]) -> str:
+    return next((key for key in RESULTS if any(_number(of.get(key)) is not None for of in last.values())), "loss")
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _tabulate(last: Mapping[str, Mapping[str, Any]], keys: Sequence[str], records: Sequence[Any]) -> Table:
+    """Returns a row for each run, with a column for each logged metric."""
+    heads = ("run", *(label_logged(key).head for key in keys))
+    rows = tuple((label, *(label_logged(key).show(of.get(key)) for key in keys)) for label, of in last.items())
+    return Table(heads, rows, "Last logged values", tuple(records))
+
+
+def _say_result(runs: Sequence[TrainedRun], last: Mapping[str, Mapping[str, Any]], differing: Sequence[str]) -> str:
+    """Returns what the runs came to in a sentence; it claims no order where they were not trained on the same data."""
+    key = _deciding(last)
+    label = label_logged(key)
+    known = [run.label for run in runs if _number(last[run.label].get(key)) is not None]
+    if not known:
+        return "No run has logged a result." if len(runs) > 1 else "The run has logged no result."
+    unit = f"{NO_BREAK}%" if label.unit.startswith("%") else ""
+    said = [f"{label.show(last[name][key])}{unit} ({name})" for name in (known[0], known[-1])]
+    name = f"{label.title[0].lower()}{label.title[1:]}"
+    if len(runs) == 1:
+        return (
+            f"After {label_logged('step').show(last[known[0]].get('step'))} steps: {name} {said[0].partition(' (')[0]}."
+        )
+    if len(known) == 1 or differing:
+        return f"{len(runs)} runs; {name} of {known[0]}: {said[0].partition(' (')[0]}."
+    return f"{len(runs)} runs; {name} from {said[0]} to {said[1]}."
 
 
 def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
@@ -127,58 +198,115 @@ def _compare_data(first: TrainedRun, other: TrainedRun) -> str:
 
 
 def settings_section(runs: Sequence[TrainedRun]) -> Section:
-    """Returns the resolved recipes, differences first, and the versions."""
-    known = {run.label: run.recipe for run in runs if run.recipe}
+    """Returns in what the runs differ, by key and by version, and each resolved recipe."""
+    known = {run.label: _flatten(run.recipe) for run in runs if run.recipe}
     keys = dict.fromkeys(key for recipe in known.values() for key in recipe if key not in OWN_KEYS)
     differing = [key for key in keys if len({str(recipe.get(key)) for recipe in known.values()}) > 1]
     records = [{"run": label, **{key: recipe.get(key) for key in keys}} for label, recipe in known.items()]
     settings = _by_run("Keys in which the runs differ", "key", known, differing, records)
-    packages = list(dict.fromkeys(name for run in runs for name in run.versions))
+    versions = {run.label: run.versions for run in runs if run.versions}
+    packages = list(dict.fromkeys(name for of in versions.values() for name in of))
+    moved = [name for name in packages if len({of.get(name) for of in versions.values()}) > 1]
     records = [{"run": run.label, **run.versions} for run in runs]
-    versions = _by_run("Versions that trained", "package", {r.label: r.versions for r in runs}, packages, records)
-    recipes = {label: yaml.safe_dump(dict(of), sort_keys=False, allow_unicode=True) for label, of in known.items()}
-    html = render("settings.html", settings=settings, versions=versions, recipes=recipes)
+    of_runs = _by_run("Versions in which the runs differ", "package", versions, moved, records)
+    equal = {name: next(iter(versions.values()))[name] for name in packages if name not in moved}
+    recipes = {
+        run.label: yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True) for run in runs if run.recipe
+    }
+    html = render("settings.html", settings=settings, versions=of_runs, equal=equal, recipes=recipes)
     files = table_files("settings", settings) if settings.rows else {}
-    return Section("settings", "Settings", html, files | (table_files("versions", versions) if versions.rows else {}))
+    if packages:
+        files |= table_files("versions", _by_run("Versions that trained", "package", versions, packages, records))
+    return Section("settings", "Settings", html, files)
+
+
+def _flatten(recipe: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Returns a recipe with the keys of what lies inside a key beside the others: `model_init_kwargs.dtype`."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        is_nested = isinstance(value, Mapping) and value
+        flat |= _flatten(value, f"{before}{key}.") if is_nested else {f"{before}{key}": value}
+    return flat
 
 
 def _by_run(
     title: str, corner: str, values: Mapping[str, Mapping[str, Any]], names: Sequence[str], records: Sequence[Any]
 ) -> Table:
-    """Returns a table with a row for each name and a column for each run."""
+    """Returns a table with a row for each name and a column for each run; of many runs, a row for each run."""
     shown = {name: {label: str(of[name]) for label, of in values.items() if of.get(name) is not None} for name in names}
-    return matrix(title, corner, shown, list(values), records)
+    if len(values) <= SHOWN_RUNS:
+        table = matrix(title, corner, shown, list(values), records)
+    else:
+        turned = {label: {name: cells[label] for name, cells in shown.items() if label in cells} for label in values}
+        table = matrix(title, "run", turned if names else {}, names, records)
+    return replace(table, holds_figures=False)
 
 
 def samples_section(runs: Sequence[TrainedRun]) -> Section:
-    """Returns the answers that were generated while training: one strip over the steps for each prompt and run."""
+    """Returns the answers that were generated while training, for each prompt those of all runs beside each other."""
     prompts: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     folders = {run.label: run.folder for run in runs}
-    for run in runs:
+    for run in order_runs(runs):
         for row in run.samples:
             strips = prompts.setdefault((str(row.get("id")), str(row.get("chosen"))), {})
             strips.setdefault(run.label, []).append(row)
-    shown = []
-    for (name, _), strips in list(prompts.items())[:SHOWN_PROMPTS]:
-        label, (first, *_) = next(iter(strips.items()))
-        pictures = [
-            (find_inside(folders[label], path), caption, f"{caption} of example {name}")
-            for key, caption in (("pictures", "image"), ("corrupted_pictures", "corrupted"))
-            for path in (first[key] if isinstance(first.get(key), list) else ())
-        ]
-        strips = {of: thin(rows) for of, rows in strips.items()}
-        shown.append(dict(name=name, first=first, pictures=pictures, strips=strips))
+    shown = [_show_prompt(strips, folders) for strips in list(prompts.values())[:SHOWN_PROMPTS]]
     left_out = len(prompts) - len(shown)
-    html = render("samples.html", prompts=shown, most_steps=SHOWN_STEPS, left_out=left_out, file=SAMPLES)
-    headers = ("run", "step", "id", "prompt", "chosen", "answer")
+    html = render("samples.html", prompts=shown, left_out=left_out, file=SAMPLES, are_several=len(runs) > 1)
+    headers = ("run", "step", "id", "prompt", "chosen", "rejected", "answer")
     records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
     rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
     table = Table(headers, rows, "Sample answers", tuple(records))
     return Section("samples", "Sample answers during training", html, table_files("samples", table))
 
 
+def _show_prompt(strips: Mapping[str, Sequence[Mapping[str, Any]]], folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Returns a prompt for samples.html: the answers before training, each said once, and the last of each run."""
+    label, (first, *_) = next(iter(strips.items()))
+    name = str(first.get("id"))
+    pictures = [
+        (find_inside(folders[label], path), caption, f"{caption} of example {name}")
+        for key, caption in (("pictures", "image"), ("corrupted_pictures", "corrupted"))
+        for path in (first[key] if isinstance(first.get(key), list) else ())
+    ]
+    starts = {of: _read_answer(rows[0]) for of, rows in strips.items() if rows[0].get("step") == 0}
+    lasts = {of: rows[-1] for of, rows in strips.items() if rows[-1].get("step") != 0}
+    texts = {of: _read_answer(row) for of, row in lasts.items()}
+    # What runs are compared with: each other, or, of one alone, the answer before training.
+    others = texts.values() if len(texts) > 1 else (*texts.values(), *starts.values())
+    prompt = " ".join(str(first.get("prompt", "")).replace(PLACEHOLDER, " ").split())
+    return dict(
+        title=prompt or name,
+        name=name,
+        pictures=pictures,
+        wanted={key: str(first[key]) for key in ("chosen", "rejected") if first.get(key)},
+        starts=_group(starts),
+        lasts=[
+            dict(
+                runs=runs,
+                steps=", ".join(dict.fromkeys(str(lasts[of].get("step", "")) for of in runs)),
+                pieces=split_pieces(text, (), words_not_shared(text, others)),
+            )
+            for text, runs in _group(texts).items()
+        ],
+        between={of: thin(rows) for of, rows in strips.items() if len(rows) > 2},
+    )
+
+
+def _read_answer(row: Mapping[str, Any]) -> str:
+    return cut(str(row.get("answer", "")), LONGEST_ANSWER)
+
+
+def _group(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns which runs say each text."""
+    found: dict[str, list[str]] = {}
+    for label, text in texts.items():
+        found.setdefault(text, []).append(label)
+    return found
+
+
 def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns at most `SHOWN_STEPS` rows, the first and the last among them."""
+    """Returns at most `SHOWN_STEPS` rows, evenly spread, the first and the last among them."""
     if len(rows) <= SHOWN_STEPS:
         return list(rows)
     return [rows[round(place * (len(rows) - 1) / (SHOWN_STEPS - 1))] for place in range(SHOWN_STEPS)]

@@ -4,8 +4,9 @@ Seeds are what is repeated: each has its own pairs, scenes and order of training
 all of these. Intervals are Student's, over seeds: the mean ± t · s / √n, of the values or of their paired differences.
 
 An interval does not allow for the number of comparisons. So each difference also has p, of the two-sided t-test that
-its interval belongs to, and q, which is p after Benjamini and Hochberg: of the differences with q ≤ 0.05, one in twenty
-is expected to be chance.
+its interval belongs to. Those of the measures that claims are made about have two numbers more, by Holm (1979): `holm`,
+which is p where their number is allowed for, so that the probability of even one false one among those with holm ≤ 0.05
+is at most 5 %; and the interval of that size, `wide_low` to `wide_high`, which leaves out 0 where holm is below 0.05.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from mmdpo.study.study_file import START, Study
 from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versions
+from mmdpo.study.variants import REPEATING
 
 LEAST_SEEDS = 3
 """An interval needs so many seeds: fewer say too little about their spread."""
@@ -55,7 +57,7 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
             name: {m: describe(by_seed, is_share=measures[m]["unit"] == "%") for m, by_seed in of.items()}
             for name, of in values.items()
         },
-        "differences": adjust(differences),
+        "differences": adjust(differences, _name_claimed(measures)),
         "missing": [
             {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
             for t in trials
@@ -67,6 +69,11 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "mmdpo": version("mmdpo"), **library_versions()},
         "code": digest_code(),
     }
+
+
+def _name_claimed(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the measures that claims are made about: those with a better side that do not repeat another one."""
+    return [name for name, m in measures.items() if m["better"] != "neither" and name not in REPEATING]
 
 
 def describe(by_seed: Mapping[str, float], *, is_share: bool = False) -> dict[str, Any]:
@@ -86,10 +93,13 @@ def describe(by_seed: Mapping[str, float], *, is_share: bool = False) -> dict[st
     return {"mean": mean, "std": spread, "low": low, "high": high, "n": len(values), "by_seed": dict(by_seed)}
 
 
-def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns the differences with p and q, by Benjamini and Hochberg over all of them that compare what was trained.
+def adjust(
+    differences: Mapping[str, Mapping[str, Mapping[str, Any]]], claimed: Collection[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the differences with p; those of the measures in `claimed` with Holm's p and interval, else None.
 
-    Those of the start and of seconds are no comparisons, and have neither; nor has one without an interval.
+    All of these count as comparisons but the start's, which compare nothing that was trained, and those that have no
+    interval.
     """
     p = {
         (name, measure): p_value(value)
@@ -97,14 +107,24 @@ def adjust(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[s
         for measure, value in of.items()
         if name != START and not measure.startswith("time/") and value["low"] is not None
     }
-    q, smallest = {}, 1.0
-    for rank, test in reversed(list(enumerate(sorted(p, key=p.__getitem__), start=1))):
-        smallest = min(smallest, p[test] * len(p) / rank)
-        q[test] = smallest
-    return {
-        name: {m: {**value, "p": p.get((name, m)), "q": q.get((name, m))} for m, value in of.items()}
-        for name, of in differences.items()
-    }
+    tests = sorted((test for test in p if test[1] in claimed), key=p.__getitem__)
+    holm, largest = {}, 0.0
+    for place, test in enumerate(tests):
+        largest = min(1.0, max(largest, p[test] * (len(tests) - place)))
+        holm[test] = largest
+    adjusted: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in differences}
+    for name, of in differences.items():
+        for measure, value in of.items():
+            own, corrected = p.get((name, measure)), holm.get((name, measure))
+            low = high = None
+            if own is not None and corrected is not None:
+                # Of the size at which Holm's procedure tests this difference; with p of 0 the interval is a point.
+                within = 1 - 0.05 * (own / corrected if corrected else 1 / len(tests))
+                reach = t_quantile(value["n"] - 1, within) * (value["std"] or 0.0) / math.sqrt(value["n"])
+                low, high = value["mean"] - reach, value["mean"] + reach
+            wide = {"holm": corrected, "wide_low": low, "wide_high": high}
+            adjusted[name][measure] = {**value, "p": own, **wide}
+    return adjusted
 
 
 def p_value(difference: Mapping[str, Any]) -> float:
@@ -130,12 +150,17 @@ def _t_within(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
 
 
-def t_quantile(freedom: int) -> float:
-    """Returns the 97.5 % quantile of Student's t, by bisection: 12.7 for one degree of freedom, 1.96 for many."""
-    low, high = 1.9, 13.0
-    for _ in range(60):
+def t_quantile(freedom: int, within: float = 0.95) -> float:
+    """Returns t such that Student's t lies within ± t with that probability, by bisection.
+
+    For .95 it is 12.7 with one degree of freedom, and 1.96 with many.
+    """
+    low, high = 0.0, 1.0
+    while _t_within(high, freedom) < within:
+        low, high = high, 2 * high
+    for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, freedom) < 0.95 else (low, middle)
+        low, high = (middle, high) if _t_within(middle, freedom) < within else (low, middle)
     return high
 
 

@@ -6,9 +6,14 @@
     options: {beta: 0.1}              # keys of a recipe, and those below; shared by all variants
     seeds: [0, 1, 2, 3, 4]
     evaluation: {scenes: 400, pairs: 256}
+    tune: {key: learning_rate, values: [1.0e-4, 3.0e-4], seeds: [300, 301, 302], by: world/f1}
     variants:                         # differences are taken to the first
       - {name: dpo, objective: dpo}
       - {name: mdpo, about: the method, objective: mdpo}
+
+`tune` gives every variant that does not set the key itself its own best value: the one with the best mean of a measure
+over seeds that nothing else is measured on (see `mmdpo.study.planning`). A variant with `tuned_as: NAME` takes that of
+another one. A study that is moved to another world tries learning rates that are scaled as the world's own is.
 
 `fraction` trains on that share of the pairs. With an embedded world, `pairs` says how many are made, `pairs_per_scene`
 how many of them show one scene, `decided_by` of which kind they are, and `own_pairs` that they are made of the model's
@@ -41,7 +46,9 @@ from mmdpo.world.pairs import DecidedBy
 START = "start"
 """Name of what every variant begins as; it is measured, not trained."""
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
-KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "variants", "keep_models")
+KEYS = ("name", "about", "recipe", "options", "seeds", "evaluation", "tune", "variants", "keep_models")
+ABOUT_VARIANT = ("name", "about", "tuned_as")
+"""Keys of a variant that are no options."""
 OWN_OPTIONS = ("fraction", "pairs", "pairs_per_scene", "decided_by", "own_pairs")
 """Options that are no keys of a recipe; all but the first are the embedded worlds'."""
 SET_BY_STUDY = {
@@ -79,6 +86,14 @@ class Variant:
     """How pairs are made of the model's own answers; None for those of `decided_by`."""
     fraction: float = 1.0
     """Share of the training pairs that is used, drawn by the seed; a larger share holds the smaller ones."""
+    own_keys: frozenset[str] = frozenset()
+    """The options that its entry in the study's file sets."""
+    tuned_as: str = ""
+    """The variant whose tuned value it takes; "" for one that is tuned itself."""
+
+    def having(self, key: str, value: Any) -> Variant:
+        """Returns this variant with another value of one option."""
+        return dataclasses.replace(self, options={**self.options, key: value})
 
     def recipe(self, output_dir: str | Path, seed: int) -> Recipe:
         """Returns the recipe of a trial, parsed by the rules of recipe files. Raises RecipeError."""
@@ -113,6 +128,20 @@ class StudyEvaluation:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How each variant gets its own value of one option, before it is measured."""
+
+    key: str
+    """An option of a recipe, such as `learning_rate`; variants that set it themselves keep theirs."""
+    values: tuple[float, ...]
+    """What is tried, in increasing order."""
+    seeds: tuple[int, ...]
+    """Seeds of the tries, none of the study's."""
+    by: str
+    """The measure whose best mean decides."""
+
+
+@dataclass(frozen=True)
 class Study:
     """A study, checked; `command` runs it again, and `content` is what its file says."""
 
@@ -124,13 +153,8 @@ class Study:
     seeds: tuple[int, ...]
     evaluation: StudyEvaluation
     keep_models: bool = False
+    tuning: Tuning | None = None
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-
-def describe_shipped() -> dict[str, str]:
-    """Returns what each study of the package asks, in a sentence, by its name."""
-    about = {name: str(_load(read_text(name), name).get("about", "")) for name in STUDIES.names()}
-    return {name: re.split(r"(?<=[.?]) ", text)[0] for name, text in about.items()}
 
 
 def read_text(name_or_path: str) -> str:
@@ -157,12 +181,14 @@ def read_study(
     STUDY-WORLD. Every variant's recipe is tried. Raises StudyError.
     """
     content, command = _load(read_text(name_or_path), name_or_path), f"mmdpo study {name_or_path}"
+    moved_from = str(content.get("recipe"))
     with _naming(name_or_path):
         if world is not None:
             base = str(content.get("recipe"))
             _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
             of_world = f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none"
             _require(base in WORLDS, of_world)
+            moved_from = base
             name = content.get("name") if base == world else f"{content['name']}-{world}"
             content |= {"recipe": world, "name": name}
             command += f" --world {world}"
@@ -187,8 +213,9 @@ def read_study(
             _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds)),
             _read_evaluation(content.get("evaluation"), shared),
             keep,
-            content,
+            content=content,
         )
+        study = dataclasses.replace(study, tuning=_read_tuning(_move_tuning(content, moved_from), study))
         for variant in listed:
             with _naming("options" if variant.name == START else f"variant {variant.name!r}"):
                 variant.recipe("unused", study.seeds[0])
@@ -275,13 +302,15 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> list[Variant]:
             _require(name != START, f"the name {name!r} stands for what every variant begins as; choose another")
             _require(name not in variants, f"the name {name!r} is given twice; choose another")
         with _naming(f"variant {name!r}"):
-            options = {**shared, **{key: value for key, value in entry.items() if key not in ("name", "about")}}
+            options = {**shared, **{key: value for key, value in entry.items() if key not in ABOUT_VARIANT}}
             if isinstance(entry.get("own_pairs"), dict):
                 options["own_pairs"] = {**(shared.get("own_pairs") or {}), **entry["own_pairs"]}
             for key in ONE_START:
                 is_same = options.get(key) == shared.get(key)
                 _require(is_same, f"{key} differs from the others', and all begin at one start")
-            variants[name] = _make_variant(name, str(entry.get("about", "")).strip(), options)
+            made = _make_variant(name, str(entry.get("about", "")).strip(), options)
+            tuned_as = str(entry.get("tuned_as", ""))
+            variants[name] = dataclasses.replace(made, own_keys=frozenset(entry), tuned_as=tuned_as)
     return list(variants.values())
 
 
@@ -335,6 +364,48 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
         is_measured = evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks
         _require(bool(is_measured), "nothing is measured: give scenes, dataset_name or benchmarks")
     return evaluation
+
+
+def _move_tuning(content: Mapping[str, Any], moved_from: str) -> Any:
+    """Returns `tune`, its learning rates scaled as those of the worlds are where the study was moved to another one."""
+    tune, here = content.get("tune"), str(content.get("recipe"))
+    is_moved = here in WORLDS and moved_from in WORLDS and here != moved_from
+    if not (is_moved and isinstance(tune, dict) and tune.get("key") == "learning_rate"):
+        return tune
+    ratio = world_options(WORLDS[here])["learning_rate"] / world_options(WORLDS[moved_from])["learning_rate"]
+    return {**tune, "values": [ratio * value for value in tune["values"]]}
+
+
+def _read_tuning(values: Any, study: Study) -> Tuning | None:
+    if values is None:
+        return None
+    with _naming("tune"):
+        names = [field.name for field in dataclasses.fields(Tuning)]
+        _require(isinstance(values, dict), f"it is a mapping of {', '.join(names)}; got {values!r}")
+        for key in values:
+            _require_known(key, names, "unknown key")
+        for name in names:
+            _require(name in values, f"{name} is missing; it needs {', '.join(names)}")
+        tried, seeds = values["values"], _read_seeds(values["seeds"])
+        are_numbers = isinstance(tried, list) and all(type(value) in (int, float) for value in tried)
+        is_grid = are_numbers and len(tried) > 1 and tried == sorted(set(tried))
+        _require(is_grid, f"values lists two numbers or more, from the least to the greatest; got {tried!r}")
+        shared = sorted(set(seeds) & set(study.seeds))
+        _require(not shared, f"seeds {shared} are the study's own, which nothing may be chosen by")
+        tuning = Tuning(str(values["key"]), tuple(tried), seeds, str(values["by"]))
+        tuned = {variant.name: variant for variant in study.variants[1:] if is_tuned(variant, tuning)}
+        for variant in study.variants[1:]:
+            if variant.tuned_as:
+                _require_known(variant.tuned_as, list(tuned), f"variant {variant.name!r}: tuned_as: nothing tunes")
+        for variant in tuned.values():
+            for value in tuning.values:
+                variant.having(tuning.key, value).recipe("unused", seeds[0])
+    return tuning
+
+
+def is_tuned(variant: Variant, tuning: Tuning) -> bool:
+    """Says whether values are tried for a variant itself."""
+    return tuning.key not in variant.own_keys and not variant.tuned_as
 
 
 def _check_benchmarks(entries: Any, *, has_scenes: bool) -> None:

@@ -4,6 +4,7 @@ results.json  every measure of every variant: mean, spread, interval, by seed; p
 table.md, table.csv, picture.png, picture.svg
 study.yaml    the study as it was read
 trials/VARIANT/seed-N/   see `mmdpo.study.trial`
+tries/VARIANT/VALUE/seed-N/   the same, of the values that were tried where the study says `tune`
 
 Each trial has a process of its own, and one that dies takes no other with it. Processes are forked from a server that
 has imported the libraries once and run nothing else: one thread of Python, no CUDA, no tensor. So a trial begins at
@@ -34,9 +35,10 @@ from transformers.utils import logging as transformers_logging
 
 from mmdpo.files import LOCK, hold_folder, make_folder, printable, write_json
 from mmdpo.report.study import print_study, write_study_files
+from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries
 from mmdpo.study.results import collect_results
 from mmdpo.study.study_file import Study, StudyError
-from mmdpo.study.trial import FAILURE, Trial, digest_trial, run_trial
+from mmdpo.study.trial import FAILURE, Trial, run_trial
 from mmdpo.world import SMALL
 
 RESULTS, STUDY, LOG = "results.json", "study.yaml", "log.txt"
@@ -74,16 +76,17 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
         recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
         prepare_server()
         began = time.perf_counter()
+        tuned = None
+        if study.tuning is not None:
+            tries = plan_tries(study, folder)
+            _run_from_starts(tries, folder, jobs, console, "tries")
+            study, tuned = choose_values(study, tries)
         trials = plan_trials(study, folder)
-        with _show_progress(trials, console) as watch:
-            run_trials([trial for trial in trials if trial.start is None], jobs, watch)
-            begun = {trial.seed for trial in trials if trial.start is None and trial.is_finished()}
-            others = [trial for trial in trials if trial.start is not None]
-            for trial in (trial for trial in others if trial.seed not in begun):
-                watch(trial, WITHOUT_START)
-                record_failure(trial, WITHOUT_START)
-            run_trials([trial for trial in others if trial.seed in begun], jobs, watch)
+        _run_from_starts(trials, folder, jobs, console, "trials")
         results = collect_results(study, trials) | {"seconds": round(time.perf_counter() - began, 1), "jobs": jobs}
+        if tuned is not None:
+            results["tuned"] = tuned
+            results["notes"] += describe_tuned(tuned)
         write_json(folder / RESULTS, results)
     paths = (folder / RESULTS, *write_study_files(folder))
     print_study(results, console)
@@ -92,21 +95,23 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
     return results
 
 
-def plan_trials(study: Study, folder: Path) -> list[Trial]:
-    """Returns the trials of a study, seed by seed, so that an interrupted study has complete seeds."""
-    trials = []
-    for seed in study.seeds:
-        start: Path | None = None
-        for variant in study.variants:
-            digest = digest_trial(variant, seed, study.evaluation, keeps_model=study.keep_models)
-            place = folder / "trials" / variant.name / f"seed-{seed}"
-            trials.append(Trial(variant, seed, study.evaluation, place, digest, start, study.keep_models))
-            start = start or place
-    return trials
+def _run_from_starts(trials: Sequence[Trial], folder: Path, jobs: int, console: Console, what: str) -> None:
+    """Measures the starts, then trains and measures what begins at one that could be measured."""
+    adopted = adopt_finished(trials, folder)
+    if adopted:
+        console.print(f"{adopted} {what} are those of a study in {printable(str(folder.parent))}", highlight=False)
+    with _show_progress(trials, console, what) as watch:
+        run_trials([trial for trial in trials if trial.start is None], jobs, watch)
+        begun = {trial.seed for trial in trials if trial.start is None and trial.is_finished()}
+        others = [trial for trial in trials if trial.start is not None]
+        for trial in (trial for trial in others if trial.seed not in begun):
+            watch(trial, WITHOUT_START)
+            record_failure(trial, WITHOUT_START)
+        run_trials([trial for trial in others if trial.seed in begun], jobs, watch)
 
 
 @contextmanager
-def _show_progress(trials: Sequence[Trial], console: Console) -> Iterator[Watch]:
+def _show_progress(trials: Sequence[Trial], console: Console, what: str) -> Iterator[Watch]:
     """Shows a bar for all of the study and one for each running trial; yields what updates them."""
     bars: dict[str, TaskID] = {}
     columns = (
@@ -117,9 +122,9 @@ def _show_progress(trials: Sequence[Trial], console: Console) -> Iterator[Watch]
     )
     done = sum(trial.is_finished() for trial in trials)
     if done:
-        console.print(f"{done} of {len(trials)} trials are finished already", highlight=False)
+        console.print(f"{done} of {len(trials)} {what} are finished already", highlight=False)
     with Progress(*columns, console=console) as progress:
-        all_trials = progress.add_task("trials", total=len(trials), completed=done, note="")
+        all_trials = progress.add_task(what, total=len(trials), completed=done, note="")
 
         def watch(trial: Trial, said: Step | str | None) -> None:
             if isinstance(said, Step):

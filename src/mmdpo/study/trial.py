@@ -60,11 +60,13 @@ from mmdpo.world.scenes import Scene, draw_test_scenes
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 DECIDING = (
     *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
-    *("study/own_pairs.py", "study/noisy_judges.py", "pairs/**/*"),
+    *("study/own_pairs.py", "study/noisy_judges.py", "study/crop_controls.py", "pairs/**/*"),
     *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
     *("training/**/*", "world/**/*"),
 )
 """The parts of this package that a trial's numbers come from; the others arrange and print them."""
+UNDECIDING = ("name", "about", "own_keys", "tuned_as")
+"""What a variant says that its outcome does not depend on."""
 PATHS = ("model_name_or_path", "adapter_name_or_path", "dataset_name", "eval_dataset_name", "chat_template")
 """Options that may name files."""
 
@@ -119,7 +121,7 @@ def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, ke
     named = [variant.options.get(key) for key in PATHS]
     named += [evaluation.dataset_name, *(entry.get("data_dir") for entry in evaluation.benchmarks)]
     content = {
-        "variant": {key: value for key, value in asdict(variant).items() if key not in ("name", "about")},
+        "variant": {key: value for key, value in asdict(variant).items() if key not in UNDECIDING},
         "seed": seed,
         "evaluation": asdict(evaluation),
         "keeps_model": keeps_model,

@@ -58,11 +58,16 @@ def world_options(world: World) -> dict[str, Any]:
 
 
 def training_options(
-    objective: str, output_dir: str | Path, *, seed: int, epochs: float = WORLD_OPTIONS["num_train_epochs"]
+    objective: str,
+    output_dir: str | Path,
+    *,
+    seed: int,
+    epochs: float = WORLD_OPTIONS["num_train_epochs"],
+    learning_rate: float = WORLD_OPTIONS["learning_rate"],
 ) -> MDPOConfig:
-    """Returns the options that the small world's variants are trained with; they differ in the objective alone."""
-    chosen = dict(output_dir=str(output_dir), objective=objective, seed=seed, num_train_epochs=epochs)
-    return MDPOConfig(**{**WORLD_OPTIONS, **chosen})
+    """Returns the options that the small world's variants are trained with; they differ in objective and rate alone."""
+    chosen = dict(objective=objective, seed=seed, num_train_epochs=epochs, learning_rate=learning_rate)
+    return MDPOConfig(**{**WORLD_OPTIONS, "output_dir": str(output_dir), **chosen})
 
 
 def make_world_pairs(
@@ -164,6 +169,8 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Measures of every study; those of benchmarks bring their own records."""
 
+REPEATING = ("world/chair_s", "world/cog", "world/repeat")
+"""Measures that say again, for one kind of captions or of mistakes, what CHAIR_i says: no claims of their own."""
 OF_PREFERENCES = tuple(name for name in MEASURES if name.startswith(("pairs/accuracy", "pairs/margin")))
 """Measures of rewards, which the start has none of."""
 

@@ -1,57 +1,100 @@
-"""What the terminal shows of a run."""
+"""What the terminal shows of a run: a bar where there is a terminal, and one readable line for each log."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from rich.progress import Progress
-from transformers import PrinterCallback, TrainerCallback
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback as TransformersProgress
 
 SHOWN = {
     "loss": "loss {:.4f}",
-    "rewards/margins": "margin {:.4f}",
-    "rewards/image_margins": "image margin {:.4f}",
+    "rewards/margins": "margin {:.3f}",
+    "rewards/image_margins": "image margin {:.3f}",
     "rewards/accuracies": "accuracy {:.0%}",
-    "learning_rate": "lr {:.2e}",
-    "epoch": "epoch {:.2f}",
 }
 """What a line on the terminal says of a log, in this order; all of it is in trainer_state.json and the loggers."""
 
 
-def describe_log(logs: Mapping[str, Any], step: int, steps: int) -> str:
-    """Returns a log as one readable line; of a log that is neither of training nor of an evaluation, all of it."""
+def describe_log(logs: Mapping[str, Any], step: int, steps: int, left: float | None = None) -> str:
+    """Returns a log as one readable line; of a log that is neither of training nor of an evaluation, all of it.
+
+    `left` is how many seconds training will still take, None where that is not known. No accuracy is told while policy
+    and reference are equal: neither answer is preferred then, and 0 % would look like a failure.
+    """
     if "train_runtime" in logs:
         loss = f", mean loss {logs['train_loss']:.4f}" if "train_loss" in logs else ""
-        return f"trained to step {step} in {logs['train_runtime']:.0f} s{loss}"
+        return f"trained to step {step} in {tqdm.format_interval(logs['train_runtime'])}{loss}"
     prefix = next((name.removesuffix("loss") for name in logs if name == "loss" or name.endswith("_loss")), None)
     if prefix is None:
         return str(dict(logs))
-    known = {name: logs.get(f"{prefix}{name}", logs.get(name)) for name in SHOWN}
+    known = {name: logs.get(f"{prefix}{name}") for name in SHOWN}
     if known["rewards/margins"] is not None and round(known["rewards/margins"], 6) == 0:
-        known["rewards/accuracies"] = None  # policy and reference are equal, and neither answer is preferred
+        known["rewards/accuracies"] = None
     said = [text.format(known[name]) for name, text in SHOWN.items() if isinstance(known[name], int | float)]
-    head = f"step {step}/{steps}" + (f" {prefix.removesuffix('_')}" if prefix else "")
-    return "  ".join([head, *said])
+    head = " ".join(filter(None, (f"step {step}/{steps}" if steps else "", prefix.removesuffix("_"))))
+    told = [] if prefix or left is None or step >= steps else [f"{tqdm.format_interval(left)} left"]
+    return "  ".join([head, *said, *told])
+
+
+class _Pace:
+    """How long the steps of a run take."""
+
+    def __init__(self, state: Any) -> None:
+        self.began, self.step = monotonic(), state.global_step
+
+    def left(self, state: Any) -> float | None:
+        """Returns how many seconds the other steps will take, by those of this process so far."""
+        done = state.global_step - self.step
+        return (monotonic() - self.began) / done * (state.max_steps - state.global_step) if done > 0 else None
 
 
 class StepLines(TransformersProgress):
     """The bar of a run, and one line for each log above it."""
 
+    pace: _Pace | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Opens the bar, where a resumed run goes on."""
+        self.pace, self.current_step = _Pace(state), state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Writes the line where there is a bar."""
-        if state.is_world_process_zero and self.training_bar is not None and logs is not None:
-            self.training_bar.write(describe_log(logs, state.global_step, state.max_steps))
+        """Writes the line, of an evaluation after training too."""
+        if state.is_world_process_zero and logs is not None:
+            left = None if self.pace is None else self.pace.left(state)
+            tqdm.write(describe_log(logs, state.global_step, state.max_steps, left))
 
 
 class PlainStepLines(PrinterCallback):
-    """One line for each log, where bars are off."""
+    """One line for each log, where bars are off or would fill a file."""
+
+    pace: _Pace | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notes when training begins."""
+        self.pace = _Pace(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Prints the line."""
         if state.is_world_process_zero and logs is not None:
-            print(describe_log(logs, state.global_step, state.max_steps), flush=True)
+            left = None if self.pace is None else self.pace.left(state)
+            print(describe_log(logs, state.global_step, state.max_steps, left), flush=True)
+
+
+def show_lines(trainer: Trainer) -> None:
+    """Puts our lines in the place of what transformers prints; a notebook's own table stays."""
+    bar = StepLines if sys.stderr.isatty() else PlainStepLines
+    lines = {TransformersProgress: bar, PrinterCallback: PlainStepLines}
+    for theirs in [found for found in trainer.callback_handler.callbacks if type(found) in lines]:
+        trainer.remove_callback(theirs)
+        trainer.add_callback(lines[type(theirs)])
 
 
 class ProgressCallback(TrainerCallback):

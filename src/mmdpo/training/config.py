@@ -77,7 +77,9 @@ class MDPOConfig(TrainingArguments):
     )
     label_names: list[str] | None = _option(None, "running", "Names of labels; preference batches have none.")
     greater_is_better: bool | None = _option(
-        None, "running", "Whether the best model has the greatest metric_for_best_model. Unset: unless it is a loss."
+        None,
+        "running",
+        "Whether the best model has the greatest metric_for_best_model. Unset: no for a loss, else yes.",
     )
     eval_strategy: str | None = _option(
         None,
@@ -173,7 +175,7 @@ class MDPOConfig(TrainingArguments):
     max_tokens_per_row: int | None = _option(
         None,
         "running",
-        "With shared rows, pack several pairs into a row of up to so many tokens; unset: the whole micro-batch.",
+        "With shared rows, pack several pairs into a row of up to so many tokens. Unset: the whole micro-batch.",
     )
     freeze_vision_tower: bool = _option(True, "loss", "Keep the vision tower as it is.")
     freeze_projector: bool = _option(
@@ -185,7 +187,7 @@ class MDPOConfig(TrainingArguments):
         2048, "loss", "Longest row in tokens, image tokens included; longer answers are cut."
     )
     dataset_num_proc: int | None = _option(
-        None, "machine", "Workers that try the rows before training, in each process; unset: dataloader_num_workers."
+        None, "machine", "Workers that try the rows before training, in each process. Unset: dataloader_num_workers."
     )
     dataset_format: str = _option(
         "auto", "content", "Format of the rows; auto decides by the columns of the first row."
@@ -216,7 +218,7 @@ class MDPOConfig(TrainingArguments):
 
     # The reference
     ref_model_name_or_path: str | None = _option(
-        None, "content", "The reference model; what the policy starts from unless given."
+        None, "content", "The reference model. Unset: what the policy starts from."
     )
     precompute_ref_log_probs: bool | None = _option(
         None,
@@ -224,17 +226,17 @@ class MDPOConfig(TrainingArguments):
         "Score the dataset with the reference before training, once for all runs. Unset: on, unless sharded.",
     )
     precompute_ref_batch_size: int | None = _option(
-        None, "running", "Batch size of that pass; the training one if unset."
+        None, "running", "Batch size of that pass. Unset: per_device_train_batch_size."
     )
     ref_cache_dir: str | None = _option(
         None,
         "machine",
-        "Folder that keeps what that pass has scored; mmdpo/references in the Hugging Face home if unset.",
+        "Folder that keeps what that pass has scored. Unset: mmdpo/references in the Hugging Face home.",
     )
 
     # What is shown on the way
     sample_answers_steps: int | None = _option(
-        None, "running", "Every so many steps, answer a few prompts and log it with their images. Unset or 0: off."
+        None, "running", "Every so many steps, answer a few prompts and log it with their images. Unset: never."
     )
     sample_answers: int = _option(
         4, "running", "How many: the first examples of the evaluation dataset, else of training."

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
-from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, known_keys
-from mmdpo.shipped import RECIPES
+from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, find_recipe, known_keys, pop_config
+from mmdpo.options import name_choice
 from mmdpo.training.config import SECRETS, MDPOConfig
 from mmdpo.training.ranges import check_ranges
 from mmdpo.world import find_world
@@ -73,7 +73,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """
     parser = _make_parser()
     arguments = list(arguments)
-    config = _pop_config(arguments)
+    config = pop_config(arguments)
     flags = check_flags(arguments)
     values = _read_yaml(config) if config is not None else {}
     try:
@@ -114,7 +114,9 @@ def _find_fault(config: str | None, values: dict[str, Any], flags: Iterable[str]
                 return f"{config}: "
     spelt = str(error).replace("-", "_")
     named = [f"--{flag}" for flag in flags if re.search(rf"(?<!\w){flag}(?!\w)", spelt)]
-    return f"{', '.join(named)}: " if named and not str(error).startswith("argument ") else ""
+    if len(named) == 1 and spelt.startswith(named[0][2:]):
+        return "--"  # the message begins with the key
+    return f"{', '.join(named)}: " if named else ""
 
 
 def _check_worlds(model: str | None, dataset: str | None) -> None:
@@ -133,8 +135,10 @@ class _RecipeParser(TrlParser):
         return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> Any:
-        """Raises ValueError instead of leaving the process."""
-        raise ValueError(message)
+        """Raises ValueError instead of leaving the process, which begins with the key as recipes spell it."""
+        message = name_choice(message)
+        found = re.match(r"argument --([\w-]+)(?:/--[\w-]+)*: ", message)
+        raise ValueError(message if found is None else f"{found[1].replace('-', '_')}: {message[found.end() :]}")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -154,23 +158,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _pop_config(arguments: list[str]) -> str | None:
-    for place, argument in enumerate(arguments):
-        if argument == "--config":
-            if place + 1 == len(arguments):
-                raise RecipeError("--config needs a file")
-            del arguments[place]
-            return arguments.pop(place)
-        if argument.startswith("--config="):
-            return arguments.pop(place).partition("=")[2]
-    return None
-
-
 def _read_yaml(name_or_path: str) -> dict[str, Any]:
-    try:
-        path = str(RECIPES.find(name_or_path))
-    except ValueError as error:
-        raise RecipeError(f"--config: {error}") from error
+    path = str(find_recipe(name_or_path))
     try:
         with Path(path).open("rb") as file:
             content = file.read(LONGEST_RECIPE + 1)

@@ -285,7 +285,7 @@ class RowPass:
                 tried.good[:] = [row for row in tried.good if row.place not in waiting]
                 found.add(tried)
                 left = sorted(waiting)
-        if self.score_cache is not None and cells:
+        if self.score_cache is not None and cells and found.good:
             wanted = {key for row in found.good for key in row.keys}
             logger.info(
                 "%d of %d reference log-probabilities are read from %s",

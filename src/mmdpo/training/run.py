@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from glob import has_magic
@@ -21,6 +21,7 @@ from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.records import derive_generator
+from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import (
     RESOLVED_RECIPE,
     check_run_folder,
@@ -45,6 +46,7 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     """
     recipe = parse_recipe(arguments)
     folder = Path(recipe.training.output_dir)
+    _look_at_workers(recipe.training)
     with own_run_folder(folder, is_main=recipe.training.process_index == 0):
         resume = find_checkpoint(recipe.training)
         if not is_resuming(recipe.training):
@@ -53,8 +55,6 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
             )
         trainer = build_trainer(recipe)
         trainer.add_callback(_SaveRecipe(replace(recipe, training=trainer.args)))
-        # Of the tokens that Trainer lets the model's configuration take over from the tokenizer, as it always does.
-        logging.getLogger("transformers.trainer_utils").addFilter(_says_no_tokens)
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
@@ -67,8 +67,13 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
     return trainer
 
 
-def _says_no_tokens(record: logging.LogRecord) -> bool:
-    return "new PAD/BOS/EOS tokens" not in str(record.msg)
+def _look_at_workers(args: MDPOConfig) -> None:
+    """Says where more processes are asked for than the machine runs at a time."""
+    asked = {name: getattr(args, name) or 0 for name in ("dataloader_num_workers", "dataset_num_proc")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if args.process_index == 0 and max(asked.values()) > cores:
+        told = " and ".join(f"{name} {count}" for name, count in asked.items() if count > cores)
+        logger.warning("%s: more than the %d processors of this machine; fewer may be as fast", told, cores)
 
 
 def _count_pairs(trainer: MDPOTrainer) -> int:
@@ -82,16 +87,13 @@ def build_trainer(recipe: Recipe) -> MDPOTrainer:
     """Returns the trainer of a recipe: data read and checked, model loaded, adapter added."""
     args, model = recipe.options(), recipe.model
     train_dataset, eval_dataset = open_stream(recipe) if recipe.script.dataset_streaming else read_data(recipe)
-    with warnings.catch_warnings():
-        # PEFT asks for it on every load, and a user can do nothing about it.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return _RunTrainer(
-            model=model.model_name_or_path,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            peft_config=get_peft_config(model),
-        )
+    return _RunTrainer(
+        model=model.model_name_or_path,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        peft_config=get_peft_config(model),
+    )
 
 
 def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:

@@ -1,6 +1,6 @@
 """Sample answers while training: what the model says to the same few prompts at the start and every so many steps.
 
-sample_answers.jsonl   one line per step and example: prompt, pictures, chosen answer, the model's answer
+sample_answers.jsonl   one line per step and example: prompt, pictures, both answers of the pair, the model's answer
 sample_answers/        the pictures, originals and corrupted ones
 """
 
@@ -30,7 +30,7 @@ from mmdpo.data.items import Items
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.files import to_json, write_whole
-from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, Cell, RowError
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, RowError
 from mmdpo.scoring.forward import image_arguments
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Sample:
     """An example whose prompt is answered again and again."""
 
     row: Mapping[str, Any]
-    """What its lines in the file say besides step and answer: id, prompt, paths of pictures, chosen answer."""
+    """What its lines in the file say besides step and answer: id, prompt, paths of pictures, both answers."""
     images: Sequence[Image]
     """Small copies, as the next."""
     corrupted: Sequence[Image]
@@ -149,7 +149,11 @@ def choose_samples(items: Items, collator: Collator, count: int) -> tuple[Sample
             "prompt": plain_text(example.prompt).replace(IMAGE_PLACEHOLDER, "").strip(),
             "pictures": [f"{PICTURES}/{number}_{place}.png" for place in range(len(images))],
             "corrupted_pictures": [f"{PICTURES}/{number}_{place}_corrupted.png" for place in range(len(corrupted))],
-            "chosen": plain_text(example.responses[CHOSEN]),
+            **{
+                name: plain_text(example.responses[role])
+                for name, role in (("chosen", CHOSEN), ("rejected", REJECTED))
+                if role in example.responses
+            },
         }
         samples.append(Sample(row, images, corrupted, inputs))
     return tuple(samples)

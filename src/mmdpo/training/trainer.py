@@ -16,8 +16,7 @@ import datasets
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import EvalPrediction, PrinterCallback, ProcessorMixin, TrainerCallback, set_seed
-from transformers.trainer_callback import ProgressCallback as TransformersProgress
+from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
 from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.check import Fault, write_faults
@@ -42,7 +41,7 @@ from mmdpo.scoring.plan import grow_trees
 from mmdpo.scoring.reference import FrozenModel, Precomputed, Reference, StartOfPolicy, choose_reference
 from mmdpo.training import assembly
 from mmdpo.training.assembly import settle_rows
-from mmdpo.training.callbacks import PlainStepLines, StepLines
+from mmdpo.training.callbacks import show_lines
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.resume import SKIPPED_ROWS, describe_run
@@ -182,10 +181,7 @@ class MDPOTrainer(RowOrderTrainer):
             logger.warning("%s", rounding)
 
     def _set_callbacks(self, train_items: Items | StreamItems) -> None:
-        lines = {TransformersProgress: StepLines, PrinterCallback: PlainStepLines}
-        for theirs in [found for found in self.callback_handler.callbacks if type(found) in lines]:
-            self.remove_callback(theirs)
-            self.add_callback(lines[type(theirs)])
+        show_lines(self)
         if self.args.sample_answers_steps:
             self.add_callback(SampleAnswers(self, self._collator))
         self.model_accepts_loss_kwargs = False

@@ -1,15 +1,15 @@
 """The two embedded worlds: what stands in them, how their pictures are made, and how large their captioner is.
 
-world         48 × 48 pixels, 18 objects, a captioner of 0.99 million parameters that ships with the package
-world_large   96 × 96 pixels, 36 objects, a captioner of 5.8 million that `python -m mmdpo.world.build` makes
+world         96 × 96 pixels, 18 objects, a captioner of 1.2 million parameters that ships with the package
+world_large   144 × 144 pixels, 36 objects, a captioner of 6.0 million that `python -m mmdpo.world.build` makes
 
 The large one is harder in two ways, both meant to be fairer to methods that corrupt images. Every partner has a twin
-that looks like it but for a mark of a few pixels and often stands in its place: a small detail decides which of two
-answers is right. And objects come in all sizes, so that size alone does not betray a crop that was blown up.
+that looks like it but for one detail and often stands in its place: a detail decides which of two answers is right.
+And objects come in all sizes, so that size alone does not betray a crop that was blown up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -33,25 +33,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Icon:
-    """What an object looks like; `colour` is one of `mmdpo.world.scenes.COLOURS`."""
-
-    shape: str
-    colour: str
-    is_marked: bool = False
-    """Whether it has a spot in its middle, a third as wide as the icon."""
-
-
-@dataclass(frozen=True)
 class Layout:
     """How near the objects of a scene are. A scene has one layout, an object a cell of it to itself."""
 
     grid: int
     """Cells along each side of the picture."""
-    icon_sizes: tuple[int, ...]
-    """Pixels along the side of an icon."""
+    object_sizes: tuple[int, ...]
+    """Pixels along the side of an object."""
     jitter: int
-    """Most pixels, along either axis, between the centres of an icon and its cell."""
+    """Most pixels, along either axis, between the centres of an object and its cell."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +63,6 @@ class World:
     """Its name as a model, as a dataset and as a benchmark."""
     settings: Mapping[str, tuple[Pair, ...]]
     """The settings and the pairs that each of them owns."""
-    looks: Mapping[str, Icon]
-    """What anchors and partners look like."""
     image_size: int
     """Pixels along each side of a picture."""
     layouts: tuple[Layout, ...]
@@ -102,12 +90,6 @@ class World:
     def twins(self) -> Mapping[str, str]:
         """Partner → twin, for those that have one."""
         return {pair.partner: pair.twin for pair in self.pairs if pair.twin is not None}
-
-    @cached_property
-    def icons(self) -> Mapping[str, Icon]:
-        """What every object looks like: a twin is its partner with a mark."""
-        marked = {twin: replace(self.looks[partner], is_marked=True) for partner, twin in self.twins.items()}
-        return {**self.looks, **marked}
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
@@ -152,19 +134,6 @@ class World:
         return Path(constants.HF_HOME) / "mmdpo" / self.name
 
 
-_LOOKS = {
-    "cup": Icon("square", "blue"), "plate": Icon("disc", "teal"), "kettle": Icon("triangle", "black"),
-    "stove": Icon("square", "brown"), "apple": Icon("disc", "red"), "bowl": Icon("diamond", "orange"),
-    "car": Icon("square", "red"), "sign": Icon("diamond", "yellow"), "bike": Icon("cross", "purple"),
-    "helmet": Icon("disc", "orange"), "tree": Icon("triangle", "green"), "bench": Icon("cross", "brown"),
-    "bed": Icon("square", "pink"), "lamp": Icon("triangle", "yellow"), "book": Icon("diamond", "blue"),
-    "clock": Icon("disc", "black"), "rug": Icon("diamond", "purple"), "chair": Icon("cross", "green"),
-}  # fmt: skip
-_LOOKS_OF_GARDEN = {
-    "fence": Icon("square", "green"), "gate": Icon("square", "teal"), "rose": Icon("disc", "pink"),
-    "bee": Icon("cross", "yellow"), "pond": Icon("disc", "blue"), "duck": Icon("triangle", "orange"),
-}  # fmt: skip
-
 SMALL = World(
     name="world",
     settings={
@@ -172,32 +141,30 @@ SMALL = World(
         "street": (Pair("car", "sign"), Pair("bike", "helmet"), Pair("tree", "bench")),
         "bedroom": (Pair("bed", "lamp"), Pair("book", "clock"), Pair("rug", "chair")),
     },
-    looks=_LOOKS,
-    image_size=48,
-    layouts=(Layout(grid=4, icon_sizes=(7, 8, 9, 10), jitter=2),),
-    pixel_noise=10.0,
-    network=Network(hidden_size=128, vision_layers=3, text_layers=3, patch_size=12),
+    image_size=96,
+    layouts=(Layout(grid=4, object_sizes=(18, 20, 22, 24), jitter=3),),
+    pixel_noise=6.0,
+    network=Network(hidden_size=128, vision_layers=3, text_layers=3, patch_size=24),
 )
 """The world that the quickstart and the tests use."""
 
 LARGE = World(
     name="world_large",
     settings={
-        "kitchen": (Pair("cup", "plate", "saucer"), Pair("kettle", "stove", "oven"), Pair("apple", "bowl", "basin")),
-        "street": (Pair("car", "sign", "poster"), Pair("bike", "helmet", "hat"), Pair("tree", "bench", "log")),
-        "bedroom": (Pair("bed", "lamp", "candle"), Pair("book", "clock", "watch"), Pair("rug", "chair", "stool")),
+        "kitchen": (Pair("cup", "plate", "saucer"), Pair("kettle", "stove", "oven"), Pair("apple", "bowl", "pot")),
+        "street": (Pair("car", "sign", "poster"), Pair("bike", "helmet", "hat"), Pair("tree", "bench", "table")),
+        "bedroom": (Pair("bed", "lamp", "lantern"), Pair("book", "clock", "watch"), Pair("rug", "chair", "stool")),
         "garden": (Pair("fence", "gate", "door"), Pair("rose", "bee", "fly"), Pair("pond", "duck", "goose")),
     },
-    looks=_LOOKS | _LOOKS_OF_GARDEN,
-    image_size=96,
+    image_size=144,
     layouts=(
-        Layout(grid=2, icon_sizes=(26, 30, 34, 38), jitter=5),
-        Layout(grid=3, icon_sizes=(16, 19, 22, 25), jitter=3),
-        Layout(grid=4, icon_sizes=(13, 15, 17, 19), jitter=2),
-        Layout(grid=6, icon_sizes=(9, 10, 11, 12), jitter=2),
+        Layout(grid=2, object_sizes=(44, 50, 57, 64), jitter=6),
+        Layout(grid=3, object_sizes=(30, 34, 38, 42), jitter=5),
+        Layout(grid=4, object_sizes=(24, 27, 30, 33), jitter=4),
+        Layout(grid=6, object_sizes=(18, 20, 22, 24), jitter=3),
     ),
-    pixel_noise=16.0,
-    network=Network(hidden_size=256, vision_layers=4, text_layers=5, patch_size=16),
+    pixel_noise=8.0,
+    network=Network(hidden_size=256, vision_layers=4, text_layers=5, patch_size=24),
     twin_rate=0.5,
 )
 """The harder world."""

@@ -1,8 +1,8 @@
 """Scenes of the embedded worlds: what stands where, its picture, and captions: who writes them, how well they fit.
 
-Every object name is one icon (a shape in a colour, some with a mark), every setting is one background. Each setting
-owns three (anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one statistic
-that differs between the scenes a captioner is trained on and the scenes it is tested on. Captions have two styles:
+Every object name is one drawing, in one of three colours, turned a little; every setting is one background. Each
+setting owns three (anchor, partner) pairs; how often a partner stands beside its anchor (`co_occurrence`) is the one
+statistic that differs between the scenes a captioner is trained on and those it is tested on. Captions have two styles:
 
     terse   cup , plate .
     polite  sure ! this kitchen shows cup , plate . hope this helps !
@@ -11,17 +11,16 @@ Objects stand in canonical order, so that a partner follows its anchor: the plac
 The measures are those of CHAIR and AMBER, exact because the scenes are known.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from mmdpo.records import derive_generator
 from mmdpo.world import SMALL, Layout, World
+from mmdpo.world.drawings import COLOURS_OF, TURNS, object_pixels, setting_pixels
 
 Style: TypeAlias = Literal["terse", "polite"]
 
@@ -36,27 +35,19 @@ SUPERVISED_CO_OCCURRENCE = 0.85
 BALANCED_CO_OCCURRENCE = 0.50
 """Probability of a partner beside its anchor in preference and test scenes."""
 
-COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40), "orange": (244, 140, 30), "yellow": (240, 220, 50), "green": (50, 160, 60),
-    "teal": (30, 170, 170), "blue": (45, 85, 210), "purple": (130, 60, 175), "pink": (240, 120, 180),
-    "brown": (120, 75, 40), "black": (35, 35, 40),
-}  # fmt: skip
-_BACKGROUNDS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
-    "kitchen": ((228, 214, 188), (196, 182, 160)),
-    "street": ((186, 204, 222), (140, 146, 152)),
-    "bedroom": ((214, 196, 214), (176, 160, 184)),
-    "garden": ((190, 220, 232), (150, 190, 140)),
-}
-"""Colours of the first and of the last row of pixels; the rows between are a gradient."""
-
 
 class PlacedObject(NamedTuple):
-    """One object of a scene; `left` and `top` are the pixels of its icon's upper left corner."""
+    """One object of a scene; `left` and `top` are the pixels of its upper left corner."""
 
     name: str
     left: int
     top: int
     size: int
+    colour: str
+    """One of those that `mmdpo.world.drawings` has for its name."""
+    turn: int = 0
+    """Degrees, counterclockwise."""
+    is_mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,17 +80,28 @@ def sample_scene(generator: np.random.Generator, co_occurrence: float, world: Wo
         names = _draw_names(world, setting, generator, co_occurrence)
     roomy = [layout for layout in world.layouts if layout.grid**2 >= len(names)]
     layout = roomy[int(generator.integers(len(roomy)))] if len(roomy) > 1 else roomy[0]
-    cells = generator.permutation(layout.grid**2)
-    objects = tuple(
-        _place(name, int(cell), layout, world.image_size, generator)
-        for name, cell in zip(canonical_order(world, names), cells, strict=False)
-    )
-    return Scene(setting, objects, int(generator.integers(2**63)), world)
+    return _arrange(setting, names, layout, world, generator)
 
 
 def sample_scenes(count: int, seed: int, co_occurrence: float, purpose: str, world: World = SMALL) -> list[Scene]:
     """Draws `count` scenes; scene i depends on `seed`, `purpose`, world and i, so purposes share no scenes."""
     return [sample_scene(derive_generator(seed, str(index), purpose), co_occurrence, world) for index in range(count)]
+
+
+def sample_crowds(count: int, seed: int, world: World = SMALL) -> list[Scene]:
+    """Draws scenes in which any objects stand, half of the places taken or more, to learn what objects look like.
+
+    Nothing in them says which objects go together, and a picture shows many.
+    """
+    crowds = []
+    for index in range(count):
+        generator = derive_generator(seed, str(index), "crowd")
+        layout = world.layouts[int(generator.integers(len(world.layouts)))]
+        most = min(layout.grid**2, len(world.objects))
+        names = generator.choice(world.objects, int(generator.integers((most + 1) // 2, most + 1)), replace=False)
+        setting = str(generator.choice(tuple(world.settings)))
+        crowds.append(_arrange(setting, names.tolist(), layout, world, generator))
+    return crowds
 
 
 def draw_test_scenes(
@@ -110,19 +112,15 @@ def draw_test_scenes(
 
 
 def render(scene: Scene) -> Image.Image:
-    """Paints a scene as an RGB picture: gradient, then icons, then pixel noise."""
+    """Paints a scene as an RGB picture: its setting, then the objects, then pixel noise."""
     world = scene.world
-    first, last = (np.asarray(colour, dtype=np.float64) for colour in _BACKGROUNDS[scene.setting])
-    share = np.linspace(0.0, 1.0, world.image_size)[:, None]
-    canvas = np.repeat(((1.0 - share) * first + share * last)[:, None, :], world.image_size, axis=1)
-    for placed in scene.objects:
-        icon = world.icons[placed.name]
-        colour = COLOURS[icon.colour]
-        patch = canvas[placed.top : placed.top + placed.size, placed.left : placed.left + placed.size]
-        patch[_mask(icon.shape, placed.size)] = colour
-        if icon.is_marked:
-            patch[_mask("mark", placed.size)] = (25, 25, 30) if sum(colour) > 3 * 128 else (250, 250, 245)
-    canvas += np.random.default_rng(scene.seed).normal(0.0, world.pixel_noise, canvas.shape)
+    canvas = setting_pixels(scene.setting, world.image_size).copy()
+    for name, left, top, size, colour, turn, is_mirrored in scene.objects:
+        colours, opacity = object_pixels(name, colour, size, turn, is_mirrored)
+        patch = canvas[top : top + size, left : left + size]
+        patch += opacity * (colours - patch)
+    noise = np.random.default_rng(scene.seed).standard_normal(canvas.shape, dtype=np.float32)
+    canvas += world.pixel_noise * noise
     return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
 
 
@@ -141,32 +139,27 @@ def _draw_names(world: World, setting: str, generator: np.random.Generator, co_o
     return names
 
 
+def _arrange(
+    setting: str, names: Collection[str], layout: Layout, world: World, generator: np.random.Generator
+) -> Scene:
+    cells = generator.permutation(layout.grid**2)
+    objects = tuple(
+        _place(name, int(cell), layout, world.image_size, generator)
+        for name, cell in zip(canonical_order(world, names), cells, strict=False)
+    )
+    return Scene(setting, objects, int(generator.integers(2**63)), world)
+
+
 def _place(name: str, cell: int, layout: Layout, image_size: int, generator: np.random.Generator) -> PlacedObject:
     row, column = divmod(cell, layout.grid)
-    size = int(generator.choice(layout.icon_sizes))
+    size = int(generator.choice(layout.object_sizes))
     width = image_size // layout.grid
     shift_x, shift_y = (int(shift) for shift in generator.integers(-layout.jitter, layout.jitter + 1, size=2))
     furthest = image_size - size
     left = min(max(column * width + (width - size) // 2 + shift_x, 0), furthest)
     top = min(max(row * width + (width - size) // 2 + shift_y, 0), furthest)
-    return PlacedObject(name, left, top, size)
-
-
-@cache
-def _mask(shape: str, size: int) -> NDArray[np.bool_]:
-    """Pixels of a `size` × `size` icon that carry its colour, or its mark."""
-    # Pixel centres, scaled so that the icon spans -1 … 1 along both axes.
-    axis = (2.0 * np.arange(size) + 1.0) / size - 1.0
-    y, x = axis[:, None], axis[None, :]
-    masks = {
-        "square": np.ones((size, size), dtype=np.bool_),
-        "disc": x**2 + y**2 <= 1.0,
-        "diamond": np.abs(x) + np.abs(y) <= 1.0,
-        "triangle": np.abs(x) <= (y + 1.0) / 2.0,
-        "cross": (np.abs(x) <= 0.4) | (np.abs(y) <= 0.4),
-        "mark": x**2 + y**2 <= (1.0 / 3.0) ** 2,
-    }
-    return masks[shape]
+    colour, turn = str(generator.choice(COLOURS_OF[name])), int(generator.choice(TURNS))
+    return PlacedObject(name, left, top, size, colour, turn, bool(generator.random() < 0.5))
 
 
 @dataclass(frozen=True)
@@ -241,7 +234,7 @@ def compare_names(world: World, present: Sequence[str], caption: str) -> Caption
 
 def mentioned_objects(world: World, text: str) -> tuple[str, ...]:
     """Returns the objects that a caption names, each once, in the order of their first mention."""
-    return tuple(dict.fromkeys(word for word in text.split() if word in world.icons))
+    return tuple(dict.fromkeys(word for word in text.split() if word in world.objects))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_another_image_is_that_of_a_row_or_an_uploaded_one(models, dataset, tmp_
     found = [ask(models, "world", Question(example, where, OTHER, None, images)) for images in (of_row, uploaded)]
     assert not torch.allclose(*(of.answers[0].reliance(OTHER) for of in found))
     pictures = Question(example, where, OTHER, None, uploaded).make_pictures()
-    assert [shown.caption for shown in pictures] == ["image, 48 × 48", "another image, 20 × 10"]
+    assert [shown.caption for shown in pictures] == ["image, 96 × 96", "another image, 20 × 10"]
     with pytest.raises(ValueError, match="there is no other image"):
         take_other(example, None, None, None)
 

@@ -40,7 +40,7 @@ def test_the_picture_is_corrupted_as_by_the_run(dataset):
     expected = corrupt_image(corruption, example.images[0], run_seed=7, example_id=example.id, image_index=0, epoch=2)
     assert np.array_equal(pixels(corrupted), np.asarray(expected))
     assert (corrupted.caption, corrupted.alt) == (
-        "corrupted: crop_20_50, 48 × 48", "Image of row 5, corrupted (crop_20_50)",
+        "corrupted: crop_20_50, 96 × 96", "Image of row 5, corrupted (crop_20_50)",
     )  # fmt: skip
 
 

@@ -62,6 +62,13 @@ def test_a_preference_for_the_rejected_answer_is_called_that():
     assert found["verdict"]["text"].startswith("The model prefers rejected to chosen")
 
 
+def test_a_model_that_is_its_reference_prefers_neither_answer():
+    policy = scores({ORIGINAL: RIGHT, CORRUPTED: EVERY_SECOND, OTHER: EVERY_SECOND, NO_IMAGE: EVERY_SECOND})
+    verdict = summarise(policy, policy)[1]["verdict"]
+    assert verdict["depends"] is None
+    assert verdict["text"].startswith("The model prefers neither answer: all margins are 0.")
+
+
 def test_a_preference_that_is_right_more_often_without_the_image_depends_on_it():
     policy = scores({ORIGINAL: NINE_IN_TEN, OTHER: RIGHT, NO_IMAGE: RIGHT})
     _, found = summarise(policy)

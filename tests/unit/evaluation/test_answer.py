@@ -200,7 +200,7 @@ def test_a_limit_takes_the_first_of_every_part(pope):
 def test_pictures_are_drawn_or_lie_in_a_folder(pope, tmp_path):
     world = load("world")
     items = world.read_items(tmp_path, plain_tools())
-    assert make_image_finder(world, items, tmp_path, None)(items[3])().size == (48, 48)
+    assert make_image_finder(world, items, tmp_path, None)(items[3])().size == (96, 96)
     with pytest.raises(EvaluationError, match="world draws its pictures"):
         make_image_finder(world, items, tmp_path, tmp_path)
     with pytest.raises(EvaluationError, match="no such folder"):

@@ -340,4 +340,4 @@ def test_what_the_papers_pairs_cannot_be_is_refused(server, tmp_path, monkeypatc
     assert main(["data", "download", "mdpo"]) == 2
     assert "a row has no img_path" in capsys.readouterr().err
     assert main(["data", "download", "mdop"]) == 2
-    assert "nothing to download for mdop; there are mdpo, all" in capsys.readouterr().err
+    assert "nothing to download for mdop; did you mean 'mdpo'? There are mdpo, all" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_the_help_shows_what_is_used(verb, capsys):
     shown = help_of(verb, capsys)
     assert {option for option in (JUDGE, WORDS, PAIRS, FILES) if option in shown} == SHOWN[verb]
     assert {"--answers", "--model", "--out", "--strip_thoughts", "--base_url"} <= set(re.findall(r"--\w+", shown))
-    assert ("judge:" in shown) == (JUDGE in SHOWN[verb])
+    assert ("judge: a language model" in shown) == (JUDGE in SHOWN[verb])
 
 
 @pytest.mark.parametrize("verb", [*names(), "suite"])

@@ -3,6 +3,7 @@
 import io
 import json
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ import yaml
 from PIL import Image
 from pyarrow import parquet
 
-VOID = {"meta", "img", "br", "input"}
+VOID = {"meta", "img", "br", "input", "wbr"}
+
+
+OWN_SCRIPT = "<script>\n" + (files("mmdpo.report") / "templates" / "curves.js").read_text(encoding="utf-8").rstrip("\n")
+OWN_SCRIPT += "</script>"
+
+
+def drop_own_script(html: str) -> str:
+    """Returns a page without the one script that the package itself puts into it, where it has curves."""
+    return html.replace(OWN_SCRIPT, "", 1)
 
 
 class Page(HTMLParser):
@@ -171,7 +181,9 @@ def write_study(folder):
             "n": 3,
             "by_seed": seeds,
             "p": 0.1,
-            "q": 0.2,
+            "holm": 0.2,
+            "wide_low": -1.0,
+            "wide_high": 1.0,
         }
 
     for variant in ("start", "dpo", "mdpo"):

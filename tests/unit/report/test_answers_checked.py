@@ -8,7 +8,9 @@ from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
 from mmdpo.benchmarks.reading import RecordedReplies
 from mmdpo.benchmarks.tasks import load
-from mmdpo.report.evaluated import ItemPictures, evaluation_section, read_evaluated
+from mmdpo.report.evaluated import ItemPictures, read_evaluated
+from mmdpo.report.evaluation import Benchmarks, evaluation_section, score_benchmark
+from mmdpo.report.labels import label_benchmark, label_metric
 from mmdpo.report.reading import Place
 
 
@@ -37,10 +39,10 @@ def test_answers_are_shown_with_what_is_wrong_in_them(name, shown, tmp_path):
     write_evaluation(evaluation, tmp_path / "run")
     missing = []
     run = read_evaluated(Place(tmp_path / "run", "run"), missing)
-    section = evaluation_section(name, [run], compare=None, pictures=ItemPictures())
+    section = evaluation_section(score_benchmark(name, [run], Benchmarks()), ItemPictures())
     assert not missing
-    assert section.title == f"Evaluation: {name}"
-    for text in (*shown, *(metric.removeprefix(f"{name}/") for metric in evaluation.metrics)):
+    assert section.title == f"Evaluation: {label_benchmark(name)}"
+    for text in (*shown, *(label_metric(metric, name) for metric in evaluation.metrics)):
         assert text in section.html, text
     assert "rated each answer" not in section.html
     assert json.loads((tmp_path / "run" / "result.json").read_text())["benchmark"] == name

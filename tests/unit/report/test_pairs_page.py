@@ -376,7 +376,7 @@ class TestChoice:
         found = pair_files.read_unpaired(tmp_path, [])
         assert {own: of["question"] for own, of in found.items()} == {"a\u2028": "What is a\u2028?", "b": "What is b?"}
         large, small = (Image.open(path) for path in found["a\u2028"]["pictures"])
-        assert (large.size, large.format, small.size, small.format) == ((360, 203), "JPEG", (20, 10), "PNG")
+        assert (large.size, large.format, small.size, small.format) == ((480, 270), "JPEG", (20, 10), "PNG")
         assert make_thumbnail(found["b"]["pictures"][0]).why == ": the picture is missing"
         assert sorted(path.suffix for path in (tmp_path / "unpaired").iterdir()) == [".jpg", ".png"]
 
@@ -727,7 +727,7 @@ class TestAmongOthers:
         page = Page(html)
         assert "1 result, 1 run of own pairs: pope, own" in page.all_text
         assert "own: From prompts to pairs" in page.text["h2"]
-        assert "Evaluation: pope" in page.text["h2"]
+        assert "Evaluation: POPE" in page.text["h2"]
         assert 'id="own-funnel"' in html
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
         assert {

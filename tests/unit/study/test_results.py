@@ -27,20 +27,45 @@ def test_p_is_that_of_the_paired_t_test():
     assert p_value(describe({"0": 2.0, "1": 2.0, "2": 2.0})) == 0
 
 
-def test_q_allows_for_the_number_of_comparisons_and_counts_neither_the_start_nor_seconds():
-    def difference(*values):
-        return describe({str(seed): value for seed, value in enumerate(values)})
+def difference(*values):
+    return describe({str(seed): value for seed, value in enumerate(values)})
 
+
+def test_holm_allows_for_the_number_of_comparisons_by_hand():
     small, large, none = difference(-1.0, -2.0, -1.2), difference(-3.0, -3.1, -3.05), difference(0.1, -0.1, 0.2)
-    of = {"world/chair_i": small, "world/cover": large, "pairs/image_gain": none, "time/train": large}
-    found = adjust({"start": of, "mdpo": of, "few": {"world/cover": difference(1.0, 2.0)}})
-    names = ("world/chair_i", "world/cover", "pairs/image_gain")
-    p = [found["mdpo"][name]["p"] for name in names]
-    assert [found["mdpo"][name]["q"] for name in names] == pytest.approx(list(stats.false_discovery_control(p)))
-    assert p[0] < 0.05 < found["mdpo"]["world/chair_i"]["q"], "clear by its interval, not among three"
-    for name, measure in (("start", "world/cover"), ("mdpo", "time/train"), ("few", "world/cover")):
-        assert (found[name][measure]["p"], found[name][measure]["q"]) == (None, None)
-    assert found["mdpo"]["world/cover"]["low"] == large["low"], "intervals are not widened"
+    of = {"world/chair_i": small, "world/cover": large, "pairs/image_gain": none}
+    of |= {"world/cog": small, "time/train": large}
+    claimed = ("world/chair_i", "world/cover", "pairs/image_gain")
+    found = adjust({"start": of, "mdpo": of, "few": {"world/cover": difference(1.0, 2.0)}}, claimed)["mdpo"]
+    p = [found[name]["p"] for name in claimed]
+    assert p[1] < p[0] < 0.05 < p[2]
+    # Three comparisons: the least p three times, the next twice, the last once.
+    assert [found[name]["holm"] for name in claimed] == pytest.approx([2 * p[0], 3 * p[1], p[2]])
+    assert found["world/chair_i"]["low"] == small["low"], "the plain interval stays as it is"
+    # The wider ones are of the size at which each was tested: 1 - 0.05 / 3 for the least p.
+    reach = stats.t.ppf(1 - 0.05 / 3 / 2, 2) * large["std"] / 3**0.5
+    assert found["world/cover"]["wide_high"] - large["mean"] == pytest.approx(reach)
+    for name in claimed:
+        assert (found[name]["wide_low"] <= 0 <= found[name]["wide_high"]) == (found[name]["holm"] >= 0.05)
+
+
+def test_p_after_holm_never_falls_and_is_at_most_one():
+    values = {"a": (1.0, 2.0, 3.0), "b": (1.0, 2.0, 3.1), "c": (0.0, 1.0, -1.0)}
+    found = adjust({name: {"world/f1": difference(*of)} for name, of in values.items()}, ["world/f1"])
+    a, b, c = (found[name]["world/f1"] for name in "abc")
+    assert a["p"] < b["p"]
+    assert a["holm"] == pytest.approx(3 * a["p"])
+    assert b["holm"] == pytest.approx(max(3 * a["p"], 2 * b["p"]))
+    assert c["holm"] == c["p"] == 1
+
+
+def test_what_no_claim_is_about_is_not_counted():
+    of = {"world/chair_i": difference(-1.0, -2.0, -1.2), "world/cog": difference(-1.0, -2.0, -1.2)}
+    found = adjust({"start": of, "mdpo": of, "few": {"world/chair_i": difference(1.0, 2.0)}}, ["world/chair_i"])
+    assert found["mdpo"]["world/chair_i"]["holm"] == found["mdpo"]["world/chair_i"]["p"], "one comparison"
+    for name, measure in (("start", "world/chair_i"), ("few", "world/chair_i"), ("mdpo", "world/cog")):
+        assert (found[name][measure]["holm"], found[name][measure]["wide_low"]) == (None, None)
+    assert found["mdpo"]["world/cog"]["p"] is not None
 
 
 def test_an_interval_by_hand():

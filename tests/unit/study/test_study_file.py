@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from mmdpo.shipped import STUDIES
+from mmdpo.study.planning import plan_trials
 from mmdpo.study.study_file import START, StudyError, read_study
-from mmdpo.study.study_run import plan_trials
 
 GOOD = {
     "name": "mine",

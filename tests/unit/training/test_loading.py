@@ -215,7 +215,7 @@ class TestAdapters:
         path = copied / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-5])
         assert "adapter_model.safetensors is cut short or damaged" in self.refuse(copied, tmp_path)
-        assert "gone/gone is no folder" in self.refuse("gone/gone", tmp_path)
+        assert "there is no folder gone/gone here" in self.refuse("gone/gone", tmp_path)
         assert "no folder /gone/gone" in self.refuse("/gone/gone", tmp_path)
 
     def test_on_an_adapter(self, adapter, tmp_path):

@@ -17,7 +17,7 @@ from mmdpo.world.build import (
 from mmdpo.world.model import CHECKPOINT, build_model, build_processor
 from mmdpo.world.scenes import sample_scenes
 
-TINY = BuildPlan(scenes=24, vision=Schedule(2, 1e-3, batch_size=8), captions=Schedule(2, 1e-3, batch_size=8))
+TINY = BuildPlan(crowds=24, scenes=24, vision=Schedule(2, 1e-3, batch_size=8), captions=Schedule(2, 1e-3, batch_size=8))
 
 
 def test_build_is_a_function_of_its_seed(caplog):
@@ -48,7 +48,7 @@ def test_saved_checkpoint_has_the_files_of_the_shipped_one(tmp_path):
     made, shipped = (AutoProcessor.from_pretrained(folder) for folder in (tmp_path / "made", CHECKPOINT))
     assert made.apply_chat_template(prompt) == shipped.apply_chat_template(prompt)
     # Half precision on disk, single precision in use.
-    assert (tmp_path / "made" / "model.safetensors").stat().st_size < 2_100_000
+    assert (tmp_path / "made" / "model.safetensors").stat().st_size < 2_500_000
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "made").dtype == torch.float32
 
 
@@ -78,7 +78,7 @@ def test_the_shipped_world_is_not_built_over_by_default(capsys):
 
 def test_the_large_captioner_is_of_the_size_that_the_world_says():
     model, network = build_model(0, LARGE), LARGE.network
-    assert 5e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
+    assert 5.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 6.5e6
     assert len(model.model.language_model.layers) == network.text_layers
     assert model.config.image_seq_length == LARGE.image_tokens == 36
     assert model.generation_config.max_new_tokens == LARGE.max_words

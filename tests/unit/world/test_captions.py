@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mmdpo.world import LARGE, SMALL
+from mmdpo.world.drawings import COLOURS_OF
 from mmdpo.world.scenes import (
     BETTER_CAPTIONER,
     SUPERVISED_CAPTIONER,
@@ -19,7 +20,7 @@ from mmdpo.world.scenes import (
 
 
 def scene_of(*names, setting="kitchen"):
-    return Scene(setting, tuple(PlacedObject(name, 0, 0, 7) for name in names), 0)
+    return Scene(setting, tuple(PlacedObject(name, 0, 0, 18, COLOURS_OF[name][0]) for name in names), 0)
 
 
 def test_captions_read_as_in_the_recipe():
@@ -77,11 +78,11 @@ def test_captioner_never_falls_silent():
 
 
 def test_a_captioner_takes_a_twin_for_the_partner_and_names_one_of_them():
-    placed = tuple(PlacedObject(name, 0, 0, 9) for name in ("tree", "log"))
+    placed = tuple(PlacedObject(name, 0, 0, 18, "green") for name in ("tree", "table"))
     scene = Scene("street", placed, 0, LARGE)
     always, never = Captioner(partner_rate=1.0, drop_rate=0.0), Captioner(partner_rate=0.0, drop_rate=0.0)
     assert always.name_objects(scene, np.random.default_rng(0)) == ("tree", "bench")
-    assert never.name_objects(scene, np.random.default_rng(0)) == ("tree", "log")
+    assert never.name_objects(scene, np.random.default_rng(0)) == ("tree", "table")
 
 
 def test_large_world_has_room_for_every_word():

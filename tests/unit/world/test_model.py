@@ -68,7 +68,7 @@ def test_special_tokens_agree_in_tokenizer_config_and_generation_config(shipped)
 def test_picture_reaches_the_model_unscaled(processor):
     picture = render(draw_test_scenes(1, 0)[0])
     pixels = processor(images=picture, text=IMAGE, return_tensors="pt")["pixel_values"]
-    expected = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(48, 48, 3).permute(2, 0, 1)
+    expected = torch.tensor(list(picture.tobytes()), dtype=torch.float32).reshape(96, 96, 3).permute(2, 0, 1)
     torch.testing.assert_close(pixels[0], expected / 127.5 - 1.0, atol=1e-5, rtol=0)
 
 
@@ -78,7 +78,7 @@ def test_weights_are_a_function_of_the_seed_and_leave_torch_alone():
     torch.manual_seed(5)
     first, again, other = build_model(0), build_model(0), build_model(1)
     assert torch.equal(torch.rand(1), expected)
-    assert sum(parameter.numel() for parameter in first.parameters()) == 990_464
+    assert sum(parameter.numel() for parameter in first.parameters()) == 1_156_352
     assert torch.equal(first.lm_head.weight, again.lm_head.weight)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
 

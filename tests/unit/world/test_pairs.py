@@ -16,7 +16,7 @@ def test_rows_have_the_form_of_a_vision_preference_dataset():
     row = make_pairs(3, seed=0)[2]
     assert set(row) == {"id", "images", "prompt", "chosen", "rejected", "alternative", "beta", "weight"}
     assert row["id"] == "preference-0-2"
-    assert [(image.size, image.mode) for image in row["images"]] == [((48, 48), "RGB")]
+    assert [(image.size, image.mode) for image in row["images"]] == [((96, 96), "RGB")]
     assert row["prompt"] == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "describe"}]}]
     for column in ("chosen", "rejected"):
         (turn,) = row[column]
@@ -121,7 +121,7 @@ def test_prior_pairs_of_the_large_world_differ_in_which_of_two_twins_it_is():
 
 def test_large_world_pairs_are_pictures_and_captions_of_its_own():
     (row,) = make_pairs(1, 0, decided_by="prior", world=LARGE)
-    assert row["images"][0].size == (96, 96)
+    assert row["images"][0].size == (144, 144)
     assert mentioned_objects(LARGE, row["chosen"][0]["content"][0]["text"])
 
 

@@ -1,10 +1,10 @@
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmdpo.world import LARGE, SMALL
+from mmdpo.world.drawings import COLOURS, COLOURS_OF
 from mmdpo.world.scenes import (
     ANCHOR_RATE,
     LONE_PARTNER_RATE,
@@ -66,7 +66,7 @@ def test_objects_stand_in_canonical_order_in_cells_of_their_own():
         assert list(scene.names) == sorted(set(scene.names), key=SMALL.objects.index)
         assert len(cells_of(scene, 4)) == len(scene.objects)
         for placed in scene.objects:
-            assert placed.size in SMALL.layouts[0].icon_sizes
+            assert placed.size in SMALL.layouts[0].object_sizes
             assert 0 <= placed.left <= SMALL.image_size - placed.size
             assert 0 <= placed.top <= SMALL.image_size - placed.size
 
@@ -85,17 +85,35 @@ def test_picture_is_a_function_of_the_scene():
     assert render(first).tobytes() == render(first).tobytes() != render(second).tobytes()
 
 
-def test_icons_of_all_objects_differ_by_more_than_the_noise():
-    pictures = {
-        name: np.asarray(render(Scene("kitchen", (PlacedObject(name, 14, 14, 7),), 0)), dtype=float)
-        for name in SMALL.objects
-    }
-    for name, picture in pictures.items():
-        for other in SMALL.objects[: SMALL.objects.index(name)]:
-            # Same seed, same noise: pixels differ only where the icons do.
-            changed = np.abs(picture - pictures[other]).max(axis=-1) > 5 * SMALL.pixel_noise
-            assert changed.sum() >= 8, (name, other)
-            assert not changed[:14].any()
+def place(name, size, **look):
+    return PlacedObject(name, 20, 20, size, look.pop("colour", COLOURS_OF[name][0]), **look)
+
+
+def picture_of(placed, world=LARGE):
+    return np.asarray(render(Scene("kitchen", (placed,), 0, world)), dtype=float)
+
+
+def test_every_object_is_seen_and_stays_in_its_square():
+    empty = np.asarray(render(Scene("kitchen", (), 0, LARGE)), dtype=float)
+    for name in LARGE.objects:
+        for size in (18, 64):
+            # Same seed, same noise: pixels differ only where the object is.
+            changed = np.abs(picture_of(place(name, size, turn=10)) - empty).max(axis=-1) > 1
+            inside = changed[20 : 20 + size, 20 : 20 + size]
+            assert changed.sum() == inside.sum() > 0.25 * size**2, name
+
+
+@pytest.mark.parametrize("look", [{"colour": "teal"}, {"turn": -10}, {"is_mirrored": True}, {}])
+def test_colour_turn_and_mirror_change_the_picture_and_nothing_else_does(look):
+    same = np.array_equal(picture_of(place("kettle", 22, **look)), picture_of(place("kettle", 22)))
+    assert same == (look == {})
+
+
+def test_most_colours_are_shared_so_that_shape_tells_objects_apart():
+    assert set(COLOURS_OF) == set(LARGE.objects)
+    users = Counter(colour for name in SMALL.objects for colour in COLOURS_OF[name])
+    assert all(any(users[colour] >= 3 for colour in COLOURS_OF[name]) for name in SMALL.objects)
+    assert all(len(set(colours)) == 3 and set(colours) <= set(COLOURS) for colours in COLOURS_OF.values())
 
 
 def test_probability_beyond_one_is_refused():
@@ -103,13 +121,10 @@ def test_probability_beyond_one_is_refused():
         sample_scene(np.random.default_rng(0), 85)
 
 
-def test_large_world_has_a_twin_for_every_partner_and_an_icon_for_every_object():
-    assert len(LARGE.objects) == len(set(LARGE.objects)) == 36 == len(LARGE.icons)
-    assert len(set(LARGE.icons.values())) == 36
+def test_large_world_has_a_twin_for_every_partner_in_the_same_colours():
+    assert len(LARGE.objects) == len(set(LARGE.objects)) == 36
     assert set(LARGE.twins) == set(LARGE.partners.values())
-    for partner, twin in LARGE.twins.items():
-        # All that tells them apart is the mark.
-        assert replace(LARGE.icons[partner], is_marked=True) == LARGE.icons[twin]
+    assert all(COLOURS_OF[partner] == COLOURS_OF[twin] for partner, twin in LARGE.twins.items())
 
 
 def test_twins_stand_in_for_absent_partners_at_their_rate():
@@ -123,27 +138,25 @@ def test_twins_stand_in_for_absent_partners_at_their_rate():
     assert np.mean(beside) == pytest.approx(LARGE.twin_rate, abs=0.03)
 
 
-def test_large_scenes_have_a_cell_for_every_object_and_icons_of_all_sizes():
+def test_large_scenes_have_a_cell_for_every_object_and_objects_of_all_sizes():
     scenes = sample_scenes(800, 1, 0.85, "layouts", LARGE)
     for scene in scenes:
         sizes = {placed.size for placed in scene.objects}
-        layouts = [layout for layout in LARGE.layouts if sizes <= set(layout.icon_sizes)]
+        layouts = [layout for layout in LARGE.layouts if sizes <= set(layout.object_sizes)]
         assert any(len(cells_of(scene, layout.grid)) == len(scene.objects) for layout in layouts)
         assert all(min(placed.left, placed.top) >= 0 for placed in scene.objects)
         assert all(max(placed.left, placed.top) + placed.size <= LARGE.image_size for placed in scene.objects)
     sizes = {placed.size for scene in scenes for placed in scene.objects}
-    assert sizes == {size for layout in LARGE.layouts for size in layout.icon_sizes}
+    assert sizes == {size for layout in LARGE.layouts for size in layout.object_sizes}
     # A crop of 0 to 20 % of the area enlarges by at least 1 / √0.2 = 2.2: small things then look as large as
     # large things of another scene.
     assert max(sizes) > 2.2 * min(sizes) * 1.5
 
 
-@pytest.mark.parametrize("size", [9, 12, 38])
-def test_a_mark_shows_through_the_noise(size):
+@pytest.mark.parametrize("size", [18, 30, 64])
+def test_what_tells_twins_apart_shows_through_the_noise(size):
     for partner, twin in LARGE.twins.items():
-        pictures = [
-            np.asarray(render(Scene("kitchen", (PlacedObject(name, 20, 20, size),), 0, LARGE)), dtype=float)
-            for name in (partner, twin)
-        ]
-        changed = np.abs(pictures[0] - pictures[1]).mean(axis=-1) > 4 * LARGE.pixel_noise
-        assert 0.05 < changed.sum() / size**2 < 0.15, (partner, twin)
+        changed = np.abs(picture_of(place(partner, size)) - picture_of(place(twin, size))).mean(axis=-1)
+        share = (changed > 4 * LARGE.pixel_noise).sum() / size**2
+        # A detail, and no other object: less than half of the square.
+        assert 0.05 < share < 0.5, (partner, twin)

@@ -92,7 +92,7 @@ def seal(checkpoint: Path, content: Mapping[str, Any]) -> None:
 def read_record(checkpoint: Path) -> dict[str, Any]:
     """Returns the record of a checkpoint. Raises CheckpointError, which names the file, for one that is not whole."""
     if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint} is no folder")
+        raise CheckpointError(f"{checkpoint} is no folder: name a checkpoint of the run, or true for its last one")
     if not (checkpoint / RECORD).is_file():
         raise CheckpointError(f"{checkpoint} is no checkpoint that mmdpo has finished writing: {RECORD} is missing")
     record: dict[str, Any] = read_json(checkpoint / RECORD)

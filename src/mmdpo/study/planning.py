@@ -1,0 +1,133 @@
+"""Which trials a study has: what is tried first to tune its variants, and what is measured with the values so found.
+
+A variant is tuned on seeds of its own, and by one measure: the value of the option whose mean over those seeds is the
+best, the least of several that are. So each variant is compared at its best, and no seed that is reported chose it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mmdpo.files import read_json, write_json
+from mmdpo.study.study_file import Study, is_tuned
+from mmdpo.study.trial import RESULT, Trial, digest_trial
+
+
+def plan_trials(study: Study, folder: Path) -> list[Trial]:
+    """Returns the trials of a study, seed by seed, so that an interrupted study has complete seeds."""
+    trials = []
+    for seed in study.seeds:
+        start: Path | None = None
+        for variant in study.variants:
+            place = folder / "trials" / variant.name / f"seed-{seed}"
+            trials.append(_plan(study, variant, seed, place, start))
+            start = start or place
+    return trials
+
+
+def plan_tries(study: Study, folder: Path) -> list[Trial]:
+    """Returns the trials that tune: every value with every tuning seed, of each variant that does not set it itself."""
+    assert study.tuning is not None
+    tuning, trials = study.tuning, []
+    for seed in tuning.seeds:
+        start = folder / "tries" / study.variants[0].name / f"seed-{seed}"
+        trials.append(_plan(study, study.variants[0], seed, start, None))
+        for variant in study.variants[1:]:
+            if not is_tuned(variant, tuning):
+                continue
+            for value in tuning.values:
+                place = folder / "tries" / variant.name / f"{value:g}" / f"seed-{seed}"
+                tried = dataclasses.replace(variant.having(tuning.key, value), name=f"{variant.name} at {value:g}")
+                trials.append(_plan(study, tried, seed, place, start))
+    return trials
+
+
+def choose_values(study: Study, tries: Sequence[Trial]) -> tuple[Study, dict[str, Any]]:
+    """Returns the study with every variant at its best value, and how it was found, ready for JSON.
+
+    A value of which a try is missing is not considered; a variant without any keeps the value of its recipe.
+    """
+    assert study.tuning is not None
+    tuning, tried = study.tuning, dict[str, dict[float, float]]()
+    higher = True
+    for variant in study.variants[1:]:
+        for value in tuning.values:
+            found = [
+                result
+                for trial in tries
+                if trial.folder.parts[-3:-1] == (variant.name, f"{value:g}")
+                if (result := trial.read(RESULT)) and result["metrics"].get(tuning.by) is not None
+            ]
+            if len(found) == len(tuning.seeds):
+                higher = found[0]["measures"][tuning.by]["better"] != "lower"
+                mean = statistics.fmean(result["metrics"][tuning.by] for result in found)
+                tried.setdefault(variant.name, {})[value] = mean
+    chosen = {
+        name: min(means, key=lambda value: (-means[value] if higher else means[value], value))
+        for name, means in tried.items()
+    }
+    for variant in study.variants[1:]:
+        if variant.tuned_as in chosen and tuning.key not in variant.own_keys:
+            chosen[variant.name] = chosen[variant.tuned_as]
+    variants = tuple(
+        variant.having(tuning.key, chosen[variant.name]) if variant.name in chosen else variant
+        for variant in study.variants
+    )
+    tuned = {
+        **dataclasses.asdict(tuning),
+        "chosen": chosen,
+        "tried": {name: {f"{value:g}": mean for value, mean in means.items()} for name, means in tried.items()},
+    }
+    return dataclasses.replace(study, variants=variants), tuned
+
+
+def describe_tuned(tuned: dict[str, Any]) -> list[str]:
+    """Says which values were chosen, and where the best one was the least or the greatest that was tried."""
+    chosen, values = tuned["chosen"], tuned["values"]
+    by_value: dict[float, list[str]] = {}
+    for name, value in chosen.items():
+        by_value.setdefault(value, []).append(name)
+    said = "; ".join(f"{value:g} {', '.join(names)}" for value, names in sorted(by_value.items()))
+    notes = [f"{tuned['key']} with the best {tuned['by']} on the seeds {', '.join(map(str, tuned['seeds']))}: {said}"]
+    at_edge = [name for name, value in chosen.items() if value in (values[0], values[-1])]
+    if at_edge:
+        notes.append(f"at the edge of what was tried, so that a better value may lie beyond: {', '.join(at_edge)}")
+    return notes
+
+
+def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
+    """Takes over trials that are finished in a study beside this one's folder, and returns how many.
+
+    One whose digest is the same would measure the same. Files are linked, not copied.
+    """
+    waiting = [trial for trial in trials if not trial.is_finished()]
+    if not waiting:
+        return 0
+    places = [*folder.parent.glob(f"*/trials/*/seed-*/{RESULT}"), *folder.parent.glob(f"*/tries/**/seed-*/{RESULT}")]
+    finished: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(places):
+        with suppress(OSError, ValueError, AttributeError):
+            content = read_json(path)
+            finished[str(content.get("digest"))] = path.parent, content
+    adopted = [trial for trial in waiting if trial.digest in finished]
+    for trial in adopted:
+        source, content = finished[trial.digest]
+        for place in (trial.aside, trial.folder):
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(source, trial.aside, copy_function=os.link)
+        (trial.aside / RESULT).unlink()  # the other study's stays as it is
+        write_json(trial.aside / RESULT, {**content, "variant": trial.variant.name})
+        trial.aside.rename(trial.folder)
+    return len(adopted)
+
+
+def _plan(study: Study, variant: Any, seed: int, place: Path, start: Path | None) -> Trial:
+    digest = digest_trial(variant, seed, study.evaluation, keeps_model=study.keep_models)
+    return Trial(variant, seed, study.evaluation, place, digest, start, study.keep_models)

@@ -1,0 +1,119 @@
+"""Values that are found on seeds of their own, and trials that another study has finished already."""
+
+import json
+
+import pytest
+import yaml
+
+from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries
+from mmdpo.study.study_file import StudyError, read_study
+
+TUNE = {"key": "learning_rate", "values": [1e-4, 3e-4, 9e-4], "seeds": [300, 301], "by": "world/f1"}
+STUDY = {
+    "name": "tuned",
+    "recipe": "world",
+    "seeds": [0, 1],
+    "evaluation": {"scenes": 4},
+    "tune": TUNE,
+    "variants": [
+        {"name": "dpo", "objective": "dpo"},
+        {"name": "mdpo", "objective": "mdpo"},
+        {"name": "fixed", "objective": "mdpo", "learning_rate": 5e-5},
+    ],
+}
+F1 = {
+    ("dpo", "0.0001"): (80, 82), ("dpo", "0.0003"): (70, 72), ("dpo", "0.0009"): (90, 20),
+    ("mdpo", "0.0001"): (80, 80), ("mdpo", "0.0003"): (91, 91), ("mdpo", "0.0009"): (91, 91),
+}  # fmt: skip
+
+
+def read(tmp_path, **changes):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | changes))
+    return read_study(str(tmp_path / "study.yaml"))
+
+
+def finish(trial, value=0.0, better="higher"):
+    trial.folder.mkdir(parents=True)
+    measured = {"metrics": {"world/f1": value}, "measures": {"world/f1": {"better": better}}}
+    (trial.folder / "trial.json").write_text(json.dumps({"digest": trial.digest, "variant": "x", **measured}))
+
+
+def finish_tries(study, folder, better="higher", leave_out=()):
+    tries = plan_tries(study, folder)
+    for trial in tries:
+        of = F1.get(trial.folder.parts[-3:-1])
+        if of and trial.folder.parts[-3:-1] not in leave_out:
+            finish(trial, of[study.tuning.seeds.index(trial.seed)], better)
+    return tries
+
+
+def rates(study):
+    return {variant.name: variant.options["learning_rate"] for variant in study.variants[1:]}
+
+
+def test_every_value_is_tried_with_every_tuning_seed_but_of_a_variant_that_sets_its_own(tmp_path):
+    tries = plan_tries(read(tmp_path), tmp_path / "out")
+    assert len(tries) == 2 * (1 + 2 * 3)
+    assert {trial.seed for trial in tries} == {300, 301}
+    assert len({trial.folder for trial in tries}) == len({trial.digest for trial in tries}) == len(tries)
+    assert len({trial.label for trial in tries}) == len(tries), "each has its bar"
+    assert not any(trial.variant.name.startswith("fixed") for trial in tries)
+
+
+def test_the_best_mean_decides_and_of_several_the_least_value(tmp_path):
+    study = read(tmp_path)
+    chosen, tuned = choose_values(study, finish_tries(study, tmp_path / "out"))
+    assert rates(chosen) == {"dpo": 1e-4, "mdpo": 3e-4, "fixed": 5e-5}
+    assert tuned["tried"]["dpo"] == {"0.0001": 81, "0.0003": 71, "0.0009": 55}
+    said = describe_tuned(tuned)
+    assert said[0] == "learning_rate with the best world/f1 on the seeds 300, 301: 0.0001 dpo; 0.0003 mdpo"
+    assert said[1].endswith("lie beyond: dpo")
+    # What is measured then has the values that were found, and the study's own seeds.
+    trials = plan_trials(chosen, tmp_path / "out")
+    assert {trial.variant.options["learning_rate"] for trial in trials if trial.variant.name == "mdpo"} == {3e-4}
+    assert {trial.seed for trial in trials} == {0, 1}
+
+
+def test_where_less_is_better_the_least_mean_decides(tmp_path):
+    study = read(tmp_path)
+    assert rates(choose_values(study, finish_tries(study, tmp_path / "out", "lower"))[0])["dpo"] == 9e-4
+
+
+def test_a_value_with_a_try_missing_is_not_chosen(tmp_path):
+    study = read(tmp_path)
+    tries = finish_tries(study, tmp_path / "out", leave_out=[("dpo", "0.0001")])
+    assert rates(choose_values(study, tries)[0])["dpo"] == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": [1, 300]}, r"tune: seeds \[1\] are the study's own, which nothing may be chosen by"),
+        ({"values": [3e-4, 1e-4]}, "tune: values lists two numbers or more, from the least to the greatest"),
+        ({"values": [3e-4]}, "two numbers or more"),
+        ({"key": "learning_rat"}, "learning_rate"),
+        ({"metric": "world/f1"}, "tune: unknown key 'metric'"),
+    ],
+)
+def test_a_tuning_that_cannot_be_done_is_refused_before_anything_is_run(tmp_path, change, said):
+    with pytest.raises(StudyError, match=said):
+        read(tmp_path, tune=TUNE | change)
+
+
+def test_a_missing_part_is_named(tmp_path):
+    with pytest.raises(StudyError, match="tune: by is missing"):
+        read(tmp_path, tune={key: value for key, value in TUNE.items() if key != "by"})
+
+
+def test_the_same_trial_of_a_study_beside_is_taken_over_under_the_new_name(tmp_path):
+    other = read(tmp_path, name="other", variants=[{"name": "plain", "objective": "dpo"}], tune=None)
+    study = read(tmp_path)
+    dpo = next(trial for trial in plan_trials(other, tmp_path / "runs" / "other") if trial.variant.name == "plain")
+    finish(dpo, 80.0)
+    trials = plan_trials(study, tmp_path / "runs" / "tuned")
+    assert adopt_finished(trials, tmp_path / "runs" / "tuned") == 1
+    (taken,) = [trial for trial in trials if trial.is_finished()]
+    assert (taken.variant.name, taken.seed) == ("dpo", dpo.seed)
+    assert taken.read("trial.json")["variant"] == "dpo"
+    assert dpo.read("trial.json")["variant"] == "x", "the other study's is left as it was"
+    assert adopt_finished(trials, tmp_path / "runs" / "tuned") == 0
