@@ -4,7 +4,6 @@ import argparse
 import ast
 import html
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -116,30 +115,17 @@ def _command(name: str, verb: Verb | Verbs) -> Iterator[str]:
 
 def _further(name: str, verbs: Verbs) -> Iterator[str]:
     """Yields what there is about the verbs of a verb; those of one kind, such as benchmarks, share a section."""
-    kinds = Counter(verb.options for verb in verbs.verbs.values() if isinstance(verb, Verb) and verb.uses is not None)
-    shared = {options for options, count in kinds.items() if count > 1}
-    alike = {
-        word: verb
-        for word, verb in verbs.verbs.items()
-        if isinstance(verb, Verb) and verb.uses is not None and verb.options in shared
-    }
+    alike = {word: verb for word, verb in verbs.verbs.items() if isinstance(verb, Verb) and verb.uses is not None}
     for word, verb in verbs.verbs.items():
         if word not in alike and isinstance(verb, Verb):
-            yield from _section(f"{name} {word}", verb)
+            yield f"## mmdpo {name} {word}"
+            yield _text(verb.about)
+            yield from _flags(f"mmdpo {name} {word}", {word: verb})
     if alike:
         command = f"mmdpo {name} {verbs.kind.upper()}"
         yield f"## {command}"
         yield f"One of {', '.join(map(_code, alike))}."
         yield from _flags(command, alike)
-
-
-def _section(name: str, verb: Verb) -> Iterator[str]:
-    """Yields what there is about one verb, and a section for each further verb that it has."""
-    yield f"## mmdpo {name}"
-    yield _text(verb.about)
-    yield from _flags(f"mmdpo {name}", {name: verb})
-    for word, further in verb.verbs.items():
-        yield from _section(f"{name} {word}", further)
 
 
 def _flags(command: str, verbs: Mapping[str, Verb]) -> Iterator[str]:

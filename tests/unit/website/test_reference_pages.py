@@ -21,10 +21,10 @@ def pages(tmp_path_factory):
 
 def list_commands(verbs=None, words=()):
     for name, verb in (verbs or all_verbs()).verbs.items():
-        if isinstance(verb, Verb) and verb.options is not None:
-            yield (*words, name)
-        if verb.verbs:
+        if not isinstance(verb, Verb):
             yield from list_commands(verb, (*words, name))
+        elif verb.options is not None:
+            yield (*words, name)
 
 
 def test_every_recipe_key_has_a_heading_that_can_be_linked_to(pages):
