@@ -145,6 +145,13 @@ def change_flag(words, flag, value):
     return [*words[: place + 1], str(value), *words[place + 2 :]]
 
 
+def set_flags(words, flags):
+    """Returns the words of a command with these flags, `--flag value …`, in place of its own or behind them."""
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        words = change_flag(words, flag, value) if flag in words else [*words, flag, value]
+    return words
+
+
 def as_typed(words):
     """Returns the words of a line of usage as one types them: `[--out PATH]` with the flag, `RUN…` once."""
     typed = []

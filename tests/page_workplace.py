@@ -16,7 +16,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.cli import main
 from mmdpo.evaluation.sources import SOURCES
 from mmdpo.shipped import RECIPES
-from page_blocks import ROOT, change_flag, read_blocks
+from page_blocks import ROOT, change_flag, read_blocks, set_flags
 from tiny_bunny import write_bunny
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
@@ -218,10 +218,10 @@ def stand_in(words, judge_url):
     if typed[0] == "train" and not {"--help", "--help_all"} & set(typed):
         typed = [word for word in typed if word not in ("--key", "value")]
         if typed[typed.index("--config") + 1] in RECIPES.all_names() and "--dataset_name" not in typed:
-            typed += ["--dataset_name", "pairs.jsonl", "--dataset_format", "auto", "--image_root", "."]
+            typed = set_flags(typed, ["--dataset_name", "pairs.jsonl", "--dataset_format", "auto", "--image_root", "."])
         if typed[typed.index("--config") + 1] == "recipe.yaml" and "--output_dir" not in typed:
             typed += ["--output_dir", f"runs/recipe-{len(list(Path('runs').glob('recipe-*')))}"]
-        typed += [*TRAINING, "--model_name_or_path", TINY]
+        typed = set_flags(typed, [*TRAINING, "--model_name_or_path", TINY])
     if typed[0] == "convert":
         typed = [BUNNY if word == TINY else word for word in typed]
     if typed[0] == "votes" and "RUN" in typed:
@@ -245,9 +245,9 @@ def _evaluate_small(words, judge_url):
         words = change_flag(words, "--answers", _find_answers(name))
         words = [*words, "--partial"] if name == "world" else words
     if "--model" in words:
-        words = [*words, "--max_new_tokens", "4", "--num_workers", "0"]
+        words = [*words, "--max_new_tokens", "4"]
         words = [*words, "--limit", "2"] if name == "world" else words
-        words = words if "--base_url" in words else [*words, "--no_probe"]
+        words = words if "--base_url" in words else [*words, "--no_probe", "--num_workers", "0"]
     if name == "suite" and "--benchmarks" not in words:
         words = [*words, "--benchmarks", *SUITE]
     if "--judge_replies" in words:

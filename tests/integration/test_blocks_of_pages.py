@@ -24,7 +24,7 @@ from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.shipped import RECIPES
 from mmdpo.study.study_file import read_study
 from mmdpo.training.recipe import parse_recipe
-from page_blocks import PAGES, ROOT, PageShell, as_typed, read_blocks
+from page_blocks import PAGES, ROOT, PageShell, as_typed, read_blocks, set_flags
 from page_workplace import MAKERS, TINY, fill_benchmarks, paint, prepare, stand_in, write_rows
 from tiny_bunny import TOWER, TOWER_SETTINGS
 
@@ -152,7 +152,7 @@ def read_recipe_flags(words):
     words = [word for word in words if word not in ("--key", "value", "--dry_run")]
     if "--config" in words and words[words.index("--config") + 1] not in RECIPES.all_names():
         words[words.index("--config") + 1] = "vlm-mdpo-lora"  # a file that the reader has written
-    parse_recipe([*words, "--use_cpu", "true"])
+    parse_recipe(set_flags(words, ["--use_cpu", "true"]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,6 +171,13 @@ def test_every_command_is_understood(name, tmp_path, monkeypatch):
     for file in ("pairs.yaml", "iterate.yaml"):
         if file in script:
             MAKERS[file](Path(file))
+    monkeypatch.syspath_prepend(tmp_path)
+    for block in read_blocks(NAMES[name]):
+        if block.text.startswith("%%writefile "):  # a cell of a tutorial
+            first, _, content = block.text.partition("\n")
+            file = tmp_path / first.split()[1]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(content)
     shell = PageShell(tmp_path, understand)
     _, said = shell.execute(script, stops=False)
     assert problems == []

@@ -23,7 +23,7 @@ from mmdpo.cli import main
 from mmdpo.evaluation import download as downloads
 from mmdpo.evaluation.paper_table import COLUMNS, PAPER
 from mmdpo.evaluation.sources import Data, RemoteFile
-from page_blocks import ROOT, PageShell, change_flag, read_blocks
+from page_blocks import ROOT, PageShell, change_flag, read_blocks, set_flags
 from tiny_bunny import TOWER, TOWER_SETTINGS, write_bunny
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -98,7 +98,7 @@ def tiny(words, there, judge_url):
     words = [str(there / Path(word).name) if word in ("BAAI/Bunny-v1_0-3B",) else word for word in words]
     words = [str(there / "llava-1.5-7b-hf") if word == "llava-hf/llava-1.5-7b-hf" else word for word in words]
     if words[0] == "train":
-        words = [*words, *TRAINING]
+        words = set_flags(words, TRAINING)
         if "llava" in words[words.index("--config") + 1]:
             words += ["--model_name_or_path", str(there / "llava-1.5-7b-hf")]
     if words[:2] == ["eval", "suite"] and "--model" in words:
