@@ -101,7 +101,7 @@ def words_not_shared(text: str, others: Iterable[str]) -> list[Mark]:
     Upper and lower case are one.
 
     >>> words_not_shared("A red cup on a table.", ["a blue cup", "A red cup"])
-    [(2, 5), (10, 20)]
+    [(2, 5), (10, 12), (15, 20)]
     """
     heard = [{word.lower() for word in re.findall(r"\w+", other)} for other in others]
     shared = set.intersection(*heard) if heard else set()

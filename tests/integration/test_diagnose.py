@@ -68,7 +68,7 @@ class TestFiles:
         rows = [json.loads(line) for line in (diagnosis / "examples.jsonl").read_text().splitlines()]
         reliance = [row["reliance"] for row in rows]
         assert reliance == sorted(reliance, reverse=True)
-        assert all(Image.open(row["images"][0]).size == (48, 48) for row in rows)
+        assert all(Image.open(row["images"][0]).size == (96, 96) for row in rows)
         assert (diagnosis / rows[0]["picture"]).is_file()
         assert (diagnosis / rows[-1]["corrupted_picture"]).is_file()
         first = rows[0]

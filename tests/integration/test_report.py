@@ -52,13 +52,15 @@ def test_the_page_of_two_runs_tells_what_they_did_and_where_they_differ(runs, tm
     assert str(page) in capsys.readouterr().out
     assert not re.search(r'(src|href)="(?!data:|#)', html), "the page needs no other file"
     assert "What is missing" not in html
-    for title in ("Training", "Evaluation: world", "Sample answers during training", "Settings"):
+    for title in ("Training", "Evaluation: Embedded world", "Sample answers during training", "Settings"):
         assert f">{title}</h2>" in html
     assert ">objective</th><td>mdpo</td><td>dpo</td>" in html
     assert len(re.findall(r"<mark>(?:cup|car|bed)</mark>", html)) == 1, "one word of one answer is wrong"
-    assert "<h3>Differences to mdpo</h3>" in html
+    assert "below it the difference to mdpo" in html
+    assert html.index('id="in-short"') < html.index("Against mdpo, dpo ") < html.index('id="eval-world"')
     assert html.count("<figcaption>corrupted</figcaption>") == 6 + 2, "of six items, and of the samples of mDPO"
-    assert html.count('class="strip"') == 4, "two prompts of two runs"
+    assert html.count('class="strip"') == 4, "two prompts of two runs, folded"
+    assert html.count("<h4>chosen</h4>") == html.count("<h4>rejected</h4>") == 2
     beside = {path.name for path in (tmp_path / "page_files").iterdir()}
     assert {"curves.png", "curves.svg", "eval-world.csv", "eval-world.md", "training.csv", "samples.csv"} <= beside
     assert {f"eval-world_differences.{ending}" for ending in ("png", "svg", "md", "csv")} <= beside

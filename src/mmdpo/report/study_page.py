@@ -184,7 +184,8 @@ def _show_both(results: Mapping[str, Any], variant: str, name: str) -> str:
     digits = results["measures"][name]["digits"]
     shown = show_spread(results["values"].get(variant, {}).get(name, {}), digits)
     difference = show_difference(results["differences"].get(variant, {}).get(name, {}), digits)
-    return shown if difference == MISSING else f"{shown}\n{difference}"
+    is_compared = variant != START and difference != MISSING  # the start was not trained
+    return f"{shown}\n{difference}" if is_compared else shown
 
 
 def _label(variant: str) -> str:

@@ -148,9 +148,12 @@ def order_runs(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     """Returns the runs by the first of `RESULTS` that any has logged, the best one first, those without last."""
     key = _deciding({run.label: last_values(run) for run in runs})
     sign = 1 if key == "loss" else -1
-    values = [_number(last_values(run).get(key)) for run in runs]
-    order = sorted(range(len(runs)), key=lambda at: math.inf if (value := values[at]) is None else sign * value)
-    return [runs[at] for at in order]
+
+    def place(run: TrainedRun) -> float:
+        value = _number(last_values(run).get(key))
+        return math.inf if value is None else sign * value
+
+    return sorted(runs, key=place)
 
 
 def _deciding(last: Mapping[str, Mapping[str, Any]]) -> str:

@@ -66,7 +66,7 @@ class TestWhatStandsInABatch:
         for mask in (batch["prompt_mask"], batch["answer_mask"]):
             assert (mask == np.minimum.accumulate(mask, axis=1)).all(), "what is real comes first"
         assert batch["image_counts"].tolist() == [1, 2, 1, 2]
-        assert batch["image_inputs"]["pixel_values"].shape == (6, 3, 48, 48)
+        assert batch["image_inputs"]["pixel_values"].shape == (6, 3, 96, 96)
         assert batch["index"].tolist() == [0, 2]
         assert (batch["weights"], batch["ref_logprobs"]) == ({}, None)
 
@@ -249,7 +249,7 @@ class TestCropsBehindTheProcessor:
 
         cropped = make_preparer(crop_space="processed")
         prepare = dataclasses.replace(cropped, renderer=Renderer(Tiles(), Family()))
-        with pytest.raises(ValueError, match=r"this one gives \(4, 3, 48, 48\) for 2 images\. Use crop_space"):
+        with pytest.raises(ValueError, match=r"this one gives \(4, 3, 96, 96\) for 2 images\. Use crop_space"):
             Collator(prepare)([items[0]])
 
 

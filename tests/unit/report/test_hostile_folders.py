@@ -24,6 +24,7 @@ from mmdpo.report.quickstart import results_table, write_quickstart
 from mmdpo.report.reading import fit
 from mmdpo.report.study import print_study, read_study_results, study_csv, write_study_files
 from mmdpo.tables import csv_text
+from mmdpo.world import SMALL
 from tests.unit.report.makers import (
     Page,
     drop_own_script,
@@ -48,6 +49,9 @@ PAYLOADS = (
 )
 HOSTILE = " ".join(PAYLOADS)
 CONTROLS = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))]
+
+LEGEND = len(SMALL.objects)
+"""Pictures of a quickstart's legend."""
 
 
 def spoil(value, to):
@@ -240,7 +244,7 @@ class TestPictures:
         html, page = report_on([diagnosis, run], tmp_path)
         assert html.count("data:image/jpeg") == 0
         assert page.all_text.count("lies outside") == 6
-        assert html.count("data:image/png") == 10, "the other scenes"
+        assert html.count("data:image/png") == 10 + LEGEND, "the other scenes"
         (tmp_path / "images").mkdir()
         for name in ("../secret.png", str(tmp_path / "secret.png")):
             assert isinstance(find_picture(tmp_path / "images", "pope", "q1", name), Unshown)
@@ -403,7 +407,7 @@ class TestWrongTypes:
         (run_dir / "scenes" / "2.png").unlink()
         html, page = report_on([run_dir], tmp_path)
         assert "scene: the picture is missing" in page.all_text
-        assert html.count("data:image/png") == 11
+        assert html.count("data:image/png") == 11 + LEGEND
 
 
 def places_in(value):

@@ -13,6 +13,7 @@ from mmdpo.report.figures import PART_COLOURS, RUN_COLOURS, VARIANT_COLOURS, cur
 from mmdpo.report.layout import MarkedAnswer
 from mmdpo.report.quickstart import CAVEATS, print_results, read_quickstart, results_table, write_quickstart
 from mmdpo.report.reading import ReportError
+from mmdpo.world import SMALL
 from tests.unit.report.makers import Page, drop_own_script, write_run
 
 
@@ -128,7 +129,7 @@ def test_page_fetches_nothing(written):
     assert "@import" not in html
     links = Page(html).links
     pictures = [link for link in links if link.startswith("data:image/png;base64,")]
-    assert len(pictures) == 12, "six scenes, each with its corrupted image"
+    assert len(pictures) == 12 + len(SMALL.objects), "six scenes, each with its corrupted image"
     assert all(link.startswith("#") for link in links if link not in pictures)
 
 
@@ -181,7 +182,7 @@ def test_page_without_logs_corrupted_images_or_timings(run_dir):
     (run_dir / "examples.json").write_text(json.dumps(examples))
     page = read_page(run_dir)
     assert "No variant left a log" in page.all_text
-    assert sum(link.startswith("data:") for link in page.links) == 6
+    assert sum(link.startswith("data:") for link in page.links) == 6 + len(SMALL.objects)
 
 
 @pytest.mark.parametrize("module", ["page", "quickstart"])

@@ -13,11 +13,14 @@ from mmdpo.world.pairs import make_pairs
 
 FIRST_EPOCH = {
     "random": [13, 2, 18, 20, 7, 6, 17, 23, 4, 21, 14, 11, 16, 1, 5, 15, 22, 3, 10, 0, 12, 9, 19, 8],
-    "group_by_length": [20, 6, 18, 13, 7, 2, 17, 4, 23, 14, 21, 11, 16, 1, 5, 22, 3, 15, 10, 19, 12, 8, 0, 9],
+    "group_by_length": [20, 6, 18, 13, 7, 2, 4, 23, 17, 14, 21, 11, 1, 16, 5, 22, 3, 15, 10, 19, 12, 8, 0, 9],
     "batch_rebalance": [6, 15, 22, 2, 10, 19, 18, 3, 17, 14, 4, 13, 8, 9, 1, 5, 23, 12, 20, 21, 7, 11, 16, 0],
     "sequential": [*range(24)],
 }
-"""As they were before the orders were made here, on one process: a run of that time is resumed amid an epoch."""
+"""As they were before the orders were made here, on one process: a run of that time is resumed amid an epoch.
+
+That by length is of the redrawn world, whose answers have other lengths.
+"""
 
 
 def prepare(rows, batch_size, processes=1, rank=0, **options):

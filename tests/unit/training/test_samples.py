@@ -84,7 +84,7 @@ def test_answers_and_pictures_of_the_evaluation_examples_are_written_and_shown_i
     assert all(row["answer"] and "<" not in row["answer"] for row in written)
     originals = [Image.open(tmp_path / row["pictures"][0]) for row in written[:2]]
     assert [np.asarray(i).tolist() for i in originals] == [np.asarray(r["images"][0]).tolist() for r in held_out[:2]]
-    assert all(Image.open(tmp_path / row["corrupted_pictures"][0]).size == (48, 48) for row in written)
+    assert all(Image.open(tmp_path / row["corrupted_pictures"][0]).size == (96, 96) for row in written)
 
     (events,) = (tmp_path / "runs").glob("*/events*")
     found = EventAccumulator(str(events.parent), size_guidance={"tensors": 0}).Reload()
