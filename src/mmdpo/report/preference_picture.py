@@ -19,6 +19,8 @@ from mmdpo.report.reading import ReportError, fit
 PAIR, PICTURE = "pair.json", "preference.png"
 SIZE, WIDTH = (9.6, 4.0), 44
 """Inches, and characters of a line of a caption."""
+MOST_OUTSIDE = 70.0
+"""Per cent up to which a bar's figure stands beside it, away from the line at 100."""
 _PAIR = {"image": str, "other_image": str, "chosen": str, "rejected": str}
 
 
@@ -81,7 +83,9 @@ def draw(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]]) -> Figure:
     bars: Any = figure.add_axes((0.645, 0.17, 0.335, 0.66))
     for row, (name, share) in enumerate(left.items()):
         bars.barh(-row, share, height=0.55, color=VARIANT_COLOURS[list(variants).index(name) % len(VARIANT_COLOURS)])
-        bars.text(max(share, 0.0) + 2, -row, f"{share:.0f} %", va="center", size=11)
+        inside = share > MOST_OUTSIDE
+        place: dict[str, Any] = dict(x=share - 2, ha="right", color="white") if inside else dict(x=max(share, 0.0) + 2)
+        bars.text(y=-row, s=f"{share:.0f} %", va="center", size=11, **place)
     bars.axvline(100, color=GREY, linewidth=1)
     bars.set_yticks([-row for row in range(len(left))], [VARIANT_LABELS.get(name, name) for name in left], size=11)
     bars.tick_params(length=0)

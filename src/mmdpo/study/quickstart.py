@@ -37,7 +37,7 @@ from mmdpo.training.durable.resume import prepare_run_folder
 from mmdpo.world import SMALL
 from mmdpo.world.scenes import Scene, compare_names, draw_test_scenes, mentioned_objects, render, score_captions
 
-RATES = {"dpo": 3e-5, "mdpo": 1e-4, "sft_chosen": 3e-4}
+RATES = {"dpo": 1e-4, "mdpo": 1e-4, "sft_chosen": 3e-4}
 """Objectives that are trained, each from the start, and their learning rates.
 
 The rule was set before: of 3e-5, 1e-4 and 3e-4 the one with the best mean F1 of CHAIR_i and Cover on the seeds 300 to
