@@ -84,8 +84,8 @@ def draw(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]]) -> Figure:
     for row, (name, share) in enumerate(left.items()):
         bars.barh(-row, share, height=0.55, color=VARIANT_COLOURS[list(variants).index(name) % len(VARIANT_COLOURS)])
         inside = share > MOST_OUTSIDE
-        place: dict[str, Any] = dict(x=share - 2, ha="right", color="white") if inside else dict(x=max(share, 0.0) + 2)
-        bars.text(y=-row, s=f"{share:.0f} %", va="center", size=11, **place)
+        where: dict[str, Any] = dict(x=share - 2, ha="right", color="white") if inside else dict(x=max(share, 0.0) + 2)
+        bars.text(y=-row, s=f"{share:.0f} %", va="center", size=11, **where)
     bars.axvline(100, color=GREY, linewidth=1)
     bars.set_yticks([-row for row in range(len(left))], [VARIANT_LABELS.get(name, name) for name in left], size=11)
     bars.tick_params(length=0)
