@@ -76,8 +76,8 @@ def test_tokens_of_a_pair_have_the_colours_and_values_of_the_library(page, folde
         ]
         assert values == pytest.approx(answer.reliance().tolist(), abs=0.006)
         strong = shown.nth(max(range(len(values)), key=lambda place: values[place]))
-        colour = {1.0: "rgb(134, 184, 251)", 2.0: "rgb(91, 157, 245)"}[1.0 if max(values) < 2 else 2.0]
-        assert max(values) >= 1
+        colours = {0.5: "rgb(182, 212, 253)", 1.0: "rgb(134, 184, 251)", 2.0: "rgb(91, 157, 245)"}
+        colour = colours[max(least for least in colours if max(values) >= least)]
         assert strong.evaluate("e => getComputedStyle(e).backgroundColor") == colour
     assert page.locator(".look figure img").count() == 1
     assert page.get_by_text("world is in memory").is_visible()
