@@ -26,8 +26,8 @@ ENGINES = {
 OWN = ("epoch", "total_flos", "runtime", "per_second")
 """Ends of the names of what counts time, or micro-batches."""
 
-ROUNDING = 3e-5
-"""Float32 sums in another order, after three steps: 1.4e-5 was seen with every engine."""
+ROUNDING = 1e-4
+"""Float32 sums in another order, after three steps of AdamW: 1.4e-5 was seen with every engine, 4.4e-5 with ZeRO-3."""
 
 
 def run(folder: Path, engine: str, names: tuple[str, ...]) -> Path:
@@ -80,7 +80,7 @@ def test_two_processes_equal_one(tmp_path, one, engine):
             for key in [key for key in theirs if not key.endswith(OWN)]:
                 if theirs["step"] == 1 and key.endswith("accuracies"):
                     continue  # policy and reference are one yet, and rounding decides which of two zeros is greater
-                tolerance = 0 if key in ("loss", "eval_loss") else 3e-5
+                tolerance = 0 if key in ("loss", "eval_loss") else ROUNDING
                 assert ours[key] == pytest.approx(theirs[key], rel=ROUNDING, abs=tolerance), (name, ours["step"], key)
         check_saved(two / name / "saved", one / name / "saved")
         if name == "cached":
