@@ -138,7 +138,7 @@ def test_the_world_is_run_where_it_is_meant(tmp_path):
 
 
 def test_wrong_uses_are_named(answers, tmp_path):
-    with pytest.raises(ValueError, match="there is no amebr; there are amber, chair"):
+    with pytest.raises(ValueError, match=r"there is no amebr; did you mean 'amber'\? There are amber, chair"):
         suite(answers, tmp_path, "--benchmarks", "amebr")
     with pytest.raises(EvaluationError, match="a suite takes a folder"):
         suite(answers / "object_halbench.jsonl", tmp_path)
