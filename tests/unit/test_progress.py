@@ -69,7 +69,7 @@ def test_only_what_is_named_is_left_out(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, logger=logger.name):
         logger.warning("The tokenizer has new PAD/BOS/EOS tokens that differ from the model config")
         logger.warning("The tokenizer is slow")
-    assert [record.getMessage() for record in caplog.records] == ["The tokenizer is slow"]
+    assert {record.getMessage() for record in caplog.records} == {"The tokenizer is slow"}
     assert len(logger.filters) == 1
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
