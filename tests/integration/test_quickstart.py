@@ -4,9 +4,16 @@ import json
 
 import pytest
 from rich.console import Console
+from transformers import AutoProcessor
 
+from mmdpo.diagnosis.pair_scores import OTHER, make_pair_collator, score_pairs
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
+from mmdpo.records import ORIGINAL
 from mmdpo.study.quickstart import RATES, QuickstartPlan, run_quickstart
+from mmdpo.study.variants import make_world_pairs
 from mmdpo.training.durable.resume import RunFolderError
+from mmdpo.world.model import CHECKPOINT
 
 SMALL = QuickstartPlan(seed=1, pairs=160, held_out_pairs=16, scenes=20, shown_scenes=2, epochs=1)
 KEYS = {"chair_i", "chair_s", "cover", "cog", "delta_logp_chosen", "accuracy_real", "accuracy_other"}
@@ -60,6 +67,21 @@ def test_the_pair_on_the_picture_is_of_two_scenes_with_nothing_in_common(run):
     page = (folder / "report.html").read_text()
     assert "Share of its preference that a model keeps with another picture: DPO" in page
     assert page.count('width="40" height="40"') == 18, "every object of the world has a legend"
+
+
+def test_margins_are_those_of_what_was_saved_under_either_picture(run):
+    folder, results, _ = run
+    start, policy = (load_model(resolve_start(name)) for name in ("world", str(folder / "dpo")))
+    pairs = make_world_pairs(SMALL.held_out_pairs, SMALL.seed, "held-out")
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    collator = make_pair_collator(processor, start.config, (ORIGINAL, OTHER), seed=SMALL.seed)
+    ratios = score_pairs(policy, collator, pairs).minus(score_pairs(start, collator, pairs))
+    found = results["variants"]["dpo"]
+    for name, image in (("margin_real", ORIGINAL), ("margin_other", OTHER)):
+        assert results["variants"]["dpo"][name] == pytest.approx(float(ratios.margins(image).mean()), abs=1e-3), name
+    assert results["variants"]["dpo"]["margin_real"] != pytest.approx(
+        results["variants"]["dpo"]["margin_other"], abs=0.01
+    )
 
 
 def test_every_variant_has_the_rate_that_its_own_tries_found(run):

@@ -3,19 +3,23 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.files import UnusableFileError
-from mmdpo.world import LARGE
+from mmdpo.world import LARGE, SMALL
 from mmdpo.world.build import (
     IGNORED,
     BuildPlan,
     Schedule,
+    encode_patches,
     evaluate_checkpoint,
     main,
+    name_patches,
+    paint,
+    probe_tower,
     save_checkpoint,
     tokenize_captions,
     train_checkpoint,
 )
 from mmdpo.world.model import CHECKPOINT, build_model, build_processor
-from mmdpo.world.scenes import sample_scenes
+from mmdpo.world.scenes import PlacedObject, Scene, draw_test_scenes, sample_crowds, sample_scenes
 
 TINY = BuildPlan(crowds=24, scenes=24, vision=Schedule(2, 1e-3, batch_size=8), captions=Schedule(2, 1e-3, batch_size=8))
 
@@ -26,6 +30,47 @@ def test_build_is_a_function_of_its_seed(caplog):
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
     assert "frozen" in caplog.text
+
+
+def patches_of(world, name, left, top, size):
+    shown = name_patches(Scene("kitchen", (PlacedObject(name, left, top, size, "red"),), 0, world))
+    side = world.image_size // world.network.patch_size
+    assert shown.shape == (side * side, len(world.objects))
+    assert shown.sum() == shown[:, world.objects.index(name)].sum(), "no other object is there"
+    return {divmod(place, side) for place in shown.any(dim=1).nonzero().flatten().tolist()}
+
+
+def test_a_patch_shows_what_covers_its_centre_or_has_its_centre_in_it():
+    # Patches of 24 pixels have their centres at 12, 36, 60, ….
+    assert patches_of(SMALL, "cup", left=24, top=48, size=24) == {(2, 1)}
+    assert patches_of(SMALL, "cup", left=40, top=40, size=18) == {(2, 2)}, "its centre, 49, and no patch's"
+    assert patches_of(LARGE, "cup", left=20, top=30, size=64) == {(r, c) for r in (1, 2, 3) for c in (1, 2)}
+    assert patches_of(LARGE, "cup", left=0, top=0, size=13) == {(0, 0)}
+
+
+def test_patches_are_scaled_as_the_image_processor_scales_them():
+    model, scenes = build_model(0), draw_test_scenes(2, 0)
+    pixels = build_processor().image_processor([paint([scene])[0].numpy() for scene in scenes], return_tensors="pt")
+    expected = model.model.vision_tower(pixels["pixel_values"]).last_hidden_state[:, 1:]
+    torch.testing.assert_close(encode_patches(model.model.vision_tower, paint(scenes)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_crowds_are_full_and_say_nothing_about_what_goes_together():
+    crowds = sample_crowds(1500, 0)
+    assert crowds[:3] == sample_crowds(3, 0)
+    assert crowds[:3] != sample_crowds(3, 1)
+    counts = {len(scene.objects) for scene in crowds}
+    assert (min(counts), max(counts)) == (8, 16), "half of the sixteen places, or more"
+    beside = [("plate" in scene.names, "cup" in scene.names) for scene in crowds]
+    with_cup = [plate for plate, cup in beside if cup]
+    without = [plate for plate, cup in beside if not cup]
+    assert abs(sum(with_cup) / len(with_cup) - sum(without) / len(without)) < 0.1
+
+
+def test_a_probe_tells_a_tower_that_sees_from_one_that_does_not():
+    shipped = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
+    assert probe_tower(shipped, 0, count=200) >= 95
+    assert probe_tower(build_model(0), 0, count=200) < 60
 
 
 def test_labels_are_the_caption_and_its_end():
