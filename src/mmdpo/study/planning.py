@@ -122,7 +122,6 @@ def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
         for place in (trial.aside, trial.folder):
             shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(source, trial.aside, copy_function=os.link)
-        (trial.aside / RESULT).unlink()  # the other study's stays as it is
         write_json(trial.aside / RESULT, {**content, "variant": trial.variant.name})
         trial.aside.rename(trial.folder)
     return len(adopted)

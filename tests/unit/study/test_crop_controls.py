@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from mmdpo.corruption import load
+from mmdpo.corruption._geometry import draw_crop
 from mmdpo.study import crop_controls
 from mmdpo.study.study_file import read_study
 
@@ -36,6 +37,15 @@ def test_blurred_shows_all_of_the_picture_with_less_detail_the_smaller_the_share
 def test_pasted_leaves_three_quarters_of_the_picture():
     kept = (apply("pasted") == np.asarray(PICTURE, dtype=int)).all(axis=-1)
     assert 0.74 < kept.mean() < 0.77
+
+
+def test_pasted_shows_the_crop_that_its_generator_draws_blown_up():
+    generator = np.random.default_rng(0)
+    left, top, width, height = draw_crop(*PICTURE.size, generator, low=0.01, high=0.20)
+    x, y = (int(generator.integers(side - side // 2 + 1)) for side in PICTURE.size)
+    box = (left, top, left + width, top + height)
+    expected = PICTURE.resize((32, 24), Image.Resampling.BICUBIC, box=box)
+    assert np.array_equal(apply("pasted")[y : y + 24, x : x + 32], np.asarray(expected, dtype=int))
 
 
 def test_the_study_reads_and_its_blurred_original_is_ranked_above_the_crop():
