@@ -8,8 +8,6 @@ import pytest
 
 from mmdpo.cli import main
 
-pytest.importorskip("argcomplete")
-
 
 def complete(line, tmp_path):
     """Returns what is offered at the end of a line, and what the process has imported that takes seconds."""
