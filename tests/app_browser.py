@@ -139,4 +139,4 @@ def wait_until_calm(page: Any) -> None:
 
 def _is_here(url: str) -> bool:
     found = urlsplit(url)
-    return found.scheme in ("data", "blob", "about") or found.hostname in ("127.0.0.1", "localhost")
+    return found.scheme in ("data", "blob", "about", "file") or found.hostname in ("127.0.0.1", "localhost")
