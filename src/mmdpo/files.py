@@ -16,7 +16,6 @@ import re
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -234,17 +233,26 @@ def check_unused(folder: Path) -> None:
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """Gives a folder that becomes `folder` at the end, or goes away with an error; raises as `check_unused`."""
+    """Gives a folder that becomes `folder` at the end, or goes away with an error; raises as `check_unused`.
+
+    What a killed process has left there is removed first; FolderInUseError where another process is at work there.
+    """
     check_unused(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)  # mkdtemp lets nobody else in
-        aside.replace(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    aside = folder.parent / f".{folder.name}.partial"
+    make_folder(aside)
+    with hold_folder(aside):
+        try:
+            for left in aside.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                elif left.name != LOCK:
+                    left.unlink()
+            yield aside
+            aside.replace(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        (folder / LOCK).unlink(missing_ok=True)
 
 
 def find_inside(folder: Path, name: Any) -> Path | Unshown:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
-
-from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
 from mmdpo.benchmarks.reading import ANSWER_FIELDS, Also, Answers, EvaluationError, read_answers, read_data, read_rows
@@ -23,6 +21,7 @@ from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, coun
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
 from mmdpo.files import make_folder, write_json, write_rows
+from mmdpo.progress import count
 
 EMPTY = "empty_answer"
 REPLACED = "replaced_characters"
@@ -134,10 +133,9 @@ def evaluate_answers(
         tools.used["thoughts"] = "taken off before scoring"
     read = take_off_thoughts if strip_thoughts else str
     texts = {item.id: read(found.by_id[item.id].text) for item in items if item.id in found.by_id}
-    ask_judge(benchmark, folder, tools, ((by_id[item_id], text) for item_id, text in texts.items()))
+    ask_judge(benchmark, folder, tools, [(by_id[item_id], text) for item_id, text in texts.items()])
     score = benchmark.make_scorer(folder, tools)
-    progress = tqdm(texts.items(), desc=f"{name} scores", unit="answer", leave=False, disable=None)
-    scores = {item_id: score(by_id[item_id], text) for item_id, text in progress}
+    scores = {of: score(by_id[of], text) for of, text in count(texts.items(), f"{name} scores", "answer")}
     if benchmark.score_together is not None:
         scores = dict(benchmark.score_together(items, texts, scores, tools))
     tools.used.update(_read_settings(benchmark.settings_told, found))
@@ -271,9 +269,9 @@ def _note(
         answer, scored = answers.by_id[item_id], texts[item_id]
         of_text = {EMPTY: not scored.strip(), REPLACED: answer.is_mended}
         of_text[THOUGHTS if scored == answer.text else TAKEN_OFF] = holds_thoughts(answer.text)
-        for trap, count in ({**score.traps, **of_text}).items():
-            if count:
-                hits.setdefault(trap, {})[item_id] = int(count)
+        for trap, times in ({**score.traps, **of_text}).items():
+            if times:
+                hits.setdefault(trap, {})[item_id] = int(times)
     meanings = _MEANINGS | dict(benchmark.traps)
     notes = {}
     for trap, found in sorted(hits.items()):
@@ -297,14 +295,14 @@ class _Listener:
         self.asked.append((item, answer))
 
 
-def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Iterable[tuple[BenchmarkItem, str]]) -> None:
+def ask_judge(benchmark: Benchmark, folder: Path, tools: Tools, answers: Sequence[tuple[BenchmarkItem, str]]) -> None:
     """Lets a judge that is waited for reply to all answers; which they are, the scorer says by running once."""
     if not isinstance(tools.judge, AskingJudge):
         return
     listener = _Listener()
     heard = replace(tools, make_linguistics=lambda: tools.linguistics, judge=listener, used={})
     score = benchmark.make_scorer(folder, heard)
-    for item, answer in answers:
+    for item, answer in count(answers, f"{benchmark.name}, questions to the judge", "answer"):
         score(item, answer)
     tools.judge.ask_all(listener.asked)
 

@@ -44,6 +44,6 @@ VERB = Verb(
     page="report",
     examples={
         "two runs beside each other": "mmdpo report runs/dpo runs/mdpo --out report.html",
-        "everything below a folder, pictures of benchmarks too": "mmdpo report runs --image_dir val2014",
+        "all runs of a folder, pictures of benchmarks too": "mmdpo report runs/* --image_dir val2014",
     },
 )

@@ -63,8 +63,8 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
     results: dict[str, Mapping[str, Any]] = {}
     missing: dict[str, str] = {}
     chosen, left_out = choose_benchmarks(options)
-    for name in chosen:
-        print(f"\n{name}", flush=True)
+    for place, name in enumerate(chosen, start=1):
+        print(f"\n{name} ({place} of {len(chosen)})", flush=True)
         try:
             if result := _run_one(name, options, run):
                 results[name] = result

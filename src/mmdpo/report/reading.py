@@ -32,7 +32,7 @@ _PASSED_OVER = ("sample_answers", "runs", "scenes", "pictures", TRIALS)
 Shape: TypeAlias = Any
 NUMBER = (float, None)
 MOST_NAMED = 3
-"""Misfits of one file that are named one by one."""
+"""Misfits of one file, and folders inside an unreported one, that are named one by one."""
 _NAMES = {str: "a text", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
 _MISFIT = object()
 
@@ -78,11 +78,17 @@ def find_folders(folders: Sequence[str | Path]) -> Found:
         if not places:
             raise ReportError(
                 f"{path}: nothing to report on; looked there, and {DEPTH} levels down (not in folders called "
-                f"{', '.join(_PASSED_OVER)}), for {LOOKED_FOR}" + "".join(f"; {line}" for line in left_out)
+                f"{', '.join(_PASSED_OVER)}), for {LOOKED_FOR}{_shorten(left_out)}"
             )
         for kind, place in places:
             found.setdefault(kind, []).append(place)
     return Found(left_out=tuple(left_out), **{kind: tuple(of) for kind, of in found.items()})
+
+
+def _shorten(lines: Sequence[str]) -> str:
+    """Returns the first lines, each after a semicolon, and how many more there are."""
+    more = len(lines) - MOST_NAMED
+    return "".join(f"; {line}" for line in lines[:MOST_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def distinct_labels(paths: Sequence[Path]) -> list[str]:

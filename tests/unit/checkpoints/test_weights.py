@@ -3,13 +3,15 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmdpo.files import UnusableFileError, written_aside
+from mmdpo.files import FolderInUseError, UnusableFileError, written_aside
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 TENSORS = {
@@ -128,3 +130,30 @@ class TestWrittenAside:
             (folder / "new").write_text("y")
         assert (tmp_path / "empty" / "new").read_text() == "y"
         assert os.access(tmp_path / "empty", os.R_OK)
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path):
+        left = tmp_path / ".out.partial"
+        (left / "deep").mkdir(parents=True)
+        (left / "model.safetensors").write_text("half")
+        with written_aside(tmp_path / "out") as folder:
+            (folder / "new").write_text("y")
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["out", "out/new"]
+
+    def test_a_second_process_is_refused(self, tmp_path):
+        command = (
+            "import sys; from pathlib import Path; from mmdpo.files import written_aside\n"
+            "with written_aside(Path(sys.argv[1])): print('writing', flush=True); sys.stdin.read()"
+        )
+        arguments = [sys.executable, "-c", command, str(tmp_path / "out")]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+            assert first.stdout.readline() == b"writing\n"
+            with (
+                pytest.raises(FolderInUseError, match=f"in use by process {first.pid}"),
+                written_aside(tmp_path / "out"),
+            ):
+                pass
+            first.kill()
+        assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+        with written_aside(tmp_path / "out"):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -57,6 +58,7 @@ def test_the_figures_are_those_of_each_benchmark_alone_beside_the_papers(answers
     assert rows[2]["MMHal score"] == "2.96"
     assert float(rows[-1]["MMHal score low"]) <= float(rows[-1]["MMHal score"])
     shown = capsys.readouterr().out
+    assert re.findall(r"^(\w+) \((\d) of 4\)$", shown, re.M)[-1] == ("pope", "4")
     assert all(len(line) <= 80 for line in shown[shown.index("Bunny") :].splitlines()[:9])
     assert "LLaVA-v1.5-7B" in shown
     table = (tmp_path / "all" / "suite.md").read_text()

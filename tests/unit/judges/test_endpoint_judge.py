@@ -1,6 +1,8 @@
 """A judge behind an endpoint, from the command line, against a real server that fails in every way a server can."""
 
+import io
 import json
+import re
 import socket
 from contextlib import nullcontext
 
@@ -8,6 +10,7 @@ import pytest
 
 from benchmark_data import HAND_MADE
 from eval_verb import run
+from mmdpo import progress
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.judging import REMINDER, KeepingJudge
@@ -64,6 +67,16 @@ def test_every_kind_of_failure_is_survived_and_no_reply_is_asked_for_twice(serve
     assert len(server.requests) == 9
     assert again["metrics"] == first["metrics"]
     assert again["made_by"] == first["made_by"]
+
+
+def test_questions_to_the_judge_its_replies_and_scores_are_counted_on_a_terminal(serve, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    judge("mmhal", serve(lambda prompt, number: "Rating: 4"), tmp_path)
+    for bar in ("mmhal, questions to the judge: ", "judge: ", "mmhal scores: "):
+        assert re.search(rf"\r{bar}.* 0/4 ", terminal.getvalue()), bar
 
 
 def test_many_are_asked_at_once(serve, tmp_path):

@@ -165,6 +165,13 @@ class TestMissing:
         assert "holds folders below 3 levels, not looked into" in said
         assert "all/mine/first: a run" in read_report([runs], tmp_path).all_text
 
+    def test_a_folder_of_many_runs_names_three_and_counts_the_others(self, tmp_path):
+        for number in range(9):
+            write_trained(tmp_path / "all" / f"run-{number}")
+        with pytest.raises(ReportError, match=r"run-2: a run of mmdpo train inside all; .*; and 6 more$") as raised:
+            find_folders([tmp_path / "all"])
+        assert "run-3" not in str(raised.value)
+
     def test_a_run_without_a_result_that_others_have_is_named(self, tmp_path):
         first, second = (write_trained(tmp_path / name) for name in ("first", "second"))
         write_evaluated(first / "pope")
