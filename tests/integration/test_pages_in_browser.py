@@ -1,5 +1,6 @@
 """Pages of results in a browser: none is wider than a telephone, in either theme, and none asks another host."""
 
+import itertools
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 from mmdpo.report.page import write_report
 from mmdpo.report.quickstart import write_quickstart
 from tests.app_browser import DESK, PHONE, open_browser, open_page
-from tests.unit.report.makers import write_all
+from tests.unit.report.makers import write_all, write_trained
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +39,37 @@ def test_a_page_fits_a_telephone_and_asks_nobody(pages, name, dark):
             with open_page(browser, pages[name].as_uri(), size=size, dark=dark, ready="h1") as page:
                 page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
                 assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_curves_are_smoothed_and_laid_on_a_log_scale_and_keep_their_values(tmp_path):
+    run = write_trained(tmp_path / "run")
+    losses = [2.0**-step for step in range(12)]
+    history = [{"step": step, "loss": loss, "rewards/margins": step - 4} for step, loss in enumerate(losses)]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    write_report([run], tmp_path / "report.html")
+    line = """plot.querySelector("[id$=line0] > path:not(.raw)").getAttribute("d")"""
+    points_of = f"plot => {line}.match(/-?[\\d.]+/g).map(Number)"
+    with open_browser() as browser, open_page(browser, (tmp_path / "report.html").as_uri(), ready="h1") as page:
+        margins, loss = page.locator(".plot").all()[:2]
+        before = margins.evaluate(points_of)
+        page.get_by_role("checkbox", name="log scale").check()
+        heights = loss.evaluate(points_of)[1::2]
+        steps = [after - before for before, after in itertools.pairwise(heights)]
+        assert steps == pytest.approx([steps[0]] * 11, abs=0.05)  # half as much each time: a straight line
+        assert loss.locator(".ticks text").all_text_contents() == ["0.001", "0.01", "0.1", "1"]
+        assert not loss.locator("[id*=ytick_]").first.is_visible()
+        assert margins.evaluate(points_of) == before  # negative ones among them
+        assert margins.locator("[id*=ytick_]").first.is_visible()
+        page.get_by_role("slider", name="smoothing").fill("0.5")
+        assert loss.locator(".raw").count() == 1
+        loss.focus()
+        loss.press("ArrowRight")
+        loss.press("ArrowRight")
+        assert loss.locator(".values").inner_text().split("\n")[:2] == [
+            "step 1: logged (smoothed)",
+            "0.5 (0.6667) Loss",
+        ]
+        page.get_by_role("slider", name="smoothing").fill("0")
+        page.get_by_role("checkbox", name="log scale").uncheck()
+        assert margins.evaluate(points_of) == before
+        assert loss.locator(".raw").count() == 0

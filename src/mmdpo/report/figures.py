@@ -38,8 +38,9 @@ _INLINE = {
     **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
     **{f"axes.{part}color": _INK for part in ("edge", "label")},
 }
-_COORDINATES, _DECIMALS = re.compile(r' (?:d|x|y|transform)="[^"]*"'), re.compile(r"(\d\.\d{3})\d+")
-"""A thousandth of a point is enough for the lines of a page."""
+_COORDINATES = re.compile(r' (?:d|x|y|transform)="[^"]*"')
+_DECIMALS, _LOG_DECIMALS = re.compile(r"(\d\.\d{3})\d+"), re.compile(r"(\d\.\d{5})\d+")
+"""A thousandth of a point is enough for the lines of a page, unless a log scale pulls the least values apart."""
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Leaves the metadata block out of SVG files, so that equal runs give equal files."""
 _LONGEST_NAME = 48
@@ -91,7 +92,9 @@ def write_figure(draw: Callable[[], Figure], path: Path) -> Path:
     return path
 
 
-def inline_figure(draw: Callable[[], Figure], prefix: str, description: str) -> Markup:
+def inline_figure(
+    draw: Callable[[], Figure], prefix: str, description: str, shortened: re.Pattern[str] = _DECIMALS
+) -> Markup:
     """Returns what `draw` makes as an `<svg>` element to stand inside a page.
 
     It is transparent, takes text colour and font from the page, refers to nothing outside itself, and its ids begin
@@ -105,7 +108,7 @@ def inline_figure(draw: Callable[[], Figure], prefix: str, description: str) -> 
     for written, own in ((_INK, "currentColor"), ("#ffffff", "var(--paper)"), (GREY, "var(--soft)")):
         inside = inside.replace(written, own)
     inside = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", inside)
-    inside = _COORDINATES.sub(lambda found: _DECIMALS.sub(r"\1", found[0]), inside)
+    inside = _COORDINATES.sub(lambda found: shortened.sub(r"\1", found[0]), inside)
     element = Markup('<svg role="img" aria-label="{}" viewBox="{}">{}')
     return element.format(description, box.group(1) if box else "", Markup(inside))
 
@@ -251,8 +254,8 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path | None:
 def panel_svg(panel: Panel, prefix: str) -> Markup:
     """Returns one panel to stand inside a page: an `<svg>` element whose ids begin with `prefix`, and what it holds.
 
-    The element around it says where the axes lie and which line is which, so that `curves.js` can read values under
-    the pointer from the lines themselves.
+    The element around it says where the axes lie and which line is which, so that `curves.js` can read values from the
+    lines themselves, smooth them, and lay them on a log scale.
     """
     drawn: list[Any] = []
 
@@ -264,15 +267,23 @@ def panel_svg(panel: Panel, prefix: str) -> Markup:
 
     # For readers who do not see it: where each line begins and ends.
     ends = (f"{line.label} from {line.values[0]:.3g} to {line.values[-1]:.3g}" for line in panel.lines)
-    svg = inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}")
+    can_be_log = _can_be_log(panel)
+    shortened = _LOG_DECIMALS if can_be_log else _DECIMALS
+    svg = inline_figure(draw, prefix, f"{panel.title} by step: {'; '.join(ends)}", shortened)
     (left, right), (bottom, top) = drawn[-1].get_xlim(), drawn[-1].get_ylim()
     x, y, width, height = PANEL_AXES
     box = (72 * PANEL_SIZE[0] * x, 72 * PANEL_SIZE[0] * (x + width))  # points, from the upper left corner
     rows = (72 * PANEL_SIZE[1] * (1 - y), 72 * PANEL_SIZE[1] * (1 - y - height))
     axes = " ".join(f"{number:.10g}" for number in (*box, *rows, left, right, bottom, top))
     lines = [[f"{prefix}-{_name_line(place, line)}", line.label, line.colour] for place, line in enumerate(panel.lines)]
-    element = Markup('<div class="plot" tabindex="0" data-axes="{}" data-lines="{}">{}</div>')
-    return element.format(axes, json.dumps(lines, ensure_ascii=False), svg)
+    element = Markup('<div class="plot" tabindex="0" data-axes="{}" data-lines="{}"{}>{}</div>')
+    return element.format(axes, json.dumps(lines, ensure_ascii=False), Markup(" data-log") * can_be_log, svg)
+
+
+def _can_be_log(panel: Panel) -> bool:
+    """Returns whether a log scale says something: of positive values that are no shares."""
+    values = (value for line in panel.lines for value in (*line.values, *line.low))
+    return not panel.unit.startswith("%") and all(math.isfinite(value) and value > 0 for value in values)
 
 
 def _name_line(place: int, line: Line) -> str:
