@@ -135,6 +135,8 @@ class TestTrain:
             (["--resume_from_checkpoint", "runs/nowhere"], "runs/nowhere is no folder"),
             (["--eval_strategy", "epoch"], "test_split_size"),
             (["--dataset_name", "nowhere.jsonl"], "no such file"),
+            (["--dataset_train_split", "nope"], "dataset_train_split is 'nope', and a file has the split train alone"),
+            (["--dataset_config", "small"], "pairs.jsonl: dataset_config is 'small', and only what"),
             (["--model_name_or_path", "nobody/nothing"], "nobody/nothing"),
             (["--objective", "mmedpo"], "'weight'"),
             (["--max_length", "20"], "zero tokens"),

@@ -15,7 +15,9 @@ from mmdpo.data.stream import PreferenceStream
 from mmdpo.files import irregular_kind
 from mmdpo.records import RowError
 
-_SAVED_BY_DATASETS = ("state.json", "dataset_dict.json")
+_SAVED_ONE, _SAVED_SEVERAL = "state.json", "dataset_dict.json"
+ONE_SPLIT = "train"
+"""What the split of a dataset that has one is called."""
 _STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
 
 
@@ -32,16 +34,52 @@ def read_dataset(
     `path_or_name` is a `.json` (an array of rows, `{"data": [...]}`, or one row a line), `.jsonl`, `.parquet` or `.tar`
     (WebDataset) file, a pattern such as `pairs-*.tar` that names several of the last two, a folder written by
     `save_to_disk`, a folder that holds such a file named after the split or that `load_dataset` understands (images
-    with a metadata file), or the name of a dataset on the hub. Files have no splits: `split` is not looked at. Relative
-    image paths are joined to `image_root`, else to the files' folder.
+    with a metadata file), or the name of a dataset on the hub. What is no dataset of splits (`has_splits`) has `train`
+    alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
         RowError: a line of a JSON file is malformed; names file and line.
-        ValueError: the file or folder cannot be read, the split does not exist, or the columns are in no known format.
+        ValueError: the file or folder cannot be read, the split or the configuration does not exist, or the columns
+            are in no known format.
     """
     found = open_rows(path_or_name, split=split, config=config)
     return PreferenceDataset.from_rows(found.rows, name=found.name, format=format, image_root=image_root or found.root)
+
+
+def has_splits(path_or_name: str | Path) -> bool:
+    """Returns whether a dataset may have several splits: one file, a pattern and one saved dataset are what they are.
+
+    >>> has_splits("pairs-*.parquet"), has_splits("HuggingFaceH4/rlaif-v_formatted")
+    (False, True)
+    """
+    path = Path(path_or_name).expanduser()
+    return not (path.is_file() or glob.has_magic(str(path_or_name)) or (path / _SAVED_ONE).is_file())
+
+
+def only_split(path_or_name: str | Path, split: str) -> str:
+    """Returns a split to evaluate on: `test`, the default, means the whole of what has one split."""
+    return ONE_SPLIT if split == "test" and not has_splits(path_or_name) else split
+
+
+def check_names(path_or_name: str | Path, split: str, config: str | None, *, key: str = "split") -> None:
+    """Raises ValueError, which names the key, for a split or a configuration that a file cannot have."""
+    if has_splits(path_or_name):
+        return
+    kind = "one saved dataset" if Path(path_or_name).expanduser().is_dir() else "a file"
+    if split != ONE_SPLIT:
+        raise ValueError(
+            f"{path_or_name}: {key} is {split!r}, and {kind} has the split {ONE_SPLIT} alone: leave {key} out"
+        )
+    _refuse_config(path_or_name, config)
+
+
+def _refuse_config(path_or_name: str | Path, config: str | None) -> None:
+    if config is not None:
+        raise ValueError(
+            f"{path_or_name}: dataset_config is {config!r}, and only what `datasets` itself reads has configurations: "
+            "leave dataset_config out"
+        )
 
 
 class Rows(NamedTuple):
@@ -61,6 +99,7 @@ def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | N
     root: Path | None = path.parent
     rows: Any
     _check_readable(path, name)
+    check_names(path_or_name, split, config)
     if path.is_file():
         rows = _read_file(path, name)
     elif shards := _find_shards(path, name):
@@ -69,6 +108,8 @@ def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | N
     elif path.is_dir():
         root = path
         inside = next((file for ending in _READERS if (file := path / f"{split}{ending}").is_file()), None)
+        if inside or (path / _SAVED_SEVERAL).is_file():
+            _refuse_config(inside or path, config)
         rows = _read_file(inside, str(inside)) if inside else _load(name, lambda: _load_folder(path, split, config))
         name = str(inside) if inside else f"{name}[{split}]"
     elif path.suffix in _READERS or name.startswith((".", "/", "~")):
@@ -91,21 +132,23 @@ def read_stream(
     """Opens a preference dataset that is larger than memory or disk; its rows are read while it is trained on.
 
     `path_or_name` is a `.parquet` or `.tar` (WebDataset) file, a pattern such as `pairs-*.tar` that names several, a
-    folder that `load_dataset` understands, or the name of a dataset on the hub. Files that are named have no splits:
-    `split` is not looked at. Relative image paths are joined to `image_root`, else to the files' folder.
+    folder that `load_dataset` understands, or the name of a dataset on the hub. Files that are named have the split
+    `train` alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no file fits the pattern.
         RowError: the first shard cannot be read.
-        ValueError: the files cannot be streamed, the split does not exist, or the columns are in no known format.
+        ValueError: the files cannot be streamed, the split or the configuration does not exist, or the columns are in
+            no known format.
     """
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
     _check_readable(path, name)
+    check_names(path_or_name, split, config)
     files = [str(path)] if path.is_file() else _find_shards(path, name)
     root: Path | None = None
     if files:
-        root, split, kind = Path(files[0]).parent, "train", _shard_kind(files, name)
+        root, kind = Path(files[0]).parent, _shard_kind(files, name)
         builder = _load(name, lambda: datasets.load_dataset_builder(kind, data_files=files))
     elif not path.is_dir() and (path.suffix in _STREAMED or name.startswith((".", "/", "~"))):
         raise FileNotFoundError(f"{name}: there is no such file or folder, and no file that fits the pattern")
@@ -223,7 +266,7 @@ def _explain(error: Exception) -> str:
 
 
 def _load_folder(path: Path, split: str, config: str | None) -> Any:
-    if not any((path / file).is_file() for file in _SAVED_BY_DATASETS):
+    if not any((path / file).is_file() for file in (_SAVED_ONE, _SAVED_SEVERAL)):
         _check_folder(path)
         return datasets.load_dataset(str(path), config, split=split)
     loaded = datasets.load_from_disk(str(path))

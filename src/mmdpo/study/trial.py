@@ -33,6 +33,7 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
+from mmdpo.data.read import has_splits, only_split
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
@@ -331,8 +332,8 @@ def _gather_held_out(trial: Trial, recipe: Recipe, processor: Any, config: Any) 
     elif name is not None:
         found = read_examples(
             name,
-            evaluation.dataset_split,
-            config=recipe.script.dataset_config,
+            only_split(name, evaluation.dataset_split),
+            config=recipe.script.dataset_config if has_splits(name) else None,
             format=args.dataset_format,
             image_root=args.image_root,
             seed=args.seed,

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from trl import get_peft_config
 
 from mmdpo.checkpoints.card import write_card
 from mmdpo.data.dataset import PreferenceDataset
-from mmdpo.data.read import read_stream
+from mmdpo.data.read import check_names, has_splits, only_split, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.records import derive_generator
@@ -113,21 +112,21 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
     script, args, test_split = recipe.script, recipe.training, recipe.script.dataset_test_split
     if script.dataset_streaming:
         raise RecipeError("dataset_streaming is for training alone: all rows are needed here")
-    examples = _read(recipe, script.dataset_name, script.dataset_train_split)
+    examples = _read(recipe, script.dataset_name, script.dataset_train_split, "dataset_train_split")
     if args.test_split_size is not None:
         if args.eval_dataset_name is not None:
             raise RecipeError("give one of eval_dataset_name and test_split_size")
         return split_examples(examples, args.test_split_size, args.seed)
     if args.eval_dataset_name is not None:
-        return examples, _read(recipe, args.eval_dataset_name, test_split)
+        return examples, _read(recipe, args.eval_dataset_name, test_split, "dataset_test_split")
     if args.eval_strategy == "no":
         return examples, None
-    if Path(str(script.dataset_name)).is_file():
+    if not has_splits(script.dataset_name):
         raise RecipeError(
-            f"eval_strategy asks for evaluations and {script.dataset_name} is a single file without splits: set "
-            "test_split_size (a share of its rows) or eval_dataset_name"
+            f"eval_strategy asks for evaluations and {script.dataset_name} has one split: set test_split_size (a share "
+            "of its rows) or eval_dataset_name"
         )
-    return examples, _read(recipe, script.dataset_name, test_split)
+    return examples, _read(recipe, script.dataset_name, test_split, "dataset_test_split")
 
 
 def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | None]:
@@ -138,8 +137,9 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
         raise RecipeError("test_split_size needs to know all rows, and a stream does not: use eval_dataset_name")
     if find_world(name) is not None:
         raise RecipeError("an embedded world is made in memory: leave dataset_streaming out")
-    if is_evaluated and args.eval_dataset_name is None and (Path(name).is_file() or has_magic(name)):
-        raise RecipeError(f"eval_strategy asks for evaluations and {name} has no splits: set eval_dataset_name")
+    if is_evaluated and args.eval_dataset_name is None and not has_splits(name):
+        raise RecipeError(f"eval_strategy asks for evaluations and {name} has one split: set eval_dataset_name")
+    check_names(name, script.dataset_train_split, script.dataset_config, key="dataset_train_split")
     stream = read_stream(
         name,
         split=script.dataset_train_split,
@@ -150,11 +150,15 @@ def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | N
     if not is_evaluated:
         return stream, None
     held_out = args.eval_dataset_name or name
-    return stream, _read(recipe, held_out, script.dataset_test_split)
+    return stream, _read(recipe, held_out, script.dataset_test_split, "dataset_test_split")
 
 
-def _read(recipe: Recipe, name: str, split: str) -> PreferenceDataset:
+def _read(recipe: Recipe, name: str, split: str, key: str) -> PreferenceDataset:
+    """Reads the split that a key of the recipe names. A file beside the dataset has neither `test` nor its config."""
     args, config = recipe.training, recipe.script.dataset_config
+    if name != recipe.script.dataset_name and (find_world(name) is not None or not has_splits(name)):
+        split, config = only_split(name, split), None
+    check_names(name, split, config, key=key)
     return read_examples(
         name, split, config=config, format=args.dataset_format, image_root=args.image_root, seed=args.seed
     )

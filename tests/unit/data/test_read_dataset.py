@@ -7,7 +7,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from mmdpo.data.read import read_dataset, read_stream
+from mmdpo.data.read import has_splits, read_dataset, read_stream
 from mmdpo.records import RowError
 
 
@@ -106,6 +106,47 @@ def test_a_saved_folder_and_its_splits(tmp_path):
     assert read_dataset(tmp_path / "two")[0].source == f"{tmp_path / 'two'}[train], row 1"
     with pytest.raises(ValueError, match="there is no split 'val', only train, test"):
         read_dataset(tmp_path / "two", split="val")
+
+
+class TestOneSplit:
+    """A split or a configuration that a dataset cannot have is refused, not passed over."""
+
+    @pytest.fixture(params=["pairs.jsonl", "pairs.parquet", "pairs-*.parquet", "saved"])
+    def source(self, request, tmp_path):
+        rows = datasets.Dataset.from_list([pair()])
+        rows.to_json(tmp_path / "pairs.jsonl")
+        rows.to_parquet(tmp_path / "pairs.parquet")
+        rows.to_parquet(tmp_path / "pairs-0.parquet")
+        rows.save_to_disk(tmp_path / "saved")
+        return tmp_path / request.param
+
+    def test_another_split_is_refused(self, source):
+        assert len(read_dataset(source, split="train")) == 1
+        assert not has_splits(source)
+        with pytest.raises(ValueError, match=r"split is 'nope', and .* has the split train alone: leave split out"):
+            read_dataset(source, split="nope")
+
+    def test_a_configuration_is_refused(self, source):
+        with pytest.raises(ValueError, match=r"dataset_config is 'small', and only"):
+            read_dataset(source, config="small")
+
+    def test_a_stream_refuses_alike(self, source):
+        if source.suffix == ".parquet":
+            assert read_stream(source).num_shards == 1
+            with pytest.raises(ValueError, match="has the split train alone"):
+                read_stream(source, split="nope")
+            with pytest.raises(ValueError, match="dataset_config is 'small', and only"):
+                read_stream(source, config="small")
+
+
+def test_a_folder_of_splits_has_no_configurations(tmp_path):
+    write(tmp_path / "test.jsonl", json.dumps(pair()))
+    datasets.DatasetDict({"test": datasets.Dataset.from_list([pair()])}).save_to_disk(tmp_path / "saved")
+    for folder in (tmp_path, tmp_path / "saved"):
+        assert has_splits(folder)
+        assert len(read_dataset(folder, split="test")) == 1
+        with pytest.raises(ValueError, match="dataset_config is 'small', and only"):
+            read_dataset(folder, split="test", config="small")
 
 
 def test_a_folder_of_images_with_metadata(tmp_path):
