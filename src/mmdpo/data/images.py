@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from xxhash import xxh3_128
 
 from mmdpo.files import irregular_kind, printable
 from mmdpo.records import ImageSource, RowError
+from mmdpo.upright import to_rgb
 
 MAX_PIXELS = 100_000_000
 """Pictures beyond this many pixels are refused before they are decoded."""
@@ -31,8 +31,6 @@ _SHOWN = 200
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkq|TU0A|AAAA)[A-Za-z0-9+/_\s-]{36,}={0,2}\s*")
 """What encoded JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF begin with, and no suffix, which a path would have."""
-_WHITE = (255, 255, 255, 255)
-_CEILINGS = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -63,7 +61,7 @@ def open_image(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX
             (read from the header; PIL's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, applies besides).
     """
     with _opened(source, max_pixels) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))  # which returns a copy, also of an upright picture
+        return to_rgb(image)
 
 
 def image_size(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -240,26 +238,3 @@ def _shown(text: str) -> str:
     """Returns the text as messages quote it: never a whole picture, and nothing that would steer a terminal."""
     beginning = printable(text[:_SHOWN])
     return beginning if len(text) <= _SHOWN else f"{beginning}… ({len(text)} characters)"
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _CEILINGS or image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        # What lies under transparent pixels is arbitrary; white is what a viewer of the file sees.
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit greys by their type's range, others by the least usual range that holds them, else by their own."""
-    values = np.asarray(image).astype(np.float64)
-    is_finite = np.isfinite(values)
-    lowest, highest = (values[is_finite].min(), values[is_finite].max()) if is_finite.any() else (0.0, 0.0)
-    values = np.clip(np.nan_to_num(values), lowest, highest)
-    ceilings = _CEILINGS.get(image.mode, (65535.0,))
-    ceiling = next((c for c in ceilings if lowest >= 0 and highest <= c), None)
-    if ceiling is None:
-        values, ceiling = values - lowest, (highest - lowest) or 1.0  # one value alone: nothing to scale by
-    return Image.fromarray(np.rint(values * (255 / ceiling)).astype(np.uint8))

@@ -23,6 +23,7 @@ from PIL import Image
 from mmdpo.files import Unshown, UnusableFileError, check_regular
 from mmdpo.report.figures import SHOWN_PANELS, Panel, panel_svg, shared_lines
 from mmdpo.tables import Table
+from mmdpo.upright import to_rgb
 
 LONGEST_SIDE = 480
 """Pixels of a picture on a page, which a click shows in full."""
@@ -162,7 +163,7 @@ class Thumbnail(NamedTuple):
 
 
 def make_thumbnail(picture: Picture | bytes | Thumbnail | None, longest: int = LONGEST_SIDE) -> Thumbnail:
-    """Returns a copy of a picture of at most `longest` pixels a side; of one that cannot be shown it is said why.
+    """Returns a copy of a picture, as training sees it, of at most `longest` pixels a side, or why it cannot be shown.
 
     Bytes are those of an encoded picture. A copy that was made already stays as it is.
     """
@@ -210,7 +211,7 @@ def _encode_file(path: Path, longest: int) -> Thumbnail:
 
 def _encode(image: Image.Image, longest: int) -> Thumbnail:
     is_small = max(image.size) <= SMALL
-    copy, buffer, kind = image.convert("RGB"), io.BytesIO(), "png" if is_small else "jpeg"
+    copy, buffer, kind = to_rgb(image), io.BytesIO(), "png" if is_small else "jpeg"
     copy.thumbnail((longest, longest))
     copy.save(buffer, kind, quality=JPEG_QUALITY, optimize=True)
     return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", is_small)

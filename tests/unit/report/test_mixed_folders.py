@@ -1,11 +1,14 @@
 """The report on any mix of folders: what it finds, what it says of what is missing, and what it refuses to compare."""
 
+import base64
+import io
 import json
 import re
 
 import pytest
 from PIL import Image
 
+from mmdpo.data.images import open_image
 from mmdpo.report.diagnosis import write_diagnosis
 from mmdpo.report.evaluated import ItemPictures
 from mmdpo.report.evaluation import Benchmarks
@@ -512,6 +515,22 @@ def test_a_table_keeps_what_is_missing_missing():
     grid = Table(("run", "x|y"), (("a", "–"),), "Title", ({"run": "a", "x": None}, {"run": "b", "y": 0.1}))
     assert grid.markdown() == "**Title**\n\n| run | x\\|y |\n| --- | ---: |\n| a | – |\n"
     assert grid.csv() == "run,x,y\na,,\nb,,0.1\n"
+
+
+@pytest.mark.parametrize("is_encoded", [False, True], ids=["file", "bytes"])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("on_its_side.jpg", "RGB"), ("see_through.png", "RGBA"), ("x_ray.png", "I;16")]
+)
+def test_a_picture_is_shown_as_training_sees_it(name, mode, is_encoded, tmp_path):
+    picture = Image.new(mode, (60, 40), {"RGB": "navy", "RGBA": (255, 0, 0, 0), "I;16": 30_000}[mode])
+    exif = Image.Exif()
+    exif[0x0112] = 6 if mode == "RGB" else 1  # a telephone held upright
+    picture.save(tmp_path / name, exif=exif)
+    source = (tmp_path / name).read_bytes() if is_encoded else tmp_path / name
+    uri = make_thumbnail(source).uri
+    shown, seen = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))), open_image(source)
+    assert shown.size == seen.size == ((40, 60) if mode == "RGB" else (60, 40))
+    assert shown.convert("RGB").getpixel((20, 20)) == pytest.approx(seen.getpixel((20, 20)), abs=3)
 
 
 def test_large_pictures_are_made_small_and_small_ones_keep_their_pixels(tmp_path):
