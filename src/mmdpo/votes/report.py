@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -68,6 +68,16 @@ METRICS = (
 """Per cent of the votes."""
 
 
+def _alpha(sums: Sums) -> Values:
+    """Returns 1 − D_o / D_e over the votes of all items; NaN where all are the same."""
+    expected = sums["n"] ** 2 - sum((sums[name] ** 2 for name in OUTCOMES), np.zeros_like(sums["n"]))
+    return 1 - divide((sums["n"] - 1) * sums["disagreement"], expected)
+
+
+ALPHA = Metric("alpha", _alpha, ("n",), "higher", "", 3)
+"""Krippendorff's α for nominal categories."""
+
+
 def make_report(store: VoteStore, *, resamples: int = RESAMPLES, seed: int = 0) -> Content:
     """Returns what the votes of a store come to."""
     check_bootstrap(resamples, seed)
@@ -80,7 +90,7 @@ def make_report(store: VoteStore, *, resamples: int = RESAMPLES, seed: int = 0) 
         for kind in (None, *(kinds if len(kinds) > 1 else ())):
             items = [item for item in study.items if kind in (None, item.type)]
             results.append(about | {"type": kind} | _result(study, key, items, found, resamples, seed))
-        agreement.append(about | _agree(found))
+        agreement.append(about | _agree(study, found, resamples, seed))
     return dict(
         clean(
             {
@@ -177,37 +187,38 @@ def sign_test(rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> dict[str,
 # -- raters -----------------------------------------------------------------------------------------------------------
 
 
-def _agree(judged: Sequence[tuple[Vote, str]]) -> dict[str, Any]:
+def _agree(study: Study, judged: Sequence[tuple[Vote, str]], resamples: int, seed: int) -> dict[str, Any]:
     """Returns how far raters agree on the items that several of them have voted on."""
     by_item: dict[str, dict[str, str]] = defaultdict(dict)
     for vote, outcome in judged:
         by_item[vote.item][vote.rater] = outcome
     shared = {item: found for item, found in by_item.items() if len(found) > 1}
     twos = [one == other for found in shared.values() for one, other in combinations(found.values(), 2)]
-    raters = sorted({rater for found in shared.values() for rater in found})
-    alpha, reason = _alpha(shared, raters)
+    by_id = {item.id: item for item in study.items}
+    table = CountTable.build([(of, _group(by_id[of]), _disagree(found.values())) for of, found in shared.items()])
+    alpha = float(ALPHA.compute(table.sums())[0]) if shared else math.nan
+    reason = ""
+    if not shared:
+        reason = "no item has the votes of two raters"
+    elif math.isnan(alpha):
+        reason = "all votes are the same, so there is nothing that chance could have made agree"
+    interval = None if reason else bootstrap(table, (ALPHA,), resamples=resamples, seed=seed).get(ALPHA.name)
     return {
-        "raters": len(raters),
+        "raters": len({rater for found in shared.values() for rater in found}),
         "items": len(shared),
         "equal": 100 * sum(twos) / len(twos) if twos else None,
-        "alpha": alpha,
+        "alpha": None if reason else alpha,
+        "alpha_low": None if interval is None else interval.low,
+        "alpha_high": None if interval is None else interval.high,
         "reason": reason,
     }
 
 
-def _alpha(shared: Mapping[str, Mapping[str, str]], raters: Sequence[str]) -> tuple[float | None, str]:
-    """Returns Krippendorff's α for nominal categories, or None and why there is none."""
-    if not shared:
-        return None, "no item has the votes of two raters"
-    if len({outcome for found in shared.values() for outcome in found.values()}) < 2:
-        return None, "all votes are the same, so there is nothing that chance could have made agree"
-    try:
-        import krippendorff
-    except ImportError:
-        return None, 'krippendorff is not installed: pip install "mmdpo[app]"'
-    codes = dict(zip(OUTCOMES, range(len(OUTCOMES)), strict=True))
-    data = [[codes.get(found.get(rater, ""), np.nan) for found in shared.values()] for rater in raters]
-    return float(krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")), ""
+def _disagree(votes: Collection[str]) -> dict[str, float]:
+    """Returns how often an item got each outcome, and its pairs of unequal votes, as one vote of each counts them."""
+    found = Counter(votes)
+    unequal = len(votes) ** 2 - sum(count**2 for count in found.values())
+    return {**found, "n": len(votes), "disagreement": unequal / (len(votes) - 1)}
 
 
 def _raters(votes: Votes) -> list[dict[str, Any]]:
@@ -360,10 +371,11 @@ def _agreement_table(rows: Sequence[Content]) -> Table:
             *(show_number(row[key], ",.0f") for key in ("raters", "items")),
             show_number(row["equal"], 1),
             show_number(row["alpha"], 3),
+            show_ends(row["alpha_low"], row["alpha_high"], 3),
         )
         for row in rows
     )
-    headers = ("", "raters", "shared items", "equal, %", "Krippendorff's α")
+    headers = ("", "raters", "shared items", "equal, %", "Krippendorff's α", "95 % interval")
     return Table(headers, tuple(shown), "Agreement on items that several raters have voted on")
 
 

@@ -3,11 +3,12 @@
 import io
 import json
 import math
+import random
+from collections import defaultdict
 
 import pytest
 
-pytest.importorskip("choix", reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
-pytest.importorskip("krippendorff", reason="reports of votes need choix and krippendorff: pip install mmdpo[app]")
+pytest.importorskip("choix", reason="Bradley–Terry needs choix: pip install mmdpo[app]")
 from rich.console import Console
 
 from mmdpo.cli import main
@@ -106,6 +107,37 @@ def test_raters_agree_as_krippendorff_counts_it(tmp_path):
     ]
 
 
+def test_the_interval_of_alpha_resamples_images(tmp_path):
+    store = make_store(tmp_path, "dpo", "mdpo", items=2)
+    vote(store, "anna", ["mdpo", "mdpo"])
+    vote(store, "ben", ["mdpo", "dpo"])
+    content = make_report(store)
+    # Both images: D_o = 2/4, D_e = (16 − 9 − 1)/12, so α = 0. The second twice: 1 − 1 · 12/8 = −1/2. The first twice
+    # has votes of one kind and no α. So −1/2 stands in a third of the resamples, and 0 in the others.
+    found = content["agreement"][0]
+    assert [found[key] for key in ("alpha", "alpha_low", "alpha_high")] == pytest.approx([0, -0.5, 0])
+    assert "| -0.500 … 0.000 |" in markdown_report(content).replace("−", "-")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_alpha_is_that_of_the_package(seed, tmp_path):
+    krippendorff = pytest.importorskip("krippendorff", reason="α is compared with that of krippendorff")
+    store, draw = make_store(tmp_path, "dpo", "mdpo", items=12), random.Random(seed)
+    given = {rater: draw.choices(["mdpo", "dpo", "tie", "both_bad"], k=12) for rater in ("anna", "ben", "eve")}
+    for rater, choices in given.items():
+        vote(store, rater, choices[: draw.randint(6, 12)])
+    by_rater = defaultdict(dict)
+    for of in store.votes().counting:
+        chosen = store.study.preferred(of.rater, of.task, of.choice)
+        by_rater[of.rater][of.item] = of.choice if chosen is None else str(chosen)
+    items = sorted({item for found in by_rater.values() for item in found})
+    words = [[found.get(item, "") for item in items] for found in by_rater.values()]
+    codes = {word: code for code, word in enumerate(sorted({word for row in words for word in row} - {""}))}
+    data = [[codes.get(word, math.nan) for word in row] for row in words]
+    expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
+    assert make_report(store, resamples=100)["agreement"][0]["alpha"] == pytest.approx(expected)
+
+
 def test_strengths_are_those_of_bradley_and_terry(tmp_path):
     store = make_store(tmp_path, "base", "dpo", "mdpo", items=15)
     pairs = {tuple(sorted(store.study.labels[place] for place in of)): key for key, of in store.study.pairs.items()}
@@ -176,14 +208,14 @@ def test_a_changed_vote_counts_once_and_equal_answers_not_at_all(tmp_path):
     assert "1 items have the same answer in both" in text
 
 
-def test_without_the_libraries_the_rest_is_reported(tmp_path, monkeypatch):
+def test_without_the_library_the_rest_is_reported(tmp_path, monkeypatch):
     store = make_store(tmp_path, "base", "dpo", "mdpo")
     for rater in ("anna", "ben"):
         vote(store, rater, ["tie", "base", "dpo"])
-    for name in ("choix", "krippendorff"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
-    text = shown(make_report(store, resamples=100))
-    assert 'krippendorff is not installed: pip install "mmdpo[app]"' in text
+    monkeypatch.setitem(__import__("sys").modules, "choix", None)
+    content = make_report(store, resamples=100)
+    assert content["agreement"][0]["items"] == 3
+    text = shown(content)
     assert 'No Bradley–Terry: choix is not installed: pip install "mmdpo[app]"' in text
 
 
