@@ -4,28 +4,49 @@ Nothing is read from or written into the caches of whoever runs the tests.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+gc.disable()  # until all is imported, of which nothing is garbage
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mmdpo-tests-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
-install_import_hook("mmdpo", "shape_checks.check_shapes")
+
+SOURCE = Path(__file__).parents[1] / "src"
+"""Only modules that speak of tensors are instrumented: a call that is wrapped costs more than most functions do."""
+install_import_hook(
+    [
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        for path in SOURCE.glob("mmdpo/**/*.py")
+        if "Tensor" in path.read_text(encoding="utf-8")
+    ],
+    "shape_checks.check_shapes",
+)
 
 # The first call of a function may import or compile something; how long it takes says nothing about it.
 settings.register_profile("mmdpo", deadline=None)
 settings.load_profile("mmdpo")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers, and the processes that tests start, would fight for the cores
     import torch
 
-    torch.set_num_threads(1)  # workers would fight for the cores
+    torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Leaves what is imported out of every later search for garbage: each training makes one, half of its time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

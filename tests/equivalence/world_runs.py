@@ -6,6 +6,7 @@ Arguments: a folder, the engine (`one`, `ddp`, `fsdp2`, `zero2`, `zero3`) and na
 process has tried before training, and what each is told of faulty ones.
 """
 
+import gc
 import json
 import sys
 from collections import defaultdict
@@ -220,4 +221,5 @@ def record_reference_pass():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is not looked through for garbage in each of the runs
     main()

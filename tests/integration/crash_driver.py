@@ -3,6 +3,7 @@
 Leaves attempts.json: what each attempt was killed by, and which checkpoints it left.
 """
 
+import gc
 import json
 import os
 import random
@@ -48,6 +49,7 @@ def start(recipe: Path, folder: Path, kill_at_event: int | None = None) -> int:
     child = os.fork()
     if child:
         return child
+    gc.freeze()  # what is imported: to look through it for garbage would copy it
     status = 1
     try:
         if kill_at_event is not None:

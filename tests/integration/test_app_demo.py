@@ -38,8 +38,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_page_opens(folder):
-    with serve("--demo", cwd=folder) as address, open_browser() as browser, open_page(browser, address) as page:
+@pytest.fixture(scope="module")
+def address(folder):
+    with serve("--demo", cwd=folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+def test_every_page_opens(browser, address):
+    with open_page(browser, address) as page:
         tabs = page.get_by_role("tab").all_inner_texts()
         assert tabs == ["Pairs", "Answers", "Does it look?", "Votes"]
         page.get_by_alt_text("Image of row 1, corrupted (crop_0_20)").wait_for()
@@ -53,24 +65,23 @@ def test_every_page_opens(folder):
             page.locator(shown).first.wait_for()
 
 
-def test_three_raters_vote_on_the_demo_s_runs_and_the_report_says_what_they_chose(folder, tmp_path):
+def test_three_raters_vote_on_the_demo_s_runs_and_the_report_says_what_they_chose(folder, browser, address, tmp_path):
     keys, names = ("ArrowLeft", "ArrowRight", "ArrowDown", "b"), ("anna", "ben", "cleo")
     cast = Counter()
-    with serve("--demo", cwd=folder) as address, open_browser() as browser:
-        pages = [browser.new_context().new_page() for _ in names]
+    pages = [browser.new_context().new_page() for _ in names]
+    for page, name in zip(pages, names, strict=True):
+        page.goto(address)
+        page.get_by_role("tab", name="Votes").click()
+        page.get_by_label("Your name").fill(name)
+        page.keyboard.press("Enter")
+        page.locator("#vote .beside").wait_for()
+    for turn in range(4):
+        for page in pages:  # none waits for another one
+            page.keyboard.press(keys[turn])
         for page, name in zip(pages, names, strict=True):
-            page.goto(address)
-            page.get_by_role("tab", name="Votes").click()
-            page.get_by_label("Your name").fill(name)
-            page.keyboard.press("Enter")
-            page.locator("#vote .beside").wait_for()
-        for turn in range(4):
-            for page in pages:  # none waits for another one
-                page.keyboard.press(keys[turn])
-            for page, name in zip(pages, names, strict=True):
-                page.locator("#vote .progress", has_text=f"{turn + 1} of").wait_for()
-                cast[name, keys[turn]] += 1
-                assert not re.search("dpo|start", page.locator("#vote").inner_html())
+            page.locator("#vote .progress", has_text=f"{turn + 1} of").wait_for()
+            cast[name, keys[turn]] += 1
+            assert not re.search("dpo|start", page.locator("#vote").inner_html())
     assert main(["votes", "report", str(folder / demo.DEMO / "votes.sqlite"), "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "votes.json").read_text())
     assert content["runs"] == ["start", "dpo", "mdpo"]

@@ -31,17 +31,22 @@ def pages(tmp_path_factory):
     return {"quickstart": run / "report.html", "report": folder / "report.html"}
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", ["quickstart", "report"])
-def test_a_page_fits_a_telephone_and_asks_nobody(pages, name, dark):
-    with open_browser() as browser:
-        for size in (DESK, PHONE):
-            with open_page(browser, pages[name].as_uri(), size=size, dark=dark, ready="h1") as page:
-                page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-                assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+def test_a_page_fits_a_telephone_and_asks_nobody(browser, pages, name, dark):
+    for size in (DESK, PHONE):
+        with open_page(browser, pages[name].as_uri(), size=size, dark=dark, ready="h1") as page:
+            page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-def test_curves_are_smoothed_and_laid_on_a_log_scale_and_keep_their_values(tmp_path):
+def test_curves_are_smoothed_and_laid_on_a_log_scale_and_keep_their_values(browser, tmp_path):
     run = write_trained(tmp_path / "run")
     losses = [2.0**-step for step in range(12)]
     history = [{"step": step, "loss": loss, "rewards/margins": step - 4} for step, loss in enumerate(losses)]
@@ -49,7 +54,7 @@ def test_curves_are_smoothed_and_laid_on_a_log_scale_and_keep_their_values(tmp_p
     write_report([run], tmp_path / "report.html")
     line = """plot.querySelector("[id$=line0] > path:not(.raw)").getAttribute("d")"""
     points_of = f"plot => {line}.match(/-?[\\d.]+/g).map(Number)"
-    with open_browser() as browser, open_page(browser, (tmp_path / "report.html").as_uri(), ready="h1") as page:
+    with open_page(browser, (tmp_path / "report.html").as_uri(), ready="h1") as page:
         margins, loss = page.locator(".plot").all()[:2]
         before = margins.evaluate(points_of)
         page.get_by_role("checkbox", name="log scale").check()

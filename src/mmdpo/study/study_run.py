@@ -13,6 +13,7 @@ once, has its memory to itself, and leaves nothing in that of others.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -205,6 +206,7 @@ def _context() -> Any:
 def _work(trial: Trial, connection: Connection, jobs: int, gpu: str | None) -> None:
     """Runs one trial in this process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # what the server has imported: each training would look through it for garbage, and copy it by that
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     # The small world's model gains nothing from a second thread; others share the cores.

@@ -11,6 +11,7 @@ two_kinds   pairs of style in the form of MMedPO's data: every second one compar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -117,6 +118,8 @@ def make_pairs(
         raise ValueError(f"pairs decided by {decided_by} have a scene each: leave pairs_per_scene out")
     if decided_by in _HABITS:
         pairs = draw_partner_pairs(count, seed, decided_by, purpose=purpose, world=world)
+    elif checkpoint is None:
+        pairs = _draw_once(count, seed, purpose=purpose, world=world, pairs_per_scene=pairs_per_scene)
     else:
         pairs = draw_pairs(
             count, seed, purpose=purpose, world=world, checkpoint=checkpoint, pairs_per_scene=pairs_per_scene
@@ -177,6 +180,10 @@ def draw_pairs(
                 pairs[index] = replace(pairs[index], rejected_objects=named or pairs[index].chosen_objects)
             waiting = [index for index in waiting if pairs[index].rejected_objects == pairs[index].chosen_objects]
     return pairs
+
+
+_draw_once = lru_cache(maxsize=16)(draw_pairs)
+"""For runs of one process on the same pairs: the world's own model says the same each time."""
 
 
 def draw_partner_pairs(

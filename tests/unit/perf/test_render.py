@@ -46,6 +46,7 @@ def test_every_key_that_has_a_target_is_measured(measured, tmp_path):
     assert "None has been measured" in page
 
 
+@pytest.mark.slow
 def test_a_target_is_met_from_its_own_side(measured, tmp_path):
     changed = measured | {
         "miniature": False,
@@ -60,6 +61,7 @@ def test_a_target_is_met_from_its_own_side(measured, tmp_path):
     assert "| at most 0.65 | 0.65 | met |" in page
 
 
+@pytest.mark.slow
 def test_the_latest_counts_and_a_try_in_miniature_does_not(measured, tmp_path):
     older = measured | {"miniature": False, "date": "2025-01-01", "machine": "older"}
     newer = older | {"date": "2026-01-01", "machine": "newer"}

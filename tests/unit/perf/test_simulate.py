@@ -125,6 +125,7 @@ def test_depths_extend_to_the_whole_model():
     assert extended.peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_tower_with_windows_extends_to_the_whole_one():
     """Where checkpointing lets the original algorithm differentiate it, layer by layer."""
     shape = shrink(SIMULATED["qwen"])
@@ -138,7 +139,9 @@ def test_a_tower_with_windows_extends_to_the_whole_one():
     assert extended.seconds == pytest.approx(whole.seconds)
 
 
-@pytest.mark.parametrize(("side", "checkpointing"), [(MDPO_LIVE, False), (TRL, True)])
+@pytest.mark.parametrize(
+    ("side", "checkpointing"), [(MDPO_LIVE, False), pytest.param(TRL, True, marks=pytest.mark.slow)]
+)
 def test_layers_that_are_counted_by_their_likes_come_to_the_same(monkeypatch, side, checkpointing):
     """Of a tower with two kinds of layers, and of a text decoder that a reference is scored by."""
     shape = shrink(SIMULATED["qwen"])

@@ -393,7 +393,9 @@ class TestWrongTypes:
             finally:
                 path.write_text(before)
 
-    @pytest.mark.parametrize("text", ["[]", "null", "\x00", '{"variants": 3}'])
+    @pytest.mark.parametrize(
+        "text", ["[]", *(pytest.param(text, marks=pytest.mark.slow) for text in ("null", "\x00", '{"variants": 3}'))]
+    )
     @pytest.mark.parametrize("name", ["results.json", "examples.json", "dpo/trainer_state.json"])
     def test_a_file_of_a_quickstart_that_is_something_else_is_named(self, run_dir, tmp_path, name, text):
         (run_dir / name).write_text(text)

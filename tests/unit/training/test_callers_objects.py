@@ -26,7 +26,9 @@ def count_adapted(trainer, part):
     return sum(part in name and "lora_B" in name for name, _ in trainer.model.named_parameters())
 
 
-@pytest.mark.parametrize("targets", [None, "all-linear", ["q_proj", "fc1"]], ids=str)
+@pytest.mark.parametrize(
+    "targets", [None, pytest.param("all-linear", marks=pytest.mark.slow), ["q_proj", "fc1"]], ids=str
+)
 def test_one_lora_config_adapts_the_same_layers_for_every_trainer(tmp_path, rows, targets):
     given = LoraConfig(r=2, target_modules=targets)
     before = copy.deepcopy(given.to_dict())

@@ -78,7 +78,12 @@ STATIC = {
 }
 
 
-@pytest.mark.parametrize("kind", STATIC)
+QUICK = ("full", "lora")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in STATIC]
+)
 def test_what_stays_in_memory_is_exact_to_the_byte(kind, plan, arguments, tmp_path):
     options = dict(STATIC[kind])
     if kind == "continued":
@@ -139,7 +144,9 @@ def test_the_largest_micro_batch_is_met_exactly_where_it_is_the_only_one(plan, a
 
 @pytest.mark.parametrize(
     "options",
-    [dict(num_train_epochs=2), dict(gradient_accumulation_steps=2), dict(dataloader_drop_last=True),
+    [pytest.param(dict(num_train_epochs=2), marks=pytest.mark.slow),
+     pytest.param(dict(gradient_accumulation_steps=2), marks=pytest.mark.slow),
+     dict(dataloader_drop_last=True),
      dict(per_device_train_batch_size=3, gradient_accumulation_steps=3, num_train_epochs=1.5)],
     ids=str,
 )  # fmt: skip

@@ -44,7 +44,7 @@ def model_with_statistics(args):
 
 
 @pytest.mark.parametrize("adapter", [None, LoraConfig(r=2)], ids=["full", "lora"])
-@pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "live"])
+@pytest.mark.parametrize("is_cached", [pytest.param(True, marks=pytest.mark.slow), False], ids=["cached", "live"])
 def test_at_learning_rate_zero_a_tower_with_batch_statistics_leaves_the_loss_at_its_start(
     tmp_path, rows, adapter, is_cached
 ):

@@ -1,5 +1,7 @@
 """Padding rows stand after the rows, as many as processes need, and orders depend on seed and epoch alone."""
 
+from functools import cache
+
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
@@ -114,12 +116,16 @@ def test_the_last_batch_is_the_one_that_is_not_full():
 def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
     rows = make_pairs(24, seed=5)
 
-    def order(epoch, seed=1):
+    @cache
+    def build(seed):
         args = MDPOConfig(
             output_dir=str(tmp_path), train_sampling_strategy=strategy, data_seed=seed, per_device_train_batch_size=2,
-            report_to="none", use_cpu=True,
+            report_to="none", use_cpu=True, precompute_ref_log_probs=False,
         )  # fmt: skip
-        trainer = MDPOTrainer("world", args=args, train_dataset=rows)
+        return MDPOTrainer("world", args=args, train_dataset=rows)
+
+    def order(epoch, seed=1):
+        trainer = build(seed)
         loader = trainer.get_train_dataloader()
         trainer.rows.set_epoch(epoch)
         torch.rand(1)  # what others draw must not matter

@@ -32,6 +32,10 @@ CHOSEN, REJECTED, CORRUPTED = (
 )
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def made_rows():
     return make_pairs(8, seed=5)
@@ -122,7 +126,7 @@ class TestReuse:
         [
             (lambda rows: rows[2].update(images=[GRADIENT]), grid([2])),
             (lambda rows: rows[3].update(rejected=rows[4]["chosen"]), grid([3], [REJECTED])),
-            (lambda rows: rows[3].update(chosen=rows[4]["rejected"]), grid([3], [CHOSEN, CORRUPTED])),
+            slow(lambda rows: rows[3].update(chosen=rows[4]["rejected"]), grid([3], [CHOSEN, CORRUPTED])),
             (lambda rows: rows[5].update(rejected_images=[Image.new("RGB", (48, 48))]), None),
             (lambda rows: rows.reverse(), set()),
             (lambda rows: rows.insert(0, {**rows[0], "id": "new", "images": [GRADIENT]}), grid([0])),
@@ -142,15 +146,15 @@ class TestReuse:
         ("options", "cells"),
         [
             ({"seed": 2}, [CORRUPTED]),
-            ({"corruption": "blur"}, [CORRUPTED]),
-            ({"corruption_options": {"low": 0.05}}, [CORRUPTED]),
-            ({"crop_space": "processed"}, [CORRUPTED]),
-            ({"corruption_draw": "picture"}, [CORRUPTED]),
+            slow({"corruption": "blur"}, [CORRUPTED]),
+            slow({"corruption_options": {"low": 0.05}}, [CORRUPTED]),
+            slow({"crop_space": "processed"}, [CORRUPTED]),
+            slow({"corruption_draw": "picture"}, [CORRUPTED]),
             ({"bf16": True}, [CHOSEN, REJECTED, CORRUPTED]),
-            ({"max_length": 64}, [CHOSEN, REJECTED, CORRUPTED]),
-            ({"attention": "separate"}, [CHOSEN, REJECTED, CORRUPTED]),
+            slow({"max_length": 64}, [CHOSEN, REJECTED, CORRUPTED]),
+            slow({"attention": "separate"}, [CHOSEN, REJECTED, CORRUPTED]),
             ({"model": lambda: shift(load_model())}, [CHOSEN, REJECTED, CORRUPTED]),
-            ({"model": lambda: load_model("bfloat16")}, [CHOSEN, REJECTED, CORRUPTED]),
+            slow({"model": lambda: load_model("bfloat16")}, [CHOSEN, REJECTED, CORRUPTED]),
             ({"learning_rate": 1e-5, "beta": 0.2, "per_device_train_batch_size": 3}, []),
         ],
         # The text of a function holds its address, which differs between test workers.
@@ -322,7 +326,7 @@ class TestLive:
         assert model.training
         torch.testing.assert_close(trainer.train_dataset.ref_logprobs, score(rows)[0])
 
-    @pytest.mark.parametrize("with_adapter", [False, True], ids=["full", "lora"])
+    @pytest.mark.parametrize("with_adapter", [slow(False), True], ids=["full", "lora"])
     def test_a_fresh_corruption_each_epoch_is_scored_live_and_the_rest_is_cached(
         self, build_trainer, asked, rows, with_adapter
     ):

@@ -13,7 +13,11 @@ def rows():
     return make_pairs(12, seed=5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_tokens_per_row": 80}], ids=["one row", "rows of 80 tokens"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.slow), {"max_tokens_per_row": 80}],
+    ids=["one row", "rows of 80 tokens"],
+)
 def test_shared_rows_learn_what_separate_ones_learn(tmp_path, rows, changes):
     separate = build_trainer(tmp_path / "separate", rows, attention="separate")
     shared = build_trainer(tmp_path / "shared", rows, attention="shared", **changes)

@@ -46,7 +46,7 @@ class TestTokens:
         assert again.model_init_kwargs == {"revision": "main"}
         assert again.to_dict() == args.to_dict()
 
-    @pytest.mark.parametrize("use_peft", [True, False])
+    @pytest.mark.parametrize("use_peft", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_none_is_in_any_file_or_line_of_a_run(self, tmp_path, capsys, caplog, use_peft):
         lines = []
         for number, row in enumerate(make_pairs(4, seed=11)):

@@ -84,7 +84,7 @@ def listed(folder):
 
 
 class TestReading:
-    @pytest.mark.parametrize("workers", [0, 2, 3])
+    @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow), 3])
     def test_the_first_pass_gives_every_pair_once(self, tmp_path, shards, workers):
         """Three readers do not come to the end of their shares together, and begin anew when they do."""
         trainer = build_trainer(tmp_path, shards, dataloader_num_workers=workers, max_steps=8)

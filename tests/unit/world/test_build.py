@@ -67,6 +67,7 @@ def test_crowds_are_full_and_say_nothing_about_what_goes_together():
     assert abs(sum(with_cup) / len(with_cup) - sum(without) / len(without)) < 0.1
 
 
+@pytest.mark.slow
 def test_a_probe_tells_a_tower_that_sees_from_one_that_does_not():
     shipped = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
     assert probe_tower(shipped, 0, count=200) >= 95
