@@ -35,7 +35,8 @@ def stages(total: int, doing: str) -> Iterator[Callable[[str], None]]:
     """Draws a bar of stages for the block; what it yields is told which of them begins."""
     from tqdm import tqdm
 
-    with tqdm(total=total, bar_format="{desc} ({n}/{total})", leave=False, disable=None) as bar:
+    # The delay holds for what has no name yet: a stage that begins is drawn at once.
+    with tqdm(total=total, bar_format="{desc} ({n}/{total})", leave=False, disable=None, delay=1) as bar:
 
         def begin(stage: str) -> None:
             bar.n += 1

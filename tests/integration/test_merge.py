@@ -1,5 +1,6 @@
 """`mmdpo merge`: one model out of a run, with the logits of adapter and base, or an error that says why not."""
 
+import io
 import json
 import os
 import re
@@ -99,10 +100,15 @@ class TestEqualLogits:
         assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
         self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run, base), base)
 
-    def test_of_a_model_that_was_trained_whole(self, tmp_path, base):
+    def test_of_a_model_that_was_trained_whole(self, tmp_path, base, monkeypatch):
         run = train(tmp_path / "whole", model_name_or_path=str(base), use_peft=False, save_strategy="no")
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr("sys.stderr", terminal)
         assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
         assert torch.equal(logits_of(tmp_path / "merged"), logits_of(run))
+        for stage in ("reading (1/2)", "copying (2/2)"):
+            assert f"merging: {stage}" in terminal.getvalue()
         assert main(["merge", str(run), str(tmp_path / "small"), "--dtype", "bfloat16"]) == 0
         assert {tensor.dtype for tensor in load_file(tmp_path / "small" / "model.safetensors").values()} == {
             torch.bfloat16

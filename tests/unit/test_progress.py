@@ -45,7 +45,7 @@ def test_stages_are_named_and_counted(monkeypatch):
     with progress.stages(2, "merging") as begin:
         begin("reading")
         begin("writing")
-    assert "merging: reading (1/2)" in terminal.getvalue()
+    assert terminal.getvalue().startswith("\rmerging: reading (1/2)")  # and no bar without a name before it
     assert "merging: writing (2/2)" in terminal.getvalue()
 
 

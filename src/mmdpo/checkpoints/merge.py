@@ -70,7 +70,8 @@ def merge_run(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not allow_pickle:
         options["use_safetensors"] = True
-    with written_aside(target) as folder, stages(4, "merging") as begin:
+    steps = 4 if has_adapter else 3 if dtype is not None else 2
+    with written_aside(target) as folder, stages(steps, "merging") as begin:
         begin("reading")
         processor = _find_processor(run, base, trust_remote_code)
         source, expected = Path(find_base(run) or run), None
@@ -93,6 +94,7 @@ def merge_run(
             del model
         else:
             read_weights(run)  # a shard that is cut short is found here, not by who loads the copy
+            begin("copying")
             for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
                 for path in run.glob(pattern):
                     shutil.copyfile(path, folder / path.name)

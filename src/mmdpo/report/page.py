@@ -50,8 +50,8 @@ def _make_sections(
     found: Found, missing: list[str], benchmarks: Benchmarks, pictures: ItemPictures
 ) -> tuple[list[Headline], list[Section]]:
     """Returns what benchmarks come to, and the sections: results first, then how they were trained."""
-    runs = [read_trained(place, missing) for place in found.runs]
-    evaluated = [read_evaluated(place, missing) for place in found.evaluations]
+    runs = [read_trained(place, missing) for place in count(found.runs, "reading", "run")]
+    evaluated = [read_evaluated(place, missing) for place in count(found.evaluations, "reading", "result")]
     sections: list[Section] = []
 
     def add(name: str, make: Callable[[], Section | list[Section]]) -> None:
@@ -71,7 +71,7 @@ def _make_sections(
     ]
     heads = evaluation_heads(scored, benchmarks)
     on_top = {head.table.title for head in heads if head.table is not None}
-    for of in scored:
+    for of in count(scored, "drawing", "benchmark"):
         add(of.benchmark, partial(evaluation_section, of, pictures, has_key=key_table(of).title not in on_top))
     kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
         (found.studies, partial(study_section, pictures=pictures)),

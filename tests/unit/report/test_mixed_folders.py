@@ -8,6 +8,7 @@ import re
 import pytest
 from PIL import Image
 
+from mmdpo import progress
 from mmdpo.data.images import open_image
 from mmdpo.report.diagnosis import write_diagnosis
 from mmdpo.report.evaluated import ItemPictures
@@ -167,6 +168,15 @@ class TestMissing:
         assert "all/theirs: a study inside all" in said
         assert "holds folders below 3 levels, not looked into" in said
         assert "all/mine/first: a run" in read_report([runs], tmp_path).all_text
+
+    def test_what_is_read_and_drawn_is_counted_on_a_terminal(self, tmp_path, monkeypatch):
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr("sys.stderr", terminal)
+        monkeypatch.setattr(progress, "PATIENCE", 0)
+        write_report([write_trained(tmp_path / "run"), write_evaluated(tmp_path / "pope")], tmp_path / "report.html")
+        units = re.findall(r"0/1 \[.*?(run|result|benchmark)/s\]", terminal.getvalue())
+        assert list(dict.fromkeys(units)) == ["run", "result", "benchmark"]
 
     def test_a_folder_of_many_runs_names_three_and_counts_the_others(self, tmp_path):
         for number in range(9):
