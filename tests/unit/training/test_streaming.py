@@ -299,7 +299,7 @@ class TestRecipe:
         ("changes", "message"),
         [
             ({"test_split_size": 0.5}, "test_split_size needs to know all rows"),
-            ({"eval_strategy": "steps"}, "has no splits: set eval_dataset_name"),
+            ({"eval_strategy": "steps"}, "has one split: set eval_dataset_name"),
             ({"dataset_name": "world"}, "leave dataset_streaming out"),
         ],
         ids=["split", "evaluation", "world"],
