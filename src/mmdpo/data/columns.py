@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import as_list, is_messages, read_answer, read_prompt
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, Region, RowError, Text
@@ -16,11 +17,57 @@ ID_COLUMNS = ("id", "idx", "question_id")
 """Columns that may name a row, in order of preference."""
 
 
-def read_answers(answers: Mapping[str, Any], *, conversational: bool) -> dict[str, Text]:
+def read_conversation(
+    row: Row,
+    turns: Any,
+    images: Any,
+    rejected_images: Any,
+    answers: Row | None = None,
+    *,
+    used: Collection[str],
+    column: str,
+    images_first: bool = True,
+    **place: Unpack[Place],
+) -> PreferenceExample:
+    """Returns the example of a row whose prompt is `turns`, which the model's chat template renders.
+
+    Images are the values of their columns; `answers` are the columns `chosen` and `rejected` unless they are given.
+    `used` names the columns that the format reads itself; any other may be a response or a weight. `column` is named in
+    messages about the turns, and `images_first` is `read_prompt`'s. Raises RowError for what cannot be read.
+    """
+    root = place["image_root"]
+    read = read_prompt(turns, image_sources(images, root), image_root=root, column=column, images_first=images_first)
+    return make_example(row, read.turns, read.images, rejected_images, answers, used=used, **place)
+
+
+def make_example(
+    row: Row,
+    prompt: Text,
+    images: tuple[ImageSource, ...],
+    rejected_images: Any = None,
+    answers: Row | None = None,
+    *,
+    used: Collection[str],
+    **place: Unpack[Place],
+) -> PreferenceExample:
+    """Returns the example of a row whose prompt and images are read; the other arguments are `read_conversation`'s."""
+    pair = {name: row.get(name) for name in (CHOSEN, REJECTED)} if answers is None else answers
+    conversational = not isinstance(prompt, str)
+    return PreferenceExample(
+        id=place["row_id"],
+        prompt=prompt,
+        responses=_read_answers(pair, conversational) | _further_responses(row, used, conversational),
+        images=images,
+        rejected_images=image_sources(rejected_images, place["image_root"]),
+        weights=_numeric_weights(row, used),
+        source=place["source"],
+    )
+
+
+def _read_answers(answers: Row, conversational: bool) -> dict[str, Text]:
     """Reads the answers of a pair in the form of their prompt; a missing one is left out, for validation to report.
 
-    Raises:
-        RowError: an answer is neither text nor turns, or turns answer a plain prompt.
+    Raises RowError where an answer is neither text nor turns, or turns answer a plain prompt.
     """
     found: dict[str, Text] = {}
     for column, value in answers.items():
@@ -38,45 +85,10 @@ def read_answers(answers: Mapping[str, Any], *, conversational: bool) -> dict[st
     return found
 
 
-def read_conversation(
-    row: Mapping[str, Any],
-    turns: Any,
-    answers: Mapping[str, Any],
-    images: Sequence[ImageSource],
-    rejected_images: Sequence[ImageSource] = (),
-    *,
-    used: Collection[str],
-    column: str,
-    source: str,
-    image_root: Path | None,
-    row_id: str,
-    images_first: bool = True,
-) -> PreferenceExample:
-    """Returns the example of a row whose prompt is `turns`, which the model's chat template renders.
-
-    `used` names the columns that the format reads itself; any other may be a response or a weight. `column` is named in
-    messages about the turns, and `images_first` is `read_prompt`'s.
-
-    Raises:
-        RowError: a turn or an answer cannot be read.
-    """
-    conversation = read_prompt(turns, images, image_root=image_root, column=column, images_first=images_first)
-    return PreferenceExample(
-        id=row_id,
-        prompt=conversation.turns,
-        responses=read_answers(answers, conversational=True) | further_responses(row, used, conversational=True),
-        images=conversation.images,
-        rejected_images=tuple(rejected_images),
-        weights=numeric_weights(row, used),
-        source=source,
-    )
-
-
 def ask(question: Any, system: Any = None, history: Any = None) -> list[dict[str, Any]]:
     """Returns the turns of a question: before it a system prompt and earlier `[question, answer]` pairs, if given.
 
-    Raises:
-        RowError: an entry of the history is no pair.
+    Raises RowError for an entry of the history that is no pair.
     """
     turns = [{"role": "system", "content": system}] if system else []
     for pair in as_list(history) or ():
@@ -93,8 +105,7 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 def read_sharegpt_turn(turn: Any) -> Any:
     """Returns a turn `{"from", "value"}` as `role` and `content`; leaves anything else for `read_prompt` to judge.
 
-    Raises:
-        RowError: the turn is of a kind that is not supported (observation, function_call).
+    Raises RowError for a turn of a kind that is not supported (observation, function_call).
     """
     if not isinstance(turn, Mapping) or turn.get("from") is None:
         return turn
@@ -103,35 +114,27 @@ def read_sharegpt_turn(turn: Any) -> Any:
     return {"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")}
 
 
-def is_pair_of_texts(row: Mapping[str, Any]) -> bool:
+def is_pair_of_texts(row: Row) -> bool:
     """Returns whether `chosen` and `rejected` are texts."""
     return isinstance(row.get(CHOSEN), str) and isinstance(row.get(REJECTED), str)
 
 
-def one_of(row: Mapping[str, Any], *columns: str) -> Any:
-    """Returns the value of the one column that is filled, None where none is.
-
-    Raises:
-        RowError: two of them are filled, so that it is not clear which one is meant.
-    """
+def one_of(row: Row, *columns: str) -> Any:
+    """Returns the value of the one column that is filled, None where none is; raises RowError where two are."""
     filled = [column for column in columns if row.get(column) is not None]
     if len(filled) > 1:
         raise RowError(f"both `{filled[0]}` and `{filled[1]}` are given: leave one of them out")
     return row[filled[0]] if filled else None
 
 
-def refuse_columns(row: Mapping[str, Any], columns: Collection[str]) -> None:
-    """Refuses a row that has something in a column which this package would drop.
-
-    Raises:
-        RowError: one of the columns is neither missing nor empty.
-    """
+def refuse_columns(row: Row, columns: Collection[str]) -> None:
+    """Raises RowError for a row that has something in one of these columns, which this package would drop."""
     for column in columns:
         if row.get(column) not in (None, "", [], {}):
             raise RowError(f"`{column}` is not supported: remove the column if the row makes sense without it")
 
 
-def further_responses(row: Mapping[str, Any], used: Collection[str], *, conversational: bool) -> dict[str, Text]:
+def _further_responses(row: Row, used: Collection[str], conversational: bool) -> dict[str, Text]:
     """Returns every column that an objective could name as a response.
 
     That is every column which is neither one of `used` nor an id and whose value is text or a list of chat turns.
@@ -159,14 +162,13 @@ MASKS, BOXES = ("mask", "masks"), "boxes"
 """Columns that say where an image is corrupted."""
 
 
-def read_marks(row: Mapping[str, Any], example: PreferenceExample, image_root: Path | None) -> PreferenceExample:
+def read_marks(row: Row, example: PreferenceExample, image_root: Path | None) -> PreferenceExample:
     """Returns an example with what any row may say of its corrupted image, whatever its format: where, and whether.
 
     `mask` is an image of its picture's size, light where it is corrupted, and `masks` a list of them; `boxes` are
     `[left, top, right, bottom]` in pixels, in one list for a single image, in a list of lists for several.
 
-    Raises:
-        RowError: a value is none of these, or masks and boxes are given.
+    Raises RowError where a value is none of these, and where masks and boxes are given.
     """
     flag = row.get(FLAG)
     if flag is not None and flag not in (0, 1):
@@ -196,7 +198,7 @@ def _read_boxes(value: Any) -> tuple[Region, ...]:
     raise RowError(f"`{BOXES}` is {value!r:.80}: write a list of [left, top, right, bottom] in pixels")
 
 
-def numeric_weights(row: Mapping[str, Any], used: Collection[str]) -> dict[str, float]:
+def _numeric_weights(row: Row, used: Collection[str]) -> dict[str, float]:
     """Returns every column that a term could name as its per-example weight: finite numbers, ids excepted."""
     weights = {}
     for column, value in row.items():

@@ -20,18 +20,26 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack
 
 from mmdpo.records import PreferenceExample
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+
+
+class Place(TypedDict):
+    """What `parse` is told of a row: where it stands, the folder that its image paths start from, and its id."""
+
+    source: str
+    image_root: Path | None
+    row_id: str
 
 
 class Parse(Protocol):
     """The signature of a format's `parse`."""
 
-    def __call__(self, row: Row, *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+    def __call__(self, row: Row, **place: Unpack[Place]) -> PreferenceExample:
         """Reads one row."""
         ...
 
@@ -64,8 +72,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Format:
     """Returns the format of that name, or somebody else's given as `package.module:NAME`.
 
-    Raises:
-        ValueError: there is no such format, its module cannot be imported, or one of the names above is missing.
+    Raises ValueError where there is no such format, its module cannot be imported, or lacks one of the names above.
     """
     found = load_elsewhere(name, FORMATS.kind)[1] if is_elsewhere(name) else FORMATS.load(name)
     missing = [part for part in ("EXAMPLES", "matches", "parse") if not hasattr(found, part)]
@@ -79,8 +86,7 @@ def load(name: str) -> Format:
 def detect(row: Row) -> Format:
     """Returns the one format of this folder that `row` is in.
 
-    Raises:
-        ValueError: none, or more than one, fits; lists the columns found and what each format needs, nearest first.
+    Raises ValueError where none, or more than one, fits: lists the columns found and what each format needs.
     """
     formats = [load(name) for name in names()]
     fitting = [candidate for candidate in formats if candidate.matches(row)]

@@ -10,13 +10,11 @@ Source: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md (alpac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import ask, is_pair_of_texts, read_conversation, refuse_columns
-from mmdpo.data.images import image_sources
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
+from mmdpo.data.formats import Place, Row
+from mmdpo.records import PreferenceExample, RowError
 
 EXAMPLES = (
     {
@@ -41,31 +39,17 @@ _UNSUPPORTED = ("videos", "audios", "tools")
 _USED = ("instruction", "input", "system", "history", "chosen", "rejected", "images", "rejected_images", *_UNSUPPORTED)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether an `instruction` stands beside two answers in plain text."""
     return "instruction" in row and is_pair_of_texts(row)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: a column has a value that cannot be read, or something that is not supported.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError for a value that cannot be read, or a column that is not supported."""
     refuse_columns(row, _UNSUPPORTED)
     said = [row[column] for column in ("instruction", "input") if row.get(column)]
     if not all(isinstance(text, str) for text in said):
         raise RowError("`instruction` and `input` must be text")
-    return read_conversation(
-        row,
-        ask("\n".join(said), row.get("system"), row.get("history")),
-        {CHOSEN: row.get(CHOSEN), REJECTED: row.get(REJECTED)},
-        image_sources(row.get("images"), image_root),
-        image_sources(row.get("rejected_images"), image_root),
-        used=_USED,
-        column="instruction",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-        images_first=False,
-    )
+    turns = ask("\n".join(said), row.get("system"), row.get("history"))
+    images = row.get("images"), row.get("rejected_images")
+    return read_conversation(row, turns, *images, used=_USED, column="instruction", images_first=False, **place)

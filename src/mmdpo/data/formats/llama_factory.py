@@ -12,11 +12,10 @@ Source: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md (share
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from mmdpo.data.columns import one_of, read_conversation, read_sharegpt_turn, refuse_columns
-from mmdpo.data.images import image_sources
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
@@ -39,36 +38,23 @@ _UNSUPPORTED = ("videos", "audios", "tools")
 _USED = ("conversations", "messages", "chosen", "rejected", "images", "rejected_images", "system", *_UNSUPPORTED)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are `conversations` or `messages`, and both answers are one turn."""
     return ("conversations" in row or "messages" in row) and _is_turn(row.get(CHOSEN)) and _is_turn(row.get(REJECTED))
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row.
 
-    Raises:
-        RowError: a turn is of a kind that is not supported (observation, function_call), or a column has something that
-            is not.
+    Raises RowError for a turn of a kind that is not supported (observation, function_call), and such a column.
     """
     refuse_columns(row, _UNSUPPORTED)
-    prompt = [read_sharegpt_turn(turn) for turn in as_list(one_of(row, "conversations", "messages")) or []]
+    turns = [read_sharegpt_turn(turn) for turn in as_list(one_of(row, "conversations", "messages")) or []]
     if row.get("system"):
-        prompt.insert(0, {"role": "system", "content": row["system"]})
+        turns.insert(0, {"role": "system", "content": row["system"]})
     answers = {column: row.get(column) and read_sharegpt_turn(row[column]) for column in (CHOSEN, REJECTED)}
-    return read_conversation(
-        row,
-        prompt,
-        answers,
-        image_sources(row.get("images"), image_root),
-        image_sources(row.get("rejected_images"), image_root),
-        used=_USED,
-        column="conversations",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-        images_first=False,
-    )
+    how: Any = dict(answers=answers, used=_USED, column="conversations", images_first=False)
+    return read_conversation(row, turns, row.get("images"), row.get("rejected_images"), **how, **place)
 
 
 def _is_turn(value: Any) -> bool:

@@ -12,11 +12,10 @@ Source: https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import is_pair_of_texts, one_of, read_conversation, read_sharegpt_turn
-from mmdpo.data.images import image_sources
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -33,18 +32,13 @@ EXAMPLES = (
 _USED = ("conversations", "chosen", "rejected", "image", "images", "rejected_images")
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether `conversations` stand beside two answers in plain text."""
     return "conversations" in row and is_pair_of_texts(row)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: the conversation ends with an answer that is neither of the two, or a column has a value that cannot
-            be read.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError where the conversation ends with an answer that is neither of the two."""
     turns = [read_sharegpt_turn(turn) for turn in as_list(row.get("conversations")) or ()]
     if turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "assistant":
         said = turns.pop()["content"]
@@ -53,15 +47,5 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
                 "`conversations` ends with an answer that is neither `chosen` nor `rejected`: take it out, or make it "
                 "one of the two"
             )
-    return read_conversation(
-        row,
-        turns,
-        {CHOSEN: row.get(CHOSEN), REJECTED: row.get(REJECTED)},
-        image_sources(one_of(row, "image", "images"), image_root),
-        image_sources(row.get("rejected_images"), image_root),
-        used=_USED,
-        column="conversations",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-    )
+    images = one_of(row, "image", "images"), row.get("rejected_images")
+    return read_conversation(row, turns, *images, used=_USED, column="conversations", **place)

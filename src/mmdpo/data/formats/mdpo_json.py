@@ -8,13 +8,13 @@ Source: https://huggingface.co/datasets/fwnlp/mDPO-preference-data; the images a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Unpack
 
-from mmdpo.data.columns import further_responses, numeric_weights, read_answers
+from mmdpo.data.columns import make_example
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.images import image_sources
-from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError, Text
+from mmdpo.records import PreferenceExample, RowError, Text
 
 EXAMPLES = (
     {
@@ -28,30 +28,19 @@ EXAMPLES = (
 _USED = ("img_path", "prompt", "chosen", "rejected")
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether the image is given as `img_path`, and neither as `images` nor as `image`."""
     return all(column in row for column in _USED) and "images" not in row and "image" not in row
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row; answers come out with the space that separates them from the prompt.
-
-    Raises:
-        RowError: the prompt or an answer is not text, or the path is not one.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row; answers get the space that separates them from the prompt. Raises RowError for what is no text."""
     prompt = row.get("prompt") or ""
     if not isinstance(prompt, str):
         raise RowError(f"`prompt` is of type {type(prompt).__name__}: write the templated prompt as text")
-    answers = read_answers({CHOSEN: row.get(CHOSEN), REJECTED: row.get(REJECTED)}, conversational=False)
-    answers |= further_responses(row, _USED, conversational=False)
-    return PreferenceExample(
-        id=row_id,
-        prompt=prompt,
-        responses={name: _separate(prompt, answer) for name, answer in answers.items()},
-        images=image_sources(row.get("img_path"), image_root),
-        weights=numeric_weights(row, _USED),
-        source=source,
-    )
+    example = make_example(row, prompt, image_sources(row.get("img_path"), place["image_root"]), used=_USED, **place)
+    separated = {name: _separate(prompt, answer) for name, answer in example.responses.items()}
+    return replace(example, responses=separated)
 
 
 def _separate(prompt: str, answer: Text) -> Text:

@@ -10,12 +10,10 @@ Source: https://github.com/Kwai-YuanQi/MM-RLHF (arXiv 2502.10391), `dpo_pairs.js
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import is_pair_of_texts, refuse_columns
-from mmdpo.data.formats import rlaif_v
+from mmdpo.data.formats import Place, Row, rlaif_v
 from mmdpo.records import PreferenceExample
 
 EXAMPLES = (
@@ -32,19 +30,14 @@ EXAMPLES = (
 _MARKS = ("chosen_reason", "rejected_reason", "is_tie", "mixed_up_image")
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether a plain pair has a column that only MM-RLHF has."""
     return isinstance(row.get("prompt"), str) and is_pair_of_texts(row) and any(mark in row for mark in _MARKS)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: the row has a video, or a column has a value that cannot be read.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError for a video, and a value that cannot be read."""
     refuse_columns(row, ("video",))
     renamed = {name: value for name, value in row.items() if name not in ("prompt", "mixed_up_image")}
     rejected_images = row.get("mixed_up_image", row.get("rejected_images"))
-    renamed |= {"question": row.get("prompt"), "rejected_images": rejected_images}
-    return rlaif_v.parse(renamed, source=source, image_root=image_root, row_id=row_id)
+    return rlaif_v.parse({**renamed, "question": row.get("prompt"), "rejected_images": rejected_images}, **place)

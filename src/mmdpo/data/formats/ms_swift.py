@@ -12,11 +12,10 @@ Source: https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import read_conversation, refuse_columns
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import is_messages, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
@@ -50,17 +49,16 @@ _UNSUPPORTED = ("videos", "audios", "tools", "objects")
 _USED = ("messages", "images", *_REJECTED_COLUMNS, *_UNSUPPORTED)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are `messages` and one of the columns that begin with `rejected_`."""
     return is_messages(row.get("messages")) and any(column in row for column in _REJECTED_COLUMNS)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row.
 
-    Raises:
-        RowError: a conversation does not end with the assistant, the two differ before their last turn, or a column has
-            something that is not supported.
+    Raises RowError where a conversation does not end with the assistant, or the two differ before their last turn, and
+    for a column that is not supported.
     """
     refuse_columns(row, _UNSUPPORTED)
     prompt, chosen = split_last_answer(row.get("messages"), column="messages")
@@ -72,19 +70,9 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
                 "`messages` and `rejected_messages` differ before their last turn: a pair needs one prompt; repeat the "
                 "same turns in both, or give only the answer, as `rejected_response`"
             )
-    images = image_sources(row.get("images"), image_root)
-    rejected_images = image_sources(row.get("rejected_images"), image_root)
+    images, rejected_images = (image_sources(row.get(name), None) for name in ("images", "rejected_images"))
     if rejected_images and rejected is None:
         rejected = chosen  # the row says what it compares: this answer under two pictures
-    return read_conversation(
-        row,
-        prompt,
-        {CHOSEN: chosen, REJECTED: rejected},
-        images,
-        () if rejected_images == images else rejected_images,
-        used=_USED,
-        column="messages",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-    )
+    answers = {CHOSEN: chosen, REJECTED: rejected}
+    corrupted = None if rejected_images == images else row.get("rejected_images")
+    return read_conversation(row, prompt, row.get("images"), corrupted, answers, used=_USED, column="messages", **place)

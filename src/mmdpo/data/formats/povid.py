@@ -12,12 +12,10 @@ https://github.com/aiming-lab/MMedPO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from mmdpo.data.columns import FLAG, one_of, read_conversation, read_sharegpt_turn
-from mmdpo.data.images import image_sources
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.messages import as_list, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -36,41 +34,31 @@ EXAMPLES = (
     },
 )
 
-_USED = ("conversations", "rejected_conversations", "image", "images", "rejected_images", "image_root", FLAG)
+_CONVERSATIONS = ("conversations", "rejected_conversations")
+_USED = (*_CONVERSATIONS, "image", "images", "rejected_images", "image_root", FLAG)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are `conversations` and `rejected_conversations`."""
-    return "conversations" in row and "rejected_conversations" in row
+    return all(column in row for column in _CONVERSATIONS)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row.
 
-    Raises:
-        RowError: a conversation does not end with the assistant, or the two differ before their last turn.
+    Raises RowError where a conversation does not end with the assistant, or the two differ before their last turn.
     """
-    prompt, chosen = _split(row, "conversations")
-    rejected_prompt, rejected = _split(row, "rejected_conversations")
+    (prompt, chosen), (rejected_prompt, rejected) = (_split(row, column) for column in _CONVERSATIONS)
     if rejected_prompt != prompt:
         raise RowError(
             "`conversations` and `rejected_conversations` differ before their last turn: a pair needs one prompt; "
             "repeat the same turns in both"
         )
-    return read_conversation(
-        row,
-        prompt,
-        {CHOSEN: chosen, REJECTED: rejected},
-        image_sources(one_of(row, "image", "images"), image_root),
-        image_sources(row.get("rejected_images"), image_root),
-        used=_USED,
-        column="conversations",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-    )
+    images = one_of(row, "image", "images"), row.get("rejected_images")
+    answers = {CHOSEN: chosen, REJECTED: rejected}
+    return read_conversation(row, prompt, *images, answers, used=_USED, column="conversations", **place)
 
 
-def _split(row: Mapping[str, Any], column: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _split(row: Row, column: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     turns = as_list(row.get(column))
     return split_last_answer([read_sharegpt_turn(turn) for turn in turns] if turns else turns, column=column)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from mmdpo.data.formats import rlaif_v
+from mmdpo.data.formats import Place, Row, rlaif_v
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
 EXAMPLES = (
@@ -30,7 +29,7 @@ EXAMPLES = (
 _KEYS = ("question", CHOSEN, REJECTED)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether `text` is JSON that has a question and both answers, which the row itself has not."""
     try:
         content = _read_text(row)
@@ -39,17 +38,13 @@ def matches(row: Mapping[str, Any]) -> bool:
     return all(key in content and key not in row for key in _KEYS)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: `text` is no JSON mapping, or something in it cannot be read.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError where `text` is no JSON mapping, or something in it cannot be read."""
     further = {name: value for name, value in row.items() if name != "text"}
-    return rlaif_v.parse({**further, **_read_text(row)}, source=source, image_root=image_root, row_id=row_id)
+    return rlaif_v.parse({**further, **_read_text(row)}, **place)
 
 
-def _read_text(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_text(row: Row) -> Row:
     text = row.get("text")
     try:
         content = json.loads(text) if isinstance(text, str) else text

@@ -10,11 +10,10 @@ Source: https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import ask, read_conversation, refuse_columns
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.images import image_sources
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
@@ -34,30 +33,18 @@ _UNSUPPORTED = ("videos", "audios", "tools", "objects")
 _USED = ("query", "response", "rejected_response", "system", "history", "images", "rejected_images", *_UNSUPPORTED)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are a query, a response, and a rejected response or rejected images."""
     return "query" in row and "response" in row and ("rejected_response" in row or "rejected_images" in row)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: a column has a value that cannot be read, or something that is not supported.
-    """
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError for a value that cannot be read, or a column that is not supported."""
     refuse_columns(row, _UNSUPPORTED)
-    rejected, rejected_images = row.get("rejected_response"), image_sources(row.get("rejected_images"), image_root)
-    if rejected is None and rejected_images:
-        rejected = row.get("response")
+    answers = {CHOSEN: row.get("response"), REJECTED: row.get("rejected_response")}
+    if answers[REJECTED] is None and image_sources(row.get("rejected_images"), None):
+        answers[REJECTED] = answers[CHOSEN]
+    turns, images = ask(row.get("query"), row.get("system"), row.get("history")), row.get("images")
     return read_conversation(
-        row,
-        ask(row.get("query"), row.get("system"), row.get("history")),
-        {CHOSEN: row.get("response"), REJECTED: rejected},
-        image_sources(row.get("images"), image_root),
-        rejected_images,
-        used=_USED,
-        column="query",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
+        row, turns, images, row.get("rejected_images"), answers, used=_USED, column="query", **place
     )

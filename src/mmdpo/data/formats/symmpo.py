@@ -9,12 +9,10 @@ Source: https://github.com/Liuwq-bit/SymMPO (arXiv 2506.11712).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from mmdpo.data.columns import ask, read_conversation
-from mmdpo.data.images import image_sources
+from mmdpo.data.formats import Place, Row
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
 EXAMPLES = (
@@ -35,26 +33,13 @@ _NEEDED = ("question", "image_1", "image_2", "resp_1_w", "resp_1_l", "resp_2_w")
 _USED = (*_NEEDED, "image_path_1", "image_path_2")
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are a question, two images and the answers of both."""
     return all(column in row for column in _NEEDED)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
-    """Reads one row.
-
-    Raises:
-        RowError: a column has a value that cannot be read.
-    """
-    return read_conversation(
-        row,
-        ask(row.get("question")),
-        {CHOSEN: row.get("resp_1_w"), REJECTED: row.get("resp_1_l"), ALTERNATIVE: row.get("resp_2_w")},
-        image_sources(row.get("image_1"), image_root),
-        image_sources(row.get("image_2"), image_root),
-        used=_USED,
-        column="question",
-        source=source,
-        image_root=image_root,
-        row_id=row_id,
-    )
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    """Reads one row. Raises RowError for a value that cannot be read."""
+    answers = {CHOSEN: row.get("resp_1_w"), REJECTED: row.get("resp_1_l"), ALTERNATIVE: row.get("resp_2_w")}
+    turns, images = ask(row.get("question")), (row.get("image_1"), row.get("image_2"))
+    return read_conversation(row, turns, *images, answers, used=_USED, column="question", **place)

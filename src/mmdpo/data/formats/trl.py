@@ -14,23 +14,14 @@ Source: https://huggingface.co/docs/trl/dataset_formats (preference, vision).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from mmdpo.data.columns import further_responses, numeric_weights, one_of, read_answers
-from mmdpo.data.formats import mm_rlhf
+from mmdpo.data.columns import make_example, one_of, read_conversation
+from mmdpo.data.formats import Place, Row, mm_rlhf
 from mmdpo.data.images import image_sources
-from mmdpo.data.messages import (
-    IMAGE_PLACEHOLDER,
-    is_messages,
-    plain_text,
-    read_answer,
-    read_prompt,
-    split_shared_turns,
-)
-from mmdpo.records import CHOSEN, REJECTED, Message, PreferenceExample, RowError, Text
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, is_messages, plain_text, read_answer, split_shared_turns
+from mmdpo.records import CHOSEN, REJECTED, Message, PreferenceExample, RowError
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +41,11 @@ EXAMPLES = (
 )
 
 _IMAGE_COLUMNS = ("images", "image")
-_USED = ("prompt", "chosen", "rejected", *_IMAGE_COLUMNS, "rejected_images", "rejected_image")
+_REJECTED_COLUMNS = ("rejected_images", "rejected_image")
+_USED = ("prompt", "chosen", "rejected", *_IMAGE_COLUMNS, *_REJECTED_COLUMNS)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether both answers are text or turns, and the prompt is there or inside them."""
     answers = [row.get(CHOSEN), row.get(REJECTED)]
     if ("img_path" in row and not any(column in row for column in _IMAGE_COLUMNS)) or mm_rlhf.matches(row):
@@ -63,35 +55,24 @@ def matches(row: Mapping[str, Any]) -> bool:
     return "prompt" in row and all(isinstance(answer, str) or is_messages(answer) for answer in answers)
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row; conversational rows come out with structured parts, plain ones as they are.
 
-    Raises:
-        RowError: a column has a value that cannot be read, or the prompt and the answers have different forms.
+    Raises RowError for a value that cannot be read, and where prompt and answers have different forms.
     """
     prompt, chosen, rejected = row.get("prompt"), row.get(CHOSEN), row.get(REJECTED)
-    images = image_sources(one_of(row, *_IMAGE_COLUMNS), image_root)
     if (prompt is None or isinstance(prompt, str)) and is_messages(chosen) and is_messages(rejected):
         said, (prompt, chosen, rejected) = prompt, split_shared_turns(chosen, rejected)
         _check_same_prompt(said, prompt)
-    conversational = prompt is not None and not isinstance(prompt, str)
-    text: Text = prompt or ""
-    if isinstance(text, str) and text.strip() and images and IMAGE_PLACEHOLDER not in text:
+    shown, corrupted = (one_of(row, *columns) for columns in (_IMAGE_COLUMNS, _REJECTED_COLUMNS))
+    answers = {CHOSEN: chosen, REJECTED: rejected}
+    if prompt is not None and not isinstance(prompt, str):
+        return read_conversation(row, prompt, shown, corrupted, answers, used=_USED, column="prompt", **place)
+    text, images = prompt or "", image_sources(shown, place["image_root"])
+    if text.strip() and images and IMAGE_PLACEHOLDER not in text:
         text = f"{IMAGE_PLACEHOLDER}\n" * len(images) + text
         _say_images_in_front()
-    if conversational:
-        conversation = read_prompt(prompt, images, image_root=image_root, column="prompt")
-        text, images = conversation.turns, conversation.images
-    return PreferenceExample(
-        id=row_id,
-        prompt=text,
-        responses=read_answers({CHOSEN: chosen, REJECTED: rejected}, conversational=conversational)
-        | further_responses(row, _USED, conversational=conversational),
-        images=images,
-        rejected_images=image_sources(one_of(row, "rejected_images", "rejected_image"), image_root),
-        weights=numeric_weights(row, _USED),
-        source=source,
-    )
+    return make_example(row, text, images, corrupted, answers, used=_USED, **place)
 
 
 @cache

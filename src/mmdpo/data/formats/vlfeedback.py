@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from mmdpo.data.columns import ask, one_of, read_conversation
-from mmdpo.data.images import image_sources
+from mmdpo.data.formats import Place, Row
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -66,16 +66,15 @@ _IMAGES = ("image", "images", "img_path")
 _USED = ("prompt", "completions", "models", *_IMAGES)
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are a prompt and completions, and no pair yet."""
     return "completions" in row and "prompt" in row and CHOSEN not in row and REJECTED not in row
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row, as the pair of the best and the worst completion.
 
-    Raises:
-        RowError: the completions have no two different scores, or something cannot be read.
+    Raises RowError where the completions have no two different scores, or something cannot be read.
     """
     scored = _score(row)
     if len({score for score, _ in scored}) < 2:
@@ -85,36 +84,26 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
         )
     best = max(scored, key=lambda completion: completion[0])
     worst = min(scored, key=lambda completion: completion[0])
-    return _pair(row, best[1], worst[1], source=source, image_root=image_root, row_id=row_id)
+    return _pair(row, best[1], worst[1], **place)
 
 
-def parse_all(
-    row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str
-) -> Iterator[PreferenceExample]:
+def parse_all(row: Row, **place: Unpack[Place]) -> Iterator[PreferenceExample]:
     """Yields every pair of completions with different scores; their ids are the row's and a number.
 
-    Raises:
-        RowError: something cannot be read.
+    Raises RowError where something cannot be read.
     """
     unequal = [pair for pair in combinations(_score(row), 2) if pair[0][0] != pair[1][0]]
     for number, pair in enumerate(unequal, start=1):
         (_, worse), (_, better) = sorted(pair, key=lambda completion: completion[0])
-        yield _pair(row, better, worse, source=source, image_root=image_root, row_id=f"{row_id}-{number}")
+        yield replace(_pair(row, better, worse, **place), id=f"{place['row_id']}-{number}")
 
 
-def _pair(row: Mapping[str, Any], chosen: Any, rejected: Any, **place: Any) -> PreferenceExample:
-    return read_conversation(
-        row,
-        ask(row.get("prompt")),
-        {CHOSEN: chosen, REJECTED: rejected},
-        image_sources(one_of(row, *_IMAGES), place["image_root"]),
-        used=_USED,
-        column="prompt",
-        **place,
-    )
+def _pair(row: Row, chosen: Any, rejected: Any, **place: Unpack[Place]) -> PreferenceExample:
+    turns, images, answers = ask(row.get("prompt")), one_of(row, *_IMAGES), {CHOSEN: chosen, REJECTED: rejected}
+    return read_conversation(row, turns, images, None, answers, used=_USED, column="prompt", **place)
 
 
-def _score(row: Mapping[str, Any]) -> list[tuple[float, Any]]:
+def _score(row: Row) -> list[tuple[float, Any]]:
     """Returns score and response of every completion whose ratings are all numbers."""
     completions = as_list(row.get("completions"))
     if completions is None or not all(isinstance(completion, Mapping) for completion in completions):

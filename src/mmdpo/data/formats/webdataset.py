@@ -14,10 +14,9 @@ https://huggingface.co/docs/hub/datasets-webdataset.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from mmdpo.data.formats import trl
+from mmdpo.data.formats import Place, Row, trl
 from mmdpo.records import PreferenceExample, RowError
 
 EXAMPLES = (
@@ -45,16 +44,15 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 _REJECTED = "rejected"
 
 
-def matches(row: Mapping[str, Any]) -> bool:
+def matches(row: Row) -> bool:
     """Returns whether there are the key of a WebDataset row and a member `json`."""
     return "__key__" in row and "json" in row
 
 
-def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     """Reads one row.
 
-    Raises:
-        RowError: `json` is no mapping, has images although there are members with images, or is no row of `trl`.
+    Raises RowError where `json` is no mapping or no row of `trl`, or has images although there are members with images.
     """
     content = row.get("json")
     if not isinstance(content, Mapping):
@@ -69,7 +67,7 @@ def parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_i
             raise RowError(f"`json` has `{column}` and there are image members, too: leave one of them out")
     given = {column: images for column, images in found.items() if images}
     further = {name: value for name, value in row.items() if name not in (*members, "__key__", "__url__", "json")}
-    return trl.parse({**further, **content, **given}, source=source, image_root=image_root, row_id=row_id)
+    return trl.parse({**further, **content, **given}, **place)
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
