@@ -193,3 +193,27 @@ class Tools:
 def divide(part: Values, whole: Values) -> Values:
     """Returns part / whole, NaN where whole is 0."""
     return np.divide(part, whole, out=np.full_like(np.asarray(part, dtype=np.float64), np.nan), where=whole != 0)
+
+
+def ratio(
+    name: str,
+    part: str,
+    whole: str,
+    *,
+    scopes: Sequence[str] = ("",),
+    over: str = "",
+    factor: float = 100,
+    better: Better = "higher",
+    unit: str = "%",
+    digits: int | None = None,
+) -> Metric:
+    """Returns the metric factor · part / whole, two counts that are added up over the scopes their names begin with.
+
+    `over` is the count that says how many items it is taken over: `whole` unless given.
+    """
+
+    def compute(sums: Sums) -> Values:
+        added = (np.sum([sums[f"{scope}{count}"] for scope in scopes], axis=0) for count in (part, whole))
+        return factor * divide(*added)
+
+    return Metric(name, compute, tuple(f"{scope}{over or whole}" for scope in scopes), better, unit, digits)

@@ -158,7 +158,7 @@ def test_the_world_scores_as_its_own_evaluation():
     ]
     captions[0], captions[1] = "", "cup cup bed"
     items = world.read_items(HAND_MADE, plain_tools())
-    score = world.make_scorer(HAND_MADE, plain_tools())
+    score = world.score
     sums = build_table(items, {item.id: score(item, text) for item, text in zip(items, captions, strict=True)}).sums()
     expected = score_captions(scenes, captions)
     for metric in load("world").metrics:

@@ -14,6 +14,8 @@ A benchmark is a module with a docstring, whose first line says what it measures
                 the item that a row of an official answers file is about; raises EvaluationError, bare problem
     make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]
                 how one answer is scored, by the official rule
+    score(item: BenchmarkItem, answer: str) -> ItemScore
+                in its place, where the rule needs neither data nor tools
     judge_prompt(item: BenchmarkItem, answer: str) -> str
                 only where a judge reads the answers: what it is asked, our own wording
     reads(reply: str) -> bool
@@ -135,4 +137,6 @@ def load(name: str) -> Benchmark:
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     spellings = [(field.name, spelling) for field in fields(Benchmark) for spelling in (field.name, field.name.upper())]
     given = {name: getattr(module, spelling) for name, spelling in spellings if hasattr(module, spelling)}
+    if hasattr(module, "score"):
+        given["make_scorer"] = lambda data_dir, tools: module.score
     return Benchmark(**{"name": name, "summary": summary, "data_name": name, **given})

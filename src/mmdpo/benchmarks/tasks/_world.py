@@ -77,10 +77,6 @@ class WorldBenchmark:
             raise EvaluationError(f"no id; it has {', '.join(row.values)}, and ids look like test-{SEED}-17")
         return str(row.values["id"])
 
-    def make_scorer(self, data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-        """Returns the exact rule; it needs neither data nor tools."""
-        return self.score
-
     def score(self, item: BenchmarkItem, answer: str) -> ItemScore:
         """Counts what a caption names, rightly and wrongly."""
         present = item.truth["objects"]

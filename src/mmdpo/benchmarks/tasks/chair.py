@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
 from mmdpo.benchmarks.tasks.object_halbench import TRAPS as TRAPS_OF_WORDS
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects, gather_objects, score_answer
@@ -39,18 +39,12 @@ INSTANCES, CAPTIONS, OBJECTS = "instances_val2014.json", "captions_val2014.json"
 _PROMPT: Final = "Please describe this image in detail."
 
 
-def _ratio(name: str, part: str, whole: str, better: Better) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(sums[f"word/{part}"], sums[f"word/{whole}"])
-
-    return Metric(f"chair/{name}", compute, ("word/n",), better, "%", 1)
-
-
+_ratio = partial(ratio, over="word/n", digits=1)
 METRICS = (
-    _ratio("chair_s", "hallucinating", "n", "lower"),
-    _ratio("chair_i", "hallucinated", "mentions", "lower"),
-    _ratio("recall", "found", "truth", "higher"),
-    Metric("chair/caption_words", lambda sums: divide(sums["words"], sums["n"]), ("n",), "neither", "words", 1),
+    _ratio("chair/chair_s", "word/hallucinating", "word/n", better="lower"),
+    _ratio("chair/chair_i", "word/hallucinated", "word/mentions", better="lower"),
+    _ratio("chair/recall", "word/found", "word/truth"),
+    ratio("chair/caption_words", "words", "n", factor=1, better="neither", unit="words", digits=1),
 )
 
 

@@ -9,21 +9,12 @@ asks a local model the same, and with neither image nor text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import (
-    BenchmarkItem,
-    BenchmarkItems,
-    Better,
-    ItemScore,
-    Metric,
-    Sums,
-    Tools,
-    Values,
-    divide,
-)
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Better, ItemScore, Metric, Tools, ratio
 from mmdpo.benchmarks.groups import add_counts
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, TEXT, OptionQuestion, read_letter, read_questions
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data
@@ -39,22 +30,14 @@ FILES: Final = {"viquae": "data_viquae_multiple_choice_data.json", "infoseek": "
 _BETTER: Final[Mapping[str, Better]] = {"both_right": "higher", "both_wrong": "lower"}
 
 
-def _percent(name: str, part: str, whole: str, better: Better) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(sums[part], sums[whole])
-
-    return Metric(f"conflict/{name}", compute, (whole,), better, "%", 2)
-
-
-def _make_metrics(name: str) -> list[Metric]:
-    metrics = []
+def _make_metrics(name: str) -> Iterator[Metric]:
+    percent, own = partial(ratio, scopes=[f"{name}/"], digits=2), f"conflict/{name}"
     for condition in (IMAGE, TEXT):
-        whole = f"{name}/{condition}/n"
-        metrics.append(_percent(f"{name}/accuracy_{condition}", f"{name}/{condition}/right", whole, "higher"))
-        metrics.append(_percent(f"{name}/no_letter_{condition}", f"{name}/{condition}/unread", whole, "lower"))
+        yield percent(f"{own}/accuracy_{condition}", f"{condition}/right", f"{condition}/n")
+        yield percent(f"{own}/no_letter_{condition}", f"{condition}/unread", f"{condition}/n", better="lower")
     for cell, _ in CELLS.values():
-        metrics.append(_percent(f"{name}/{cell}", f"{name}/{cell}", f"{name}/pairs", _BETTER.get(cell, "neither")))
-    return [*metrics, _percent(f"{name}/flip_rate", f"{name}/flips", f"{name}/pairs", "lower")]
+        yield percent(f"{own}/{cell}", cell, "pairs", better=_BETTER.get(cell, "neither"))
+    yield percent(f"{own}/flip_rate", "flips", "pairs", better="lower")
 
 
 METRICS = tuple(metric for name in FILES for metric in _make_metrics(name))
@@ -110,12 +93,8 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
     return found
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the rule; it needs neither data nor tools."""
-    return _score
-
-
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Reads the letter of an answer."""
     question: OptionQuestion = item.truth["question"]
     letter = read_letter(answer, question)
     counts = {"n": 1.0, "right": float(letter == question.answer), "unread": float(letter is None)}

@@ -10,11 +10,12 @@ of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Sums, Tools, Values, divide, ratio
 from mmdpo.benchmarks.reading import ANSWER_FIELDS as USUAL_FIELDS
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data
 from mmdpo.benchmarks.yes_no import find_yes_or_no
@@ -31,25 +32,18 @@ _FILES: Final = {"neg": ("no", "dash_benchmark_neg.json"), "pos": ("yes", "dash_
 _PROMPT: Final = "Can you see a {} in this image? Please answer only with yes or no."
 
 
-def _rate(label: str) -> Callable[[Sums], Values]:
-    return lambda sums: divide(sums[f"{label}/right"], sums[f"{label}/n"])
-
-
-def _accuracy(sums: Sums) -> Values:
-    return divide(sums["no/right"] + sums["yes/right"], sums["no/n"] + sums["yes/n"])
+_ACCURACY, _TNR, _TPR = (
+    ratio(f"dash_b/{name}", "/right", "/n", scopes=labels, factor=1, unit="share")
+    for name, labels in (("accuracy", ("no", "yes")), ("tnr", ("no",)), ("tpr", ("yes",)))
+)
 
 
 def _harmonic_mean(sums: Sums) -> Values:
-    negative, positive = _rate("no")(sums), _rate("yes")(sums)
+    negative, positive = _TNR.compute(sums), _TPR.compute(sums)
     return divide(2 * (positive * negative), positive + negative)
 
 
-METRICS = (
-    Metric("dash_b/accuracy", _accuracy, ("no/n", "yes/n"), "higher", "share", None),
-    Metric("dash_b/tnr", _rate("no"), ("no/n",), "higher", "share", None),
-    Metric("dash_b/tpr", _rate("yes"), ("yes/n",), "higher", "share", None),
-    Metric("dash_b/harmonic_mean", _harmonic_mean, ("no/n", "yes/n"), "higher", "share", None),
-)
+METRICS = (_ACCURACY, _TNR, _TPR, replace(_ACCURACY, name="dash_b/harmonic_mean", compute=_harmonic_mean))
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
@@ -98,12 +92,8 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
     )
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the rule; it needs neither data nor tools."""
-    return _score
-
-
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Reads yes or no."""
     said, label = find_yes_or_no(answer), item.truth["label"]
     return ItemScore(
         counts={f"{label}/n": 1.0, f"{label}/right": float(said == label)},

@@ -13,16 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from mmdpo.benchmarks.definitions import (
     AskingJudge,
     BenchmarkItem,
-    Better,
     ItemScore,
     Metric,
     Sums,
     Tools,
     Values,
     divide,
+    ratio,
 )
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
 from mmdpo.benchmarks.judged import require_judge
@@ -49,69 +51,54 @@ _CAUSES: Final = {(1, 0): "lh", (0, 1): "vi", (1, 1): "mixed"}
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def _percent(name: str, part: str, whole: str, categories: Sequence[str], better: Better = "higher") -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(_add(sums, part, categories), _add(sums, whole, categories))
-
-    over = tuple(f"{category}/{whole}" for category in categories)
-    return Metric(f"hallusionbench/{name}", compute, over, better, "%", 4)
+_ALL: Final = tuple(f"{category}/" for category in CATEGORIES)
+_SCOPES: Final = {"": _ALL, "vd/": ("VD/",), "vs/": ("VS/",)}
 
 
-def _add(sums: Sums, name: str, categories: Sequence[str]) -> Values:
-    return sum((sums[f"{category}/{name}"] for category in categories), start=0 * sums[f"{categories[0]}/{name}"])
+def _percent(name: str, part: str, whole: str, scopes: Sequence[str] = _ALL, **how: Any) -> Metric:
+    return ratio(f"hallusionbench/{name}", part, whole, scopes=scopes, digits=4, **how)
+
+
+def _add(sums: Sums, name: str) -> Values:
+    added: Values = np.sum([sums[f"{scope}{name}"] for scope in _ALL], axis=0)
+    return added
 
 
 def _yes_difference(sums: Sums) -> Values:
-    said, is_so, questions = (_add(sums, name, CATEGORIES) for name in ("said_yes", "is_yes", "n"))
+    said, is_so, questions = (_add(sums, name) for name in ("said_yes", "is_yes", "n"))
     return divide(said, questions) - divide(is_so, questions)
 
 
 def _false_positives(sums: Sums) -> Values:
-    wrong = _add(sums, "n", CATEGORIES) - _add(sums, "right", CATEGORIES)
-    return divide(_add(sums, "wrong_of_no", CATEGORIES), wrong)
-
-
-def _figure_score(sums: Sums) -> Values:
-    return divide(_add(sums, "figure/share_right", CATEGORIES), _add(sums, "figure/n", CATEGORIES))
+    return divide(_add(sums, "wrong_of_no"), _add(sums, "n") - _add(sums, "right"))
 
 
 def _inconsistent(sums: Sums) -> Values:
-    figures, right, wrong = (_add(sums, f"figure/{name}", CATEGORIES) for name in ("n", "all_right", "none_right"))
+    figures, right, wrong = (_add(sums, f"figure/{name}") for name in ("n", "all_right", "none_right"))
     return 100 * divide(figures - right - wrong, figures)
 
 
-_SCOPES: Final[Mapping[str, Sequence[str]]] = {"": CATEGORIES, "vd/": ("VD",), "vs/": ("VS",)}
-_QUESTIONS: Final = tuple(f"{category}/n" for category in CATEGORIES)
-_FIGURES: Final = tuple(f"{category}/figure/n" for category in CATEGORIES)
+_QUESTIONS: Final = tuple(f"{scope}n" for scope in _ALL)
+_FIGURES: Final = tuple(f"{scope}figure/n" for scope in _ALL)
 METRICS = (
     *(
         metric
-        for scope, categories in _SCOPES.items()
+        for name, scopes in _SCOPES.items()
         for metric in (
-            _percent(f"{scope}aacc", "right", "n", categories),
-            _percent(f"{scope}facc", "figure/all_right", "figure/n", categories),
-            _percent(f"{scope}qacc", "question/all_right", "question/n", categories),
+            _percent(f"{name}aacc", "right", "n", scopes),
+            _percent(f"{name}facc", "figure/all_right", "figure/n", scopes),
+            _percent(f"{name}qacc", "question/all_right", "question/n", scopes),
         )
     ),
-    _percent("easy_aacc", "easy/all_right", "easy/n", CATEGORIES),
-    _percent("hard_aacc", "hard/all_right", "hard/n", CATEGORIES),
+    _percent("easy_aacc", "easy/all_right", "easy/n"),
+    _percent("hard_aacc", "hard/all_right", "hard/n"),
     Metric("hallusionbench/yes_difference", _yes_difference, _QUESTIONS, "neither", "share", None),
     Metric("hallusionbench/fp_ratio", _false_positives, _QUESTIONS, "neither", "share", None),
-    _percent("consistency/correct", "figure/all_right", "figure/n", CATEGORIES),
+    _percent("consistency/correct", "figure/all_right", "figure/n"),
     Metric("hallusionbench/consistency/inconsistent", _inconsistent, _FIGURES, "lower", "%", 4),
-    _percent("consistency/wrong", "figure/none_right", "figure/n", CATEGORIES, "lower"),
-    Metric("hallusionbench/figure_score", _figure_score, _FIGURES, "higher", "share", 4),
-    *(
-        Metric(
-            f"hallusionbench/{cause}",
-            lambda sums, cause=cause: 100 * divide(sums[cause], sums["mistakes"]),  # type: ignore[misc]
-            ("mistakes",),
-            "neither",
-            "%",
-            4,
-        )
-        for cause in _CAUSES.values()
-    ),
+    _percent("consistency/wrong", "figure/none_right", "figure/n", better="lower"),
+    _percent("figure_score", "figure/share_right", "figure/n", factor=1, unit="share"),
+    *(_percent(cause, cause, "mistakes", ("",), better="neither") for cause in _CAUSES.values()),
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.peers import read_vlmevalkit
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
@@ -32,19 +32,12 @@ _KINDS: Final = {"facc": "figure_id", "qacc": "question_id"}
 """Measure → what its groups have in common, besides subcategory and set."""
 
 
-def _percent(name: str, part: str, whole: str) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(sums[part], sums[whole])
-
-    return Metric(f"hallusionbench_yes_no/{name}", compute, (whole,), "higher", "%", None)
-
-
 METRICS = tuple(
-    metric
+    ratio(f"hallusionbench_yes_no/{scope}{name}", right, whole, scopes=[scope])
     for scope in _SCOPES
-    for metric in (
-        _percent(f"{scope}aacc", f"{scope}right", f"{scope}n"),
-        *(_percent(f"{scope}{name}", f"{scope}{kind}/all_right", f"{scope}{kind}/n") for name, kind in _KINDS.items()),
+    for name, right, whole in (
+        ("aacc", "right", "n"),
+        *((name, f"{kind}/all_right", f"{kind}/n") for name, kind in _KINDS.items()),
     )
 )
 
@@ -59,12 +52,8 @@ def unasked_ids(data_dir: Path) -> frozenset[str]:
     return frozenset(item.id for item in read_rows(data_dir) if not item.image)
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the rule; it needs neither data nor tools."""
-    return _score
-
-
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Reads yes or no, and counts it in each scope that the question belongs to."""
     said, label = read_vlmevalkit(answer), "yes" if item.truth["gt_answer"] == "1" else "no"
     counts = {"n": 1.0, "right": float(said == label)}
     return ItemScore(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
 from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 
@@ -34,14 +34,10 @@ _FILE: Final = "haloquest-eval.csv"
 _COLUMNS: Final = ("image_name", "image type", "hallucination type", "question", "groundtruth responses")
 
 
-def _accuracy(scope: str) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(sums[f"{scope}right"], sums[f"{scope}n"])
-
-    return Metric(f"haloquest/{scope}accuracy", compute, (f"{scope}n",), "higher", "%", 1)
-
-
-METRICS = tuple(_accuracy(scope) for scope in ("", *(f"{name}/" for name in (*KINDS.values(), *SOURCES))))
+METRICS = tuple(
+    ratio(f"haloquest/{scope}accuracy", "right", "n", scopes=[scope], digits=1)
+    for scope in ("", *(f"{name}/" for name in (*KINDS.values(), *SOURCES)))
+)
 
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:

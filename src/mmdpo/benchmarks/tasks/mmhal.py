@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools, ratio
 from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
@@ -33,24 +33,18 @@ _RATING: Final = re.compile(
 )
 
 
-def _mean(
-    name: str, prefix: str, count: str, better: Better = "higher", unit: str = "0–6", factor: float = 1.0
-) -> Metric:
+def _mean(name: str, prefix: str, count: str, unit: str = "0–6", **how: Any) -> Metric:
     """Returns the mean of a count over the items that `prefix` counts."""
-
-    def compute(sums: Sums) -> Values:
-        return divide(sums[f"{prefix}/{count}"], sums[f"{prefix}/n"]) * factor
-
-    return Metric(f"mmhal/{name}", compute, (f"{prefix}/n",), better, unit, 2)
+    return ratio(f"mmhal/{name}", f"/{count}", "/n", scopes=[prefix], unit=unit, digits=2, **{"factor": 1, **how})
 
 
 METRICS = (
     _mean("score", "official", "score"),
-    _mean("hallucination_rate", "official", "hallucination", "lower", "share"),
+    _mean("hallucination_rate", "official", "hallucination", "share", better="lower"),
     _mean("tolerant/score", "tolerant", "score"),
-    _mean("tolerant/hallucination_rate", "tolerant", "hallucination", "lower", "share"),
+    _mean("tolerant/hallucination_rate", "tolerant", "hallucination", "share", better="lower"),
     *(_mean(f"{kind}/score", kind, "score") for kind in QUESTION_TYPES),
-    _mean("informativeness", "official", "informativeness", unit="%", factor=100 / 3),
+    _mean("informativeness", "official", "informativeness", "%", factor=100 / 3),
 )
 
 

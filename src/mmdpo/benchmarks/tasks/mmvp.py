@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.reading import ANSWER_FIELDS as USUAL_FIELDS
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data_text
@@ -38,20 +38,10 @@ _READINGS: Final = {"": "official", "tolerant/": "tolerant", "letter/": "letter"
 _OPTIONS: Final = re.compile(r"\(([a-z])\)\s*([^(]*)")
 
 
-def _share(name: str, part: str, whole: str) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return divide(sums[part], sums[whole])
-
-    return Metric(f"mmvp/{name}", compute, (whole,), "higher", "share", None)
-
-
 METRICS = tuple(
-    metric
+    ratio(f"mmvp/{prefix}{name}", right, whole, scopes=[reading], factor=1, unit="share")
     for prefix, reading in _READINGS.items()
-    for metric in (
-        _share(f"{prefix}pair_accuracy", f"{reading}/pair/all_right", f"{reading}/pair/n"),
-        _share(f"{prefix}accuracy", f"{reading}/right", f"{reading}/n"),
-    )
+    for name, right, whole in (("pair_accuracy", "/pair/all_right", "/pair/n"), ("accuracy", "/right", "/n"))
 )
 
 

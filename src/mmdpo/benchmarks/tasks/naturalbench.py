@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Metric, Sums, Tools, Values, divide
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data, read_data_text
 from mmdpo.files import parse_json
@@ -37,23 +37,12 @@ _WORDS: Final = {"Yes": ("yes", "no"), "A": ("A", "B")}
 """The first answer of a group → what its answers are read as; they are crossed."""
 
 
-def _measure(scope: str, name: str, part: str, whole: str) -> Metric:
-    splits = (scope,) if scope else SPLITS
-
-    def compute(sums: Sums) -> Values:
-        parts, wholes = ([sums[f"{split}/{of}"] for split in splits] for of in (part, whole))
-        return divide(sum(parts, start=0 * parts[0]), sum(wholes, start=0 * wholes[0]))
-
-    over = tuple(f"{split}/{whole}" for split in splits)
-    return Metric(f"naturalbench/{scope}/{name}".replace("//", "/"), compute, over, "higher", "share", None)
-
-
 METRICS = tuple(
-    metric
-    for scope in ("", *SPLITS)
-    for metric in (
-        _measure(scope, "accuracy", "right", "n"),
-        *(_measure(scope, f"{kind}_accuracy", f"{kind}/all_right", f"{kind}/n") for kind in _KINDS),
+    ratio(f"naturalbench/{scope}{name}", f"/{right}", f"/{whole}", scopes=splits, factor=1, unit="share")
+    for scope, splits in {"": SPLITS, **{f"{split}/": (split,) for split in SPLITS}}.items()
+    for name, right, whole in (
+        ("accuracy", "right", "n"),
+        *((f"{kind}_accuracy", f"{kind}/all_right", f"{kind}/n") for kind in _KINDS),
     )
 )
 
@@ -145,11 +134,6 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
     return find_by_order(row, items.parts.get(splits[0], ()))
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the rule; it needs neither data nor tools."""
-    return _score
-
-
 def read_answer(answer: str, words: Sequence[str]) -> tuple[str | None, str]:
     """Returns the one of two words that stands first in an answer, and as it stands there; None and "" for neither."""
     found = [(match.start(), word, match[0]) for word in words if (match := _find_word(answer, word))]
@@ -160,7 +144,8 @@ def _find_word(answer: str, word: str) -> re.Match[str] | None:
     return re.search(rf"\b{word}\b", answer, re.IGNORECASE)
 
 
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Reads an answer by the words of its group."""
     label = item.truth["label"]
     said, written = read_answer(answer, item.truth["words"])
     traps = {"unanswered": said is None, "article_read_as_a": written == "a" and len(answer.split()) > 1}

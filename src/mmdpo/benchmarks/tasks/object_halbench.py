@@ -13,17 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from mmdpo.benchmarks.definitions import (
-    BenchmarkItem,
-    Better,
-    ItemScore,
-    Linguistics,
-    Metric,
-    Sums,
-    Tools,
-    Values,
-    divide,
-)
+from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Linguistics, Tools, ratio
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
 from mmdpo.files import parse_json
 
@@ -48,27 +38,19 @@ _LLM_LEMMAS: Final = {"scissors": "scissor"}
 """What spaCy, which the official LLM mode lemmatises with, does to a word and WordNet does not."""
 
 
-def _ratio(mode: str, name: str, part: str, whole: str, better: Better) -> Metric:
-    def compute(sums: Sums) -> Values:
-        return 100 * divide(sums[f"{mode}/{part}"], sums[f"{mode}/{whole}"])
-
-    return Metric(f"object_halbench/{mode}/{name}", compute, (f"{mode}/n",), better, "%", 1)
-
-
+_RATES: Final[Mapping[str, tuple[str, str, Better]]] = {
+    "chair_s": ("hallucinating", "n", "lower"),
+    "chair_s_refine": ("hallucinating", "mentioning", "lower"),
+    "chair_i": ("hallucinated", "mentions", "lower"),
+    "recall": ("found", "truth", "higher"),
+}
 METRICS = (
     *(
-        metric
+        ratio(f"object_halbench/{mode}/{name}", part, whole, scopes=[f"{mode}/"], over="n", better=better, digits=1)
         for mode in MODES
-        for metric in (
-            _ratio(mode, "chair_s", "hallucinating", "n", "lower"),
-            _ratio(mode, "chair_s_refine", "hallucinating", "mentioning", "lower"),
-            _ratio(mode, "chair_i", "hallucinated", "mentions", "lower"),
-            _ratio(mode, "recall", "found", "truth", "higher"),
-        )
+        for name, (part, whole, better) in _RATES.items()
     ),
-    Metric(
-        "object_halbench/answer_words", lambda sums: divide(sums["words"], sums["n"]), ("n",), "neither", "words", 1
-    ),
+    ratio("object_halbench/answer_words", "words", "n", factor=1, better="neither", unit="words", digits=1),
 )
 
 

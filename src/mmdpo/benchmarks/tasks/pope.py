@@ -126,12 +126,8 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
     return find_by_order(row, items.parts.get(splits[0], ()))
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the official rule and the tolerant one beside it; they need neither data nor tools."""
-    return _score
-
-
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Scores an answer by the official rule, the tolerant one beside it, and RePOPE's where its label is known."""
     said, tolerant, label = read_answer(answer), read_yes_no(answer), item.truth["label"]
     says_yes = "yes" in re.findall(r"[a-z]+", answer.partition(".")[0].lower())
     trap = {("yes", False): "yes_without_saying_so", ("no", True): "no_besides_yes"}.get((said, says_yes))

@@ -7,7 +7,7 @@ of POPE's, with their ids, so that POPE's answers score it: `mmdpo eval pope` pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,12 +43,8 @@ def unasked_ids(data_dir: Path) -> frozenset[str]:
     return frozenset(f"{split}/{number}" for split in files for number in range(1, _QUESTIONS + 1)) - asked
 
 
-def make_scorer(data_dir: Path, tools: Tools) -> Callable[[BenchmarkItem, str], ItemScore]:
-    """Returns the rule; it needs neither data nor tools."""
-    return _score
-
-
-def _score(item: BenchmarkItem, answer: str) -> ItemScore:
+def score(item: BenchmarkItem, answer: str) -> ItemScore:
+    """Reads yes or no; an answer that says neither is counted nowhere."""
     label = item.truth["label"]
     counts, traps = count_answer("", item.part, answer, label)
     return ItemScore(counts, {"read_as": find_yes_or_no(answer), "label": label}, traps)
