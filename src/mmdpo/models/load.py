@@ -145,6 +145,28 @@ def load_generation_config(start: Start) -> GenerationConfig | None:
         return None
 
 
+def plain_decoding(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int = 1) -> GenerationConfig:
+    """Returns how a model answers greedily, or by beams.
+
+    Of the model's own generation config only what belongs to its tokens holds (where an answer ends, which tokens are
+    suppressed): a checkpoint's taste in sampling or repetition would make answers of two models incomparable.
+    """
+    own = model.generation_config
+    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        temperature=1.0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=list(ends) if isinstance(ends, list | tuple) else [ends],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def load_processor(start: Start) -> ProcessorMixin:
     """Returns the processor of a start, with the chat template and the padding that its options ask for.
 

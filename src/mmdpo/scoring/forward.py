@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmdpo.data.collate import Batch
 from mmdpo.models.adapters import sum_in_products
 from mmdpo.models.devices import send
 from mmdpo.models.families import Family
+from mmdpo.models.image_features import share_image_features
 from mmdpo.records import Cell
 from mmdpo.scoring import tree_attention
 from mmdpo.scoring.logprobs import (
@@ -87,7 +88,15 @@ class Scorer:
                 arguments["position_ids"] = rows.positions
                 stack.enter_context(tree_attention.attend_along(rows.trees))
             if batch["image_inputs"] and batch["image_counts"][_shown_by(batch, planned)].any():
-                arguments |= stack.enter_context(self._share_images(batch, planned, {} if memo is None else memo))
+                is_image = batch["prompt_ids"] == self.model.config.image_token_id  # type: ignore[union-attr]
+                owns = np.array([k == owner for k, owner in enumerate(batch["images_of"])])
+                tokens = (is_image & batch["prompt_mask"]).sum(1) * owns
+                inputs, contexts = image_arguments(batch, self.family, device), _shown_by(batch, planned)
+                kept = {} if memo is None else memo
+                sharing = (self.model, inputs, tokens, contexts, planned.input_ids, kept)
+                stack.enter_context(share_image_features(self.family, *sharing))
+                sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], contexts)
+                arguments |= inputs | _place_sizes(sizes, self.family, device)
             if is_last:
                 stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets, suppressed))
             else:
@@ -104,36 +113,20 @@ class Scorer:
         options: dict[str, Any] = dict(collated=self.collated, answer_token_types=self.family.answer_token_types)
         if self.shares_prefix:
             uses_flex = tree_attention.uses_flex(self.model.get_decoder())  # type: ignore[operator]
+            # Of every context what size its images have, also where it shows another's.
+            sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], batch["images_of"])
             options |= dict(
                 share=True,
                 max_tokens=self.max_tokens_per_row,
                 multiple_of=tree_attention.FLEX_BLOCK if uses_flex else 1,
-                prompt_positions=self.family.prompt_positions(self.model, _give_back_repeats(batch)),
+                prompt_positions=self.family.prompt_positions(self.model, {**batch, "image_sizes": sizes}),
             )
         return plan_rows(batch, cells, **options)
-
-    @contextmanager
-    def _share_images(self, batch: Batch, rows: Rows, memo: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
-        """Within it, each image is encoded once; gives the image arguments of the forward."""
-        is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
-        contexts, device = _shown_by(batch, rows), batch["index"].device
-        inputs = image_arguments(batch, self.family, device)
-        owns = np.array([k == owner for k, owner in enumerate(batch["images_of"])])
-        sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], contexts)
-        tokens = is_image.sum(1) * owns
-        with self.family.share_image_features(self.model, inputs, tokens, contexts, rows.input_ids, memo):
-            yield inputs | _place_sizes(sizes, self.family, device)
 
 
 def _shown_by(batch: Batch, rows: Rows) -> list[int]:
     """Returns the contexts whose images the trees show, in the order of the trees."""
     return [batch["images_of"][context] for context in rows.contexts]
-
-
-def _give_back_repeats(batch: Batch) -> Batch:
-    """Returns a batch that says of every context what size its images have, also where it shows another's."""
-    sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], batch["images_of"])
-    return {**batch, "image_sizes": sizes}
 
 
 def image_arguments(batch: Batch, family: Family, device: Any) -> dict[str, Tensor]:

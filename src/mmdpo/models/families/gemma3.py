@@ -13,4 +13,4 @@ class Gemma3(Family):
         return int(processor.tokenizer.image_token_id)
 
 
-FAMILY = Gemma3(("gemma3",), shares_prefix=True)
+FAMILIES = (Gemma3(("gemma3",), shares_prefix=True),)

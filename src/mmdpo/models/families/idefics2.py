@@ -14,4 +14,4 @@ class Idefics2(Family):
         return re.sub(rf"{re.escape(processor.image_token)}(?=[^\s<])", rf"{processor.image_token} ", prompt)
 
 
-FAMILY = Idefics2(("idefics2",), shares_prefix=True)
+FAMILIES = (Idefics2(("idefics2",), shares_prefix=True),)

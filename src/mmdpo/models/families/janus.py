@@ -17,4 +17,4 @@ class Janus(Family):
         return GenerationMixin.generate(model, **inputs)
 
 
-FAMILY = Janus(("janus",), shares_prefix=True)
+FAMILIES = (Janus(("janus",), shares_prefix=True),)

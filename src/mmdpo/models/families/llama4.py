@@ -15,4 +15,4 @@ if not hasattr(MoeCausalLMOutputWithPast, "image_outputs"):
     # In transformers 5.24 the forward reads it of what the text model returns, which has none, and ends with an error.
     MoeCausalLMOutputWithPast.image_outputs = None
 
-FAMILY = Family(("llama4",))
+FAMILIES = (Family(("llama4",)),)

@@ -26,4 +26,4 @@ class Llava(Family):
         processor.image_processor = LlavaImageProcessorPil(**kept, do_pad=True)
 
 
-FAMILY = Llava(("llava",), shares_prefix=True)
+FAMILIES = (Llava(("llava",), shares_prefix=True),)

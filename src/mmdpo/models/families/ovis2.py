@@ -16,4 +16,4 @@ class Ovis2(Family):
         return int(processor.tokenizer.convert_tokens_to_ids(ATOM))
 
 
-FAMILY = Ovis2(("ovis2",), shares_prefix=True)
+FAMILIES = (Ovis2(("ovis2",), shares_prefix=True),)

@@ -14,4 +14,6 @@ class PaliGemma(Family):
         return f"{images}{found}{processor.tokenizer.bos_token}{text}\n"
 
 
-FAMILY = PaliGemma(("paligemma",), shares_prefix=True, both_directions=True, answer_token_types={"token_type_ids": 1})
+FAMILIES = (
+    PaliGemma(("paligemma",), shares_prefix=True, both_directions=True, answer_token_types={"token_type_ids": 1}),
+)

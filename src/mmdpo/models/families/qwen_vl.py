@@ -50,8 +50,10 @@ class QwenVL(Family):
         return {name: send(value, device) if isinstance(value, Tensor) else value for name, value in planned.items()}
 
 
-FAMILY = QwenVL(
-    ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "hyperclovax_vision_v2"),
-    shares_prefix=True,
-    sizes_stay_on_host=True,
+FAMILIES = (
+    QwenVL(
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "hyperclovax_vision_v2"),
+        shares_prefix=True,
+        sizes_stay_on_host=True,
+    ),
 )
