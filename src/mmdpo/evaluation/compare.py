@@ -76,9 +76,8 @@ def compare_runs(
 ) -> Comparison:
     """Compares every run with the first, benchmark by benchmark; the runs are called by `labels`, else by their names.
 
-    Raises:
-        EvaluationError: fewer than two folders, one that does not exist, or no benchmark that the first run and another
-            have both been scored on.
+    Raises EvaluationError for fewer than two folders, one that does not exist, or no benchmark that the first run and
+    another have both been scored on.
     """
     check_bootstrap(resamples, seed)
     if len(folders) < 2:
@@ -178,14 +177,13 @@ def _by_items(metrics: Sequence[Metric], tables: Sequence[CountTable]) -> list[t
     ids = frozenset(tables[0].ids)
     for metric in metrics:
         if all(exists(metric, table.sums()) for table in tables):
-            scored = [_scored(metric, table) for table in tables]
+            scored = []
+            for table in tables:
+                columns = [table.names.index(name) for name in metric.over if name in table.names]
+                is_scored = table.values[:, columns].sum(axis=1) > 0
+                scored.append(frozenset(np.asarray(table.ids, dtype=object)[is_scored]))
             groups.setdefault(ids - (scored[0] ^ scored[1]), []).append(metric)
     return [(members, kept) for kept, members in groups.items() if kept]
-
-
-def _scored(metric: Metric, table: CountTable) -> frozenset[str]:
-    columns = [table.names.index(name) for name in metric.over if name in table.names]
-    return frozenset(np.asarray(table.ids, dtype=object)[table.values[:, columns].sum(axis=1) > 0])
 
 
 def _describe(metric: Metric, difference: Difference, first: ScoredRun, run: ScoredRun) -> dict[str, Any]:

@@ -231,13 +231,10 @@ def set_beside_paper(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
     if not runs:
         return None
     metrics = frozenset(cell.metric for cells in runs.values() for cell in cells.values() if cell is not None)
-    kept = {label: {name: of for name, of in results[label].items() if _is_in_paper(name)} for label in runs}
+    shown = {metric.partition("/")[0] for column in COLUMNS for metric in column.metrics}
+    kept = {label: {name: of for name, of in results[label].items() if name in shown} for label in runs}
     notes = dict.fromkeys(note for of in kept.values() for note in explain(of))
     table = build_table(runs, paper_last=True)
     below = tuple(tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows)  # so that it fits a page
     table = replace(table, title="Beside the paper's Table 1", rows=below)
     return PublishedTable(table, frozenset(PAPER["1"]), metrics, tuple(notes))
-
-
-def _is_in_paper(benchmark: str) -> bool:
-    return any(metric.startswith(f"{benchmark}/") for column in COLUMNS for metric in column.metrics)

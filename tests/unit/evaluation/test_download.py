@@ -20,16 +20,11 @@ from eval_verb import run
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.cli import main
 from mmdpo.evaluation import download as download_room
-from mmdpo.evaluation.download import FetchError, choose_data_dir, default_folder, download
-from mmdpo.evaluation.sources import (
-    PREFERENCES,
-    SOURCES,
-    Archive,
-    Data,
-    RemoteFile,
-    unpack_pictures,
-    unpack_questions,
-)
+from mmdpo.evaluation.download import choose_data_dir, default_folder, download
+from mmdpo.evaluation.fetch import FetchError
+from mmdpo.evaluation.preferences import PREFERENCES
+from mmdpo.evaluation.sources import SOURCES, Archive, Data, RemoteFile
+from mmdpo.evaluation.unpacking import unpack_pictures, unpack_questions
 from mmdpo.shipped import RECIPES
 
 PICTURE = b"\xff\xd8\xff the picture"
@@ -82,7 +77,7 @@ class FileServer:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr("mmdpo.evaluation.download.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("mmdpo.evaluation.fetch.FIRST_WAIT", 0.001)
     started = FileServer()
     yield started
     started.close()
@@ -132,7 +127,7 @@ def test_the_rest_of_another_version_is_not_put_behind_the_first(server, tmp_pat
     server.files["/questions.json"] = b"old " * 1000
     server.cut["/questions.json"] = [100]
     monkeypatch.setattr(
-        "mmdpo.evaluation.download.time.sleep", lambda _: server.files.update({"/questions.json": b"new " * 900})
+        "mmdpo.evaluation.fetch.time.sleep", lambda _: server.files.update({"/questions.json": b"new " * 900})
     )
     get(tmp_path, **one_file(server))
     assert (tmp_path / "data" / "questions.json").read_bytes() == b"new " * 900

@@ -13,16 +13,10 @@ import pytest
 
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.evaluation import download as download_room
-from mmdpo.evaluation.download import download, hash_file
-from mmdpo.evaluation.sources import (
-    Archive,
-    Data,
-    RemoteFile,
-    unpack_annotations,
-    unpack_folders,
-    unpack_pictures,
-    unpack_questions,
-)
+from mmdpo.evaluation.download import download
+from mmdpo.evaluation.fetch import hash_file
+from mmdpo.evaluation.sources import Archive, Data, RemoteFile
+from mmdpo.evaluation.unpacking import unpack_annotations, unpack_folders, unpack_pictures, unpack_questions
 
 PICTURE = b"\xff\xd8\xff the picture"
 
@@ -120,8 +114,8 @@ def test_links_and_devices_are_refused_before_anything_is_unpacked(unpack, kind,
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(unpack, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmdpo.evaluation.sources.LARGEST_PICTURE", 1 << 20)
-    monkeypatch.setattr("mmdpo.evaluation.sources.LARGEST_ARCHIVE", 4 << 20)
+    monkeypatch.setattr("mmdpo.evaluation.unpacking.LARGEST_PICTURE", 1 << 20)
+    monkeypatch.setattr("mmdpo.evaluation.unpacking.LARGEST_ARCHIVE", 4 << 20)
     with pytest.raises(EvaluationError, match=r"'b\.jpg' in it unpacks to 8,388,608 bytes"):
         unpack(zipped(("a.jpg", PICTURE), ("b.jpg", bytes(8 << 20)), packed=zipfile.ZIP_DEFLATED))
     many = [(f"{number}.jpg", bytes(1 << 20)) for number in range(5)]
@@ -239,7 +233,7 @@ def test_a_stream_without_end_is_ended(tmp_path, monkeypatch):
         def read(self, size=-1):
             return b"x" * 1_000_000
 
-    monkeypatch.setattr("mmdpo.evaluation.download.LARGEST", 5_000_000)
+    monkeypatch.setattr("mmdpo.evaluation.fetch.LARGEST", 5_000_000)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Endless())
     data = Data(licences=("mine",), files=(RemoteFile("a.json", ("http://127.0.0.1:9/a",)),))
     with pytest.raises(EvaluationError, match="more came than 5,000,000 bytes"):

@@ -10,7 +10,8 @@ import pytest
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.word_vectors import WordVectors, hash_word
-from mmdpo.evaluation.sources import SOURCES, unpack_similar_pairs
+from mmdpo.evaluation.sources import SOURCES
+from mmdpo.evaluation.unpacking import unpack_similar_pairs
 
 WORDS = {"dog": [1, 0], "puppy": [0.9, 0.1], "wolf": [0.8, 0.6], "air": [0, 1], "conditioning": [0, 2], "-": [0, 3]}
 """Vectors: dog and puppy are alike, dog and wolf are at 0.8 exactly, which is not above it."""
