@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
-from mmdpo.benchmarks.tasks.world import draw_image, read_items
+from mmdpo.benchmarks.tasks.world import BENCHMARK
 from mmdpo.cli import main
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings, Question
@@ -100,8 +100,8 @@ def test_a_model_that_answers_twice_is_loaded_once(monkeypatch):
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda self: loaded.append(self) or load(self))
     answerer = TransformersAnswerer(Checkpoint("world"))
-    items = read_items(Path(), Tools(None, None))[:2]
-    questions = [Question(item.id, item.prompt, partial(draw_image, item)) for item in items]
+    items = BENCHMARK.read_items(Path(), Tools(None, None))[:2]
+    questions = [Question(item.id, item.prompt, partial(BENCHMARK.draw_image, item)) for item in items]
     first, second = ([a.text for a in answerer.answer(questions, GenerationSettings())] for _ in range(2))
     assert first == second
     assert len(loaded) == 1

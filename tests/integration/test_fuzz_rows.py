@@ -15,7 +15,7 @@ from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.rows import FullCheck, TextCheck, check_rows, read_examples
+from mmdpo.training.rows import FullCheck, check_rows, read_examples
 
 GOOD, BAD = True, False
 
@@ -233,7 +233,8 @@ def test_training_leaves_the_faulty_rows_out_and_makes_batches_of_the_others(fol
     start = resolve_start("world")
     collator = assembly.build_collator(load_processor(start), start.config, args)
     examples = read_examples(str(folder / "rows.jsonl"), "train")
-    checked = check_rows(examples, "train", FullCheck(collator) if check == "full" else TextCheck(collator), args)
+    inspect = FullCheck(collator) if check == "full" else collator.prepare.validate
+    checked = check_rows(examples, "train", inspect, args)
     faulty = {fault.row for fault in checked.faults}
     assert faulty <= EXPECTED
     if check == "text":

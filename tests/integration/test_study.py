@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mmdpo.benchmarks.evaluate import read_table
-from mmdpo.benchmarks.tasks.world import METRICS
+from mmdpo.benchmarks.tasks.world import BENCHMARK
 from mmdpo.cli import main
 from mmdpo.shipped import STUDIES
 from mmdpo.study.study_file import StudyEvaluation, Variant
@@ -70,7 +70,7 @@ def test_counts_of_every_scene_add_up_to_the_measures(study):
     trial = out / "trials" / "mdpo" / "seed-0"
     sums = read_table(trial / "world").sums()
     stored = json.loads((trial / "trial.json").read_text())["metrics"]
-    for metric in METRICS:
+    for metric in BENCHMARK.metrics:
         assert float(metric.compute(sums)[0]) == pytest.approx(stored[metric.name])
 
 

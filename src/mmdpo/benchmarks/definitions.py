@@ -195,7 +195,7 @@ def divide(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full_like(np.asarray(part, dtype=np.float64), np.nan), where=whole != 0)
 
 
-def ratio(
+def ratio_metric(
     name: str,
     part: str,
     whole: str,

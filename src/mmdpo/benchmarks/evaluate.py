@@ -138,14 +138,17 @@ def evaluate_answers(
     scores = {of: score(by_id[of], text) for of, text in count(texts.items(), f"{name} scores", "answer")}
     if benchmark.score_together is not None:
         scores = dict(benchmark.score_together(items, texts, scores, tools))
-    tools.used.update(_read_settings(benchmark.settings_told, found))
+    for name_of in benchmark.settings_told:
+        said = sorted({str(settings.get(name_of)) for settings in found.settings if settings})
+        tools.used[name_of] = " and ".join(said) or "not known"
     metrics = benchmark.metrics
     if rule == "peers":
         metrics = benchmark.all_metrics
         scores = {item_id: _add_peers(benchmark, by_id[item_id], texts[item_id], of) for item_id, of in scores.items()}
         tools.used.update({peer: of.source for peer, of in benchmark.peers.items()})
-    if suffixes := _list_suffixes(found):
-        tools.used[SUFFIX] = suffixes
+    suffixes = dict.fromkeys(settings.get(SUFFIX) for settings in found.settings)
+    if any(suffixes):
+        tools.used[SUFFIX] = " and ".join("nothing" if text is None else repr(text) for text in suffixes)
     partial = [*missing, *(f"{place}: the file breaks off" for place in found.cut)]
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
     if unscored:
@@ -182,13 +185,6 @@ def _add_peers(benchmark: Benchmark, item: BenchmarkItem, text: str, score: Item
     return replace(score, counts=counts)
 
 
-def _list_suffixes(answers: Answers) -> str:
-    """Returns what was added to the questions, as the answers say; "" for nothing."""
-    generation = (answer.row.values.get("generation") for answer in answers.by_id.values())
-    found = dict.fromkeys(settings.get(SUFFIX) if isinstance(settings, dict) else None for settings in generation)
-    return " and ".join("nothing" if text is None else repr(text) for text in found) if any(found) else ""
-
-
 def find_data(name: str, data_dir: str | Path) -> Path:
     """Returns the folder of a benchmark's data: `data_dir/name` where there is one, else `data_dir`.
 
@@ -217,13 +213,6 @@ def _find_missing(items: BenchmarkItems, answers: Answers, *, in_groups: bool) -
                 f"{len(missing):,} of the {len(members):,} items of part {part} have no answer ({shown}){why}"
             )
     return problems
-
-
-def _read_settings(names: Iterable[str], answers: Answers) -> dict[str, str]:
-    """Returns how the answers were generated, as far as their file says it."""
-    known = [answer.row.values.get("generation") for answer in answers.by_id.values()]
-    found = {name: {str(of.get(name)) for of in known if isinstance(of, dict)} for name in names}
-    return {name: " and ".join(sorted(values)) or "not known" for name, values in found.items()}
 
 
 def _measure(metrics: Iterable[Metric], table: CountTable, resamples: int, seed: int) -> dict[str, MetricValue]:
@@ -382,8 +371,8 @@ def _answer_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 def _as_result(evaluation: Evaluation) -> dict[str, Any]:
     files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in evaluation.answers.files}
-    known = [answer.row.values.get("generation") for answer in evaluation.answers.by_id.values()]
-    generation = {json.dumps(settings, sort_keys=True): settings for settings in known if settings}
+    settings = filter(None, evaluation.answers.settings)
+    generation = {json.dumps(of, sort_keys=True): of for of in settings}
     return {
         "benchmark": evaluation.benchmark,
         "partial": bool(evaluation.partial),

@@ -54,8 +54,7 @@ def read_questions(rows: Sequence[Any], image_dir: Path, name: str) -> list[Opti
 
     InfoSeek's rows have `entity`; ViQuAE's have not, and may be given it under the same name.
 
-    Raises:
-        RowError: a row lacks one of these, or its answer is none of its options; names the row.
+    Raises RowError where a row lacks one of these, or its answer is none of its options, and names the row.
     """
     questions = []
     for number, row in enumerate(rows, start=1):

@@ -172,6 +172,12 @@ class Answers:
     files: tuple[Path, ...]
     cut: tuple[str, ...] = ()
 
+    @property
+    def settings(self) -> list[Mapping[str, Any]]:
+        """How each was generated, as far as its file says it."""
+        found = (answer.row.values.get("generation") for answer in self.by_id.values())
+        return [settings if isinstance(settings, dict) else {} for settings in found]
+
 
 FindId: TypeAlias = Callable[[Row, BenchmarkItems], str]
 """Row, items by id → the id of the item that the row answers; raises EvaluationError with the bare problem."""
@@ -201,10 +207,8 @@ def read_answers(
     An answer stands in the first of `fields` that its row has. Answers of the benchmark that `also` names are read too,
     but for those that it leaves out. `allow_cut` leaves out a last row that the file breaks off in.
 
-    Raises:
-        EvaluationError: no JSON, a row cut off, an id that is none of the benchmark's, two answers to one item, or no
-            answer in a row.
-        FileNotFoundError: there is no such file.
+    Raises EvaluationError for no JSON, a row cut off, an id that is none of the benchmark's, two answers to one item,
+    or no answer in a row; FileNotFoundError where there is no such file.
     """
     cut: list[str] = []
     found, answers = list_files(path), dict[str, Answer]()

@@ -66,16 +66,13 @@ class SpacySimilarity:
 
     def __init__(self, pipeline: Any, name: str) -> None:
         self.name = name
-        self._read = cache(pipeline)
-        self.cosine = cache(self._cosine)
+        read = cache(pipeline)
+        self.cosine = cache(lambda first, second: float(read(first).similarity(read(second))))
+        """What the model gives to two words, 0 for a word without a vector."""
 
     def similar(self, first: str, second: str) -> bool:
         """Returns whether the cosine of the two is above the threshold."""
         return first == second or self.cosine(first, second) > THRESHOLD
-
-    def _cosine(self, first: str, second: str) -> float:
-        """Returns the similarity that the model gives to two words, 0 for a word without a vector."""
-        return float(self._read(first).similarity(self._read(second)))
 
 
 def load_spacy(model: str = OFFICIAL_MODEL) -> SpacySimilarity:

@@ -60,6 +60,8 @@ def test_the_defaults_are_the_papers(configure):
         ({"crop_space": "procesed"}, "crop_space must be one of image, processed; got 'procesed'"),
         ({"on_bad_row": "eror"}, "on_bad_row must be one of error, skip; got 'eror'"),
         ({"check_data": "ful"}, "check_data must be one of full, text; got 'ful'"),
+        ({"image_terms": "where posible"}, "image_terms must be one of required, where_possible; got 'where posible'"),
+        ({"corrupted_images": "al"}, "corrupted_images must be one of all, demonstrations; got 'al'"),
         ({"beta": -0.1}, "beta must be a number in .*; got -0.1"),
         (
             {"objective": '[{"rank": [["original", "chosen"], ["blnk", "chosen"]]}]'},

@@ -47,7 +47,8 @@ A benchmark is a module with a docstring, whose first line says what it measures
     QUESTION_TYPES
                 only where questions have types that are not their parts: an item of a type adds 1 to `TYPE/n`
 
-`data_dir` is the benchmark's own folder. Files that start with an underscore are not benchmarks.
+They may be attributes, in small letters, of an object BENCHMARK. `data_dir` is the benchmark's own folder. Files that
+start with an underscore are not benchmarks.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def load(name: str) -> Benchmark:
     module = BENCHMARKS.load(name)
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     spellings = [(field.name, spelling) for field in fields(Benchmark) for spelling in (field.name, field.name.upper())]
-    given = {name: getattr(module, spelling) for name, spelling in spellings if hasattr(module, spelling)}
-    if hasattr(module, "score"):
-        given["make_scorer"] = lambda data_dir, tools: module.score
+    source = getattr(module, "BENCHMARK", module)
+    given = {name: getattr(source, spelling) for name, spelling in spellings if hasattr(source, spelling)}
+    if hasattr(source, "score"):
+        given["make_scorer"] = lambda data_dir, tools: source.score
     return Benchmark(**{"name": name, "summary": summary, "data_name": name, **given})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,8 @@ from mmdpo.benchmarks.reading import EvaluationError, Row
 from mmdpo.world import PROMPT, World
 from mmdpo.world.scenes import BALANCED_CO_OCCURRENCE, Scene, compare_names, render, sample_scenes
 
-LICENCE = "made by this project"
 SCENES: Final = 400
 SEED: Final = 0
-TRAPS: Mapping[str, str] = {"no_mention": "captions that name no object"}
 
 
 def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
@@ -37,9 +35,11 @@ def _ratio(part: str, whole: str) -> Callable[[Sums], Values]:
 
 @dataclass(frozen=True)
 class WorldBenchmark:
-    """One world as a benchmark."""
+    """One world as a benchmark, with the names that a module of a benchmark has."""
 
     world: World
+    licence: ClassVar[str] = "made by this project"
+    traps: ClassVar[Mapping[str, str]] = {"no_mention": "captions that name no object"}
 
     @property
     def generation(self) -> dict[str, Any]:

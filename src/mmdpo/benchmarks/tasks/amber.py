@@ -317,28 +317,24 @@ def _lmms_eval_metric(name: str, part: str, whole: str, better: Better) -> Metri
 _VLMEVALKIT_CATEGORIES: Final = ("existence", "attribute", "relation")
 
 
-def _category(part: str) -> str:
-    return next(category for category in _VLMEVALKIT_CATEGORIES if part in _DIMENSIONS[category])
-
-
 def _count_for_vlmevalkit(item: BenchmarkItem, answer: str, score: ItemScore) -> Mapping[str, float]:
     """Counts the answer to a question; VLMEvalKit asks for no descriptions."""
     if item.part == GENERATIVE:
         return {}
-    name = f"{VLMEVALKIT}/{_category(item.part)}"
+    category = next(category for category in _VLMEVALKIT_CATEGORIES if item.part in _DIMENSIONS[category])
+    name = f"{VLMEVALKIT}/{category}"
     return {f"{name}/n": 1.0, f"{name}/correct": float(read_vlmevalkit(answer) == item.truth["truth"])}
 
 
-def _vlmevalkit_accuracy(sums: Sums, categories: Sequence[str]) -> Values:
-    """Per cent; of several categories the mean, whatever their sizes."""
-    each = [sums[f"{VLMEVALKIT}/{of}/correct"] / np.maximum(sums[f"{VLMEVALKIT}/{of}/n"], 1) for of in categories]
-    mean: Values = np.mean(each, axis=0) * 100
-    return mean
-
-
 def _vlmevalkit_metric(name: str, categories: Sequence[str]) -> Metric:
-    over = tuple(f"{VLMEVALKIT}/{category}/n" for category in categories)
-    compute = partial(_vlmevalkit_accuracy, categories=categories)
+    """Per cent; of several categories the mean, whatever their sizes."""
+    parts = [f"{VLMEVALKIT}/{category}" for category in categories]
+
+    def compute(sums: Sums) -> Values:
+        mean: Values = np.mean([sums[f"{of}/correct"] / np.maximum(sums[f"{of}/n"], 1) for of in parts], axis=0) * 100
+        return mean
+
+    over = tuple(f"{of}/n" for of in parts)
     return Metric(f"amber/{VLMEVALKIT}/{name}", compute, over, "higher", "%", None)
 
 

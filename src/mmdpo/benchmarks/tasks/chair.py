@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio_metric
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
 from mmdpo.benchmarks.tasks.object_halbench import TRAPS as TRAPS_OF_WORDS
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects, gather_objects, score_answer
@@ -39,12 +39,12 @@ INSTANCES, CAPTIONS, OBJECTS = "instances_val2014.json", "captions_val2014.json"
 _PROMPT: Final = "Please describe this image in detail."
 
 
-_ratio = partial(ratio, over="word/n", digits=1)
+_ratio = partial(ratio_metric, over="word/n", digits=1)
 METRICS = (
     _ratio("chair/chair_s", "word/hallucinating", "word/n", better="lower"),
     _ratio("chair/chair_i", "word/hallucinated", "word/mentions", better="lower"),
     _ratio("chair/recall", "word/found", "word/truth"),
-    ratio("chair/caption_words", "words", "n", factor=1, better="neither", unit="words", digits=1),
+    ratio_metric("chair/caption_words", "words", "n", factor=1, better="neither", unit="words", digits=1),
 )
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Better, ItemScore, Metric, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Better, ItemScore, Metric, Tools, ratio_metric
 from mmdpo.benchmarks.groups import add_counts
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, TEXT, OptionQuestion, read_letter, read_questions
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data
@@ -31,7 +31,7 @@ _BETTER: Final[Mapping[str, Better]] = {"both_right": "higher", "both_wrong": "l
 
 
 def _make_metrics(name: str) -> Iterator[Metric]:
-    percent, own = partial(ratio, scopes=[f"{name}/"], digits=2), f"conflict/{name}"
+    percent, own = partial(ratio_metric, scopes=[f"{name}/"], digits=2), f"conflict/{name}"
     for condition in (IMAGE, TEXT):
         yield percent(f"{own}/accuracy_{condition}", f"{condition}/right", f"{condition}/n")
         yield percent(f"{own}/no_letter_{condition}", f"{condition}/unread", f"{condition}/n", better="lower")

@@ -15,7 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Sums, Tools, Values, divide, ratio
+from mmdpo.benchmarks.definitions import (
+    BenchmarkItem,
+    BenchmarkItems,
+    ItemScore,
+    Sums,
+    Tools,
+    Values,
+    divide,
+    ratio_metric,
+)
 from mmdpo.benchmarks.reading import ANSWER_FIELDS as USUAL_FIELDS
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data
 from mmdpo.benchmarks.yes_no import find_yes_or_no
@@ -33,7 +42,7 @@ _PROMPT: Final = "Can you see a {} in this image? Please answer only with yes or
 
 
 _ACCURACY, _TNR, _TPR = (
-    ratio(f"dash_b/{name}", "/right", "/n", scopes=labels, factor=1, unit="share")
+    ratio_metric(f"dash_b/{name}", "/right", "/n", scopes=labels, factor=1, unit="share")
     for name, labels in (("accuracy", ("no", "yes")), ("tnr", ("no",)), ("tpr", ("yes",)))
 )
 

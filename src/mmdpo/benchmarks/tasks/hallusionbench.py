@@ -24,7 +24,6 @@ from mmdpo.benchmarks.definitions import (
     Tools,
     Values,
     divide,
-    ratio,
 )
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
 from mmdpo.benchmarks.judged import require_judge
@@ -56,7 +55,7 @@ _SCOPES: Final = {"": _ALL, "vd/": ("VD/",), "vs/": ("VS/",)}
 
 
 def _percent(name: str, part: str, whole: str, scopes: Sequence[str] = _ALL, **how: Any) -> Metric:
-    return ratio(f"hallusionbench/{name}", part, whole, scopes=scopes, digits=4, **how)
+    return ratio_metric(f"hallusionbench/{name}", part, whole, scopes=scopes, digits=4, **how)
 
 
 def _add(sums: Sums, name: str) -> Values:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio_metric
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.peers import read_vlmevalkit
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
@@ -33,7 +33,7 @@ _KINDS: Final = {"facc": "figure_id", "qacc": "question_id"}
 
 
 METRICS = tuple(
-    ratio(f"hallusionbench_yes_no/{scope}{name}", right, whole, scopes=[scope])
+    ratio_metric(f"hallusionbench_yes_no/{scope}{name}", right, whole, scopes=[scope])
     for scope in _SCOPES
     for name, right, whole in (
         ("aacc", "right", "n"),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio_metric
 from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 
@@ -35,7 +35,7 @@ _COLUMNS: Final = ("image_name", "image type", "hallucination type", "question",
 
 
 METRICS = tuple(
-    ratio(f"haloquest/{scope}accuracy", "right", "n", scopes=[scope], digits=1)
+    ratio_metric(f"haloquest/{scope}accuracy", "right", "n", scopes=[scope], digits=1)
     for scope in ("", *(f"{name}/" for name in (*KINDS.values(), *SOURCES)))
 )
 

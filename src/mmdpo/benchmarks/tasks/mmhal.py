@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Metric, Tools, ratio_metric
 from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
@@ -35,7 +35,8 @@ _RATING: Final = re.compile(
 
 def _mean(name: str, prefix: str, count: str, unit: str = "0–6", **how: Any) -> Metric:
     """Returns the mean of a count over the items that `prefix` counts."""
-    return ratio(f"mmhal/{name}", f"/{count}", "/n", scopes=[prefix], unit=unit, digits=2, **{"factor": 1, **how})
+    how = dict[str, Any](scopes=[prefix], factor=1, unit=unit, digits=2) | how
+    return ratio_metric(f"mmhal/{name}", f"/{count}", "/n", **how)
 
 
 METRICS = (

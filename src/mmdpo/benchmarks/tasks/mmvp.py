@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio_metric
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.reading import ANSWER_FIELDS as USUAL_FIELDS
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_data_text
@@ -39,7 +39,7 @@ _OPTIONS: Final = re.compile(r"\(([a-z])\)\s*([^(]*)")
 
 
 METRICS = tuple(
-    ratio(f"mmvp/{prefix}{name}", right, whole, scopes=[reading], factor=1, unit="share")
+    ratio_metric(f"mmvp/{prefix}{name}", right, whole, scopes=[reading], factor=1, unit="share")
     for prefix, reading in _READINGS.items()
     for name, right, whole in (("pair_accuracy", "/pair/all_right", "/pair/n"), ("accuracy", "/right", "/n"))
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, ItemScore, Tools, ratio_metric
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data, read_data_text
 from mmdpo.files import parse_json
@@ -38,7 +38,7 @@ _WORDS: Final = {"Yes": ("yes", "no"), "A": ("A", "B")}
 
 
 METRICS = tuple(
-    ratio(f"naturalbench/{scope}{name}", f"/{right}", f"/{whole}", scopes=splits, factor=1, unit="share")
+    ratio_metric(f"naturalbench/{scope}{name}", f"/{right}", f"/{whole}", scopes=splits, factor=1, unit="share")
     for scope, splits in {"": SPLITS, **{f"{split}/": (split,) for split in SPLITS}}.items()
     for name, right, whole in (
         ("accuracy", "right", "n"),
@@ -136,12 +136,9 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
 
 def read_answer(answer: str, words: Sequence[str]) -> tuple[str | None, str]:
     """Returns the one of two words that stands first in an answer, and as it stands there; None and "" for neither."""
-    found = [(match.start(), word, match[0]) for word in words if (match := _find_word(answer, word))]
+    matches = ((word, re.search(rf"\b{word}\b", answer, re.IGNORECASE)) for word in words)
+    found = [(match.start(), word, match[0]) for word, match in matches if match]
     return min(found)[1:] if found else (None, "")
-
-
-def _find_word(answer: str, word: str) -> re.Match[str] | None:
-    return re.search(rf"\b{word}\b", answer, re.IGNORECASE)
 
 
 def score(item: BenchmarkItem, answer: str) -> ItemScore:

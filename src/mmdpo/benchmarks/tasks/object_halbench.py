@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Linguistics, Tools, ratio
+from mmdpo.benchmarks.definitions import BenchmarkItem, Better, ItemScore, Linguistics, Tools, ratio_metric
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, read_data_text
 from mmdpo.files import parse_json
 
@@ -44,13 +44,14 @@ _RATES: Final[Mapping[str, tuple[str, str, Better]]] = {
     "chair_i": ("hallucinated", "mentions", "lower"),
     "recall": ("found", "truth", "higher"),
 }
+_ratio = partial(ratio_metric, digits=1)
 METRICS = (
     *(
-        ratio(f"object_halbench/{mode}/{name}", part, whole, scopes=[f"{mode}/"], over="n", better=better, digits=1)
+        _ratio(f"object_halbench/{mode}/{name}", part, whole, scopes=[f"{mode}/"], over="n", better=better)
         for mode in MODES
         for name, (part, whole, better) in _RATES.items()
     ),
-    ratio("object_halbench/answer_words", "words", "n", factor=1, better="neither", unit="words", digits=1),
+    _ratio("object_halbench/answer_words", "words", "n", factor=1, better="neither", unit="words"),
 )
 
 
