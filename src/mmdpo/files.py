@@ -105,7 +105,7 @@ def read_yaml(path: Path) -> Any:
     text = read_text(path, most=MOST_YAML_BYTES)
     try:
         content = yaml.safe_load(text)
-        if any(True for _ in itertools.islice(_walk(content), MOST_YAML_VALUES, None)):
+        if holds_more(content, MOST_YAML_VALUES):
             raise UnusableFileError(f"it unfolds to more than {MOST_YAML_VALUES:,} values")
         return clean(content)
     except yaml.YAMLError as error:
@@ -281,6 +281,11 @@ def _parse(text: str) -> Any:
         return clean(parse_json(text))
     except RecursionError as error:
         raise UnusableFileError("it is nested too deeply") from error
+
+
+def holds_more(value: Any, most: int) -> bool:
+    """Says whether a value and all inside it are more than so many; aliases of YAML may make it endless."""
+    return any(True for _ in itertools.islice(_walk(value), most, None))
 
 
 def _walk(value: Any) -> Iterator[Any]:

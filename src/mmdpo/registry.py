@@ -1,4 +1,4 @@
-"""What comes by name: a file of one of our packages, or somebody else's as `package.module:NAME`."""
+"""What comes by name: a file of one of our packages, somebody else's as `package.module:NAME`, versions of packages."""
 
 import difflib
 import pkgutil
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def load_elsewhere(name: str, kind: str, *, runs_others: bool = True) -> tuple[A
         return module, import_module(f"{package}.{attribute}") if found is None else found
     except (ImportError, ValueError) as error:
         raise ValueError(f"cannot load the {kind} {name!r} (package.module:NAME): {error}") from error
+
+
+def list_versions(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def name_nearest(word: object, known: Iterable[str]) -> str:

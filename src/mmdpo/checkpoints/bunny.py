@@ -10,7 +10,7 @@ Source: https://huggingface.co/BAAI/Bunny-v1_0-3B.
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,52 +97,40 @@ def convert_bunny(source: Path, target: Path, *, dtype: str | None = None, allow
     """
     config = native_config(_read_original_config(source))
     with stages(3, "converting") as begin:
-        _convert(source, target, config, begin, dtype=dtype, allow_pickle=allow_pickle)
-
-
-def _convert(
-    source: Path,
-    target: Path,
-    config: LlavaConfig,
-    begin: Callable[[str], None],
-    *,
-    dtype: str | None,
-    allow_pickle: bool,
-) -> None:
-    begin("reading weights")
-    # Without what is computed anew, and what is never used: the tower's pooling head.
-    dropped = re.compile(r"\.position_ids$|\.inv_freq$|\.vision_model\.head\.")
-    held = read_weights(source, allow_pickle=allow_pickle)
-    found = {name: tensor for name, tensor in held.items() if not dropped.search(name)}
-    shapes = native_shapes(config)
-    rows = config.image_token_index
-    check_names(
-        {
-            original_name(name): (rows, *shape[1:]) if name in ROWS_PER_TOKEN else shape
-            for name, shape in shapes.items()
-        },
-        {name: tensor.shape for name, tensor in found.items()},
-        f"{source} is no Bunny-v1.0-3B checkpoint",
-    )
-    begin("adding a token")
-    processor = build_processor(source, config)
-    weights = {name: found[original_name(name)] for name in shapes}
-    # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is masked
-    # in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the mean of
-    # exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
-    embeddings, head = (weights[name] for name in ROWS_PER_TOKEN)
-    mean = torch.stack([part.double().sum(0) for part in torch.split(head, 1024)]).sum(0) / rows
-    for name, row in zip(ROWS_PER_TOKEN, (torch.zeros_like(embeddings[0]), mean.to(head.dtype)), strict=True):
-        weights[name] = torch.cat([weights[name], row[None]])
-    config.dtype = dtype or head.dtype
-    ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    generation = GenerationConfig(**ids, suppress_tokens=[rows])
-    with written_aside(target) as folder:
-        begin("writing weights")
-        _write_weights(weights, folder, dtype)
-        for part in (config, generation, processor):
-            part.save_pretrained(folder)
-        _copy_files(source, folder / ORIGINAL)
+        begin("reading weights")
+        # Without what is computed anew, and what is never used: the tower's pooling head.
+        dropped = re.compile(r"\.position_ids$|\.inv_freq$|\.vision_model\.head\.")
+        held = read_weights(source, allow_pickle=allow_pickle)
+        found = {name: tensor for name, tensor in held.items() if not dropped.search(name)}
+        shapes = native_shapes(config)
+        rows = config.image_token_index
+        check_names(
+            {
+                original_name(name): (rows, *shape[1:]) if name in ROWS_PER_TOKEN else shape
+                for name, shape in shapes.items()
+            },
+            {name: tensor.shape for name, tensor in found.items()},
+            f"{source} is no Bunny-v1.0-3B checkpoint",
+        )
+        begin("adding a token")
+        processor = build_processor(source, config)
+        weights = {name: found[original_name(name)] for name in shapes}
+        # Image features replace what is looked up for `<image>`, so the embedding's row is never read. The head's is
+        # masked in scoring and generation; for whoever does not mask it, its logit is the mean of all others, and the
+        # mean of exponentials is not below the exponential of the mean: it has at most one share in the vocabulary.
+        embeddings, head = (weights[name] for name in ROWS_PER_TOKEN)
+        mean = torch.stack([part.double().sum(0) for part in torch.split(head, 1024)]).sum(0) / rows
+        for name, row in zip(ROWS_PER_TOKEN, (torch.zeros_like(embeddings[0]), mean.to(head.dtype)), strict=True):
+            weights[name] = torch.cat([weights[name], row[None]])
+        config.dtype = dtype or head.dtype
+        ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        generation = GenerationConfig(**ids, suppress_tokens=[rows])
+        with written_aside(target) as folder:
+            begin("writing weights")
+            _write_weights(weights, folder, dtype)
+            for part in (config, generation, processor):
+                part.save_pretrained(folder)
+            _copy_files(source, folder / ORIGINAL)
 
 
 def revert_bunny(source: Path, target: Path, *, original: Path | None = None, dtype: str | None = None) -> None:

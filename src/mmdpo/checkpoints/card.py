@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmdpo.keys import list_deciding
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
+from mmdpo.registry import list_versions
 from mmdpo.report.figures import curve_panels, draw_panels
 from mmdpo.tables import Table
 
@@ -219,13 +220,8 @@ def _results(run: Path, logs: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
 
 
 def _versions() -> list[tuple[str, str]]:
-    rows = [("Python", platform.python_version())]
-    for package in ("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets"):
-        try:
-            rows.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
-    commit = _find_commit()
+    packages = list_versions("mmdpo", "torch", "transformers", "peft", "accelerate", "datasets")
+    rows, commit = [("Python", platform.python_version()), *packages.items()], _find_commit()
     return rows if commit is None else [*rows, ("mmdpo's commit", commit)]
 
 

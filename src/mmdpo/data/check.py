@@ -77,8 +77,7 @@ def inspect_example(
 
     `responses` and `comparisons` are those of the objective.
 
-    Raises:
-        RowError: as `validate_example` and `open_image`.
+    Raises RowError as `validate_example` and `open_image`.
     """
     validate_example(example, responses=responses, comparisons=comparisons)
     words = {name: _count_words(example.responses[name]) for name in responses}
@@ -129,7 +128,7 @@ def run_over_rows(
     """
     groups = [places[first : first + size] for first in range(0, len(places), size)]
     # A generator of its own: a loader without one draws from the generator that initialises adapters.
-    options: dict[str, Any] = dict(collate_fn=_as_it_is, generator=torch.Generator())
+    options: dict[str, Any] = dict(collate_fn=as_it_is, generator=torch.Generator())
     loader = DataLoader(_Groups(work, groups), None, num_workers=workers if workers > 1 else 0, **options)
     done = 0
     with counting(len(places), "checking rows", "row", shown=progress) as advance:
@@ -201,7 +200,8 @@ class _Groups(Dataset[Result], Generic[Result]):
         return self.work(self.groups[index])
 
 
-def _as_it_is(result: Any) -> Any:
+def as_it_is(result: Any) -> Any:
+    """Returns what it is given: torch would make tensors of what a worker returns, and pickles no lambda."""
     return result
 
 

@@ -95,7 +95,9 @@ class Collator:
         versions, responses = image_versions(self.prepare.cells), response_names(self.prepare.cells)
         contexts = [example.contexts[version] for version in versions for example in examples]
         prompts = self._process(contexts)
-        if self.prepare.crop_space == "processed" and prompts.image_inputs:
+        # Cropped after the processor, the pixels of two contexts differ though the picture is the same.
+        is_cropped = self.prepare.crop_space == "processed"
+        if is_cropped and prompts.image_inputs:
             self._crop_processed(prompts.image_inputs["pixel_values"], examples)
         room = [self._room(example, prompts.ids[place :: len(examples)]) for place, example in enumerate(examples)]
         cut = [
@@ -108,14 +110,13 @@ class Collator:
         prompt_ids, prompt_mask = _pad(prompts.ids)
         answers = [its_answers[name] for name in responses for its_answers in cut]
         answer_ids, answer_mask = _pad(answers)
-        # Cropped after the processor, the pixels of two contexts differ though the picture is the same.
-        is_cropped = self.prepare.crop_space == "processed"
         family = self.prepare.renderer.family
         image_token = family.image_token_id(self.prepare.renderer.processor)
         image_inputs, images_of = prompts.image_inputs, list(range(len(contexts)))
         if not is_cropped:
             image_inputs, images_of = leave_out_repeats(contexts, prompts.ids, image_inputs, image_token)
         items = [example.item for example in examples]
+        references = [item.ref_logprobs for item in items if item.ref_logprobs is not None]
         return Batch(
             index=torch.tensor([item.index for item in items]),
             prompt_ids=prompt_ids,
@@ -132,7 +133,7 @@ class Collator:
             weights={name: self._weights(items, name) for name in self.weight_columns},
             has_images=torch.tensor([bool(item.example.images) for item in items]),
             counts=torch.tensor([item.counts for item in items]),
-            ref_logprobs=_stack_references(items),
+            ref_logprobs=torch.stack(references) if references else None,
         )
 
     def _process(self, contexts: list[Context]) -> Prompts:
@@ -292,8 +293,3 @@ def _pad(rows: list[list[int]]) -> tuple[Int[np.ndarray, "n w"], Bool[np.ndarray
         ids[row, : len(values)] = values
         mask[row, : len(values)] = True
     return ids, mask
-
-
-def _stack_references(items: Sequence[Item]) -> Float[Tensor, "B C"] | None:
-    values = [item.ref_logprobs for item in items if item.ref_logprobs is not None]
-    return torch.stack(values) if values else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import as_list, is_messages, read_answer, read_prompt
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, Region, RowError, Text
@@ -27,7 +27,7 @@ def read_conversation(
     used: Collection[str],
     column: str,
     images_first: bool = True,
-    **place: Unpack[Place],
+    **place: Unpack[RowPlace],
 ) -> PreferenceExample:
     """Returns the example of a row whose prompt is `turns`, which the model's chat template renders.
 
@@ -37,10 +37,10 @@ def read_conversation(
     """
     root = place["image_root"]
     read = read_prompt(turns, image_sources(images, root), image_root=root, column=column, images_first=images_first)
-    return make_example(row, read.turns, read.images, rejected_images, answers, used=used, **place)
+    return read_example(row, read.turns, read.images, rejected_images, answers, used=used, **place)
 
 
-def make_example(
+def read_example(
     row: Row,
     prompt: Text,
     images: tuple[ImageSource, ...],
@@ -48,7 +48,7 @@ def make_example(
     answers: Row | None = None,
     *,
     used: Collection[str],
-    **place: Unpack[Place],
+    **place: Unpack[RowPlace],
 ) -> PreferenceExample:
     """Returns the example of a row whose prompt and images are read; the other arguments are `read_conversation`'s."""
     pair = {name: row.get(name) for name in (CHOSEN, REJECTED)} if answers is None else answers

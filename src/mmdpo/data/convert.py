@@ -71,10 +71,9 @@ def convert_dataset(
     alone and in their order. `normalise` names a numeric column s whose normalised value becomes the column `weight`:
     1 + √0.1 · (s − mean) / std over what is written, cut to [0.75, 1.25], as MMedPO weighs its pairs.
 
-    Raises:
-        RowError: a row is faulty; with `skip` it is left out and returned instead.
-        ValueError: nothing is left to write, a column to normalise is missing, or `sample` asks for more than there is.
-        OSError: the file cannot be written. What was there before is then untouched.
+    Raises RowError where a row is faulty, unless `skip` leaves it out and returns it; ValueError where nothing is left
+    to write, a column to normalise is missing, or `sample` asks for more than there is; OSError where the file cannot
+    be written, and what was there before is untouched.
     """
     from mmdpo.data.check import as_fault  # imports torch, which the writer does without
 

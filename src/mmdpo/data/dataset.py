@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -106,9 +107,8 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         joined to `image_root` (else they are relative to where the program runs). Ids come from the first of the
         columns `id`, `idx`, `question_id` that is complete and without repeats, else they are row numbers, from 1.
 
-        Raises:
-            ValueError: there are no rows, they cannot be counted, or their columns are in no known format.
-            TypeError: there are several datasets (splits) where one is needed, or text instead of rows.
+        Raises ValueError where there are no rows, they cannot be counted, or their columns are in no known format;
+        TypeError where there are several datasets (splits) where one is needed, or text instead of rows.
         """
         rows = _as_rows(rows, name)
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
@@ -138,8 +138,7 @@ class PreferenceDataset(Sequence[PreferenceExample]):
     def __getitem__(self, index: int | slice) -> PreferenceExample | PreferenceDataset:
         """Parses one row, or selects a range of them.
 
-        Raises:
-            RowError: the row cannot be read as an example; names the row.
+        Raises RowError where the row cannot be read as an example, and names it.
         """
         if isinstance(index, slice):
             return self.select(range(len(self))[index])
@@ -148,8 +147,7 @@ class PreferenceDataset(Sequence[PreferenceExample]):
     def read_pairs(self, index: int) -> list[PreferenceExample]:
         """Returns every pair of a row that holds several answers, and the one pair of any other.
 
-        Raises:
-            RowError: as `[index]`.
+        Raises RowError as `[index]`.
         """
         return self._parse(index, self.format.parse_all)
 
@@ -174,21 +172,16 @@ class PreferenceDataset(Sequence[PreferenceExample]):
 
     def select(self, indices: Iterable[int]) -> PreferenceDataset:
         """Returns the examples at these positions, which keep their ids and their row numbers."""
-        positions = [self._positions[index] for index in indices]
-        return PreferenceDataset(
-            self._rows, self.format, name=self.name, image_root=self.image_root, ids=self._ids, positions=positions
-        )
+        return self._at([self._positions[index] for index in indices])
 
     def whole(self) -> PreferenceDataset:
         """Returns all examples of the source, those too that were not selected."""
-        return PreferenceDataset(
-            self._rows,
-            self.format,
-            name=self.name,
-            image_root=self.image_root,
-            ids=self._ids,
-            positions=range(len(self._rows)),
-        )
+        return self._at(range(len(self._rows)))
+
+    def _at(self, positions: Sequence[int]) -> PreferenceDataset:
+        found = copy.copy(self)
+        found._positions = positions
+        return found
 
     def raw(self, index: int) -> Any:
         """Returns a row as it stands in its file; of a faulty one, whatever that is."""

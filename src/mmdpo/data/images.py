@@ -41,8 +41,7 @@ def image_sources(value: Any, image_root: Path | None) -> tuple[ImageSource, ...
     PIL image, or a mapping that has one of these as `bytes`, `path` or `url`. What merged tables put where there is no
     image (None, NaN, "", a mapping of such) is none, in a list too. Nothing is opened.
 
-    Raises:
-        RowError: an entry is an address on the web, has no bytes, or is no image at all.
+    Raises RowError where an entry is an address on the web, has no bytes, or is no image at all.
     """
     entries = value if isinstance(value, list | tuple) else (value,)
     sources = (_image_source(entry, image_root) for entry in entries)
@@ -56,9 +55,8 @@ def open_image(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX
     undecoded image. The EXIF orientation is applied. Transparency is laid over white. Greys and floats of more than
     8 bits are scaled, not clipped. Of an animation the first frame is taken. A PIL image that comes in is not changed.
 
-    Raises:
-        RowError: the file is missing, unreadable, truncated, without pixels, or has more than `max_pixels` pixels
-            (read from the header; PIL's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, applies besides).
+    Raises RowError where the file is missing, unreadable, truncated, without pixels, or has more than `max_pixels`
+    pixels (read from the header; PIL's own limit, `PIL.Image.MAX_IMAGE_PIXELS`, applies besides).
     """
     with _opened(source, max_pixels) as image:
         return to_rgb(image)
@@ -69,8 +67,7 @@ def image_size(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX
 
     A truncated file passes: only `open_image` decodes.
 
-    Raises:
-        RowError: as `open_image`, truncation excepted.
+    Raises RowError as `open_image`, truncation excepted.
     """
     with _opened(source, max_pixels) as image:
         width, height = image.size
@@ -81,8 +78,7 @@ def image_size(source: ImageSource | Mapping[str, Any], *, max_pixels: int = MAX
 def digest_image(source: ImageSource) -> str:
     """Returns the digest of an image's content, 32 hexadecimal digits: of its encoded bytes, or of its pixels.
 
-    Raises:
-        RowError: a file cannot be read, or is none.
+    Raises RowError where a file cannot be read, or is none.
     """
     if isinstance(source, bytes):
         return xxh3_128(source).hexdigest()

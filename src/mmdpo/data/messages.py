@@ -59,13 +59,13 @@ def read_prompt(
     front of the text of the first user turn whose content is a string (the rule of TRL and ms-swift). A part that
     carries its own image keeps its place among `images`; every other image part takes the next of `images`.
 
-    Raises:
-        RowError: the value is not a list of turns, or a part is neither text nor image.
+    Raises RowError where the value is not a list of turns, or a part is neither text nor image.
     """
     raw = _check_turns(value, column)
     turns = [{**_without_none(turn), "content": _parts(turn.get("content"), column, split=True)} for turn in raw]
     if images_first and not any(_is_image(part) for turn in turns for part in turn["content"]):
-        first = next((i for i, turn in enumerate(raw) if _is_plain_user_turn(turn)), None)
+        plain = (i for i, turn in enumerate(raw) if turn["role"] == "user" and isinstance(turn.get("content"), str))
+        first = next(plain, None)
         if first is not None:
             turns[first]["content"] = [{"type": "image"} for _ in images] + turns[first]["content"]
     return _take_images(turns, images, image_root)
@@ -76,8 +76,7 @@ def read_answer(value: Any, *, column: str) -> tuple[Message, ...]:
 
     An `<image>` inside an answer is left as text, so that validation can refuse it.
 
-    Raises:
-        RowError: the value is neither text nor turns.
+    Raises RowError where the value is neither text nor turns.
     """
     if isinstance(value, str):
         value = [{"role": "assistant", "content": value}]
@@ -92,8 +91,7 @@ def split_shared_turns(chosen: Any, rejected: Any) -> tuple[list[Message], list[
 
     At least one turn remains on either side, so that equal conversations show up as equal answers.
 
-    Raises:
-        RowError: the conversations share no turn.
+    Raises RowError where the conversations share no turn.
     """
     turns_chosen = [_without_none(turn) for turn in _check_turns(chosen, "chosen")]
     turns_rejected = [_without_none(turn) for turn in _check_turns(rejected, "rejected")]
@@ -112,8 +110,7 @@ def split_shared_turns(chosen: Any, rejected: Any) -> tuple[list[Message], list[
 def split_last_answer(conversation: Any, *, column: str) -> tuple[list[Message], Message]:
     """Splits a whole conversation into the turns before its last one, and the last one, which answers.
 
-    Raises:
-        RowError: the value is not a list of turns, or the last turn is not the assistant's.
+    Raises RowError where the value is not a list of turns, or the last turn is not the assistant's.
     """
     *before, last = (_without_none(turn) for turn in _check_turns(conversation, column))
     if last["role"] != "assistant":
@@ -207,10 +204,6 @@ def _take_images(turns: list[Message], images: Sequence[ImageSource], image_root
         waiting = []  # the parts and the column carry the same images
     # Images without a place stay at the end: validation then finds more images than placeholders.
     return Conversation(turns=tuple(turns), images=(*gathered, *waiting))
-
-
-def _is_plain_user_turn(turn: Mapping[str, Any]) -> bool:
-    return turn["role"] == "user" and isinstance(turn.get("content"), str)
 
 
 def _is_image(part: Mapping[str, Any]) -> bool:

@@ -36,19 +36,14 @@ def few_passes(image_processor: Any) -> Iterator[None]:
     is_usual = isinstance(image_processor, PilBackend) and not any(
         name in own or getattr(kind, name) is not getattr(PilBackend, name) for name in STEPS
     )
-    # Attributes of the instance hide the methods.
-    hiding = {"process_image": _keep_picture, PREPROCESS: partial(_take_through_steps, image_processor)}
+    # Attributes of the instance hide the methods. An array, which the first makes, would be turned back to resize it.
+    hiding = {"process_image": lambda image, *_, **__: image, PREPROCESS: partial(_take_through_steps, image_processor)}
     own.update(hiding if is_usual else {})
     try:
         yield
     finally:
         for name in hiding if is_usual else ():
             del own[name]
-
-
-def _keep_picture(image: Image.Image, *_: Any, **__: Any) -> Image.Image:
-    """Stands for the step that makes an array of a picture, which would be turned back to resize it."""
-    return image
 
 
 def _take_through_steps(processor: Any, images: list[Image.Image], **options: Any) -> BatchFeature:

@@ -102,7 +102,7 @@ class Preparer:
     cells: tuple[Cell, ...]
     corruptions: Mapping[str, Corruption]
     """How every image version but the original and none is made, by version."""
-    seed: int
+    seed: int = 0
     corruption_draw: str = "row"
     """`row`: each row's corruption is drawn for itself. `picture`: rows with the same picture have the same."""
     corrupted_images: str = "all"
@@ -218,10 +218,8 @@ class Preparer:
         return PreparedExample(item, contexts, answers)
 
     def _open(self, sources: tuple[ImageSource, ...], opened: Opened) -> tuple[Image, ...]:
-        def open_it(source: ImageSource) -> Image:
-            return open_image(source, max_pixels=self.max_image_pixels)
-
-        return tuple(opened.get(_key_of(source), partial(open_it, source)) for source in sources)
+        make = partial(open_image, max_pixels=self.max_image_pixels)
+        return tuple(opened.get(_key_of(source), partial(make, source)) for source in sources)
 
     def _images(self, item: Item, originals: tuple[Image, ...], version: str, opened: Opened) -> tuple[Image, ...]:
         found = self.find_images(item.example, version)
@@ -243,7 +241,11 @@ class Preparer:
 
     def _corrupt(self, item: Item, place: int, image: Image, version: str, opened: Opened) -> Image:
         corruption = self.corruptions[version]
-        other = self._other_image(item, place, opened) if corruption.needs_other_image else None
+        other = None
+        if corruption.needs_other_image:
+            if not item.other_images:
+                raise RowError("the corruption shows another example's image, and no other example has one")
+            other = self._open((item.other_images[place],), opened)[0]
         region = self._region(item.example, place, image) if corruption.needs_region else None
         drawn_for = self.name_draw(item.example, place)
 
@@ -282,11 +284,6 @@ class Preparer:
                 "each, or `boxes` of [left, top, right, bottom]"
             )
         return draw_region(example.regions[place], image.size, max_pixels=self.max_image_pixels)
-
-    def _other_image(self, item: Item, place: int, opened: Opened) -> Image:
-        if not item.other_images:
-            raise RowError("the corruption shows another example's image, and no other example has one")
-        return self._open((item.other_images[place],), opened)[0]
 
 
 def _key_of(source: ImageSource) -> Hashable:

@@ -37,11 +37,9 @@ def read_dataset(
     with a metadata file), or the name of a dataset on the hub. What is no dataset of splits (`has_splits`) has `train`
     alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
-    Raises:
-        FileNotFoundError: there is no such file or folder.
-        RowError: a line of a JSON file is malformed; names file and line.
-        ValueError: the file or folder cannot be read, the split or the configuration does not exist, or the columns
-            are in no known format.
+    Raises FileNotFoundError where there is no such file or folder; RowError, which names file and line, where a line of
+    a JSON file is malformed; ValueError where the file or folder cannot be read, the split or the configuration does not
+    exist, or the columns are in no known format.
     """
     found = open_rows(path_or_name, split=split, config=config)
     return PreferenceDataset.from_rows(found.rows, name=found.name, format=format, image_root=image_root or found.root)
@@ -82,7 +80,7 @@ def _refuse_config(path_or_name: str | Path, config: str | None) -> None:
         )
 
 
-class Rows(NamedTuple):
+class FoundRows(NamedTuple):
     """Rows as they were read."""
 
     rows: Any
@@ -92,7 +90,7 @@ class Rows(NamedTuple):
     """Folder that relative paths start from, None for the hub."""
 
 
-def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | None = None) -> Rows:
+def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | None = None) -> FoundRows:
     """Reads rows of any kind from what `read_dataset` reads; raises what it raises."""
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
@@ -118,7 +116,7 @@ def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | N
         root = None
         rows = _load(name, lambda: datasets.load_dataset(name, config, split=split))
         name = f"{name}[{split}]"
-    return Rows(rows, name, root)
+    return FoundRows(rows, name, root)
 
 
 def read_stream(
@@ -135,11 +133,9 @@ def read_stream(
     folder that `load_dataset` understands, or the name of a dataset on the hub. Files that are named have the split
     `train` alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
-    Raises:
-        FileNotFoundError: there is no such file or folder, or no file fits the pattern.
-        RowError: the first shard cannot be read.
-        ValueError: the files cannot be streamed, the split or the configuration does not exist, or the columns are in
-            no known format.
+    Raises FileNotFoundError where there is no such file or folder, or no file fits the pattern; RowError where the
+    first shard cannot be read; ValueError where the files cannot be streamed, the split or the configuration does not
+    exist, or the columns are in no known format.
     """
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
@@ -222,17 +218,13 @@ def _read_json(path: Path, name: str) -> list[Any]:
     return content
 
 
-def _read_jsonl(path: Path, name: str) -> list[Any]:
-    return list(_parse_lines(_read_text(path, name), name))
-
-
 def _read_shard(path: Path, name: str) -> Any:
     kind = _STREAMED[path.suffix.lower()]
     return _load(name, lambda: datasets.load_dataset(kind, data_files=str(path), split="train"))
 
 
 _READERS: dict[str, Callable[[Path, str], Any]] = {
-    ".jsonl": _read_jsonl,
+    ".jsonl": lambda path, name: list(_parse_lines(_read_text(path, name), name)),
     ".json": _read_json,
     ".parquet": _read_shard,
     ".tar": _read_shard,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,30 +25,21 @@ HEAD = 64
 _ROWS_AT_ONCE = 32
 
 
+@dataclass(frozen=True, eq=False)
 class PreferenceStream:
     """Rows of a `datasets.IterableDataset`, read shard by shard from any row onwards.
 
     Made by `from_rows` or by `mmdpo.data.read.read_stream`; travels to workers by pickling.
     """
 
-    def __init__(
-        self,
-        rows: datasets.IterableDataset,
-        head: PreferenceDataset,
-        *,
-        name: str,
-        image_root: Path | None,
-        shard_names: Sequence[str] | None,
-        fingerprint: str,
-    ) -> None:
-        self.name = name
-        self.head = head
-        """The first rows, as a dataset."""
-        self.fingerprint = fingerprint
-        """Digest of the shards' names and the text of the first rows: another one means other data."""
-        self._rows = rows
-        self._image_root = image_root
-        self._shard_names = shard_names
+    name: str
+    rows: datasets.IterableDataset
+    head: PreferenceDataset
+    """The first rows, as a dataset."""
+    image_root: Path | None
+    shard_names: Sequence[str] | None
+    fingerprint: str
+    """Digest of the shards' names and the text of the first rows: another one means other data."""
 
     @classmethod
     def from_rows(
@@ -64,9 +56,8 @@ class PreferenceStream:
         `shard_names` stand in messages. The stream must give the same rows each time it is read: shuffled with a seed,
         or better not at all, since training shuffles.
 
-        Raises:
-            RowError: the first shard cannot be read.
-            ValueError: there are no rows, or their columns are in no known format.
+        Raises RowError where the first shard cannot be read; ValueError where there are no rows, or their columns are
+        in no known format.
         """
         rows = rows.with_format(None)
         if rows.features:
@@ -86,33 +77,31 @@ class PreferenceStream:
         files = None if shard_names is None else [shard.replace("\\", "/").rpartition("/")[2] for shard in shard_names]
         content = json.dumps([rows.num_shards, files, first], default=_describe)
         fingerprint = xxh3_128(content.encode()).hexdigest()
-        return cls(rows, head, name=name, image_root=root, shard_names=shard_names, fingerprint=fingerprint)
+        return cls(name, rows, head, root, shard_names, fingerprint)
 
     @property
     def num_shards(self) -> int:
         """Parts that can be read independently: files, as a rule."""
-        return int(self._rows.num_shards)
+        return int(self.rows.num_shards)
 
     def read(self, shard: int, start: int = 0) -> Iterator[Mapping[str, Any]]:
         """Yields the rows of a shard from a place on. What lies before is read over, and nothing in it decoded.
 
-        Raises:
-            RowError: the shard cannot be read; names it and how far it could.
+        Raises RowError where the shard cannot be read; says which, and how far it could.
         """
-        return _read(self._rows, shard, start, _name_shard(self.name, self._shard_names, shard))
+        return _read(self.rows, shard, start, _name_shard(self.name, self.shard_names, shard))
 
     def parse(self, row: Mapping[str, Any], shard: int, place: int) -> PreferenceExample:
         """Parses a row. Its id is that of its own columns, else shard and row.
 
-        Raises:
-            RowError: the row cannot be read as an example; names shard and row.
+        Raises RowError where the row cannot be read as an example, and names shard and row.
         """
         source = self.source_of(shard, place)
         own = next((row[column] for column in ID_COLUMNS if isinstance(row.get(column), str | int)), None)
         row_id = f"{shard}/{place + 1}" if own is None else str(own)
         try:
-            example = self.head.format.parse(row, source=source, image_root=self._image_root, row_id=row_id)
-            return read_marks(row, example, self._image_root)
+            example = self.head.format.parse(row, source=source, image_root=self.image_root, row_id=row_id)
+            return read_marks(row, example, self.image_root)
         except RowError as error:
             raise RowError(error.problem, source=error.source or source) from error
         # Rows come unchecked, and a worker that dies of an odd one could not say which.
@@ -121,7 +110,7 @@ class PreferenceStream:
 
     def source_of(self, shard: int, place: int) -> str:
         """Returns where a row stands, for messages: `pairs-00003.parquet, row 12`."""
-        return f"{_name_shard(self.name, self._shard_names, shard)}, row {place + 1}"
+        return f"{_name_shard(self.name, self.shard_names, shard)}, row {place + 1}"
 
 
 def _read(rows: datasets.IterableDataset, shard: int, start: int, name: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from itertools import count, islice
 from typing import Any
 
 from mmdpo.data.check import Fault
-from mmdpo.data.items import Item, Pictures
+from mmdpo.data.items import Item, Items, Pictures
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator
 
@@ -72,8 +72,7 @@ class StreamItems:
     def read(self, reader: int, readers: int, start: Position = Position()) -> Iterator[tuple[Item | Fault, Position]]:
         """Yields what one of the readers reads from a position on: items or faulty rows, and the positions after them.
 
-        Raises:
-            RowError: a shard cannot be read, or there is no row for this reader.
+        Raises RowError where a shard cannot be read, or there is no row for this reader.
         """
         rows, position = self._read_rows(reader, readers, start), start
         while True:
@@ -86,6 +85,11 @@ class StreamItems:
                 is_last = taken + 1 == len(block)
                 position = replace(last, row=last.row + 1) if is_last else replace(position, taken=taken + 1)
                 yield self._make_item(block, order[taken], pictures), position
+
+    def head(self) -> Items:
+        """Returns the first rows as items."""
+        own = dict(seed=self.seed, draw_others=self.draw_others, per_epoch=self.per_epoch)
+        return Items(self.stream.head, **own)  # type: ignore[arg-type]
 
     def source_of(self, index: int) -> str:
         """Returns where the row with an item's index stands, for messages."""

@@ -84,8 +84,7 @@ def read_triplets(
 ) -> list[Triplet]:
     """Reads the triplets of rows from their columns for image, question and answer.
 
-    Raises:
-        RowError: a column is missing, is no text, or has no image; names the row.
+    Raises RowError where a column is missing, is no text, or has no image, and names the row.
     """
     triplets = []
     for number, row in enumerate(rows, start=1):
@@ -114,9 +113,8 @@ def make_rows(
     Questions are drawn among those whose answer another triplet has, too. Of the demonstrations one has this answer and
     the others answers that differ from it, of the same kind where there are enough.
 
-    Raises:
-        ValueError: a share is of no form, none is above 0, there are fewer than two demonstrations, or no question
-            can be asked of these triplets.
+    Raises ValueError where a share is of no form, none is above 0, there are fewer than two demonstrations, or no
+    question can be asked of these triplets.
     """
     check_shares(shares)
     if demonstrations < 2:

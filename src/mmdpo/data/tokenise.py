@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from mmdpo.data.clock import Clock, asks_for_date, default_template
-from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text
+from mmdpo.data.messages import IMAGE_PLACEHOLDER, count_placeholders, plain_text, read_answer
 from mmdpo.data.turns import FORMS, Form, SpecialTokens, find_missing, is_stringified
 from mmdpo.models.families import Family
 from mmdpo.records import Message, PreferenceExample, RowError, Text
@@ -60,9 +60,8 @@ class Renderer:
     def render(self, example: PreferenceExample, responses: Iterable[str], *, with_images: bool) -> PromptText:
         """Returns the texts of an example's prompt, with its images or with the placeholders deleted, and answers.
 
-        Raises:
-            RowError: the row lacks a response; a text has one of the tokenizer's special tokens in it; there are chat
-                turns and no chat template; the template refuses the turns, or leaves one of their texts out.
+        Raises RowError where the row lacks a response; a text has one of the tokenizer's special tokens in it; there
+        are chat turns and no chat template; the template refuses the turns, or leaves one of their texts out.
         """
         answers = {}
         for name in responses:
@@ -72,7 +71,12 @@ class Renderer:
             answers[name] = example.responses[name]
         self._special_tokens.check(example.prompt, answers)
         if isinstance(example.prompt, str):
-            return self._render_plain(example.prompt, answers, with_images)
+            prompt, texts = example.prompt, {name: self._close(plain_text(answer)) for name, answer in answers.items()}
+            if not with_images:
+                return PromptText(re.sub(rf"{re.escape(IMAGE_PLACEHOLDER)}\n?", "", prompt), texts)
+            if IMAGE_PLACEHOLDER in prompt:  # asked for where it is needed: not every processor names an image token
+                prompt = prompt.replace(IMAGE_PLACEHOLDER, self._image_placeholder)
+            return PromptText(prompt, texts)
         return self._render_turns(list(example.prompt), answers, with_images)
 
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -149,18 +153,10 @@ class Renderer:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _render_plain(self, prompt: str, answers: dict[str, Text], with_images: bool) -> PromptText:
-        if not with_images:
-            prompt = re.sub(rf"{re.escape(IMAGE_PLACEHOLDER)}\n?", "", prompt)
-        elif IMAGE_PLACEHOLDER in prompt:
-            prompt = prompt.replace(IMAGE_PLACEHOLDER, self._image_placeholder)
-        texts = {name: self._close(plain_text(answer)) for name, answer in answers.items()}
-        return PromptText(prompt, texts)
-
     def _render_turns(self, turns: list[Message], answers: dict[str, Text], with_images: bool) -> PromptText:
         if not with_images:
             turns = [_without_images(turn) for turn in turns]
-        whole = {name: [*turns, *_as_turns(answer)] for name, answer in answers.items()}
+        whole = {name: [*turns, *read_answer(answer, column=name)] for name, answer in answers.items()}
         problems = []
         # What a template loses of parts, it may say of a whole text.
         for form in FORMS:
@@ -186,16 +182,13 @@ class Renderer:
                     f"belongs in what the model would read (prompt and `{name}`); change the turns, or name another "
                     "template (chat_template)"
                 )
-        self._check_images(turns, prompt)
-        return PromptText(prompt, {name: self._close(text[len(prompt) :]) for name, text in texts.items()})
-
-    def _check_images(self, turns: list[Message], prompt: str) -> None:
         images, token = count_placeholders(tuple(turns)), getattr(self.processor, "image_token", None)
         if isinstance(token, str) and images != prompt.count(token):
             raise RowError(
                 f"the model's chat template writes {prompt.count(token)} places for {images} images: move the images "
                 "into turns of the user, or name another template (chat_template)"
             )
+        return PromptText(prompt, {name: self._close(text[len(prompt) :]) for name, text in texts.items()})
 
     def _is_cut_at_tokens(self, prompt: str, whole: Iterable[str]) -> bool:
         end = self._end_of(prompt)
@@ -294,7 +287,8 @@ class _Once:
         return getattr(self.stands_for, name)
 
     def __call__(self, text: Any = None, **options: Any) -> Any:
-        distinct = {each: place for place, each in enumerate(dict.fromkeys(text))} if _is_texts(text) else {}
+        are_texts = isinstance(text, list) and all(isinstance(each, str) for each in text)
+        distinct = {each: place for place, each in enumerate(dict.fromkeys(text))} if are_texts else {}
         if len(distinct) in (0, len(text)):
             return self.stands_for(text, **options)
         encoded, order = self.stands_for(list(distinct), **options), [distinct[each] for each in text]
@@ -304,16 +298,6 @@ class _Once:
         }
         encodings = encoded.encodings and [encoded.encodings[place] for place in order]
         return BatchEncoding(repeated, encodings)
-
-
-def _is_texts(text: Any) -> bool:
-    return isinstance(text, list) and all(isinstance(each, str) for each in text)
-
-
-def _as_turns(answer: Text) -> list[Message]:
-    if isinstance(answer, str):
-        return [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-    return list(answer)
 
 
 def _find_in_order(pieces: Iterable[str], text: str) -> list[Mark]:

@@ -133,7 +133,8 @@ class SpecialTokens:
         # Without the added tokens that are ordinary text, such as the HTML tags of Gemma's vocabulary.
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
-        controls = {token for token in images | special if token.strip() and not _is_said(token)}
+        said = (_REGION, THINKING_MARK)
+        controls = {t for t in images | special if t.strip() and not any(mark.fullmatch(t) for mark in said)}
         last = re.compile(rf"(?:{_any_of(controls).pattern})\Z")
         return cls(_any_of(images), _any_of(controls), last)
 
@@ -172,10 +173,6 @@ class SpecialTokens:
                 f"`{column}` has the model's own token {found[0]} in its text, which would be read as a mark and not "
                 "as words: write it differently, or remove the row"
             )
-
-
-def _is_said(token: str) -> bool:
-    return bool(_REGION.fullmatch(token) or THINKING_MARK.fullmatch(token))
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:

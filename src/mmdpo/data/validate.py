@@ -17,7 +17,6 @@ from mmdpo.records import (
     REJECTED,
     Cell,
     Comparisons,
-    ImageSource,
     PreferenceExample,
     RowError,
     Text,
@@ -38,13 +37,14 @@ def validate_example(
 
     `responses` names the responses that the objective needs, and `comparisons` the cells that it prefers to others.
 
-    Raises:
-        RowError: a response is missing, empty, or has an image in it; two cells that are compared are equal, image and
-            response; the prompt is empty; the number of images differs from that of their places in the prompt, or of
-            the corrupted images.
+    Raises RowError where a response is missing, empty, or has an image in it; two cells that are compared are equal,
+    image and response; the prompt is empty; the number of images differs from that of their places in the prompt, or of
+    the corrupted images.
     """
     with named_source(example.source):
-        _check_prompt(example.prompt)
+        _check_unicode(example.prompt, "prompt")
+        if not plain_text(example.prompt).replace(IMAGE_PLACEHOLDER, "").strip():
+            raise RowError("the prompt is empty: write the question, or remove the row")
         for name in responses:
             _check_response(example.responses.get(name), name)
         _check_image_counts(example)
@@ -74,12 +74,6 @@ def _image_files(dataset: PreferenceDataset, row: int) -> list[Path]:
         return [Path(image) for image in dataset[row].images if isinstance(image, str | Path)]
     except Exception:
         return []  # whatever a row raises is named by the check of every row
-
-
-def _check_prompt(prompt: Text) -> None:
-    _check_unicode(prompt, "prompt")
-    if not plain_text(prompt).replace(IMAGE_PLACEHOLDER, "").strip():
-        raise RowError("the prompt is empty: write the question, or remove the row")
 
 
 def _check_response(response: Text | None, name: str) -> None:
@@ -133,7 +127,11 @@ def _check_difference(example: PreferenceExample, preferred: Cell, other: Cell) 
 def _shows_same_images(example: PreferenceExample, versions: set[str]) -> bool:
     if versions == {ORIGINAL, CORRUPTED}:
         if example.rejected_images:
-            return all(map(_is_same_source, example.images, example.rejected_images))
+            # PIL images are not compared: that would decode them.
+            return all(
+                one is other or (isinstance(one, str | Path | bytes) and one == other)
+                for one, other in zip(example.images, example.rejected_images, strict=False)
+            )
         return example.is_corrupted is False
     return len(versions) == 1
 
@@ -155,11 +153,6 @@ def _check_image_counts(example: PreferenceExample) -> None:
             f"there are {_count(corrupted, 'corrupted image')} (rejected_images) for {_count(images, 'image')}: give "
             "one for each image, in the same order, or none"
         )
-
-
-def _is_same_source(one: ImageSource, other: ImageSource) -> bool:
-    # PIL images are not compared: that would decode them.
-    return one is other or (isinstance(one, str | Path | bytes) and one == other)
 
 
 def _count(number: int, noun: str) -> str:

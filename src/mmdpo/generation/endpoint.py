@@ -29,10 +29,10 @@ from mmdpo.generation.questions import (
     Processes,
     Question,
     chat_request,
-    list_versions,
     merge_logprobs,
 )
 from mmdpo.records import Message
+from mmdpo.registry import list_versions
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

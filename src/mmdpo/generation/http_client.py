@@ -58,7 +58,9 @@ def make_client(base_url: str, timeout: float) -> Any:
             options |= {"stream": True, "follow_redirects": False}
             response = await super().send(request, **options)
             on = response.next_request
-            if on is not None and response.status_code in _REDIRECTS and _is_same_server(request.url, on.url):
+            asked, told = request.url, request.url if on is None else on.url
+            is_same = asked.netloc == told.netloc and told.scheme in (asked.scheme, "https")
+            if on is not None and response.status_code in _REDIRECTS and is_same:
                 await response.aclose()
                 response = await super().send(on, **options)
             try:
@@ -80,10 +82,6 @@ def make_client(base_url: str, timeout: float) -> Any:
             "OPENAI_API_KEY holds a blank, a line break or another character that no key has; set it to the key alone"
         )
     return client
-
-
-def _is_same_server(asked: Any, told: Any) -> bool:
-    return asked.netloc == told.netloc and told.scheme in (asked.scheme, "https")
 
 
 async def _read_body(response: Any) -> bytes:

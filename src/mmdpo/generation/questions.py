@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -158,17 +157,6 @@ def merge_logprobs(likeliest: Iterable[tuple[str, float]]) -> dict[str, float]:
     return dict(sorted(merged.items(), key=lambda item: item[1], reverse=True))
 
 
-def list_versions(*packages: str) -> dict[str, str]:
-    """Returns the versions of those packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 # -- chat turns -------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +179,7 @@ def chat_turns(question: Question, settings: GenerationSettings) -> tuple[Messag
 def render_prompt(question: Question, settings: GenerationSettings, renderer: Renderer) -> str:
     """Returns the text that a model continues, with its own unexpanded placeholder for each picture.
 
-    An answer that is begun stands behind the prompt as one of training does.
+    An answer that is begun stands after the prompt as one of training does.
 
     Raises RowError, naming the question, where the model's processor has no chat template, or one that refuses these
     turns or leaves the system prompt out, and for a question that has one of the model's own tokens in its text.
@@ -200,14 +188,10 @@ def render_prompt(question: Question, settings: GenerationSettings, renderer: Re
     example = PreferenceExample(id=question.id, prompt=chat_turns(question, settings), responses=begun)
     try:
         text = renderer.render(example, begun, with_images=bool(question.images))
-        return text.prompt + _start_of(text.answers.get(CHOSEN, ""), question.begun)
+        answer = text.answers.get(CHOSEN, "")  # as the template writes it: up to the end of its words
+        return text.prompt + answer[: answer.index(question.begun) + len(question.begun)]
     except RowError as error:
         raise RowError(f"{error.problem}; {_MENDED}", source=question.id) from error
-
-
-def _start_of(answer: str, begun: str) -> str:
-    """Returns an answer as a template writes it, up to the end of its words."""
-    return answer[: answer.index(begun) + len(begun)]
 
 
 def load_image(image: LazyImage) -> Image.Image:

@@ -16,7 +16,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
+from transformers import BatchFeature, LogitsProcessorList
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.generation.checkpoint import Checkpoint
@@ -26,14 +26,15 @@ from mmdpo.generation.questions import (
     Processes,
     Question,
     arrange,
-    list_versions,
     load_image,
     render_prompt,
 )
 from mmdpo.generation.reading_once import find_distinct, generate_from_copies
 from mmdpo.generation.sampling import FirstTokens, SeededDraw
+from mmdpo.models.load import plain_decoding
 from mmdpo.progress import count
 from mmdpo.records import RowError
+from mmdpo.registry import list_versions
 from mmdpo.scoring.probe import TOLERANCES, ProbeError, ScoreDifference, compare, find_precision
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ BATCH_SIZE = 32
 _MOST_WORKERS = 4
 _LOOKED_AT = 20
 """Tokens that an answer may begin with, the likeliest ones, that the probe compares."""
-_FIRST_TOKEN = GenerationSettings(max_new_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,9 @@ class _Generator:
     def __init__(self, model: Any, reader: PromptReader) -> None:
         self.model, self.reader = model, reader
         self.tokenizer = reader.renderer.tokenizer
-        self.config = make_generation_config(model, self.tokenizer, reader.settings)
-        self._one_token = make_generation_config(model, self.tokenizer, _FIRST_TOKEN)
+        settings = reader.settings
+        self.config = plain_decoding(model, self.tokenizer, settings.max_new_tokens, settings.num_beams)
+        self._one_token = plain_decoding(model, self.tokenizer, 1)
         self._one_token.update(return_dict_in_generate=True, output_logits=True)
         self.reads_once = False
         """Whether equal prompts of a batch are read once."""
@@ -366,39 +367,15 @@ class _Generator:
                 said["top_logprobs"] = logprobs
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         for place, question in enumerate(batch):
-            if question.begun:
-                texts[place] = question.begun + self._decode_behind(tokens[place].tolist(), mask.shape[1])
+            if question.begun:  # decoded with the token before, else a space at its start would be left out
+                length, row = mask.shape[1], tokens[place]
+                parts = (row[length - 1 : length], row[length - 1 :])
+                known, whole = (self.tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+                texts[place] = question.begun + str(whole[len(known) :])
         return [
             GeneratedAnswer(question.id, text.strip(), said)
             for question, text, said in zip(batch, texts, details, strict=True)
         ]
-
-    def _decode_behind(self, tokens: list[int], length: int) -> str:
-        """Returns the text of the tokens behind the first ones, with the space that tokenizers leave out at a start."""
-        ends = (length, len(tokens))
-        known, whole = (self.tokenizer.decode(tokens[length - 1 : end], skip_special_tokens=True) for end in ends)
-        return str(whole[len(known) :])
-
-
-def make_generation_config(model: Any, tokenizer: Any, settings: GenerationSettings) -> GenerationConfig:
-    """Returns the settings as transformers takes them, but for temperature and top_p: `SeededDraw` samples.
-
-    Of the model's own generation config only what belongs to its tokens holds (where an answer ends, which tokens are
-    suppressed): a checkpoint's taste in sampling or repetition would make answers of two models incomparable.
-    """
-    own = model.generation_config
-    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    return GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        num_beams=settings.num_beams,
-        do_sample=False,
-        temperature=1.0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=list(ends) if isinstance(ends, list | tuple) else [ends],
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def _put_in_front(inputs: BatchFeature, token: int) -> None:

@@ -20,13 +20,13 @@ from mmdpo.generation.questions import (
     Processes,
     Question,
     arrange,
-    list_versions,
     load_image,
     merge_logprobs,
     render_prompt,
 )
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import read_json
+from mmdpo.registry import list_versions
 
 AT_ONCE = 256
 """Questions handed to vLLM together, which batches them itself; after each lot the answers reach the disk."""

@@ -59,11 +59,11 @@ class LocalSource:
         from transformers import LogitsProcessorList
 
         from mmdpo.generation.sampling import SeededDraw
-        from mmdpo.generation.transformers import make_generation_config
+        from mmdpo.models.load import plain_decoding
 
         model, tokenizer = self._loaded
         settings = GenerationSettings(**self.options.settings(batch[0].attempt))
-        config = make_generation_config(model, tokenizer, settings)
+        config = plain_decoding(model, tokenizer, settings.max_new_tokens)
         inputs = tokenizer.apply_chat_template(
             [[{"role": "user", "content": request.prompt}] for request in batch],
             add_generation_prompt=True,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -98,25 +98,21 @@ class CellKeys:
         replacing = self._find_replacing(item, version)
         corruption = self.prepare.corruptions[version]
         regions = item.example.regions if corruption.needs_region else ()
+        images = [self._digest_image(image) for image in item.example.images]
+        drawn_for = item.example.id if self.prepare.corruption_draw == "row" else images
         marks = [region if isinstance(region, tuple) else self._digest_image(region) for region in regions]
         if self.prepare.corrupted_images != "all":
             marks.append(self.prepare.corrupted_images)
         return [
-            [self._digest_image(image) for image in item.example.images],
+            images,
             [self._digest_image(image) for image in replacing],
             corruption.name,
             dict(corruption.options),
             digest_source(corruption.function),
             self.prepare.crop_space if version == CORRUPTED else "image",
-            [self.prepare.seed, self._name_draws(item), item.epoch],
+            [self.prepare.seed, drawn_for, item.epoch],
             *([marks] if marks else []),
         ]
-
-    def _name_draws(self, item: Item) -> str | list[str]:
-        """Returns what corruptions are drawn for: the row, or each of its pictures."""
-        if self.prepare.corruption_draw == "row":
-            return item.example.id
-        return [self._digest_image(image) for image in item.example.images]
 
     def _find_replacing(self, item: Item, version: str) -> tuple[ImageSource, ...]:
         """Returns the images that stand in a context in place of the row's own; none if they are made from these."""
@@ -167,27 +163,16 @@ def fingerprint_preparation(collator: Collator) -> Fingerprint:
         version: [made.name, dict(made.options), digest_source(made.function)]
         for version, made in prepare.corruptions.items()
     }
-    components = {
+    settings = {field.name: getattr(part, field.name) for part in (prepare, collator) for field in fields(part)}
+    described = {name: value for name, value in settings.items() if name not in ("prepare", "renderer")} | {
+        "corruptions": corruptions,
+        "suppressed": sorted(prepare.suppressed),
         "processor": digest_processor(prepare.renderer.processor),
         "family": type(prepare.renderer.family).__name__,
-        "cells": _encode(prepare.cells).decode(),
-        "corruptions": _encode(corruptions).decode(),
-        "crop_space": prepare.crop_space,
-        "corrupted_images": prepare.corrupted_images,
-        "corruption_draw": prepare.corruption_draw,
-        "image_terms": prepare.image_terms,
-        "seed": str(prepare.seed),
-        "rejected_images": str((prepare.needs_rejected_images, prepare.corrupts_equal_answers_only)),
-        "comparisons": _encode(prepare.comparisons).decode(),
-        "suppressed": str(sorted(prepare.suppressed)),
-        "max_image_pixels": str(prepare.max_image_pixels),
-        "max_length": str(collator.max_length),
-        "context_length": str(collator.context_length),
-        "weights of examples": ", ".join(collator.weight_columns),
         "libraries": ", ".join(f"{package} {version(package)}" for package in packages),
         "code": _digest_code(),
     }
-    return Fingerprint(components, "checks of rows")
+    return Fingerprint({name: _encode(value).decode() for name, value in described.items()}, "checks of rows")
 
 
 @cache

@@ -167,11 +167,14 @@ def plan_rows(
         return before.amax() + steps.expand(*before.shape[:-1], -1)
 
     answer_ids = torch.as_tensor(batch["answer_ids"])
+    attention_mask = torch.zeros(trees[-1].row + 1, width, dtype=torch.long)
+    for tree in trees:
+        attention_mask[tree.row, : tree.start + tree.length] = 1
     places = [place for tree in trees for place in _find_predicting_places(tree, width)]
     scored = [(branch, cell) for tree in trees for branch in tree.branches for cell in branch.cells]
     return Rows(
         input_ids=lay_tokens(torch.as_tensor(batch["prompt_ids"]), answer_ids),
-        attention_mask=_mark_tokens(trees, width),
+        attention_mask=attention_mask,
         token_types={
             name: lay_tokens(torch.as_tensor(types), torch.full_like(answer_ids, answer_token_types.get(name, 0)))
             for name, types in batch["token_types"].items()
@@ -338,14 +341,6 @@ def _lay(
         missing = width - sum(part.shape[-1] for part in parts)
         rows.append(torch.cat([*parts, parts[-1][..., -1:].expand(*parts[-1].shape[:-1], missing)], dim=-1))
     return torch.stack(rows, dim=-2)
-
-
-def _mark_tokens(trees: Sequence[Tree], width: int) -> Int[Tensor, "R S"]:
-    """Returns 1 over tokens and 0 over padding."""
-    mask = torch.zeros(trees[-1].row + 1, width, dtype=torch.long)
-    for tree in trees:
-        mask[tree.row, : tree.start + tree.length] = 1
-    return mask
 
 
 def _find_predicting_places(tree: Tree, width: int) -> Iterator[int]:

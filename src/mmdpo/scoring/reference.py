@@ -118,12 +118,6 @@ class Precomputed:
         return torch.stack([by_cell[cell] for cell in cells])
 
 
-def copy_frozen(model: nn.Module) -> nn.Module:
-    """Returns a frozen copy of the model that shares the parameters which are not trained."""
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, memo=dict(shared)).requires_grad_(False).eval()
-
-
 LiveReference: TypeAlias = AdapterOff | FrozenModel | StartOfPolicy
 
 
@@ -148,5 +142,8 @@ def choose_reference(policy: Scorer, ref_model: nn.Module | None, *, is_live: bo
     if policy.model is not base and is_undone_by_switching_off(policy.model):
         return AdapterOff(policy, share_images)
     if is_live:
-        return FrozenModel(replace(policy, model=copy_frozen(policy.model)), share_images)
+        # What is not trained is one tensor for both.
+        shared: dict[int, Any] = {id(p): p for p in policy.model.parameters() if not p.requires_grad}
+        copied = copy.deepcopy(policy.model, memo=shared).requires_grad_(False).eval()
+        return FrozenModel(replace(policy, model=copied), share_images)
     return StartOfPolicy(policy)

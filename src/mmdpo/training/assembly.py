@@ -87,19 +87,15 @@ def build_collator(
 
     A row with a token in an answer that the generation config suppresses is faulty.
     """
+    own = ("seed", "corruption_draw", "image_terms", "corrupted_images", "crop_space", "max_image_pixels")
     return make_collator(
         processor,
         config,
         args.build_objective(),
         args.build_corruptions(),
-        seed=args.seed,
-        corruption_draw=args.corruption_draw,
-        image_terms=args.image_terms,
-        corrupted_images=args.corrupted_images,
-        crop_space=args.crop_space,
         max_length=args.max_length,
-        max_image_pixels=args.max_image_pixels,
         generation_config=generation_config,
+        **{name: getattr(args, name) for name in own},
     )
 
 
@@ -109,31 +105,24 @@ def make_collator(
     objective: Objective,
     corruptions: Mapping[str, Corruption],
     *,
-    seed: int = 0,
-    corruption_draw: str = "row",
-    image_terms: str = "required",
-    corrupted_images: str = "all",
-    crop_space: str = "image",
     max_length: int | None = None,
-    max_image_pixels: int = Preparer.max_image_pixels,
     generation_config: GenerationConfig | None = None,
+    **preparing: Any,
 ) -> Collator:
-    """Returns the collator of an objective; `corruptions` make the image versions of its cells, and may be more."""
+    """Returns the collator of an objective; `corruptions` make the image versions of its cells, and may be more.
+
+    `preparing` are fields of `Preparer`.
+    """
     versions = image_versions(objective.cells)
     prepare = Preparer(
         renderer=Renderer(processor, find_family(config)),
         cells=objective.cells,
         corruptions={name: made for name, made in corruptions.items() if name in versions},
-        seed=seed,
-        corruption_draw=corruption_draw,
-        image_terms=image_terms,
-        corrupted_images=corrupted_images,
-        crop_space=crop_space,
-        max_image_pixels=max_image_pixels,
         suppressed=frozenset(find_suppressed(generation_config)),
         comparisons=objective.comparisons,
         needs_rejected_images=objective.needs_rejected_images,
         corrupts_equal_answers_only=objective.corrupts_equal_answers_only,
+        **preparing,
     )
     return Collator(prepare, max_length, objective.weight_columns, find_context_length(config))
 

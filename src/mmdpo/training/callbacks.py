@@ -42,50 +42,46 @@ def describe_log(logs: Mapping[str, Any], step: int, steps: int, left: float | N
     return "  ".join([head, *said, *told])
 
 
-class _Pace:
-    """How long the steps of a run take."""
+class _Lines:
+    """Writes one line for each log, with how long the other steps will take by those of this process so far."""
 
-    def __init__(self, state: Any) -> None:
-        self.began, self.step = monotonic(), state.global_step
-
-    def left(self, state: Any) -> float | None:
-        """Returns how many seconds the other steps will take, by those of this process so far."""
-        done = state.global_step - self.step
-        return (monotonic() - self.began) / done * (state.max_steps - state.global_step) if done > 0 else None
-
-
-class StepLines(TransformersProgress):
-    """The bar of a run, and one line for each log above it."""
-
-    pace: _Pace | None = None
+    began: tuple[float, int] | None = None
+    """When training began here, and at which step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Opens the bar, where a resumed run goes on."""
-        self.pace, self.current_step = _Pace(state), state.global_step
-        if state.is_world_process_zero:
-            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+        """Notes when training begins."""
+        self.began = monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Writes the line, of an evaluation after training too."""
         if state.is_world_process_zero and logs is not None:
-            left = None if self.pace is None else self.pace.left(state)
-            tqdm.write(describe_log(logs, state.global_step, state.max_steps, left))
+            left, (time, step) = None, self.began or (0.0, state.global_step)
+            if state.global_step > step:
+                left = (monotonic() - time) / (state.global_step - step) * (state.max_steps - state.global_step)
+            self.write(describe_log(logs, state.global_step, state.max_steps, left))
+
+    def write(self, line: str) -> None:
+        """Writes a line."""
+        print(line, flush=True)
 
 
-class PlainStepLines(PrinterCallback):
+class PlainStepLines(_Lines, PrinterCallback):
     """One line for each log, where bars are off or would fill a file."""
 
-    pace: _Pace | None = None
+
+class StepLines(_Lines, TransformersProgress):
+    """The bar of a run, and one line for each log above it."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Notes when training begins."""
-        self.pace = _Pace(state)
+        """Opens the bar, where a resumed run goes on."""
+        super().on_train_begin(args, state, control)
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Prints the line."""
-        if state.is_world_process_zero and logs is not None:
-            left = None if self.pace is None else self.pace.left(state)
-            print(describe_log(logs, state.global_step, state.max_steps, left), flush=True)
+    def write(self, line: str) -> None:
+        """Writes a line above the bar."""
+        tqdm.write(line)
 
 
 def show_lines(trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
 
@@ -96,11 +96,7 @@ class MDPOConfig(TrainingArguments):
         "A preset (mdpo, dpo, rdpo, …), package.module:NAME, or a list of terms. See docs/objectives.md.",
     )
     beta: float = _option(0.1, "loss", "β: how far rewards let the policy move from the reference.")
-    loss_type: str = _option(
-        "sigmoid",
-        "loss",
-        "Loss of the term that ranks responses: a name of TRL's, such as ipo.",
-    )
+    loss_type: str = _option("sigmoid", "loss", "Loss of the term that ranks responses: a name of TRL's, such as ipo.")
     label_smoothing: float = _option(0.0, "loss", "Probability that a response preference is wrong, in [0, 0.5).")
 
     # The corrupted image
@@ -252,20 +248,30 @@ class MDPOConfig(TrainingArguments):
         check_ranges(self)
         for name in MAPPINGS:
             setattr(self, name, read_mapping(name, getattr(self, name, None)))
-        self.loss_type = _single_loss(self.loss_type)
+        losses: Any = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type  # TRL takes a list
+        if len(losses) != 1:
+            raise ValueError("loss_type: combine losses as terms of `objective:` instead of a list of types")
+        self.loss_type = str(losses[0])
         self._check_precision()
         self.evaluates_at_end = self.eval_strategy != "no"
         if self.eval_strategy is None:
             self.eval_strategy = "no"
         if self.greater_is_better is None:
-            self.greater_is_better = _is_greater_better(self.metric_for_best_model)
+            # transformers takes `loss/anchor_chosen` for no loss.
+            metric = self.metric_for_best_model
+            self.greater_is_better = None if metric is None else re.search(r"(^|_)loss(/|$)", metric) is None
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _bf16_works()
         if self.label_names is None:
             self.label_names = []
-        self._resolve_checkpointing()
+        # TRL's name stands for the newer one, which transformers would otherwise warn about.
+        newer = getattr(self, "activation_checkpointing", None)
+        chosen = self.gradient_checkpointing if newer is None else newer
+        self.gradient_checkpointing = True if chosen is None else chosen
+        if hasattr(self, "activation_checkpointing"):
+            self.activation_checkpointing = self.gradient_checkpointing
         if self.deepspeed and find_spec("deepspeed") is None:
             raise ImportError("deepspeed is set, and DeepSpeed is not installed: pip install deepspeed")
         loads_as_ever = self.accelerator_config is None
@@ -276,7 +282,15 @@ class MDPOConfig(TrainingArguments):
         self._check_trust()
         self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)
         if self.precompute_ref_log_probs is None:
-            self.precompute_ref_log_probs = not _is_sharded(self)
+            # Where FSDP or DeepSpeed spreads the model over processes, the pass has not all of it in each.
+            by_launcher = any(
+                os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in SHARDING
+            )
+            self.precompute_ref_log_probs = not (by_launcher or self.fsdp or self.deepspeed)
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Raises ValueError for options that do not go together, or are none of their choices."""
         self.build_objective()
         self.build_corruptions()
         if self.crop_space == "processed" and self.corruption not in CROPS:
@@ -311,17 +325,10 @@ class MDPOConfig(TrainingArguments):
                 "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
             )
         # The parser of recipes checks choices too; a configuration made in Python comes here alone.
-        for name in (
-            "attention",
-            "train_sampling_strategy",
-            "corruption_draw",
-            "crop_space",
-            "check_data",
-            "on_bad_row",
-        ):
-            choices, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        for option in fields(self):
+            choices, value = option.metadata.get("choices"), getattr(self, option.name)
+            if choices is not None and "decides" in option.metadata and value not in choices:
+                raise ValueError(f"{option.name} must be one of {', '.join(choices)}; got {value!r}")
 
     def _check_precision(self) -> None:
         """Raises ValueError for a precision that the device has not; torch says so in the first step, or not at all."""
@@ -378,14 +385,6 @@ class MDPOConfig(TrainingArguments):
         """Leaves tokens out of pickles: Trainer saves its arguments as training_args.bin beside the model."""
         return {key: None if key in SECRETS else without_secrets(value) for key, value in vars(self).items()}
 
-    def _resolve_checkpointing(self) -> None:
-        """Lets TRL's name stand for the newer one, which transformers would otherwise warn about."""
-        newer = getattr(self, "activation_checkpointing", None)
-        chosen = self.gradient_checkpointing if newer is None else newer
-        self.gradient_checkpointing = True if chosen is None else chosen
-        if hasattr(self, "activation_checkpointing"):
-            self.activation_checkpointing = self.gradient_checkpointing
-
     def with_changes(self, **changes: Any) -> MDPOConfig:
         """Returns a copy in which some options have other values; what is given stays as it is."""
         copied = copy.copy(self)
@@ -438,26 +437,6 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_secrets(entry) for key, entry in value.items() if key not in SECRETS}
     return value
-
-
-def _is_greater_better(metric: str | None) -> bool | None:
-    """Says whether a metric, if any, is no loss; transformers takes `loss/anchor_chosen` for none."""
-    return None if metric is None else re.search(r"(^|_)loss(/|$)", metric) is None
-
-
-def _single_loss(loss_type: Any) -> str:
-    """Returns TRL's list of one loss as that loss."""
-    if isinstance(loss_type, str):
-        return loss_type
-    if len(loss_type) != 1:
-        raise ValueError("loss_type: combine losses as terms of `objective:` instead of a list of types")
-    return str(loss_type[0])
-
-
-def _is_sharded(args: TrainingArguments) -> bool:
-    """Says whether FSDP or DeepSpeed spreads the model over processes: the pass needs all of it in each."""
-    by_launcher = any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in SHARDING)
-    return by_launcher or bool(args.fsdp) or bool(args.deepspeed)
 
 
 def _bf16_works() -> bool:

@@ -58,7 +58,10 @@ def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
         raise DisagreementError(
             f"the processes were given different options: {found}. Start all of them with the same recipe and flags"
         )
-    examples = {name: _examples_of(data) for name, data in datasets.items() if data is not None}
+    given = {name: data.examples if isinstance(data, Items) else data for name, data in datasets.items()}
+    examples: dict[str, Any] = {
+        name: data if isinstance(data, PreferenceDataset) else () for name, data in given.items() if data is not None
+    }
     if found := find_difference({"the list of datasets": ", ".join(examples)}):
         raise DisagreementError(f"the processes were given different datasets: {found}. {SAME_DATA}")
     rows = {name: [_digest_or_fault(mine, place) for place in range(len(mine))] for name, mine in examples.items()}
@@ -86,12 +89,6 @@ def find_difference(mine: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _examples_of(data: Any) -> PreferenceDataset | Any:
-    """Returns the rows of a dataset that is not prepared yet, or is; none of a stream."""
-    examples = data.examples if isinstance(data, Items) else data
-    return examples if isinstance(examples, PreferenceDataset) else ()
-
-
 def _explain(name: str, examples: Any, ours: list[bytes], theirs: list[bytes], rank: int) -> str:
     place = next((k for k, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     source = examples.source_of(place) if place < len(examples) else ""
@@ -105,12 +102,12 @@ def _explain(name: str, examples: Any, ours: list[bytes], theirs: list[bytes], r
 def _digest_or_fault(examples: PreferenceDataset, place: int) -> bytes:
     """Returns the digest of a row; that of one which cannot be read is empty: the check that comes next names it."""
     try:
-        return digest_row(examples[place])
+        return digest_example(examples[place])
     except Exception:  # as broad as the check
         return b""
 
 
-def digest_row(example: PreferenceExample, read: Collection[str] | None = None) -> bytes:
+def digest_example(example: PreferenceExample, read: Collection[str] | None = None) -> bytes:
     """Returns the digest of a row's id, texts, weights, and the names and sizes of its images; none is opened.
 
     Where the columns that are `read` are given, texts and weights of others are no part of it.

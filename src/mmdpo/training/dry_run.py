@@ -13,8 +13,8 @@ from rich.console import Console
 from trl import get_peft_config
 
 from mmdpo.data.collate import Collator
-from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
+from mmdpo.data.stream import PreferenceStream
 from mmdpo.models.families import PARTS, Family, find_family
 from mmdpo.models.load import build_empty_model, check_model, load_generation_config, load_processor
 from mmdpo.models.start import Start, resolve_start
@@ -102,7 +102,9 @@ def dry_run(arguments: Sequence[str], console: Console) -> None:
 def plan_run(recipe: Recipe) -> DryRun:
     """Returns what a recipe comes to; its model lies on the `meta` device, without memory."""
     is_stream = recipe.script.dataset_streaming
-    train_dataset, eval_dataset = _open_stream(recipe) if is_stream else read_data(recipe)
+    if is_stream and recipe.training.max_steps <= 0:
+        raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
+    train_dataset, eval_dataset = open_stream(recipe) if is_stream else read_data(recipe)
     args = recipe.options(quantised=False).with_changes(check_data="full")  # tokens cannot be counted otherwise
     plan = resolve(args, is_stream=is_stream)
     args, objective = plan.options, plan.objective
@@ -114,15 +116,21 @@ def plan_run(recipe: Recipe) -> DryRun:
 
     collator = assembly.build_collator(processor, config, args, load_generation_config(start))
     count = _CountTokens(collator, share=scorer.shares_prefix)
+    train_rows = train_dataset.head if isinstance(train_dataset, PreferenceStream) else train_dataset
     if not is_stream:
-        train_dataset = to_preferences(train_dataset, "train", args)
+        train_rows = to_preferences(train_rows, "train", args)
     eval_dataset = None if eval_dataset is None else to_preferences(eval_dataset, "eval", args)
-    checked = check_rows(train_dataset, "train", count, args)
+    checked = check_rows(train_rows, "train", count, args)
     tokens: tuple[PairTokens, ...] = checked.facts
     held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)
     batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
-    steps_per_epoch = count_steps_per_epoch(len(checked.good), args)
-    reference = _choose_reference(plan, is_fresh=start.adapter is None and recipe.model.use_peft)
+    # As Trainer and accelerate come to them.
+    batches = len(checked.good) / args.train_batch_size
+    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    steps_per_epoch = max(math.ceil(math.ceil(batches / args.world_size) / args.gradient_accumulation_steps), 1)
+    # As `choose_reference` will take it: this model has no weights that could be looked at.
+    is_fresh = start.adapter is None and recipe.model.use_peft
+    reference = "none" if not plan.live_cells else "adapter off" if is_fresh else "copy"
     memory = estimate_memory(policy, family, args, batch, bits=_read_bits(recipe), reference=reference)
     return DryRun(
         plan=plan,
@@ -145,13 +153,6 @@ def plan_run(recipe: Recipe) -> DryRun:
         batch=batch,
         memory=memory,
     )
-
-
-def count_steps_per_epoch(pairs: int, args: MDPOConfig) -> int:
-    """Returns the optimizer steps of an epoch, as Trainer and accelerate come to them."""
-    size, processes = int(args.train_batch_size), int(args.world_size)
-    batches = pairs // size if args.dataloader_drop_last else math.ceil(pairs / size)
-    return max(math.ceil(math.ceil(batches / processes) / int(args.gradient_accumulation_steps)), 1)
 
 
 def count_parts(policy: Any, family: Family) -> tuple[PartCount, ...]:
@@ -188,14 +189,6 @@ class _CountTokens:
         )
 
 
-def _open_stream(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | None]:
-    """Returns the first rows of a stream, and the evaluation examples; options become those that a stream has."""
-    if recipe.training.max_steps <= 0:
-        raise ValueError("a stream has no length: give max_steps, the number of optimizer steps of the run")
-    stream, held_out = open_stream(recipe)
-    return stream.head, held_out
-
-
 def _build_empty_policy(family: Family, start: Start, recipe: Recipe) -> Any:
     """Returns the policy as training would build it, on the meta device."""
     args, peft_config = recipe.training, get_peft_config(recipe.model)
@@ -213,13 +206,6 @@ def _build_empty_policy(family: Family, start: Start, recipe: Recipe) -> Any:
 
 def _read_bits(recipe: Recipe) -> int | None:
     return 4 if recipe.model.load_in_4bit else 8 if recipe.model.load_in_8bit else None
-
-
-def _choose_reference(plan: RunPlan, *, is_fresh: bool) -> str:
-    """Returns which reference `choose_reference` will take: this model has no weights that could be looked at."""
-    if not plan.live_cells:
-        return "none"
-    return "adapter off" if is_fresh else "copy"
 
 
 def _find_largest_batch(pairs: Sequence[PairTokens], size: int, *, share: bool) -> MicroBatch:

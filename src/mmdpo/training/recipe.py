@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
+from mmdpo.files import holds_more
 from mmdpo.keys import HIDDEN, RecipeError, check_flags, explain_unknown, find_recipe, known_keys, pop_config
 from mmdpo.options import name_choice
 from mmdpo.training.config import SECRETS, MDPOConfig
@@ -25,7 +26,7 @@ LONGEST_RECIPE = 2**18
 """Bytes of a recipe that are read; the longest that ships has two thousand."""
 
 MOST_ENTRIES = 10_000
-"""Values that a recipe may have in all, aliases counted as often as they are used."""
+"""Keys and values that a recipe may have in all, aliases counted as often as they are used."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _read_yaml(name_or_path: str) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     except RecursionError as error:
         raise RecipeError(f"{path} is nested too deeply to be a recipe") from error
-    if _has_more_entries(values, MOST_ENTRIES):
+    if holds_more(values, MOST_ENTRIES):
         raise RecipeError(f"{path} holds more than {MOST_ENTRIES} values, which no recipe does: give another file")
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a flat mapping of keys to values")
@@ -184,16 +185,6 @@ def _read_yaml(name_or_path: str) -> dict[str, Any]:
         if key not in known_keys():
             raise RecipeError(f"{path}: unknown key {key!r}{explain_unknown(str(key), known_keys())}")
     return values
-
-
-def _has_more_entries(value: Any, limit: int) -> bool:
-    """Says whether a value holds more than so many others at all depths; aliases may make it endless."""
-    waiting, seen = [value], 0
-    while waiting and seen <= limit:
-        value = waiting.pop()
-        seen += 1
-        waiting.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-    return seen > limit
 
 
 def _to_flags(values: dict[str, Any]) -> Iterator[str]:

@@ -163,17 +163,6 @@ class FullCheck:
         )
 
 
-@dataclass(frozen=True)
-class TextCheck:
-    """Looks at what one example has, and opens none of its images."""
-
-    collator: Collator
-
-    def __call__(self, example: PreferenceExample) -> None:
-        """Raises RowError for an example that cannot be trained on."""
-        self.collator.prepare.validate(example)
-
-
 def check_rows(dataset: PreferenceDataset, name: str, inspect: Inspect, args: MDPOConfig) -> CheckResult:
     """Returns what `inspect` found of the rows; faulty ones raise as `mmdpo.data.check.refuse_faults` says."""
     require_images(dataset)

@@ -22,7 +22,7 @@ import torch
 from accelerate.utils import release_memory, send_to_device
 from PIL.Image import Image
 from torch import nn
-from transformers import GenerationConfig, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from mmdpo.data.collate import Batch, Collator
@@ -30,6 +30,7 @@ from mmdpo.data.items import Items
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.files import to_json, write_whole
+from mmdpo.models.load import plain_decoding
 from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, RowError
 from mmdpo.scoring.forward import image_arguments
 
@@ -174,24 +175,12 @@ def answer(model: Any, sample: Sample, collator: Collator) -> str:
         "attention_mask": batch["prompt_mask"].astype(int),
         **batch["token_types"],
     }
-    tokenizer, own = collator.prepare.renderer.tokenizer, model.generation_config.eos_token_id
+    tokenizer = collator.prepare.renderer.tokenizer
     room = MAX_NEW_TOKENS if collator.context_length is None else min(MAX_NEW_TOKENS, collator.context_length - length)
     tokens = model.generate(
         **{name: torch.as_tensor(values, device=device) for name, values in read.items()},
         **images,
-        # Plain greedy decoding; of the model's own configuration only its tokens hold.
-        generation_config=GenerationConfig(
-            max_new_tokens=room,
-            do_sample=False,
-            num_beams=1,
-            temperature=1.0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            use_cache=True,
-            eos_token_id=tokenizer.eos_token_id if own is None else own,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
+        generation_config=plain_decoding(model, tokenizer, room),
     )
     text: str = tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
     return text.strip()
@@ -222,9 +211,7 @@ def _find_items(trainer: MDPOTrainer) -> Items:
         found = next(iter(found.values()), None)
     if found is None:
         found = trainer.train_dataset
-    if isinstance(found, StreamItems):
-        return Items(found.stream.head, seed=found.seed, draw_others=found.draw_others, per_epoch=found.per_epoch)
-    return found  # type: ignore[no-any-return]
+    return found.head() if isinstance(found, StreamItems) else found
 
 
 def _cut_rows(path: Path, step: int) -> int:

@@ -14,7 +14,7 @@ import datasets
 import fsspec  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mmdpo.data.check import Fault
+from mmdpo.data.check import Fault, as_it_is
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.items import Item
@@ -23,7 +23,7 @@ from mmdpo.data.stream_items import Position, StreamItems
 from mmdpo.records import RowError
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import SAME_DATA, DisagreementError, find_difference
-from mmdpo.training.rows import FullCheck, TextCheck, check_rows
+from mmdpo.training.rows import FullCheck, check_rows
 from mmdpo.training.stopping import outlive_sigterm
 
 _MOST_FAULTS = 1000
@@ -98,19 +98,16 @@ class Reader(IterableDataset[ReadBatch]):
             return self.collate(items), []
         # Odd rows raise nearly anything, and must not end a run that skips them.
         except Exception as error:
-            found = [fault for item in items if (fault := self._try_alone(item)) is not None]
+            found = []
+            for item in items:
+                try:
+                    self.collate([item])
+                except Exception as own:
+                    problem = own.problem if isinstance(own, RowError) else f"{type(own).__name__}: {own}"
+                    found.append(self.items.blame(item, problem))
             if not found:
                 raise error
             return None, found
-
-    def _try_alone(self, item: Item) -> Fault | None:
-        try:
-            self.collate([item])
-        except RowError as error:
-            return self.items.blame(item, error.problem)
-        except Exception as error:
-            return self.items.blame(item, f"{type(error).__name__}: {error}")
-        return None
 
 
 logger = logging.getLogger(__name__)
@@ -139,7 +136,7 @@ def make_stream_items(dataset: Any, name: str, collator: Collator, args: MDPOCon
     stream = dataset
     if not isinstance(dataset, PreferenceStream):
         stream = PreferenceStream.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
-    check = FullCheck(collator) if args.check_data == "full" else TextCheck(collator)
+    check = FullCheck(collator) if args.check_data == "full" else collator.prepare.validate
     check_rows(stream.head, f"the first {len(stream.head)} rows of {name}", check, args)
     logger.info("%s: the first %d rows were checked, the others are checked as they are read", name, len(stream.head))
     return StreamItems(
@@ -259,7 +256,7 @@ class StreamLoader:
         loader = DataLoader(
             reader,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             worker_init_fn=outlive_sigterm(None),
@@ -324,7 +321,3 @@ class StreamLoader:
 
     def _file(self, folder: Path) -> Path:
         return Path(folder) / f"stream_position_{self._args.process_index}.json"
-
-
-def _as_it_is(read: Any) -> Any:
-    return read

@@ -142,10 +142,15 @@ class MDPOTrainer(RowOrderTrainer):
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         self._losses = LossWatch()
         self._image_metrics = list_image_metrics(self.objective)
-        self._set_callbacks(train_items)
+        show_lines(self)
+        if args.sample_answers_steps:
+            self.add_callback(SampleAnswers(self, collator))
+        self.model_accepts_loss_kwargs = False
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(["mmdpo", "dpo"])
 
         # 6. How rows are scored, and with which reference; then every row is tried, and scored before training.
-        tried = train_items if isinstance(train_items, Items) else self._make_head_items(train_items)
+        tried = train_items if isinstance(train_items, Items) else train_items.head()
         self._scorer, self.probe = settle_rows(policy, family, collator, tried, args, self.accelerator)
         self._live_reference = choose_reference(
             self._scorer, ref_model, is_live=bool(plan.live_cells), drops_out=not args.disable_dropout
@@ -179,14 +184,6 @@ class MDPOTrainer(RowOrderTrainer):
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # these keep a copy in float32
         if not is_sharded and (rounding := describe_rounding(policy, self.args.learning_rate)) is not None:
             logger.warning("%s", rounding)
-
-    def _set_callbacks(self, train_items: Items | StreamItems) -> None:
-        show_lines(self)
-        if self.args.sample_answers_steps:
-            self.add_callback(SampleAnswers(self, self._collator))
-        self.model_accepts_loss_kwargs = False
-        if hasattr(self.model, "add_model_tags"):
-            self.model.add_model_tags(["mmdpo", "dpo"])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -273,8 +270,9 @@ class MDPOTrainer(RowOrderTrainer):
             loss, scores = self.compute_loss(model, batch, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        cells = self.objective.reference_cells
-        return loss.detach(), _stack_rewards(scores, cells, self.args.beta, batch), batch["index"]
+        rewards = [self.args.beta * scores[cell].logratio.detach() for cell in self.objective.reference_cells]
+        stacked = torch.stack(rewards, dim=1) if rewards else torch.empty(len(batch["index"]), 0)
+        return loss.detach(), stacked, batch["index"]
 
     def _check_losses(self) -> None:
         """Raises FloatingPointError, naming step and rows, where a loss was not finite since the run began."""
@@ -429,10 +427,6 @@ class MDPOTrainer(RowOrderTrainer):
         draw_others = any(found.needs_other_image for found in collator.prepare.corruptions.values())
         return Items(examples, seed=args.seed, draw_others=draw_others, per_epoch=args.corruption_per_epoch)
 
-    def _make_head_items(self, items: StreamItems) -> Items:
-        """Returns the first rows of a stream as items."""
-        return Items(items.stream.head, seed=items.seed, draw_others=items.draw_others, per_epoch=items.per_epoch)
-
     def _try_rows(self, datasets: Mapping[str, Any]) -> None:
         """Tries and scores the rows of datasets, each dataset once; streams are tried while they are read.
 
@@ -477,9 +471,3 @@ def _map_datasets(dataset: Any, function: Callable[[str, Any], Any]) -> Any:
 
 def _by_name(dataset: Any) -> dict[str, Any]:
     return dict(dataset) if isinstance(dataset, Mapping) else {"eval": dataset}
-
-
-def _stack_rewards(scores: Scores, cells: tuple[Any, ...], beta: float, batch: Batch) -> Float[Tensor, "B C"]:
-    if not cells:
-        return torch.empty(len(batch["index"]), 0)
-    return torch.stack([beta * scores[cell].logratio.detach() for cell in cells], dim=1)

@@ -28,7 +28,7 @@ from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
 Row: TypeAlias = Mapping[str, Any]
 
 
-class Place(TypedDict):
+class RowPlace(TypedDict):
     """What `parse` is told of a row: where it stands, the folder that its image paths start from, and its id."""
 
     source: str
@@ -39,7 +39,7 @@ class Place(TypedDict):
 class Parse(Protocol):
     """The signature of a format's `parse`."""
 
-    def __call__(self, row: Row, **place: Unpack[Place]) -> PreferenceExample:
+    def __call__(self, row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
         """Reads one row."""
         ...
 

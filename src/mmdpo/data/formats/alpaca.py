@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import ask, is_pair_of_texts, read_conversation, refuse_columns
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.records import PreferenceExample, RowError
 
 EXAMPLES = (
@@ -44,7 +44,7 @@ def matches(row: Row) -> bool:
     return "instruction" in row and is_pair_of_texts(row)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a value that cannot be read, or a column that is not supported."""
     refuse_columns(row, _UNSUPPORTED)
     said = [row[column] for column in ("instruction", "input") if row.get(column)]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from mmdpo.data.columns import one_of, read_conversation, read_sharegpt_turn, refuse_columns
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
@@ -43,7 +43,7 @@ def matches(row: Row) -> bool:
     return ("conversations" in row or "messages" in row) and _is_turn(row.get(CHOSEN)) and _is_turn(row.get(REJECTED))
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row.
 
     Raises RowError for a turn of a kind that is not supported (observation, function_call), and such a column.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Unpack
 
 from mmdpo.data.columns import is_pair_of_texts, one_of, read_conversation, read_sharegpt_turn
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -37,7 +37,7 @@ def matches(row: Row) -> bool:
     return "conversations" in row and is_pair_of_texts(row)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError where the conversation ends with an answer that is neither of the two."""
     turns = [read_sharegpt_turn(turn) for turn in as_list(row.get("conversations")) or ()]
     if turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "assistant":

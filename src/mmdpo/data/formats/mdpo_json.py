@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Unpack
 
-from mmdpo.data.columns import make_example
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.columns import read_example
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.images import image_sources
 from mmdpo.records import PreferenceExample, RowError, Text
 
@@ -33,12 +33,12 @@ def matches(row: Row) -> bool:
     return all(column in row for column in _USED) and "images" not in row and "image" not in row
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row; answers get the space that separates them from the prompt. Raises RowError for what is no text."""
     prompt = row.get("prompt") or ""
     if not isinstance(prompt, str):
         raise RowError(f"`prompt` is of type {type(prompt).__name__}: write the templated prompt as text")
-    example = make_example(row, prompt, image_sources(row.get("img_path"), place["image_root"]), used=_USED, **place)
+    example = read_example(row, prompt, image_sources(row.get("img_path"), place["image_root"]), used=_USED, **place)
     separated = {name: _separate(prompt, answer) for name, answer in example.responses.items()}
     return replace(example, responses=separated)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import is_pair_of_texts, refuse_columns
-from mmdpo.data.formats import Place, Row, rlaif_v
+from mmdpo.data.formats import Row, RowPlace, rlaif_v
 from mmdpo.records import PreferenceExample
 
 EXAMPLES = (
@@ -35,7 +35,7 @@ def matches(row: Row) -> bool:
     return isinstance(row.get("prompt"), str) and is_pair_of_texts(row) and any(mark in row for mark in _MARKS)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a video, and a value that cannot be read."""
     refuse_columns(row, ("video",))
     renamed = {name: value for name, value in row.items() if name not in ("prompt", "mixed_up_image")}

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import read_conversation, refuse_columns
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import is_messages, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
@@ -54,7 +54,7 @@ def matches(row: Row) -> bool:
     return is_messages(row.get("messages")) and any(column in row for column in _REJECTED_COLUMNS)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row.
 
     Raises RowError where a conversation does not end with the assistant, or the two differ before their last turn, and

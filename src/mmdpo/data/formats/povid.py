@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from mmdpo.data.columns import FLAG, one_of, read_conversation, read_sharegpt_turn
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.messages import as_list, split_last_answer
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -43,7 +43,7 @@ def matches(row: Row) -> bool:
     return all(column in row for column in _CONVERSATIONS)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row.
 
     Raises RowError where a conversation does not end with the assistant, or the two differ before their last turn.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import ask, is_pair_of_texts, one_of, read_conversation
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.messages import IMAGE_PLACEHOLDER
 from mmdpo.records import PreferenceExample
 
@@ -43,7 +43,7 @@ def is_question(row: Row) -> bool:
     return has_images and "prompt" not in row and isinstance(row.get("question"), str) and is_pair_of_texts(row)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a value that cannot be read."""
     images = one_of(row, "image", "images"), row.get("rejected_images")
     return read_conversation(row, ask(row.get("question")), *images, used=_USED, column="question", **place)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Unpack
 
-from mmdpo.data.formats import Place, Row, rlaif_v
+from mmdpo.data.formats import Row, RowPlace, rlaif_v
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
 EXAMPLES = (
@@ -38,7 +38,7 @@ def matches(row: Row) -> bool:
     return all(key in content and key not in row for key in _KEYS)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError where `text` is no JSON mapping, or something in it cannot be read."""
     further = {name: value for name, value in row.items() if name != "text"}
     return rlaif_v.parse({**further, **_read_text(row)}, **place)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import ask, read_conversation, refuse_columns
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.images import image_sources
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
@@ -38,7 +38,7 @@ def matches(row: Row) -> bool:
     return "query" in row and "response" in row and ("rejected_response" in row or "rejected_images" in row)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a value that cannot be read, or a column that is not supported."""
     refuse_columns(row, _UNSUPPORTED)
     answers = {CHOSEN: row.get("response"), REJECTED: row.get("rejected_response")}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mmdpo.data.columns import ask, read_conversation
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
 EXAMPLES = (
@@ -38,7 +38,7 @@ def matches(row: Row) -> bool:
     return all(column in row for column in _NEEDED)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a value that cannot be read."""
     answers = {CHOSEN: row.get("resp_1_w"), REJECTED: row.get("resp_1_l"), ALTERNATIVE: row.get("resp_2_w")}
     turns, images = ask(row.get("question")), (row.get("image_1"), row.get("image_2"))

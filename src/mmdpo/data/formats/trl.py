@@ -17,8 +17,8 @@ import logging
 from functools import cache
 from typing import Unpack
 
-from mmdpo.data.columns import make_example, one_of, read_conversation
-from mmdpo.data.formats import Place, Row, mm_rlhf
+from mmdpo.data.columns import one_of, read_conversation, read_example
+from mmdpo.data.formats import Row, RowPlace, mm_rlhf
 from mmdpo.data.images import image_sources
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, is_messages, plain_text, read_answer, split_shared_turns
 from mmdpo.records import CHOSEN, REJECTED, Message, PreferenceExample, RowError
@@ -55,7 +55,7 @@ def matches(row: Row) -> bool:
     return "prompt" in row and all(isinstance(answer, str) or is_messages(answer) for answer in answers)
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row; conversational rows come out with structured parts, plain ones as they are.
 
     Raises RowError for a value that cannot be read, and where prompt and answers have different forms.
@@ -72,7 +72,7 @@ def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     if text.strip() and images and IMAGE_PLACEHOLDER not in text:
         text = f"{IMAGE_PLACEHOLDER}\n" * len(images) + text
         _say_images_in_front()
-    return make_example(row, text, images, corrupted, answers, used=_USED, **place)
+    return read_example(row, text, images, corrupted, answers, used=_USED, **place)
 
 
 @cache

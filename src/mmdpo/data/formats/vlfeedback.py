@@ -22,7 +22,7 @@ from itertools import combinations
 from typing import Any, Unpack
 
 from mmdpo.data.columns import ask, one_of, read_conversation
-from mmdpo.data.formats import Place, Row
+from mmdpo.data.formats import Row, RowPlace
 from mmdpo.data.messages import as_list
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, RowError
 
@@ -71,7 +71,7 @@ def matches(row: Row) -> bool:
     return "completions" in row and "prompt" in row and CHOSEN not in row and REJECTED not in row
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row, as the pair of the best and the worst completion.
 
     Raises RowError where the completions have no two different scores, or something cannot be read.
@@ -87,7 +87,7 @@ def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
     return _pair(row, best[1], worst[1], **place)
 
 
-def parse_all(row: Row, **place: Unpack[Place]) -> Iterator[PreferenceExample]:
+def parse_all(row: Row, **place: Unpack[RowPlace]) -> Iterator[PreferenceExample]:
     """Yields every pair of completions with different scores; their ids are the row's and a number.
 
     Raises RowError where something cannot be read.
@@ -98,7 +98,7 @@ def parse_all(row: Row, **place: Unpack[Place]) -> Iterator[PreferenceExample]:
         yield replace(_pair(row, better, worse, **place), id=f"{place['row_id']}-{number}")
 
 
-def _pair(row: Row, chosen: Any, rejected: Any, **place: Unpack[Place]) -> PreferenceExample:
+def _pair(row: Row, chosen: Any, rejected: Any, **place: Unpack[RowPlace]) -> PreferenceExample:
     turns, images, answers = ask(row.get("prompt")), one_of(row, *_IMAGES), {CHOSEN: chosen, REJECTED: rejected}
     return read_conversation(row, turns, images, None, answers, used=_USED, column="prompt", **place)
 

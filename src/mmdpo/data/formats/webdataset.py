@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Unpack
 
-from mmdpo.data.formats import Place, Row, trl
+from mmdpo.data.formats import Row, RowPlace, trl
 from mmdpo.records import PreferenceExample, RowError
 
 EXAMPLES = (
@@ -49,7 +49,7 @@ def matches(row: Row) -> bool:
     return "__key__" in row and "json" in row
 
 
-def parse(row: Row, **place: Unpack[Place]) -> PreferenceExample:
+def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row.
 
     Raises RowError where `json` is no mapping or no row of `trl`, or has images although there are members with images.

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from mmdpo.models.seams import is_write_failure
 from mmdpo.models.weights import CheckpointError
+from mmdpo.registry import list_versions
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import on_main_process
 from mmdpo.training.durable import sealing
@@ -109,8 +109,10 @@ class DurableTrainer(Trainer, ABC):
     def _open_run_folder(self, wanted: str | bool | None) -> str | None:
         folder = Path(self.args.output_dir)
         sealing.clear_unfinished(folder)
-        if str(self.args.save_strategy.value) != "no":
-            self._check_space(folder)
+        needed = self._estimate_bytes()
+        if str(self.args.save_strategy.value) != "no" and sealing.find_free_bytes(folder) < needed:
+            space = sealing.describe_space(folder, needed)
+            logger.warning("a checkpoint may not fit into %s: %s", folder, space)
         if not wanted:
             return None
         checkpoint = sealing.find_last_whole(folder) if wanted is True else Path(wanted)
@@ -123,7 +125,8 @@ class DurableTrainer(Trainer, ABC):
                 f"{checkpoint} holds the model alone (save_only_model: true), and a run cannot be resumed without the "
                 "state of its optimizer: start a new run from that model"
             )
-        others = [f"{name} {was}" for name, was in record["versions"].items() if _versions().get(name) != was]
+        now = list_versions(*PACKAGES)
+        others = [f"{name} {was}" for name, was in record["versions"].items() if now.get(name) != was]
         if others:
             logger.warning(
                 "%s was written by %s; losses may differ in their last digits", checkpoint, ", ".join(others)
@@ -214,7 +217,7 @@ class DurableTrainer(Trainer, ABC):
             self.save_position(checkpoint)
         self.accelerator.wait_for_everyone()
         if args.should_save:
-            content = {"run": self._run, "versions": _versions(), "save_only_model": args.save_only_model}
+            content = {"run": self._run, "versions": list_versions(*PACKAGES), "save_only_model": args.save_only_model}
             sealing.seal(checkpoint, {**content, "remembered": self.remember()})
         self.accelerator.wait_for_everyone()
         self._unsealed = None
@@ -267,12 +270,6 @@ class DurableTrainer(Trainer, ABC):
     def _describe_last(self) -> str:
         left = sealing.list_checkpoints(Path(self.args.output_dir))
         return f"the last checkpoint is {left[-1]}" if left else "there is no checkpoint yet"
-
-    def _check_space(self, folder: Path) -> None:
-        needed = self._estimate_bytes()
-        if sealing.find_free_bytes(folder) < needed:
-            space = sealing.describe_space(folder, needed)
-            logger.warning("a checkpoint may not fit into %s: %s", folder, space)
 
     def _estimate_bytes(self) -> int:
         """Returns about how large a checkpoint is: what is saved of the model, and AdamW's two values per weight."""
@@ -405,7 +402,3 @@ def find_not_finite(model: nn.Module) -> str | None:
         if not local.is_meta and not bool(torch.isfinite(local).all()):
             return name
     return None
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}

@@ -24,7 +24,7 @@ from mmdpo.records import CHOSEN, REJECTED, response_names
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed import digest_row
+from mmdpo.training.distributed import digest_example
 from mmdpo.training.durable import sealing
 
 logger = logging.getLogger(__name__)
@@ -249,8 +249,8 @@ def _describe_data(dataset: Any, read: Collection[str]) -> dict[str, Any]:
     whole, as_read = xxh3_128(), xxh3_128()
     for place in places:
         example = dataset.examples[place]
-        whole.update(digest_row(example))
-        as_read.update(digest_row(example, read))
+        whole.update(digest_example(example))
+        as_read.update(digest_example(example, read))
     return {"rows": count, WHOLE_ROWS: whole.hexdigest(), READ_ROWS: as_read.hexdigest()}
 
 

@@ -96,7 +96,8 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     if not (checkpoint / RECORD).is_file():
         raise CheckpointError(f"{checkpoint} is no checkpoint that mmdpo has finished writing: {RECORD} is missing")
     record: dict[str, Any] = read_json(checkpoint / RECORD)
-    if not _is_record(record):
+    is_record = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in _KEYS.items())
+    if not is_record or not all(isinstance(entry, dict) and "bytes" in entry for entry in record["files"].values()):
         raise CheckpointError(f"{checkpoint / RECORD} is damaged: use another checkpoint, or copy this one again")
     for name, expected in record["files"].items():
         path = checkpoint / name
@@ -212,12 +213,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _describe_file(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     return {"bytes": size, "xxh3": xxh3_128(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else None}
-
-
-def _is_record(content: Any) -> bool:
-    if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in _KEYS.items()):
-        return False
-    return all(isinstance(entry, dict) and "bytes" in entry for entry in content["files"].values())
 
 
 def _sync(path: Path) -> None:
