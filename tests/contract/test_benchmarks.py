@@ -14,7 +14,8 @@ import pytest
 from benchmark_data import HAND_MADE, chair_folder, official_data, plain_tools
 from mmdpo.benchmarks import tasks
 from mmdpo.benchmarks.evaluate import evaluate_answers, find_data, read_table, write_evaluation
-from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.stats import exists
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.world import WORLDS

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from importlib import import_module
 from itertools import groupby, repeat
@@ -30,7 +30,28 @@ _CONTRACTION: Final = re.compile("cannot|gimme|gonna|gotta|lemme|wanna|whadd|wha
 """What NLTK takes apart within a word of letters."""
 
 
-class NltkLinguistics:
+def join_runs(words: Sequence[str]) -> list[str]:
+    """Joins neighbouring words by a space; an empty word ends a run and is left out."""
+    return [" ".join(run) for is_run, run in groupby(words, bool) if is_run]
+
+
+class _NounsByTag:
+    """What a source says of nouns, from the tokens that are some."""
+
+    def nouns(self, text: str) -> list[str]:
+        """Returns the lemmas of the tokens that are nouns where they stand."""
+        return [word for word in self._nouns_or_gaps(text) if word]
+
+    def noun_runs(self, text: str) -> list[str]:
+        """Returns each unbroken run of nouns."""
+        return join_runs(self._nouns_or_gaps(text))
+
+    def _nouns_or_gaps(self, text: str) -> list[str]:
+        """Returns the lemma of each token that is a noun, an empty text for each other one."""
+        raise NotImplementedError
+
+
+class NltkLinguistics(_NounsByTag):
     """NLTK's tokeniser, tagger and WordNet lemmatiser, as AMBER's and RLHF-V's scorers call them."""
 
     def __init__(self, data_dir: str | Path | None = None) -> None:
@@ -67,14 +88,6 @@ class NltkLinguistics:
     def lemmas(self, text: str) -> list[str]:
         """Returns every token as its noun lemma."""
         return [self._lemma(token) for token in self._tokens(text)]
-
-    def nouns(self, text: str) -> list[str]:
-        """Returns the lemmas of the tokens whose tag starts with NN."""
-        return [word for word in self._nouns_or_gaps(text) if word]
-
-    def noun_runs(self, text: str) -> list[str]:
-        """Returns each unbroken run of tokens whose tag starts with NN."""
-        return join_runs(self._nouns_or_gaps(text))
 
     def _tokens(self, text: str) -> list[str]:
         """Returns the tokens of `nltk.word_tokenize`, those of plain sentences by one pattern instead of its thirty."""
@@ -175,11 +188,6 @@ class _DensePerceptron:
         return self._classes[int(scores.argmax())], None
 
 
-def join_runs(words: Sequence[str]) -> list[str]:
-    """Joins neighbouring words by a space; an empty word ends a run and is left out."""
-    return [" ".join(run) for is_run, run in groupby(words, bool) if is_run]
-
-
 # -- without any library ----------------------------------------------------------------------------------------------
 
 
@@ -237,7 +245,7 @@ _ALSO_VERBS: Final = _words(
 )
 
 
-class TableLinguistics:
+class TableLinguistics(_NounsByTag):
     """Tokens by a regular expression, lemmas by suffix rules and tables, nouns by the word before."""
 
     name = "table and regular expression (no library)"
@@ -245,14 +253,6 @@ class TableLinguistics:
     def lemmas(self, text: str) -> list[str]:
         """Returns every token as its noun lemma."""
         return [_lemma(token) for token in _TOKEN.findall(text)]
-
-    def nouns(self, text: str) -> list[str]:
-        """Returns the lemmas of the tokens that could be nouns where they stand."""
-        return [word for word in self._nouns_or_gaps(text) if word]
-
-    def noun_runs(self, text: str) -> list[str]:
-        """Returns each unbroken run of possible nouns."""
-        return join_runs(self._nouns_or_gaps(text))
 
     def _nouns_or_gaps(self, text: str) -> list[str]:
         tokens = _TOKEN.findall(text)

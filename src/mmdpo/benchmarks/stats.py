@@ -20,7 +20,9 @@ from mmdpo.benchmarks.definitions import Metric, Sums, Values
 from mmdpo.benchmarks.reading import EvaluationError
 
 RESAMPLES = 2000
-LEVEL = 0.95
+LEVEL, POWER = 0.95, 0.8
+_REACH = NormalDist().inv_cdf(0.5 + LEVEL / 2) + NormalDist().inv_cdf(POWER)
+"""Standard errors that a difference has to be for that."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,13 @@ def check_bootstrap(resamples: int, seed: int) -> None:
 
 
 def bootstrap(
-    table: CountTable, metrics: Sequence[Metric], *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+    table: CountTable, metrics: Sequence[Metric], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
     """Returns an interval for each metric that exists in every thinkable resample, by name; none for a single image."""
     sums = resample(table, resamples=resamples, seed=seed)
     if sums is None:
         return {}
-    found = {metric.name: find_interval(metric.compute(sums), level) for metric in metrics}
+    found = {metric.name: find_interval(metric.compute(sums)) for metric in metrics}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -114,13 +116,7 @@ def find_interval(values: Values, level: float = LEVEL) -> Interval | None:
 
 
 def paired_differences(
-    first: CountTable,
-    second: CountTable,
-    metrics: Sequence[Metric],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    first: CountTable, second: CountTable, metrics: Sequence[Metric], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Difference]:
     """Compares two runs on the items that both have scored, resampled alike; raises EvaluationError for none."""
     common = frozenset(first.ids) & frozenset(second.ids)
@@ -136,26 +132,26 @@ def paired_differences(
     for metric in metrics:
         if all(exists(metric, sums) for sums in whole):
             one, other = (float(metric.compute(sums)[0]) for sums in whole)
-            interval = find_interval(metric.compute(drawn[1]) - metric.compute(drawn[0]), level) if drawn else None
+            interval = find_interval(metric.compute(drawn[1]) - metric.compute(drawn[0])) if drawn else None
             n = min(count_items(metric, sums) for sums in whole)
             differences.append(Difference(metric.name, one, other, other - one, interval, n))
     return differences
 
 
-def items_needed(difference: float, standard_error: float, n: int, *, power: float = 0.8, level: float = LEVEL) -> int:
-    """Returns how many items show a true difference at `level` with probability `power`.
+def items_needed(difference: float, standard_error: float, n: int) -> int:
+    """Returns how many items show a true difference at LEVEL with probability POWER.
 
     `standard_error` is that of the difference (a paired one's own; √2 times a single run's for two models of which
     nothing is known to go together), measured on `n` items; it falls as 1/√n. Raises ValueError for a difference of 0.
     """
     if difference == 0:
         raise ValueError("no number of items shows a difference of 0")
-    return max(1, math.ceil(n * (_reach(power, level) * standard_error / difference) ** 2))
+    return max(1, math.ceil(n * (_REACH * standard_error / difference) ** 2))
 
 
-def visible_difference(standard_error: float, *, power: float = 0.8, level: float = LEVEL) -> float:
-    """Returns the smallest true difference that these items show at `level` with probability `power`."""
-    return _reach(power, level) * standard_error
+def visible_difference(standard_error: float) -> float:
+    """Returns the smallest true difference that these items show at LEVEL with probability POWER."""
+    return _REACH * standard_error
 
 
 def exists(metric: Metric, sums: Sums) -> bool:
@@ -166,10 +162,6 @@ def exists(metric: Metric, sums: Sums) -> bool:
 def count_items(metric: Metric, sums: Sums) -> int:
     """Returns n: how many items a metric is taken over."""
     return int(sum(float(sums[name].flat[0]) for name in metric.over))
-
-
-def _reach(power: float, level: float) -> float:
-    return NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)
 
 
 def _draw_weights(groups: Sequence[str], resamples: int, seed: int) -> tuple[Values | None, list[int]]:

@@ -24,7 +24,7 @@ from mmdpo.records import CHOSEN, REJECTED, Comparisons, PreferenceExample, RowE
 
 logger = logging.getLogger(__name__)
 
-_ROWS_PER_TASK = 16
+_ROWS_PER_TASK, _NAMED = 16, 20
 Result = TypeVar("Result")
 
 
@@ -170,11 +170,11 @@ def refuse_faults(name: str, faults: Sequence[Fault], rows: int, *, skip: bool) 
     logger.warning("%s: %d of %d rows are faulty and skipped", name, len(faults), rows)
 
 
-def describe_faults(faults: Sequence[Fault], rows: int, most: int = 20) -> str:
-    """Returns one message that names every faulty row, up to `most` of them."""
-    lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:most]]
-    if len(faults) > most:
-        lines.append(f"  … and {len(faults) - most} more; `mmdpo data check` lists all")
+def describe_faults(faults: Sequence[Fault], rows: int) -> str:
+    """Returns one message that names every faulty row, up to 20 of them."""
+    lines = [f"  {fault.source}: {fault.problem}" for fault in faults[:_NAMED]]
+    if len(faults) > _NAMED:
+        lines.append(f"  … and {len(faults) - _NAMED} more; `mmdpo data check` lists all")
     hint = " (on_bad_row: skip leaves them out)" if len(faults) < rows else ""
     head = f"{len(faults)} of {rows} rows cannot be trained on{hint}:"
     return "\n".join([head, *lines])

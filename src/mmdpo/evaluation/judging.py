@@ -18,7 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
-from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies, Row, read_rows
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
+from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply

@@ -17,7 +17,7 @@ from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED, LoadOptions, Start, resolve_start
 from mmdpo.models.trained import unwrap_adapter
-from mmdpo.models.weights import digest_weights
+from mmdpo.models.weights import digest_folder
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Checkpoint:
         config, adapter, base = self.start.config, self.start.adapter, Path(self.start.base)
         return {
             "model": self.model,
-            "weights": digest_weights(base) if base.is_dir() else commit_of(config),
+            "weights": digest_folder(base) if base.is_dir() else commit_of(config),
             "adapter": self.options.adapter,
-            "adapter_weights": None if adapter is None else digest_weights(adapter),
+            "adapter_weights": None if adapter is None else digest_folder(adapter),
             "dtype": self.dtype,
             "chat_template": self.options.chat_template,
             "pad_to_square": self.options.pad_to_square,

@@ -118,7 +118,7 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def digest_weights(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
     """Returns the digest of a folder's weights: of sizes and blocks, since reading all of them takes long."""
     digest = xxh3_128()
     for path in sorted(file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)):

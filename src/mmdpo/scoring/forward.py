@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from mmdpo.scoring.logprobs import (
     sum_by_cell,
 )
 from mmdpo.scoring.plan import Rows, plan_rows
+
+Memo: TypeAlias = dict[str, Any]
+"""What two models share of one batch: image features, where the second has the same frozen tower and projector."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,11 @@ class Scorer:
         cells: tuple[Cell, ...],
         *,
         through: nn.Module | None = None,
-        memo: dict[str, Any] | None = None,
+        memo: Memo | None = None,
     ) -> CellLogprobs:
         """Returns the log-probabilities of the cells.
 
         `through` is the wrapper (DDP, FSDP, …) whose forward synchronises gradients; the model itself by default.
-        `memo` carries image features to another model with the same frozen vision tower and projector.
         """
         planned = self.plan(batch, cells)
         device = batch["index"].device

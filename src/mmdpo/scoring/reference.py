@@ -15,15 +15,13 @@ from mmdpo.models.load import check_model
 from mmdpo.models.seams import count_changes
 from mmdpo.models.trained import disable_dropout, is_undone_by_switching_off, unwrap_adapter
 from mmdpo.records import Cell
-from mmdpo.scoring.forward import Scorer
+from mmdpo.scoring.forward import Memo, Scorer
 
 
 class Reference(Protocol):
     """Gives the reference log-probabilities of cells of a batch, without gradient."""
 
-    def __call__(
-        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
-    ) -> Float[Tensor, "C B"]:
+    def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Returns nats. `policy` is the wrapped policy; `memo` carries image features between the two."""
         ...
 
@@ -35,9 +33,7 @@ class AdapterOff:
     scorer: Scorer
     share_images: bool
 
-    def __call__(
-        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
-    ) -> Float[Tensor, "C B"]:
+    def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Scores through the policy's wrapper, adapter off."""
         with torch.no_grad(), self.scorer.model.disable_adapter():  # type: ignore[operator]
             return self.scorer(batch, cells, through=policy, memo=memo if self.share_images else None).logprobs
@@ -50,9 +46,7 @@ class FrozenModel:
     scorer: Scorer
     share_images: bool
 
-    def __call__(
-        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
-    ) -> Float[Tensor, "C B"]:
+    def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Scores with the second model."""
         with torch.no_grad():
             return self.scorer(batch, cells, memo=memo if self.share_images else None).logprobs
@@ -77,9 +71,7 @@ class StartOfPolicy:
         """Says whether training has begun, or a weight was changed by hand."""
         return self._has_left or self._versions != count_changes(self.scorer.model)
 
-    def __call__(
-        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
-    ) -> Float[Tensor, "C B"]:
+    def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Scores with the policy. Raises ValueError once it has moved."""
         if self.has_moved():
             raise ValueError(
@@ -106,9 +98,7 @@ class Precomputed:
     live: Reference
     """For cells whose image is another one each epoch, and for datasets that were not scored before training."""
 
-    def __call__(
-        self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: dict[str, Any]
-    ) -> Float[Tensor, "C B"]:
+    def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Reads the batch. Raises ValueError where it lacks a value and no live reference is left."""
         values = batch["ref_logprobs"]
         by_cell = {} if values is None else dict(zip(self.cells, values.T, strict=True))

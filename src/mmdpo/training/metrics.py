@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mmdpo.models.devices import send
 from mmdpo.objective import CellScore, Objective, ObjectiveLosses, Rank, Scores, name_cell
+from mmdpo.registry import name_nearest
 
 
 def describe_batch(
@@ -67,9 +67,8 @@ def check_best_metric(name: str | None, objective: Objective, eval_sets: Iterabl
     known = [f"{prefix}{metric}" for prefix in prefixes for metric in own]
     if f"eval_{name.removeprefix('eval_')}" in known:
         return
-    found = difflib.get_close_matches(f"eval_{name.removeprefix('eval_')}", known, n=1, cutoff=0.4)
-    hint = f"; did you mean {found[0]}?" if found else ""
-    raise ValueError(f"metric_for_best_model: no evaluation gives {name!r}{hint} There are {', '.join(known)}")
+    nearest = name_nearest(f"eval_{name.removeprefix('eval_')}", known)
+    raise ValueError(f"metric_for_best_model: no evaluation gives {name!r}{nearest} There are {', '.join(known)}")
 
 
 class RunningMean:

@@ -31,7 +31,7 @@ from mmdpo.files import printable, read_mapping
 from mmdpo.keys import RecipeError
 from mmdpo.models.load import load_generation_config, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
-from mmdpo.models.weights import digest_weights
+from mmdpo.models.weights import digest_folder
 from mmdpo.objective import Objective, build_objective
 from mmdpo.records import (
     CHOSEN,
@@ -130,7 +130,7 @@ def warn_of_other_samplers(dataset: Any, start: Start) -> None:
     folders = [folder for folder in (Path(start.base), start.adapter) if folder is not None and folder.is_dir()]
     if not samplers or not folders:
         return
-    own = "@".join(digest_weights(folder)[:16] for folder in folders)
+    own = "@".join(digest_folder(folder)[:16] for folder in folders)
     others = [name for name in samplers if isinstance(name, str) and "@" in name and not name.endswith(f"@{own}")]
     if 2 * len(others) > len(samplers):
         logger.warning(

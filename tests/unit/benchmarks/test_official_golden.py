@@ -9,7 +9,7 @@ from benchmark_data import ROOT, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItem, Tools
 from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
 from mmdpo.benchmarks.linguistics import TableLinguistics
-from mmdpo.benchmarks.reading import RecordedReplies
+from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.tasks import load, object_halbench
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
 

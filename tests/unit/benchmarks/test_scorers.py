@@ -10,7 +10,8 @@ from benchmark_data import HAND_MADE, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
 from mmdpo.benchmarks.linguistics import TableLinguistics
-from mmdpo.benchmarks.reading import EvaluationError, RecordedReplies
+from mmdpo.benchmarks.reading import EvaluationError
+from mmdpo.benchmarks.replies import RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
 from mmdpo.benchmarks.tasks._world import WorldBenchmark

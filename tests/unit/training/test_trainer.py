@@ -250,7 +250,7 @@ class TestEvaluation:
     )
     def test_a_metric_that_no_evaluation_gives_is_named_before_anything_is_loaded(self, tmp_path, rows, metric, near):
         options = dict(eval_dataset=rows[:5], eval_strategy="epoch", metric_for_best_model=metric)
-        with pytest.raises(ValueError, match=f"no evaluation gives '{metric}'; did you mean {near}"):
+        with pytest.raises(ValueError, match=f"no evaluation gives '{metric}'; did you mean '{near}'"):
             build_trainer(tmp_path, rows, model="nowhere/nothing", **options)
 
     @pytest.mark.parametrize("objective", ["mdpo", "mdpo_combined", "sft_chosen"])

@@ -48,10 +48,10 @@ METRICS = (
 )
 
 
-def draw_images(image_ids: Iterable[int], seed: int = SEED) -> list[int]:
+def draw_images(image_ids: Iterable[int]) -> list[int]:
     """Returns the ids of 500 images, sorted; all where there are fewer."""
     ids = sorted(image_ids)
-    return sorted(random.Random(seed).sample(ids, min(IMAGES, len(ids))))
+    return sorted(random.Random(SEED).sample(ids, min(IMAGES, len(ids))))
 
 
 def name_image(image_id: int) -> str:
