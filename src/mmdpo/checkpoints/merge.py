@@ -3,7 +3,6 @@
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,14 @@ def merge_run(
         if expected is not None:
             begin("comparing")
             merged = load_whole_model(str(folder), dtype="auto", **options)
-            _check_same(merged, _score_sequence(merged, processor) or [], expected, f"what {run} was merged to")
+            precision, difference = find_precision(merged), compare(_score_sequence(merged, processor) or [], expected)
+            if not difference.distance <= TOLERANCES[precision]:
+                raise CheckpointError(
+                    f"what {run} was merged to is not the model that it was made of: of one answer it says log π = "
+                    f"{difference.found:.4f}, and that says {difference.expected:.4f}, {difference.distance:.2g} nats "
+                    f"a token apart, where rounding to {precision} explains {TOLERANCES[precision]:g}. It is not "
+                    "written"
+                )
         if (source / bunny.ORIGINAL).is_dir():  # converting back needs it
             shutil.copytree(source / bunny.ORIGINAL, folder / bunny.ORIGINAL)
         processor.save_pretrained(folder)
@@ -208,14 +214,3 @@ def _score_sequence(model: Any, processor: Any) -> list[Float[Tensor, "n"]] | No
     except ValueError as error:
         logger.warning("the merged model is not compared with base and adapter: %s", error)
         return None
-
-
-def _check_same(model: Any, found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
-    """Raises CheckpointError, with both numbers, where scores differ by more than the model's precision explains."""
-    precision, difference = find_precision(model), compare(found, expected)
-    if not difference.distance <= TOLERANCES[precision]:
-        raise CheckpointError(
-            f"{what} is not the model that it was made of: of one answer it says log π = {difference.found:.4f}, and "
-            f"that says {difference.expected:.4f}, {difference.distance:.2g} nats a token apart, where rounding to "
-            f"{precision} explains {TOLERANCES[precision]:g}. It is not written"
-        )

@@ -83,19 +83,15 @@ def digest_image(source: ImageSource) -> str:
     if isinstance(source, bytes):
         return xxh3_128(source).hexdigest()
     if isinstance(source, Image.Image):
-        return _digest_picture(source)
+        pixels = xxh3_128(source.tobytes())  # decodes it first, where that has not happened
+        # Palette, transparency and orientation decide how it looks, too.
+        look = [source.mode, source.size, source.getpalette(), source.info.get("transparency")]
+        look.append(source.getexif().get(_EXIF_ORIENTATION))
+        pixels.update(json.dumps(look, sort_keys=True, default=str).encode())
+        return pixels.hexdigest()
     with _explained(_name(source)):
         _check_file(source)
         return xxh3_128(Path(source).read_bytes()).hexdigest()
-
-
-def _digest_picture(image: Image.Image) -> str:
-    """Returns the digest of an open image; its palette, transparency and orientation decide how it looks, too."""
-    pixels = xxh3_128(image.tobytes())  # decodes it first, where that has not happened
-    look = [image.mode, image.size, image.getpalette(), image.info.get("transparency")]
-    look.append(image.getexif().get(_EXIF_ORIENTATION))
-    pixels.update(json.dumps(look, sort_keys=True, default=str).encode())
-    return pixels.hexdigest()
 
 
 def _image_source(value: Any, image_root: Path | None) -> ImageSource | None:

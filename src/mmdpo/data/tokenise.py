@@ -170,8 +170,10 @@ class Renderer:
         """Renders the prompt's turns, and conversations that continue them by an answer."""
         opened = self._template(turns, form, add_generation_prompt=True)
         texts = {name: self._template(said, form, add_generation_prompt=False) for name, said in whole.items()}
-        prompt = opened
-        if not self._is_cut_at_tokens(opened, texts.values()):
+        prompt, end = opened, self._end_of(opened)
+        ids, begin = self._ids(end), len(opened) - len(end)
+        is_cut = all(t.startswith(opened) and _begins(self._ids(t[begin:]), ids) for t in texts.values())
+        if not is_cut:  # at tokens
             any_answer = self._template([*turns, _ANY_ANSWER], form, add_generation_prompt=False)
             prompt = self._cut_prompt(opened, any_answer, texts.values())
         for name, said in (whole or {"prompt": turns}).items():
@@ -189,11 +191,6 @@ class Renderer:
                 "into turns of the user, or name another template (chat_template)"
             )
         return PromptText(prompt, {name: self._close(text[len(prompt) :]) for name, text in texts.items()})
-
-    def _is_cut_at_tokens(self, prompt: str, whole: Iterable[str]) -> bool:
-        end = self._end_of(prompt)
-        ids, begin = self._ids(end), len(prompt) - len(end)
-        return all(text.startswith(prompt) and _begins(self._ids(text[begin:]), ids) for text in whole)
 
     def _cut_prompt(self, opened: str, any_answer: str, whole: Iterable[str]) -> str:
         """Returns the longest text that generation and all answers begin with, up to a token of the whole.

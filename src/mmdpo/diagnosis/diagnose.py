@@ -48,7 +48,7 @@ from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.trained import disable_dropout
 from mmdpo.progress import count, counting
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
-from mmdpo.scoring.digests import CellKeys, describe_model, digest_folder, digest_processor
+from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.training.durable.resume import check_run_folder
 from mmdpo.training.rows import FullCheck, read_examples
 from mmdpo.world import find_world
@@ -215,7 +215,7 @@ def _score(
         parameter = next(model.parameters())
         head = {  # what scores depend on beside the rows
             "model": describe_model(model),
-            "weights": digest_folder(model),
+            "weights": digest_weights(model),
             "adapter": "off" if role == "reference" and options.reference is None else "on",
             "processor": digest_processor(collator.prepare.renderer.processor),
             "precision": f"{parameter.dtype} on {parameter.device.type}",

@@ -60,7 +60,11 @@ def answer_benchmark(
     """
     settings = make_settings(benchmark, options.asking)
     suffix = choose_suffix(benchmark, options.asking.prompt_suffix)
-    items = add_suffix(benchmark, benchmark.read_items(data_dir, tools), suffix)
+    parts = benchmark.suffixed_parts
+    items = tuple(
+        replace(item, prompt=item.prompt + suffix) if suffix and (not parts or item.part in parts) else item
+        for item in benchmark.read_items(data_dir, tools)
+    )
     if not options.asking.answers_only and not benchmark.needs_judge:
         score = benchmark.make_scorer(data_dir, tools)
         for item in {item.part: item for item in items}.values():
@@ -69,14 +73,6 @@ def answer_benchmark(
     finder = make_image_finder(benchmark, items, data_dir, options.asking.image_dir)
     asked_with = {SUFFIX: suffix} if suffix else {}
     return answer_items(benchmark, items, chosen, finder, answerer, settings, options.out, asked_with)
-
-
-def add_suffix(benchmark: Benchmark, items: Sequence[BenchmarkItem], suffix: str) -> tuple[BenchmarkItem, ...]:
-    """Returns the items with a suffix after the questions of the parts that take one."""
-    parts = benchmark.suffixed_parts
-    is_asked_so = [bool(suffix) and (not parts or item.part in parts) for item in items]
-    pairs = zip(items, is_asked_so, strict=True)
-    return tuple(replace(item, prompt=item.prompt + suffix) if is_so else item for item, is_so in pairs)
 
 
 def answer_items(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -182,6 +182,7 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
 
 
 def _print(evaluation: Evaluation, result: Path, options: EvaluationOptions) -> None:
+    words = options.words
     if options.markdown:
         print(printable(build_table(evaluation).markdown()))
     else:
@@ -190,15 +191,11 @@ def _print(evaluation: Evaluation, result: Path, options: EvaluationOptions) -> 
     lines = ["↑ higher is better, ↓ lower is better"] if has_arrows else []
     lines += [f"{part}: {of.scored:,} of {of.items:,} items scored" for part, of in evaluation.coverage.items()]
     lines += [f"{tool}: {made_by}" for tool, made_by in evaluation.made_by.items()]
-    lines += [f"NOT OFFICIAL: {line}" for line in _list_unofficial(evaluation, options.words)]
+    if words.linguistics == "table" and "linguistics" in evaluation.made_by:
+        lines.append("NOT OFFICIAL: words are read by this project's table; the official scorers use NLTK")
+    if words.similarity == "exact" and words.similar_pairs is None and "similarity" in evaluation.made_by:
+        told = "equal words alone count as similar; the official scorer uses the vectors of en_core_web_lg"
+        lines.append(f"NOT OFFICIAL: {told}")
     lines += [f"partial: {reason}" for reason in evaluation.partial]
     lines += [f"note: {note.count:,} × {note.meaning}" for note in evaluation.notes.values()]
     print(printable("\n".join([*lines, f"Result: {result}"])))
-
-
-def _list_unofficial(evaluation: Evaluation, words: WordOptions) -> Iterator[str]:
-    """Yields what was used, and is not what the official scorer uses, by a choice of the options."""
-    if words.linguistics == "table" and "linguistics" in evaluation.made_by:
-        yield "words are read by this project's table; the official scorers use NLTK"
-    if words.similarity == "exact" and words.similar_pairs is None and "similarity" in evaluation.made_by:
-        yield "equal words alone count as similar; the official scorer uses the vectors of en_core_web_lg"

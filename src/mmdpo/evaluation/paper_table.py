@@ -77,15 +77,13 @@ class TableValue:
 
 def find_cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, TableValue | None]:
     """Returns the figure of each column; `results` are contents of result.json by benchmark."""
-    return {column.header: _find_value(column, results) for column in COLUMNS}
-
-
-def _find_value(column: PaperColumn, results: Mapping[str, Mapping[str, Any]]) -> TableValue | None:
-    metrics = results.get(column.metrics[0].partition("/")[0], {}).get("metrics", {})
-    for name in column.metrics:
-        if metrics.get(name, {}).get("value") is not None:
-            return TableValue(name, *(metrics[name][key] for key in ("value", "low", "high")))
-    return None
+    cells: dict[str, TableValue | None] = {}
+    for column in COLUMNS:
+        metrics = results.get(column.metrics[0].partition("/")[0], {}).get("metrics", {})
+        measured = (name for name in column.metrics if metrics.get(name, {}).get("value") is not None)
+        found = [TableValue(name, *(metrics[name][key] for key in ("value", "low", "high"))) for name in measured]
+        cells[column.header] = found[0] if found else None
+    return cells
 
 
 def build_table(

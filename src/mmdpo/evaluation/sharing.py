@@ -23,21 +23,16 @@ TASK = "image-text-to-text"
 """Of a model that answers about images, as the hub calls it."""
 
 
-def show_metric(evaluation: Evaluation, name: str) -> tuple[str, str, str, str, str]:
-    """Returns a metric as people read it: name, value, 95 % interval, number of items, unit."""
-    value = evaluation.metrics[name]
-    digits = {metric.name: metric.digits for metric in load(evaluation.benchmark).all_metrics}[name]
-    form = 3 if digits is None else digits  # 3 where the official scorer prints all of them
-    shown = "undefined" if value.value is None else show_number(value.value, form)
-    interval = "" if value.low is None else show_ends(value.low, value.high, form)
-    return name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit
-
-
 def build_table(evaluation: Evaluation) -> Table:
-    """Returns the metrics of a result, a row each."""
+    """Returns the metrics of a result as people read them, a row each."""
+    digits, rows = {metric.name: metric.digits for metric in load(evaluation.benchmark).all_metrics}, []
+    for name, value in evaluation.metrics.items():
+        form = 3 if digits[name] is None else digits[name]  # 3 where the official scorer prints all of them
+        shown = "undefined" if value.value is None else show_number(value.value, form)
+        interval = "" if value.low is None else show_ends(value.low, value.high, form)
+        rows.append((name + ARROWS[value.better], shown, interval, f"{value.n:,}", value.unit))
     title = evaluation.benchmark + (" (partial)" if evaluation.partial else "")
-    rows = tuple(show_metric(evaluation, name) for name in evaluation.metrics)
-    return Table(("metric", "value", "95 % interval", "n", "unit"), rows, title)
+    return Table(("metric", "value", "95 % interval", "n", "unit"), tuple(rows), title)
 
 
 # -- lm-eval's samples ------------------------------------------------------------------------------------------------

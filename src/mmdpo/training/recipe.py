@@ -39,16 +39,13 @@ class Recipe:
     model: Any
     """TRL's ModelConfig: which model, adapter and quantisation."""
 
-    def model_options(self, *, quantised: bool = True) -> dict[str, Any]:
-        """Returns the options of `from_pretrained`, with or without the quantisation that is asked for."""
+    def options(self, *, quantised: bool = True) -> MDPOConfig:
+        """Returns the options of the run with those of the model among them, quantisation if it is wanted here."""
         model, given = self.model, dict(self.training.model_init_kwargs or {})  # type: ignore[arg-type]
         options = dict(revision=model.model_revision, attn_implementation=model.attn_implementation, dtype=model.dtype)
-        quantisation = get_quantization_config(model) if quantised else None
-        return {**options, **({} if quantisation is None else {"quantization_config": quantisation}), **given}
-
-    def options(self, *, quantised: bool = True) -> MDPOConfig:
-        """Returns the options of the run with those of the model among them."""
-        return self.training.with_changes(model_init_kwargs=self.model_options(quantised=quantised))
+        if quantised and (quantisation := get_quantization_config(model)) is not None:
+            options["quantization_config"] = quantisation
+        return self.training.with_changes(model_init_kwargs=options | given)
 
     def resolved(self) -> dict[str, Any]:
         """Returns every key with the value that the run uses, secrets left out; a recipe that repeats the run."""
@@ -84,7 +81,11 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     for needed, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise RecipeError(f"{needed} is missing: give it in the recipe or as --{needed}")
-    _check_worlds(model.model_name_or_path, script.dataset_name)
+    mine, theirs = find_world(model.model_name_or_path), find_world(script.dataset_name)
+    if mine is not None and theirs is not None and mine is not theirs:
+        raise RecipeError(
+            f"the model of {mine.name} knows no pictures and words of {theirs.name}: set dataset_name to {mine.name}"
+        )
     return Recipe(script, training, model)
 
 
@@ -118,14 +119,6 @@ def _find_fault(config: str | None, values: dict[str, Any], flags: Iterable[str]
     if len(named) == 1 and spelt.startswith(named[0][2:]):
         return "--"  # the message begins with the key
     return f"{', '.join(named)}: " if named else ""
-
-
-def _check_worlds(model: str | None, dataset: str | None) -> None:
-    mine, theirs = find_world(model), find_world(dataset)
-    if mine is not None and theirs is not None and mine is not theirs:
-        raise RecipeError(
-            f"the model of {mine.name} knows no pictures and words of {theirs.name}: set dataset_name to {mine.name}"
-        )
 
 
 class _RecipeParser(TrlParser):

@@ -105,20 +105,17 @@ def to_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDatas
 
     Raises TypeError for what are no rows, and as `leave_out_dropped`, which wants decisions about the rows of training.
     """
-    is_read = isinstance(dataset, PreferenceDataset)
-    rows: PreferenceDataset = dataset if is_read else _as_preferences(dataset, name, args)
-    if args.decisions is None:
-        return rows
-    return leave_out_dropped(rows, Path(args.decisions), is_needed=name == "train")
-
-
-def _as_preferences(dataset: Any, name: str, args: MDPOConfig) -> PreferenceDataset:
     if isinstance(dataset, str | bytes | Path) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} is a {type(dataset).__name__}, not rows with a length; give a datasets.Dataset, list of rows or "
             "PreferenceDataset (a datasets.IterableDataset can be trained on, and nothing else be done with it)"
         )
-    return PreferenceDataset.from_rows(dataset, name=name, format=args.dataset_format, image_root=args.image_root)
+    how: dict[str, Any] = dict(name=name, format=args.dataset_format, image_root=args.image_root)
+    is_read = isinstance(dataset, PreferenceDataset)
+    rows: PreferenceDataset = dataset if is_read else PreferenceDataset.from_rows(dataset, **how)
+    if args.decisions is None:
+        return rows
+    return leave_out_dropped(rows, Path(args.decisions), is_needed=name == "train")
 
 
 def warn_of_other_samplers(dataset: Any, start: Start) -> None:

@@ -57,7 +57,10 @@ def train(arguments: Sequence[str]) -> MDPOTrainer:
         result = trainer.train(resume_from_checkpoint=resume)
         trainer.save_model()
         trainer.save_state()
-        trainer.save_metrics("train", {**result.metrics, "train_samples": _count_pairs(trainer)})
+        pairs: int | float = trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args)
+        if not isinstance(trainer.train_dataset, StreamItems):  # of a stream: what was read, repeated rows too
+            pairs = len(trainer.train_dataset)
+        trainer.save_metrics("train", {**result.metrics, "train_samples": int(pairs)})
         if trainer.eval_dataset is not None and recipe.training.evaluates_at_end:
             trainer.save_metrics("eval", _find_evaluation(trainer) or trainer.evaluate())
         trainer.create_model_card()
@@ -81,13 +84,6 @@ def _look_at_workers(args: MDPOConfig) -> None:
     if args.process_index == 0 and max(asked.values()) > cores:
         told = " and ".join(f"{name} {count}" for name, count in asked.items() if count > cores)
         logger.warning("%s: more than the %d processors of this machine; fewer may be as fast", told, cores)
-
-
-def _count_pairs(trainer: MDPOTrainer) -> int:
-    """Returns the pairs of the training data; of a stream, those that were read from it, repeated ones too."""
-    if isinstance(trainer.train_dataset, StreamItems):
-        return int(trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args))
-    return len(trainer.train_dataset)
 
 
 def build_trainer(recipe: Recipe) -> MDPOTrainer:

@@ -24,6 +24,7 @@ from mmdpo.benchmarks.definitions import (
     Tools,
     Values,
     divide,
+    ratio_metric,
 )
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
 from mmdpo.benchmarks.judged import require_judge
