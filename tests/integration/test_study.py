@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmdpo.benchmarks.evaluate import read_table
+from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.tasks.world import BENCHMARK
 from mmdpo.cli import main
 from mmdpo.shipped import STUDIES

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems, Tools
-from mmdpo.benchmarks.evaluate import ANSWERS, SUFFIX, check_folder
+from mmdpo.benchmarks.evaluate import SUFFIX
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
+from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.options import EvaluationOptions, choose_suffix, make_settings
 from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows

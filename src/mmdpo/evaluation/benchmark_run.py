@@ -13,16 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from mmdpo.benchmarks.definitions import Linguistics, Similarity, Tools
-from mmdpo.benchmarks.evaluate import (
-    Evaluation,
-    check_folder,
-    check_rule,
-    evaluate_answers,
-    find_data,
-    write_evaluation,
-)
+from mmdpo.benchmarks.evaluate import Evaluation, check_rule, evaluate_answers, find_data
 from mmdpo.benchmarks.linguistics import NltkLinguistics, TableLinguistics
 from mmdpo.benchmarks.reading import list_files
+from mmdpo.benchmarks.result_folder import check_folder, write_evaluation
 from mmdpo.benchmarks.similarity import PAIRS, PairTable, load_spacy
 from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load

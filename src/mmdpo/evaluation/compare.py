@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from mmdpo.benchmarks.definitions import Metric
-from mmdpo.benchmarks.evaluate import read_table
 from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.stats import (
     LEVEL,
     RESAMPLES,

@@ -203,7 +203,8 @@ def open_answerer(
 ) -> Answerer:
     """Returns a model, not loaded yet; raises ValueError without an address, ImportError without a package."""
     if backend == "endpoint":
-        from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer
+        from mmdpo.generation.endpoint import Budget, ChatEndpoint
+        from mmdpo.generation.endpoint_answers import EndpointAnswerer
 
         if chosen.base_url is None:
             raise ValueError("--backend endpoint needs an address: --base_url http://localhost:8000/v1")

@@ -6,8 +6,9 @@ import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
-from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError, read_answers
+from mmdpo.benchmarks.result_folder import write_evaluation
 from mmdpo.benchmarks.tasks import amber, pope
 
 ITEMS = {

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from benchmark_data import official_data, official_tools, plain_tools
-from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.evaluate import evaluate_answers
+from mmdpo.benchmarks.result_folder import write_evaluation
 
 
 def write_rows(path, rows):

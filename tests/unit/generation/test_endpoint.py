@@ -9,14 +9,8 @@ import pytest
 from PIL import Image
 
 from chat_server import Act, serve
-from mmdpo.generation.endpoint import (
-    Budget,
-    BudgetSpentError,
-    ChatEndpoint,
-    EndpointAnswerer,
-    EndpointError,
-    RefusedError,
-)
+from mmdpo.generation.endpoint import Budget, BudgetSpentError, ChatEndpoint, EndpointError, RefusedError
+from mmdpo.generation.endpoint_answers import EndpointAnswerer
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.records import derive_seed
 

@@ -18,7 +18,8 @@ import pytest
 
 from chat_server import Act, serve
 from eval_verb import run
-from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointAnswerer, EndpointError, RefusedError
+from mmdpo.generation.endpoint import Budget, ChatEndpoint, EndpointError, RefusedError
+from mmdpo.generation.endpoint_answers import EndpointAnswerer
 from mmdpo.generation.questions import GenerationSettings, Question
 
 ASKED = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]

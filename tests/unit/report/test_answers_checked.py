@@ -5,8 +5,9 @@ import json
 import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
-from mmdpo.benchmarks.evaluate import evaluate_answers, write_evaluation
+from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.result_folder import write_evaluation
 from mmdpo.benchmarks.tasks import load
 from mmdpo.report.evaluated import ItemPictures, read_evaluated
 from mmdpo.report.evaluation import Benchmarks, evaluation_section, score_benchmark
