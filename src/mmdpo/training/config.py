@@ -6,13 +6,12 @@ import copy
 import logging
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
 
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
@@ -22,16 +21,13 @@ from mmdpo.models.families import PARTS
 from mmdpo.models.start import LoadOptions
 from mmdpo.objective import Objective, build_objective
 from mmdpo.records import CORRUPTED, NO_IMAGE, ORIGINAL, image_versions
+from mmdpo.training.option_checks import bf16_works, check_combinations, check_loggers, check_precision, check_trust
 from mmdpo.training.ranges import check_ranges
 
 logger = logging.getLogger(__name__)
 
 SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
 """Keys whose values are never written to disk or to a log, inside `model_init_kwargs` neither."""
-
-CROPS = ("crop_0_20", "crop_20_50")
-"""Corruptions that `crop_space: processed` can move after the image processor."""
-
 
 MAPPINGS = (
     "corruption_options", "model_init_kwargs", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs",
@@ -252,7 +248,7 @@ class MDPOConfig(TrainingArguments):
         if len(losses) != 1:
             raise ValueError("loss_type: combine losses as terms of `objective:` instead of a list of types")
         self.loss_type = str(losses[0])
-        self._check_precision()
+        check_precision(self)
         self.evaluates_at_end = self.eval_strategy != "no"
         if self.eval_strategy is None:
             self.eval_strategy = "no"
@@ -263,7 +259,7 @@ class MDPOConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and not self.use_cpu and _bf16_works()
+            self.bf16 = not self.fp16 and not self.use_cpu and bf16_works()
         if self.label_names is None:
             self.label_names = []
         # TRL's name stands for the newer one, which transformers would otherwise warn about.
@@ -278,8 +274,8 @@ class MDPOConfig(TrainingArguments):
         super().__post_init__()
         if loads_as_ever and self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # batches are sent while the device still works
-        self._check_loggers()
-        self._check_trust()
+        check_loggers(self)
+        check_trust(self)
         self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)
         if self.precompute_ref_log_probs is None:
             # Where FSDP or DeepSpeed spreads the model over processes, the pass has not all of it in each.
@@ -287,83 +283,7 @@ class MDPOConfig(TrainingArguments):
                 os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true") for name in SHARDING
             )
             self.precompute_ref_log_probs = not (by_launcher or self.fsdp or self.deepspeed)
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        """Raises ValueError for options that do not go together, or are none of their choices."""
-        self.build_objective()
-        self.build_corruptions()
-        if self.crop_space == "processed" and self.corruption not in CROPS:
-            raise ValueError(f"crop_space: processed works with {' and '.join(CROPS)}, not with {self.corruption}")
-        if self.corruption_per_epoch and self.dataloader_persistent_workers:
-            raise ValueError(
-                "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
-            )
-        if self.corruption_draw == "picture" and any(c.needs_other_image for c in self.build_corruptions().values()):
-            raise ValueError(
-                "corruption_draw: picture draws one corruption for all rows with a picture, and random_image shows "
-                "another picture for each row: leave it out"
-            )
-        if self.train_sampling_strategy == "group_by_image" and self.per_device_train_batch_size < 2:
-            raise ValueError(
-                "train_sampling_strategy: group_by_image brings rows with one picture into a micro-batch, and "
-                "per_device_train_batch_size is 1: raise it, or leave the strategy out"
-            )
-        if self.train_sampling_strategy in ("group_by_length", "batch_rebalance") and self.check_data != "full":
-            raise ValueError(
-                f"train_sampling_strategy: {self.train_sampling_strategy} needs the length of every row, which only "
-                "check_data: full counts"
-            )
-        if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
-        if self.enable_jit_checkpoint:
-            raise ValueError(
-                "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself"
-            )
-        if self.neftune_noise_alpha is not None:
-            raise ValueError(
-                "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
-            )
-        # The parser of recipes checks choices too; a configuration made in Python comes here alone.
-        for option in fields(self):
-            choices, value = option.metadata.get("choices"), getattr(self, option.name)
-            if choices is not None and "decides" in option.metadata and value not in choices:
-                raise ValueError(f"{option.name} must be one of {', '.join(choices)}; got {value!r}")
-
-    def _check_precision(self) -> None:
-        """Raises ValueError for a precision that the device has not; torch says so in the first step, or not at all."""
-        for name in ("fp16", "fp16_full_eval"):
-            if getattr(self, name) and (self.use_cpu or not torch.accelerator.is_available()):
-                raise ValueError(f"{name}: true needs a GPU, and this run has none: leave it out")
-        for name in ("bf16", "bf16_full_eval"):
-            if getattr(self, name) and not self.use_cpu and not _bf16_works():
-                raise ValueError(
-                    f"{name}: true needs a GPU with bfloat16, and there is none here: leave it out (bf16 is on by "
-                    "itself where a GPU has it), or set use_cpu: true to train in bfloat16 on the CPU"
-                )
-
-    def _check_trust(self) -> None:
-        """Warns of code that comes with a checkpoint, and leaves one place to ask for it."""
-        if {"trust_remote_code", "use_safetensors"} & set(self.model_init_kwargs or {}):
-            raise ValueError(
-                "model_init_kwargs: trust_remote_code and allow_pickle (for use_safetensors) are options of their own"
-            )
-        if self.trust_remote_code:
-            logger.warning(
-                "trust_remote_code: Python files that come with the checkpoint are run in this process, with your "
-                "rights and your tokens; read them first, and pin model_revision"
-            )
-
-    def _check_loggers(self) -> None:
-        """Raises ValueError for a logger that is not there; transformers says so only after everything is loaded."""
-        found = get_available_reporting_integrations()
-        for name in self.report_to:
-            # Of `flyte` transformers does not say whether it is there.
-            if name not in found and name != "flyte":
-                raise ValueError(
-                    f"report_to: {name} is not installed here, or no name of a logger (here are {', '.join(found)}): "
-                    "install it, or choose another one; none for none"
-                )
+        check_combinations(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options as loggers write them down, without tokens."""
@@ -437,9 +357,3 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_secrets(entry) for key, entry in value.items() if key not in SECRETS}
     return value
-
-
-def _bf16_works() -> bool:
-    from transformers.utils import is_torch_bf16_gpu_available
-
-    return bool(is_torch_bf16_gpu_available())

@@ -1,0 +1,105 @@
+"""Which options of a run go together, on this machine and with what is installed; `ranges` has the numbers alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.integrations import get_available_reporting_integrations
+
+if TYPE_CHECKING:
+    from mmdpo.training.config import MDPOConfig
+
+logger = logging.getLogger(__name__)
+
+_CROPS = ("crop_0_20", "crop_20_50")
+"""Corruptions that `crop_space: processed` can move after the image processor."""
+
+
+def check_precision(options: MDPOConfig) -> None:
+    """Raises ValueError for a precision that the device has not; torch says so in the first step, or not at all."""
+    for name in ("fp16", "fp16_full_eval"):
+        if getattr(options, name) and (options.use_cpu or not torch.accelerator.is_available()):
+            raise ValueError(f"{name}: true needs a GPU, and this run has none: leave it out")
+    for name in ("bf16", "bf16_full_eval"):
+        if getattr(options, name) and not options.use_cpu and not bf16_works():
+            raise ValueError(
+                f"{name}: true needs a GPU with bfloat16, and there is none here: leave it out (bf16 is on by "
+                "itself where a GPU has it), or set use_cpu: true to train in bfloat16 on the CPU"
+            )
+
+
+def check_combinations(options: MDPOConfig) -> None:
+    """Raises ValueError for options that do not go together, or are none of their choices."""
+    options.build_objective()
+    options.build_corruptions()
+    if options.crop_space == "processed" and options.corruption not in _CROPS:
+        raise ValueError(f"crop_space: processed works with {' and '.join(_CROPS)}, not with {options.corruption}")
+    if options.corruption_per_epoch and options.dataloader_persistent_workers:
+        raise ValueError(
+            "corruption_per_epoch needs workers that start anew each epoch: turn dataloader_persistent_workers off"
+        )
+    if options.corruption_draw == "picture" and any(c.needs_other_image for c in options.build_corruptions().values()):
+        raise ValueError(
+            "corruption_draw: picture draws one corruption for all rows with a picture, and random_image shows "
+            "another picture for each row: leave it out"
+        )
+    if options.train_sampling_strategy == "group_by_image" and options.per_device_train_batch_size < 2:
+        raise ValueError(
+            "train_sampling_strategy: group_by_image brings rows with one picture into a micro-batch, and "
+            "per_device_train_batch_size is 1: raise it, or leave the strategy out"
+        )
+    if options.train_sampling_strategy in ("group_by_length", "batch_rebalance") and options.check_data != "full":
+        raise ValueError(
+            f"train_sampling_strategy: {options.train_sampling_strategy} needs the length of every row, which only "
+            "check_data: full counts"
+        )
+    if options.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
+    if options.enable_jit_checkpoint:
+        raise ValueError(
+            "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself"
+        )
+    if options.neftune_noise_alpha is not None:
+        raise ValueError(
+            "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
+        )
+    # The parser of recipes checks choices too; a configuration made in Python comes here alone.
+    for option in fields(options):
+        choices, value = option.metadata.get("choices"), getattr(options, option.name)
+        if choices is not None and "decides" in option.metadata and value not in choices:
+            raise ValueError(f"{option.name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_trust(options: MDPOConfig) -> None:
+    """Warns of code that comes with a checkpoint, and leaves one place to ask for it."""
+    if {"trust_remote_code", "use_safetensors"} & set(options.model_init_kwargs or {}):
+        raise ValueError(
+            "model_init_kwargs: trust_remote_code and allow_pickle (for use_safetensors) are options of their own"
+        )
+    if options.trust_remote_code:
+        logger.warning(
+            "trust_remote_code: Python files that come with the checkpoint are run in this process, with your "
+            "rights and your tokens; read them first, and pin model_revision"
+        )
+
+
+def check_loggers(options: MDPOConfig) -> None:
+    """Raises ValueError for a logger that is not there; transformers says so only after everything is loaded."""
+    found = get_available_reporting_integrations()
+    for name in options.report_to:
+        # Of `flyte` transformers does not say whether it is there.
+        if name not in found and name != "flyte":
+            raise ValueError(
+                f"report_to: {name} is not installed here, or no name of a logger (here are {', '.join(found)}): "
+                "install it, or choose another one; none for none"
+            )
+
+
+def bf16_works() -> bool:
+    """Says whether there is a GPU that has bfloat16."""
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    return bool(is_torch_bf16_gpu_available())
