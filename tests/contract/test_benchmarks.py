@@ -15,7 +15,7 @@ from benchmark_data import HAND_MADE, chair_folder, official_data, plain_tools
 from mmdpo.benchmarks import tasks
 from mmdpo.benchmarks.evaluate import evaluate_answers, find_data
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import read_table, write_evaluation
 from mmdpo.benchmarks.stats import exists
 from mmdpo.generation.questions import GenerationSettings

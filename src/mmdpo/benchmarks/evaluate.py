@@ -144,7 +144,7 @@ def evaluate_answers(
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
     return Evaluation(
         benchmark=name,
-        metrics=_measure(metrics, build_table(items, scores), resamples, seed),
+        metrics=_measure(metrics, tabulate_counts(items, scores), resamples, seed),
         coverage={part: _cover(members, scores) for part, members in by_id.parts.items()},
         partial=tuple(partial),
         notes=_note(benchmark, found, texts, scores),
@@ -183,7 +183,7 @@ def find_data(name: str, data_dir: str | Path) -> Path:
     return own if own.is_dir() else Path(data_dir)
 
 
-def build_table(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
+def tabulate_counts(items: Iterable[BenchmarkItem], scores: Mapping[str, ItemScore]) -> CountTable:
     """Returns the counts of the scored items as a table, to be added up, resampled or compared."""
     return CountTable.build([(item.id, item.cluster, scores[item.id].counts) for item in items if item.id in scores])
 

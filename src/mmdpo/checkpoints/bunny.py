@@ -32,7 +32,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmdpo.files import written_aside
 from mmdpo.models.families import VICUNA
 from mmdpo.models.load import BUNNY_LAYOUT
-from mmdpo.models.weights import CheckpointError, check_names, read_json, read_weights
+from mmdpo.models.weights import CheckpointError, check_names, read_checkpoint_json, read_weights
 from mmdpo.progress import stages
 
 ORIGINAL = "original"
@@ -249,7 +249,7 @@ def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
 
 
 def _read_original_config(folder: Path) -> dict[str, Any]:
-    original: dict[str, Any] = read_json(folder / "config.json")
+    original: dict[str, Any] = read_checkpoint_json(folder / "config.json")
     for key, wanted in DEMANDED.items():
         found = original.get(key, None if key == "model_type" else wanted)
         if found != wanted and not (found is None and not wanted):

@@ -32,7 +32,7 @@ from mmdpo.models.start import (
     resolve_start,
 )
 from mmdpo.models.trained import attach_adapter
-from mmdpo.models.weights import CheckpointError, read_json, read_weights
+from mmdpo.models.weights import CheckpointError, read_checkpoint_json, read_weights
 from mmdpo.progress import count, stages
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, Cell, PreferenceExample
 from mmdpo.scoring.probe import TOLERANCES, compare, find_precision, score_alone
@@ -147,7 +147,7 @@ def _find_base(run: Path, base: str | None, allow_pickle: bool) -> tuple[str, Pa
     name = base or read_base_name(run)
     if not name:
         raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
-    revision = read_json(run / ADAPTER_CONFIG).get("revision")
+    revision = read_checkpoint_json(run / ADAPTER_CONFIG).get("revision")
     try:
         return name, find_folder(name, revision=revision, allow_pickle=allow_pickle)
     except CheckpointError as error:

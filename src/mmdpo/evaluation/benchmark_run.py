@@ -22,7 +22,7 @@ from mmdpo.benchmarks.stats import check_bootstrap
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, choose_suffix, make_answerer
-from mmdpo.evaluation.sharing import build_table, push_results, write_samples
+from mmdpo.evaluation.publishing import build_metrics_table, push_results, write_samples
 from mmdpo.files import hold_folder, make_folder, printable
 from mmdpo.generation.questions import Answerer
 from mmdpo.options import make_options
@@ -178,9 +178,9 @@ def make_language_tools(words: WordOptions, folders: tuple[Path, Path]) -> Tools
 def _print(evaluation: Evaluation, result: Path, options: EvaluationOptions) -> None:
     words = options.words
     if options.markdown:
-        print(printable(build_table(evaluation).markdown()))
+        print(printable(build_metrics_table(evaluation).markdown()))
     else:
-        Console().print(build_table(evaluation).terminal())
+        Console().print(build_metrics_table(evaluation).terminal())
     has_arrows = any(ARROWS[value.better] for value in evaluation.metrics.values())
     lines = ["↑ higher is better, ↓ lower is better"] if has_arrows else []
     lines += [f"{part}: {of.scored:,} of {of.items:,} items scored" for part, of in evaluation.coverage.items()]

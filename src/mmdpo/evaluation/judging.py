@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply

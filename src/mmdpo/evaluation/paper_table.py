@@ -86,7 +86,7 @@ def find_cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, TableValue
     return cells
 
 
-def build_table(
+def build_paper_table(
     runs: Mapping[str, Mapping[str, TableValue | None]],
     *,
     number: str = "1",

@@ -25,7 +25,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.download import default_folder
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
-from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_table, explain, find_cells
+from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_paper_table, explain, find_cells
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.judges import JudgeOptions
 from mmdpo.registry import name_nearest
@@ -85,7 +85,7 @@ def run_suite(options: SuiteOptions, run: RunBenchmark | None = None) -> Suite:
         print()
         if any(cells.values()):  # an embedded world is in no column
             Console().print(
-                build_table({suite.label: suite.cells}, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1))
+                build_paper_table({suite.label: suite.cells}, is_narrow=True).terminal(wrap=6, padding=(0, 0, 0, 1))
             )
             print()
         if suite.others:
@@ -201,7 +201,7 @@ def _write(suite: Suite, remarks: Sequence[str], results: Iterable[str], out: Pa
         "results": {name: str(Path(name) / "result.json") for name in results},
         "paper": {"source": f"{SOURCE}, Table 1", "columns": [column.header for column in COLUMNS], "rows": PAPER["1"]},
     }
-    table = build_table({suite.label: suite.cells})
+    table = build_paper_table({suite.label: suite.cells})
     write_json(out / "suite.json", content)
     others = f"{build_other_table(suite).markdown()}\n" if suite.others else ""
     notes = "".join(f"- {line}\n" for line in remarks)
@@ -234,7 +234,7 @@ def set_beside_paper(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
     shown = {metric.partition("/")[0] for column in COLUMNS for metric in column.metrics}
     kept = {label: {name: of for name, of in results[label].items() if name in shown} for label in runs}
     notes = dict.fromkeys(note for of in kept.values() for note in explain(of))
-    table = build_table(runs, paper_last=True)
+    table = build_paper_table(runs, paper_last=True)
     below = tuple(tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows)  # so that it fits a page
     table = replace(table, title="Beside the paper's Table 1", rows=below)
     return PublishedTable(table, frozenset(PAPER["1"]), metrics, tuple(notes))

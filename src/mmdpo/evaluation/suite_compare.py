@@ -15,7 +15,7 @@ from typing import Any
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.compare import explain_tools, label_folders
-from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_table, explain, find_cells
+from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_paper_table, explain, find_cells
 from mmdpo.files import make_folder, printable, write_json, write_whole
 from mmdpo.tables import Table
 
@@ -32,7 +32,7 @@ class SuiteRows:
 
     def table(self, *, is_narrow: bool = False) -> Table:
         """Returns the paper's rows and these."""
-        return build_table(self.cells, number=self.number, is_narrow=is_narrow)
+        return build_paper_table(self.cells, number=self.number, is_narrow=is_narrow)
 
     def remarks(self) -> list[str]:
         """Returns what stands below the table, a line each."""

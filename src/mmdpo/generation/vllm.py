@@ -25,7 +25,7 @@ from mmdpo.generation.questions import (
     render_prompt,
 )
 from mmdpo.models.start import ADAPTER_CONFIG
-from mmdpo.models.weights import read_json
+from mmdpo.models.weights import read_checkpoint_json
 from mmdpo.registry import list_versions
 
 AT_ONCE = 256
@@ -153,7 +153,7 @@ def _read_details(output: Any, settings: GenerationSettings) -> dict[str, Any]:
 
 def _find_rank(adapter: Path) -> int:
     """Returns the least room that holds the adapter's rank; raises ValueError where vLLM has none so large."""
-    settings = read_json(adapter / ADAPTER_CONFIG)
+    settings = read_checkpoint_json(adapter / ADAPTER_CONFIG)
     rank = max([int(settings.get("r", 0)), *map(int, (settings.get("rank_pattern") or {}).values())])
     room = next((size for size in RANKS if size >= rank), None)
     if room is None:

@@ -7,7 +7,7 @@ A judge is a module with a docstring, whose first line says what it asks, and th
 
 It answers requests and knows nothing of benchmarks; keeping replies, asking again and giving up are the business of
 `mmdpo.evaluation.judging`. Files that start with an underscore are not judges. Replies that were recorded before need
-no model: `mmdpo.benchmarks.replies.RecordedReplies`.
+no model: `mmdpo.benchmarks.recorded_replies.RecordedReplies`.
 """
 
 from __future__ import annotations

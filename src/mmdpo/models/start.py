@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from mmdpo.models.weights import CheckpointError, read_json
+from mmdpo.models.weights import CheckpointError, read_checkpoint_json
 from mmdpo.world import find_world
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -97,7 +97,7 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
         _check_base(folder, base)
     elif found is not None:
         folder = find_folder(base, revision=revision, allow_pickle=options.allow_pickle)
-        base, revision = _find_base(folder, base), read_json(folder / ADAPTER_CONFIG).get("revision")
+        base, revision = _find_base(folder, base), read_checkpoint_json(folder / ADAPTER_CONFIG).get("revision")
     return Start(name, base, revision, folder, options)
 
 
@@ -109,7 +109,7 @@ def resolve_world(name: str) -> str:
 
 def read_base_name(folder: Path) -> str | None:
     """Returns the name of the base that an adapter says it is for, None where it names none."""
-    name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    name = read_checkpoint_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     return str(name) if name else None
 
 

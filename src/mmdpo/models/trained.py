@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmdpo.models.families import PARTS, Family, find_adaptable, find_family
 from mmdpo.models.start import ADAPTER_CONFIG
-from mmdpo.models.weights import CheckpointError, check_names, read_json
+from mmdpo.models.weights import CheckpointError, check_names, read_checkpoint_json
 
 
 def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts: Collection[str]) -> nn.Module:
@@ -69,7 +69,7 @@ def read_settings(folder: Path, *, is_trained: bool) -> Any:
     """Returns PEFT's configuration of an adapter. Raises CheckpointError for a kind that PEFT does not know."""
     from peft import PeftConfig, PeftType
 
-    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    kind = read_checkpoint_json(folder / ADAPTER_CONFIG).get("peft_type")
     if kind not in {known.value for known in PeftType}:
         raise CheckpointError(f"{folder / ADAPTER_CONFIG} is for no adapter that PEFT knows: peft_type is {kind!r}")
     settings = PeftConfig.from_pretrained(str(folder))

@@ -62,7 +62,7 @@ def check_names(expected: Mapping[str, Sequence[int]], found: Mapping[str, Seque
         raise CheckpointError(f"{where}: {'; '.join(parts)}")
 
 
-def read_json(path: Path) -> Any:
+def read_checkpoint_json(path: Path) -> Any:
     """Returns the content of a JSON file. Raises CheckpointError for one that is missing or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -72,16 +72,11 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON as transformers does, indented and with a line break at the end."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _read_files(folder: Path, single: str, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     index = f"{single}.index.json"
     if not (folder / index).is_file():
         return load(folder / single)
-    weight_map = read_json(folder / index).get("weight_map")
+    weight_map = read_checkpoint_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{folder / index}: the key 'weight_map' is missing")
     weights = dict[str, Tensor]()

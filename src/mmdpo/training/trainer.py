@@ -50,7 +50,7 @@ from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
 from mmdpo.training.rows import to_preferences, warn_of_other_samplers
 from mmdpo.training.run_plan import resolve
-from mmdpo.training.samples import SampleAnswers
+from mmdpo.training.sample_answers import SampleAnswers
 from mmdpo.training.streams import SkippedRows, is_stream, make_stream_items, read_first_rows
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from benchmark_data import HAND_MADE, chair_folder, official_data, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItems
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import read_table, write_evaluation
 from mmdpo.benchmarks.tasks import chair, hallusionbench, haloquest, load, mmvp, naturalbench
 from mmdpo.benchmarks.yes_no import find_yes_or_no

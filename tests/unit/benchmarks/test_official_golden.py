@@ -7,9 +7,9 @@ import pytest
 
 from benchmark_data import ROOT, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItem, Tools
-from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
+from mmdpo.benchmarks.evaluate import evaluate_answers, tabulate_counts
 from mmdpo.benchmarks.linguistics import TableLinguistics
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.tasks import load, object_halbench
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
 
@@ -133,7 +133,7 @@ def test_object_halbench_in_word_mode():
         scores[item.id] = object_halbench.score_answer(item, expected["caption"], synonyms, tools)
         items.append(item)
         assert scores[item.id].reason["word"] == {"kept": expected["coco_words"], "flagged": expected["hallucinated"]}
-    sums = build_table(items, scores).sums()
+    sums = tabulate_counts(items, scores).sums()
     overall = SimpleNamespace(**case["rlhfv_word_mode_overall"])
     exact = {
         metric.name: float(metric.compute(sums)[0])

@@ -8,10 +8,10 @@ import pytest
 
 from benchmark_data import HAND_MADE, official_data, official_tools, plain_tools
 from mmdpo.benchmarks.definitions import BenchmarkItem
-from mmdpo.benchmarks.evaluate import build_table, evaluate_answers
+from mmdpo.benchmarks.evaluate import evaluate_answers, tabulate_counts
 from mmdpo.benchmarks.linguistics import TableLinguistics
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
 from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
@@ -160,7 +160,9 @@ def test_the_world_scores_as_its_own_evaluation():
     captions[0], captions[1] = "", "cup cup bed"
     items = world.read_items(HAND_MADE, plain_tools())
     score = world.score
-    sums = build_table(items, {item.id: score(item, text) for item, text in zip(items, captions, strict=True)}).sums()
+    sums = tabulate_counts(
+        items, {item.id: score(item, text) for item, text in zip(items, captions, strict=True)}
+    ).sums()
     expected = score_captions(scenes, captions)
     for metric in load("world").metrics:
         assert float(metric.compute(sums)[0]) == pytest.approx(getattr(expected, metric.name[6:]), rel=1e-12)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmark_data import HAND_MADE, plain_tools
 from mmdpo.benchmarks.evaluate import evaluate_answers
-from mmdpo.benchmarks.replies import RecordedReplies
+from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import write_evaluation
 from mmdpo.benchmarks.tasks import load
 from mmdpo.report.evaluated import ItemPictures, read_evaluated

@@ -18,7 +18,7 @@ SUBCATEGORIES: Final = ("chart", "figure", "illusion", "map", "math", "ocr", "ta
 _KEYS: Final = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
 
-def read_rows(data_dir: Path) -> tuple[BenchmarkItem, ...]:
+def read_all_items(data_dir: Path) -> tuple[BenchmarkItem, ...]:
     """Reads the 1,129 questions; ids are `VD_illusion_0_1_2`: category, subcategory, set, figure, question.
 
     `truth` has the row's fields. Questions of one set go together. Raises EvaluationError for another file.

@@ -14,7 +14,7 @@ UNANSWERED: Final = "repope_unanswered"
 TRAPS: Final = {UNANSWERED: 'answers that hold neither "yes" nor "no", which RePOPE\'s rule counts nowhere'}
 
 
-def list_files(folders: Iterable[Path]) -> dict[str, Path]:
+def find_label_files(folders: Iterable[Path]) -> dict[str, Path]:
     """Returns split → its file of relabelled questions, of the first folder that has any."""
     for folder in folders:
         files = {split: folder / f"coco_repope_{split}.json" for split in SPLITS}

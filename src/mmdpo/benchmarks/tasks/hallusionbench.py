@@ -29,7 +29,7 @@ from mmdpo.benchmarks.definitions import (
 from mmdpo.benchmarks.groups import Grouping, add_counts, count_groups
 from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
-from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, read_rows
+from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, read_all_items
 from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
 from mmdpo.benchmarks.tasks._hallusionbench import find_id as find_id
 
@@ -107,7 +107,7 @@ METRICS = (
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the 1,129 questions, 178 of them without an image; raises EvaluationError for another file."""
-    return read_rows(data_dir)
+    return read_all_items(data_dir)
 
 
 def judged_ids(items: Sequence[BenchmarkItem]) -> list[str]:

@@ -17,7 +17,7 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools, ratio_
 from mmdpo.benchmarks.groups import Grouping, count_groups
 from mmdpo.benchmarks.peers import read_vlmevalkit
 from mmdpo.benchmarks.tasks._hallusionbench import ANSWER_FIELDS as ANSWER_FIELDS
-from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, SUBCATEGORIES, read_rows
+from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, SUBCATEGORIES, read_all_items
 from mmdpo.benchmarks.tasks._hallusionbench import DATA_NAME as DATA_NAME
 from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
 from mmdpo.benchmarks.tasks._hallusionbench import find_id as find_id
@@ -44,12 +44,12 @@ METRICS = tuple(
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads the 951 questions that have an image; raises EvaluationError for another file."""
-    return tuple(item for item in read_rows(data_dir) if item.image)
+    return tuple(item for item in read_all_items(data_dir) if item.image)
 
 
 def unasked_ids(data_dir: Path) -> frozenset[str]:
     """Returns the ids of the questions without an image, which the authors' rule asks and this one does not."""
-    return frozenset(item.id for item in read_rows(data_dir) if not item.image)
+    return frozenset(item.id for item in read_all_items(data_dir) if not item.image)
 
 
 def score(item: BenchmarkItem, answer: str) -> ItemScore:

@@ -34,7 +34,7 @@ from mmdpo.benchmarks.definitions import (
 from mmdpo.benchmarks.peers import LMMS_EVAL, VLMEVALKIT, read_lmms_eval, read_vlmevalkit
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 from mmdpo.benchmarks.tasks._repope import TRAPS as TRAPS_OF_REPOPE
-from mmdpo.benchmarks.tasks._repope import count_answer, list_files, make_metrics
+from mmdpo.benchmarks.tasks._repope import count_answer, find_label_files, make_metrics
 from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 from mmdpo.benchmarks.yes_no import MEASURES, count_outcome, find_yes_or_no, make_metric
@@ -87,7 +87,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     items = [item for split, file in files.items() if file.exists() for item in read_split(file, split)]
     if not items:
         raise EvaluationError(f"{data_dir}: holds none of {', '.join(file.name for file in files.values())}")
-    relabelled = list_files([data_dir, data_dir.parent / "repope"])
+    relabelled = find_label_files([data_dir, data_dir.parent / "repope"])
     if not relabelled:
         return tuple(items)
     labels = {item.id: item.truth["label"] for split, file in relabelled.items() for item in read_split(file, split)}

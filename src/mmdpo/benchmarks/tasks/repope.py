@@ -14,7 +14,7 @@ from typing import Any, Final
 from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, Tools
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.tasks._repope import TRAPS as TRAPS
-from mmdpo.benchmarks.tasks._repope import count_answer, list_files, make_metrics
+from mmdpo.benchmarks.tasks._repope import count_answer, find_label_files, make_metrics
 from mmdpo.benchmarks.tasks.pope import find_id as find_id
 from mmdpo.benchmarks.tasks.pope import read_split
 from mmdpo.benchmarks.yes_no import find_yes_or_no
@@ -30,7 +30,7 @@ HEADLINE = ("repope/macro/accuracy", "repope/macro/f1")
 
 def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
     """Reads each `coco_repope_*.json` that is there, with POPE's ids; raises EvaluationError if none is."""
-    files = list_files([data_dir])
+    files = find_label_files([data_dir])
     if not files:
         raise EvaluationError(f"{data_dir}: holds no coco_repope_random.json, nor one of another split")
     return tuple(item for split, file in files.items() for item in read_split(file, split))
@@ -38,7 +38,7 @@ def read_items(data_dir: Path, tools: Tools) -> tuple[BenchmarkItem, ...]:
 
 def unasked_ids(data_dir: Path) -> frozenset[str]:
     """Returns the ids of POPE's questions that RePOPE has taken out of the splits that are there."""
-    files = list_files([data_dir])
+    files = find_label_files([data_dir])
     asked = {item.id for split, file in files.items() for item in read_split(file, split)}
     return frozenset(f"{split}/{number}" for split in files for number in range(1, _QUESTIONS + 1)) - asked
 

@@ -7,6 +7,7 @@ record is written last, as `checkpoint.json.partly`, and renamed: a folder that 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Any
 from xxhash import xxh3_128
 
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED
-from mmdpo.models.weights import CheckpointError, read_json, write_json
+from mmdpo.models.weights import CheckpointError, read_checkpoint_json
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ def seal(checkpoint: Path, content: Mapping[str, Any]) -> None:
     # A card is for readers, who may edit it.
     found = [path for path in _walk(checkpoint) if path.suffix != ".md" and path.name not in (RECORD, UNSEALED)]
     files = {str(path.relative_to(checkpoint)): _describe_file(path) for path in found}
-    write_json(checkpoint / UNSEALED, {**content, "files": files})
+    record = json.dumps({**content, "files": files}, indent=2, ensure_ascii=False)
+    (checkpoint / UNSEALED).write_text(record + "\n", encoding="utf-8")
     for path in checkpoint.rglob("*"):
         _sync(path)
     (checkpoint / UNSEALED).rename(checkpoint / RECORD)
@@ -95,7 +97,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint} is no folder: name a checkpoint of the run, or true for its last one")
     if not (checkpoint / RECORD).is_file():
         raise CheckpointError(f"{checkpoint} is no checkpoint that mmdpo has finished writing: {RECORD} is missing")
-    record: dict[str, Any] = read_json(checkpoint / RECORD)
+    record: dict[str, Any] = read_checkpoint_json(checkpoint / RECORD)
     is_record = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in _KEYS.items())
     if not is_record or not all(isinstance(entry, dict) and "bytes" in entry for entry in record["files"].values()):
         raise CheckpointError(f"{checkpoint / RECORD} is damaged: use another checkpoint, or copy this one again")

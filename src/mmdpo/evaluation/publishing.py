@@ -23,7 +23,7 @@ TASK = "image-text-to-text"
 """Of a model that answers about images, as the hub calls it."""
 
 
-def build_table(evaluation: Evaluation) -> Table:
+def build_metrics_table(evaluation: Evaluation) -> Table:
     """Returns the metrics of a result as people read them, a row each."""
     digits, rows = {metric.name: metric.digits for metric in load(evaluation.benchmark).all_metrics}, []
     for name, value in evaluation.metrics.items():

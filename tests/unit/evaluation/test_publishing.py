@@ -11,7 +11,7 @@ from benchmark_data import HAND_MADE, plain_tools
 from eval_verb import run
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
-from mmdpo.evaluation.sharing import list_card_results, push_results
+from mmdpo.evaluation.publishing import list_card_results, push_results
 
 POPE = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--resamples", "100"]
 

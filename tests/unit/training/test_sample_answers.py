@@ -13,7 +13,7 @@ from torch import nn
 
 import small_trainer
 from mmdpo import MDPOConfig
-from mmdpo.training.samples import PICTURES, SAMPLES, SampleAnswers, undisturbed
+from mmdpo.training.sample_answers import PICTURES, SAMPLES, SampleAnswers, undisturbed
 from mmdpo.world.pairs import make_pairs
 
 
