@@ -38,8 +38,8 @@ def read_dataset(
     alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
     Raises FileNotFoundError where there is no such file or folder; RowError, which names file and line, where a line of
-    a JSON file is malformed; ValueError where the file or folder cannot be read, the split or the configuration does not
-    exist, or the columns are in no known format.
+    a JSON file is malformed; ValueError where the file or folder cannot be read, split or configuration do not exist,
+    or the columns are in no known format.
     """
     found = open_rows(path_or_name, split=split, config=config)
     return PreferenceDataset.from_rows(found.rows, name=found.name, format=format, image_root=image_root or found.root)
@@ -134,8 +134,8 @@ def read_stream(
     `train` alone. Relative image paths are joined to `image_root`, else to the files' folder.
 
     Raises FileNotFoundError where there is no such file or folder, or no file fits the pattern; RowError where the
-    first shard cannot be read; ValueError where the files cannot be streamed, the split or the configuration does not
-    exist, or the columns are in no known format.
+    first shard cannot be read; ValueError where the files cannot be streamed, split or configuration do not exist,
+    or the columns are in no known format.
     """
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
