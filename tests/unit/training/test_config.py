@@ -9,7 +9,7 @@ from trl import DPOConfig, ModelConfig, ScriptArguments
 
 from mmdpo.keys import ABSENT
 from mmdpo.records import Cell
-from mmdpo.training import config
+from mmdpo.training import config, option_checks
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.ranges import RANGES
 
@@ -91,7 +91,7 @@ def test_what_cannot_work_together_is_refused(configure, options, message):
 
 @pytest.mark.parametrize("name", ["wandb", "nonsense"])
 def test_a_logger_that_is_not_there_is_named_before_anything_is_loaded(configure, monkeypatch, name):
-    monkeypatch.setattr(config, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr(option_checks, "get_available_reporting_integrations", lambda: ["tensorboard"])
     with pytest.raises(ValueError, match=f"report_to: {name} is not installed .*tensorboard"):
         configure(report_to=["tensorboard", name])
     assert configure(report_to="tensorboard").report_to == ["tensorboard"]
