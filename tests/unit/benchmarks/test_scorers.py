@@ -13,7 +13,7 @@ from mmdpo.benchmarks.linguistics import TableLinguistics
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.similarity import PairTable
-from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope, world
+from mmdpo.benchmarks.tasks import load, mmhal, object_halbench, pope
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.tasks.amber import AmberWords, score_description
 from mmdpo.benchmarks.tasks.object_halbench import CocoObjects
@@ -151,7 +151,8 @@ def test_ground_truth_is_built_from_coco_where_it_lies_in_the_folder(tmp_path):
 def test_the_world_scores_as_its_own_evaluation():
     from mmdpo.world.scenes import score_captions
 
-    scenes = WorldBenchmark(SMALL).scenes
+    world = WorldBenchmark(SMALL)
+    scenes = world.scenes
     generator = np.random.default_rng(0)
     captions = [
         write_caption(SMALL, SUPERVISED_CAPTIONER.name_objects(scene, generator), scene.setting, "polite")
@@ -159,10 +160,8 @@ def test_the_world_scores_as_its_own_evaluation():
     ]
     captions[0], captions[1] = "", "cup cup bed"
     items = world.read_items(HAND_MADE, plain_tools())
-    score = world.score
-    sums = tabulate_counts(
-        items, {item.id: score(item, text) for item, text in zip(items, captions, strict=True)}
-    ).sums()
+    scores = {item.id: world.score(item, text) for item, text in zip(items, captions, strict=True)}
+    sums = tabulate_counts(items, scores).sums()
     expected = score_captions(scenes, captions)
     for metric in load("world").metrics:
         assert float(metric.compute(sums)[0]) == pytest.approx(getattr(expected, metric.name[6:]), rel=1e-12)
