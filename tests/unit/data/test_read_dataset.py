@@ -7,7 +7,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from mmdpo.data.read import has_splits, read_dataset, read_stream
+from mmdpo.data.read import has_splits, only_split, read_dataset, read_stream
 from mmdpo.records import RowError
 
 
@@ -125,6 +125,10 @@ class TestOneSplit:
         assert not has_splits(source)
         with pytest.raises(ValueError, match=r"split is 'nope', and .* has the split train alone: leave split out"):
             read_dataset(source, split="nope")
+
+    def test_to_evaluate_on_it_is_to_evaluate_on_all_of_it(self, source):
+        assert [only_split(source, split) for split in ("test", "train", "nope")] == ["train", "train", "nope"]
+        assert only_split("somebody/pairs", "test") == "test"
 
     def test_a_configuration_is_refused(self, source):
         with pytest.raises(ValueError, match=r"dataset_config is 'small', and only"):
