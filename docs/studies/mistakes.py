@@ -61,7 +61,9 @@ def draw(shares: dict[str, dict[str, float]]) -> Figure:
     axes = figure.add_subplot()
     for kind, colour in KINDS.items():
         lengths = [of.get(kind, 0.0) for of in shares.values()]
-        starts = [sum(of.get(before, 0.0) for before in list(KINDS)[: list(KINDS).index(kind)]) for of in shares.values()]
+        starts = [
+            sum(of.get(before, 0.0) for before in list(KINDS)[: list(KINDS).index(kind)]) for of in shares.values()
+        ]
         if any(lengths):
             axes.barh(list(shares), lengths, left=starts, color=colour, label=kind, height=0.7)
     axes.invert_yaxis()
