@@ -59,13 +59,12 @@ def draw(shares: dict[str, dict[str, float]]) -> Figure:
     """Draws a bar for each variant, of its kinds of mistakes."""
     figure = Figure(figsize=(8, 0.8 + 0.32 * len(shares)), layout="constrained")
     axes = figure.add_subplot()
+    starts = [0.0] * len(shares)
     for kind, colour in KINDS.items():
         lengths = [of.get(kind, 0.0) for of in shares.values()]
-        starts = [
-            sum(of.get(before, 0.0) for before in list(KINDS)[: list(KINDS).index(kind)]) for of in shares.values()
-        ]
         if any(lengths):
             axes.barh(list(shares), lengths, left=starts, color=colour, label=kind, height=0.7)
+        starts = [start + length for start, length in zip(starts, lengths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("named and not there, % of all mentions (CHAIR_i)")
     axes.spines[["top", "right"]].set_visible(False)
