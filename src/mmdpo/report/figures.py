@@ -84,9 +84,9 @@ def write_figure(draw: Callable[[], Figure], path: Path) -> Path:
     """Writes what `draw` makes as the PNG `path` and an SVG beside it; returns the path of the PNG."""
     with matplotlib.rc_context(_SETTINGS):
         figure = draw()
-        if figure.get_layout_engine() is not None:
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once, not twice for each file
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine(None)  # laid out once, and drawn once for each file
         figure.savefig(path, dpi=144)
         figure.savefig(path.with_suffix(".svg"), metadata=_NO_METADATA)
     return path

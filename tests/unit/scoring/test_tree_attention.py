@@ -230,6 +230,8 @@ def test_trees_are_gone_afterwards_whatever_happened():
     with torch.compiler.set_stance("force_eager"):  # the same mask, without twenty seconds of a compiler
         plain, theirs = make_block_mask(**lengths), flex_attention_mask(**lengths, mask_function=causal_mask_function)
     assert torch.equal(plain.to_dense(), theirs.to_dense())
+    start, places = torch.tensor(0), torch.arange(5)
+    assert torch.equal(*(mask.mask_mod(start, start, places[:, None], places) for mask in (plain, theirs)))
 
 
 SIZES = dict(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4)
