@@ -153,12 +153,12 @@ def test_the_step_of_every_preset_waits_for_nothing(tmp_path, rows, objective):
     "options",
     [
         dict(precompute_ref_log_probs=False),
-        dict(precompute_ref_log_probs=False, lora=True),
         dict(corruption_per_epoch=True, lora=True),
-        dict(gradient_checkpointing=True),
         dict(max_tokens_per_row=80),
-        dict(image_terms="where_possible"),
-        dict(freeze_projector=False, freeze_vision_tower=False),
+        pytest.param(dict(precompute_ref_log_probs=False, lora=True), marks=pytest.mark.slow),
+        pytest.param(dict(gradient_checkpointing=True), marks=pytest.mark.slow),
+        pytest.param(dict(image_terms="where_possible"), marks=pytest.mark.slow),
+        pytest.param(dict(freeze_projector=False, freeze_vision_tower=False), marks=pytest.mark.slow),
     ],
     ids=str,
 )

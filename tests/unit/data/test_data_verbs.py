@@ -23,6 +23,7 @@ def vqa(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_the_world_becomes_one_file_that_trains_alike(tmp_path, capsys):
     out = tmp_path / "pairs.parquet"
     assert main(["data", "convert", "world", str(out), "--sample", "6", "--seed", "3"]) == 0

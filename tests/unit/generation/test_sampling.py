@@ -129,7 +129,7 @@ def test_seeds_give_different_answers(said):
         assert len({said[f"{picture}.{k}"].text for k in range(8)}) >= 4
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 24])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.slow), 24])
 @pytest.mark.parametrize("which", ["all", "shuffled", "some"])
 def test_an_answer_depends_on_nothing_else_that_is_asked(said, batch_size, which):
     asked = questions()
