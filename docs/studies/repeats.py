@@ -32,16 +32,17 @@ def read_tries(study: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def draw(found: dict[str, dict[str, dict[str, float]]]) -> Figure:
     """Draws one panel for each measure and one line for each variant."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
     for place, (measure, label) in enumerate(MEASURES.items(), 1):
         axes = figure.add_subplot(1, len(MEASURES), place)
-        for variant, means in found[measure].items():
-            axes.plot([float(rate) for rate in means], list(means.values()), marker="o", markersize=4, label=variant)
-        axes.set_xscale("log")
+        for number, (variant, means) in enumerate(found[measure].items()):
+            # The default colours repeat after ten lines: those after them are dashed.
+            style = "-" if number < 10 else "--"
+            axes.plot(list(means), list(means.values()), style, marker="o", markersize=4, label=variant)
         axes.set_xlabel("learning rate")
         axes.set_title(label, fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize="small", loc="outside right center")
     return figure
 
 
