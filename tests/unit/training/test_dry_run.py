@@ -146,7 +146,7 @@ def test_the_largest_micro_batch_is_met_exactly_where_it_is_the_only_one(plan, a
     "options",
     [pytest.param(dict(num_train_epochs=2), marks=pytest.mark.slow),
      pytest.param(dict(gradient_accumulation_steps=2), marks=pytest.mark.slow),
-     dict(dataloader_drop_last=True),
+     pytest.param(dict(dataloader_drop_last=True), marks=pytest.mark.slow),
      dict(per_device_train_batch_size=3, gradient_accumulation_steps=3, num_train_epochs=1.5)],
     ids=str,
 )  # fmt: skip

@@ -105,6 +105,7 @@ class TestReading:
         trainer.train()
         assert trainer.state.global_step == 2
 
+    @pytest.mark.slow
     def test_a_stream_of_the_datasets_library(self, tmp_path, shards):
         loaded = datasets.load_dataset("parquet", data_files=str(shards), split="train", streaming=True)
         trainer = build_trainer(tmp_path, loaded)
@@ -161,6 +162,7 @@ class TestResuming:
         assert read[0] != (first.seen[12] >> 32, 0), "the second pass was read from its beginning"
         assert len(read) <= 4
 
+    @pytest.mark.slow
     def test_a_run_that_has_ended_takes_no_step_more(self, tmp_path, shards):
         options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
         build_trainer(tmp_path, shards, **options).train()
@@ -308,6 +310,7 @@ class TestRecipe:
         with pytest.raises(RecipeError, match=message):
             train(self.arguments(tmp_path, shards, **changes))
 
+    @pytest.mark.slow
     def test_evaluation_reads_another_dataset_whole(self, tmp_path, shards):
         held_out = shards.parent / "pairs-3.parquet"
         arguments = self.arguments(tmp_path, shards, eval_strategy="steps", eval_steps=2, eval_dataset_name=held_out)

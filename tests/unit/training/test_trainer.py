@@ -90,6 +90,7 @@ class TestInvariances:
         checkpointed.train()
         assert losses_of(checkpointed) == pytest.approx(losses_of(plain), rel=1e-5)
 
+    @pytest.mark.slow
     def test_bf16_follows_float32(self, tmp_path, rows):
         """Rewards are differences of log-probabilities: these stay in float32 whatever the model computes in."""
         full = build_trainer(tmp_path / "float32", rows, learning_rate=3e-4)
@@ -166,6 +167,7 @@ class TestWhatMoves:
 
 
 class TestReference:
+    @pytest.mark.slow
     def test_adapter_off_frozen_copy_and_precomputed_give_the_same_run(self, tmp_path, rows):
         def adapter():
             return LoraConfig(r=2, lora_alpha=16)
