@@ -102,6 +102,7 @@ def test_it_documents_itself(name):
     benchmark = tasks.load(name)
     module = import_module(f"mmdpo.benchmarks.tasks.{name}")
     assert len(benchmark.summary) > 20
+    assert ": " in benchmark.summary, "its title, a colon, and what it measures"
     assert benchmark.licence
     assert "Source:" in module.__doc__ or name in WORLDS
     assert "EvaluationError" in getattr(module, "BENCHMARK", module).find_id.__doc__

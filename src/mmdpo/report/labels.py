@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from mmdpo.registry import Registry
 from mmdpo.tables import show_number
 
 
@@ -56,23 +57,7 @@ _TERMS = {"rank_response": "response term", "rank_image": "image term", "rank_jo
 _IMAGES = {"none": "no image", "original": "its own image", "corrupted": "the corrupted image"}
 _RESPONSES = ("chosen", "rejected", "alternative")
 
-BENCHMARKS = {
-    "amber": "AMBER",
-    "chair": "CHAIR",
-    "conflict": "Cross-modality conflicts",
-    "dash_b": "DASH-B",
-    "hallusionbench": "HallusionBench",
-    "hallusionbench_yes_no": "HallusionBench, yes or no",
-    "haloquest": "HaloQuest",
-    "mmhal": "MMHal-Bench",
-    "mmvp": "MMVP",
-    "naturalbench": "NaturalBench",
-    "object_halbench": "Object HalBench",
-    "pope": "POPE",
-    "repope": "RePOPE",
-    "world": "Embedded world",
-    "world_large": "Large embedded world",
-}
+_BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
 _WORDS = {
     "chair": "CHAIR", "chair_i": "CHAIRi", "chair_s": "CHAIRs", "chair_s_refine": "CHAIRs, answers that name objects",
     "cover": "Cover", "hal": "Hal", "cog": "Cog", "f1": "F1", "tnr": "true negative rate", "tpr": "true positive rate",
@@ -128,8 +113,12 @@ def label_metric(name: str, benchmark: str = "") -> str:
 
 
 def label_benchmark(name: str) -> str:
-    """Returns what a benchmark is called."""
-    return BENCHMARKS.get(name, name)
+    """Returns what a benchmark is called: the first line of its file up to the colon; another name stands as it is.
+
+    >>> label_benchmark("object_halbench"), label_benchmark("mine")
+    ('Object HalBench', 'mine')
+    """
+    return _BENCHMARKS.about(name).partition(":")[0] if name in _BENCHMARKS.names() else name
 
 
 def _name_kind(kind: str) -> tuple[str, str]:

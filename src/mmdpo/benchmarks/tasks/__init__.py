@@ -1,6 +1,6 @@
 """Benchmarks: one file each, whose name is the benchmark's public name. A file dropped in here is found and tested.
 
-A benchmark is a module with a docstring, whose first line says what it measures, and these names:
+A benchmark is a module with a docstring, whose first line is its title, a colon and what it measures, and these names:
 
     LICENCE     whose data it is, and under which licence
     METRICS     tuple of Metric, named `benchmark/…`

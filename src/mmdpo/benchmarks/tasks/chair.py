@@ -1,4 +1,4 @@
-"""CHAIR on COCO: objects in detailed descriptions of 500 images of val2014 that are not in the image.
+"""CHAIR: objects in detailed descriptions of 500 images of COCO val2014 that are not in the image.
 
 Source: Rohrbach et al., Object Hallucination in Image Captioning, EMNLP 2018, with the words of its `synonyms.txt`;
 each word of a description that names a COCO class counts, as in word mode of `object_halbench`. There is no official

@@ -1,4 +1,4 @@
-"""Conflicts of what is seen and what is known: questions with options, asked with the image and with a line of text.
+"""Cross-modality conflicts: questions with options, asked with the image and with a line of text.
 
 Source: Zhu et al., Unraveling Cross-Modality Knowledge Conflicts in Large Vision-Language Models (arXiv 2410.03659),
 with their two files of questions (ViQuAE, InfoSeek). An answer is read by the first letter that stands alone, else by

@@ -1,4 +1,4 @@
-"""HallusionBench, the authors' rule: 1,129 yes/no questions on figures and edited figures, checked by a judge.
+"""HallusionBench: 1,129 yes/no questions on figures and edited figures, checked by a judge: the authors' rule.
 
 Source: Guan et al., HallusionBench, CVPR 2024; scoring as the authors' `utils.py` and `evaluation.py`. A judge that
 sees no image says of each answer whether it is correct, incorrect or unclear, and, where that decides what a mistake

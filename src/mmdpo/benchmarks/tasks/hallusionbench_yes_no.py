@@ -1,4 +1,4 @@
-"""HallusionBench by yes and no, without a judge: the 951 questions with an image, as VLMEvalKit scores them.
+"""HallusionBench, yes or no: the 951 questions with an image, without a judge, as VLMEvalKit scores them.
 
 Source: Guan et al., HallusionBench, CVPR 2024, with the rule of VLMEvalKit (`YOrN_Extraction` and `Hallusion_rating` in
 vlmeval/dataset/utils/yorn.py at 0c7163c9, exact matching): an answer that has "yes" or "no" as a word, and not both,

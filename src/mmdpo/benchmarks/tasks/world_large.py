@@ -1,4 +1,4 @@
-"""The large embedded world: hallucinated objects in captions of scenes that are known exactly.
+"""Large embedded world: hallucinated objects in captions of scenes that are known exactly.
 
 The measures are those of `mmdpo.world.scenes`; the scenes are those that a study tests on with seed 0.
 """
