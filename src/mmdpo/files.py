@@ -268,6 +268,16 @@ def find_inside(folder: Path, name: Any) -> Path | Unshown:
     return Unshown(f"{name} lies outside {folder}")
 
 
+def file_inside(folder: Path, name: str) -> Path:
+    """Returns such a file to be read; raises UnusableFileError for what lies elsewhere or is no regular file."""
+    found = find_inside(folder, name)
+    if isinstance(found, Unshown):
+        raise UnusableFileError(found.reason)
+    if (kind := irregular_kind(found)) is not None:
+        raise UnusableFileError(f"it is {kind} and no regular file")
+    return found
+
+
 def parse_json(text: str | bytes) -> Any:
     """Returns the value that a JSON text stands for; raises ValueError for any other text, however deep it nests."""
     try:

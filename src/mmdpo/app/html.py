@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, PackageLoader
 from markupsafe import Markup
 
-from mmdpo.report.layout import breakable
+from mmdpo.report.layout import TEMPLATES
 
-_TEMPLATES = Environment(
-    loader=ChoiceLoader(
-        [PackageLoader("mmdpo.app"), PackageLoader("mmdpo.report")]
-    ),  # macros of reports serve here, too
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.globals["breakable"] = breakable
+# Macros of reports serve here, too.
+_TEMPLATES = TEMPLATES.overlay(loader=ChoiceLoader([PackageLoader("mmdpo.app"), PackageLoader("mmdpo.report")]))
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL.Image import Image
 
 from mmdpo.app.html import render
-from mmdpo.app.models import Models
+from mmdpo.app.models import LoadedModel
 from mmdpo.app.pair_pictures import LONGEST_SIDE, Shown
 from mmdpo.corruption import Corruption, load
 from mmdpo.data.dataset import PreferenceDataset
@@ -36,7 +36,6 @@ MOST_PIXELS = 50_000_000
 MOST_CHARACTERS = 8_000
 """Of a prompt, or an answer, that is typed in."""
 LONGEST_PROMPT = 600
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -131,27 +130,24 @@ def take_other(
     return (other.images[0],) * len(example.images)
 
 
-def look(models: Models, name: str, question: Question, *, without_adapter: bool = False, tell: Tell) -> Looked:
+def look(loaded: LoadedModel, question: Question, *, without_adapter: bool = False) -> Looked:
     """Scores the answers of a question with one model, token by token.
 
-    Raises ValueError for a model without the adapter that was to be taken off, and what loading and scoring raise.
+    Raises ValueError for a model without the adapter that was to be taken off, and what scoring raises.
     """
-    label = f"{name} without its adapter" if without_adapter else name
-    with models.use(name, tell) as loaded:
-        if without_adapter and not loaded.has_adapter:
-            raise ValueError(f"{printable(name)} has no adapter to take off: choose another model beside it")
-        tell(f"{printable(label)} reads the answers")
-        with loaded.model.disable_adapter() if without_adapter else nullcontext():
-            scored = score_tokens(
-                loaded.model,
-                loaded.processor,
-                question.example,
-                against=[question.against],
-                corruption=question.corruption,
-                other_images=question.other_images,
-                seed=question.seed,
-            )
-    return Looked(label, scored)
+    if without_adapter and not loaded.has_adapter:
+        raise ValueError(f"{printable(loaded.name)} has no adapter to take off: choose another model beside it")
+    with loaded.model.disable_adapter() if without_adapter else nullcontext():
+        scored = score_tokens(
+            loaded.model,
+            loaded.processor,
+            question.example,
+            against=[question.against],
+            corruption=question.corruption,
+            other_images=question.other_images,
+            seed=question.seed,
+        )
+    return Looked(f"{loaded.name} without its adapter" if without_adapter else loaded.name, scored)
 
 
 def render_looked(question: Question, found: Sequence[Looked]) -> Markup:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -30,6 +29,8 @@ PAIR, OWN = "a pair of the dataset", "a picture of your own"
 NOTHING, WITHOUT_ADAPTER = "nothing", "the same without its adapter"
 _VERSIONS = {text: version for version, text in AGAINST.items()}
 _NEEDS_OTHERS = "random_image"
+_LOOK_AGAIN = 0.25
+"""Seconds between two words about a model that is waited for."""
 
 
 def is_wanted(sources: Sources) -> bool:
@@ -45,11 +46,11 @@ def list_models(sources: Sources) -> list[str]:
     return list(dict.fromkeys([*sources.models, *found]))
 
 
-def build(sources: Sources) -> Callable[[], None]:
+def build(sources: Sources) -> Callable[[], Any]:
     """Fills the tab; returns what begins to load the first model."""
     models = Models(list_models(sources), most=sources.max_models)
     _Page(models, {source.name: source.read() for source in sources.datasets}, sources.seed).build()
-    return lambda: models.prepare(models.names[0])
+    return lambda: models.ask(models.names[0])
 
 
 class _Page:
@@ -132,10 +133,10 @@ class _Page:
                 asked.append((model, True) if beside == WITHOUT_ADAPTER else (beside, False))
             found = []
             for name, without_adapter in dict.fromkeys(asked):
-                work = _Told(partial(look, self.models, name, question, without_adapter=without_adapter))
-                for line in work:
-                    yield paragraph(line, "soft", role="status"), gr.skip()
-                found.append(work.result())
+                answer = self.models.ask(name, partial(look, question=question, without_adapter=without_adapter))
+                while not wait([answer], _LOOK_AGAIN).done:
+                    yield paragraph(self.models.describe(name), "soft", role="status"), gr.skip()
+                found.append(answer.result())
             yield (
                 paragraph(" · ".join(map(self.models.describe, dict(asked))), "soft", role="status"),
                 render_looked(question, found),
@@ -159,42 +160,6 @@ class _Page:
             take_other(example, rows, None if other_row is None else int(other_row), other) if version == OTHER else ()
         )
         return Question(example, where, version, made, others, int(seed or 0))
-
-
-class _Told:
-    """Work in a thread of its own: iterating gives what it tells, until it has ended; `result` is what it returned.
-
-    The work takes `tell`, which it calls with a line.
-    """
-
-    def __init__(self, work: Callable[..., Any]) -> None:
-        self._lines: Queue[str] = Queue()
-        self._result: Any = None
-        self._error: Exception | None = None
-        self._thread = Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[str]:
-        last = None
-        while self._thread.is_alive() or not self._lines.empty():
-            try:
-                line = self._lines.get(timeout=0.1)
-            except Empty:
-                continue
-            if line != last:
-                yield (last := line)
-
-    def result(self) -> Any:
-        """Returns what the work returned, or raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _run(self, work: Callable[..., Any]) -> None:
-        try:
-            self._result = work(tell=self._lines.put)
-        except Exception as error:
-            self._error = error
 
 
 def explain(error: Exception) -> str:

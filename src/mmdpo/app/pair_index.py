@@ -1,22 +1,24 @@
 """What is known of every row of a dataset, so that 100,000 of them can be searched, filtered and sorted.
 
-Each row is read once, in the background, and none of its images is opened. Numbers stay in arrays; texts, which are
-searched alone, lie in a file that the system keeps in memory while there is room.
+Each row is read once, in the background, and none of its images is opened. What is known of it stands in a table of
+SQLite, whose file the system keeps in memory while there is room.
 """
 
 from __future__ import annotations
 
-import mmap
+import itertools
+import json
 import re
-import tempfile
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from math import nan
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from mmdpo.benchmarks.linguistics import TableLinguistics
 from mmdpo.data.check import as_fault
@@ -27,21 +29,42 @@ from mmdpo.data.validate import validate_example
 from mmdpo.pairs.judges import find_objects
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample
 
-FAULTY, FLAGGED, DROPPED, UNDECIDED = "faulty", "flagged", "dropped", "not decided"
-EQUAL, ONE_WORD, ONE_OBJECT = "equal answers", "one word differs", "one object differs"
-CHOSEN_LONGER, REJECTED_LONGER, WITHOUT_IMAGE = "chosen is longer", "rejected is longer", "without an image"
-FILTERS = (
-    FAULTY, FLAGGED, DROPPED, UNDECIDED, EQUAL, ONE_WORD, ONE_OBJECT, CHOSEN_LONGER, REJECTED_LONGER, WITHOUT_IMAGE,
-)  # fmt: skip
+FAULTY, FLAGGED, DROPPED, UNDECIDED, ONE_OBJECT = "faulty", "flagged", "dropped", "not decided", "one object differs"
+_TABLE = """CREATE TABLE rows (
+    place INTEGER PRIMARY KEY, chosen INTEGER, rejected INTEGER, images INTEGER, changed_chosen INTEGER,
+    changed_rejected INTEGER, is_faulty INTEGER, text BLOB, one_object INTEGER
+)"""
+"""`chosen`, `rejected` and what is changed of them in words; `text` as it is searched."""
+_HAS_BOTH = "chosen > 0 AND rejected > 0"
+_FLAGGED, _DROPPED = (f"place IN (SELECT value FROM json_each(:{decision}))" for decision in (FLAG, DROP))
+FILTERS = {
+    FAULTY: "is_faulty",
+    FLAGGED: _FLAGGED,
+    DROPPED: _DROPPED,
+    UNDECIDED: f"NOT {_FLAGGED} AND NOT {_DROPPED}",
+    "equal answers": f"{_HAS_BOTH} AND max(changed_chosen, changed_rejected) = 0",
+    "one word differs": f"{_HAS_BOTH} AND max(changed_chosen, changed_rejected) = 1",
+    ONE_OBJECT: "one_object",
+    "chosen is longer": f"{_HAS_BOTH} AND chosen > rejected",
+    "rejected is longer": f"{_HAS_BOTH} AND chosen < rejected",
+    "without an image": f"{_HAS_BOTH} AND images = 0",
+}
+"""What may be asked of rows, and how the table is."""
 IN_ORDER = "as in the file"
-_LOWEST, _HIGHEST = "lowest", "highest"
-_CHOSEN_MORE, _REJECTED_MORE = "chosen longer, by most words", "rejected longer, by most words"
-_LONGEST, _SHORTEST, _FEWEST = "longest", "shortest", "fewest changed words"
-_ORDERS = (_CHOSEN_MORE, _REJECTED_MORE, _LONGEST, _SHORTEST, _FEWEST)
+_ORDERS = {
+    IN_ORDER: "place",
+    "chosen longer, by most words": "rejected - chosen",
+    "rejected longer, by most words": "chosen - rejected",
+    "longest": "-max(chosen, rejected)",
+    "shortest": "max(chosen, rejected)",
+    "fewest changed words": "changed_chosen + changed_rejected",
+}
 _PAUSE = 0.001
 """Seconds that the reading thread leaves to others after each block of rows."""
 _BLOCK = 50
 _LINGUISTICS = TableLinguistics()
+Tell = Callable[[int, int], None]
+"""Receives how many of how many rows were looked at."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +161,7 @@ def differ_in_one_object(one: str, other: str, vocabulary: Mapping[str, str]) ->
 
 
 class PairIndex:
-    """A dataset's rows as numbers. `start` begins reading; what needs all rows waits for it."""
+    """A dataset's rows in a table. `start` begins reading; what needs all rows waits for it."""
 
     def __init__(
         self,
@@ -151,56 +174,59 @@ class PairIndex:
         self.measures = dict(measures or {})
         """By what they are called: numbers of a row that it can be sorted by, NaN where there is none."""
         self._vocabulary = vocabulary or {}
-        rows = len(dataset)
-        self.chosen_words = np.zeros(rows, np.int32)
-        self.rejected_words = np.zeros(rows, np.int32)
-        self.images = np.zeros(rows, np.int16)
-        self.changed = np.zeros((rows, 2), np.int32)
-        self.values = {name: np.full(rows, np.nan, np.float32) for name in self.measures}
         self.faults: dict[int, str] = {}
-        self._texts = tempfile.TemporaryFile()  # noqa: SIM115 — it lives as long as the index
-        self._starts, self._written = np.zeros(rows, np.int64), 0
         self.done = 0
         """Rows that were read."""
         self._ended = threading.Event()
         self._failed: Exception | None = None
-        self._one_object: Bool[np.ndarray, "N"] | None = None
         self._lock = threading.Lock()
+        self._table = sqlite3.connect("", check_same_thread=False)  # a file of its own, which goes with the index
+        self._table.execute(_TABLE)
+        self._orders = dict(_ORDERS)
+        for number, name in enumerate(self.measures):
+            self._table.execute(f"ALTER TABLE rows ADD COLUMN measure_{number} REAL")
+            self._orders |= {f"highest {name}": f"-measure_{number}", f"lowest {name}": f"measure_{number}"}
 
     def start(self) -> None:
         """Begins to read all rows in the background."""
         threading.Thread(target=self._read, daemon=True, name=f"index of {self.name}").start()
 
-    def wait(self, tell: Callable[[int, int], None] = lambda done, rows: None) -> None:
+    def wait(self, tell: Tell = lambda done, rows: None) -> None:
         """Waits until all rows were read; `tell` is told how many of how many. Raises what has ended the reading."""
         while not self._ended.wait(0.2):
             tell(self.done, len(self.dataset))
         if self._failed is not None:
             raise self._failed
 
-    def select(
-        self,
-        query: Query,
-        decisions: Decisions,
-        tell: Callable[[int, int], None] = lambda done, rows: None,
-    ) -> Int[np.ndarray, "K"]:
+    def select(self, query: Query, decisions: Decisions, tell: Tell = lambda done, rows: None) -> Int[np.ndarray, "K"]:
         """Returns the places of the rows that a query shows, in its order; waits for the reading unless it is plain."""
-        places = np.arange(len(self.dataset))
         if query.is_plain:
-            return places
+            return np.arange(len(self.dataset))
+        if query.sort not in self._orders:
+            raise ValueError(f"rows cannot be sorted by {query.sort!r}")
         self.wait(tell)
-        passes = np.ones(len(places), dtype=bool)
-        for name in query.filters:
-            passes &= self._filter(name, decisions, tell)
-        longer = np.maximum(self.chosen_words, self.rejected_words)
+        order = self._orders[query.sort]
+        conditions = [f"{order} IS NOT NULL", *(f"({FILTERS[name]})" for name in query.filters)]
         if query.least_words is not None:
-            passes &= longer >= query.least_words
+            conditions.append("max(chosen, rejected) >= :least")
         if query.most_words is not None:
-            passes &= longer <= query.most_words
+            conditions.append("max(chosen, rejected) <= :most")
         if query.search.strip():
-            passes &= self._search(query.search)
-        places = places[passes]
-        return self._sort(places, query.sort)
+            conditions.append("instr(text, :search)")
+        values: dict[str, Any] = {
+            "least": query.least_words,
+            "most": query.most_words,
+            "search": _fold(query.search.strip()),
+        }
+        for name in (FLAG, DROP):
+            rows = (row for (about, row), of in decisions.items() if about == self.name and of.decision == name)
+            values[name] = json.dumps([row - 1 for row in rows])
+        with self._lock:
+            if ONE_OBJECT in query.filters:
+                self._find_one_object(tell)
+            wanted = f"SELECT place FROM rows WHERE {' AND '.join(conditions)} ORDER BY {order}, place"
+            found = self._table.execute(wanted, values)
+            return np.array([place for (place,) in found], dtype=np.int64)
 
     @property
     def has_ended(self) -> bool:
@@ -219,126 +245,46 @@ class PairIndex:
 
     def list_orders(self) -> list[str]:
         """Returns what rows can be sorted by."""
-        return [IN_ORDER, *_ORDERS, *(f"{way} {name}" for name in self.measures for way in (_HIGHEST, _LOWEST))]
-
-    # -- reading -------------------------------------------------------------------------------------------------------
+        return list(self._orders)
 
     def _read(self) -> None:
         try:
             for index in range(len(self.dataset)):
-                self._read_row(index)
+                row = self._read_row(index)
+                with self._lock:
+                    self._table.execute(f"INSERT INTO rows VALUES ({', '.join('?' * len(row))})", row)
                 self.done = index + 1
                 if index % _BLOCK == 0:
                     time.sleep(_PAUSE)
-            self._texts.flush()
         except Exception as error:  # a full disk, a dataset whose file has gone
             self._failed = error
         finally:
             self._ended.set()
 
-    def _read_row(self, index: int) -> None:
+    def _read_row(self, index: int) -> tuple[Any, ...]:
+        """Returns what the table holds of a row."""
         example, facts = look_at(self.dataset, index)
         if facts.fault:
             self.faults[index] = facts.fault
-        if example is None:
-            self._write_text(index, "")
-            return
-        self.chosen_words[index], self.rejected_words[index] = facts.chosen_words, facts.rejected_words
-        self.images[index], self.changed[index] = facts.images, facts.changed
-        for name, measure in self.measures.items():
-            self.values[name][index] = measure(example)
-        texts = (example.prompt, *(example.responses.get(name, "") for name in (CHOSEN, REJECTED)))
-        self._write_text(index, "\x1f".join((example.id, *map(plain_text, texts))))
+        measured = [nan if example is None else measure(example) for measure in self.measures.values()]
+        texts = [] if example is None else [example.prompt, *(example.responses.get(n, "") for n in (CHOSEN, REJECTED))]
+        text = _fold("\x1f".join(["" if example is None else example.id, *map(plain_text, texts)]))
+        counts = (facts.chosen_words, facts.rejected_words, facts.images, *facts.changed)
+        return (index, *counts, bool(facts.fault), text, None, *measured)  # SQLite makes NULL of NaN
 
-    def _write_text(self, index: int, text: str) -> None:
-        self._starts[index] = self._written
-        self._written += self._texts.write(_fold(text) + b"\n")
+    def _find_one_object(self, tell: Tell) -> None:
+        """Finds in which rows the answers differ in one object; the texts are read again, once."""
+        seen = itertools.count(1)
 
-    # -- choosing ------------------------------------------------------------------------------------------------------
+        def is_so(text: bytes) -> bool:
+            if (number := next(seen)) % 1000 == 0:
+                tell(number, len(self.dataset))
+            chosen, rejected = text.decode("utf-8", "surrogatepass").split("\x1f")[-2:]
+            return differ_in_one_object(chosen, rejected, self._vocabulary)
 
-    def _filter(self, name: str, decisions: Decisions, tell: Callable[[int, int], None]) -> Bool[np.ndarray, "N"]:
-        rows = len(self.dataset)
-        if name in (FLAGGED, DROPPED, UNDECIDED):
-            wanted = {FLAGGED: (FLAG,), DROPPED: (DROP,), UNDECIDED: (FLAG, DROP)}[name]
-            decided = np.zeros(rows, dtype=bool)
-            for (about, row), found in decisions.items():
-                if about == self.name and found.decision in wanted and 1 <= row <= rows:
-                    decided[row - 1] = True
-            return ~decided if name == UNDECIDED else decided
-        if name == FAULTY:
-            faulty = np.zeros(rows, dtype=bool)
-            faulty[list(self.faults)] = True
-            return faulty
-        if name == ONE_OBJECT:
-            return self._find_one_object(tell)
-        has_both: Bool[np.ndarray, "N"] = (self.chosen_words > 0) & (self.rejected_words > 0)
-        passes: dict[str, Bool[np.ndarray, "N"]] = {
-            EQUAL: (self.changed == 0).all(1),
-            ONE_WORD: self.changed.max(1) == 1,
-            CHOSEN_LONGER: self.chosen_words > self.rejected_words,
-            REJECTED_LONGER: self.chosen_words < self.rejected_words,
-            WITHOUT_IMAGE: self.images == 0,
-        }
-        passed: Bool[np.ndarray, "N"] = has_both & passes[name]
-        return passed
-
-    def _find_one_object(self, tell: Callable[[int, int], None]) -> Bool[np.ndarray, "N"]:
-        """Returns in which rows the answers differ in one object; the texts are read again, once."""
-        with self._lock:
-            if self._one_object is None:
-                rows = len(self.dataset)
-                found: Bool[np.ndarray, "N"] = np.zeros(rows, dtype=bool)
-                candidates = np.flatnonzero((self.chosen_words > 0) & (self.rejected_words > 0) & self.changed.any(1))
-                with _mapped(self._texts) as texts:
-                    for index in candidates.tolist():
-                        chosen, rejected = self._text_of(texts, index).split("\x1f")[-2:]
-                        found[index] = differ_in_one_object(chosen, rejected, self._vocabulary)
-                        if index % 1000 == 0:
-                            tell(index, rows)
-                self._one_object = found
-            return self._one_object
-
-    def _text_of(self, texts: mmap.mmap, index: int) -> str:
-        end = self._starts[index + 1] if index + 1 < len(self._starts) else self._written
-        return texts[self._starts[index] : end - 1].decode("utf-8", "surrogatepass")
-
-    def _search(self, text: str) -> Bool[np.ndarray, "N"]:
-        """Returns which rows have a text in them."""
-        found, wanted = np.zeros(len(self.dataset), dtype=bool), _fold(text.strip())
-        with _mapped(self._texts) as texts:
-            place = texts.find(wanted)
-            while place >= 0:
-                index = int(np.searchsorted(self._starts, place, side="right")) - 1
-                found[index] = True
-                if index + 1 == len(self._starts):
-                    break
-                place = texts.find(wanted, int(self._starts[index + 1]))
-        return found
-
-    def _sort(self, places: Int[np.ndarray, "K"], order: str) -> Int[np.ndarray, "K"]:
-        if order == IN_ORDER:
-            return places
-        way, _, name = order.partition(" ")
-        if name in self.values:
-            values = self.values[name][places]
-            places, values = places[~np.isnan(values)], values[~np.isnan(values)]
-            return places[np.argsort(-values if way == _HIGHEST else values, kind="stable")]
-        gap = self.chosen_words - self.rejected_words
-        longer = np.maximum(self.chosen_words, self.rejected_words)
-        keys = {
-            _CHOSEN_MORE: -gap,
-            _REJECTED_MORE: gap,
-            _LONGEST: -longer,
-            _SHORTEST: longer,
-            _FEWEST: self.changed.sum(1),
-        }
-        if order not in keys:
-            raise ValueError(f"rows cannot be sorted by {order!r}")
-        return places[np.argsort(keys[order][places], kind="stable")]
-
-
-def _mapped(file: IO[bytes]) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._table.create_function("is_so", 1, is_so)
+        differing = f"one_object IS NULL AND {_HAS_BOTH} AND changed_chosen + changed_rejected > 0"
+        self._table.execute(f"UPDATE rows SET one_object = is_so(text) WHERE {differing}")
 
 
 def _fold(text: str) -> bytes:

@@ -15,33 +15,25 @@ from mmdpo.files import clean, clean_text, find_inside, write_text
 from mmdpo.report.bars import Bar, draw_bars, say_bars
 from mmdpo.report.figures import inline_figure, write_figure
 from mmdpo.report.layout import File, Headline, Section, cut, identify, render, render_page, table_files
-from mmdpo.report.reading import DIAGNOSIS, NUMBER, Place, ReportError, fit, read_lines, read_result
+from mmdpo.report.reading import DIAGNOSIS, Place, ReportError, fit, read_lines, read_result
 from mmdpo.report.tokens import SHAPE, ColouredAnswer, colour_answers, list_colours
 from mmdpo.tables import MISSING, Table, show_ends, show_number
 
 EXAMPLES, PER_TOKEN = "examples.jsonl", "per_token.jsonl"
-_MEASURE = {"label": str, "unit": str, "value": NUMBER, "accuracy": NUMBER, "low": NUMBER, "high": NUMBER}
+_MEASURE = {"label": str, "unit": str, **dict.fromkeys(("value", "accuracy", "low", "high", "n"), float)}
 RESULT_SHAPE = {
     "kind": str,
     "pairs": float,
     "measures": {str: _MEASURE},
     "verdict": {"text": str},
-    "layers": [{"layer": float, "moved": NUMBER, "standard_deviation": NUMBER, "cosine": NUMBER}],
+    "layers": [dict.fromkeys(("layer", "moved", "standard_deviation", "cosine"), float)],
     "rules": {str: _MEASURE},
     "features": [{"names": [str], "weight": float, "more_in_chosen": float, "more_in_rejected": float}],
     "notes": [str],
     "left_out": [str],
     "options": dict,
     "versions": {str: str},
-}
-_OPTIONAL: Any = {
-    "notes": (),
-    "left_out": (),
-    "measures": {},
-    "rules": {},
-    "features": (),
-    "layers": (),
-    "versions": {},
+    "grouped_by": str,
 }
 CHANCE = 50
 """Per cent of pairs that a rule which knows nothing gets right."""
@@ -92,9 +84,9 @@ def read_diagnosis(folder: Path, problems: list[str]) -> tuple[dict[str, Any], l
     """
     path = folder / DIAGNOSIS
     result = read_result(path, ("kind", "pairs", "options"), RESULT_SHAPE, problems, "mmdpo diagnose")
-    if result.get("kind") not in TITLES:
-        raise ReportError(f"{path}: a diagnosis of kind {result.get('kind')!r} is not known")
-    return {**_OPTIONAL, **result}, list(read_lines(folder / EXAMPLES, problems))
+    if result["kind"] not in TITLES:
+        raise ReportError(f"{path}: a diagnosis of kind {result['kind']!r} is not known")
+    return result, list(read_lines(folder / EXAMPLES, problems))
 
 
 def read_tokens(folder: Path, problems: list[str]) -> dict[float, dict[str, list[ColouredAnswer]]]:
@@ -102,15 +94,15 @@ def read_tokens(folder: Path, problems: list[str]) -> dict[float, dict[str, list
     found: dict[float, dict[str, list[ColouredAnswer]]] = {}
     for row in read_lines(folder / PER_TOKEN, problems):
         row = fit(row, SHAPE, PER_TOKEN, problems)
-        views = {name: colour_answers(answer) for name, answer in row.get("answers", {}).items()}
-        if "rank" in row:
+        views = {name: colour_answers(answer) for name, answer in row["answers"].items()}
+        if row["rank"] is not None:
             found[row["rank"]] = {name: of for name, of in views.items() if of}
     return found
 
 
 def print_diagnosis(result: Mapping[str, Any], console: Console) -> None:
     """Prints the measures, and what they say."""
-    result = clean(result)
+    result = fit(clean(result), RESULT_SHAPE, "", [])
     for table in _tables(result):
         console.print(table.terminal())
         console.print()
@@ -130,12 +122,12 @@ def diagnosis_markdown(result: Mapping[str, Any]) -> str:
 def say(result: Mapping[str, Any]) -> str:
     """Returns the verdict in sentences; none claims what its interval does not leave out."""
     if result["kind"] != "data":
-        return str(result.get("verdict", {}).get("text", ""))
+        return str(result["verdict"]["text"])
     rule = result["rules"].get("text")
     if rule is None:
         return "There are too few pairs to say whether the text alone decides."
-    low, high = rule.get("low"), rule.get("high")
-    right, ends = show_number(rule.get("accuracy"), 1), show_ends(low, high, 1)
+    low, high = rule["low"], rule["high"]
+    right, ends = show_number(rule["accuracy"], 1), show_ends(low, high, 1)
     interval = "" if ends == MISSING else f" [{ends}]"
     found = f"A rule that reads the text alone is right on {right} %{interval} of unseen pairs"
     if not interval:
@@ -151,9 +143,9 @@ def summarise(result: Mapping[str, Any]) -> str:
     """Returns what was looked at."""
     options = result["options"]
     noun, option = COUNTED.get(result["kind"], ("pairs", "dataset"))
-    said = [f"{result['pairs']} {noun} of {options.get(option, MISSING)}"]
+    said = [f"{show_number(result['pairs'], 0)} {noun} of {options.get(option, MISSING)}"]
     said += [f"{key} {options[key]}" for key in ("model", "adapter", "reference") if options.get(key)]
-    if "grouped_by" in result:
+    if result["grouped_by"]:
         said.append(f"tested on a {result['grouped_by']} that training has not seen")
     return " · ".join(said)
 
@@ -161,16 +153,16 @@ def summarise(result: Mapping[str, Any]) -> str:
 def _tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns the measures of a model, or of data what text-only rules achieve and what decides."""
     is_model, rows, records = result["kind"] != "data", list[tuple[str, ...]](), []
-    for key, measure in result["measures" if is_model else "rules"].items():
-        value, unit = (measure.get("value"), measure["unit"]) if is_model else (measure.get("accuracy"), "%")
+    for key, of in result["measures" if is_model else "rules"].items():
+        value, unit = (of["value"], of["unit"]) if is_model else (of["accuracy"], "%")
         digits = 1 if unit in ("%", "points") else 2
-        label = f"{measure['label']} ({unit})" if is_model else measure["label"]
-        ends = show_ends(measure.get("low"), measure.get("high"), digits)
-        rows.append((label, show_number(value, digits), ends, show_number(measure.get("n"), ",.0f")))
-        records.append({"measure": key, **measure, "value": value, "unit": unit})
+        label, ends = f"{of['label']} ({unit})" if is_model else of["label"], show_ends(of["low"], of["high"], digits)
+        rows.append((label, show_number(value, digits), ends, show_number(of["n"], ",.0f")))
+        known = {name: number for name, number in of.items() if number is not None and (name != "unit" or is_model)}
+        records.append({"measure": key, **known, "value": value, "unit": unit})
     head = ("measure", "mean") if is_model else ("a rule that reads", "right on % of pairs")
     tables = [Table((*head, "95 % interval", "n"), tuple(rows), records=tuple(records))] if rows or is_model else []
-    if result.get("layers"):
+    if result["layers"]:
         tables.append(_layers(result["layers"]))
     if is_model or not result["features"]:
         return tables
@@ -178,7 +170,7 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
     for feature in result["features"]:
         names, more = feature["names"], len(feature["names"]) - NAMED_TOGETHER
         shown = ", ".join(names[:NAMED_TOGETHER]) + (f" and {more} more" if more > 0 else "")
-        counts = (str(feature[count]) for count in ("more_in_chosen", "more_in_rejected"))
+        counts = (show_number(feature[count], 0) for count in ("more_in_chosen", "more_in_rejected"))
         rows.append((shown, show_number(feature["weight"], 2, signed=True), *counts))
         records.append({**feature, "names": ", ".join(names)})
     headers = ("what decides", "weight", "pairs: more in chosen", "more in rejected")
@@ -189,18 +181,13 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Table:
     headers = ("after layer", "moved (% of its length)", "± over prompts", "cosine")
     rows = [
         (
-            show_number(of["layer"], ",.0f") if of["layer"] else "embedding",
-            show_number(_percent(of.get("moved")), 1),
-            show_number(_percent(of.get("standard_deviation")), 1),
-            show_number(of.get("cosine"), 3),
+            "embedding" if of["layer"] == 0 else show_number(of["layer"], ",.0f"),
+            *(show_number(None if of[key] is None else 100 * of[key], 1) for key in ("moved", "standard_deviation")),
+            show_number(of["cosine"], 3),
         )
         for of in layers
     ]
     return Table(headers, tuple(rows), records=tuple(map(dict, layers)))
-
-
-def _percent(value: Any) -> Any:
-    return None if value is None else 100 * value
 
 
 def write_diagnosis(folder: str | Path) -> Path:
@@ -272,10 +259,10 @@ def make_bars(result: Mapping[str, Any]) -> tuple[str, list[Bar]]:
     found = result["rules"] if result["kind"] == "data" else result["measures"]
     bars = []
     for key, of in found.items():
-        value = of.get("accuracy" if result["kind"] == "data" else "value")
+        value = of["accuracy" if result["kind"] == "data" else "value"]
         if key.startswith(begins) and value is not None and math.isfinite(value):
-            label = of.get("label", key).removeprefix("pair accuracy, ")
-            bars.append(Bar(clean_text(label), value, of.get("low"), of.get("high")))
+            label = (of["label"] or key).removeprefix("pair accuracy, ")
+            bars.append(Bar(clean_text(label), value, of["low"], of["high"]))
     return above, bars
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmdpo.files import Unshown, clean_text
 from mmdpo.report.layout import MarkedAnswer, Picture, cut
-from mmdpo.report.reading import ANSWERS, NUMBER, RESULT, SCORES, Place, fit, read_lines, read_object
+from mmdpo.report.reading import ANSWERS, RESULT, SCORES, Place, fit, read_lines, read_object
 from mmdpo.tables import MISSING
 
 LEAST_FAULTLESS = 3
@@ -23,14 +23,14 @@ LONGEST_ANSWER = 1200
 """Characters of an answer on the page."""
 RESULT_SHAPE = {
     "benchmark": str,
-    "metrics": ({str: {"value": NUMBER, "low": NUMBER, "high": NUMBER, "unit": str, "better": str}}, None),
-    "made_by": ({str: str}, None),
+    "metrics": {str: {"value": float, "low": float, "high": float, "unit": str, "better": str}},
+    "made_by": {str: str},
     "partial_because": [str],
-    "notes": ({str: {"count": float, "meaning": str}}, None),
+    "notes": {str: {"count": float, "meaning": str}},
 }
 """What is read of result.json, and the next two of the lines beside it."""
-SCORE_SHAPE = {"image": str, "reason": (dict, None), "unscored": str}
-ANSWER_SHAPE = {"benchmark": str, "generation": ({"versions": ({str: str}, None)}, None)}
+SCORE_SHAPE = {"image": str, "reason": dict, "unscored": str}
+ANSWER_SHAPE = {"benchmark": str, "generation": {"versions": {str: str}}}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class EvaluatedRun:
 def name_benchmark(folder: Path) -> str:
     """Returns which benchmark a folder of results is about, as far as its files say; else its own name."""
     result = fit(read_object(folder / RESULT, [], costs=""), {"benchmark": str}, RESULT, [])
-    return str(result.get("benchmark") or _first_answer(folder).get("benchmark") or clean_text(folder.name))
+    return str(result["benchmark"] or _first_answer(folder)["benchmark"] or clean_text(folder.name))
 
 
 def _first_answer(folder: Path) -> dict[str, Any]:
@@ -114,25 +114,24 @@ def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKE
         problems.append(f"there is no {SCORES}, so it has no examples and no paired differences")
     label = f"{place.label}, {name}" if name != place.label else place.label
     missing += [f"{label}: {problem}" for problem in problems]
-    notes = (result.get("notes") or {}).values()
     first = _first_answer(place.path)
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
-        benchmark=result.get("benchmark") or first.get("benchmark") or name,
-        metrics=result.get("metrics") or {},
-        made_by=result.get("made_by") or {},
-        versions=(first.get("generation") or {}).get("versions") or {},
-        partial=tuple(f"{place.label}: partial: {reason}" for reason in result.get("partial_because", ())),
-        notes=tuple(f"{place.label}: {note.get('count', 0):,} × {note.get('meaning', '')}" for note in notes),
+        benchmark=result["benchmark"] or first["benchmark"] or name,
+        metrics=result["metrics"],
+        made_by=result["made_by"],
+        versions=first["generation"]["versions"],
+        partial=tuple(f"{place.label}: partial: {reason}" for reason in result["partial_because"]),
+        notes=tuple(f"{place.label}: {of['count'] or 0:,} × {of['meaning']}" for of in result["notes"].values()),
         items=items,
     )
 
 
 def _score(row: Mapping[str, Any]) -> ScoredItem:
-    reason = row.get("reason") or {}
     words, read, right, rating, tolerant, reference, reply = (
-        _find(reason, key) for key in ("flagged", "read_as", "label", "official", "tolerant", "reference", "reply")
+        _find(row["reason"], key)
+        for key in ("flagged", "read_as", "label", "official", "tolerant", "reference", "reply")
     )
     flags_words = isinstance(words, list)
     flagged = tuple(dict.fromkeys(map(str, words))) if flags_words else ()
@@ -151,10 +150,10 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
         elif isinstance(tolerant, int | float) and tolerant != rating:
             other = f" as the official rule reads it, {tolerant:g} as it is meant"
         said.append(f"rated {rating:g} of 6 by the judge{other}")
-    if row.get("unscored"):
+    if row["unscored"]:
         said.append(f"not scored: {row['unscored']}")
     return ScoredItem(
-        image=row.get("image", ""),
+        image=row["image"],
         flagged=flagged,
         is_wrong=is_wrong,
         flags_words=flags_words,

@@ -14,7 +14,7 @@ from mmdpo.report.comparison import DIGITS, csv_comparison, draw_comparison, mar
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples
 from mmdpo.report.labels import label_benchmark, label_metric
 from mmdpo.report.layout import File, Headline, Section, identify, render, table_files
-from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_interval
+from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_interval, show_number
 
 MOST_KEY = 4
 """Metrics that are seen first of a benchmark which names none as its main ones."""
@@ -181,8 +181,8 @@ def explain(of: Scored) -> tuple[str, ...]:
 
 def _head(of: Scored, metric: str) -> str:
     value = next(run.metrics[metric] for run in of.runs if metric in run.metrics)
-    unit = f" ({value['unit']})" if value.get("unit") else ""
-    return f"{label_metric(metric, of.benchmark)}{unit}{ARROWS.get(str(value.get('better')), '')}"
+    unit = f" ({value['unit']})" if value["unit"] else ""
+    return f"{label_metric(metric, of.benchmark)}{unit}{ARROWS.get(value['better'], '')}"
 
 
 def _cell(of: Scored, run: EvaluatedRun, metric: str) -> str:
@@ -190,8 +190,8 @@ def _cell(of: Scored, run: EvaluatedRun, metric: str) -> str:
     value = run.metrics.get(metric)
     if value is None:
         return MISSING
-    digits = DIGITS.get(str(value.get("unit")), 1)
-    shown = show_interval(value.get("value"), value.get("low"), value.get("high"), digits)
+    digits = DIGITS.get(value["unit"], 1)
+    shown = show_interval(value["value"], value["low"], value["high"], digits)
     row = of.differences.get((run.label, metric))
     if row is None:
         return shown
@@ -237,14 +237,12 @@ def _say_values(scored: Sequence[Scored], metrics: frozenset[str]) -> str:
     found = []
     for of in scored:
         for metric in of.main:
-            value = of.runs[0].metrics.get(metric, {})
-            if metric in metrics and value.get("value") is not None:
-                digits, unit = DIGITS.get(str(value.get("unit")), 1), value.get("unit", "")
-                name = f"{label_benchmark(of.benchmark)} {label_metric(metric, of.benchmark)}".replace(
-                    "CHAIR CHAIR", "CHAIR"
-                )
-                shown = show_interval(value["value"], None, None, digits)
-                found.append(f"{name} {shown}{f'{NO_BREAK}%' if unit == '%' else ''}")
+            value = of.runs[0].metrics.get(metric)
+            if metric in metrics and value is not None and value["value"] is not None:
+                name = f"{label_benchmark(of.benchmark)} {label_metric(metric, of.benchmark)}"
+                shown = show_number(value["value"], DIGITS.get(value["unit"], 1))
+                unit = f"{NO_BREAK}%" if value["unit"] == "%" else ""
+                found.append(f"{name.replace('CHAIR CHAIR', 'CHAIR')} {shown}{unit}")
     return f"{runs[0]}: {', '.join(found)}." if found else f"{runs[0]} has no main metric."
 
 

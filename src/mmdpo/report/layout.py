@@ -120,7 +120,7 @@ class MarkedAnswer:
 
 def render(template: str, **values: Any) -> Markup:
     """Returns a file of `templates/` with the values, escaped, in their places."""
-    return Markup(_TEMPLATES.get_template(template).render(values))
+    return Markup(TEMPLATES.get_template(template).render(values))
 
 
 def render_page(
@@ -134,14 +134,44 @@ def render_page(
     return render("page.html", title=title, summary=summary, sections=shown)
 
 
+def render_parts(
+    template: str,
+    titles: Mapping[str, str],
+    label: str,
+    files: Mapping[str, Mapping[str, File]],
+    *,
+    sentence: str,
+    key: Table,
+    **values: Any,
+) -> list[Section]:
+    """Returns the parts of a template, by their titles, as sections of a page that is about this folder alone.
+
+    Under a label they stand among sections of other folders: the first is in the menu, and what the folder comes to, in
+    a sentence and a table, is on top of the page. `files` are written beside it, by part.
+    """
+    before, sections = f"{label}: " if label else "", list[Section]()
+    values |= {"is_page": not label, "sentence": sentence, "key": key}
+    for part, title in titles.items():
+        own, title = name_part(part, label), f"{before}{title}"
+        head = Headline(title, own, sentence, key) if label and not sections else None
+        html = render(template, part=part, **values)
+        sections.append(Section(own, title, html, files.get(part, {}), headline=head, in_menu=not (label and sections)))
+    return sections
+
+
+def name_part(part: str, label: str) -> str:
+    """Returns the id, or file name, of something of a folder: with its label, where it stands among other folders."""
+    return f"{identify(label)}-{part}" if label else part
+
+
 def breakable(text: str) -> Markup:
     """Returns a name, escaped, that may be broken after its strokes, and so nowhere in a word."""
     return Markup(re.sub(r"(?<=\w{3})([_/])(?=\w{3})", r"\1<wbr>", str(escape(text))))
 
 
-def table_files(name: str, table: Table) -> dict[str, File]:
-    """Returns a table as Markdown and as CSV."""
-    return {f"{name}.md": table.markdown(), f"{name}.csv": table.csv()}
+def table_files(name: str, table: Table, label: str = "") -> dict[str, File]:
+    """Returns a table as Markdown and as CSV; of a folder among others, its label is in the names."""
+    return {name_part(f"{name}.md", label): table.markdown(), name_part(f"{name}.csv", label): table.csv()}
 
 
 def identify(text: str) -> str:
@@ -217,14 +247,14 @@ def _encode(image: Image.Image, longest: int) -> Thumbnail:
     return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", is_small)
 
 
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("mmdpo.report"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals |= {
+TEMPLATES.globals |= {
     "breakable": breakable,
     "make_thumbnail": make_thumbnail,
     "panel_svg": panel_svg,

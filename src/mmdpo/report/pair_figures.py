@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmdpo.files import clean_text
 from mmdpo.report.figures import PANEL_SIZE, VARIANT_COLOURS, inline_figure, shorten, write_figure
-from mmdpo.report.layout import File
+from mmdpo.report.layout import File, name_part
 
 MOST_BARS, MOST_REASONS = 30, 10
 """Bars of a histogram, and reasons of loss in a figure; the table has all."""
@@ -66,8 +66,8 @@ def make_figures(result: Mapping[str, Any], words: Sequence[tuple[int, int]]) ->
 def funnel_of_prompts(result: Mapping[str, Any]) -> list[Bar]:
     """Returns the bars from prompts to pairs; what is lost hangs between what was there before and after."""
     funnel = result["funnel"]
-    lost, dropped = (_reasons(funnel.get(f"{kind}_lost", {})) for kind in ("prompts", "pairs"))
-    prompts, pairs = _count(funnel.get("prompts")), _count(funnel.get("pairs"))
+    lost, dropped = (_reasons(funnel[f"{kind}_lost"]) for kind in ("prompts", "pairs"))
+    prompts, pairs = _count(funnel["prompts"]), _count(funnel["pairs"])
     bars = [Bar("prompts", 0, prompts), *_hang(lost, prompts)]
     if lost and (dropped or pairs != prompts - sum(lost.values())):
         bars.append(Bar("prompts that offer a pair", 0, max(0.0, prompts - sum(lost.values()))))
@@ -77,9 +77,9 @@ def funnel_of_prompts(result: Mapping[str, Any]) -> list[Bar]:
 def funnel_of_answers(result: Mapping[str, Any]) -> list[Bar]:
     """Returns the bars from answers to those that may be in a pair."""
     funnel = result["funnel"]
-    answers = _count(funnel.get("answers"))
-    lost = _hang(_reasons(funnel.get("answers_lost", {})), answers)
-    return [Bar("answers", 0, answers), *lost, Bar("may be in a pair", 0, _count(funnel.get("candidates")))]
+    answers = _count(funnel["answers"])
+    lost = _hang(_reasons(funnel["answers_lost"]), answers)
+    return [Bar("answers", 0, answers), *lost, Bar("may be in a pair", 0, _count(funnel["candidates"]))]
 
 
 def _hang(lost: Mapping[str, float], total: float) -> Iterator[Bar]:
@@ -100,13 +100,13 @@ def _reasons(lost: Mapping[str, float]) -> dict[str, float]:
 
 def _count(value: Any) -> float:
     """Returns a count that can be drawn."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else 0.0
+    return float(value) if value is not None and math.isfinite(value) and value > 0 else 0.0
 
 
 def _read_margins(result: Mapping[str, Any]) -> dict[float, float]:
     """Returns how many pairs have which margin."""
     found = Counter[float]()
-    for text, count in result.get("margins", {}).items():
+    for text, count in result["margins"].items():
         try:
             margin = float(text)
         except ValueError:
@@ -178,17 +178,17 @@ def _make_axes(title: str, below: str, beside: str) -> tuple[Figure, Any]:
 
 
 def draw_all(
-    figures: Mapping[str, Drawing], prefix: str, problems: list[str]
+    figures: Mapping[str, Drawing], label: str, problems: list[str]
 ) -> tuple[dict[str, list[Markup]], dict[str, dict[str, File]]]:
     """Returns the figures to stand inside the page, and what writes them beside it, by section."""
     drawn: dict[str, list[Markup]] = {"funnel": [], "figures": []}
     files: dict[str, dict[str, File]] = {}
     for name, figure in figures.items():
         try:
-            svg = inline_figure(figure.draw, f"{prefix}{name}", clean_text(figure.description))
+            svg = inline_figure(figure.draw, name_part(name, label), clean_text(figure.description))
         except Exception as error:  # of values that no axis can be drawn for
             problems.append(f"the figure of {name} cannot be drawn ({type(error).__name__}: {error})")
             continue
         drawn[figure.part].append(svg)
-        files.setdefault(figure.part, {})[f"{prefix}{name}.png"] = partial(write_figure, figure.draw)
+        files.setdefault(figure.part, {})[name_part(f"{name}.png", label)] = partial(write_figure, figure.draw)
     return drawn, files

@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmdpo.files import find_inside, read_json
+from mmdpo.files import file_inside, read_json
 from mmdpo.report.figures import GREY, VARIANT_COLOURS, VARIANT_LABELS, write_figure
-from mmdpo.report.reading import ReportError, fit
+from mmdpo.report.reading import fit
 
 PAIR, PICTURE = "pair.json", "preference.png"
 SIZE, WIDTH = (9.6, 4.0), 44
@@ -40,11 +40,9 @@ def read_pair(folder: Path, problems: list[str]) -> ShownPair | None:
         return None  # a quickstart of an earlier version
     try:
         record = fit(read_json(folder / PAIR), _PAIR, PAIR, problems)
-        image, other = (find_inside(folder, record[name]) for name in ("image", "other_image"))
-        if not (isinstance(image, Path) and image.is_file() and isinstance(other, Path) and other.is_file()):
-            raise ValueError("a picture is missing")
+        image, other = (file_inside(folder, record[name]) for name in ("image", "other_image"))
         return ShownPair(image, other, record["chosen"], record["rejected"])
-    except (OSError, ValueError, KeyError, TypeError, ReportError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{folder / PAIR} cannot be read ({error})")
         return None
 

@@ -15,22 +15,21 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from mmdpo.files import Unshown, find_inside, read_json, write_text
+from mmdpo.files import Unshown, UnusableFileError, file_inside, find_inside, read_json, write_text
 from mmdpo.report.figures import VARIANT_LABELS, curve_panels, draw_panels, inline_figure, write_figure
 from mmdpo.report.layout import (
     Curves,
-    Headline,
     MarkedAnswer,
     Section,
-    identify,
     make_thumbnail,
-    render,
+    name_part,
     render_page,
+    render_parts,
     table_files,
 )
 from mmdpo.report.preference_picture import ShownPair, read_pair, share_left, write_picture
 from mmdpo.report.preference_picture import draw as draw_preference
-from mmdpo.report.reading import EXAMPLES, NUMBER, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
+from mmdpo.report.reading import EXAMPLES, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
 from mmdpo.tables import NO_BREAK, Table, show_number
 from mmdpo.world import SMALL
 from mmdpo.world.drawings import COLOURS_OF, draw_object
@@ -67,10 +66,9 @@ SECTIONS = {
 SIZES = {
     "pairs": "{} preference pairs", "scenes": "{} test scenes", "seed": "seed {}", "seconds": "{:.0f} seconds in all",
 }  # fmt: skip
-_RESULTS = {"variants": {str: {str: NUMBER}}}
 _EXAMPLE = {
     "image": str,
-    "corrupted_image": (str, None),
+    "corrupted_image": str,
     "truth": [str],
     "setting": str,
     "answers": {str: {"text": str, "hallucinated": [str], "missed": [str]}},
@@ -109,39 +107,41 @@ def read_quickstart(folder: Path, problems: list[str]) -> QuickstartFolder:
     Raises ReportError where results.json cannot be read or is incomplete.
     """
     verb = "mmdpo quickstart"
-    results = read_result(folder / RESULTS, ("variants", "scenes", "seed"), _RESULTS, problems, verb)
+    shape = {"variants": {str: {str: float}}}
+    results = read_result(folder / RESULTS, ("variants", "scenes", "seed"), shape, problems, verb)
     histories = {}
     for variant in results["variants"]:
-        path = find_inside(folder, f"{variant}/{TRAINER_STATE}")
-        if isinstance(path, Path) and path.is_file():
-            try:
-                log = read_result(path, ("log_history",), {"log_history": [dict]}, problems, verb)
-                histories[variant] = log["log_history"]
-            except ReportError as error:
-                problems.append(str(error))
+        try:
+            path = file_inside(folder, f"{variant}/{TRAINER_STATE}")
+            log = read_result(path, ("log_history",), {"log_history": [dict]}, problems, verb)
+            histories[variant] = log["log_history"]
+        except (OSError, UnusableFileError):
+            continue  # of the start there is none
+        except ReportError as error:
+            problems.append(str(error))
     return QuickstartFolder(results, _read_scenes(folder, problems), histories, read_pair(folder, problems))
 
 
 def _read_scenes(folder: Path, problems: list[str]) -> tuple[ShownScene, ...]:
-    path, scenes = folder / EXAMPLES, []
+    scenes = []
     try:
-        records = fit(read_json(path), [_EXAMPLE], EXAMPLES, problems)
+        records = fit(read_json(folder / EXAMPLES), [_EXAMPLE], EXAMPLES, problems)
     except (OSError, ValueError) as error:
-        problems.append(f"{path} cannot be read ({error})")
+        problems.append(f"{folder / EXAMPLES} cannot be read ({error})")
         return ()
     for number, record in enumerate(records):
-        try:
-            answers = {
-                variant: MarkedAnswer(answer["text"], tuple(answer["hallucinated"]), tuple(answer["missed"]))
-                for variant, answer in record["answers"].items()
-            }
-            image, truth, setting = (record[key] for key in ("image", "truth", "setting"))
-        except KeyError as error:
-            problems.append(f"{EXAMPLES}, example {number}: the key {error} is missing")
+        if missing := [key for key in ("image", "truth", "setting", "answers") if not record[key]]:
+            problems.append(f"{EXAMPLES}, example {number}: the key {missing[0]!r} is missing")
             continue
-        corrupted = record.get("corrupted_image")
-        corrupted = None if corrupted is None else find_inside(folder, corrupted)
-        scenes.append(ShownScene(find_inside(folder, image), tuple(truth), setting, answers, corrupted))
+        answers = {
+            variant: MarkedAnswer(answer["text"], tuple(answer["hallucinated"]), tuple(answer["missed"]))
+            for variant, answer in record["answers"].items()
+        }
+        image, corrupted = (
+            find_inside(folder, record[key]) if record[key] else None for key in ("image", "corrupted_image")
+        )
+        assert image is not None
+        scenes.append(ShownScene(image, tuple(record["truth"]), record["setting"], answers, corrupted))
     return tuple(scenes)
 
 
@@ -181,18 +181,18 @@ def write_quickstart(run_dir: str | Path) -> Path:
     if run.pair is not None:
         write_picture(run.pair, run.results["variants"], folder)
     page = folder / "report.html"
-    sections = _make_sections(run, "", "")
+    sections = _make_sections(run, "")
     write_text(page, render_page("mmdpo quickstart", " · ".join(said), sections, problems))
     return page
 
 
 def quickstart_sections(place: Place, problems: list[str]) -> list[Section]:
     """Returns the sections on a page of several folders; raises, and names problems, as `read_quickstart` does."""
-    return _make_sections(read_quickstart(place.path, problems), f"{identify(place.label)}-", f"{place.label}: ")
+    return _make_sections(read_quickstart(place.path, problems), place.label)
 
 
-def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Section]:
-    """Returns the sections, whose ids begin with `prefix`, and their titles with what stands `before` them."""
+def _make_sections(run: QuickstartFolder, label: str) -> list[Section]:
+    """Returns the sections; `label` is the folder's among others, empty on a page of its own."""
     settings: dict[str, str] = {}
     for key, value in run.results.items():  # all but the scores: nothing the run recorded about itself is left out
         if isinstance(value, Mapping) and key != "variants":
@@ -201,43 +201,31 @@ def _make_sections(run: QuickstartFolder, prefix: str, before: str) -> list[Sect
             settings[key] = str(value)
     table = replace(results_table(run.results["variants"]), title="Results")
     panels = curve_panels(run.histories)
-    sentence = say_results(run.results["variants"])
-    values = dict(
+    files = {"results": table_files("results", table, label)}
+    if panels:
+        files["training"] = {name_part("curves.png", label): partial(draw_panels, panels)}
+    return render_parts(
+        "quickstart.html",
+        SECTIONS,
+        label,
+        files,
+        sentence=say_results(run.results["variants"]),
+        key=table,
         results=run.results,
-        sentence=sentence,
-        is_page=not prefix,
-        table=table,
         columns={header: meaning for header, _, meaning in COLUMNS.values()},
         scenes=[_show_scene(number, scene) for number, scene in enumerate(run.scenes, start=1)],
-        curves=Curves(panels, f"{prefix}curves"),
+        curves=Curves(panels, name_part("curves", label)),
         settings=settings,
-        picture=None if run.pair is None else _inline_picture(run.pair, run.results["variants"], prefix),
+        picture=None if run.pair is None else _inline_picture(run.pair, run.results["variants"], label),
         legend=[(name, make_thumbnail(_draw_icon(name))) for name in SMALL.objects],
     )
-    files = {"results": table_files(f"{prefix}results", table)}
-    if panels:
-        files["training"] = {f"{prefix}curves.png": partial(draw_panels, panels)}
-    sections = [
-        Section(
-            f"{prefix}{part}",
-            f"{before}{title}",
-            render("quickstart.html", part=part, **values),
-            files.get(part, {}),
-            in_menu=part == "results" or not prefix,
-        )
-        for part, title in SECTIONS.items()
-    ]
-    if prefix:  # on a page about several folders, its result stands on top
-        head = Headline(sections[0].title, sections[0].id, sentence, table)
-        sections[0] = replace(sections[0], headline=head)
-    return sections
 
 
-def _inline_picture(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]], prefix: str) -> Markup:
+def _inline_picture(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]], label: str) -> Markup:
     left = {name: share for name, of in variants.items() if (share := share_left(of)) is not None}
     said = ", ".join(f"{VARIANT_LABELS.get(name, name)} {show_number(share, 0)} %" for name, share in left.items())
     description = f"One pair and two pictures. Share of its preference that a model keeps with another picture: {said}"
-    return inline_figure(partial(draw_preference, pair, variants), f"{prefix}preference", description)
+    return inline_figure(partial(draw_preference, pair, variants), name_part("preference", label), description)
 
 
 def _draw_icon(name: str) -> Image.Image:

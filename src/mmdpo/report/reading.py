@@ -1,8 +1,9 @@
 """What lies in the folders that a report is asked about, and what their files hold.
 
-A *shape* says what a file may hold: a type (`float` stands for whole numbers too), `(shape, None)` where null is as
-good, `[shape]` for a list, `{str: shape}` for an object of any keys, or `{"key": shape, …}` for some keys of one; its
-other keys stay as they are. Data of another shape is left out and named, so that what comes after need not expect it.
+A *shape* says what a file may hold: a type (`float` stands for whole numbers too), `[shape]` for a list, `{str: shape}`
+for an object of any keys, or `{"key": shape, …}` for some keys of one, which are all there afterwards; its other keys
+stay as they are. Data of another shape is left out and named, and null is left out, so that what comes after need
+expect neither.
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ DEPTH = 3
 """Levels below a folder that are searched for results."""
 _PASSED_OVER = ("sample_answers", "runs", "scenes", "pictures", TRIALS)
 Shape: TypeAlias = Any
-NUMBER = (float, None)
 MOST_NAMED = 3
 """Misfits of one file, and folders inside an unreported one, that are named one by one."""
 _NAMES = {str: "a text", float: "a number", bool: "true or false", dict: "an object", list: "a list"}
-_MISFIT = object()
+_LEFT_OUT = object()
 
 
 class ReportError(ValueError):
@@ -227,33 +227,40 @@ def read_lines(path: Path, problems: list[str], *, most: int | None = None) -> I
 def fit(value: Any, shape: Shape, where: str, problems: list[str]) -> Any:
     """Returns what of a value has the shape; the rest is left out, and named in `problems` after `where`.
 
-    Nothing is left of a value of another kind: an empty object, an empty list, or None.
+    What is not there, or is of another kind, is an empty text, list or object, or None in the place of a number.
     """
-    found: list[str] = []
+    found = ["it is null"] if value is None else []
     fitted = _fit(value, shape, "", found)
     problems += [f"{where}: {line}, so it is left out" for line in found[:MOST_NAMED]]
     if len(found) > MOST_NAMED:
         problems.append(f"{where}: {len(found) - MOST_NAMED} more values are of a wrong type and left out")
-    if fitted is not _MISFIT:
-        return fitted
-    return {} if isinstance(shape, Mapping) else [] if isinstance(shape, list) else None
+    return _nothing(shape) if fitted is _LEFT_OUT else fitted
+
+
+def _nothing(shape: Shape) -> Any:
+    if isinstance(shape, Mapping):
+        return {key: _nothing(inner) for key, inner in shape.items() if key is not str}
+    return [] if isinstance(shape, list) else shape() if shape in (str, dict, list) else None
 
 
 def _fit(value: Any, shape: Shape, path: str, problems: list[str]) -> Any:
-    if isinstance(shape, tuple):
-        return None if value is None else _fit(value, shape[0], path, problems)
+    if shape is Any:
+        return value
+    if value is None:
+        return _LEFT_OUT
     if isinstance(shape, list) and isinstance(value, list):
         items = [_fit(inner, shape[0], f"{path}[{place}]", problems) for place, inner in enumerate(value)]
-        return [item for item in items if item is not _MISFIT]
+        return [item for item in items if item is not _LEFT_OUT]
     if isinstance(shape, Mapping) and isinstance(value, Mapping):
         fields = {
             key: _fit(inner, shape.get(str, shape.get(key, Any)), f"{path}.{key}" if path else key, problems)
             for key, inner in value.items()
         }
-        return {key: field for key, field in fields.items() if field is not _MISFIT}
+        kept = {key: field for key, field in fields.items() if field is not _LEFT_OUT}
+        return kept | {key: inner for key, inner in _nothing(shape).items() if key not in kept}
     wanted = dict if isinstance(shape, Mapping) else list if isinstance(shape, list) else shape
     kind = type(value) if isinstance(value, bool) or not isinstance(value, int) else float
-    if shape is Any or kind is wanted:
+    if kind is wanted:
         return value
-    problems.append(f"{path or 'it'} is {_NAMES.get(kind, 'null')}, not {_NAMES[wanted]}")
-    return _MISFIT
+    problems.append(f"{path or 'it'} is {_NAMES[kind]}, not {_NAMES[wanted]}")
+    return _LEFT_OUT

@@ -15,7 +15,7 @@ from rich.text import Text
 from mmdpo.files import clean, write_text
 from mmdpo.report import reading
 from mmdpo.report.figures import GREY, name_rows, shorten, write_figure
-from mmdpo.report.reading import NUMBER, RESULTS
+from mmdpo.report.reading import RESULTS
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_ends, show_interval, show_number
 
 Summary: TypeAlias = Mapping[str, Any]
@@ -28,7 +28,7 @@ MARK = "†"
 MOST_FALSE = 0.05
 """The probability that even one of the differences that bear the mark is chance, at most."""
 _NUMBERS = ("mean", "std", "low", "high", "p", "holm", "wide_low", "wide_high")
-_SUMMARIES = {str: {str: dict.fromkeys(_NUMBERS, NUMBER)}}
+_SUMMARIES = {str: {str: dict.fromkeys(_NUMBERS, float) | {"by_seed": {str: float}}}}
 _SHAPE = {
     **dict.fromkeys(("study", "about", "command", "baseline", "statistics"), str),
     "seeds": [float],
@@ -42,7 +42,6 @@ _SHAPE = {
     "trial_seconds": float,
 }
 _NEEDED = ("study", "seeds", "baseline", "variants", "measures", "values", "differences", "missing")
-_OPTIONAL = {"about": "", "command": "", "notes": (), "versions": {}, "statistics": "", "trial_seconds": 0.0}
 
 CELL = 14
 """Characters of a column in the terminal."""
@@ -63,16 +62,15 @@ def read_study_results(folder: str | Path, problems: list[str] | None = None) ->
     fitted = reading.read_result(Path(folder) / RESULTS, _NEEDED, _SHAPE, found, "mmdpo study")
     measures = {}
     for name, measure in fitted["measures"].items():
-        if {"label", "unit", "better"} <= measure.keys() and measure.get("digits") in range(10):
+        if measure["label"] and measure["better"] and measure["digits"] in range(10):
             measures[name] = {**measure, "digits": int(measure["digits"])}
         else:
-            found.append(f"{RESULTS}: the measure {name} lacks a label, a unit, a direction or digits; it is left out")
+            found.append(f"{RESULTS}: the measure {name} lacks a label, a direction or digits; it is left out")
     parts = {
         part: {variant: {name: v for name, v in of.items() if name in measures} for variant, of in fitted[part].items()}
         for part in ("values", "differences")
     }
-    missing = [{"variant": "", "seed": "", "error": "", **entry} for entry in fitted["missing"]]
-    return {**_OPTIONAL, **fitted, "measures": measures, **parts, "missing": missing}
+    return {**fitted, "measures": measures, **parts, "trial_seconds": fitted["trial_seconds"] or 0.0}
 
 
 def write_study_files(folder: str | Path) -> tuple[Path, ...]:
@@ -97,7 +95,7 @@ def print_study(results: Mapping[str, Any], console: Console) -> None:
         console.print(table.terminal(wrap=CELL))
         console.print()
     console.print(Text(explain_spread(results)))
-    for line in (*results["notes"], *_name_missing(results)):
+    for line in (*results["notes"], *(f"missing: {line}" for line in name_missing(results))):
         console.print(Text(line, style="yellow"))
 
 
@@ -137,7 +135,7 @@ def study_markdown(results: Mapping[str, Any]) -> str:
         parts += ["## Intervals of the means", ends.markdown().rstrip()]
     about = [f"- **{name}**: {text}" for name, text in results["variants"].items() if text]
     parts += ["## Variants", "\n".join(about)] if about else []
-    notes = [*results["notes"], *_name_missing(results)]
+    notes = [*results["notes"], *(f"missing: {line}" for line in name_missing(results))]
     parts += ["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     return "\n\n".join([*parts, f"{results['trial_seconds']:.0f} s of trials in all. {versions}.\n"])
@@ -221,8 +219,9 @@ def _is_compared(value: Summary) -> bool:
     return value.get("holm") is not None
 
 
-def _name_missing(results: Mapping[str, Any]) -> list[str]:
-    return [f"missing: {entry['variant']}, seed {entry['seed']}: {entry['error']}" for entry in results["missing"]]
+def name_missing(results: Mapping[str, Any]) -> list[str]:
+    """Returns which trials have no result, and why."""
+    return [f"{of['variant']}, seed {show_number(of['seed'], 0)}: {of['error']}" for of in results["missing"]]
 
 
 def _draw(results: Mapping[str, Any]) -> Figure:

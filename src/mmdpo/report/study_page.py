@@ -15,13 +15,14 @@ from mmdpo.report import reading
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples, read_evaluated
 from mmdpo.report.figures import draw_panels, overlay_panels
 from mmdpo.report.layout import Curves, File, Headline, Section, identify, render, table_files
-from mmdpo.report.reading import NUMBER, SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
+from mmdpo.report.reading import SCORES, STUDY, TRIALS, Place, ReportError, number_at_end
 from mmdpo.report.study import (
     MARK,
     explain_differences,
     explain_spread,
     head_measure,
     is_clear_among_many,
+    name_missing,
     read_study_results,
     show_difference,
     show_spread,
@@ -57,9 +58,9 @@ def study_section(place: Place, problems: list[str], pictures: ItemPictures) -> 
     results: dict[str, Any] = {}
     try:
         results = read_study_results(place.path, problems)
+        problems += name_missing(results)
     except ReportError as error:
         problems.append(f"the study has no results.json that can be read, so no means: {error}")
-    problems += [f"{e['variant']}, seed {e['seed']}: {e['error']}" for e in results.get("missing", ())]
     trials, name = _read_trials(place, results), f"study-{identify(place.label)}"
     logs = {variant: [trial.history for trial in of if trial.history] for variant, of in trials.items()}
     panels = overlay_panels({variant: of for variant, of in logs.items() if of})
@@ -217,7 +218,7 @@ def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
     rows, records = dict[str, dict[str, str]](), []
     for trial in (trial for of in trials.values() for trial in of):
         result = reading.read_object(trial.folder / TRIAL, [], costs="")
-        metrics = reading.fit(result.get("metrics") or {}, {str: NUMBER}, trial.label, [])
+        metrics = reading.fit(result.get("metrics"), {str: float}, trial.label, [])
         rows[trial.label] = {name: show_number(value) for name, value in metrics.items()}
         records.append({"trial": trial.label, **metrics})
     names = list(dict.fromkeys(name for cells in rows.values() for name in cells))

@@ -42,14 +42,15 @@ def models(adapter):
 
 
 def ask(models, name, question, **options):
-    return look(models, name, question, tell=lambda line: None, **options)
+    return models.ask(name, lambda loaded: look(loaded, question, **options)).result()
 
 
 def test_a_row_is_looked_at_as_the_library_scores_it(models, dataset):
     example, where = take_row(dataset, 2)
     found = ask(models, "world", Question(example, where))
-    with models.use("world") as loaded:
-        expected = score_tokens(loaded.model, loaded.processor, dataset[1], against=[NO_IMAGE])
+    expected = models.ask(
+        "world", lambda loaded: score_tokens(loaded.model, loaded.processor, dataset[1], against=[NO_IMAGE])
+    ).result()
     assert [of.name for of in found.answers] == [CHOSEN, REJECTED]
     for one, other in zip(found.answers, (of for of in expected if of.name in (CHOSEN, REJECTED)), strict=True):
         assert (one.tokens, one.spans) == (other.tokens, other.spans)

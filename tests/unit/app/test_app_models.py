@@ -44,8 +44,7 @@ class _Weights:
 
 
 def use(models, name):
-    with models.use(name) as loaded:
-        return loaded.name
+    return models.ask(name, lambda loaded: loaded.name).result()
 
 
 def test_a_model_is_loaded_once_however_many_ask_for_it():
@@ -59,17 +58,16 @@ def test_a_model_is_loaded_once_however_many_ask_for_it():
 def test_loading_goes_on_in_the_background_and_who_waits_is_told():
     machine = Machine()
     machine.gate.clear()
-    models = machine.models("a")
+    models = machine.models("a", "b")
     assert models.describe("a") == "a is not loaded yet"
-    models.prepare("a")
-    assert "a is being loaded" in models.describe("a")
-    told = []
-    threading.Timer(0.6, machine.gate.set).start()
-    with models.use("a", told.append) as loaded:
-        assert loaded.name == "a"
-    assert told
-    assert all("a is being loaded" in line for line in told)
-    assert models.describe("a") == "a is in memory"
+    answer = models.ask("a", lambda loaded: models.describe("a"))
+    time.sleep(0.1)
+    assert models.describe("a").startswith("a is being loaded: ")
+    assert models.describe("b") == "b waits: a is being loaded"
+    machine.gate.set()
+    assert answer.result() == "a reads the answers: 0 s"
+    while models.describe("a") != "a is in memory":
+        time.sleep(0.01)
 
 
 def test_the_least_recently_used_leaves_where_only_so_many_are_allowed():
@@ -100,15 +98,15 @@ def test_one_that_fits_nowhere_is_said_not_to():
 
 
 def test_one_in_use_does_not_leave_before_it_is_let_go():
-    machine = Machine()
+    machine, let_go = Machine(), threading.Event()
     models = machine.models("a", "b", most=1)
-    with models.use("a") as loaded:
-        models.prepare("b")
-        time.sleep(0.1)
-        assert loaded.model.name in machine.held
-        assert machine.loads == ["a"]
-        del loaded
-    assert use(models, "b") == "b"
+    using = models.ask("a", lambda loaded: let_go.wait(10) and loaded.model.name in machine.held)
+    waiting = models.ask("b", lambda loaded: loaded.name)
+    time.sleep(0.1)
+    assert machine.loads == ["a"]
+    let_go.set()
+    assert using.result() is True
+    assert waiting.result() == "b"
     assert models.in_memory == ["b"]
     assert machine.most_held == 1
 
@@ -144,22 +142,17 @@ def test_nothing_is_computed_while_a_model_is_loaded_or_by_two_at_once():
 
     models = Models(list("abcd"), most=2, load=load, measure=lambda name: 10, find_free=lambda: 1000)
 
-    def ask(name):
-        with models.use(name):
-            compute(name)
-
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(ask, "abcdbacdab"))
+        list(pool.map(lambda name: models.ask(name, lambda loaded: compute(name)).result(), "abcdbacdab"))
     assert set(seen) == {1}
 
 
 def test_the_worlds_model_is_opened_as_evaluation_opens_it_and_its_weights_are_counted():
-    models = Models([SMALL.name])
-    with models.use(SMALL.name) as loaded:
-        size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
-        assert next(loaded.model.parameters()).dtype == torch.float32
-        assert not loaded.model.training
-        assert not loaded.has_adapter
-        assert loaded.processor.tokenizer is not None
+    loaded = Models([SMALL.name]).ask(SMALL.name, lambda loaded: loaded).result()
+    size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    assert next(loaded.model.parameters()).dtype == torch.float32
+    assert not loaded.model.training
+    assert not loaded.has_adapter
+    assert loaded.processor.tokenizer is not None
     assert size <= measure_model(SMALL.name) < 1.1 * size
     assert free_bytes() > size

@@ -12,13 +12,14 @@ from mmdpo.evaluation.suite import set_beside_paper
 from mmdpo.objective import Objective
 from mmdpo.objective.presets import PRESETS
 from mmdpo.report.bars import Bar, say_bars
-from mmdpo.report.diagnosis import make_bars, write_diagnosis
+from mmdpo.report.diagnosis import RESULT_SHAPE, make_bars, write_diagnosis
 from mmdpo.report.evaluation import Benchmarks
 from mmdpo.report.figures import DASHES, FIRST, RUN_COLOURS, SHOWN_PANELS, overlay_panels, panel_svg
 from mmdpo.report.labels import label_benchmark, label_logged, label_metric
 from mmdpo.report.layout import breakable
 from mmdpo.report.page import write_report
 from mmdpo.report.quickstart import say_results
+from mmdpo.report.reading import fit
 from mmdpo.report.study_page import order_variants, say_study
 from mmdpo.report.trained import TrainedRun, order_runs, samples_section, settings_section, training_section
 from mmdpo.texts import words_not_shared
@@ -265,7 +266,7 @@ class TestDiagnosis:
             for n, (key, name) in enumerate(names.items())
         } | {"lost_other": {"label": "lost", "unit": "points", "value": 3.0}}
         (folder / "diagnosis.json").write_text(json.dumps(result))
-        above, bars = make_bars({"rules": {}, **result})
+        above, bars = make_bars(fit(result, RESULT_SHAPE, "", []))
         assert bars == [Bar(name, 50.0 + n, 40.0, 60.0) for n, name in enumerate(names.values())]
         assert "no image 53.0 [40.0" in say_bars(above, bars)
         html = write_diagnosis(folder).read_text()

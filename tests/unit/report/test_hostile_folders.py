@@ -356,16 +356,20 @@ class TestFiles:
 class TestWrongTypes:
     def test_what_fits_is_kept_and_the_rest_named(self):
         problems = []
-        shape = {"name": str, "size": (float, None), "rows": [{"n": float}], "any": {str: float}}
-        value = {"name": 3, "size": None, "rows": [{"n": 1}, {"n": "x"}, 4], "any": {"a": 1, "b": True}, "other": []}
+        shape = {"name": str, "size": float, "rows": [{"n": float}], "any": {str: float}, "inner": {"of": [str]}}
+        value = {"name": 3, "size": None, "rows": [{"n": 1}, {"n": "x"}, 4, None]}
+        value |= {"any": {"a": 1, "b": True, "c": None}, "other": []}
         found = fit(value, shape, "file", problems)
-        assert found == {"size": None, "rows": [{"n": 1}, {}], "any": {"a": 1}, "other": []}
+        rows = [{"n": 1}, {"n": None}]
+        assert found == {
+            "name": "", "size": None, "rows": rows, "any": {"a": 1}, "other": [], "inner": {"of": []}
+        }  # fmt: skip
         assert problems[:2] == [
             "file: name is a number, not a text, so it is left out",
             "file: rows[1].n is a text, not a number, so it is left out",
         ]
         assert "file: 1 more values are of a wrong type and left out" in problems
-        assert (fit(3, shape, "", []), fit(3, [str], "", []), fit(3, str, "", [])) == ({}, [], None)
+        assert (fit(3, [str], "", []), fit(3, str, "", []), fit("a", float, "", [])) == ([], "", None)
 
     @pytest.mark.slow
     def test_one_value_of_a_wrong_type_anywhere_costs_no_other_folder(self, tmp_path, monkeypatch):

@@ -15,14 +15,14 @@ from pyarrow import parquet
 from mmdpo.files import Unshown
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.unpaired import write_unpaired
-from mmdpo.report import pair_figures, pair_files, pairs
+from mmdpo.report import pair_figures, pair_files
 from mmdpo.report.layout import FORMATS, make_thumbnail
 from mmdpo.report.page import write_report
 from mmdpo.report.pair_figures import Bar, funnel_of_answers, funnel_of_prompts
 from mmdpo.report.pair_files import PairFiles, choose_unpaired, find_pictures, read_answers, read_verdicts
-from mmdpo.report.pair_tables import check_table, make_tables
+from mmdpo.report.pair_tables import RESULT_SHAPE, check_table, make_tables
 from mmdpo.report.pairs import choose_places, explain_ends, write_pairs
-from mmdpo.report.reading import ReportError, find_folders
+from mmdpo.report.reading import ReportError, find_folders, fit
 from tests.unit.report.makers import (
     ANSWERS,
     Page,
@@ -266,11 +266,15 @@ class TestTables:
         assert "y" * 601 not in html
 
 
+def whole(**funnel):
+    return fit({"funnel": funnel}, RESULT_SHAPE, "", [])
+
+
 class TestFigures:
     def test_losses_hang_between_what_was_there_before_and_after(self):
         lost = {"a": 20.0, "b": 50.0}
         funnel = {"prompts": 100, "pairs": 25, "prompts_lost": lost, "pairs_lost": {"c": 5}}
-        assert funnel_of_prompts({"funnel": funnel}) == [
+        assert funnel_of_prompts(whole(**funnel)) == [
             Bar("prompts", 0, 100),
             Bar("b", 50, 50, is_lost=True),
             Bar("a", 30, 20, is_lost=True),
@@ -278,9 +282,9 @@ class TestFigures:
             Bar("c", 25, 5, is_lost=True),
             Bar("pairs", 0, 25),
         ]
-        bars = funnel_of_prompts({"funnel": {"prompts": 100, "pairs": 30, "prompts_lost": lost}})
+        bars = funnel_of_prompts(whole(prompts=100, pairs=30, prompts_lost=lost))
         assert [bar.name for bar in bars] == ["prompts", "b", "a", "pairs"]
-        assert funnel_of_answers({"funnel": {"answers": 9, "candidates": 4, "answers_lost": {"d": 5}}}) == [
+        assert funnel_of_answers(whole(answers=9, candidates=4, answers_lost={"d": 5})) == [
             Bar("answers", 0, 9),
             Bar("d", 4, 5, is_lost=True),
             Bar("may be in a pair", 0, 4),
@@ -288,7 +292,7 @@ class TestFigures:
 
     def test_many_reasons_are_a_few_and_the_rest_and_odd_numbers_are_nothing(self):
         lost = {f"r{n}": float(n) for n in range(30)} | {"nan": float("nan"), "inf": float("inf"), "less": -5.0}
-        bars = funnel_of_answers({"funnel": {"answers": float("inf"), "answers_lost": lost}})
+        bars = funnel_of_answers(whole(answers=float("inf"), answers_lost=lost))
         assert [bar.name for bar in bars[1:3]] == ["r29", "r28"]
         assert bars[-2] == Bar("19 more reasons", 0, sum(range(20)), is_lost=True)
         assert bars[0].length == 0
@@ -441,10 +445,7 @@ class TestBounds:
         (tmp_path / "samples.jsonl").write_text("\n".join(lines))
         problems = []
         assert {k: of["text"] for k, of in read_answers(tmp_path, ["a"], problems)["a"].items()} == {2: "said"}
-        assert problems == [
-            "2 lines of samples.jsonl are damaged and left out",
-            "1 lines of samples.jsonl are damaged and left out",
-        ]
+        assert problems == ["3 lines of samples.jsonl are damaged and left out"]
 
     def test_a_file_is_read_so_far_and_it_is_said(self, tmp_path, monkeypatch):
         monkeypatch.setattr(pair_files, "MOST_SCANNED", 300)
@@ -467,8 +468,8 @@ class TestBounds:
             write_own_pairs(tmp_path / "own", changes=[{**changes, "claims_chosen": json.dumps(claims)}])
         )
         one = article(html, "a")
-        assert one.count("line") == pairs.MOST_LINES
-        assert one.count("word ") < pairs.LONGEST_ANSWER / 5 + 10
+        assert one.count("line") == pair_files.MOST_LINES
+        assert one.count("word ") < pair_files.LONGEST_ANSWER / 5 + 10
         assert "3,000 words" in one
         assert "30,000 words" in one
         assert "100 of 100 claims held to be wrong" in one
@@ -617,7 +618,7 @@ class TestDamage:
         ]
         write_lines(tmp_path / "verdicts-j.jsonl", rows)
         found = read_verdicts(tmp_path, "j", ["a"], [])["a"]
-        assert found == {0: {"claims": []}, 1: {"score": 2, "claims": []}}
+        assert found == {k: {"score": score, "claims": [], "is_right": None} for k, score in ((0, None), (1, 2))}
 
 
 QUESTIONED = "What is on the table?"
