@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 from mmdpo.options import Options, UsageError, help_width, list_names, parse_options
 from mmdpo.registry import Registry, name_nearest
@@ -85,6 +85,28 @@ class Verb(More):
         further = (f"`mmdpo {command} {name}`: {verb.about}" for name, verb in self.verbs.items())
         about = " ".join((self.about, *further))
         return self.run(parse_options(self.options, words, command, about=about, more=self.describe, uses=uses))
+
+
+def verb(
+    page: str,
+    examples: Mapping[str, str] | None = None,
+    *,
+    uses: Callable[[], Collection[str]] | None = None,
+    verbs: Mapping[str, Verb] | None = None,
+) -> Callable[[Callable[[Any], int]], Verb]:
+    """Makes a verb of a function: the docstring's first line says what it does, the parameter's type its options."""
+
+    def make(run: Callable[[Any], int]) -> Verb:
+        hints, about = get_type_hints(run), (run.__doc__ or "").partition("\n")[0]
+        options = next(hint for name, hint in hints.items() if name != "return")
+        return Verb(about, options, run, uses=uses, verbs=verbs or {}, page=page, examples=examples or {})
+
+    return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Options):
+    """Nothing."""
 
 
 @dataclass(frozen=True)

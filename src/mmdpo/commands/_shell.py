@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo import __version__
-from mmdpo.commands import Verb, Verbs
+from mmdpo.commands import NoOptions, Verb, Verbs, verb
 from mmdpo.options import Options, fill_parser, option
 from mmdpo.shipped import RECIPES
 
@@ -30,11 +30,6 @@ _OF_FILES = ("_path", "_dir", "_name", "_root", "_checkpoint", "chat_template", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions(Options):
-    """Nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShellOptions(Options):
     """Which shell."""
 
@@ -43,20 +38,26 @@ class ShellOptions(Options):
     )
 
 
+@verb("")
 def print_version(options: NoOptions) -> int:
-    """Prints the version."""
+    """Print the version."""
     print(f"mmdpo {__version__}")
     return 0
 
 
+@verb("")
 def show_completion(options: ShellOptions) -> int:
-    """Prints the script of a shell."""
+    """Print the script that --install-completion writes, for those who keep their own files."""
     print(_write_script(_choose(options.shell)), end="")
     return 0
 
 
+@verb("")
 def install_completion(options: ShellOptions) -> int:
-    """Writes the script of a shell, and the line that reads it at the shell's start; twice is once."""
+    """Let bash, zsh or fish complete verbs, flags and names: --install-completion SHELL.
+
+    Writes the script of a shell, and the line that reads it at the shell's start; twice is once.
+    """
     shell = _choose(options.shell)
     place, profile, line = PLACES[shell]
     script = Path.home() / place
@@ -107,16 +108,16 @@ def _add_verbs(parser: argparse.ArgumentParser, verbs: Verbs, typed: Sequence[st
     for flag in verbs.flags:
         parser.add_argument(flag, action="store_true")
     further = parser.add_subparsers()
-    for name, verb in verbs.verbs.items():
+    for name, found in verbs.verbs.items():
         own = further.add_parser(name)
         if name not in typed:
             continue
-        if isinstance(verb, Verbs):
-            _add_verbs(own, verb, typed)
-        elif verb.verbs.keys() & set(typed):
-            _add_verbs(own, Verbs(verb.about, verb.verbs), typed)
-        elif verb.options is not None:
-            fill_parser(own, verb.options, None if verb.uses is None else verb.uses())
+        if isinstance(found, Verbs):
+            _add_verbs(own, found, typed)
+        elif found.verbs.keys() & set(typed):
+            _add_verbs(own, Verbs(found.about, found.verbs), typed)
+        elif found.options is not None:
+            fill_parser(own, found.options, None if found.uses is None else found.uses())
         else:
             _add_keys(own)
 
@@ -144,16 +145,8 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
             added.completer = offer(named.get(key.name) or key.choices or switch)  # type: ignore[attr-defined]
 
 
-FLAGS = {
-    "--version": Verb("Print the version.", NoOptions, print_version),
-    "--install-completion": Verb(
-        "Let bash, zsh or fish complete verbs, flags and names: --install-completion SHELL.",
-        ShellOptions,
-        install_completion,
-    ),
-    "--show-completion": Verb(
-        "Print the script that --install-completion writes, for those who keep their own files.",
-        ShellOptions,
-        show_completion,
-    ),
+FLAGS: Mapping[str, Verb] = {
+    "--version": print_version,
+    "--install-completion": install_completion,
+    "--show-completion": show_completion,
 }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Dtype, Verb, Verbs
+from mmdpo.commands import Dtype, Verbs, verb
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.terminal import quiet_libraries
 
@@ -21,8 +21,17 @@ class BunnyOptions(Options):
     allow_pickle: bool = option(False, "Open pickled weights where there are no others; they can run code.")
 
 
+@verb(
+    "checkpoints",
+    {
+        "the start of the paper's recipes on Bunny": (
+            "mmdpo convert bunny BAAI/Bunny-v1_0-3B checkpoints/bunny-v1.0-3b"
+        ),
+        "and back": "mmdpo convert bunny runs/merged bunny-mdpo --reverse --original checkpoints/Bunny-v1_0-3B",
+    },
+)
 def convert_bunny(options: BunnyOptions) -> int:
-    """Converts a checkpoint of Bunny, or converts it back."""
+    """Bunny-v1.0-3B to and from LlavaForConditionalGeneration."""
     from mmdpo.checkpoints import bunny
     from mmdpo.models.start import find_folder
 
@@ -38,15 +47,4 @@ def convert_bunny(options: BunnyOptions) -> int:
     return 0
 
 
-_EXAMPLES = {
-    "the start of the paper's recipes on Bunny": "mmdpo convert bunny BAAI/Bunny-v1_0-3B checkpoints/bunny-v1.0-3b",
-    "and back": "mmdpo convert bunny runs/merged bunny-mdpo --reverse --original checkpoints/Bunny-v1_0-3B",
-}
-_BUNNY = Verb(
-    "Bunny-v1.0-3B to and from LlavaForConditionalGeneration.",
-    BunnyOptions,
-    convert_bunny,
-    page="checkpoints",
-    examples=_EXAMPLES,
-)
-VERB = Verbs(__doc__, {"bunny": _BUNNY}, kind="checkpoint", page="checkpoints", examples=_EXAMPLES)
+VERB = Verbs(__doc__, {"bunny": convert_bunny}, kind="checkpoint", page="checkpoints", examples=convert_bunny.examples)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmdpo.commands import Verb, Verbs
+from mmdpo.commands import Verbs, verb
 from mmdpo.files import printable
 from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
@@ -41,8 +41,17 @@ class DataCheckOptions(DatasetOptions):
     trust_remote_code: bool = option(False, "Run Python code that comes with the model.")
 
 
+@verb(
+    "data",
+    {
+        "what is in a file, and which rows are faulty": "mmdpo data check pairs.jsonl --image_root photos",
+        "lengths in the tokens of a model, as training counts them": (
+            "mmdpo data check pairs.jsonl --model_name_or_path Qwen/Qwen2.5-VL-7B-Instruct --faults faults.jsonl"
+        ),
+    },
+)
 def check(options: DataCheckOptions) -> int:
-    """Prints what is in a dataset; returns 1 where a row is faulty, else 0."""
+    """Validate a dataset and print what is in it."""
     from rich.console import Console
 
     from mmdpo.training.rows import check_dataset
@@ -62,8 +71,9 @@ class DataDownloadOptions(Options):
     no_images: bool = option(False, "Fetch the rows alone.")
 
 
+@verb("reproduce", {"the paper's pairs and their images": "mmdpo data download mdpo"})
 def download(options: DataDownloadOptions) -> int:
-    """Fetches published preference data."""
+    """Fetch the preference data that the paper trained on."""
     from mmdpo.evaluation.download import download_preferences
 
     download_preferences(options.names, options.out, images=not options.no_images)
@@ -92,8 +102,15 @@ class DataConvertOptions(DatasetOptions):
         check_parquet(self.out)
 
 
+@verb(
+    "data",
+    {
+        "published pairs as a file of one's own": "mmdpo data convert openbmb/RLHF-V-Dataset rlhf-v.parquet",
+        "rows with several rated answers": "mmdpo data convert MMInstruction/VLFeedback vlf.parquet --pairs all",
+    },
+)
 def convert(options: DataConvertOptions) -> int:
-    """Writes a dataset to one file and prints what became of its rows."""
+    """Write a dataset of any format as one Parquet file."""
     from mmdpo.data.check import write_faults
     from mmdpo.data.convert import convert_dataset, describe
     from mmdpo.training.rows import read_examples
@@ -139,8 +156,16 @@ class SymDPOOptions(DatasetOptions):
         check_parquet(self.out)
 
 
+@verb(
+    "data",
+    {
+        "10,000 rows with four demonstrations each": (
+            "mmdpo data symdpo triplets.jsonl symdpo.parquet --rows 10000 --demonstrations 4"
+        )
+    },
+)
 def symdpo(options: SymDPOOptions) -> int:
-    """Writes SymDPO's rows of triplets to one file and prints how many."""
+    """Make SymDPO's pairs of questions and answers about pictures."""
     from mmdpo.data.convert import write_examples
     from mmdpo.data.read import open_rows
     from mmdpo.data.symdpo import SHARES, make_rows, read_triplets
@@ -172,48 +197,9 @@ def check_parquet(out: Path) -> None:
         raise ValueError(f"{out}: what is written is a .parquet file; name it so")
 
 
-_CHECKS = {
-    "what is in a file, and which rows are faulty": "mmdpo data check pairs.jsonl --image_root photos",
-    "lengths in the tokens of a model, as training counts them": (
-        "mmdpo data check pairs.jsonl --model_name_or_path Qwen/Qwen2.5-VL-7B-Instruct --faults faults.jsonl"
-    ),
-}
-_CONVERSIONS = {
-    "published pairs as a file of one's own": "mmdpo data convert openbmb/RLHF-V-Dataset rlhf-v.parquet",
-    "rows with several rated answers": "mmdpo data convert MMInstruction/VLFeedback vlf.parquet --pairs all",
-}
 VERB = Verbs(
     __doc__,
-    {
-        "check": Verb(
-            "Validate a dataset and print what is in it.", DataCheckOptions, check, page="data", examples=_CHECKS
-        ),
-        "download": Verb(
-            "Fetch the preference data that the paper trained on.",
-            DataDownloadOptions,
-            download,
-            page="reproduce",
-            examples={"the paper's pairs and their images": "mmdpo data download mdpo"},
-        ),
-        "convert": Verb(
-            "Write a dataset of any format as one Parquet file.",
-            DataConvertOptions,
-            convert,
-            page="data",
-            examples=_CONVERSIONS,
-        ),
-        "symdpo": Verb(
-            "Make SymDPO's pairs of questions and answers about pictures.",
-            SymDPOOptions,
-            symdpo,
-            page="data",
-            examples={
-                "10,000 rows with four demonstrations each": (
-                    "mmdpo data symdpo triplets.jsonl symdpo.parquet --rows 10000 --demonstrations 4"
-                )
-            },
-        ),
-    },
+    {"check": check, "download": download, "convert": convert, "symdpo": symdpo},
     page="data",
-    examples={**_CHECKS, **_CONVERSIONS},
+    examples={**check.examples, **convert.examples},
 )

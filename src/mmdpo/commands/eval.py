@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from mmdpo.benchmarks.tasks import BENCHMARKS, load, names
-from mmdpo.commands import Verb, Verbs
+from mmdpo.commands import Verb, Verbs, verb
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions
 from mmdpo.options import REQUIRED, Options, option
 
@@ -51,15 +51,16 @@ def run_benchmark(name: str, options: EvaluationOptions) -> int:
     return 0
 
 
-def run_suite(options: SuiteOptions) -> int:
-    """Runs all benchmarks; returns 1 if one has no result, else 0."""
-    from mmdpo.evaluation.suite import run_suite
-
-    return 1 if run_suite(options).missing else 0
-
-
+@verb(
+    "reproduce",
+    {
+        "base, DPO and mDPO beside the paper's rows of Table 1": (
+            "mmdpo eval suite compare runs/base/eval runs/dpo/eval runs/mdpo/eval"
+        )
+    },
+)
 def compare_suites(options: SuiteCompareOptions) -> int:
-    """Prints suites as rows of one table of the paper; returns 1 if pieces are missing, else 0."""
+    """Print several suites as rows of one table."""
     from rich.console import Console
 
     from mmdpo.evaluation.suite_compare import compare_suites, write_suites
@@ -76,8 +77,26 @@ def compare_suites(options: SuiteCompareOptions) -> int:
     return 1 if rows.missing else 0
 
 
+@verb(
+    "evaluation",
+    {
+        "every benchmark whose data is there, in one command": (
+            "mmdpo eval suite --model runs/mine --judge_model gpt-4o --judge_url https://api.openai.com/v1 "
+            "--out runs/suite"
+        )
+    },
+    verbs={"compare": compare_suites},
+)
+def suite(options: SuiteOptions) -> int:
+    """Run all benchmarks and print them beside the paper's Table 1."""
+    from mmdpo.evaluation.suite import run_suite
+
+    return 1 if run_suite(options).missing else 0
+
+
+@verb("evaluation", {"two models on the same items": "mmdpo eval compare runs/dpo/pope runs/mdpo/pope"})
 def compare(options: CompareOptions) -> int:
-    """Compares runs, and prints and writes the comparison; returns 1 if pieces are missing, else 0."""
+    """Set runs beside each other: differences, intervals and a picture."""
     from rich.console import Console
 
     from mmdpo.evaluation.compare import as_content, compare_runs, write_comparison
@@ -94,21 +113,13 @@ def compare(options: CompareOptions) -> int:
     return 1 if comparison.missing else 0
 
 
+@verb("evaluation", {"data and images, where `mmdpo eval` looks for them": "mmdpo eval download pope amber"})
 def download(options: DownloadOptions) -> int:
-    """Fetches what the options name."""
+    """Fetch data and images of benchmarks from their public places."""
     from mmdpo.evaluation.download import download_all
 
     download_all(options.names, options.data_dir, images=not options.no_images)
     return 0
-
-
-_DOWNLOAD = {"data and images, where `mmdpo eval` looks for them": "mmdpo eval download pope amber"}
-_SUITE = {
-    "every benchmark whose data is there, in one command": (
-        "mmdpo eval suite --model runs/mine --judge_model gpt-4o --judge_url https://api.openai.com/v1 --out runs/suite"
-    )
-}
-_COMPARE = {"two models on the same items": "mmdpo eval compare runs/dpo/pope runs/mdpo/pope"}
 
 
 def _name_commands(name: str) -> dict[str, str]:
@@ -138,44 +149,8 @@ def _make_verb(name: str) -> Verb:
 
 VERB = Verbs(
     __doc__,
-    {
-        "compare": Verb(
-            "Set runs beside each other: differences, intervals and a picture.",
-            CompareOptions,
-            compare,
-            page="evaluation",
-            examples=_COMPARE,
-        ),
-        "download": Verb(
-            "Fetch data and images of benchmarks from their public places.",
-            DownloadOptions,
-            download,
-            page="evaluation",
-            examples=_DOWNLOAD,
-        ),
-        "suite": Verb(
-            "Run all benchmarks and print them beside the paper's Table 1.",
-            SuiteOptions,
-            run_suite,
-            page="evaluation",
-            examples=_SUITE,
-            verbs={
-                "compare": Verb(
-                    "Print several suites as rows of one table.",
-                    SuiteCompareOptions,
-                    compare_suites,
-                    page="reproduce",
-                    examples={
-                        "base, DPO and mDPO beside the paper's rows of Table 1": (
-                            "mmdpo eval suite compare runs/base/eval runs/dpo/eval runs/mdpo/eval"
-                        )
-                    },
-                )
-            },
-        ),
-        **{name: _make_verb(name) for name in names()},
-    },
+    {"compare": compare, "download": download, "suite": suite, **{name: _make_verb(name) for name in names()}},
     kind="benchmark",
     page="evaluation",
-    examples={**_DOWNLOAD, **_name_commands("pope"), **_COMPARE},
+    examples={**download.examples, **_name_commands("pope"), **compare.examples},
 )

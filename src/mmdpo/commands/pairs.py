@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmdpo.commands import Verb, Verbs
+from mmdpo.commands import NoOptions, Verbs, verb
 from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.pairs.options import PairsOptions
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from mmdpo.pairs.run import PairsRun
 
 
-def run_all(options: PairsOptions) -> int:
-    """Samples, judges and builds; every step goes on where it was."""
-    return _sample(options) or _judge(options) or _build(options)
+_RUN = "mmdpo pairs {} --config pairs.yaml"
 
 
-def _sample(options: PairsOptions) -> int:
-    """Lets the policy answer every prompt K times."""
+@verb("pairs", {"by the options in a file": _RUN.format("sample")}, uses=lambda: ("asking",))
+def sample(options: PairsOptions) -> int:
+    """Let the policy answer every prompt K times."""
     from mmdpo.pairs.run import PairsRun
 
     quiet_libraries()
@@ -45,8 +44,13 @@ class JudgeStepOptions(PairsOptions):
     only: tuple[str, ...] = option((), "Judges by their names.", unset="all")
 
 
-def _judge(options: PairsOptions) -> int:
-    """Lets the judges say what they hold of every answer."""
+@verb(
+    "pairs",
+    {"one of several judges": f"{_RUN.format('judge')} --only claims"},
+    uses=lambda: ("judging", "asking"),
+)
+def judge(options: JudgeStepOptions) -> int:
+    """Let judges say what is wrong with every answer."""
     from mmdpo.pairs.run import PairsRun
 
     quiet_libraries()
@@ -69,8 +73,13 @@ def _judge(options: PairsOptions) -> int:
     return 0
 
 
-def _build(options: PairsOptions) -> int:
-    """Makes pairs of answers and verdicts, and prints what became of them."""
+@verb(
+    "pairs",
+    {"by another rule; nothing is asked again": f"{_RUN.format('build')} --rule clean_near --margin 2"},
+    uses=lambda: ("judging", "building"),
+)
+def build(options: PairsOptions) -> int:
+    """Make pairs of answers and verdicts, with a card and a recipe."""
     from rich.console import Console
 
     from mmdpo.pairs.run import PairsRun
@@ -92,6 +101,22 @@ def _build(options: PairsOptions) -> int:
         printable(f"{sum(result['pairs'].values()):,} pairs: {where}; mmdpo train --config {run.folder / 'train.yaml'}")
     )
     return 0
+
+
+@verb(
+    "pairs",
+    {
+        "all three steps, by the options in a file": _RUN.format("all"),
+        "without a file: eight answers to each picture of a folder": (
+            "mmdpo pairs all --prompts photos --ask Describe. --model runs/mine --judge_model "
+            "Qwen/Qwen2.5-VL-72B-Instruct --judge_base_url http://localhost:8000/v1 --out runs/pairs"
+        ),
+        "what is left to do, and what it will cost": f"{_RUN.format('all')} --dry_run",
+    },
+)
+def run_all(options: PairsOptions) -> int:
+    """Do all three; every step goes on where it was."""
+    return sample.run(options) or judge.run(options) or build.run(options)
 
 
 def _agrees(run: PairsRun, step: str) -> bool:
@@ -131,8 +156,7 @@ def _estimate(options: PairsOptions) -> int:
     if unknown:
         print(
             f"Nothing of {', '.join(unknown)} was done yet, so its rest is not known: run it with --limit 64 first, "
-            f"then "
-            "this again. What those 64 cost is not lost, since the same run goes on."
+            "then this again. What those 64 cost is not lost, since the same run goes on."
         )
     return 0
 
@@ -145,8 +169,13 @@ class CheckJudgeOptions(PairsOptions):
     only: tuple[str, ...] = option((), "Judges by their names.", unset="all")
 
 
-def _check(options: CheckJudgeOptions) -> int:
-    """Prints how often the judges are right, and what moves them besides the truth."""
+@verb(
+    "pairs",
+    {"is the judge right on labelled answers?": f"{_RUN.format('check-judge')} --gold gold.jsonl"},
+    uses=lambda: ("judging", "asking"),
+)
+def check(options: CheckJudgeOptions) -> int:
+    """Measure a judge on labelled answers before it costs anything."""
     from rich.console import Console
 
     from mmdpo.pairs.check_judge import read_gold
@@ -173,8 +202,9 @@ class ShowOptions(Options):
     dropped: bool = option(False, "Prompts that gave no pair alone.")
 
 
-def _show(options: ShowOptions) -> int:
-    """Prints prompts with all their answers, what the judges hold of them, and which pair was taken."""
+@verb("pairs", {"the first prompts, with all answers and verdicts": "mmdpo pairs show runs/pairs --number 3"})
+def show(options: ShowOptions) -> int:
+    """Print answers, verdicts, and which pair was taken."""
     from rich.console import Console
 
     from mmdpo.pairs.run import show_run
@@ -188,13 +218,9 @@ def _show(options: ShowOptions) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoOptions(Options):
-    """Nothing."""
-
-
-def _list_rules(options: NoOptions) -> int:
-    """Prints the rules, and the judges."""
+@verb("pairs")
+def list_rules(options: NoOptions) -> int:
+    """List the rules and the judges."""
     from mmdpo.pairs.judges import JUDGES, load
     from mmdpo.pairs.rules import RULES
 
@@ -207,64 +233,17 @@ def _list_rules(options: NoOptions) -> int:
     return 0
 
 
-_RUN = "mmdpo pairs {} --config pairs.yaml"
-_CHECK = {
-    "is the judge right on labelled answers?": f"{_RUN.format('check-judge')} --gold gold.jsonl",
-}
-_ALL = {
-    "all three steps, by the options in a file": _RUN.format("all"),
-    "without a file: eight answers to each picture of a folder": (
-        "mmdpo pairs all --prompts photos --ask Describe. --model runs/mine --judge_model Qwen/Qwen2.5-VL-72B-Instruct "
-        "--judge_base_url http://localhost:8000/v1 --out runs/pairs"
-    ),
-    "what is left to do, and what it will cost": f"{_RUN.format('all')} --dry_run",
-}
-_SHOW = {"the first prompts, with all answers and verdicts": "mmdpo pairs show runs/pairs --number 3"}
 VERB = Verbs(
     __doc__,
     {
-        "sample": Verb(
-            "Let the policy answer every prompt K times.",
-            PairsOptions,
-            _sample,
-            uses=lambda: ("asking",),
-            page="pairs",
-            examples={"by the options in a file": _RUN.format("sample")},
-        ),
-        "judge": Verb(
-            "Let judges say what is wrong with every answer.",
-            JudgeStepOptions,
-            _judge,
-            uses=lambda: ("judging", "asking"),
-            page="pairs",
-            examples={"one of several judges": f"{_RUN.format('judge')} --only claims"},
-        ),
-        "build": Verb(
-            "Make pairs of answers and verdicts, with a card and a recipe.",
-            PairsOptions,
-            _build,
-            uses=lambda: ("judging", "building"),
-            page="pairs",
-            examples={
-                "by another rule; nothing is asked again": f"{_RUN.format('build')} --rule clean_near --margin 2"
-            },
-        ),
-        "all": Verb(
-            "Do all three; every step goes on where it was.", PairsOptions, run_all, page="pairs", examples=_ALL
-        ),
-        "show": Verb(
-            "Print answers, verdicts, and which pair was taken.", ShowOptions, _show, page="pairs", examples=_SHOW
-        ),
-        "check-judge": Verb(
-            "Measure a judge on labelled answers before it costs anything.",
-            CheckJudgeOptions,
-            _check,
-            uses=lambda: ("judging", "asking"),
-            page="pairs",
-            examples=_CHECK,
-        ),
-        "rules": Verb("List the rules and the judges.", NoOptions, _list_rules, page="pairs"),
+        "sample": sample,
+        "judge": judge,
+        "build": build,
+        "all": run_all,
+        "show": show,
+        "check-judge": check,
+        "rules": list_rules,
     },
     page="pairs",
-    examples={**_ALL, **_SHOW},
+    examples={**run_all.examples, **show.examples},
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdpo.commands import Verb, Verbs
+from mmdpo.commands import Verbs, verb
 from mmdpo.files import printable
 from mmdpo.options import REQUIRED, Options, option
 
@@ -24,8 +24,9 @@ class VotesReportOptions(VotesOptions):
     seed: int = option(0, "Seed of the bootstrap.")
 
 
+@verb("app", {"win, tie and lose of the votes in a file": "mmdpo votes report votes.db --out runs/votes"})
 def report(options: VotesReportOptions) -> int:
-    """Prints what the votes come to, and writes it if asked."""
+    """Win, tie and lose with intervals, and how far raters agree."""
     from rich.console import Console
 
     from mmdpo.votes.report import make_report, print_report, write_report
@@ -46,8 +47,9 @@ class VotesExportOptions(VotesOptions):
     csv: Path = option(REQUIRED, "Write this .csv file.", metavar="CSV", positional=True)
 
 
+@verb("app", {"votes for a spreadsheet": "mmdpo votes export votes.db votes.csv"})
 def export(options: VotesExportOptions) -> int:
-    """Writes all votes as CSV, those that their raters have changed too."""
+    """Write votes as CSV."""
     from mmdpo.votes.exchange import export_votes
     from mmdpo.votes.store import VoteStore
 
@@ -65,8 +67,9 @@ class VotesImportOptions(VotesOptions):
     runs: tuple[Path, ...] = option((), "The runs that are voted on, for a FILE that is not there yet.", metavar="RUN")
 
 
+@verb("app", {"votes of another machine into the same file": "mmdpo votes import votes.db theirs.csv"})
 def merge(options: VotesImportOptions) -> int:
-    """Puts votes into a file of the same study; what is there already changes nothing."""
+    """Read votes from CSV; twice is once."""
     from mmdpo.report.reading import find_folders
     from mmdpo.votes.exchange import import_votes
     from mmdpo.votes.store import VoteStore
@@ -84,22 +87,9 @@ def merge(options: VotesImportOptions) -> int:
     return 0
 
 
-_REPORT = {"win, tie and lose of the votes in a file": "mmdpo votes report votes.db --out runs/votes"}
-_EXPORT = {"votes for a spreadsheet": "mmdpo votes export votes.db votes.csv"}
-_IMPORT = {"votes of another machine into the same file": "mmdpo votes import votes.db theirs.csv"}
 VERB = Verbs(
     __doc__,
-    {
-        "report": Verb(
-            "Win, tie and lose with intervals, and how far raters agree.",
-            VotesReportOptions,
-            report,
-            page="app",
-            examples=_REPORT,
-        ),
-        "export": Verb("Write votes as CSV.", VotesExportOptions, export, page="app", examples=_EXPORT),
-        "import": Verb("Read votes from CSV; twice is once.", VotesImportOptions, merge, page="app", examples=_IMPORT),
-    },
+    {"report": report, "export": export, "import": merge},
     page="app",
-    examples={**_REPORT, **_EXPORT, **_IMPORT},
+    examples={**report.examples, **export.examples, **merge.examples},
 )
