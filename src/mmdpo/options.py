@@ -18,6 +18,7 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -42,17 +43,26 @@ class Options:
     """What the flags begin with and the fields do not."""
     USAGE: ClassVar[str] = ""
     """Flags of which one is needed, as the usage shows them."""
+    MARK: ClassVar[str] = "--"
+    """What stands before a name in messages; nothing where names are keys of a file."""
     HAS_FILE: ClassVar[bool] = False
     """Whether `--config FILE` names a YAML file that gives flags by their names; those typed go before."""
 
-    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    given = frozenset[str]()
     """The flags that the command line named; the others have their defaults."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            least, value = each.metadata.get("least"), getattr(self, each.name)
-            if least is not None and value is not None and value < least:
-                raise ValueError(f"--{_flag_of(type(self), each)} is {value}; give {least} or more")
+        for flag, hint, each, *_ in _list_flags(type(self)):
+            if (value := getattr(self, each.name, None)) is None:
+                continue  # of a group, which has looked itself, or unset
+            said, least, within = f"{self.MARK}{flag} is {value!r}", each.metadata["least"], each.metadata["within"]
+            choices = _choices_of(hint, each)
+            if choices is not None and not set(value if isinstance(value, tuple) else [value]) <= set(choices):
+                raise ValueError(f"{said}; give {', '.join(map(str, choices))}")
+            if least is not None and value < least:
+                raise ValueError(f"{said}; give {least} or more")
+            if within and not _is_within(value, within):
+                raise ValueError(f"{said}; give a number in {within}")
 
 
 def option(
@@ -61,9 +71,10 @@ def option(
     *,
     metavar: str | None = None,
     positional: bool = False,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[Any] | None = None,
     known: Callable[[], Sequence[str]] | None = None,
     least: int | None = None,
+    within: str = "",
     flag: str = "",
     use: str = "",
     unset: str = "",
@@ -71,13 +82,13 @@ def option(
     """Declares a field that is a flag; `text` is a sentence for the help, which adds the default.
 
     `choices` are all that is taken, `known` returns names that are taken among others, which the shell completes.
-    `least` is the smallest number that is taken, `flag` the flag's name where it is not the field's, and `use` what the
-    flag is for: the help of a verb that does not use it leaves it out. `unset` says in words what holds where the flag
-    is not given and its default is None or ().
+    `least` is the smallest number that is taken, `within` the interval that numbers lie in, such as `[0, 1)`; `flag` is
+    the flag's name where it is not the field's, and `use` what the flag is for: the help of a verb that does not use it
+    leaves it out. `unset` says in words what holds where the flag is not given and its default is None or ().
     """
     metadata = dict(
-        text=text, metavar=metavar, positional=positional, choices=choices, known=known, least=least, flag=flag,
-        use=use, unset=unset,
+        text=text, metavar=metavar, positional=positional, choices=choices, known=known, least=least, within=within,
+        flag=flag, use=use, unset=unset,
     )  # fmt: skip
     return field(default=default, metadata=metadata)
 
@@ -188,6 +199,17 @@ def make_options(options: type[_Chosen], values: Mapping[str, Any]) -> _Chosen:
     return _build(options, chosen)
 
 
+def read_entry(options: type[_Chosen], values: Any, where: str) -> _Chosen:
+    """Returns the options that an entry of a file gives; raises ValueError, which says where, for what `make_options`
+    does not take."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is a mapping of options; got {values!r:.100}")
+    try:
+        return make_options(options, values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
     """Returns a value as a field of this type holds it."""
     if get_origin(hint) in (Union, types.UnionType):
@@ -196,11 +218,12 @@ def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
         if isinstance(value, str | Path):
             raise TypeError(f"{name} takes several values, as a list; got {value!r}")
         return tuple(_take(name, one, get_args(hint)[0], each) for one in value)
-    choices = get_args(hint) if get_origin(hint) is Literal else each.metadata["choices"]
+    choices = _choices_of(hint, each)
     if choices is not None:
         if value not in choices:
             raise ValueError(f"{name} is one of {', '.join(map(str, choices))}; got {value!r}")
         return value
+    hint = get_origin(hint) or hint
     wanted = {float: (float, int), Path: (str, Path)}.get(hint, (hint,))
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise TypeError(f"{name} should be {hint.__name__}, is {value!r}")
@@ -290,16 +313,37 @@ def name_choice(message: str) -> str:
     return f"{message[: found.start()]}invalid choice: {found[1]!r}{nearest} (choose from {found[2]})"
 
 
+def _choices_of(hint: Any, each: Field[Any]) -> Sequence[Any] | None:
+    """Returns all that a field takes, None where that is not listed."""
+    kinds = [hint, *get_args(hint)]  # a choice, or none, or several
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), each.metadata["choices"])
+
+
+def _is_within(value: float, interval: str) -> bool:
+    """Says whether a number lies in an interval.
+
+    >>> [_is_within(value, "[0, 1)") for value in (0, 0.5, 1)]
+    [True, True, False]
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    return low <= value <= high and (value > low or interval[0] == "[") and (value < high or interval[-1] == "]")
+
+
 def _list_flags(
     options: type[Options], title: str = "", use: str = ""
 ) -> Iterator[tuple[str, Any, Field[Any], str, str]]:
     """Yields the name of each flag, its type, its field, the title of its group, and what it is for."""
-    hints = get_type_hints(options)
+    hints = _hints_of(options)  # type: ignore[arg-type]  # a class has a hash
     for each in fields(options):
         if inner := each.metadata.get("group"):
             yield from _list_flags(inner, (inner.__doc__ or "").partition("\n")[0], each.metadata["use"])
         elif "text" in each.metadata:
             yield _flag_of(options, each), hints[each.name], each, title, each.metadata["use"] or use
+
+
+@cache
+def _hints_of(options: Any) -> dict[str, Any]:
+    return get_type_hints(options)
 
 
 def _flag_of(options: type[Options], each: Field[Any]) -> str:
@@ -320,7 +364,7 @@ def _describe(hint: Any, each: Field[Any]) -> dict[str, Any]:
         keywords["nargs"], hint = "+", get_args(hint)[0]
     elif each.metadata["positional"] and default is not MISSING:
         keywords["nargs"] = "?"
-    choices = get_args(hint) if get_origin(hint) is Literal else each.metadata["choices"]
+    choices = _choices_of(hint, each)
     if choices is not None:
         return keywords | {"choices": choices}
     return keywords | {"type": hint, "metavar": each.metadata["metavar"] or _METAVARS.get(hint)}
@@ -335,4 +379,6 @@ def _build(options: type[_Chosen], chosen: Mapping[str, Any]) -> _Chosen:
         elif "text" in each.metadata and (name := _flag_of(options, each)) in chosen:
             values[each.name] = tuple(chosen[name]) if isinstance(chosen[name], list) else chosen[name]
             given.add(name)
-    return options(**values, given=frozenset(given))
+    made = options(**values)
+    object.__setattr__(made, "given", frozenset(given))
+    return made

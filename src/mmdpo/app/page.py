@@ -12,6 +12,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it while it is imported
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from mmdpo.app import answers_page, look_page, pairs_page, votes_page
 from mmdpo.app.sources import Sources
@@ -87,7 +88,7 @@ def launch(
             quiet=True,
             show_error=True,
             prevent_thread_lock=True,
-            app_kwargs={"middleware": [_policy_middleware()], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [Middleware(_AddPolicy)], "docs_url": None, "redoc_url": None},
         )
     except OSError as error:
         raise OSError(f"--port {port}: cannot be opened on {host} ({error}); choose another one") from error
@@ -105,12 +106,6 @@ def is_loopback(host: str) -> bool:
 
 def _read(name: str) -> str:
     return (files("mmdpo.app") / name).read_text(encoding="utf-8")
-
-
-def _policy_middleware() -> Any:
-    from starlette.middleware import Middleware
-
-    return Middleware(_AddPolicy)
 
 
 class _AddPolicy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jaxtyping import Int
 from markupsafe import Markup
 
 from mmdpo.app.html import render
-from mmdpo.app.pair_index import DROPPED, FLAGGED, UNDECIDED, PairFacts, PairIndex, Query, look_at
+from mmdpo.app.pair_index import DROPPED, FLAGGED, UNDECIDED, PairFacts, PairIndex, Query, Tell, look_at
 from mmdpo.app.pair_measures import Measure
 from mmdpo.app.pair_pictures import HowCorrupted, OtherPictures, make_pictures
 from mmdpo.data.dataset import PreferenceDataset
@@ -29,11 +29,6 @@ LONGEST_LINE, LONGEST_TEXT = 160, 20_000
 """Characters of a text in the list, and of one in full."""
 _KEPT = 8
 """Selections that are kept for turning pages."""
-Tell = Callable[[int, int], None]
-
-
-def _untold(done: int, rows: int) -> None:
-    """Tells nobody."""
 
 
 class Badge(NamedTuple):
@@ -60,7 +55,7 @@ class PairsView:
 
     # -- which rows ----------------------------------------------------------------------------------------------------
 
-    def select(self, query: Query, tell: Tell = _untold) -> Int[np.ndarray, "K"]:
+    def select(self, query: Query, tell: Tell = lambda done, rows: None) -> Int[np.ndarray, "K"]:
         """Returns the places of the rows that are shown, in their order; raises what reading the decisions raises."""
         decisions = self.decisions.read()
         depends = {FLAGGED, DROPPED, UNDECIDED} & set(query.filters)
@@ -126,7 +121,7 @@ class PairsView:
 
     # -- one row -------------------------------------------------------------------------------------------------------
 
-    def render_pictures(self, index: int, how: HowCorrupted, tell: Tell = _untold) -> Markup:
+    def render_pictures(self, index: int, how: HowCorrupted, tell: Tell = lambda done, rows: None) -> Markup:
         """Returns the head of a row with what is wrong with it, and its pictures."""
         example, facts = look_at(self.dataset, index)
         pictures = [] if example is None else make_pictures(example, index, how, self._find_others, tell)

@@ -229,7 +229,8 @@ class _Page:
         view, _ = self._read(values)
         as_in, name, options, seed, epoch = values[-5:]
         try:
-            how = _change(self.hows[as_in], name, read_options(options or ""), seed, epoch)
+            own = dict(corruption=name, options=read_options(options or ""), seed=int(seed or 0), epoch=int(epoch or 0))
+            how = replace(self.hows[as_in], **own)
             how.make_preparer()
         except ValueError as error:
             return paragraph(str(error), "problem", role="alert")
@@ -253,10 +254,6 @@ def _told(progress: gr.Progress, what: str) -> Callable[[int, int], None]:
 def _show_options(how: HowCorrupted) -> str:
     """Returns all options of a corruption as JSON, with the values that they have."""
     return json.dumps(corruptions.load(how.corruption).with_options(**how.options).options)
-
-
-def _change(how: HowCorrupted, name: str, options: dict[str, Any], seed: Any, epoch: Any) -> HowCorrupted:
-    return replace(how, corruption=name, options=options, seed=int(seed or 0), epoch=int(epoch or 0))
 
 
 def _tell_decision(view: PairsView, index: int, decision: str, reason: str) -> Any:

@@ -87,7 +87,7 @@ class VotingBooth:
         rater = read_rater(name)
         return View(Shown(rater, self.store.next_task(rater)))
 
-    def vote(self, shown: Shown, choice: Choice, reason: str) -> View:
+    def vote(self, shown: Shown, reason: str, *, choice: Choice) -> View:
         """Commits a vote, then returns the next item; raises VoteError where it was not committed."""
         if shown.task is None:
             return View(shown)
@@ -194,14 +194,9 @@ def build(sources: Sources) -> None:
     quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
     gr.on([enter.click, name.submit], begin, name, [refused, door, inside, *told], **quiet)
     for choice, button in buttons.items():
-        act = partial(_vote, booth, choice)
-        button.click(partial(step, act), [held, reason], told, **quiet)
+        button.click(partial(step, partial(booth.vote, choice=choice)), [held, reason], told, **quiet)
     back.click(partial(step, booth.go_back), held, told, **quiet)
     on.click(partial(step, booth.go_on), held, told, **quiet)
-
-
-def _vote(booth: VotingBooth, choice: Choice, shown: Shown, reason: str) -> View:
-    return booth.vote(shown, choice, reason)
 
 
 def _warn(text: str) -> Markup:

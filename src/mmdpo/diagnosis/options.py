@@ -80,7 +80,7 @@ class DiagnosisOptions(Options):
 
     def record(self) -> dict[str, Any]:
         """Returns what diagnosis.json says of the options."""
-        left_out = ("given", "out", "data_only", "no_probe")
+        left_out = ("out", "data_only", "no_probe")
         unset = {name for name in ("conflict", "empty_image", "image_dir") if getattr(self, name) is None}
         if self.empty_image is None:
             unset.add("empty")

@@ -196,7 +196,9 @@ class ScoreLog:
         whole = len(rows) if len(rows) == len(self.keys) else len(rows) // batch * batch
         write_whole(self.path, "".join(f"{line}\n" for line in (json.dumps(self.head), *lines[1 : whole + 1])))
         scores = torch.tensor([row["logprobs"] for row in rows[:whole]], dtype=torch.float32)
-        tokens = [[torch.tensor(values) for values in row["tokens"]] for row in rows[:whole] if self._has_tokens]
+        tokens = [
+            [torch.tensor(values) for values in row["tokens"]] for row in rows[:whole] if self.head.get("per_token")
+        ]
         return Scored(scores.reshape(whole, len(self.head["cells"])).T, tokens)
 
     def append(self, start: int, scores: Scored) -> None:
@@ -208,10 +210,6 @@ class ScoreLog:
             row["tokens"] = [round_tokens(of_answer) for of_answer in tokens]
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-
-    @property
-    def _has_tokens(self) -> bool:
-        return bool(self.head.get("per_token"))
 
 
 def round_tokens(values: Float[Tensor, "n"]) -> list[float]:

@@ -73,7 +73,12 @@ def diagnose(*, out: str | Path | None = None, **options: Any) -> Diagnosis:
     return Diagnosis(
         kind=content["kind"],
         pairs=content["pairs"],
-        measures={name: _read_measure(of) for name, of in found.items()},
+        measures={
+            name: Measure(
+                of["label"], of.get("value", of.get("accuracy")), of["low"], of["high"], of["n"], of.get("unit", "%")
+            )
+            for name, of in found.items()
+        },
         verdict=say(content),
         depends=content.get("verdict", {}).get("depends"),
         notes=tuple(content["notes"]),
@@ -81,11 +86,6 @@ def diagnose(*, out: str | Path | None = None, **options: Any) -> Diagnosis:
         examples=examples,
         content=content,
     )
-
-
-def _read_measure(of: Mapping[str, Any]) -> Measure:
-    value = of["value"] if "value" in of else of["accuracy"]
-    return Measure(of["label"], value, of["low"], of["high"], of["n"], of.get("unit", "%"))
 
 
 def run_diagnosis(options: DiagnosisOptions, console: Console) -> dict[str, Any]:

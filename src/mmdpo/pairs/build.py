@@ -79,7 +79,7 @@ def build_pairs(
         "asked_rule": plan.rule,
         "about": RULES[rule].about,
         "notes": [note] if note else [],
-        "plan": asdict(plan),
+        "plan": {name: value for name, value in asdict(plan).items() if name != "to"},
         "judges": files.versions,
         "sampler": read_json(folder / SAMPLER),
         "funnel": offering.funnel(len(prompts) + len(left_out), len(taken)),

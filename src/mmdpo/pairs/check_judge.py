@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from mmdpo.data.read import open_rows
-from mmdpo.files import write_json
 from mmdpo.pairs.asking import JudgeError
 from mmdpo.pairs.judges import PENALTY, Context, Verdict, find_objects, load
-from mmdpo.pairs.judging import PROOF, JudgeChoice, judge_lot
+from mmdpo.pairs.judging import JudgeChoice, judge_lot
 from mmdpo.pairs.prompts import Prompt, read_row
 from mmdpo.pairs.samples import LOT, Sample
 from mmdpo.records import RowError
@@ -108,21 +107,11 @@ def check_judge(
     """
     judge = load(choice.judge)
     verdicts = list(_judge(golds, judge, context, asker))
-    rows = [
-        (a, b) if gold.scores[a] > gold.scores[b] else (b, a)
-        for gold in golds
-        for a, b in combinations(range(len(gold.texts)), 2)
-        if gold.scores[a] != gold.scores[b]
-    ]
-    places = [
-        number
-        for number, gold in enumerate(golds)
-        for a, b in combinations(range(len(gold.texts)), 2)
-        if gold.scores[a] != gold.scores[b]
-    ]
     judged = [
-        (golds[place], better, worse, verdicts[place][better], verdicts[place][worse])
-        for place, (better, worse) in zip(places, rows, strict=True)
+        (gold, better, worse, of[better], of[worse])
+        for gold, of in zip(golds, verdicts, strict=True)
+        for better, worse in permutations(range(len(gold.texts)), 2)
+        if gold.scores[better] > gold.scores[worse]
     ]
     right = [
         (gold, better, worse, 0.5 if first.score == second.score else float(first.score > second.score))
@@ -231,10 +220,3 @@ def _wilson(share: float | None, n: int) -> dict[str, Any]:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return {"value": 100 * share, "low": 100 * (centre - half), "high": 100 * (centre + half), "n": n}
-
-
-def write_check(folder: Path, choice: JudgeChoice, found: Mapping[str, Any]) -> Path:
-    """Writes what was found of a judge, which the card of the pairs then says."""
-    path = folder / PROOF.format(choice.label)
-    write_json(path, dict(found))
-    return path

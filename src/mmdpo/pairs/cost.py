@@ -75,7 +75,7 @@ class Ledger:
         spent.requests += 1
         spent.read += read
         spent.written += written
-        spent.price += self._price(model).of(read, written)
+        spent.price += self.prices.get(model, Prices()).of(read, written)
 
     def watch(self, answerer: Answerer) -> Answerer:
         """Returns a model that is asked no more, BudgetSpentError, once the budget is spent.
@@ -95,9 +95,6 @@ class Ledger:
         """Writes cost.json."""
         steps = {step: asdict(spent) for step, spent in self.steps.items()}
         write_json(self.folder / COST, {"steps": steps, "price": self.total, "budget": self.budget})
-
-    def _price(self, model: str) -> Prices:
-        return self.prices.get(model, Prices())
 
 
 @dataclass

@@ -113,8 +113,7 @@ def judge_round(new: Measured, best: Measured, start: Measured, options: Iterate
     if new.useless - start.useless > options.guard_useless:
         return (
             f"{new.useless:.1f} % of answers are empty, cut off or looping, {new.useless - start.useless:.1f} points "
-            f"more "
-            f"than at the start"
+            "more than at the start"
         )
     return ""
 
@@ -160,7 +159,7 @@ class Rounds:
             state = self._read_state()
             if "start" not in state:
                 state["start"] = asdict(self._measure(0, self.base))
-                self._write(state)
+                write_json(self.folder / ROUNDS, state)
             state["start_benchmarks"] = self._evaluate(0, self.base)
             if state["rounds"] and state["ended"]:  # gate and guards may be others now, or prompts more
                 last = state["rounds"].pop()
@@ -174,16 +173,16 @@ class Rounds:
                     state["ended"] = f"round {number} has no prompts left; give more, or fewer --prompts_per_round"
                     break
                 self._run_round(number, prompts, state)
-                self._write(state)
-            self._write(state)
+                write_json(self.folder / ROUNDS, state)
+            write_json(self.folder / ROUNDS, state)
         return state
 
     def _run_round(self, number: int, prompts: Sequence[str], state: dict[str, Any]) -> None:
         """Makes the pairs of a round, trains on them and measures the model; says in `state` what it came to."""
         folder = self.folder / f"round-{number}"
         make_folder(folder)
-        previous = self._best_model(state)
-        policy = previous
+        kept = [row for row in state["rounds"] if row["kept"]]
+        policy = str(kept[-1]["model"]) if kept else self.base
         ids = folder / "prompts.txt"
         write_whole(ids, "".join(f"{name}\n" for name in prompts))
         own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs")}
@@ -207,13 +206,12 @@ class Rounds:
         if pairs["funnel"]["yield"] < LEAST_YIELD:
             state["ended"] = (
                 f"round {number} gives {found['pairs']:,} pairs of {len(prompts):,} prompts, fewer than one in ten: "
-                f"nothing "
-                "is left to learn from"
+                "nothing is left to learn from"
             )
             state["rounds"].append(found | {"kept": False, "reason": state["ended"]})
             return
         found["agreed"] = self._judge_again(number, folder)
-        model = self._train(number, folder, previous)
+        model = self._train(number, folder, policy)
         found |= {"model": model, "held_out": asdict(self._measure(number, model))}
         self._decide(found | {"benchmarks": self._evaluate(number, model)}, state)
 
@@ -262,8 +260,7 @@ class Rounds:
         self._write_yaml(folder / "train.yaml", recipe)
         if not done.is_file():
             command = ["train", "--config", str(folder / "train.yaml")]
-            resumes = run.is_dir() and any(run.glob("checkpoint-*"))
-            if resumes:
+            if run.is_dir() and any(run.glob("checkpoint-*")):
                 command += ["--resume_from_checkpoint", "true"]
             launch = shlex.split(self.options.launch) or [sys.executable, "-m", "mmdpo"]
             self.execute([*launch, *command])
@@ -341,9 +338,8 @@ class Rounds:
             (held_out if len(held_out) < self.options.held_out else rest).extend(each.id for each in groups[place])
         if not rest:
             raise IterateError(
-                f"{len(prompts):,} prompts about {len(groups):,} images, and --held_out {self.options.held_out} "
-                f"takes all: "
-                "give more prompts, or hold out fewer"
+                f"{len(prompts):,} prompts about {len(groups):,} images, and --held_out {self.options.held_out} takes "
+                "all: give more prompts, or hold out fewer"
             )
         path, text = self.folder / HELD_OUT, "".join(f"{name}\n" for name in held_out)
         if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -353,10 +349,6 @@ class Rounds:
 
     def _pairs_file(self) -> dict[str, Any]:
         return {key: value for key, value in _read_mapping(self.options.pairs).items() if key != "limit"}
-
-    def _best_model(self, state: Mapping[str, Any]) -> str:
-        kept = [row for row in state["rounds"] if row["kept"]]
-        return str(kept[-1]["model"]) if kept else self.base
 
     def _read_state(self) -> dict[str, Any]:
         path = self.folder / ROUNDS
@@ -368,9 +360,6 @@ class Rounds:
                     f"{path} is of rounds with {key} {state[key]!r}, and now it is {value!r}: choose another out"
                 )
         return state
-
-    def _write(self, state: Mapping[str, Any]) -> None:
-        write_json(self.folder / ROUNDS, state)
 
     def _link(self, model: Path) -> None:
         """Makes `best` a link to a model."""

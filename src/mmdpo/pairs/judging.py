@@ -8,46 +8,51 @@ judge-NAME.json       what the verdicts depend on besides the answers: judge, ve
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from mmdpo.files import digest_of, read_json, to_json
+from mmdpo.files import digest_of, read_json, read_mapping
 from mmdpo.generation.questions import Answerer
 from mmdpo.line_file import LineFile, read_lines
+from mmdpo.options import REQUIRED, Options, option, read_entry
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.filters import why_useless
-from mmdpo.pairs.judges import Context, Verdict, Verdicts, load, version_of
+from mmdpo.pairs.judges import Context, Verdict, Verdicts, load
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import LOT, Sample, check_same
-from mmdpo.registry import name_nearest
 
 PROOF = "check-{}.json"
 """What `check-judge` found of a judge."""
-_KINDS: Mapping[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": ((int, float), "a number")}
-"""Of an option's type: values that it takes, and what messages call them."""
 
 
 @dataclass(frozen=True)
-class JudgeChoice:
-    """One judge of a run, and its own options. Raises JudgeError for what it is none of."""
+class JudgeChoice(Options):
+    """One judge of a run, and its own options. Raises JudgeError for a judge that is none, ValueError for an option."""
 
-    judge: str
-    name: str = ""
-    """Of its files; the judge's unless given."""
-    model: str | None = None
-    """A hub name, a folder, or the model's name on a server; the run's `judge_model` unless given."""
-    base_url: str | None = None
-    votes: int = 1
-    splits: str = "model"
-    agreement: float = 0.75
-    threshold: float = 0.5
-    opponents: int = 2
-    run: str | None = None
-    """Folder of `mmdpo train`, for judges that have rewards."""
+    MARK: ClassVar[str] = "judges: "
+
+    judge: str = option(REQUIRED, "The judge.")
+    name: str = option("", "Of its files; the judge's unless given.")
+    model: str | None = option(None, "A hub name, a folder, or the model's name on a server.", unset="`judge_model`")
+    base_url: str | None = option(None, "Address of an endpoint that has the model.")
+    votes: int = option(1, "In how many ways a claim is asked about.", choices=(1, 2, 3))
+    splits: Literal["model", "sentences"] = option("model", "What splits an answer into claims.")
+    agreement: float = option(0.75, "Share of answers that have a claim which is believed.", within="(0, 1]")
+    threshold: float = option(0.5, "P(yes) from which a claim is held to be true.", within="(0, 1]")
+    opponents: int = option(2, "With how many other answers each is compared.", least=1)
+    run: str | None = option(None, "Folder of `mmdpo train`, for judges that have rewards.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            load(self.judge)
+        except ValueError as error:
+            raise JudgeError(str(error)) from error
+        if not re.fullmatch(r"[\w.-]+", self.label):
+            raise JudgeError(f"judges: {self.label!r} is to be part of file names: letters, digits, - and _ do")
 
     @property
     def label(self) -> str:
@@ -57,45 +62,9 @@ class JudgeChoice:
     @classmethod
     def read(cls, text: str) -> JudgeChoice:
         """Returns what an entry of `judges` means: a judge's name, or a mapping in JSON with `judge` and options."""
-        if not text.lstrip().startswith("{"):
-            return cls(text).checked()
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise JudgeError(f"judges: {text!r:.200} is no JSON ({error})") from error
-        known = [each.name for each in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise JudgeError(
-                    f"judges: there is no option {key!r}{name_nearest(key, known)} There are {', '.join(known)}"
-                )
-        if "judge" not in values:
-            raise JudgeError(f"judges: {text!r:.200} names no judge: write {{judge: claims, …}}")
-        for each in fields(cls):
-            kind, called = _KINDS.get(str(each.type), (str, "a text"))
-            value = values.get(each.name)
-            if each.name in values and (isinstance(value, bool) or not isinstance(value, kind)):
-                raise JudgeError(f"judges: {each.name} is {value!r:.100}; give {called}")
-        return cls(**values).checked()
-
-    def checked(self) -> JudgeChoice:
-        """Returns the choice; raises JudgeError for an unknown judge or an option out of range."""
-        try:
-            load(self.judge)
-        except ValueError as error:
-            raise JudgeError(str(error)) from error
-        if not re.fullmatch(r"[\w.-]+", self.label):
-            raise JudgeError(f"judges: {self.label!r} is to be part of file names: letters, digits, - and _ do")
-        if self.splits not in ("model", "sentences"):
-            raise JudgeError(f"judges: splits is {self.splits!r}; give model or sentences")
-        if self.votes not in (1, 2, 3):
-            raise JudgeError(f"judges: votes is {self.votes}; a claim is asked about in 1, 2 or 3 ways")
-        for name in ("agreement", "threshold"):
-            if not 0 < getattr(self, name) <= 1:
-                raise JudgeError(f"judges: {name} is {getattr(self, name)}; give a share above 0 and at most 1")
-        if self.opponents < 1:
-            raise JudgeError(f"judges: opponents is {self.opponents}; give 1 or more")
-        return self
+        return read_entry(
+            cls, read_mapping("judges", text) if text.lstrip().startswith("{") else {"judge": text}, "judges"
+        )
 
     @property
     def asks_model(self) -> bool:
@@ -122,7 +91,7 @@ def judge_samples(
     *,
     wanted: Callable[[Prompt], Collection[int]] | None = None,
     on_reply: Callable[[int, int], None] = lambda read, written: None,
-    on_prompt: Callable[[Prompt], None] = lambda prompt: None,
+    on_prompt: Callable[[], object] = lambda: None,
 ) -> Unjudged:
     """Writes the judge's verdicts of the answers that have none; those that cannot be used are not judged.
 
@@ -164,8 +133,8 @@ def judge_samples(
                 given = {str(s.k): verdict.row() for s, verdict in zip(found, of, strict=True) if verdict is not None}
                 truth = digest_truth(judge, prompt)
                 lines.append({"id": prompt.id} | ({"truth": truth} if truth else {}) | {"verdicts": given})
-            for prompt in prompts[start : start + LOT]:
-                on_prompt(prompt)
+            for _ in prompts[start : start + LOT]:
+                on_prompt()
     finally:
         lines.close()
         if asker is not None:
@@ -261,7 +230,7 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
     }.get(choice.judge, ())
     return {
         "judge": choice.judge,
-        "words": version_of(judge),
+        "words": digest_of(dict(judge.WORDS))[:12],
         "run": choice.run,
         **{name: getattr(context, name) for name in options},
         "model": {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"},
@@ -285,8 +254,3 @@ def join_rows(rows: Sequence[Mapping[str, Any]], answers: Collection[int] | None
     same = [row for row in rows if row.get("truth") == last]
     joined = {int(k): of for row in same for k, of in row["verdicts"].items()}
     return {k: Verdict(**of) for k, of in joined.items() if answers is None or k in answers}
-
-
-def show_words(name: str) -> str:
-    """Returns what a judge asks, for reading."""
-    return to_json(dict(load(name).WORDS), 2)

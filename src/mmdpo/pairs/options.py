@@ -88,18 +88,22 @@ class BuildOptions(Options):
     """pairs"""
 
     rule: str = option("clean_near", "Which two answers become a pair; `mmdpo pairs rules` lists them.")
-    margin: float = option(1.0, "Least margin, in wrong claims or points of score as the rule counts.")
+    margin: float = option(
+        1.0, "Least margin, in wrong claims or points of score as the rule counts.", within="(-inf, inf)"
+    )
     max_margin: float | None = option(None, "Most margin.")
     per_prompt: int = option(1, "Pairs of a prompt.", least=1)
     per_image: int = option(3, "Pairs of an image.", least=1)
-    near_duplicate: float = option(0.9, "Share of common pieces from which two answers are one.")
+    near_duplicate: float = option(0.9, "Share of common pieces from which two answers are one.", within="(0, 1]")
     mistakes: Literal["drop", "weigh", "keep"] = option("drop", "Chosen answers with a wrong claim.")
-    max_ratio: float | None = option(None, "How many times as long the longer answer of a pair may be.")
+    max_ratio: float | None = option(
+        None, "How many times as long the longer answer of a pair may be.", within="[1, inf]"
+    )
     balance: Literal["mean", "style", "none"] = option(
         "mean", "What chosen and rejected answers have alike in the mean."
     )
     combine: Literal["both", "first_then", "mean"] = option("both", "How several judges decide.")
-    eval_share: float = option(0.0, "Share of the images whose pairs are kept apart.")
+    eval_share: float = option(0.0, "Share of the images whose pairs are kept apart.", within="[0, 1)")
     to: Literal["trl", "ms_swift", "llama_factory", "mdpo_json"] = option("trl", "Format written besides TRL's.")
 
 
@@ -171,11 +175,7 @@ class PairsOptions(Options):
         """Returns how pairs are made."""
         from mmdpo.pairs.plan import BuildPlan
 
-        own = {
-            each.name: getattr(self.build, each.name)
-            for each in fields(BuildOptions)
-            if each.name not in ("given", "to")
-        }
+        own = {each.name: getattr(self.build, each.name) for each in fields(BuildOptions)}
         return BuildPlan(**own, seed=self.sampling.seed, licence=self.input.licence)
 
     def read_prices(self) -> dict[str, Prices]:
@@ -212,7 +212,7 @@ class IterateOptions(Options):
     start: Literal["previous", "base"] = option("previous", "What a round's training starts from.")
     reference: Literal["previous", "base"] = option("previous", "The reference of a round's training.")
     prompts_per_round: int = option(4000, "Fresh prompts of a round; each is seen once.", least=1)
-    mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.")
+    mix_previous: float = option(0.0, "Pairs of earlier rounds, as a share of a round's own.", within="[0, 1]")
     held_out: int = option(200, "Prompts, with all others about their images, that no round trains on.", least=10)
     held_out_judges: tuple[str, ...] = option(
         (), "Judges of their answers, and of 50 pairs of each round again.", unset="those of the pairs"
@@ -221,25 +221,25 @@ class IterateOptions(Options):
         (), "Benchmarks that the start and every round's model are measured by: words of `mmdpo eval`, in quotes."
     )
     gate: Literal["f1", "wrong"] = option("f1", "What has to be better for a round to be kept.")
-    guard_cover: float = option(-15.0, "Most that right claims may change, in per cent of the start's; below 0.")
-    guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.")
-    guard_useless: float = option(2.0, "Most that the share of empty, cut and looping answers may rise, in points.")
+    guard_cover: float = option(
+        -15.0, "Most that right claims may change, in per cent of the start's; below 0.", within="[-inf, 0]"
+    )
+    guard_words: float = option(25.0, "Most that the length may change, in per cent of the start's.", least=0)
+    guard_useless: float = option(
+        2.0, "Most that the share of empty, cut and looping answers may rise, in points.", least=0
+    )
     launch: str = option("", "What starts training in place of this Python, such as `accelerate launch -m mmdpo`.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.mix_previous <= 1:
-            raise ValueError(f"--mix_previous is {self.mix_previous}; give a share from 0 to 1")
         if self.start == "base" and self.reference == "previous":
             raise ValueError("--start base takes the base as its reference: give --reference base too")
-        if self.guard_cover > 0 or self.guard_words < 0 or self.guard_useless < 0:
-            raise ValueError("--guard_cover is 0 or below, --guard_words and --guard_useless are 0 or above")
 
 
 def _flatten(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
-        if name in ("given", "dry_run", "yes"):
+        if name in ("dry_run", "yes"):
             continue
         if isinstance(value, Mapping):
             found += _flatten(value)

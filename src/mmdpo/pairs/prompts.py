@@ -147,7 +147,10 @@ def read_prompts(
     found = open_rows(name, split=split, config=config)
     root = image_root or found.root
     first = found.rows[0] if len(found.rows) else {}
-    if isinstance(first, Mapping) and _is_pair(first):
+    # One that has a chosen answer is meant as a pair, if of no known format.
+    if isinstance(first, Mapping) and (
+        CHOSEN in first or any(formats.load(of).matches(first) for of in formats.names())
+    ):
         prompts = _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root), found.rows)
     else:
         prompts = [read_row(row, n, found.name, root) for n, row in enumerate(found.rows, start=1)]
@@ -208,15 +211,9 @@ def _refuse_benchmark(name: str) -> None:
     for task in (*known, "objhal", "hallusionbench", "mmvp", "mmbench"):
         if any(f"_{task}_" in f"_{word}_" for word in words):
             raise PromptsError(
-                f"{name} looks like the benchmark {task}: a model that was trained on it can no longer be measured "
-                f"by it. "
-                "Take other prompts, or rename the file if it has nothing to do with that benchmark"
+                f"{name} looks like the benchmark {task}: a model that was trained on it can no longer be measured by "
+                "it. Take other prompts, or rename the file if it has nothing to do with that benchmark"
             )
-
-
-def _is_pair(row: Mapping[str, Any]) -> bool:
-    """Says whether a row is a preference pair; one that has a chosen answer is meant as one, if of no known format."""
-    return CHOSEN in row or any(formats.load(name).matches(row) for name in formats.names())
 
 
 def _read_pairs(dataset: PreferenceDataset, rows: Any) -> list[Prompt]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mmdpo.data.export import export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import hold_folder, make_folder, write_whole
+from mmdpo.files import hold_folder, make_folder, write_json, write_whole
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
@@ -24,12 +24,12 @@ from mmdpo.options import parse_options
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.build import build_pairs, find_offered
 from mmdpo.pairs.card import write_card
-from mmdpo.pairs.check_judge import Gold, check_judge, write_check
+from mmdpo.pairs.check_judge import Gold, check_judge
 from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
-from mmdpo.pairs.judging import JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts
+from mmdpo.pairs.judging import PROOF, JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts
 from mmdpo.pairs.options import FILE, PairsOptions
 from mmdpo.pairs.prompts import (
     Prompt,
@@ -199,7 +199,7 @@ class PairsRun:
                     answerer,
                     wanted=wanted,
                     on_reply=partial(self.ledger.add, step, choice.model or ""),
-                    on_prompt=partial(_advance, bar),
+                    on_prompt=bar.update,
                 )
         return found
 
@@ -246,7 +246,7 @@ class PairsRun:
                     if asker is not None:
                         asker.close()
             checked["of"] = describe(choice, context, answerer)
-            write_check(self.folder, choice, checked)
+            write_json(self.folder / PROOF.format(choice.label), checked)  # which the card of the pairs then says
             found[choice.label] = checked
         return found
 
@@ -323,10 +323,6 @@ def choose_ids(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
         if name not in known:
             raise PromptsError(f"{path}: there is no prompt {name!r}{name_nearest(name, known)}")
     return [known[name] for name in names]
-
-
-def _advance(bar: Any, prompt: Prompt) -> None:
-    bar.update()
 
 
 def show_run(folder: Path, ids: Collection[str], number: int, *, only_dropped: bool, has_styles: bool) -> Iterator[Any]:

@@ -14,13 +14,7 @@ from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
-from mmdpo.texts import Mark, find_claims
-
-
-def find_marks(text: str, verdict: Verdict | None) -> list[Mark]:
-    """Returns where the wrong claims of an answer stand: their words, else the sentence that says them."""
-    claims = () if verdict is None else verdict.claims
-    return find_claims(text, [(claim.text, claim.sentence) for claim in claims if not claim.is_true])
+from mmdpo.texts import find_claims
 
 
 def read_taken(folder: Path) -> dict[str, list[tuple[int, int]]]:
@@ -64,7 +58,9 @@ def show_prompt(
         scores = [f"{label} {of[sample.k].score:g}" for label, of in verdicts.items() if sample.k in of]
         line = Text(f"  {name:<18}", style="green" if "chosen" in roles else "red" if "rejected" in roles else "")
         place = 0
-        for start, end in find_marks(sample.text, verdict):
+        claims = () if verdict is None else verdict.claims
+        wrong_claims = [(claim.text, claim.sentence) for claim in claims if not claim.is_true]
+        for start, end in find_claims(sample.text, wrong_claims):
             line.append(printable(sample.text[place:start]))
             wrong = printable(sample.text[start:end])
             line.append(wrong if has_styles else f"~~{wrong}~~", style="strike red")

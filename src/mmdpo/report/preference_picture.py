@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mmdpo.files import file_inside, read_json
-from mmdpo.report.figures import GREY, VARIANT_COLOURS, VARIANT_LABELS, write_figure
+from mmdpo.report.figures import GREY, VARIANT_COLOURS, VARIANT_LABELS
 from mmdpo.report.reading import fit
 
 PAIR, PICTURE = "pair.json", "preference.png"
@@ -54,11 +53,6 @@ def share_left(scores: Mapping[str, Any]) -> float | None:
     """
     real, other = scores.get("margin_real"), scores.get("margin_other")
     return None if real is None or other is None or real <= 0 else 100.0 * other / real
-
-
-def write_picture(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
-    """Writes preference.png, and the same as SVG, and returns the path of the first."""
-    return write_figure(partial(draw, pair, variants), folder / PICTURE)
 
 
 def draw(pair: ShownPair, variants: Mapping[str, Mapping[str, Any]]) -> Figure:

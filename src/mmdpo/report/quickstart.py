@@ -27,7 +27,7 @@ from mmdpo.report.layout import (
     render_parts,
     table_files,
 )
-from mmdpo.report.preference_picture import ShownPair, read_pair, share_left, write_picture
+from mmdpo.report.preference_picture import PICTURE, ShownPair, read_pair, share_left
 from mmdpo.report.preference_picture import draw as draw_preference
 from mmdpo.report.reading import EXAMPLES, RESULTS, TRAINER_STATE, Place, ReportError, fit, read_result
 from mmdpo.tables import NO_BREAK, Table, show_number
@@ -179,7 +179,7 @@ def write_quickstart(run_dir: str | Path) -> Path:
         write_figure(partial(_draw, run.scenes), folder / "scenes.png")
     said = [text.format(run.results[key]) for key, text in SIZES.items() if key in run.results]
     if run.pair is not None:
-        write_picture(run.pair, run.results["variants"], folder)
+        write_figure(partial(draw_preference, run.pair, run.results["variants"]), folder / PICTURE)
     page = folder / "report.html"
     sections = _make_sections(run, "")
     write_text(page, render_page("mmdpo quickstart", " · ".join(said), sections, problems))

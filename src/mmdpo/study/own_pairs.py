@@ -16,23 +16,22 @@ The start answers the first round's prompts once, in its own trial, and all vari
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.read import read_dataset
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.generation.transformers import TransformersAnswerer
+from mmdpo.options import Options, option
 from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.judges import Context
 from mmdpo.pairs.judging import JudgeChoice, judge_samples
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import Prompt, draw_prompts
-from mmdpo.pairs.rules import RULES
 from mmdpo.pairs.samples import (
     NO_IMAGE,
     PROMPTS,
@@ -40,11 +39,9 @@ from mmdpo.pairs.samples import (
     SAMPLES,
     Sample,
     SamplingPlan,
-    read_prompt_digests,
     read_samples,
     sample,
 )
-from mmdpo.registry import name_nearest
 from mmdpo.world import World
 
 FOLDER = "own"
@@ -52,40 +49,30 @@ FOLDER = "own"
 BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
-class OwnPairs:
+@dataclass(frozen=True, kw_only=True)
+class OwnPairs(Options):
     """How a variant makes its pairs. Raises ValueError for what is none."""
 
-    prompts: int = 900
-    samples: int = 8
-    judge: str = "objects"
-    rule: str = "clean_near"
-    balance: str = "mean"
-    rounds: int = 1
-    answers: str = "previous"
-    reference: str = "previous"
+    MARK: ClassVar[str] = ""
 
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> OwnPairs:
-        """Returns what a study file says."""
-        known = [each.name for each in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(
-                    f"own_pairs: there is no {key!r}{name_nearest(key, known)} There are {', '.join(known)}"
-                )
-        found = cls(**values)
-        if found.rule not in RULES:
-            raise ValueError(f"own_pairs: there is no rule {found.rule!r}{name_nearest(found.rule, RULES)}")
-        JudgeChoice(found.judge).checked()
-        BuildPlan(found.rule, balance=found.balance)
-        for name in ("answers", "reference"):
-            if getattr(found, name) not in ("previous", "start"):
-                raise ValueError(f"own_pairs: {name} is previous or start; got {getattr(found, name)!r}")
-        for name in ("prompts", "samples", "rounds"):
-            if not isinstance(getattr(found, name), int) or getattr(found, name) < 1:
-                raise ValueError(f"own_pairs: {name} is a whole number above 0; got {getattr(found, name)!r}")
-        return found
+    prompts: int = option(900, "Fresh scenes of every round.", least=1)
+    samples: int = option(8, "Answers to each.", least=1)
+    judge: str = option("objects", "A judge of the data engine, or mmdpo.study.noisy_judges:NAME.")
+    rule: str = option("clean_near", "Which two answers become a pair.")
+    balance: str = option("mean", "What chosen and rejected answers have alike.")
+    rounds: int = option(1, "How many; each starts where the one before it ended.", least=1)
+    answers: Literal["previous", "start"] = option("previous", "Who gives the answers of later rounds.")
+    reference: Literal["previous", "start"] = option("previous", "Of later rounds.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        JudgeChoice(self.judge)
+        self.plan_build(0, 1)
+
+    def plan_build(self, seed: int, number: int) -> BuildPlan:
+        """Returns how the pairs of a round are made; raises ValueError for a rule or balance that is none."""
+        balance: Any = self.balance
+        return BuildPlan(rule=self.rule, mistakes="keep", balance=balance, seed=seed, round=number)
 
 
 def answer_prompts(model: str, own: OwnPairs, seed: int, number: int, world: World, folder: Path) -> None:
@@ -95,11 +82,6 @@ def answer_prompts(model: str, own: OwnPairs, seed: int, number: int, world: Wor
     sample(
         draw_round(own, seed, number, world), policy, settings, folder, SamplingPlan(own.samples, negatives=(NO_IMAGE,))
     )
-
-
-def count_answered(folder: Path) -> int:
-    """Returns how many prompts were answered there."""
-    return len(read_prompt_digests(folder))
 
 
 def draw_round(own: OwnPairs, seed: int, number: int, world: World) -> list[Prompt]:
@@ -122,8 +104,7 @@ def make_pairs_of_round(
             samples.setdefault(each.id, []).append(each)
     choice, context = JudgeChoice(own.judge), Context({name: name for name in world.objects}, seed=seed)
     judge_samples(prompts, samples, choice, context, folder)
-    plan = BuildPlan(own.rule, mistakes="keep", balance=own.balance, seed=seed, round=number)
-    found = build_pairs(prompts, folder, [choice.label], plan, resamples=0)
+    found = build_pairs(prompts, folder, [choice.label], own.plan_build(seed, number), resamples=0)
     pairs = read_dataset(folder / DATASET / TRAIN)
     errors = found["errors"] or {}
     return pairs[:count] if count is not None and count < len(pairs) else pairs, {

@@ -39,6 +39,8 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
             for measure, value in result.get("metrics", {}).items():
                 if value is not None:  # it is undefined
                     by_measure.setdefault(measure, {})[str(seed)] = value
+    # Claims are made about measures with a better side that do not repeat another one.
+    claimed = [name for name, of in measures.items() if of["better"] != "neither" and name not in REPEATING]
     baseline = study.variants[1].name
     differences: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in values if name != baseline}
     for name, described in differences.items():
@@ -57,7 +59,7 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
             name: {m: describe(by_seed, is_share=measures[m]["unit"] == "%") for m, by_seed in of.items()}
             for name, of in values.items()
         },
-        "differences": adjust(differences, _name_claimed(measures)),
+        "differences": adjust(differences, claimed),
         "missing": [
             {"variant": t.variant.name, "seed": t.seed, "error": t.read(FAILURE).get("error", "not run yet")}
             for t in trials
@@ -69,11 +71,6 @@ def collect_results(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "mmdpo": version("mmdpo"), **library_versions()},
         "code": digest_code(),
     }
-
-
-def _name_claimed(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the measures that claims are made about: those with a better side that do not repeat another one."""
-    return [name for name, m in measures.items() if m["better"] != "neither" and name not in REPEATING]
 
 
 def describe(by_seed: Mapping[str, float], *, is_share: bool = False) -> dict[str, Any]:

@@ -27,14 +27,15 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any, ClassVar
 
 import yaml
 
 from mmdpo.benchmarks.tasks import names as benchmark_names
+from mmdpo.options import REQUIRED, Options, make_options, option, read_entry
 from mmdpo.registry import name_nearest
 from mmdpo.shipped import RECIPES, STUDIES
 from mmdpo.study.own_pairs import OwnPairs
@@ -61,31 +62,37 @@ PROCESSOR_OPTIONS = ("chat_template", "chat_template_kwargs", "pad_to_square")
 ONE_START = ("model_name_or_path", "adapter_name_or_path", "model_revision", *PROCESSOR_OPTIONS, "dtype")
 """Options that variants share, since all begin at one start."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_WORLD_NAMES, _KINDS = " or ".join(WORLDS), " or ".join(get_args(DecidedBy))
+_WORLD_NAMES = " or ".join(WORLDS)
 
 
 class StudyError(ValueError):
     """A study that cannot be run: says which file and key, and how to mend it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorldPairs(Options):
+    """How many pairs a variant trains on, and of which kind; all but the share are the embedded worlds'."""
+
+    MARK: ClassVar[str] = ""
+
+    fraction: float = option(
+        1.0, "Share of the training pairs, drawn by the seed; a larger share holds the smaller ones.", within="(0, 1]"
+    )
+    pairs: int | None = option(None, "How many are made.", least=1, unset="as many as the training split has")
+    pairs_per_scene: int = option(1, "How many of them show one scene.", least=1)
+    decided_by: DecidedBy = option("style", "Of which kind they are.")
+
+
 @dataclass(frozen=True)
-class Variant:
+class Variant(WorldPairs):
     """One way to train."""
 
     name: str
     about: str
     options: Mapping[str, Any]
     """All keys of its recipe but those that the study sets."""
-    pairs: int | None = None
-    """How many pairs of an embedded world are made; None means as many as its training split has."""
-    pairs_per_scene: int = 1
-    """How many of them show one scene."""
-    decided_by: DecidedBy = "style"
-    """Which kind of an embedded world's pairs."""
     own_pairs: OwnPairs | None = None
     """How pairs are made of the model's own answers; None for those of `decided_by`."""
-    fraction: float = 1.0
-    """Share of the training pairs that is used, drawn by the seed; a larger share holds the smaller ones."""
     own_keys: frozenset[str] = frozenset()
     """The options that its entry in the study's file sets."""
     tuned_as: str = ""
@@ -107,38 +114,56 @@ class Variant:
                 raise RecipeError(str(error).removeprefix(f"{path}: ")) from error
 
 
-@dataclass(frozen=True)
-class StudyEvaluation:
-    """What every model of a study is measured on."""
+@dataclass(frozen=True, kw_only=True)
+class StudyEvaluation(Options):
+    """What every model of a study is measured on. Raises ValueError where that is nothing, or one thing twice."""
 
-    scenes: int = 0
-    """Test scenes of an embedded world to caption."""
-    world: str = SMALL.name
-    """Which world's; that of the training pairs unless given."""
-    dataset_name: str | None = None
-    """Held-out pairs: `world`, a file, a folder or a hub name; None means no measures of preference."""
-    dataset_split: str = "test"
-    pairs: int | None = None
-    """How many of them, the first; all if None."""
-    decided_by: DecidedBy = "style"
-    """Which kind of an embedded world's pairs; that of `options` unless given."""
-    batch_size: int = 8
-    benchmarks: tuple[Mapping[str, Any], ...] = ()
-    """Benchmarks of `mmdpo eval`: `name`, `data_dir`, and further options of answering and scoring."""
+    MARK: ClassVar[str] = ""
+
+    scenes: int = option(0, "Test scenes of an embedded world to caption.", least=0)
+    world: str = option(SMALL.name, "Which world's; that of the training pairs unless given.", choices=tuple(WORLDS))
+    dataset_name: str | None = option(None, "Held-out pairs: `world`, a file, a folder or a hub name.")
+    dataset_split: str = option("test", "Their split.")
+    pairs: int | None = option(None, "How many of them, the first.", least=1, unset="all")
+    decided_by: DecidedBy = option("style", "Which kind of an embedded world's; that of `options` unless given.")
+    batch_size: int = option(8, "Pairs at a time.", least=1)
+    benchmarks: tuple[dict[str, Any], ...] = option(
+        (), "Benchmarks of `mmdpo eval`: `name`, `data_dir`, and further options of answering and scoring."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.scenes or self.dataset_name or self.benchmarks):
+            raise ValueError("nothing is measured: give scenes, dataset_name or benchmarks")
+        if self.pairs is not None and self.dataset_name is None:
+            raise ValueError("pairs needs dataset_name, the held-out pairs to measure preferences on")
+        listed = [entry.get("name") for entry in self.benchmarks]
+        for name in listed:
+            _require_known(name, benchmark_names(), "benchmarks: there is no")
+        if self.scenes and any(name in WORLDS for name in listed):
+            raise ValueError(f"scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"benchmarks: a benchmark is listed twice in {', '.join(map(str, listed))}")
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Options):
     """How each variant gets its own value of one option, before it is measured."""
 
-    key: str
-    """An option of a recipe, such as `learning_rate`; variants that set it themselves keep theirs."""
-    values: tuple[float, ...]
-    """What is tried, in increasing order."""
-    seeds: tuple[int, ...]
-    """Seeds of the tries, none of the study's."""
-    by: str
-    """The measure whose best mean decides."""
+    MARK: ClassVar[str] = ""
+
+    key: str = option(
+        REQUIRED, "An option of a recipe, as `learning_rate`; variants that set it themselves keep theirs."
+    )
+    values: tuple[float, ...] = option(REQUIRED, "What is tried, two or more, in increasing order.")
+    seeds: tuple[int, ...] = option(REQUIRED, "Seeds of the tries, none of the study's.")
+    by: str = option(REQUIRED, "The measure whose best mean decides.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
+            raise ValueError(f"values lists two numbers or more, from the least to the greatest; got {self.values}")
+        _read_seeds(list(self.seeds))
 
 
 @dataclass(frozen=True)
@@ -318,18 +343,13 @@ def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
     for key in options:
         _require(key not in SET_BY_STUDY, f"{key} is set by the study: {SET_BY_STUDY.get(key)}")
     own = {key: options[key] for key in OWN_OPTIONS if options.get(key) is not None}
-    is_world = find_world(options.get("dataset_name")) is not None
-    for key in ("pairs", "pairs_per_scene", "decided_by", "own_pairs"):
-        _require(key not in own or is_world, f"{key} is for the embedded worlds; with other data, use fraction")
-    _check_world_pairs(own)
-    if "own_pairs" in own:
-        is_mapping = isinstance(own["own_pairs"], dict)
-        _require(is_mapping, f"own_pairs is a mapping of options; got {own['own_pairs']!r}")
-        own["own_pairs"] = OwnPairs.read(own["own_pairs"])
-    share = own.get("fraction", 1)
-    is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
-    _require(is_share, f"fraction is a share of the training pairs, in (0, 1]; got {share!r}")
-    return Variant(name, about, {key: value for key, value in options.items() if key not in OWN_OPTIONS}, **own)
+    for key in own:
+        is_wanted = key == "fraction" or find_world(options.get("dataset_name")) is not None
+        _require(is_wanted, f"{key} is for the embedded worlds; with other data, use fraction")
+    own_pairs = read_entry(OwnPairs, own.pop("own_pairs"), "own_pairs") if "own_pairs" in own else None
+    pairs = asdict(make_options(WorldPairs, own))
+    rest = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
+    return Variant(name, about, rest, own_pairs, **pairs)
 
 
 def _read_seeds(seeds: Any) -> tuple[int, ...]:
@@ -342,27 +362,16 @@ def _read_seeds(seeds: Any) -> tuple[int, ...]:
 
 
 def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
-    with _naming("evaluation"):
-        needed = "it must say what models are measured on: scenes, pairs, benchmarks, …"
-        _require(isinstance(values, dict) and len(values) > 0, needed)
-        for key in values:
-            _require_known(key, [field.name for field in dataclasses.fields(StudyEvaluation)], "unknown key")
-        benchmarks = values.get("benchmarks", [])
-        _check_benchmarks(benchmarks, has_scenes=bool(values.get("scenes")))
-        own = find_world(shared.get("dataset_name"))
-        world = values.get("world", (own or SMALL).name)
-        _require(isinstance(world, str) and world in WORLDS, f"world is {_WORLD_NAMES}; got {world!r}")
-        name = values.get("dataset_name", None if own is None else own.name)
-        for key, named in (("world", world), ("dataset_name", name)):
-            is_other = own is not None and named in WORLDS and named != own.name
-            _require(not is_other, f"{key} is {named}, and the study trains on {shared['dataset_name']}: leave it out")
-        has_pairs = name is not None or values.get("pairs") is None
-        _require(has_pairs, "pairs needs dataset_name, the held-out pairs to measure preferences on")
-        chosen = {"decided_by": shared.get("decided_by", "style"), **values, "world": world, "dataset_name": name}
-        _check_world_pairs(chosen)
-        evaluation = StudyEvaluation(**{**chosen, "benchmarks": tuple(benchmarks)})
-        is_measured = evaluation.scenes or evaluation.dataset_name or evaluation.benchmarks
-        _require(bool(is_measured), "nothing is measured: give scenes, dataset_name or benchmarks")
+    needed = "evaluation: it must say what models are measured on: scenes, pairs, benchmarks, …"
+    _require(isinstance(values, dict) and len(values) > 0, needed)
+    own = find_world(shared.get("dataset_name"))
+    of_world = {} if own is None else {"world": own.name, "dataset_name": own.name}
+    evaluation = read_entry(
+        StudyEvaluation, {"decided_by": shared.get("decided_by"), **of_world, **values}, "evaluation"
+    )
+    for key in of_world:
+        is_other = (named := getattr(evaluation, key)) in WORLDS and named != of_world[key]
+        _require(not is_other, f"evaluation: {key} is {named}, and the study trains on {of_world[key]}: leave it out")
     return evaluation
 
 
@@ -379,52 +388,20 @@ def _move_tuning(content: Mapping[str, Any], moved_from: str) -> Any:
 def _read_tuning(values: Any, study: Study) -> Tuning | None:
     if values is None:
         return None
+    tuning = read_entry(Tuning, values, "tune")
     with _naming("tune"):
-        names = [field.name for field in dataclasses.fields(Tuning)]
-        _require(isinstance(values, dict), f"it is a mapping of {', '.join(names)}; got {values!r}")
-        for key in values:
-            _require_known(key, names, "unknown key")
-        for name in names:
-            _require(name in values, f"{name} is missing; it needs {', '.join(names)}")
-        tried, seeds = values["values"], _read_seeds(values["seeds"])
-        are_numbers = isinstance(tried, list) and all(type(value) in (int, float) for value in tried)
-        is_grid = are_numbers and len(tried) > 1 and tried == sorted(set(tried))
-        _require(is_grid, f"values lists two numbers or more, from the least to the greatest; got {tried!r}")
-        shared = sorted(set(seeds) & set(study.seeds))
+        shared = sorted(set(tuning.seeds) & set(study.seeds))
         _require(not shared, f"seeds {shared} are the study's own, which nothing may be chosen by")
-        tuning = Tuning(str(values["key"]), tuple(tried), seeds, str(values["by"]))
         tuned = {variant.name: variant for variant in study.variants[1:] if is_tuned(variant, tuning)}
         for variant in study.variants[1:]:
             if variant.tuned_as:
                 _require_known(variant.tuned_as, list(tuned), f"variant {variant.name!r}: tuned_as: nothing tunes")
         for variant in tuned.values():
             for value in tuning.values:
-                variant.having(tuning.key, value).recipe("unused", seeds[0])
+                variant.having(tuning.key, value).recipe("unused", tuning.seeds[0])
     return tuning
 
 
 def is_tuned(variant: Variant, tuning: Tuning) -> bool:
     """Says whether values are tried for a variant itself."""
     return tuning.key not in variant.own_keys and not variant.tuned_as
-
-
-def _check_benchmarks(entries: Any, *, has_scenes: bool) -> None:
-    is_list = isinstance(entries, list) and all(isinstance(entry, dict) and "name" in entry for entry in entries)
-    _require(is_list, f"benchmarks is a list of mappings with a name; got {entries!r}")
-    listed = [entry["name"] for entry in entries]
-    for name in listed:
-        _require_known(name, benchmark_names(), "benchmarks: there is no")
-    is_double = has_scenes and any(name in WORLDS for name in listed)
-    _require(not is_double, f"scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
-    is_once = len(set(listed)) == len(listed)
-    _require(is_once, f"benchmarks: a benchmark is listed twice in {', '.join(listed)}")
-
-
-def _check_world_pairs(values: Mapping[str, Any]) -> None:
-    """Checks how many scenes and pairs are asked for, and of which kind the pairs are."""
-    for key in ("scenes", "pairs", "pairs_per_scene", "batch_size"):
-        value = values.get(key)
-        is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
-        _require(is_count, f"{key} is a whole number above 0; got {value!r}")
-    kind = values.get("decided_by", "style")
-    _require(kind in get_args(DecidedBy), f"decided_by is {_KINDS}; got {kind!r}")

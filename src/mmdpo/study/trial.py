@@ -39,8 +39,9 @@ from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.models.trained import disable_dropout
+from mmdpo.pairs.samples import read_prompt_digests
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.own_pairs import FOLDER, OwnPairs, answer_prompts, count_answered, make_pairs_of_round
+from mmdpo.study.own_pairs import FOLDER, OwnPairs, answer_prompts, make_pairs_of_round
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import (
     MEASURES,
@@ -296,7 +297,7 @@ def _train_rounds(
     for number in range(1, own.rounds + 1):
         place = folder / FOLDER / str(number)
         answered = trial.start / FOLDER
-        if number > 1 or count_answered(answered) != own.prompts:
+        if number > 1 or len(read_prompt_digests(answered)) != own.prompts:
             report(0, 0, f"round {number}: answering")
             answered = place
             answer_prompts(start if own.answers == "start" else current, own, trial.seed, number, world, place)

@@ -32,7 +32,10 @@ def export_votes(store: VoteStore, path: Path) -> Votes:
     types = {item.id: item.type for item in study.items}
     marked = [(vote, COUNTS) for vote in votes.counting] + [(vote, REPLACED) for vote in votes.replaced]
     rows = (_as_row(study, types[vote.item], vote, status) for vote, status in sorted(marked))
-    write_whole(path, csv_text(COLUMNS, ([_shield(row[column]) for column in COLUMNS] for row in rows)))
+    write_whole(
+        path,
+        csv_text(COLUMNS, ([f"'{row[of]}" if row[of].startswith("'") else row[of] for of in COLUMNS] for row in rows)),
+    )
     return votes
 
 
@@ -79,14 +82,6 @@ def _as_row(study: Study, kind: str, vote: Vote, status: str) -> dict[str, str]:
     }
 
 
-def _shield(text: str) -> str:
-    return f"'{text}" if text.startswith("'") else text
-
-
-def _unshield(text: str) -> str:
-    return text.removeprefix("'")
-
-
 def _read_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields each row, by column, after the file and line where it begins."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -105,7 +100,7 @@ def _read_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
             elif len(cells) != len(header):
                 raise VoteError(f"{place}: {len(cells)} cells, and the header has {len(header)}")
             else:
-                yield place, {column: _unshield(cell) for column, cell in zip(header, cells, strict=True)}
+                yield place, {column: cell.removeprefix("'") for column, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise VoteError(f"{path}, line {line}: no CSV ({error})") from error
     if header is None:

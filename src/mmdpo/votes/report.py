@@ -348,9 +348,9 @@ def _pair_table(row: Content, paper: Content) -> Table:
     return Table(("", "votes", "%", "95 % interval", "paper, %"), (*rows, lead), title)
 
 
-def _cells(value: Content, *, signed: bool = False) -> tuple[str, str]:
-    ends = show_ends(value["low"], value["high"], 1, signed=signed)
-    return show_number(value["value"], 1, signed=signed), ends
+def _cells(value: Content, digits: int = 1, *, signed: bool = False) -> tuple[str, str]:
+    ends = show_ends(value["low"], value["high"], digits, signed=signed)
+    return show_number(value["value"], digits, signed=signed), ends
 
 
 def _type_table(whole: Content, rows: Sequence[Content]) -> Table:
@@ -379,13 +379,9 @@ def _agreement_table(rows: Sequence[Content]) -> Table:
     return Table(headers, tuple(shown), "Agreement on items that several raters have voted on")
 
 
-def _strength_table(rows: Sequence[Content]) -> Table:
-    shown = ((row["run"], show_number(row["strength"], 2, signed=True), _signed_ends(row)) for row in rows)
+def _strength_table(rows: Sequence[dict[str, Any]]) -> Table:
+    shown = ((of["run"], *_cells(of | {"value": of["strength"]}, 2, signed=True)) for of in rows)
     return Table(("run", "strength, log-odds", "95 % interval"), tuple(shown), "Bradley–Terry")
-
-
-def _signed_ends(row: Content) -> str:
-    return show_ends(row["low"], row["high"], 2, signed=True)
 
 
 def _rater_table(rows: Sequence[Content]) -> Table:

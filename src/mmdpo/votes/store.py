@@ -312,7 +312,7 @@ def _merge_counting(connection: sqlite3.Connection, vote: Vote) -> str:
         return "added"
     if before == vote:
         return "known"
-    if _is_later(vote, before):
+    if (vote.time, vote.choice, vote.reason) > (before.time, before.choice, before.reason):
         _replace(connection, before, vote)
         return "replaced"
     return "outdated" if _insert(connection, "replaced", vote) else "known"
@@ -324,10 +324,6 @@ def _merge_replaced(connection: sqlite3.Connection, vote: Vote) -> str:
     if before is None:
         raise VoteError(f"{vote.rater}'s vote on {vote.item} was replaced, and what replaced it is missing")
     return "outdated" if before != vote and _insert(connection, "replaced", vote) else "known"
-
-
-def _is_later(one: Vote, other: Vote) -> bool:
-    return (one.time, one.choice, one.reason) > (other.time, other.choice, other.reason)
 
 
 def _write_time(time: datetime) -> str:

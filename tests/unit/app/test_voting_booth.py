@@ -28,11 +28,11 @@ def test_a_window_shows_the_next_item_after_each_vote_until_all_are_done(booth):
     view, seen = booth.enter(" Anna "), []
     while view.shown.task is not None:
         seen.append(view.shown.task)
-        view = booth.vote(Shown.read(view.shown.write()), "tie", "")
+        view = booth.vote(Shown.read(view.shown.write()), "", choice="tie")
     assert seen == booth.store.order("anna")
     assert booth.count("anna") == (6, 6)
     assert DONE in booth.show(view.shown)
-    assert booth.vote(view.shown, "left", "") == view  # a key pressed once more
+    assert booth.vote(view.shown, "", choice="left") == view  # a key pressed once more
 
 
 def test_the_answer_on_a_side_is_that_of_the_run_there(booth):
@@ -45,10 +45,10 @@ def test_the_answer_on_a_side_is_that_of_the_run_there(booth):
 
 def test_a_stale_window_counts_nothing_twice(booth):
     first, second = booth.enter("anna"), booth.enter("anna")
-    after = booth.vote(first.shown, "left", "")
-    again = booth.vote(second.shown, "left", "")
+    after = booth.vote(first.shown, "", choice="left")
+    again = booth.vote(second.shown, "", choice="left")
     assert again == after
-    refused = booth.vote(second.shown, "right", "")
+    refused = booth.vote(second.shown, "", choice="right")
     assert refused.message == REFUSED
     assert refused.shown == after.shown
     assert [vote.choice for vote in booth.store.votes_of("anna")] == ["left"]
@@ -58,7 +58,7 @@ def test_back_shows_votes_from_the_last_one_on_and_a_new_vote_takes_the_place(bo
     view = booth.enter("anna")
     assert booth.go_back(view.shown).message == "There is no earlier vote of yours."
     for choice in ("left", "right"):
-        view = booth.vote(view.shown, choice, f"because {choice}")
+        view = booth.vote(view.shown, f"because {choice}", choice=choice)
     order = booth.store.order("anna")
     last = booth.go_back(view.shown)
     assert last.shown.task == order[1]
@@ -67,9 +67,9 @@ def test_back_shows_votes_from_the_last_one_on_and_a_new_vote_takes_the_place(bo
     assert (earlier.shown.task, earlier.shown.before.reason) == (order[0], "because left")
     assert booth.go_back(earlier.shown).message
     assert booth.go_on(earlier.shown).shown.task == order[2]
-    changed = booth.vote(earlier.shown, "both_bad", "")
+    changed = booth.vote(earlier.shown, "", choice="both_bad")
     assert (changed.shown.task, changed.message) == (order[2], "")
-    assert booth.vote(earlier.shown, "tie", "").message == REFUSED  # the window had not seen the change
+    assert booth.vote(earlier.shown, "", choice="tie").message == REFUSED  # the window had not seen the change
     votes = booth.store.votes()
     assert sorted(vote.choice for vote in votes.counting) == ["both_bad", "right"]
     assert [(vote.choice, vote.reason) for vote in votes.replaced] == [("left", "because left")]
@@ -88,7 +88,7 @@ def test_no_name_of_a_run_is_in_what_a_window_gets(booth, tmp_path):
     view = booth.enter("anna")
     for _ in range(2):
         assert "hidden" not in booth.show(view.shown) + view.shown.write() + view.message
-        view = booth.vote(view.shown, "left", "")
+        view = booth.vote(view.shown, "", choice="left")
     view = booth.go_back(view.shown)
     assert "hidden" not in booth.show(view.shown) + view.shown.write()
 
@@ -99,7 +99,7 @@ def test_what_a_browser_holds_is_refused_unless_it_was_served(booth):
             Shown.read(text)
     forged = Shown("anna", booth.store.order("anna")[0]._replace(item="none"))
     with pytest.raises(VoteError, match="is nothing that"):
-        booth.vote(forged, "left", "")
+        booth.vote(forged, "", choice="left")
 
 
 def test_text_is_text_and_an_empty_answer_is_said(tmp_path):

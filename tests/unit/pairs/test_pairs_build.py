@@ -307,7 +307,7 @@ def test_missing_files_are_named_with_the_step_that_makes_them(tmp_path):
     ],
 )
 def test_a_plan_that_is_none_is_refused_by_name(plan, message):
-    with pytest.raises(BuildError, match=message):
+    with pytest.raises(ValueError, match=message):
         BuildPlan(**plan)
 
 

@@ -39,11 +39,11 @@ def test_a_variants_own_pairs_add_to_those_of_all_and_null_takes_them_away(tmp_p
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        ("{rul: clean_near}", "own_pairs: there is no 'rul'; did you mean 'rule'"),
+        ("{rul: clean_near}", "own_pairs: there is no option 'rul'; did you mean 'rule'"),
         ("{rule: clean_nea}", "no rule 'clean_nea'; did you mean 'clean_near'"),
         ("{judge: objetcs}", "unknown judge 'objetcs'; did you mean 'objects'"),
-        ("{rounds: 0}", "rounds is a whole number above 0; got 0"),
-        ("{answers: mine}", "answers is previous or start; got 'mine'"),
+        ("{rounds: 0}", "rounds is 0; give 1 or more"),
+        ("{answers: mine}", "answers is one of previous, start; got 'mine'"),
         ("{balance: words}", "balance is 'words'; give mean, style, none"),
         ("3", "own_pairs is a mapping of options; got 3"),
     ],

@@ -93,7 +93,7 @@ def test_a_value_with_a_try_missing_is_not_chosen(tmp_path):
         ({"values": [3e-4, 1e-4]}, "tune: values lists two numbers or more, from the least to the greatest"),
         ({"values": [3e-4]}, "two numbers or more"),
         ({"key": "learning_rat"}, "learning_rate"),
-        ({"metric": "world/f1"}, "tune: unknown key 'metric'"),
+        ({"metric": "world/f1"}, "tune: there is no option 'metric'"),
     ],
 )
 def test_a_tuning_that_cannot_be_done_is_refused_before_anything_is_run(tmp_path, change, said):

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-from mmdpo.files import digest_of
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.records import ImageSource
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
@@ -151,11 +150,6 @@ def load(name: str) -> Any:
     if missing:
         raise ValueError(f"{name} is no judge: it has no {' and no '.join(missing)}")
     return found
-
-
-def version_of(judge: Any) -> str:
-    """Returns the version of a judge: the digest of the words that it asks with."""
-    return digest_of(dict(judge.WORDS))[:12]
 
 
 def find_objects(text: str, vocabulary: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,11 +18,9 @@ NEEDS, STRIKES = "", True
 WORDS = {
     "split": (
         "Below is a text about a picture, with its sentences numbered. List all that it says about what can be seen: "
-        "one "
-        "short statement a line, each after the number of its sentence, as in\n2: There is a red car.\nA statement "
-        "has to "
-        "be understood without the others, so name things instead of writing it or they. Leave out opinions, guesses "
-        "and what is said to the reader. Where nothing is left, write NONE.\n\n{text}"
+        "one short statement a line, each after the number of its sentence, as in\n2: There is a red car.\nA statement "
+        "has to be understood without the others, so name things instead of writing it or they. Leave out opinions, "
+        "guesses and what is said to the reader. Where nothing is left, write NONE.\n\n{text}"
     ),
     "check": 'Look at what is shown. Is this statement about it true?\n"{claim}"\nAnswer yes or no.',
     "check 2": '"{claim}"\nDoes what is shown bear this out? Say yes or no and nothing else.',

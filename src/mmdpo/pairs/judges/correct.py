@@ -19,11 +19,9 @@ NEEDS, STRIKES = "", True
 WORDS = {
     "rewrite": (
         "This text answers a request about what is shown.\nRequest: {question}\nText: {answer}\n\nRewrite the text "
-        "with as "
-        "few changes as you can so that all of it is true of what is shown and nothing that matters is left out. Keep "
-        "its style and, as far as that goes, its length. If nothing has to change, repeat it. Write the text and "
-        "nothing "
-        "else."
+        "with as few changes as you can so that all of it is true of what is shown and nothing that matters is left "
+        "out. Keep its style and, as far as that goes, its length. If nothing has to change, repeat it. Write the text "
+        "and nothing else."
     )
 }
 
