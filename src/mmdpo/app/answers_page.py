@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from mmdpo.app.html import render
 from mmdpo.app.item_picture import item_picture
 from mmdpo.app.sources import Sources
 from mmdpo.report.evaluated import EvaluatedRun, ScoredItem, mark_answer, name_benchmark, read_evaluated
-from mmdpo.report.layout import Thumbnail
 from mmdpo.report.reading import ANSWERS, Place, name_results, read_lines
 
 TITLE = "Answers"
@@ -133,7 +131,7 @@ def _holds(item: BoardItem, words: Sequence[str]) -> bool:
     return all(word in texts for word in words)
 
 
-def show_item(board: Board, chosen: Sequence[int], at: int, picture: Callable[[BoardItem], Thumbnail]) -> Markup:
+def show_item(board: Board, chosen: Sequence[int], at: int, image_dir: Path | None = None) -> Markup:
     """Returns the HTML of one of the chosen items, the first for 0."""
     if not chosen:
         return render("answers.html", item=None, problems=board.problems, board=board)
@@ -144,39 +142,13 @@ def show_item(board: Board, chosen: Sequence[int], at: int, picture: Callable[[B
         item=item,
         problems=board.problems,
         position=f"{at + 1:,} of {len(chosen):,}",
-        picture=picture(item),
+        picture=item_picture(image_dir, board.benchmark, item.id, item.image),
         answers={run: mark_answer(item.rows.get(run, {}), item.scores.get(run), LONGEST_TEXT) for run in board.runs},
         reference=next((score.reference for score in item.scores.values() if score.reference), ""),
     )
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Boards:
-    """Boards, each read when it is first looked at."""
-
-    places: Mapping[str, Sequence[Place]]
-    image_dir: Path | None
-    _read: dict[str, Board] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def get(self, benchmark: str) -> Board:
-        with self._lock:
-            if benchmark not in self._read:
-                self._read[benchmark] = read_board(benchmark, self.places[benchmark])
-            return self._read[benchmark]
-
-    def show(self, benchmark: str, wanted: str, search: str, at: int) -> tuple[str, int]:
-        """Returns the HTML of an item and its place among those chosen, which stays within them."""
-        board = self.get(benchmark)
-        chosen = choose_items(board, wanted or ALL, search)
-        at = max(0, min(at, len(chosen) - 1))
-        return str(show_item(board, chosen, at, self._picture(board))), at
-
-    def _picture(self, board: Board) -> Callable[[BoardItem], Thumbnail]:
-        return lambda item: item_picture(self.image_dir, board.benchmark, item.id, item.image)
 
 
 def is_wanted(sources: Sources) -> bool:
@@ -186,8 +158,8 @@ def is_wanted(sources: Sources) -> bool:
 
 def build(sources: Sources) -> None:
     """Fills the tab; what the results hold is read when somebody looks."""
-    boards = _Boards(find_benchmarks(sources.found.evaluations), sources.image_dir)
-    names = list(boards.places)
+    places = find_benchmarks(sources.found.evaluations)
+    names, get = list(places), cache(lambda benchmark: read_board(benchmark, places[benchmark]))
     with gr.Row(elem_classes="controls"):
         benchmark = gr.Dropdown(names, value=names[0], label="Benchmark", visible=len(names) > 1)
         wanted = gr.Dropdown([ALL], value=ALL, label="Show")
@@ -202,10 +174,14 @@ def build(sources: Sources) -> None:
     asked, told = [benchmark, wanted, search, place], [shown, place]
 
     def move(step: int | None, benchmark: str, wanted: str, search: str, at: int) -> tuple[str, int]:
-        return boards.show(benchmark, wanted, search, 0 if step is None else at + step)
+        """Returns the HTML of an item and its place among those chosen, which stays within them."""
+        board = get(benchmark)
+        chosen = choose_items(board, wanted or ALL, search)
+        at = 0 if step is None else max(0, min(at + step, len(chosen) - 1))
+        return str(show_item(board, chosen, at, sources.image_dir)), at
 
     def open_board(benchmark: str) -> tuple[Any, str, int]:
-        return gr.Dropdown(list_filters(boards.get(benchmark)), value=ALL), *boards.show(benchmark, ALL, "", 0)
+        return gr.Dropdown(list_filters(get(benchmark)), value=ALL), *move(None, benchmark, ALL, "", 0)
 
     quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
     for button, step in ((before, -1), (after, 1)):

@@ -20,11 +20,6 @@ Values: TypeAlias = tuple[float, float]
 """Of a pair: a measure of its chosen and of its rejected text."""
 
 
-def count_words(text: str) -> float:
-    """Returns how many words a text has."""
-    return float(len(text.split()))
-
-
 MARKS: Mapping[str, re.Pattern[str]] = {
     name: re.compile(pattern, re.IGNORECASE) for name, pattern in STYLE_WORDS.items()
 }

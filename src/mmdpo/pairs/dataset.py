@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,12 @@ from mmdpo.pairs.samples import SAMPLER, explain_changed
 from mmdpo.records import CHOSEN, REJECTED, PreferenceExample, named_source
 
 DATASET, TRAIN, EVAL = "dataset", "train.parquet", "eval.parquet"
+COLUMNS = (
+    "prompt_id", "image_sha256", "round", "sampler", "seed", "k_chosen", "k_rejected", "judge", "judge_version",
+    "score_chosen", "score_rejected", "claims_chosen", "claims_rejected", "logp_chosen", "logp_rejected", "rule",
+    "clean", "margin", "length_ratio", "licence",
+)  # fmt: skip
+"""What a row has beside the pair: where it comes from."""
 
 
 def write_dataset(
@@ -37,7 +43,7 @@ def write_dataset(
     make_folder(folder)
     parts = _split([files.images(prompt) for prompt, _ in taken], plan.eval_share)
     logps = {(part, column) for (_, offer), part in zip(taken, parts, strict=True) for column in offer.logps}
-    describe, shape, counts = _Provenance(files, plan, rule), Shape(), Counter[str]()
+    describe, shape, counts = _describe_origin(files, plan, rule), Shape(), Counter[str]()
     writers: dict[str, ExampleWriter] = {}
     with ExitStack() as stack:
         for (prompt, _), part, pair in zip(taken, parts, pairs, strict=True):
@@ -111,40 +117,32 @@ def _to_example(prompt: Prompt, pair: Proposal, images: tuple[Any, ...], number:
     )
 
 
-class _Provenance:
-    """Says where pairs come from: the further columns of their rows."""
+def _describe_origin(files: RunFiles, plan: BuildPlan, rule: str) -> Callable[[Prompt, Proposal], dict[str, Any]]:
+    """Returns what says where a pair comes from: the further columns of its row."""
+    sampler = read_json(files.folder / SAMPLER)
+    of_run = {
+        "round": plan.round,
+        "sampler": name_sampler(sampler["sampler"]),
+        "seed": int(sampler["settings"]["seed"]),
+        "judge": " + ".join(files.versions),
+        "judge_version": " + ".join(files.versions.values()),
+        "rule": rule,
+    }
 
-    def __init__(self, files: RunFiles, plan: BuildPlan, rule: str) -> None:
-        sampler = read_json(files.folder / SAMPLER)
-        self._files, self._plan, self._rule = files, plan, rule
-        self._sampler, self._seed = name_sampler(sampler["sampler"]), int(sampler["settings"]["seed"])
-        self._judge, self._version = " + ".join(files.versions), " + ".join(files.versions.values())
+    def describe(prompt: Prompt, pair: Proposal) -> dict[str, Any]:
+        row = {"prompt_id": prompt.id, "image_sha256": " ".join(files.images(prompt)), **of_run}
+        for name, side, text in zip((CHOSEN, REJECTED), (pair.chosen, pair.rejected), pair.texts, strict=True):
+            row |= {
+                f"k_{name}": side.sample.k,
+                f"score_{name}": float(side.verdict.score),
+                f"claims_{name}": to_json(side.verdict.list_claims()),
+                f"logp_{name}": side.sample.logprob if text == side.sample.text else None,
+            }
+        row |= {"clean": float(pair.is_clean), "margin": float(pair.margin)}
+        row |= {"length_ratio": pair.words[0] / max(1, pair.words[1]), "licence": prompt.licence or plan.licence}
+        return {name: row[name] for name in COLUMNS}
 
-    def __call__(self, prompt: Prompt, pair: Proposal) -> dict[str, Any]:
-        chosen, rejected = pair.chosen, pair.rejected
-        is_own = [text == side.sample.text for text, side in zip(pair.texts, (chosen, rejected), strict=True)]
-        return {
-            "prompt_id": prompt.id,
-            "image_sha256": " ".join(self._files.images(prompt)),
-            "round": self._plan.round,
-            "sampler": self._sampler,
-            "seed": self._seed,
-            "k_chosen": chosen.sample.k,
-            "k_rejected": rejected.sample.k,
-            "judge": self._judge,
-            "judge_version": self._version,
-            "score_chosen": float(chosen.verdict.score),
-            "score_rejected": float(rejected.verdict.score),
-            "claims_chosen": to_json(chosen.verdict.list_claims()),
-            "claims_rejected": to_json(rejected.verdict.list_claims()),
-            "logp_chosen": chosen.sample.logprob if is_own[0] else None,
-            "logp_rejected": rejected.sample.logprob if is_own[1] else None,
-            "rule": self._rule,
-            "clean": float(pair.is_clean),
-            "margin": float(pair.margin),
-            "length_ratio": pair.words[0] / max(1, pair.words[1]),
-            "licence": prompt.licence or self._plan.licence,
-        }
+    return describe
 
 
 def name_sampler(described: Mapping[str, Any]) -> str:

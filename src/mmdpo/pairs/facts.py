@@ -23,6 +23,7 @@ def contrast(texts: np.ndarray, pool: float | None, scale: float = 1) -> dict[st
     """Returns the means of a measure of chosen and rejected texts [pairs, 2], beside that of all answers, and in which
     share of pairs the chosen text has more."""
     chosen, rejected = (scale * int(total) / len(texts) for total in texts.sum(axis=0, dtype=np.int64))
+    pool = None if pool is None else scale * pool
     more, ties = (int(of.sum()) for of in (texts[:, 0] > texts[:, 1], texts[:, 0] == texts[:, 1]))
     return {"chosen": chosen, "rejected": rejected, "pool": pool, "auc": (more + 0.5 * ties) / len(texts)}
 
@@ -67,7 +68,7 @@ class Facts:
     def describe(self, resamples: int) -> dict[str, Any]:
         """Returns the facts. `resamples` are those of the intervals of the shortcut test; 0 leaves it out."""
         pool, strikes = self._offering.pool, self._files.strikes
-        words = contrast(np.array(self._words).reshape(-1, 2), pool.words)
+        words = contrast(np.array(self._words).reshape(-1, 2), pool.mean("words"))
         marks = np.frombuffer(self._marks, np.uint8).reshape(-1, len(MARKS), 2)
         auc = words.pop("auc")
         difference = 100 * (words["chosen"] - words["rejected"]) / ((words["chosen"] + words["rejected"]) / 2)
@@ -81,7 +82,7 @@ class Facts:
             "by_judge": by_judge if strikes else {},
             "words": {**words, "difference": difference, "auc": auc},
             "margins": {str(margin): self._margins[margin] for margin in sorted(self._margins)},
-            "style": {name: contrast(marks[:, n], pool.marks[name], 100) for n, name in enumerate(MARKS)},
+            "style": {name: contrast(marks[:, n], pool.mean(name), 100) for n, name in enumerate(MARKS)},
             "struck": dict(self._struck.most_common(SHOWN_CLAIMS)),
             "shortcut": self._find_shortcut(resamples),
         }

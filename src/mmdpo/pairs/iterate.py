@@ -31,7 +31,6 @@ import yaml
 from mmdpo.benchmarks import tasks
 from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_rows, write_whole
 from mmdpo.options import parse_options, read_flags
-from mmdpo.pairs.balance import count_words
 from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.filters import REPEATING, why_useless
 from mmdpo.pairs.judging import read_verdicts
@@ -91,7 +90,7 @@ def measure(run: PairsRun) -> Measured:
     return Measured(
         wrong=100 * struck / (struck + right) if struck + right else 0.0,
         right=right / len(greedy),
-        words=sum(count_words(sample.text) for sample in greedy) / len(greedy),
+        words=sum(len(sample.text.split()) for sample in greedy) / len(greedy),
         useless=100 * sum(reason is not None for reason in reasons) / len(greedy),
         repeating=100 * sum(reason == REPEATING for reason in reasons) / len(greedy),
         answers=len(greedy),
@@ -377,35 +376,22 @@ class Rounds:
 
 
 def make_table(state: Mapping[str, Any]) -> Table:
-    """Returns the rounds as a table."""
-    start = Measured(**state["start"])
-
-    def figures(of: Mapping[str, Any]) -> tuple[str, ...]:
-        measured = Measured(**of)
-        values = (measured.wrong, measured.right, measured.f1(start), measured.words, measured.useless)
-        return tuple(show_number(value, 2 if place == 1 else 1) for place, value in enumerate(values))
-
-    rows = [("start", *figures(state["start"]), "", "", "", "")]
-    for row in state["rounds"]:
-        shown = figures(row["held_out"]) if "held_out" in row else ("",) * 5
-        rows.append(
-            (
-                f"round {row['round']}",
-                *shown,
-                f"{row['pairs']:,}",
-                show_number(100 * row["yield"], 0),
-                show_number(row["agreed"], 0) if row.get("agreed") is not None else "",
-                "kept" if row["kept"] else "not kept",
-            )
-        )
-    metrics = list(state.get("start_benchmarks", {}))
-    by_row = [state.get("start_benchmarks", {}), *(row.get("benchmarks", {}) for row in state["rounds"])]
-    rows = [
-        (*row[:-1], *(show_number(of[name], 1) if name in of else "" for name in metrics), row[-1])
-        for row, of in zip(rows, by_row, strict=True)
-    ]
+    """Returns the rounds as a table; an empty cell is of something that a row has not, or did not come to."""
+    start, benchmarks = Measured(**state["start"]), state.get("start_benchmarks", {})
+    rows = []
+    for row in ({"held_out": state["start"], "benchmarks": benchmarks}, *state["rounds"]):
+        of = Measured(**row["held_out"]) if "held_out" in row else None
+        cells: list[tuple[Any, int | str]] = [(None, 1)] * 5
+        if of is not None:
+            cells = [(of.wrong, 1), (of.right, 2), (of.f1(start), 1), (of.words, 1), (of.useless, 1)]
+        share = 100 * row["yield"] if "yield" in row else None
+        cells += [(row.get("pairs"), ",.0f"), (share, 0), (row.get("agreed"), 0)]
+        cells += [(row.get("benchmarks", {}).get(name), 1) for name in benchmarks]
+        shown = ("" if value is None else show_number(value, form) for value, form in cells)
+        name = f"round {row['round']}" if "round" in row else "start"
+        rows.append((name, *shown, {None: "", True: "kept", False: "not kept"}[row.get("kept")]))
     measures = ("wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "agreed %")
-    return Table(("", *measures, *metrics, ""), tuple(rows), "On prompts that no round trains on")
+    return Table(("", *measures, *benchmarks, ""), tuple(rows), "On prompts that no round trains on")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mmdpo.pairs.balance import MARKS, count_words
+from mmdpo.pairs.balance import MARKS
 from mmdpo.pairs.filters import find_repeats, why_useless
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.plan import BuildError, BuildPlan
@@ -97,48 +97,40 @@ class Slot(NamedTuple):
     offers: range
 
 
+@dataclass
 class Claims:
     """How many claims of answers are held to be right and wrong."""
 
-    def __init__(self) -> None:
-        self._right = self._struck = 0
+    right: int = 0
+    struck: int = 0
 
     def add(self, verdict: Verdict) -> None:
         """Counts the claims of an answer."""
-        self._right += verdict.right
-        self._struck += verdict.struck
+        self.right += verdict.right
+        self.struck += verdict.struck
 
     @property
     def wrong(self) -> float | None:
         """The share that is held to be wrong, in per cent; None without a claim."""
-        claims = self._right + self._struck
-        return 100 * self._struck / claims if claims else None
+        claims = self.right + self.struck
+        return 100 * self.struck / claims if claims else None
 
 
 class Pool:
     """What answers of the policy are like on the whole: words, marks of style, claims."""
 
     def __init__(self) -> None:
-        self.answers, self._words, self._marks = 0, 0.0, [0] * len(MARKS)
-        self.claims = Claims()
+        self.answers, self.claims, self._sums = 0, Claims(), Counter[str]()
 
     def add(self, text: str) -> None:
         """Counts an answer."""
         self.answers += 1
-        self._words += count_words(text)
-        for place, mark in enumerate(MARKS.values()):
-            self._marks[place] += mark.search(text) is not None
+        self._sums["words"] += len(text.split())
+        self._sums.update(name for name, mark in MARKS.items() if mark.search(text))
 
-    @property
-    def words(self) -> float | None:
-        """Of an answer, in the mean; None without one."""
-        return self._words / self.answers if self.answers else None
-
-    @property
-    def marks(self) -> dict[str, float | None]:
-        """The share of answers that have each, in per cent; None without an answer."""
-        shares = (100 * of / self.answers if self.answers else None for of in self._marks)
-        return dict(zip(MARKS, shares, strict=True))
+    def mean(self, name: str) -> float | None:
+        """Returns the `words` of an answer, or the share of answers that have a mark; None without an answer."""
+        return self._sums[name] / self.answers if self.answers else None
 
 
 @dataclass

@@ -19,11 +19,8 @@ from mmdpo.app.answers_page import (
     show_item,
 )
 from mmdpo.app.sources import Sources
-from mmdpo.report.layout import Thumbnail
 from mmdpo.report.reading import find_folders
 from tests.voted_runs import write_run
-
-NO_PICTURE = Thumbnail(why=": the picture is missing")
 
 
 def board_of(runs):
@@ -33,7 +30,7 @@ def board_of(runs):
 
 
 def html_of(board, at=0, wanted=ALL, search=""):
-    return str(show_item(board, choose_items(board, wanted, search), at, lambda item: NO_PICTURE))
+    return str(show_item(board, choose_items(board, wanted, search), at))
 
 
 def ids(board, *asked):

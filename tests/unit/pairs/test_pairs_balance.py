@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmdpo.pairs.balance import MARKS, area_under_curve, balance, count_words
+from mmdpo.pairs.balance import MARKS, area_under_curve, balance
 
 
 def means(offers, taken):
@@ -103,7 +103,6 @@ def test_the_area_under_the_curve_counts_ties_as_half():
 
 
 def test_a_mark_is_found_in_texts_that_have_it():
-    assert count_words(" a red  cup\n") == 3
     found = {name for name, mark in MARKS.items() if mark.search("Sure! I HOPE this helps.")}
     assert found == {"polite words", "first person", "exclamation marks"}
     assert not any(mark.search("cup") for mark in MARKS.values())

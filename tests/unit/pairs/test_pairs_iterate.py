@@ -308,9 +308,9 @@ def test_pairs_of_earlier_rounds_are_mixed_in(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--mix_previous=2"], "a share from 0 to 1"),
+        (["--mix_previous=2"], r"give a number in \[0, 1\]"),
         (["--start=base"], "give --reference base too"),
-        (["--guard_cover=1"], "0 or below"),
+        (["--guard_cover=1"], r"give a number in \[-inf, 0\]"),
         (["--rounds=0"], "give 1 or more"),
     ],
 )
