@@ -198,12 +198,12 @@ def check_needs(
             raise JudgeError(
                 f"{lacks.source}: the judge {choice.judge} reads the column `{judge.NEEDS}`, which is not there"
             )
-    if choice.judge in ("objects", "consistency") and not context.vocabulary:
+    if "vocabulary" in getattr(judge, "OPTIONS", ()) and not context.vocabulary:
         raise JudgeError(
             f"the judge {choice.judge} knows no objects: give --vocabulary, a JSON file of words and what each names, "
             'such as {"puppy": "dog", "dog": "dog"}'
         )
-    if choice.judge in ("reward", "image_gain") and context.rewards is None:
+    if getattr(judge, "NEEDS_RUN", False) and context.rewards is None:
         raise JudgeError(f"the judge {choice.judge} needs a model: judges: [{{judge: {choice.judge}, run: FOLDER}}]")
     if folder is not None and getattr(judge, "NEEDS_PROOF", False):
         path = folder / PROOF.format(choice.label)
@@ -222,17 +222,11 @@ def check_needs(
 def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -> dict[str, Any]:
     """Returns what verdicts depend on besides the answers: judge, version, options that it reads, model."""
     judge = load(choice.judge)
-    options = {
-        "claims": ("votes", "splits", "threshold"),
-        "pairwise": ("opponents", "seed"),
-        "consistency": ("agreement", "vocabulary"),
-        "objects": ("vocabulary",),
-    }.get(choice.judge, ())
     return {
         "judge": choice.judge,
         "words": digest_of(dict(judge.WORDS))[:12],
         "run": choice.run,
-        **{name: getattr(context, name) for name in options},
+        **{name: getattr(context, name) for name in getattr(judge, "OPTIONS", ())},
         "model": {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"},
     }
 

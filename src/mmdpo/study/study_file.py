@@ -182,16 +182,6 @@ class Study:
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
-def read_text(name_or_path: str) -> str:
-    """Returns the text of a study file or of a shipped study. Raises StudyError where there is neither."""
-    try:
-        return STUDIES.find(name_or_path).read_text(encoding="utf-8")
-    except ValueError as error:
-        raise StudyError(f"{error}; --list says what those of the package ask") from error
-    except OSError as error:
-        raise StudyError(f"cannot read the study {name_or_path}: {error.strerror}") from error
-
-
 def read_study(
     name_or_path: str,
     *,
@@ -205,16 +195,18 @@ def read_study(
     differences are taken to it), and `world` moves a study of one embedded world to another, under the name
     STUDY-WORLD. Every variant's recipe is tried. Raises StudyError.
     """
-    content, command = _load(read_text(name_or_path), name_or_path), f"mmdpo study {name_or_path}"
-    moved_from = str(content.get("recipe"))
+    try:
+        path = STUDIES.find(name_or_path)
+    except ValueError as error:
+        raise StudyError(f"{error}; --list says what those of the package ask") from error
+    content = _load(path, name_or_path)
+    command, moved_from = f"mmdpo study {name_or_path}", str(content.get("recipe"))
     with _naming(name_or_path):
         if world is not None:
-            base = str(content.get("recipe"))
             _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
             of_world = f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none"
-            _require(base in WORLDS, of_world)
-            moved_from = base
-            name = content.get("name") if base == world else f"{content['name']}-{world}"
+            _require(moved_from in WORLDS, of_world)
+            name = content.get("name") if moved_from == world else f"{content['name']}-{world}"
             content |= {"recipe": world, "name": name}
             command += f" --world {world}"
         for key in content:
@@ -266,7 +258,8 @@ def _require_known(name: Any, known: Sequence[str], wrong: str, advice: str = ""
     _require(name in known, f"{wrong} {name!r}{nearest}")
 
 
-def _load(text: str, file: str) -> dict[str, Any]:
+def _load(path: Path, file: str) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
     try:
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -309,7 +302,7 @@ def _read_options(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             path = RECIPES.find(str(beside) if beside.is_file() else str(base))
         except ValueError as error:
             raise StudyError(f"recipe: {error}; or {_WORLD_NAMES}") from error
-        written = _load(path.read_text(encoding="utf-8"), str(path))
+        written = _load(path, str(path))
         inherited = {key: value for key, value in written.items() if key not in SET_BY_STUDY}
     # Checkpoints of every trial would fill the disk; a study that wants them says so itself.
     return {**inherited, "save_strategy": "no", **options}

@@ -9,6 +9,10 @@ Such a module has a docstring, whose first line says what the judge looks at, an
                 returns one verdict for each sample, in their order, None where it has none. A judge that asks a model
                 is a generator: it yields lists of `Ask`, is sent what their replies were read as, and asks nothing else
 
+    OPTIONS     only where verdicts depend on some: the fields of `Context` that it reads
+    NEEDS_RUN   only where it reads `Context.rewards`: True
+    NEEDS_PROOF only where labelled answers have to show first that it is a judge: True
+
 All answers to a prompt are judged together, so that a claim which several make is judged once: a verdict that is wrong
 is then wrong for all of them alike, and prefers none. Somebody else's judge is `package.module:NAME`.
 """

@@ -14,7 +14,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 from mmdpo.texts import split_sentences
 
-NEEDS, STRIKES = "", True
+NEEDS, STRIKES, OPTIONS = "", True, ("votes", "splits", "threshold")
 WORDS = {
     "split": (
         "Below is a text about a picture, with its sentences numbered. List all that it says about what can be seen: "
@@ -28,7 +28,6 @@ WORDS = {
 }
 _CHECKS = ("check", "check 2", "check 3")
 _LINE = re.compile(r"\s*[-*•]?\s*[\[(]?(\d{1,3})[\])]?\s*[:.]\s*(\S.*?)\s*")
-MOST_VOTES = len(_CHECKS)
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking:

@@ -13,6 +13,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 
 NEEDS, STRIKES, WORDS = "", True, dict[str, str]()
+OPTIONS = ("agreement", "vocabulary")
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Verdicts:

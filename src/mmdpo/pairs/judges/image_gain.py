@@ -9,4 +9,4 @@ from __future__ import annotations
 from mmdpo.pairs.judges.reward import judge  # noqa: F401 - what differs is what the rewards are
 
 NEEDS, STRIKES, WORDS = "", False, dict[str, str]()
-NEEDS_PROOF = True
+NEEDS_RUN = NEEDS_PROOF = True

@@ -12,6 +12,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 
 NEEDS, STRIKES, WORDS = "objects", True, dict[str, str]()
+OPTIONS = ("vocabulary",)
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Verdicts:

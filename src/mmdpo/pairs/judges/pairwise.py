@@ -13,7 +13,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 from mmdpo.records import derive_generator
 
-NEEDS, STRIKES = "", False
+NEEDS, STRIKES, OPTIONS = "", False, ("opponents", "seed")
 WORDS = {
     "compare": (
         "Two answers were given to this request about what is shown:\n{question}\n\nAnswer A:\n{first}\n\nAnswer B:\n"

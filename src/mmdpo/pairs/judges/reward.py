@@ -12,6 +12,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 
 NEEDS, STRIKES, WORDS = "", False, dict[str, str]()
+NEEDS_RUN = True
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Verdicts:
