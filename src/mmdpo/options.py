@@ -52,11 +52,17 @@ class Options:
     """The flags that the command line named; the others have their defaults."""
 
     def __post_init__(self) -> None:
-        for flag, hint, each, *_ in _list_flags(type(self)):
-            if (value := getattr(self, each.name, None)) is None:
-                continue  # of a group, which has looked itself, or unset
-            said, least, within = f"{self.MARK}{flag} is {value!r}", each.metadata["least"], each.metadata["within"]
-            choices = _choices_of(hint, each)
+        hints = _hints_of(type(self))
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None or "text" not in each.metadata:
+                continue  # unset, or a group, which has looked itself
+            said = f"{self.MARK}{_flag_of(type(self), each)} is {value!r}"
+            choices, least, within = (
+                _choices_of(hints[each.name], each),
+                each.metadata["least"],
+                each.metadata["within"],
+            )
             if choices is not None and not set(value if isinstance(value, tuple) else [value]) <= set(choices):
                 raise ValueError(f"{said}; give {', '.join(map(str, choices))}")
             if least is not None and value < least:
@@ -333,7 +339,7 @@ def _list_flags(
     options: type[Options], title: str = "", use: str = ""
 ) -> Iterator[tuple[str, Any, Field[Any], str, str]]:
     """Yields the name of each flag, its type, its field, the title of its group, and what it is for."""
-    hints = _hints_of(options)  # type: ignore[arg-type]  # a class has a hash
+    hints = _hints_of(options)
     for each in fields(options):
         if inner := each.metadata.get("group"):
             yield from _list_flags(inner, (inner.__doc__ or "").partition("\n")[0], each.metadata["use"])
@@ -341,9 +347,7 @@ def _list_flags(
             yield _flag_of(options, each), hints[each.name], each, title, each.metadata["use"] or use
 
 
-@cache
-def _hints_of(options: Any) -> dict[str, Any]:
-    return get_type_hints(options)
+_hints_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _flag_of(options: type[Options], each: Field[Any]) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from mmdpo.commands import all_verbs
-from mmdpo.options import REQUIRED, Options, UsageError, group, make_options, option, parse_options
+from mmdpo.options import REQUIRED, Options, UsageError, group, make_options, option, parse_options, read_entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +109,42 @@ def test_options_are_made_of_python_values_by_the_names_of_flags():
 def test_values_of_another_kind_are_refused(values, error, message):
     with pytest.raises(error, match=message):
         make_options(Car, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel(Options):
+    MARK: ClassVar[str] = ""
+
+    width: int = option(7, "In inches.", least=1)
+    pressure: float = option(0.5, "As a share.", within="(0, 1]")
+    spokes: tuple[Literal["steel", "wood"], ...] = option((), "Of what.")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"width": 0}, "width is 0; give 1 or more"),
+        ({"pressure": 0.0}, r"pressure is 0\.0; give a number in \(0, 1\]"),
+        ({"pressure": float("nan")}, r"pressure is nan; give a number in \(0, 1\]"),
+        ({"spokes": ("steel", "tin")}, r"spokes is \('steel', 'tin'\); give steel, wood"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_whoever_makes_the_options(values, said):
+    assert Wheel(width=1, pressure=1, spokes=("wood",)).pressure == 1
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Wheel(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (3, "wheel is a mapping of options; got 3"),
+        ({"widht": 1}, "wheel: there is no option 'widht'; did you mean 'width'"),
+        ({"width": "wide"}, "wheel: width should be int, is 'wide'"),
+        ({"width": 0}, "wheel: width is 0; give 1 or more"),
+    ],
+)
+def test_an_entry_of_a_file_is_told_with_its_place(values, said):
+    assert read_entry(Wheel, {"width": 2, "pressure": None}, "wheel") == Wheel(width=2)
+    with pytest.raises(ValueError, match=said):
+        read_entry(Wheel, values, "wheel")

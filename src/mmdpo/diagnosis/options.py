@@ -33,7 +33,7 @@ class DiagnosisOptions(Options):
     image_root: str | None = option(None, "Folder that relative image paths start from.")
     pairs: int | None = option(None, "Number of pairs, drawn by the seed.", least=1, unset="all")
     corruption: str = option("crop_0_20", "What makes the corrupted image.", known=names_of("corruption"))
-    beta: float = option(0.1, "β of the rewards.")
+    beta: float = option(0.1, "β of the rewards.", within="(0, inf]")
     seed: int = option(0, "Seed of the draws and of the bootstrap.")
     batch_size: int = option(8, "Pairs at a time.", least=1)
     max_length: int = option(2048, "Tokens of a row.", least=1)
@@ -68,8 +68,6 @@ class DiagnosisOptions(Options):
             raise ValueError("give --adapter, whose reference is the model without it, or --reference, not both")
         if self.per_token != "all" and not self.per_token.isdecimal():
             raise ValueError(f"--per_token is {self.per_token}; give a number of pairs, `all`, or 0")
-        if not self.beta > 0:
-            raise ValueError(f"--beta is {self.beta}; give a number above 0")
 
     def select_ends(self, order: Sequence[int]) -> list[int]:
         """Returns those of an order of pairs whose tokens are kept: as many from either end, in order."""

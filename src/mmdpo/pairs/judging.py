@@ -32,7 +32,7 @@ PROOF = "check-{}.json"
 class JudgeChoice(Options):
     """One judge of a run, and its own options. Raises JudgeError for a judge that is none, ValueError for an option."""
 
-    MARK: ClassVar[str] = "judges: "
+    MARK: ClassVar[str] = ""
 
     judge: str = option(REQUIRED, "The judge.")
     name: str = option("", "Of its files; the judge's unless given.")
@@ -52,7 +52,7 @@ class JudgeChoice(Options):
         except ValueError as error:
             raise JudgeError(str(error)) from error
         if not re.fullmatch(r"[\w.-]+", self.label):
-            raise JudgeError(f"judges: {self.label!r} is to be part of file names: letters, digits, - and _ do")
+            raise JudgeError(f"{self.label!r} is to be part of file names: letters, digits, - and _ do")
 
     @property
     def label(self) -> str:
@@ -61,7 +61,10 @@ class JudgeChoice(Options):
 
     @classmethod
     def read(cls, text: str) -> JudgeChoice:
-        """Returns what an entry of `judges` means: a judge's name, or a mapping in JSON with `judge` and options."""
+        """Returns what an entry of `judges` means: a judge's name, or a mapping in JSON with `judge` and options.
+
+        Raises ValueError for what is none.
+        """
         return read_entry(
             cls, read_mapping("judges", text) if text.lstrip().startswith("{") else {"judge": text}, "judges"
         )

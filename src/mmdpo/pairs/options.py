@@ -161,7 +161,7 @@ class PairsOptions(Options):
         return GenerationSettings(**{name: getattr(chosen, name) for name in names})
 
     def choose_judges(self) -> tuple[JudgeChoice, ...]:
-        """Returns the judges. Raises JudgeError for what is none, and for two of one name."""
+        """Returns the judges. Raises ValueError for what is none, and for two of one name."""
         from mmdpo.pairs.asking import JudgeError
         from mmdpo.pairs.judging import JudgeChoice
 

@@ -108,11 +108,11 @@ class PairFiles:
                 if kind is None or not (types.is_floating(kind) or types.is_integer(kind)):
                     raise UnusableFileError("there is no column margin of numbers")
                 for batch in file.iter_batches(batch_size=2**16, columns=["margin"]):
+                    if place >= len(values):
+                        break
                     numbers = batch.column(0).cast("double").to_numpy(zero_copy_only=False)[: len(values) - place]
                     values[place : place + len(numbers)] = numbers
                     place += len(numbers)
-                    if place == len(values):
-                        break
             except Exception as error:
                 self.problems.append(f"{name}: margins cannot be read ({_say(error)})")
         values[~np.isfinite(values)] = np.nan

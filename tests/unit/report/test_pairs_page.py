@@ -412,9 +412,11 @@ class TestBounds:
 
     def test_more_pairs_than_are_looked_at_are_the_first_ones(self, tmp_path, monkeypatch):
         folder = write_own_pairs(tmp_path / "own", changes=[{"margin": float(n)} for n in range(30)], rows_a_group=7)
+        write_pairs_parquet(folder, [{"margin": 99.0}] * 3, 2, "eval.parquet")
         monkeypatch.setattr(pair_files, "MOST_ROWS", 10)
-        files = PairFiles(folder, [])
+        files = PairFiles(folder, problems := [])
         assert list(files.margins) == [float(n) for n in range(10)]
+        assert problems == []
         assert max(choose_places(files.margins, files.count, 0)["random"]) < 10
 
     def test_lengths_are_of_pairs_all_over_the_files(self, tmp_path, monkeypatch):
