@@ -161,7 +161,6 @@ def plain_decoding(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: i
         top_p=1.0,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        use_cache=True,
         eos_token_id=list(ends) if isinstance(ends, list | tuple) else [ends],
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -181,6 +181,7 @@ def answer(model: Any, sample: Sample, collator: Collator) -> str:
         **{name: torch.as_tensor(values, device=device) for name, values in read.items()},
         **images,
         generation_config=plain_decoding(model, tokenizer, room),
+        use_cache=True,  # training with checkpoints of activations has turned it off
     )
     text: str = tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
     return text.strip()
