@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mmdpo.training.config import MDPOConfig
     from mmdpo.training.trainer import MDPOTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["MDPOConfig", "MDPOTrainer", "__version__", "diagnose", "evaluate", "score_tokens"]
 
 _HOMES = {
