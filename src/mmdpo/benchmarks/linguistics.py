@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import import_module
@@ -35,7 +36,7 @@ def join_runs(words: Sequence[str]) -> list[str]:
     return [" ".join(run) for is_run, run in groupby(words, bool) if is_run]
 
 
-class _NounsByTag:
+class _NounsByTag(ABC):
     """What a source says of nouns, from the tokens that are some."""
 
     def nouns(self, text: str) -> list[str]:
@@ -46,9 +47,9 @@ class _NounsByTag:
         """Returns each unbroken run of nouns."""
         return join_runs(self._nouns_or_gaps(text))
 
+    @abstractmethod
     def _nouns_or_gaps(self, text: str) -> list[str]:
         """Returns the lemma of each token that is a noun, an empty text for each other one."""
-        raise NotImplementedError
 
 
 class NltkLinguistics(_NounsByTag):

@@ -84,9 +84,17 @@ def _find_sources(options: AppOptions) -> "Sources":
     if not named:
         raise ValueError("app: there is nothing to open: name --data, --runs or --models, or try --demo")
     how = (options.split, options.dataset_config, options.dataset_format, options.image_root, options.seed)
-    same = ("runs", "models", "max_models", "decisions", "votes", "image_dir", "vocabulary", "seed")
-    datasets = tuple(DatasetSource(name, *how) for name in options.data)
-    return Sources(datasets=datasets, **{name: getattr(options, name) for name in same})
+    return Sources(
+        datasets=tuple(DatasetSource(name, *how) for name in options.data),
+        runs=options.runs,
+        models=options.models,
+        max_models=options.max_models,
+        decisions=options.decisions,
+        votes=options.votes,
+        image_dir=options.image_dir,
+        vocabulary=options.vocabulary,
+        seed=options.seed,
+    )
 
 
 def read_auth(path: Path | None) -> list[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -90,15 +90,7 @@ class Scorer:
                 arguments["position_ids"] = rows.positions
                 stack.enter_context(tree_attention.attend_along(rows.trees))
             if batch["image_inputs"] and batch["image_counts"][_shown_by(batch, planned)].any():
-                is_image = batch["prompt_ids"] == self.model.config.image_token_id  # type: ignore[union-attr]
-                owns = np.array([k == owner for k, owner in enumerate(batch["images_of"])])
-                tokens = (is_image & batch["prompt_mask"]).sum(1) * owns
-                inputs, contexts = image_arguments(batch, self.family, device), _shown_by(batch, planned)
-                kept = {} if memo is None else memo
-                sharing = (self.model, inputs, tokens, contexts, planned.input_ids, kept)
-                stack.enter_context(share_image_features(self.family, *sharing))
-                sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], contexts)
-                arguments |= inputs | _place_sizes(sizes, self.family, device)
+                arguments |= stack.enter_context(self._share_images(batch, planned, {} if memo is None else memo))
             if is_last:
                 stack.enter_context(answer_logprobs_only(head, rows.predicts, rows.targets, suppressed))
             else:
@@ -124,6 +116,18 @@ class Scorer:
                 prompt_positions=self.family.prompt_positions(self.model, {**batch, "image_sizes": sizes}),
             )
         return plan_rows(batch, cells, **options)
+
+    @contextmanager
+    def _share_images(self, batch: Batch, rows: Rows, memo: Memo) -> Iterator[dict[str, Tensor]]:
+        """Within it, each image is encoded once; gives the image arguments of the forward."""
+        is_image = (batch["prompt_ids"] == self.model.config.image_token_id) & batch["prompt_mask"]  # type: ignore[union-attr]
+        contexts, device = _shown_by(batch, rows), batch["index"].device
+        inputs = image_arguments(batch, self.family, device)
+        owns = np.array([k == owner for k, owner in enumerate(batch["images_of"])])
+        tokens = is_image.sum(1) * owns
+        sizes = repeat_sizes(batch["image_sizes"], batch["image_counts"], contexts)
+        with share_image_features(self.family, self.model, inputs, tokens, contexts, rows.input_ids, memo):
+            yield inputs | _place_sizes(sizes, self.family, device)
 
 
 def _shown_by(batch: Batch, rows: Rows) -> list[int]:

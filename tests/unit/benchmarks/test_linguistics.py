@@ -96,7 +96,7 @@ def test_tags_tell_nouns_from_verbs(nltk):
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(tmp_path, monkeypatch):
-    pytest.importorskip("nltk")
+    pytest.importorskip("nltk", reason="nouns by NLTK need it: pip install mmdpo[eval]")
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     with pytest.raises(FileNotFoundError, match=r"punkt_tab.*nltk\.downloader.*--nltk_data"):
         NltkLinguistics()

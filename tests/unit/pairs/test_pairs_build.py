@@ -575,7 +575,10 @@ def test_lines_are_found_by_their_prompt_and_half_a_line_is_none(tmp_path):
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
 def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, monkeypatch, separators, reader):
     """Sampling writes the greedy answers of many prompts before their draws."""
-    monkeypatch.setattr("mmdpo.pairs.run_files.loads", pytest.importorskip(reader).loads)
+    monkeypatch.setattr(
+        "mmdpo.pairs.run_files.loads",
+        pytest.importorskip(reader, reason="orjson reads lines faster: pip install mmdpo[app]").loads,
+    )
     run_of(tmp_path, {name: [c(1, "a")] for name in "abc"})
     order = [(name, k) for ks in ([0], range(1, 12)) for name in "abc" for k in ks]
     rows = [{"id": name, "k": k, "text": f"answer {k} of \ud83d {name}"} for name, k in order]

@@ -88,7 +88,7 @@ def test_what_the_code_says_is_shown_as_it_is():
 
 
 def test_doctests_stand_in_blocks_of_code():
-    griffe = pytest.importorskip("griffe")
+    griffe = pytest.importorskip("griffe", reason="the site needs griffe: make setup")
     from website.doctests import Doctests
 
     text = '"""Adds.\n\n    >>> 1 + 1\n    2\n    >>> 2 + 2\n    4\n\n    Ends.\n    """'

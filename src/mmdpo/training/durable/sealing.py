@@ -7,7 +7,6 @@ record is written last, as `checkpoint.json.partly`, and renamed: a folder that 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
+from mmdpo.files import to_json
 from mmdpo.models.start import ADAPTER_CONFIG, UNSEALED
 from mmdpo.models.weights import CheckpointError, read_checkpoint_json
 
@@ -81,8 +81,7 @@ def seal(checkpoint: Path, content: Mapping[str, Any]) -> None:
     # A card is for readers, who may edit it.
     found = [path for path in _walk(checkpoint) if path.suffix != ".md" and path.name not in (RECORD, UNSEALED)]
     files = {str(path.relative_to(checkpoint)): _describe_file(path) for path in found}
-    record = json.dumps({**content, "files": files}, indent=2, ensure_ascii=False)
-    (checkpoint / UNSEALED).write_text(record + "\n", encoding="utf-8")
+    (checkpoint / UNSEALED).write_text(to_json({**content, "files": files}, 2) + "\n", encoding="utf-8")
     for path in checkpoint.rglob("*"):
         _sync(path)
     (checkpoint / UNSEALED).rename(checkpoint / RECORD)
