@@ -111,10 +111,15 @@ def come_in(page, address, name):
     """Opens the page and enters a name, by the keyboard alone."""
     page.set_default_timeout(30_000)
     page.goto(address)
-    page.wait_for_function("() => document.activeElement?.matches('.enter input, .enter textarea')")
+    wait_for_the_field(page)
     page.keyboard.type(name)
     page.keyboard.press("Enter")
     page.locator("#vote .progress").wait_for()
+
+
+def wait_for_the_field(page):
+    """Waits until keys reach the field of the name, which the page selects a moment after it is drawn."""
+    page.wait_for_function("() => document.activeElement?.matches('.enter input, .enter textarea')")
 
 
 def done(page):
@@ -224,6 +229,7 @@ def check_report(file, out, names):
 def test_two_tabs_back_reasons_and_buttons(voting, browser):
     address, file = voting
     with open_page(browser, address) as page:
+        wait_for_the_field(page)
         page.keyboard.press("Enter")
         page.get_by_text("enter your name").wait_for()
         come_in(page, address, "Anna")
