@@ -7,8 +7,8 @@ trials/VARIANT/seed-N/   see `mmdpo.study.trial`
 tries/VARIANT/VALUE/seed-N/   the same, of the values that were tried where the study says `tune`
 
 Each trial has a process of its own, and one that dies takes no other with it. Processes are forked from a server that
-has imported the libraries once and run nothing else: one thread of Python, no CUDA, no tensor. So a trial begins at
-once, has its memory to itself, and leaves nothing in that of others.
+`mmdpo.study.server` prepares: one thread of Python, no CUDA, no tensor. So a trial begins at once, has its memory to
+itself, and leaves nothing in that of others.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def record_failure(trial: Trial, error: str, details: str = "") -> None:
 def _context() -> Any:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(["mmdpo.study.study_run"])
+    context.set_forkserver_preload(["mmdpo.study.server"])
     return context
 
 

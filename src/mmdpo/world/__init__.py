@@ -102,6 +102,11 @@ class World:
         said = (",", ".", "!", "sure", "this", "shows", "hope", "helps")
         return (PAD, BOS, EOS, UNKNOWN, IMAGE, "user", "assistant", PROMPT, *self.settings, *self.objects, *said)
 
+    @cached_property
+    def object_sizes(self) -> tuple[int, ...]:
+        """Pixels along the side of an object, all that occur, smallest first."""
+        return tuple(sorted({size for layout in self.layouts for size in layout.object_sizes}))
+
     @property
     def max_words(self) -> int:
         """Room for any caption: a polite one of all n objects has 2 n + 9 words."""

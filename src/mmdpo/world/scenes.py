@@ -13,6 +13,7 @@ The measures are those of CHAIR and AMBER, exact because the scenes are known.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -116,12 +117,22 @@ def render(scene: Scene) -> Image.Image:
     world = scene.world
     canvas = setting_pixels(scene.setting, world.image_size).copy()
     for name, left, top, size, colour, turn, is_mirrored in scene.objects:
-        colours, opacity = object_pixels(name, colour, size, turn, is_mirrored)
+        drawn = object_pixels(name, colour, turn, is_mirrored, world.object_sizes)[size].astype(np.float32)
         patch = canvas[top : top + size, left : left + size]
-        patch += opacity * (colours - patch)
+        patch += drawn[..., 3:] / 255.0 * (drawn[..., :3] - patch)
     noise = np.random.default_rng(scene.seed).standard_normal(canvas.shape, dtype=np.float32)
     canvas += world.pixel_noise * noise
     return Image.fromarray(np.clip(canvas.round(), 0, 255).astype(np.uint8))
+
+
+def draw_ahead(world: World) -> None:
+    """Draws every object of a world as it may stand in a scene: three seconds for the small one, nine for the other.
+
+    Scenes that are rendered afterwards by this process, or by one forked from it, find theirs drawn.
+    """
+    for name in world.objects:
+        for colour, turn, is_mirrored in product(COLOURS_OF[name], TURNS, (False, True)):
+            object_pixels(name, colour, turn, is_mirrored, world.object_sizes)
 
 
 def _draw_names(world: World, setting: str, generator: np.random.Generator, co_occurrence: float) -> set[str]:
