@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mmdpo.files import explain_unwritable, make_folder, parse_json, to_json
+from mmdpo.files import explain_unwritable, parse_json, to_json
+from mmdpo.folders import make_folder
 
 _SYNC_EVERY = 5.0
 """Seconds that a crash of the machine may cost; a crash of the program costs nothing."""

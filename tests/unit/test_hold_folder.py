@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from mmdpo.files import LOCK, FolderInUseError, hold_folder
+from mmdpo.folders import LOCK, FolderInUseError, hold_folder
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from mmdpo.files import hold_folder
+from mmdpo.folders import hold_folder
 with hold_folder(Path(sys.argv[1])):
     if sys.argv[2] == "fork" and os.fork() == 0:
         time.sleep(60)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from mmdpo import progress
-from mmdpo.files import leaving_nothing
+from mmdpo.folders import leaving_nothing
 from mmdpo.terminal import leave_out_noise, show_log
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from mmdpo.benchmarks.evaluate import Evaluation
 from mmdpo.benchmarks.reading import EvaluationError, read_data, read_rows
 from mmdpo.benchmarks.stats import CountTable
-from mmdpo.files import make_folder, write_json, write_rows
+from mmdpo.files import write_json, write_rows
+from mmdpo.folders import make_folder
 
 ANSWERS, SCORES, RESULT = "answers.jsonl", "scores.jsonl", "result.json"
 _LARGEST_COUNT = 1e15

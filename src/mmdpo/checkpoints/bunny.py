@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from mmdpo.files import written_aside
+from mmdpo.folders import written_aside
 from mmdpo.models.families import VICUNA
 from mmdpo.models.load import BUNNY_LAYOUT
 from mmdpo.models.weights import CheckpointError, check_names, read_checkpoint_json, read_weights

@@ -19,7 +19,7 @@ from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
-from mmdpo.files import written_aside
+from mmdpo.folders import written_aside
 from mmdpo.models.families import find_family
 from mmdpo.models.load import build_empty_model, load_whole_model
 from mmdpo.models.start import (

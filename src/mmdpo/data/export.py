@@ -11,7 +11,8 @@ from PIL import Image
 
 from mmdpo.data.images import digest_image
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
-from mmdpo.files import make_folder, write_json, write_rows
+from mmdpo.files import write_json, write_rows
+from mmdpo.folders import make_folder
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, Message, PreferenceExample, RowError
 
 IMAGES = "images"

@@ -42,7 +42,8 @@ from mmdpo.diagnosis.pair_scores import OTHER, PairScores, Scored, ScoreLog, mak
 from mmdpo.diagnosis.per_token import describe_tokens, place_tokens
 from mmdpo.diagnosis.replies import REPLIES
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
-from mmdpo.files import make_folder, read_mapping, write_json, write_rows
+from mmdpo.files import read_mapping, write_json, write_rows
+from mmdpo.folders import make_folder
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.trained import disable_dropout

@@ -16,7 +16,8 @@ from mmdpo.diagnosis import conflict, empty_image
 from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.replies import ReplyLog
-from mmdpo.files import make_folder, write_rows
+from mmdpo.files import write_rows
+from mmdpo.folders import make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.transformers import TransformersAnswerer

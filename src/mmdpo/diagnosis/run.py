@@ -15,7 +15,8 @@ from mmdpo.diagnosis.diagnose import EXAMPLES, check_folder, diagnose_data
 from mmdpo.diagnosis.diagnose import diagnose as diagnose_model
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.probes import probe_conflict, probe_empty_image
-from mmdpo.files import leaving_nothing, read_rows
+from mmdpo.files import read_rows
+from mmdpo.folders import leaving_nothing
 from mmdpo.options import make_options
 from mmdpo.report.diagnosis import say, write_diagnosis
 

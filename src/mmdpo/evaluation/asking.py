@@ -23,7 +23,8 @@ from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.result_folder import ANSWERS, check_folder
 from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.options import EvaluationOptions, choose_suffix, make_settings
-from mmdpo.files import hold_folder, make_folder, printable, to_json, write_rows
+from mmdpo.files import printable, to_json, write_rows
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
 from mmdpo.line_file import LineFile, mend_last_line

@@ -23,7 +23,8 @@ from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.evaluation.download import choose_data_dir
 from mmdpo.evaluation.options import EvaluationOptions, WordOptions, choose_suffix, make_answerer
 from mmdpo.evaluation.publishing import build_metrics_table, push_results, write_samples
-from mmdpo.files import hold_folder, make_folder, printable
+from mmdpo.files import printable
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.generation.questions import Answerer
 from mmdpo.options import make_options
 from mmdpo.tables import ARROWS

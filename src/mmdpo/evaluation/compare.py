@@ -31,7 +31,8 @@ from mmdpo.benchmarks.stats import (
     paired_differences,
 )
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.files import clean, make_folder, printable, write_json, write_whole
+from mmdpo.files import clean, printable, write_json, write_whole
+from mmdpo.folders import make_folder
 
 
 @dataclass(frozen=True)

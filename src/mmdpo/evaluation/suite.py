@@ -26,7 +26,8 @@ from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.download import default_folder
 from mmdpo.evaluation.options import EvaluationOptions, SuiteOptions, make_answerer
 from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_paper_table, explain, find_cells
-from mmdpo.files import make_folder, printable, write_json, write_whole
+from mmdpo.files import printable, write_json, write_whole
+from mmdpo.folders import make_folder
 from mmdpo.judges import JudgeOptions
 from mmdpo.registry import name_nearest
 from mmdpo.tables import ARROWS, Table, show_interval

@@ -16,7 +16,8 @@ from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load
 from mmdpo.evaluation.compare import explain_tools, label_folders
 from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_paper_table, explain, find_cells
-from mmdpo.files import make_folder, printable, write_json, write_whole
+from mmdpo.files import printable, write_json, write_whole
+from mmdpo.folders import make_folder
 from mmdpo.tables import Table
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.data.convert import ExampleWriter, Shape
-from mmdpo.files import digest_of, make_folder, read_json, to_json
+from mmdpo.files import digest_of, read_json, to_json
+from mmdpo.folders import make_folder
 from mmdpo.pairs.offers import LOGPS, Offer
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import Prompt, read_image_file, sha256_image

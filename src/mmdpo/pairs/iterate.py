@@ -29,7 +29,8 @@ from typing import Any
 import yaml
 
 from mmdpo.benchmarks import tasks
-from mmdpo.files import hold_folder, make_folder, printable, read_json, read_yaml, write_json, write_rows, write_whole
+from mmdpo.files import printable, read_json, read_yaml, write_json, write_rows, write_whole
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.filters import REPEATING, why_useless

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mmdpo.data.export import export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import hold_folder, make_folder, write_json, write_whole
+from mmdpo.files import write_json, write_whole
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes

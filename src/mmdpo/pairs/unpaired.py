@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdpo.data.images import open_image
-from mmdpo.files import make_folder, write_rows
+from mmdpo.files import write_rows
+from mmdpo.folders import make_folder
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.records import ImageSource, RowError
 from mmdpo.report.layout import JPEG_QUALITY, LONGEST_SIDE, SMALL

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mmdpo.files import make_folder, write_text
+from mmdpo.files import write_text
+from mmdpo.folders import make_folder
 from mmdpo.progress import count
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, read_evaluated

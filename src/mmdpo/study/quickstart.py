@@ -17,7 +17,8 @@ from mmdpo.data.images import open_image
 from mmdpo.data.messages import plain_text
 from mmdpo.diagnosis.diagnose import versions
 from mmdpo.diagnosis.pair_scores import OTHER, make_items, make_pair_collator
-from mmdpo.files import hold_folder, printable, write_json
+from mmdpo.files import printable, write_json
+from mmdpo.folders import hold_folder
 from mmdpo.models.load import load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.records import CHOSEN, ORIGINAL, REJECTED

@@ -34,7 +34,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from mmdpo.files import LOCK, hold_folder, make_folder, printable, write_json
+from mmdpo.files import printable, write_json
+from mmdpo.folders import LOCK, hold_folder, make_folder
 from mmdpo.report.study import print_study, write_study_files
 from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries
 from mmdpo.study.results import collect_results

@@ -25,7 +25,7 @@ from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import require_images
-from mmdpo.files import hold_folder
+from mmdpo.folders import hold_folder
 from mmdpo.models.load import (
     adapt_processor,
     check_model,

@@ -30,7 +30,8 @@ from mmdpo.benchmarks.stats import (
     find_interval,
     resample,
 )
-from mmdpo.files import clean, make_folder, write_json, write_whole
+from mmdpo.files import clean, write_json, write_whole
+from mmdpo.folders import make_folder
 from mmdpo.tables import MISSING, Table, show_ends, show_interval, show_number
 from mmdpo.votes.store import Vote, Votes, VoteStore
 from mmdpo.votes.study import CHOICES, Study, StudyItem

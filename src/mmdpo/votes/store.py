@@ -21,7 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from mmdpo.files import clean_text, make_folder
+from mmdpo.files import clean_text
+from mmdpo.folders import make_folder
 from mmdpo.votes.study import CHOICES, Choice, Study, StudyItem, StudyRun, Task, VoteError
 
 VERSION = 1

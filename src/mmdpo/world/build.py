@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from mmdpo.files import check_unused, written_aside
+from mmdpo.folders import check_unused, written_aside
 from mmdpo.records import derive_generator, derive_seed
 from mmdpo.world import IMAGE, LARGE, SMALL, WORLDS, World
 from mmdpo.world.model import build_model, build_processor, caption_prompt, caption_scenes

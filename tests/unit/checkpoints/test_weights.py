@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmdpo.files import FolderInUseError, UnusableFileError, written_aside
+from mmdpo.files import UnusableFileError
+from mmdpo.folders import FolderInUseError, written_aside
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
 TENSORS = {
@@ -141,7 +142,7 @@ class TestWrittenAside:
 
     def test_a_second_process_is_refused(self, tmp_path):
         command = (
-            "import sys; from pathlib import Path; from mmdpo.files import written_aside\n"
+            "import sys; from pathlib import Path; from mmdpo.folders import written_aside\n"
             "with written_aside(Path(sys.argv[1])): print('writing', flush=True); sys.stdin.read()"
         )
         arguments = [sys.executable, "-c", command, str(tmp_path / "out")]

@@ -8,7 +8,7 @@ from mmdpo.cli import main
 HOLD = """
 import sys, time
 from pathlib import Path
-from mmdpo.files import hold_folder
+from mmdpo.folders import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback
 import small_trainer
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.checkpoints.merge import merge_run
-from mmdpo.files import LOCK
+from mmdpo.folders import LOCK
 from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError
 from mmdpo.training import stopping

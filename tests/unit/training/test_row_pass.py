@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 import small_trainer
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
-from mmdpo.files import LOCK
+from mmdpo.folders import LOCK
 from mmdpo.records import Cell, RowError
 from mmdpo.scoring import value_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy

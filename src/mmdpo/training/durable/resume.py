@@ -15,7 +15,8 @@ from torch import nn
 from xxhash import xxh3_128
 
 from mmdpo.data.items import Items
-from mmdpo.files import LOCK, UnusableFileError, hold_folder, make_folder
+from mmdpo.files import UnusableFileError
+from mmdpo.folders import LOCK, hold_folder, make_folder
 from mmdpo.keys import list_deciding
 from mmdpo.models.trained import find_added, unwrap_adapter
 from mmdpo.models.weights import CheckpointError
