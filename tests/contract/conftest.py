@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_models import MODELS
 
+from mmdpo.scoring import tree_attention
+
 HERE = Path(__file__).parent
 USUAL = {"bunny", "llava_1_5", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl", "smolvlm", "qwen3_5"}
 """The last one is of those whose answers cannot share a row."""
@@ -23,3 +25,9 @@ def pytest_collection_modifyitems(items):
         words = (word for value in values for word in (value if isinstance(value, tuple) else (value,)))
         if any(isinstance(word, str) and word in UNUSUAL for word in words):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def as_long_prompts_are(monkeypatch):
+    """Attends to branches as to those of prompts with hundreds of image tokens; these prompts are of ten or twenty."""
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", 0)

@@ -33,6 +33,12 @@ SDPA, FLEX = "tree_sdpa", "tree_flex"
 FLEX_BLOCK = 128
 """Rows for FlexAttention are padded to whole blocks."""
 
+KEPT_PREFIX = 128
+"""Tokens of a prefix up to which the keys and values that a branch reads are kept for its backward pass.
+
+Of a longer one they are joined, and attended to, again there: a copy for each branch would take much memory.
+"""
+
 Rule: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 """(row, head, query place, key place) → whether the query sees the key; elementwise over index tensors."""
 
@@ -229,31 +235,30 @@ def _attend_row(
     }
     for piece, queries, keys, values in zip(pieces, *split, strict=True):
         options = {**kwargs, "is_causal": piece.mask is None}
-        if piece.prefixes:
-            prefix_keys, prefix_values = ([prefixes[prefix][n] for prefix in piece.prefixes] for n in range(2))
-            own = (queries, keys, values, piece.mask, options)
-            # The prefix's keys and values are joined again in the backward pass instead of being kept for each branch.
+        prefix_keys, prefix_values = ([prefixes[prefix][n] for prefix in piece.prefixes] for n in range(2))
+        branch = (module, prefix_keys, prefix_values, queries, keys, values, piece.mask, options)
+        if sum(count for _, count in piece.prefixes) > KEPT_PREFIX:
             is_random = bool(kwargs.get("dropout"))
-            settings: dict[str, Any] = dict(use_reentrant=False, preserve_rng_state=is_random)
-            outputs.append(checkpoint(_attend_branch, module, prefix_keys, prefix_values, *own, **settings))
+            outputs.append(checkpoint(_attend_piece, *branch, use_reentrant=False, preserve_rng_state=is_random))
         else:
-            outputs.append(attend("sdpa", module, queries, keys, values, piece.mask, **options)[0])
+            outputs.append(_attend_piece(*branch))
     if padding:
         outputs.append(outputs[-1].new_zeros(1, padding, *outputs[-1].shape[2:]))
     return torch.cat(outputs, dim=1)
 
 
-def _attend_branch(
+def _attend_piece(
     module: nn.Module,
     prefix_keys: list[Float[Tensor, "1 G _ D"]],
     prefix_values: list[Float[Tensor, "1 G _ E"]],
     queries: Float[Tensor, "1 H Q D"],
     keys: Float[Tensor, "1 G Q D"],
     values: Float[Tensor, "1 G Q E"],
-    mask: Bool[Tensor, "1 1 Q K"],
+    mask: Bool[Tensor, "1 1 Q K"] | None,
     options: dict[str, Any],
 ) -> Float[Tensor, "1 Q H E"]:
-    keys, values = torch.cat([*prefix_keys, keys], dim=2), torch.cat([*prefix_values, values], dim=2)
+    if prefix_keys:
+        keys, values = torch.cat([*prefix_keys, keys], dim=2), torch.cat([*prefix_values, values], dim=2)
     output: Tensor = attend("sdpa", module, queries, keys, values, mask, **options)[0]
     return output
 

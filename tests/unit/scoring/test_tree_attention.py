@@ -164,8 +164,10 @@ def attend_densely(query, key, value, mask, scaling):
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
+@pytest.mark.parametrize("kept_prefix", [0, 4, WIDTH], ids=["no prefix kept", "short ones kept", "all kept"])
 @pytest.mark.parametrize("heads", [4, 2, 1], ids=lambda n: f"{n} of 4")
-def test_pieces_equal_one_dense_attention(rules, heads):
+def test_pieces_equal_one_dense_attention(rules, heads, kept_prefix, monkeypatch):
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
     rule, alone = rules
     made = torch.Generator().manual_seed(0)
     tensors = [torch.randn(3, n, WIDTH, 8, dtype=torch.float64, generator=made) for n in (4, heads, heads)]
