@@ -43,6 +43,13 @@ class _Weights:
         self.machine.held.discard(self.name)
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.01)
+
+
 def use(models, name):
     return models.ask(name, lambda loaded: loaded.name).result()
 
@@ -61,13 +68,11 @@ def test_loading_goes_on_in_the_background_and_who_waits_is_told():
     models = machine.models("a", "b")
     assert models.describe("a") == "a is not loaded yet"
     answer = models.ask("a", lambda loaded: models.describe("a"))
-    time.sleep(0.1)
-    assert models.describe("a").startswith("a is being loaded: ")
+    wait_until(lambda: models.describe("a").startswith("a is being loaded: "))
     assert models.describe("b") == "b waits: a is being loaded"
     machine.gate.set()
     assert answer.result() == "a reads the answers: 0 s"
-    while models.describe("a") != "a is in memory":
-        time.sleep(0.01)
+    wait_until(lambda: models.describe("a") == "a is in memory")
 
 
 def test_the_least_recently_used_leaves_where_only_so_many_are_allowed():
@@ -102,6 +107,7 @@ def test_one_in_use_does_not_leave_before_it_is_let_go():
     models = machine.models("a", "b", most=1)
     using = models.ask("a", lambda loaded: let_go.wait(10) and loaded.model.name in machine.held)
     waiting = models.ask("b", lambda loaded: loaded.name)
+    wait_until(lambda: machine.loads)
     time.sleep(0.1)
     assert machine.loads == ["a"]
     let_go.set()
