@@ -18,6 +18,7 @@ from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.result_folder import read_table, write_evaluation
 from mmdpo.benchmarks.stats import exists
+from mmdpo.evaluation.publishing import write_samples
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.world import WORLDS
 
@@ -181,6 +182,15 @@ def test_a_written_run_holds_the_numbers_it_was_made_from(name, tmp_path):
         name, tmp_path / "run" / "answers.jsonl", HAND_MADE, plain_tools(FakeJudge()), resamples=200
     )
     assert rescored.metrics == evaluation.metrics
+
+
+@every_benchmark
+def test_its_samples_are_written_and_can_be_scored_again(name, tmp_path):
+    evaluation = evaluate(name, hand_made_answers(name), allow_partial=True)
+    samples = write_samples(evaluation, tmp_path)
+    rows = [json.loads(line) for line in samples.open()]
+    assert all(row["doc"]["question"] in row["arguments"]["gen_args_0"]["arg_0"] for row in rows)
+    assert evaluate(name, samples, allow_partial=True).metrics == evaluation.metrics
 
 
 @every_benchmark

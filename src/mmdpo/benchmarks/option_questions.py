@@ -90,16 +90,15 @@ def read_questions(rows: Sequence[Any], image_dir: Path, name: str) -> list[Opti
     return questions
 
 
-def read_letter(answer: str, question: OptionQuestion) -> str | None:
-    """Returns the letter of the option that an answer names, None where it names none.
+def read_letter(answer: str, options: Mapping[str, str], right: str) -> str | None:
+    """Returns the letter of the option that an answer names, None where it names none; `right` is the right letter.
 
     The first letter that stands alone, or before whitespace or a colon; else the right option, where its text stands in
     the answer, in any case. This is how the released code tells right from wrong, but that it wants the text in its own
     case; flips it reads by another rule, the first of A to D that stands anywhere before a colon.
     """
-    letters = "".join(question.options)
+    letters = "".join(options)
     found = re.search(rf"\b[{letters}]\b|[{letters}](?=\s|:)", answer)
     if found:
         return found[0]
-    right = question.options[question.answer]
-    return question.answer if right.lower() in answer.lower() else None
+    return right if options[right].lower() in answer.lower() else None

@@ -89,7 +89,7 @@ def read_rows(path: Path, cut: list[str] | None = None) -> Iterator[Row]:
     at, line, position = _skip(text, 0, "\ufeff"), 1, 0
     is_array = text[at : at + 1] == "["
     end = _skip(text, at + is_array)
-    while end < len(text) and text[end] != "]":
+    while end < len(text) and not (is_array and text[end] == "]"):
         line, at = line + text.count("\n", at, end), end
         try:
             value, end = decoder.raw_decode(text, at)
@@ -108,6 +108,11 @@ def read_rows(path: Path, cut: list[str] | None = None) -> Iterator[Row]:
         position, end = position + 1, _skip(text, end, ",")
     if is_array and end >= len(text):
         _note_cut(f"{path}, line {line + text.count(chr(10), at)}", cut)
+    elif is_array and (after := _skip(text, end + 1)) < len(text):
+        raise EvaluationError(
+            f"{path}, line {line + text.count(chr(10), at, after)}: more text after the end of the array; a file holds "
+            "one array, or objects one after the other: give files that were joined apart"
+        )
 
 
 def _decode(path: Path) -> str:

@@ -84,7 +84,7 @@ def ask_all(
         answers = log.complete(f"answers, {condition}", asked, answer)
         scores = log.complete(f"options, {condition}", asked, score)
         found[condition] = {
-            name: Replies(text, read_letter(text, by_id[name]), torch.tensor(scores[name]))
+            name: Replies(text, read_letter(text, by_id[name].options, by_id[name].answer), torch.tensor(scores[name]))
             for name, text in answers.items()
         }
     return found

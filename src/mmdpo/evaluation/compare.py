@@ -10,7 +10,7 @@ compare.md, compare.png, compare.svg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,21 @@ def read_runs(folder: Path, label: str) -> dict[str, ScoredRun]:
     parts = sorted(part for part in folder.iterdir() if (part / "result.json").exists())
     if not parts:
         raise EvaluationError(f"{folder}: holds no result.json, nor folders that do; has `mmdpo eval` finished there?")
-    return {run.benchmark: run for run in (_read_result(part, label, part.name) for part in parts)}
+    runs: dict[str, ScoredRun] = {}
+    for part in parts:
+        run = _read_result(part, label, part.name)
+        check_single(folder, run.benchmark, part.name, runs)
+        runs[run.benchmark] = run
+    return runs
+
+
+def check_single(folder: Path, benchmark: str, name: str, known: Collection[str]) -> None:
+    """Raises EvaluationError for a second result of a benchmark in a folder, where one is looked for."""
+    if benchmark in known:
+        raise EvaluationError(
+            f"{folder}: holds two results of {benchmark} or more, one of them in {name}; name the folder of the one "
+            "that is meant"
+        )
 
 
 def _read_result(folder: Path, label: str, name: str) -> ScoredRun:

@@ -80,9 +80,9 @@ def find_cells(results: Mapping[str, Mapping[str, Any]]) -> dict[str, TableValue
     cells: dict[str, TableValue | None] = {}
     for column in COLUMNS:
         metrics = results.get(column.metrics[0].partition("/")[0], {}).get("metrics", {})
-        measured = (name for name in column.metrics if metrics.get(name, {}).get("value") is not None)
-        found = [TableValue(name, *(metrics[name][key] for key in ("value", "low", "high"))) for name in measured]
-        cells[column.header] = found[0] if found else None
+        name = next((name for name in column.metrics if name in metrics), "")
+        value, low, high = (metrics.get(name, {}).get(key) for key in ("value", "low", "high"))
+        cells[column.header] = None if value is None else TableValue(name, value, low, high)
     return cells
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmdpo.benchmarks.reading import EvaluationError, read_data
 from mmdpo.benchmarks.tasks import load
-from mmdpo.evaluation.compare import explain_tools, label_folders
+from mmdpo.evaluation.compare import check_single, explain_tools, label_folders
 from mmdpo.evaluation.paper_table import COLUMNS, PAPER, SOURCE, TableValue, build_paper_table, explain, find_cells
 from mmdpo.files import printable, write_json, write_whole
 from mmdpo.folders import make_folder
@@ -99,12 +99,13 @@ def _read_results(folder: Path, label: str, missing: list[str]) -> dict[str, Map
     for path in paths:
         try:
             result = read_data(path)
-            load(result["benchmark"])
-            results[result["benchmark"]] = {key: result[key] for key in ("metrics", "made_by", "partial")} | {
-                "partial_because": result.get("partial_because", [])
-            }
+            benchmark = load(result["benchmark"]).name
+            found = {key: result[key] for key in ("metrics", "made_by", "partial")}
         except (EvaluationError, OSError, KeyError, TypeError, ValueError) as error:
             missing.append(f"{label}: {path} cannot be read ({error}); score the run again")
+            continue
+        check_single(folder, benchmark, path.parent.name, results)
+        results[benchmark] = found | {"partial_because": result.get("partial_because", [])}
     return results
 
 

@@ -141,7 +141,7 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
     if isinstance(read, str) and isinstance(right, str):
         is_wrong |= read.casefold() != right.casefold()
         said.append(f"read as {read}; right is {right}")
-    is_rated = isinstance(rating, int | float)
+    is_rated = isinstance(rating, int | float) and not isinstance(rating, bool)  # MMVP's verdicts are true or false
     if is_rated:
         is_wrong |= rating < LEAST_FAULTLESS
         other = ""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from mmdpo.files import clean
 from mmdpo.report.comparison import DIGITS, csv_comparison, draw_comparison, markdown_comparison
-from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, choose_examples
+from mmdpo.report.evaluated import LOOKED_AT, EvaluatedRun, ItemPictures, choose_examples
 from mmdpo.report.labels import label_benchmark, label_metric
 from mmdpo.report.layout import File, Headline, Section, identify, render, table_files
 from mmdpo.tables import ARROWS, MISSING, NO_BREAK, Table, show_interval, show_number
@@ -256,7 +256,7 @@ def _split(benchmark: str, runs: Sequence[EvaluatedRun]) -> tuple[list[Evaluated
         moved = [item_id for item_id in common if first.items[item_id].image != run.items[item_id].image]
         if one != other:
             why = f"the ground truth is {one} in {first.label} and {other} in {run.label}"
-        elif not common:
+        elif not common and max(len(first.items), len(run.items)) < LOOKED_AT:  # else who compares reads them all
             why = f"{first.label} and {run.label} share no item"
         elif moved:
             why = f"item {moved[0]} has another image in {first.label} than in {run.label}"

@@ -176,7 +176,7 @@ def table_files(name: str, table: Table, label: str = "") -> dict[str, File]:
 
 def identify(text: str) -> str:
     """Returns a text as part of an id or of a file name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "x"
+    return re.sub(r"[^\w-]+", "-", text).strip("-") or "x"
 
 
 def cut(text: str, most: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from mmdpo.files import write_text
 from mmdpo.folders import make_folder
 from mmdpo.progress import count
 from mmdpo.report.diagnosis import diagnosis_section
-from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, read_evaluated
+from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, name_benchmark, read_evaluated
 from mmdpo.report.evaluation import Benchmarks, evaluation_heads, evaluation_section, key_table, score_benchmark
 from mmdpo.report.layout import Headline, Section, render_page
 from mmdpo.report.pairs import pairs_sections
 from mmdpo.report.quickstart import quickstart_sections
-from mmdpo.report.reading import Found, Place, ReportError, find_folders
+from mmdpo.report.reading import Found, Place, ReportError, find_folders, name_results
 from mmdpo.report.study_page import study_section
 from mmdpo.report.trained import TrainedRun, read_trained, samples_section, settings_section, training_section
 
@@ -52,7 +53,9 @@ def _make_sections(
 ) -> tuple[list[Headline], list[Section]]:
     """Returns what benchmarks come to, and the sections: results first, then how they were trained."""
     runs = [read_trained(place, missing) for place in count(found.runs, "reading", "run")]
-    evaluated = [read_evaluated(place, missing) for place in count(found.evaluations, "reading", "result")]
+    results = _tell_apart(found.evaluations, name_benchmark)
+    evaluated = [read_evaluated(place, missing) for place in count(results, "reading", "result")]
+    by_folder = [replace(run, label=place.label) for run, place in zip(evaluated, found.evaluations, strict=True)]
     sections: list[Section] = []
 
     def add(name: str, make: Callable[[], Section | list[Section]]) -> None:
@@ -65,7 +68,7 @@ def _make_sections(
         except Exception as error:
             missing.append(f"{name}: cannot be shown ({type(error).__name__}: {error})")
 
-    missing += name_absent(evaluated)
+    missing += name_absent(by_folder)
     scored = [
         score_benchmark(benchmark, [run for run in evaluated if run.benchmark == benchmark], benchmarks)
         for benchmark in dict.fromkeys(run.benchmark for run in evaluated)
@@ -76,7 +79,7 @@ def _make_sections(
         add(of.benchmark, partial(evaluation_section, of, pictures, has_key=key_table(of).title not in on_top))
     kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
         (found.studies, partial(study_section, pictures=pictures)),
-        (found.diagnoses, diagnosis_section),
+        (_tell_apart(found.diagnoses, lambda path: "diagnosis"), diagnosis_section),
         (found.pairs, pairs_sections),
         (found.quickstarts, quickstart_sections),
     )
@@ -93,10 +96,19 @@ def _make_sections(
     if runs:
         # Runs that were evaluated only are named for the versions that generated their answers.
         known = {run.label for run in runs}
-        others = {run.label: run for run in evaluated if run.versions and run.label not in known}
+        others = {run.label: run for run in by_folder if run.versions and run.label not in known}
         answered = [TrainedRun(run.label, run.folder, {}, (), run.versions) for run in others.values()]
         add("settings", partial(settings_section, [*runs, *answered]))
     return heads, sections
+
+
+def _tell_apart(places: Sequence[Place], kind: Callable[[Path], str]) -> list[Place]:
+    """Returns the places by labels of their own among those of a kind: a folder may hold several under its label."""
+    kinds: dict[str, list[Place]] = {}
+    for place in places:
+        kinds.setdefault(kind(place.path), []).append(place)
+    labels = {place: label for of in kinds.values() for place, label in zip(of, name_results(of), strict=True)}
+    return [Place(place.path, labels[place]) for place in places]
 
 
 def name_absent(evaluated: Sequence[EvaluatedRun]) -> list[str]:

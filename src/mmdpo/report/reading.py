@@ -102,7 +102,7 @@ def distinct_labels(paths: Sequence[Path]) -> list[str]:
 
 
 def name_results(places: Sequence[Place]) -> list[str]:
-    """Returns what to call results of one benchmark: their labels, with the folder's name where two have the same."""
+    """Returns what to call results of one benchmark, or diagnoses: labels, with the folder's name where two agree."""
     labels = [place.label for place in places]
     named = [
         place.label if labels.count(place.label) == 1 else f"{place.label}/{clean_text(place.path.name)}"

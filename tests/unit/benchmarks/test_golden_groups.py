@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from benchmark_data import HAND_MADE, chair_folder, official_data, plain_tools
-from mmdpo.benchmarks.definitions import BenchmarkItems
+from mmdpo.benchmarks.definitions import BenchmarkItem, BenchmarkItems
 from mmdpo.benchmarks.evaluate import evaluate_answers
 from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.benchmarks.recorded_replies import RecordedReplies
@@ -80,6 +80,13 @@ def test_a_missing_verdict_of_hallusionbench_leaves_out_its_figure_its_question_
     assert "could not be scored throughout" in evaluation.partial[0]
     dependent = [name for name, score in evaluation.scores.items() if "mistake comes from" in score.unscored]
     assert all(name.startswith("VD_illusion_0_") and name.endswith("_0") for name in dependent)
+
+
+@pytest.mark.parametrize(("figure", "label"), [("0", "unclear"), ("1", "correct")])
+def test_an_unclear_answer_is_right_where_hallusionbench_shows_no_figure_and_nothing_says_otherwise(figure, label):
+    item = BenchmarkItem("VS", "VS", "?", "", {"gt_answer": "1", "gt_answer_details": "Yes.", "figure_id": figure})
+    reason = hallusionbench.score_reply(item, "Unclear.").reason
+    assert (reason["right"], reason["read_as"], reason["label"]) == (figure == "0", "unclear", label)
 
 
 def test_the_two_rules_of_hallusionbench_have_their_own_names_sizes_and_needs(tmp_path):

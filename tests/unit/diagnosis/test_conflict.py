@@ -58,7 +58,8 @@ def test_a_question_is_asked_in_three_ways():
     ],
 )
 def test_the_letter_that_an_answer_names(answer, letter):
-    assert read_letter(answer, questions({})[0]) == letter
+    question = questions({})[0]
+    assert read_letter(answer, question.options, question.answer) == letter
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_suites_are_compared_benchmark_by_benchmark(tmp_path):
     assert {row.run for row in compare_runs([tmp_path / "one", tmp_path / "two"]).rows} == {"two"}
 
 
+def test_a_folder_with_two_results_of_one_benchmark_is_no_run(runs, tmp_path):
+    two = tmp_path / "both"
+    two.mkdir()
+    for folder in runs:
+        folder.rename(two / folder.name)
+    with pytest.raises(EvaluationError, match=r"both: holds two results of world or more, one of them in start; name"):
+        compare_runs([two, two / "start"])
+
+
 def test_what_cannot_be_compared_is_named(runs, tmp_path):
     with pytest.raises(EvaluationError, match="two runs at least"):
         compare_runs(runs[:1])

@@ -103,6 +103,32 @@ def test_a_figure_that_the_rule_does_not_define_is_not_missing(tmp_path, capsys)
     assert "mine: ObjHal CHAIRi ↓ has no value: 0 / 0 by its rule" in capsys.readouterr().out
 
 
+def test_the_two_modes_of_object_halbench_never_stand_in_one_row(tmp_path, capsys):
+    """LLM mode found no object at all, so that its CHAIRi is 0 / 0: word mode's is another number."""
+    folder = write_suite(tmp_path / "mine")
+    path = folder / "object_halbench" / "result.json"
+    result = json.loads(path.read_text())
+    ends = {"low": None, "high": None, "n": 9}
+    result["metrics"] |= {
+        f"object_halbench/llm/{of}": {"value": v, **ends} for of, v in {"chair_s": 0.0, "chair_i": None}.items()
+    }
+    path.write_text(json.dumps(result))
+    assert run("suite", "compare", folder, "--table", "2", "--markdown") == 0
+    shown = capsys.readouterr().out
+    assert next(line for line in shown.splitlines() if line.startswith("| mine |")).endswith("| 0.0 | – |")
+    assert "ObjHal CHAIRi ↓ has no value: 0 / 0 by its rule" in shown
+
+
+def test_two_results_of_one_benchmark_are_not_one_row(tmp_path):
+    folder = write_suite(tmp_path / "mine", found={"amber": FIGURES["amber"]})
+    (folder / "suite.json").unlink()
+    (folder / "amber").rename(folder / "with_suffix")
+    write_suite(folder, 1.0, found={"amber": FIGURES["amber"]})
+    (folder / "suite.json").unlink()
+    with pytest.raises(EvaluationError, match=r"mine: holds two results of amber or more, one of them in with_suffix"):
+        run("suite", "compare", folder)
+
+
 def test_wrong_uses_are_named(tmp_path):
     folder = write_suite(tmp_path / "mine")
     with pytest.raises(EvaluationError, match="give 1 different names"):

@@ -11,7 +11,7 @@ from PIL import Image
 from mmdpo import progress
 from mmdpo.data.images import open_image
 from mmdpo.report.diagnosis import write_diagnosis
-from mmdpo.report.evaluated import ItemPictures
+from mmdpo.report.evaluated import LOOKED_AT, ItemPictures, read_evaluated
 from mmdpo.report.evaluation import Benchmarks
 from mmdpo.report.figures import DASHES, MOST_POINTS, draw_panels, overlay_panels
 from mmdpo.report.layout import make_thumbnail, render
@@ -19,7 +19,7 @@ from mmdpo.report.page import write_report
 from mmdpo.report.reading import Place, ReportError, distinct_labels, find_folders
 from mmdpo.report.trained import SHOWN_STEPS, TrainedRun, read_trained, thin, training_section
 from mmdpo.tables import Table, show_interval, show_number
-from tests.unit.report.makers import Page, drop_own_script, write_evaluated, write_log, write_trained
+from tests.unit.report.makers import Page, drop_own_script, write_diagnosed, write_evaluated, write_log, write_trained
 
 
 def read_report(folders, tmp_path, **changes):
@@ -214,6 +214,29 @@ class TestDifferences:
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
         assert {"eval-pope_differences.png", "eval-pope_differences.svg", "eval-pope_differences.md"} <= beside
 
+    def test_two_results_of_one_benchmark_in_one_folder_are_two_runs(self, tmp_path):
+        """A difference stands in the cell of its own run, and each answer in its own column."""
+        for name, answer in (("plain", "a cup"), ("short", "a fork")):
+            write_evaluated(tmp_path / "mdpo" / name, answer=answer)
+        write_evaluated(tmp_path / "mdpo" / "amber", benchmark="amber")
+        write_trained(tmp_path / "mdpo")
+        compare = Compared()
+        text = read_report([tmp_path / "mdpo"], tmp_path, benchmarks=Benchmarks(compare)).all_text
+        assert compare.asked == [["mdpo/plain", "mdpo/short"]]
+        assert text.count("−2.0 [−3.0 …") == 2, "once in each table"
+        assert "a cup" in text
+        assert "no result of" not in text
+
+    def test_results_of_which_no_first_items_are_the_same_are_compared_all_the_same(self, tmp_path):
+        for name, start in (("all", 0), ("last", LOOKED_AT)):
+            folder = write_evaluated(tmp_path / name)
+            rows = [{"id": f"q{n}", "image": "", "counts": {}, "reason": {}} for n in range(start, LOOKED_AT + 3)]
+            (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        compare = Compared()
+        text = read_report([tmp_path / "all", tmp_path / "last"], tmp_path, benchmarks=Benchmarks(compare)).all_text
+        assert compare.asked == [["all", "last"]]
+        assert "share no item" not in text
+
     def test_what_cannot_be_compared_is_a_note(self, tmp_path):
         def compare(folders, labels):
             raise ValueError("no metric that both have")
@@ -267,6 +290,15 @@ class TestExamples:
         assert "nothing hallucinated" not in page.all_text
         assert "mark" not in page.text
         assert "below 3 it found something that is not there" in page.all_text
+
+    def test_a_verdict_of_true_or_false_is_no_rating(self, tmp_path):
+        folder = write_evaluated(tmp_path / "mmvp", benchmark="mmvp")
+        reason = {"read_as": "a", "label": "a", "verdicts": {"letter": True, "official": True, "tolerant": True}}
+        rows = [{"id": f"q{n}", "image": "a.jpg", "counts": {}, "reason": reason} for n in range(3)]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = read_evaluated(Place(folder, "mmvp"), [])
+        assert [(item.is_wrong, item.rating) for item in run.items.values()] == [(False, None)] * 3
+        assert "of 6 by the judge" not in read_report([folder], tmp_path).all_text
 
     def test_nothing_is_said_of_words_where_a_benchmark_flags_none(self, tmp_path):
         folder = write_evaluated(tmp_path / "pope")
@@ -381,6 +413,17 @@ class TestStudiesAndDiagnoses:
         assert "80.0 … 95.5" in page.all_text.replace("\N{NO-BREAK SPACE}", " ")
         assert "pair-2 " not in page.all_text
         assert page.all_text.count("corrupted: the picture is missing") == 2
+
+    def test_two_diagnoses_in_one_folder_have_files_and_sections_of_their_own(self, tmp_path):
+        for name in ("of_model", "模型甲", "模型乙"):
+            write_diagnosed(tmp_path / "mdpo" / name)
+        page = read_report([tmp_path / "mdpo"], tmp_path)
+        html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+        ids = re.findall(r'\bid="([^"]*)"', html)
+        assert len(set(ids)) == len(ids) > 3
+        beside = {path.name for path in (tmp_path / "out" / "page_files").glob("diagnosis-*.csv")}
+        assert {f"diagnosis-mdpo-{name}.csv" for name in ("of_model", "模型甲", "模型乙")} <= beside
+        assert "(mdpo/模型甲)" in page.all_text
 
     def test_a_study_of_one_seed_speaks_of_no_spread_and_no_interval_and_every_column_is_in_a_narrow_table(
         self, tmp_path

@@ -73,7 +73,7 @@ def _make_items(name: str, question: OptionQuestion) -> list[BenchmarkItem]:
             part=f"{name}/{condition}",
             prompt=question.prompt(condition),
             image=str(question.image) if condition == IMAGE else "",
-            truth={"question": question, "condition": condition, "file": name},
+            truth={"label": question.answer, "options": dict(question.options), "condition": condition, "file": name},
             group=f"{name}/{question.image}",
         )
         for condition in conditions
@@ -95,12 +95,12 @@ def find_id(row: Row, items: BenchmarkItems) -> str:
 
 def score(item: BenchmarkItem, answer: str) -> ItemScore:
     """Reads the letter of an answer."""
-    question: OptionQuestion = item.truth["question"]
-    letter = read_letter(answer, question)
-    counts = {"n": 1.0, "right": float(letter == question.answer), "unread": float(letter is None)}
+    label = item.truth["label"]
+    letter = read_letter(answer, item.truth["options"], label)
+    counts = {"n": 1.0, "right": float(letter == label), "unread": float(letter is None)}
     return ItemScore(
         counts={f"{item.part}/{name}": count for name, count in counts.items()},
-        reason={"read_as": letter or "no option", "label": question.answer, "letter": letter},
+        reason={"read_as": letter or "no option", "label": label, "letter": letter},
         traps={} if letter else {"no_letter": 1},
     )
 
@@ -115,7 +115,7 @@ def score_together(
         if item.truth["condition"] != IMAGE or item.id not in scores or other not in scores:
             continue
         seen, told = (scores[item_id].reason["letter"] for item_id in (item.id, other))
-        right, name = item.truth["question"].answer, item.truth["file"]
+        right, name = item.truth["label"], item.truth["file"]
         cell = CELLS[seen == right, told == right][0]
         flips = float(seen is None or told is None or seen != told)
         counts = {f"{name}/pairs": 1.0, f"{name}/{cell}": 1.0, f"{name}/flips": flips}
