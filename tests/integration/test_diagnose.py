@@ -1,18 +1,22 @@
 """`mmdpo diagnose`: what it says of models and data whose dependence on the image is known."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from mmdpo.cli import main
-from mmdpo.diagnosis.pair_scores import ScoreLog
+from mmdpo.diagnosis import pair_scores
+from mmdpo.diagnosis.pair_scores import ScoreLog, score_items
 from mmdpo.study.variants import make_world_pairs, train_variant, training_options
 from mmdpo.world.pairs import make_pairs
 
@@ -63,6 +67,22 @@ class TestFiles:
         assert found["measures"]["gain_chosen"]["value"] > 5, "the supervised model looks at the image"
         assert "there is no reference" in found["notes"][0]
         assert found["measures"]["margin_real"]["unit"] == "nats"
+
+    def test_a_pair_whose_score_is_no_number_ends_it_by_name_and_what_came_before_is_kept(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        def overflow(*given, **how):
+            scored = score_items(*given, **how)
+            return replace(scored, sums=scored.sums * torch.tensor([1.0, math.nan])) if calls.pop() == 2 else scored
+
+        calls = [3, 2, 1]
+        monkeypatch.setattr(pair_scores, "score_items", overflow)
+        data, out = write_pairs(tmp_path, 6), tmp_path / "out"
+        command = ["diagnose", "--model", "world", "--dataset", data, "--out", str(out), "--batch_size", "2"]
+        assert main(command) == 2
+        assert "row 4: the policy gives its answers no finite log-probability" in capsys.readouterr().err
+        assert len((out / "policy_scores.jsonl").read_text().splitlines()) == 3
+        assert not (out / "diagnosis.json").exists()
 
     def test_examples_are_sorted_and_carry_their_pictures(self, diagnosis):
         rows = [json.loads(line) for line in (diagnosis / "examples.jsonl").read_text().splitlines()]

@@ -113,7 +113,7 @@ def describe_replies(
         yield row
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int, seed: int = 0) -> dict[str, Any]:
     """Returns the measures of what `describe_replies` yields, with 95 % bootstrap intervals over images, for JSON.
 
     Questions whose thing is not named count under the image and neither alone.
@@ -135,7 +135,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int) -> dict[str,
     counts = [(row["id"], row["image"], _count(row)) for row in rows]
     named = sum("contrastive" in row for row in rows)
     asked = {metric: label for metric, label in labels.items() if named or metric.over != ("n_text",)}
-    measures = estimate(counts, asked, resamples)
+    measures = estimate(counts, asked, resamples, seed)
     without = f"{len(rows) - named} of {len(rows)} questions do not say what the picture shows (`entity`)"
     notes = [f"{without}: not asked with the text"] if named < len(rows) else []
     return {"measures": measures, "notes": notes, "verdict": {"text": _judge(measures)}}

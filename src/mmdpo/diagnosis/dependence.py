@@ -49,13 +49,15 @@ def compare_images(policy: PairScores, reference: PairScores | None, beta: float
     )
 
 
-def summarise_pairs(values: PairValues, ids: Sequence[str], images: Sequence[str], *, resamples: int) -> dict[str, Any]:
+def summarise_pairs(
+    values: PairValues, ids: Sequence[str], images: Sequence[str], *, resamples: int, seed: int = 0
+) -> dict[str, Any]:
     """Returns the measures of all pairs with 95 % bootstrap intervals over images, and a verdict, for JSON."""
     columns, labelled = _list_measures(values)
     lists = {"n": [1.0] * len(ids)} | {name: column.tolist() for name, column in columns.items()}
     rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
     is_enough = len(set(images)) >= LEAST_GROUPS
-    measures = estimate(list(zip(ids, images, rows, strict=True)), labelled, resamples if is_enough else 0)
+    measures = estimate(list(zip(ids, images, rows, strict=True)), labelled, resamples if is_enough else 0, seed)
     margin = measures["margin_real"]
     if margin["low"] is None or margin["low"] <= 0 <= margin["high"]:  # a share of a margin that may be 0 means nothing
         measures = {name: of for name, of in measures.items() if not name.startswith("surviving_")}

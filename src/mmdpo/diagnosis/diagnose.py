@@ -99,7 +99,7 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     values = compare_images(policy, reference, options.beta)
     examples = list(pairs)
     ids, images = [example.id for example in examples], [name_images(example) for example in examples]
-    found = summarise_pairs(values, ids, images, resamples=options.resamples)
+    found = summarise_pairs(values, ids, images, resamples=options.resamples, seed=options.seed)
     found["notes"] = [compared, *notes, *found["notes"]]
     # The part of each margin that is gone without the image comes first.
     order = (values.margins["real"] - values.margins["none"]).argsort(descending=True, stable=True).tolist()
@@ -231,6 +231,7 @@ def _score(
         with counting(len(pairs), f"scoring, {role}", "pair", **how) as advance:
 
             def keep(start: int, scores: Scored) -> None:
+                _check_finite(pairs, start, scores, role)
                 log.append(start, scores)
                 advance(scores.sums.shape[1])
 
@@ -249,6 +250,16 @@ def _score(
         return policy, None, WITHOUT_REFERENCE
     reference = score(_load(_resolve(options, options.reference)), "reference")
     return policy, reference, f"rewards are taken against {options.reference}"
+
+
+def _check_finite(pairs: PreferenceDataset, start: int, scores: Scored, role: str) -> None:
+    """Raises ValueError, which names the pair, for scores that are no numbers, which would count as wrong."""
+    faulty = [place for place, is_finite in enumerate(scores.sums.isfinite().all(0).tolist(), start) if not is_finite]
+    if faulty:
+        raise ValueError(
+            f"{pairs.source_of(faulty[0])}: the {role} gives its answers no finite log-probability. Numbers overflow "
+            "in float16: give --dtype bfloat16 or float32; or its weights hold NaN, and it cannot be diagnosed"
+        )
 
 
 def _describe_pairs(

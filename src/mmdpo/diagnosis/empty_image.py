@@ -159,12 +159,12 @@ def describe_answers(
         }
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], shift: Shift, *, resamples: int) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]], shift: Shift, *, resamples: int, seed: int = 0) -> dict[str, Any]:
     """Returns refusal rates with 95 % bootstrap intervals over prompts, and the shift by layer, for JSON."""
     said = {IMAGE: "its image", EMPTY: "an empty picture", NONE: "no picture"}
     asked = [condition for condition in said if any(condition in row["refuses"] for row in rows)]
     labels = {ratio(f"refusals_{c}", f"refuses_{c}", f"n_{c}", over=f"n_{c}"): f"refused with {said[c]}" for c in asked}
-    measures = estimate([(row["id"], row["id"], _count(row)) for row in rows], labels, resamples)
+    measures = estimate([(row["id"], row["id"], _count(row)) for row in rows], labels, resamples, seed)
     layers = [
         {
             "layer": layer,

@@ -21,11 +21,14 @@ def ratio(name: str, part: str, whole: str = "n", *, over: str = "n", unit: str 
 
 
 def estimate(
-    counts: Sequence[tuple[str, str, Mapping[str, float]]], labelled: Mapping[Metric, str], resamples: int
+    counts: Sequence[tuple[str, str, Mapping[str, float]]],
+    labelled: Mapping[Metric, str],
+    resamples: int,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Returns each metric of (id, group, counts) for JSON; its interval is None with 0 resamples, or where none is."""
     table = CountTable.build(counts)
-    found = bootstrap(table, list(labelled), resamples=resamples) if resamples else {}
+    found = bootstrap(table, list(labelled), resamples=resamples, seed=seed) if resamples else {}
     return {
         metric.name: {
             "label": label,

@@ -39,7 +39,7 @@ def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any
         replies = conflict.ask_all(answerer, questions, log)
     rows = list(conflict.describe_replies(questions, replies))
     write_rows(options.out / EXAMPLES, rows)
-    summary = conflict.summarise(rows, resamples=options.resamples)
+    summary = conflict.summarise(rows, resamples=options.resamples, seed=options.seed)
     return write_result(options, "conflict", len(questions), (), summary)
 
 
@@ -60,7 +60,7 @@ def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, 
     save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
     rows = list(empty_image.describe_answers(questions, answers, shift))
     write_rows(options.out / EXAMPLES, rows)
-    summary = empty_image.summarise(rows, shift, resamples=options.resamples)
+    summary = empty_image.summarise(rows, shift, resamples=options.resamples, seed=options.seed)
     return write_result(options, "empty_image", len(questions), (), summary)
 
 

@@ -6,16 +6,16 @@ The file has a head that says which model was asked, how and what; then a line f
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from xxhash import xxh3_128
 
-from mmdpo.files import read_rows, to_json
+from mmdpo.files import to_json
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
-from mmdpo.line_file import LineFile, mend_last_line
+from mmdpo.line_file import LineFile, read_lines
 from mmdpo.progress import count
 from mmdpo.training.durable.resume import RunFolderError
 
@@ -41,16 +41,15 @@ class ReplyLog:
         head = json.loads(to_json(head))  # as it comes back from the file
         self._lines = LineFile(path)
         if path.is_file():
-            mend_last_line(path)
-            first, *rows = list(read_rows(path)) or [None]
-            if isinstance(first, Mapping) and first != head:
+            first, *rows = list(read_lines(path)) or [head]
+            if first != head:
                 others = [name for name in head if first.get(name) != head[name]]
                 raise RunFolderError(
                     f"{path} holds replies with another {', '.join(others)}: choose another --out, or remove it"
                 )
             for row in rows:
                 self._known.setdefault(row["what"], {})[row["id"]] = row["value"]
-        if not self._known and not path.is_file():
+        if not path.is_file() or not path.stat().st_size:  # or killed as it was made
             self._lines.append(head)
 
     def complete(

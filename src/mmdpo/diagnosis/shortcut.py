@@ -81,7 +81,7 @@ def measure_shortcut(
     has_intervals = count >= LEAST_GROUPS
     scores = {rule: _cross_validate(pairs, groups, rule, seed) for rule in RULES}
     return {
-        "rules": _summarise_rules(pairs, groups, scores, resamples if has_intervals else 0),
+        "rules": _summarise_rules(pairs, groups, scores, resamples if has_intervals else 0, seed),
         "features": _find_features(pairs) if with_features else [],
         "notes": [] if has_intervals else [f"{too_few} for intervals, which need {LEAST_GROUPS}"],
         "grouped_by": grouped_by,
@@ -186,14 +186,18 @@ def _count(text: str, patterns: Sequence[re.Pattern[str]]) -> NDArray[np.float64
 
 
 def _summarise_rules(
-    pairs: Sequence[TextPair], groups: Sequence[str], scores: Mapping[str, NDArray[np.float64]], resamples: int
+    pairs: Sequence[TextPair],
+    groups: Sequence[str],
+    scores: Mapping[str, NDArray[np.float64]],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     right = {rule: np.where(values == 0, 0.5, values > 0).tolist() for rule, values in scores.items()}
     counts = [
         (pair.id, group, {"n": 1.0, **{rule: float(values[place]) for rule, values in right.items()}})
         for place, (pair, group) in enumerate(zip(pairs, groups, strict=True))
     ]
-    found = estimate(counts, {ratio(rule, rule): label for rule, label in RULES.items()}, resamples)
+    found = estimate(counts, {ratio(rule, rule): label for rule, label in RULES.items()}, resamples, seed)
     renamed = {"label": "label", "accuracy": "value", "low": "low", "high": "high", "n": "n"}
     return {rule: {name: of[key] for name, key in renamed.items()} for rule, of in found.items()}
 

@@ -93,3 +93,13 @@ def test_few_distinct_images_give_no_interval_and_say_so():
     assert found["measures"]["accuracy_real"]["low"] is None
     assert found["verdict"]["depends"] is None
     assert "2 distinct images: too few for intervals" in found["notes"][0]
+
+
+def test_the_seed_is_that_of_the_bootstrap_too():
+    values = compare_images(scores(dict.fromkeys((ORIGINAL, OTHER, NO_IMAGE), torch.arange(N) % 7 - 2.0)), None, 0.1)
+    ids = [str(i) for i in range(N)]
+    lows = [
+        summarise_pairs(values, ids, ids, resamples=500, seed=seed)["measures"]["margin_real"]["low"]
+        for seed in (0, 1, 0)
+    ]
+    assert lows[0] == lows[2] != lows[1]

@@ -45,6 +45,34 @@ def test_a_probe_that_is_killed_goes_on_where_it_was(tmp_path):
     assert [row.get("what") for row in rows] == [None, *["options, image"] * 4, "answers, text"]
 
 
+def test_a_probe_that_was_killed_as_it_began_says_which_model_replied(tmp_path):
+    (tmp_path / REPLIES).write_bytes(b'{"model": "a", "vers')
+    for _ in range(2):
+        log = open_log(tmp_path)
+        log.complete("answers", QUESTIONS, lambda some: [(q.id, "yes") for q in some])
+        log.close()
+    with pytest.raises(RunFolderError, match="another model:"):
+        open_log(tmp_path, model="b")
+
+
+def test_what_a_model_said_is_the_same_after_a_kill_whatever_characters_it_has(tmp_path):
+    said = {"q0": "A\r\n\x0b\ud83d"}
+    for _ in range(2):
+        log = open_log(tmp_path, model="odd\x7fname")
+        assert log.complete("answers", QUESTIONS[:1], lambda some: said.items()) == said
+        log.close()
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    log = open_log(tmp_path)
+    log.complete("answers", QUESTIONS, lambda some: [(q.id, "yes") for q in some])
+    log.close()
+    lines = (tmp_path / REPLIES).read_text().splitlines()
+    (tmp_path / REPLIES).write_text("\n".join([*lines[:2], "?", *lines[2:]]) + "\n")
+    with pytest.raises(ValueError, match=r"replies\.jsonl, line 3: no JSON"):
+        open_log(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "named"), [({"model": "b"}, "another model:"), ({"asked": QUESTIONS[:3]}, "another asked:")]
 )

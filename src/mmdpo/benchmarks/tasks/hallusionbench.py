@@ -164,13 +164,8 @@ def score_reply(item: BenchmarkItem, reply: str | None) -> ItemScore:
     is_plain = any(word in reply.lower() for word in (CORRECT, UNCLEAR))
     return ItemScore(
         counts={f"{item.part}/{name}": float(count) for name, count in counts.items()},
-        reason={
-            "read_as": verdict,
-            "label": verdict if right else CORRECT,
-            "reference": truth["gt_answer_details"],
-            "reply": reply,
-        }
-        | {"right": right},
+        reason={"read_as": verdict, "label": verdict if right else CORRECT, "right": right}
+        | {"reference": truth["gt_answer_details"], "reply": reply},
         traps={} if is_plain else {"verdict_unreadable": 1},
     )
 
