@@ -57,6 +57,14 @@ def test_its_rows_are_valid_examples(name, number):
 
 
 @every_example
+def test_a_row_may_bring_its_corrupted_images(name, number):
+    row = row_of(name, number)
+    count = len(PreferenceDataset.from_rows([row])[0].images)
+    given = PreferenceDataset.from_rows([row | {"rejected_images": ["other.jpg"] * count}], format=name)[0]
+    assert len(given.rejected_images) == count
+
+
+@every_example
 def test_arrow_and_workers_see_the_same_example(name, number):
     """Two rows, one with columns that the other lacks: Arrow pads every struct with None."""
     fuller = row_of(name, number) | {"note": "padding", "clarity": 0.5}

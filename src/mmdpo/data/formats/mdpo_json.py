@@ -2,6 +2,7 @@
 
 The prompt carries the chat template already, with `<image>` inside and no space at its end; the answers begin without
 one. The space between the two goes to the answer, where byte-pair tokenizers had it in supervised training.
+`rejected_images`, which the paper's data do not have, are the corrupted images.
 
 Source: https://huggingface.co/datasets/fwnlp/mDPO-preference-data; the images are VLFeedback's `merged_images`.
 """
@@ -25,12 +26,13 @@ EXAMPLES = (
     },
 )
 
-_USED = ("img_path", "prompt", "chosen", "rejected")
+_NEEDED = ("img_path", "prompt", "chosen", "rejected")
+_USED = (*_NEEDED, "rejected_images")
 
 
 def matches(row: Row) -> bool:
     """Returns whether the image is given as `img_path`, and neither as `images` nor as `image`."""
-    return all(column in row for column in _USED) and "images" not in row and "image" not in row
+    return all(column in row for column in _NEEDED) and "images" not in row and "image" not in row
 
 
 def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
@@ -38,7 +40,8 @@ def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     prompt = row.get("prompt") or ""
     if not isinstance(prompt, str):
         raise RowError(f"`prompt` is of type {type(prompt).__name__}: write the templated prompt as text")
-    example = read_example(row, prompt, image_sources(row.get("img_path"), place["image_root"]), used=_USED, **place)
+    images = image_sources(row.get("img_path"), place["image_root"])
+    example = read_example(row, prompt, images, row.get("rejected_images"), used=_USED, **place)
     separated = {name: _separate(prompt, answer) for name, answer in example.responses.items()}
     return replace(example, responses=separated)
 

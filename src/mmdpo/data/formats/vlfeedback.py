@@ -7,7 +7,7 @@ A row whose completions all have one score prefers nothing, and is an error (`on
 `mmdpo data convert --pairs all` writes every pair of different scores instead, as Silkie trained on.
 
 `completions` is a list of mappings, or the mapping of lists that `datasets` makes of it. The prompt is a turn of the
-user, with the image in front.
+user, with the image in front. `rejected_images`, which VLFeedback does not have, are the corrupted images.
 
 Source: https://huggingface.co/datasets/MMInstruction/VLFeedback; the rule for all pairs: Li et al., Silkie
 (arXiv 2312.10665).
@@ -63,7 +63,7 @@ EXAMPLES = (
 )
 
 _IMAGES = ("image", "images", "img_path")
-_USED = ("prompt", "completions", "models", *_IMAGES)
+_USED = ("prompt", "completions", "models", "rejected_images", *_IMAGES)
 
 
 def matches(row: Row) -> bool:
@@ -99,8 +99,8 @@ def parse_all(row: Row, **place: Unpack[RowPlace]) -> Iterator[PreferenceExample
 
 
 def _pair(row: Row, chosen: Any, rejected: Any, **place: Unpack[RowPlace]) -> PreferenceExample:
-    turns, images, answers = ask(row.get("prompt")), one_of(row, *_IMAGES), {CHOSEN: chosen, REJECTED: rejected}
-    return read_conversation(row, turns, images, None, answers, used=_USED, column="prompt", **place)
+    images, answers = (one_of(row, *_IMAGES), row.get("rejected_images")), {CHOSEN: chosen, REJECTED: rejected}
+    return read_conversation(row, ask(row.get("prompt")), *images, answers, used=_USED, column="prompt", **place)
 
 
 def _score(row: Row) -> list[tuple[float, Any]]:
