@@ -341,10 +341,14 @@ class Offering:
 
 
 def _mean(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns what several judges hold together: the mean of their scores, and all their claims."""
-    rights = [verdict.is_right for verdict in verdicts if verdict.is_right is not None]
+    """Returns what several judges hold together: the mean of their scores, all their claims, and the first rewrite.
+
+    Where one of them looks at an answer as a whole, it is right if none of them finds a mistake.
+    """
+    is_judged_whole = any(verdict.is_right is not None for verdict in verdicts)
     return Verdict(
         sum(verdict.score for verdict in verdicts) / len(verdicts),
         tuple(claim for verdict in verdicts for claim in verdict.claims),
-        all(rights) if rights else None,
+        not any(verdict.struck for verdict in verdicts) if is_judged_whole else None,
+        next((verdict.rewrite for verdict in verdicts if verdict.rewrite is not None), None),
     )

@@ -540,6 +540,25 @@ def test_the_mean_of_two_judges_counts_where_both_have_a_verdict(tmp_path):
     assert ("turned", None) in why_dropped(folder)  # both 0
 
 
+def test_the_mean_of_judges_keeps_a_rewrite(tmp_path):
+    answers = {"a": [make_candidate(1, "A dog.", score=-1, wrong=["dog"], rewrite="A cat.")]}
+    prompts = run_of(tmp_path, answers)
+    add_judge(tmp_path, "second", {"a": [make_candidate(1, "A dog.", wrong=["dog"])]})
+    plan = BuildPlan(**PLAN, combine="mean", rule="correction")
+    build_pairs(prompts, tmp_path, ["objects", "second"], plan, resamples=0)
+    assert texts_of(tmp_path) == [("a", "A cat.", "A dog.")]
+
+
+def test_an_answer_with_a_wrong_claim_is_not_clean_though_another_judge_holds_all_of_it_to_be_right(tmp_path):
+    answers = {"a": [make_candidate(1, "Two, since a dog is there.", wrong=["dog"]), make_candidate(2, "Three.")]}
+    prompts = run_of(tmp_path, answers)
+    whole = [make_candidate(1, "", score=1, is_right=True), make_candidate(2, "", score=0, is_right=False)]
+    add_judge(tmp_path, "second", {"a": whole}, judge="exact")
+    plan = BuildPlan(**PLAN, combine="mean", rule="best_worst", margin=0.0, mistakes="keep")
+    build_pairs(prompts, tmp_path, ["objects", "second"], plan, resamples=0)
+    assert [row["clean"] for row in rows_of(tmp_path)] == [0.0]
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
