@@ -88,8 +88,11 @@ class RebalancedBatches(BatchRebalanceSampler):
     that repeat an earlier one of the epoch are padding rows.
     """
 
-    def __init__(self, lengths: Sequence[int], step_size: int, batches_per_step: int, *, drop_last: bool) -> None:
-        super().__init__(list(lengths), step_size, dp_size=1, grad_accum=batches_per_step, drop_last=drop_last)
+    def __init__(
+        self, lengths: Sequence[int], step_size: int, batches_per_step: int, *, drop_last: bool, seed: int = 0
+    ) -> None:
+        how: dict[str, Any] = dict(dp_size=1, grad_accum=batches_per_step, drop_last=drop_last, seed=seed)
+        super().__init__(list(lengths), step_size, **how)
 
     def __iter__(self) -> Iterator[list[int]]:
         seen: set[int] = set()
@@ -127,9 +130,10 @@ class RowOrderTrainer(DurableTrainer):
             return self._stream
         start_worker = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
         step_batches = args.gradient_accumulation_steps * args.world_size
-        step_size = args.train_batch_size * step_batches
+        step_size = train_batch_size_of(self) * step_batches
         if args.train_sampling_strategy == "batch_rebalance":
-            self.rows = RebalancedBatches(items.lengths, step_size, step_batches, drop_last=args.dataloader_drop_last)
+            how: dict[str, Any] = dict(drop_last=args.dataloader_drop_last, seed=self._order_seed)
+            self.rows = RebalancedBatches(items.lengths, step_size, step_batches, **how)
             return self._load(items, start_worker, batch_sampler=self.rows)
         orders: dict[str, Order] = {
             "random": lambda generator: torch.randperm(len(items), generator=generator).tolist(),
@@ -163,6 +167,10 @@ class RowOrderTrainer(DurableTrainer):
         if isinstance(self.train_dataset, StreamItems):
             self._stream.save(checkpoint)
 
+    @property
+    def _order_seed(self) -> int:
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
     def _group_by_image(self, items: Items, batch_size: int) -> Order:
         pictures = items.list_pictures()
         counts = Counter(shown for shown in pictures if shown)
@@ -182,8 +190,7 @@ class RowOrderTrainer(DurableTrainer):
         args, multiple = self.args, 1
         if args.world_size > 1 and not args.dataloader_drop_last:
             multiple = batch_size * (1 if args.accelerator_config.split_batches else args.world_size)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        rows = RowOrder(len(items), order, seed=seed, multiple=multiple)
+        rows = RowOrder(len(items), order, seed=self._order_seed, multiple=multiple)
         return {"sampler": rows, "batch_size": batch_size, "drop_last": args.dataloader_drop_last}
 
     def _load(self, items: Items, start_worker: Any, **options: Any) -> Any:

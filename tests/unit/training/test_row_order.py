@@ -21,7 +21,8 @@ FIRST_EPOCH = {
 }
 """As they were before the orders were made here, on one process: a run of that time is resumed amid an epoch.
 
-That by length is of the redrawn world, whose answers have other lengths.
+That by length is of the redrawn world, whose answers have other lengths. That of `batch_rebalance` is of the seed 42,
+whatever the run's was then.
 """
 
 
@@ -132,9 +133,9 @@ def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
         return [place for batch in loader.batch_sampler for place in batch]
 
     assert sorted(order(3)) == list(range(24))
-    assert order(0) == FIRST_EPOCH[strategy]
+    assert order(0, seed=42 if strategy == "batch_rebalance" else 1) == FIRST_EPOCH[strategy]
     assert (order(0) == order(1)) == (strategy == "sequential")
-    assert (order(0) == order(0, seed=2)) == (strategy in ("sequential", "batch_rebalance"))
+    assert (order(0) == order(0, seed=2)) == (strategy == "sequential")
 
 
 def show_one_picture_to_each_four(rows):
