@@ -148,7 +148,10 @@ class MetricSums:
         self._sums.update({name: list(entry) for name, entry in state.items()})
 
     def flush(self, accelerator: Any) -> dict[str, float]:
-        """Returns the means over all processes and forgets the sums. Every process must call it."""
+        """Returns the means over all processes and forgets the sums; what no example counts for is left out.
+
+        Every process must call it.
+        """
         if not self._sums:
             return {}
         names = list(self._sums)
@@ -158,4 +161,4 @@ class MetricSums:
         self._sums.clear()
         if accelerator.num_processes > 1:
             table = accelerator.reduce(table.to(accelerator.device), reduction="sum")
-        return {name: float(total / count) for name, (total, count) in zip(names, table.tolist(), strict=True)}
+        return {name: total / count for name, (total, count) in zip(names, table.tolist(), strict=True) if count}

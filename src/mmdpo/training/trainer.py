@@ -240,12 +240,15 @@ class MDPOTrainer(RowOrderTrainer):
 
     def _find_threshold(self, scores: Scores, batch: Batch) -> Float[Tensor, ""] | float:
         """Returns the running mean that a term's δ is, with the batch in it where it is trained on."""
-        if self.objective.tracking_term is None:
+        term = self.objective.tracking_term
+        if term is None:
             return 0.0
         if not self.model.training:
             return self._reward_mean.value.to(batch["index"].device)
         rewards = self.objective.mean_reward(scores, beta=self.args.beta, weights=batch["weights"])
-        return self._reward_mean.update(rewards, batch["counts"], self.accelerator)
+        passes_over = self.args.image_terms == "where_possible" and term.needs_image
+        counts = batch["counts"] & batch["has_images"] if passes_over else batch["counts"]
+        return self._reward_mean.update(rewards, counts, self.accelerator)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -347,8 +350,14 @@ class MDPOTrainer(RowOrderTrainer):
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with hold_folder(folder) if self.is_world_process_zero() else nullcontext():
+            clock = self._collator.prepare.renderer.clock
+            before = clock.moment
             checkpoint = self.open_run_folder(resume_from_checkpoint)
             self._agree_on_date()
+            if clock.moment != before:  # that of the run's start: on every process, prompts that write it change
+                for items in (self.train_dataset, *_by_name(self.eval_dataset).values()):
+                    if isinstance(items, Items):
+                        items.ref_logprobs = None
             self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
             if isinstance(self._live_reference, StartOfPolicy):
                 self._live_reference.leave()
@@ -378,13 +387,9 @@ class MDPOTrainer(RowOrderTrainer):
         return {"date": clock.moment.isoformat()} if asks_for_date(self.processing_class) else {}
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
-        """Sets the date back to that of the run's start: prompts that write it are scored anew."""
-        clock, date = self._collator.prepare.renderer.clock, remembered.get("date")
-        if date is not None and clock.moment != (moment := datetime.fromisoformat(date)):
-            clock.moment = moment
-            for items in (self.train_dataset, *_by_name(self.eval_dataset).values()):
-                if isinstance(items, Items):
-                    items.ref_logprobs = None
+        """Sets the date back to that of the run's start."""
+        if (date := remembered.get("date")) is not None:
+            self._collator.prepare.renderer.clock.moment = datetime.fromisoformat(date)
 
     def _agree_on_date(self) -> None:
         """Lets all processes write the date of the main one into prompts."""

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 import small_trainer
+from mmdpo import MDPOTrainer
 from mmdpo.data.collate import Collator
 from mmdpo.data.prepare import Preparer
 from mmdpo.folders import LOCK
@@ -21,6 +22,7 @@ from mmdpo.records import Cell, RowError
 from mmdpo.scoring import value_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.value_cache import ValueCacheError
+from mmdpo.training import trainer as trainer_module
 from mmdpo.training.durable.sealing import read_record
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
@@ -569,6 +571,19 @@ class TestDates:
         assert prompts(again) != prompts(whole)
         again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
         assert prompts(again) == prompts(whole)
+
+    def test_a_process_that_is_told_the_date_scores_its_rows_anew(self, dated, tmp_path, monkeypatch):
+        whole = dated()
+        whole.train()
+        again = dated()
+        before = again.train_dataset.ref_logprobs
+        # As on every process but the main one, which alone reads the checkpoint's record.
+        monkeypatch.setattr(MDPOTrainer, "recall", lambda self, remembered: None)
+        moment = whole.data_collator.prepare.renderer.clock.moment
+        monkeypatch.setattr(trainer_module, "on_main_process", lambda function, *, is_main: moment)
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+        assert again.data_collator.prepare.renderer.clock.moment == moment
+        assert again.train_dataset.ref_logprobs is not before  # though here the digits are all one unknown token
 
     def test_nothing_is_remembered_where_no_date_is_written(self, build_trainer, rows, tmp_path):
         trainer = build_trainer(rows, save_strategy="steps", save_steps=2)

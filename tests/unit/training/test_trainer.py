@@ -487,6 +487,23 @@ class TestARunningMean:
             assert trainer._reward_mean.state()[1] == 4
 
 
+def test_steps_that_were_taken_before_the_batch_size_was_lowered_are_in_no_log(tmp_path, rows):
+    class Hungry(MDPOTrainer):
+        micro_batches = 0
+
+        def training_step(self, *args, **kwargs):
+            self.micro_batches += 1
+            if self.micro_batches == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    options = dict(auto_find_batch_size=True, learning_rate=0.0, max_steps=2, logging_steps=2)
+    trainer = build_trainer(tmp_path, rows[:8], kind=Hungry, **options)
+    trainer.train()
+    assert losses_of(trainer) == [pytest.approx(3 * math.log(2), rel=1e-5)]
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(3 * math.log(2), rel=1e-5)
+
+
 class TestRowsWithoutImages:
     def given(self, rows):
         """Six rows, every third without its image."""
@@ -516,6 +533,29 @@ class TestRowsWithoutImages:
             gradients.append({name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None})
         for name, gradient in gradients[1].items():
             torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+    def test_a_log_of_steps_without_a_single_image_leaves_out_what_is_about_images(self, tmp_path, rows):
+        given = self.given(rows)[:2]
+        options = dict(image_terms="where_possible", train_sampling_strategy="sequential", max_steps=2)
+        trainer = build_trainer(
+            tmp_path, given, eval_dataset=given[:1], eval_strategy="steps", eval_steps=2,
+            per_device_train_batch_size=1, **options,
+        )  # fmt: skip
+        trainer.train()
+        logs = trainer.state.log_history
+        assert ["rewards/image_margins" in log for log in logs if "loss" in log] == [False, True]
+        assert "eval_logps/chosen" in logs[2]
+        assert "eval_logps/corrupted" not in logs[2]
+
+    def test_a_running_mean_over_images_passes_them_over(self, tmp_path, rows):
+        objective = [{"bco": [["original", "chosen"], ["corrupted", "chosen"]]}]
+        given, states = self.given(rows), []
+        for kept in (given, [row for row in given if row["images"]]):
+            options = dict(objective=objective, image_terms="where_possible", ref_model=shifted())
+            trainer = build_trainer(tmp_path / str(len(kept)), kept, **options)
+            trainer.compute_loss(trainer.model.train(), first_batch(trainer, len(kept)))
+            states.append(trainer._reward_mean.state())
+        assert states[0] == pytest.approx(states[1], rel=1e-4)
 
     def test_means_of_images_are_over_rows_that_have_one(self, tmp_path, rows):
         given = self.given(rows)

@@ -95,16 +95,19 @@ class DurableTrainer(Trainer, ABC):
         checkpoint = on_main_process(
             lambda: self._open_run_folder(resume_from_checkpoint), is_main=self.is_world_process_zero()
         )
+        self.resumed_from = None if checkpoint is None else Path(checkpoint)
+        return checkpoint
+
+    def restore_sums(self) -> None:
+        """Begins the sums of training with those of the checkpoint that it resumes from, if any, else with none."""
         self._loss = LossSums()
         self._reward_mean = RunningMean()
         self._metrics["train"].restore({})
-        self.resumed_from = None if checkpoint is None else Path(checkpoint)
         if self.resumed_from is not None:
             content = torch.load(self._unlogged_file(self.resumed_from), map_location="cpu", weights_only=True)
             self._loss.restore(content, self.args.device)
             self._metrics["train"].restore(content["metrics"])
             self._reward_mean.restore(content.get("reward_mean", [0.0, 0.0]))
-        return checkpoint
 
     def _open_run_folder(self, wanted: str | bool | None) -> str | None:
         folder = Path(self.args.output_dir)
@@ -364,8 +367,12 @@ class WhenToSave(TrainerCallback):
         self._is_postponed = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes the intervals from the options; Trainer would take those of the checkpoint."""
+        """Takes the intervals from the options; Trainer would take those of the checkpoint.
+
+        With `auto_find_batch_size` training begins once more after steps that count for nothing.
+        """
         state.compute_steps(args, state.max_steps)
+        self.trainer.restore_sums()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Asks whether to stop, and leaves the checkpoint of an epoch's last step to the end of the epoch."""
