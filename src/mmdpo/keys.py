@@ -22,6 +22,19 @@ from mmdpo.shipped import RECIPES
 HIDDEN = ("ignore_bias_buffers",)
 """Keys of TRL's script arguments that mean nothing here, and are unknown therefore."""
 
+_HELP = {
+    "output_dir": "Run folder: new, empty, or that of the run to resume. Model, checkpoints, recipe and logs go there.",
+    "resume_from_checkpoint": "true resumes from the last whole checkpoint in output_dir, or starts a run that has "
+    "none; a folder names one checkpoint.",
+    "seed": "Seed of all that is drawn: order of rows, new adapter weights, corrupted images.",
+    "dataset_name": "Preference pairs: a file, a pattern of shards, a folder, a hub name, or world.",
+    "dataset_config": "Configuration of a hub dataset.",
+    "dataset_train_split": "Split to train on.",
+    "dataset_test_split": "Split to evaluate on: of eval_dataset_name, else, with eval_strategy, of dataset_name.",
+    "dataset_streaming": "Read rows while training instead of loading them all; needs max_steps.",
+}
+"""What keys of TRL and transformers mean here, where their own help speaks of what mmdpo does otherwise."""
+
 COMMON = (
     "output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
     "gradient_accumulation_steps", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps",
@@ -139,7 +152,11 @@ def list_keys() -> dict[Group, tuple[Key, ...]]:
     """Returns every key under its class; one that is ours too is there alone."""
     ours = {key.name for key in OURS.read()}
     return {
-        group: tuple(key for key in group.read() if key.name not in HIDDEN and (group is OURS or key.name not in ours))
+        group: tuple(
+            key._replace(help=_HELP.get(key.name, key.help))
+            for key in group.read()
+            if key.name not in HIDDEN and (group is OURS or key.name not in ours)
+        )
         for group in (OURS, MODEL, DATASET, TRAINING)
     }
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.cli import main
 from mmdpo.commands import More, Verb, Verbs, all_verbs, find_page
+from mmdpo.judges import JudgeOptions
 from mmdpo.keys import check_flags, find_recipe, pop_config
 from mmdpo.options import Options, fill_parser, option, parse_options
 from mmdpo.options import VerbParser as Parser
@@ -150,6 +152,19 @@ def test_a_slip_is_one_line_and_names_what_was_meant(words, said, capsys):
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+def test_the_title_of_a_judge_s_options_lists_no_benchmarks_of_an_earlier_day():
+    assert [name for name in benchmark_names() if name in JudgeOptions.__doc__] == []
+
+
+def test_a_key_of_trl_says_what_it_means_here(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "resume_from_checkpoint true resumes from the last whole checkpoint in output_dir" in shown
+    assert "dataset_name Preference pairs: a file," in shown
+    for elsewhere in ("If `datasets` is provided", "Not directly used by Trainer"):
+        assert elsewhere not in shown
 
 
 @pytest.mark.parametrize("flag", ["-V", "--version"])

@@ -1,4 +1,4 @@
-"""Make one model of a run: adapter and base, processor, model card."""
+"""Merge a run's adapter into its base model, and write it with its processor and a model card."""
 
 import logging
 from dataclasses import dataclass

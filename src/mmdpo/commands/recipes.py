@@ -1,4 +1,4 @@
-"""List the recipes that come with mmdpo, say what one is, or print it to make one's own."""
+"""List the recipes that come with mmdpo, describe one, or print it as a start for your own."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What blind votes on the answers of runs come to, and votes as CSV."""
+"""Report what blind votes on the answers of runs came to; export and import votes as CSV."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class VotesReportOptions(VotesOptions):
 
 @verb("app", {"win, tie and lose of the votes in a file": "mmdpo votes report votes.db --out runs/votes"})
 def report(options: VotesReportOptions) -> int:
-    """Win, tie and lose with intervals, and how far raters agree."""
+    """Print how often each run won, tied and lost, with intervals, and how far raters agree."""
     from rich.console import Console
 
     from mmdpo.votes.report import make_report, print_report, write_report
@@ -69,7 +69,7 @@ class VotesImportOptions(VotesOptions):
 
 @verb("app", {"votes of another machine into the same file": "mmdpo votes import votes.db theirs.csv"})
 def merge(options: VotesImportOptions) -> int:
-    """Read votes from CSV; twice is once."""
+    """Read votes from CSV; votes that are known already change nothing."""
     from mmdpo.report.reading import find_folders
     from mmdpo.votes.exchange import import_votes
     from mmdpo.votes.store import VoteStore

@@ -30,7 +30,7 @@ JUDGES = Registry("judges", "judge")
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(Options):
-    """judge: a language model that reads answers (mmhal, object_halbench)"""
+    """judge: a language model that rates answers, for benchmarks that ask one"""
 
     PREFIX: ClassVar[str] = "judge_"
 

@@ -182,7 +182,7 @@ class MDPOConfig(TrainingArguments):
         None, "machine", "Workers that try the rows before training, in each process. Unset: dataloader_num_workers."
     )
     dataset_format: str = _option(
-        "auto", "content", "Format of the rows; auto decides by the columns of the first row."
+        "auto", "content", "Format of the rows; auto decides by the columns of the first rows."
     )
     shuffle_buffer_size: int | None = _option(
         None, "loss", "Of a stream: rows that a dataloader worker holds and shuffles among each other. Unset: 1000."

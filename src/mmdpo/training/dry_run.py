@@ -220,7 +220,7 @@ def _find_largest_batch(pairs: Sequence[PairTokens], size: int, *, share: bool) 
 def _describe_adapter(policy: Any, start: Start) -> str:
     settings = getattr(policy, "peft_config", {}).get("default")
     if settings is None:
-        return "none: whole weights are trained"
+        return "none: the weights themselves are trained"
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     kind = "DoRA" if getattr(settings, "use_dora", False) else "LoRA"
@@ -233,7 +233,7 @@ def _describe_adapter(policy: Any, start: Start) -> str:
 def _describe_rows(scorer: Any, family: Family, args: MDPOConfig) -> str:
     if scorer.shares_prefix:
         limit = "" if args.max_tokens_per_row is None else f", in rows of up to {args.max_tokens_per_row} tokens"
-        return f"shared: cells under one image have one prompt, and the pairs of a micro-batch are packed{limit}"
+        return f"shared: answers under one image share its prompt, and the pairs of a micro-batch are packed{limit}"
     why = family.why_separate(scorer.model) if args.attention == "auto" else "attention: separate asks for it"
     return f"separate, one for each cell: {why}"
 
@@ -254,14 +254,14 @@ def print_plan(found: DryRun, console: Console) -> None:
         (
             "total",
             format_bytes(sum(line.bytes for line in found.memory)),
-            "without CUDA's own (about 1 GB), fragments, and what FSDP or DeepSpeed spread over processes",
+            "not counted: CUDA itself (about 1 GB), fragmentation, and what FSDP or DeepSpeed save by sharding",
         ),
     )
     console.print(Table(("", ""), model, holds_figures=False).terminal(show_header=False))
     console.print(Table(("part", "parameters", "trained"), counts).terminal())
     console.print(Table(("", ""), tuple(_describe_data(found)), holds_figures=False).terminal(show_header=False))
     console.print(Table(("memory of one process", "", "assumed"), memory, holds_figures=False).terminal())
-    console.print("Nothing was trained, written or loaded.")
+    console.print("This was a dry run: nothing was trained or written, and no weights were read.")
 
 
 def _describe_data(found: DryRun) -> list[tuple[str, str]]:
@@ -272,7 +272,10 @@ def _describe_data(found: DryRun) -> list[tuple[str, str]]:
         ("pairs", f"{'a stream, tried on ' if is_stream else ''}{found.pairs:,}{skipped}{evaluated}"),
         ("pairs per step", f"{found.pairs_per_step} = {found.how_pairs}"),
         ("steps", f"{found.steps:,}" if is_stream else f"{found.steps_per_epoch:,} per epoch, {found.steps:,} in all"),
-        ("tokens per pair", f"{sum(lengths) / len(lengths):,.1f} on average, {max(lengths):,} at most, all its rows"),
+        (
+            "tokens per pair",
+            f"{sum(lengths) / len(lengths):,.1f} on average, {max(lengths):,} at most; image tokens included",
+        ),
         ("tokens per step", f"{found.tokens_per_step:,.0f} on average"),
         ("largest micro-batch", f"{found.batch.tokens:,} tokens, {found.batch.answer_tokens:,} of them in answers"),
     ]

@@ -37,9 +37,9 @@ class RunPlan:
         return [
             ("objective", " + ".join(term.label for term in self.objective.terms)),
             ("image versions", versions or "the image alone"),
-            ("trained", ", ".join(self.trained_parts)),
-            ("scored before training", _list_cells(self.cached_cells)),
-            ("scored in each step", _list_cells(self.live_cells)),
+            ("trained parts", ", ".join(self.trained_parts)),
+            ("reference, before training", _list_cells(self.cached_cells)),
+            ("reference, in each step", _list_cells(self.live_cells)),
         ]
 
 

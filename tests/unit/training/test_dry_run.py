@@ -192,7 +192,7 @@ class TestCommand:
         for part in (
             "LlavaForConditionalGeneration, family Llava, decoder llama",
             "LoRA of rank 4 on 21 layers",
-            "shared: cells under one image have one prompt",
+            "shared: answers under one image share its prompt",
             "scored before training, by the model itself",
             "language_model", "projector", "vision_tower", "adapter",
             "8 = 4 × 2 accumulated × 1 process",

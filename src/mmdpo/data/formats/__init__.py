@@ -4,7 +4,7 @@ A format is a module with a docstring and three names:
 
     EXAMPLES    rows in this format, one per spelling of its columns; they serve the messages and the contract test
     matches(row: Mapping[str, Any]) -> bool
-                whether a dataset is in this format, decided on the names and types of the columns of its first row
+                whether a dataset is in this format, decided on the names and types of the columns of its first rows
     parse(row: Mapping[str, Any], *, source: str, image_root: Path | None, row_id: str) -> PreferenceExample
                 one row as an example; raises RowError (its `source` is added by the caller) for a value that cannot be
                 read; a missing answer is left out and an empty one kept, since `validate_example` reports both
