@@ -204,7 +204,7 @@ def _check_file(path: str | Path) -> None:
         raise RowError(f"{_name(path)} is too large: {size} bytes, and an image may have {_MAX_BYTES}")
 
 
-_SHRINK = "Make it smaller, or raise max_pixels if you trust it"
+_SHRINK = "Make it smaller, or raise max_image_pixels if you trust it"
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:

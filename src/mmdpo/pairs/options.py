@@ -33,8 +33,8 @@ class PromptOptions(Options):
     split: str = option("train", "Split of the dataset.")
     dataset_config: str | None = option(None, "Configuration of a hub dataset.")
     image_root: Path | None = option(None, "Folder that relative image paths start from.")
-    ids: Path | None = option(None, "File with the ids of prompts, one a line: these alone.")
-    limit: int | None = option(None, "The first N prompts alone.", least=1)
+    ids: Path | None = option(None, "File of prompt ids, one a line: use only these.")
+    limit: int | None = option(None, "Use only the first N prompts.", least=1)
     held_out: tuple[str, ...] = option((), "Images that no pair may have: folders, files or datasets.")
     vocabulary: Path | None = option(None, "JSON file of words and the object that each names, for judges of objects.")
     licence: str = option("", "Licence of the images, for the dataset's card.")
@@ -52,7 +52,9 @@ class SamplingOptions(Options):
     )
     num_samples: int = option(8, "Answers to each prompt.", least=1)
     no_greedy: bool = option(False, "Leave out the greedy answer, which is one more.")
-    negatives: tuple[str, ...] = option((), "Answers made to be rejected too: no_image, corrupted:NAME.")
+    negatives: tuple[str, ...] = option(
+        (), "Also write answers that are meant to be rejected: no_image, corrupted:NAME."
+    )
     start_share: float = option(
         0.5, "Share of the words of such an answer that the policy wrote having seen the image."
     )
@@ -70,7 +72,7 @@ class JudgingOptions(Options):
     judges: tuple[str, ...] = option(
         ("claims",), "One or several; a name, or a mapping in JSON with judge and its own options."
     )
-    judge_model: str | None = option(None, "Model that judges ask, unless they name another; the policy is none.")
+    judge_model: str | None = option(None, "Model that the judges ask, unless one names its own. It is not the policy.")
     judge_base_url: str | None = option(None, "Address of an endpoint that has it.")
     judge_backend: Literal["transformers", "vllm", "endpoint"] | None = option(
         None,
@@ -91,20 +93,29 @@ class BuildOptions(Options):
     margin: float = option(
         1.0, "Least margin, in wrong claims or points of score as the rule counts.", within="(-inf, inf)"
     )
-    max_margin: float | None = option(None, "Most margin.")
-    per_prompt: int = option(1, "Pairs of a prompt.", least=1)
-    per_image: int = option(3, "Pairs of an image.", least=1)
-    near_duplicate: float = option(0.9, "Share of common pieces from which two answers are one.", within="(0, 1]")
-    mistakes: Literal["drop", "weigh", "keep"] = option("drop", "Chosen answers with a wrong claim.")
+    max_margin: float | None = option(None, "Greatest margin.")
+    per_prompt: int = option(1, "Most pairs from one prompt.", least=1)
+    per_image: int = option(3, "Most pairs from one image.", least=1)
+    near_duplicate: float = option(
+        0.9, "Two answers with this share of pieces in common, or more, count as one.", within="(0, 1]"
+    )
+    mistakes: Literal["drop", "weigh", "keep"] = option(
+        "drop", "Pairs whose chosen answer has a wrong claim: drop, weigh in the recipe, or keep."
+    )
     max_ratio: float | None = option(
         None, "How many times as long the longer answer of a pair may be.", within="[1, inf]"
     )
     balance: Literal["mean", "style", "none"] = option(
-        "mean", "What chosen and rejected answers have alike in the mean."
+        "mean", "What is equal in the mean of chosen and rejected answers: length (mean), style too, or nothing."
     )
-    combine: Literal["both", "first_then", "mean"] = option("both", "How several judges decide.")
-    eval_share: float = option(0.0, "Share of the images whose pairs are kept apart.", within="[0, 1)")
-    to: Literal["trl", "ms_swift", "llama_factory", "mdpo_json"] = option("trl", "Format written besides TRL's.")
+    combine: Literal["both", "first_then", "mean"] = option(
+        "both",
+        "How several judges decide: all agree; later ones judge only what would be in a pair; by the mean score.",
+    )
+    eval_share: float = option(0.0, "Share of the images whose pairs are set aside for evaluation.", within="[0, 1)")
+    to: Literal["trl", "ms_swift", "llama_factory", "mdpo_json"] = option(
+        "trl", "Also write this format; TRL's is always written."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,11 +155,11 @@ def test_beyond_the_limit_is_refused_from_the_header():
 
 def test_pils_own_bomb_checks_give_the_same_error():
     limit = Image.MAX_IMAGE_PIXELS
-    with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_pixels"):
+    with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_image_pixels"):
         open_image(png_header(30000, 30000))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_pixels"):
+        with pytest.raises(RowError, match=r"too large. .*Make it smaller, or raise max_image_pixels"):
             open_image(png_header(9900, 9900))
     assert limit == Image.MAX_IMAGE_PIXELS
 
