@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows, replace_surrogates
+from mmdpo.benchmarks.tolerant import take_off_thoughts
 
 
 class RecordedReplies:
@@ -45,7 +46,7 @@ class RecordedReplies:
             _find_reply(row)
             others.append(row)
             _check_judge(row, models)
-        replies = [_find_reply(row) for others in rows.values() for row in others]
+        replies = [take_off_thoughts(_find_reply(row)) for others in rows.values() for row in others]
         if reads is not None and replies and not any(map(reads, replies)):
             raise EvaluationError(
                 f"{path}: none of its {len(replies):,} replies says what this benchmark's judge is asked for, the "
@@ -55,12 +56,13 @@ class RecordedReplies:
         return cls(rows, f"recorded replies of {', '.join(sorted(named)) or 'a judge unnamed'} ({Path(path).name})")
 
     def reply(self, item: BenchmarkItem, answer: str) -> str | None:
-        """Returns the recorded reply, or None; raises EvaluationError if it was given to another answer."""
+        """Returns the recorded reply without thoughts, or None; raises EvaluationError for one about another answer."""
         rows = self._rows.get(item.id, ())
         fitting = [row for row in rows if row.values.get("answer", answer) == answer]
         fitting.sort(key=lambda row: int(row.values.get("attempt", 0)))
         if fitting:
-            return _find_reply(next((row for row in fitting if row.values.get("readable")), fitting[-1]))
+            found = next((row for row in fitting if row.values.get("readable")), fitting[-1])
+            return take_off_thoughts(_find_reply(found))
         if rows:
             raise EvaluationError(
                 f"{rows[0].place}: this reply is about another answer to item {item.id} than the one scored"

@@ -21,6 +21,7 @@ from mmdpo.benchmarks.definitions import BenchmarkItem, Judge, Tools
 from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.recorded_replies import RecordedReplies
 from mmdpo.benchmarks.tasks import Benchmark
+from mmdpo.benchmarks.tolerant import take_off_thoughts
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import Reply
 from mmdpo.judges import Failure, JudgeOptions, Request, Source, make_source
@@ -85,7 +86,7 @@ class KeepingJudge:
         """
         if benchmark.judge_prompt is None or benchmark.reads is None:
             raise ValueError(f"--judge: {benchmark.name} has no judge")
-        self._prompt, self._reads = benchmark.judge_prompt, benchmark.reads
+        self._prompt, self._reads_reply = benchmark.judge_prompt, benchmark.reads
         self._source, self._options = source, options
         self._allow_missing, self._allowed_failures = allow_missing, failures
         self._failed: list[Failure] = []
@@ -122,12 +123,16 @@ class KeepingJudge:
         self._models.update(model for item, answer in asked for _, model in self._replies(item, answer))
 
     def reply(self, item: BenchmarkItem, answer: str) -> str | None:
-        """Returns the first reply that can be read, else the last; None where the judge gave none."""
+        """Returns the first reply that can be read, else the last, without thoughts; None where the judge gave none."""
         texts = self._texts(item, answer)
         if not texts and self._prompt(item, answer) not in self._without_reply:
             self.ask_all([(item, answer)])
             texts = self._texts(item, answer)
-        return next(filter(self._reads, texts), texts[-1] if texts else None)
+        found = next(filter(self._reads, texts), texts[-1] if texts else None)
+        return None if found is None else take_off_thoughts(found)
+
+    def _reads(self, reply: str) -> bool:
+        return self._reads_reply(take_off_thoughts(reply))
 
     def _request(self, item: BenchmarkItem, answer: str, attempt: int) -> Request:
         prompt = self._prompt(item, answer)

@@ -111,6 +111,31 @@ def test_an_unreadable_reply_is_asked_for_again_and_differently_then_unscored(se
     assert len(server.requests) == 7  # what could not be read is kept too
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "thought", "verdict", "metric", "value"),
+    [
+        ("hallusionbench", "Is it incorrect? No.", "correct", "hallusionbench/aacc", 100.0),
+        ("mmhal", "Rating: 1 or rating: 2?", "Rating: 5", "mmhal/score", 5.0),
+        ("mmvp", "No, it is yes.", "yes", "mmvp/accuracy", 1.0),
+    ],
+)
+def test_what_a_judge_only_thought_is_no_verdict(serve, tmp_path, benchmark, thought, verdict, metric, value):
+    """Nor is a thought that the limit of tokens has cut, which is asked for again; replayed it is the same."""
+
+    def behave(prompt, number):
+        return f"<think>{thought}" + (f"</think>\n\n{verdict}" if REMINDER in prompt else "")
+
+    result = judge(benchmark, serve(behave), tmp_path / "run", "--partial")
+    assert result["metrics"][metric]["value"] == value
+    rows = kept(tmp_path / "run" / "judge_replies.jsonl")
+    assert {(row["attempt"], row["readable"]) for row in rows} == {(0, False), (1, True)}
+    assert all(row["reply"].startswith("<think>") for row in rows)
+    folder = HAND_MADE / benchmark
+    replay = [benchmark, "--data_dir", folder, "--answers", next(folder.glob("answers.*")), "--out", tmp_path / "again"]
+    run(*replay, "--judge_replies", tmp_path / "run" / "judge_replies.jsonl", "--resamples", "100", "--partial")
+    assert json.loads((tmp_path / "again" / "result.json").read_text())["metrics"] == result["metrics"]
+
+
 def test_kept_replies_can_be_replayed(serve, tmp_path):
     server = serve(lambda prompt, number: "Hm." if REMINDER not in prompt and which(prompt) < 2 else "**Rating:** 4")
     first = judge("mmhal", server, tmp_path / "run")
