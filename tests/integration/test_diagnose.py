@@ -290,6 +290,8 @@ def test_the_planted_shortcut_of_the_world_is_found_in_the_data_alone(tmp_path):
         (["--model", "world", "--adapter", "a", "--reference", "b"], "not both"),
         (["--model", "world", "--batch_size", "0"], "--batch_size is 0"),
         (["--model", "world", "--corruption", "blurr"], "did you mean 'blur'"),
+        (["--model", "world", "--image_dir", "i"], "--image_dir means nothing to --dataset; leave it out"),
+        (["--data_only", "--beta", "0.2"], "--beta means nothing to --data_only; leave it out"),
         (["--model", "world", "--per_token", "many"], "--per_token is many; give a number of pairs, `all`, or 0"),
     ],
 )
@@ -361,6 +363,8 @@ class TestProbes:
             ([], "give one of --dataset, --conflict and --empty_image"),
             (["--conflict", "q.json", "--dataset", "world"], "give one of"),
             (["--conflict", "q.json", "--data_only"], "--data_only looks at pairs"),
+            (["--conflict", "q.json", "--pairs", "100"], "--pairs means nothing to --conflict; leave it out"),
+            (["--empty_image", "p.jsonl", "--reference", "b"], "--reference means nothing to --empty_image"),
             (["--conflict", "nowhere.json"], "nowhere.json: there is no such file"),
         ],
     )

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
+
+_OF_PAIRS: Final = ("reference", "split", "dataset_config", "dataset_format", "image_root", "pairs")
+_OF_SCORES: Final = ("corruption", "beta", "max_length", "per_token")
+_OF_MODELS: Final = ("batch_size", "chat_template", "chat_template_kwargs", "dtype", "trust_remote_code", "no_probe")
+_UNUSED: Final = {
+    "dataset": ("image_dir", "empty"),
+    "data_only": ("image_dir", "empty", *_OF_SCORES, *_OF_MODELS),
+    "conflict": (*_OF_PAIRS, *_OF_SCORES, "empty"),
+    "empty_image": (*_OF_PAIRS, *_OF_SCORES),
+}
+"""What is looked at → options that mean nothing there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,11 @@ class DiagnosisOptions(Options):
             raise ValueError("--model is missing; without a model, --data_only diagnoses the data")
         if self.adapter is not None and self.reference is not None:
             raise ValueError("give --adapter, whose reference is the model without it, or --reference, not both")
+        kind = "data_only" if self.data_only else asked[0]
+        defaults = {each.name: each.default for each in fields(self)}
+        unused = next((name for name in _UNUSED[kind] if getattr(self, name) != defaults[name]), None)
+        if unused is not None:
+            raise ValueError(f"--{unused} means nothing to --{kind}; leave it out")
         if self.per_token != "all" and not self.per_token.isdecimal():
             raise ValueError(f"--per_token is {self.per_token}; give a number of pairs, `all`, or 0")
 

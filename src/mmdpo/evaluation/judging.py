@@ -40,6 +40,8 @@ def check_judge(benchmark: Benchmark, options: JudgeOptions) -> None:
     """Raises ValueError for options of a judge that do not fit together or the benchmark: before hours of answers."""
     if not options.model and (options.url is not None or options.kind is not None):
         raise ValueError("--judge_url and --judge need the model's name too: --judge_model")
+    if not options.model and (more := options.given - {"judge_replies"}):
+        raise ValueError(f"--{min(more)} is of a judge that is asked: name it, --judge_model, or leave this out")
     if options.is_given and benchmark.judge_prompt is None:
         given = "--judge_model" if options.replies is None else "--judge_replies"
         raise ValueError(f"{given}: {benchmark.name} has no judge")

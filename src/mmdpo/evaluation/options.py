@@ -88,6 +88,13 @@ class WordOptions(Options):
         use="similarity",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.linguistics == "table" and self.nltk_data is not None:
+            raise ValueError("--nltk_data means nothing to --linguistics table; leave one of them out")
+        if self.similarity == "exact" and self.similar_pairs is not None:
+            raise ValueError("--similar_pairs means nothing to --similarity exact; leave one of them out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):

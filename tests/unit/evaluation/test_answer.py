@@ -239,6 +239,10 @@ def test_options_of_another_way_of_asking_are_refused():
         options_of("world", "--concurrency", 2)
     with pytest.raises(ValueError, match="--no_probe means nothing to --backend vllm"):
         options_of("world", "--backend", "vllm", "--no_probe")
+    with pytest.raises(ValueError, match="--similar_pairs means nothing to --similarity exact"):
+        options_of("world", "--similarity", "exact", "--similar_pairs", "p.json")
+    with pytest.raises(ValueError, match="--nltk_data means nothing to --linguistics table"):
+        options_of("world", "--linguistics", "table", "--nltk_data", "n")
     with pytest.raises(ValueError, match="needs an address: --base_url"):
         make_answerer(options_of("m", "--backend", "endpoint"))
 

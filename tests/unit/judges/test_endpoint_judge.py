@@ -251,6 +251,9 @@ def test_a_full_disk_is_no_fault_of_the_judge(serve, tmp_path, monkeypatch):
 
 def test_wrong_uses_are_named(serve, tmp_path):
     server = serve(lambda prompt, number: "Rating: 3")
+    alone = ["mmhal", "--data_dir", HAND_MADE, "--answers", HAND_MADE / "mmhal" / "answers.json", "--out", tmp_path]
+    with pytest.raises(ValueError, match="--judge_cache is of a judge that is asked: name it"):
+        run(*alone, "--judge_replies", HAND_MADE / "mmhal" / "replies.jsonl", "--judge_cache", tmp_path / "cache")
     with pytest.raises(ValueError, match="--judge_retries is -1"):
         judge("mmhal", server, tmp_path, "--judge_retries", "-1")
     with pytest.raises(ValueError, match="leave --judge_model out"):
