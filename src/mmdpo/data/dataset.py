@@ -227,12 +227,16 @@ def _check_row(row: Any, source: str) -> None:
 
 
 def _sample_row(rows: RowSource, name: str) -> dict[str, Any]:
-    """Returns the first row with its gaps filled from the next rows: a faulty first row must not hide the format."""
+    """Returns the first row with its gaps filled from the next rows: a faulty first row must not hide the format.
+
+    Raises RowError where none of these is a mapping; a single one that is none is left to the check of every row.
+    """
+    looked_at = [rows[position] for position in range(min(len(rows), _ROWS_LOOKED_AT))]
+    if not any(isinstance(row, Mapping) for row in looked_at):
+        _check_row(looked_at[0], f"{name}, row 1")
     sample: dict[str, Any] = {}
-    for position in range(min(len(rows), _ROWS_LOOKED_AT)):
-        row = rows[position]
-        _check_row(row, f"{name}, row {position + 1}")
-        for column, value in row.items():
+    for row in looked_at:
+        for column, value in row.items() if isinstance(row, Mapping) else ():
             if sample.get(column) is None:
                 sample[column] = value
     return sample
@@ -252,4 +256,6 @@ def _column(rows: RowSource, name: str) -> list[Any] | None:
     if isinstance(rows, ArrowRows):
         return rows.column(name)
     # Only a list is known to give its rows for nothing; other sequences may open images to do so.
-    return [row.get(name) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else None
+    if not isinstance(rows, list):
+        return None
+    return [row.get(name) if isinstance(row, Mapping) else None for row in rows]

@@ -6,6 +6,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from mmdpo.data.check import find_faults
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.records import RowError
 
@@ -26,6 +27,18 @@ def test_ids_come_from_the_first_complete_column_without_repeats():
     assert ids([pair(id=1), pair(id="1")]) == ["1", "2"]
     assert ids([pair(id="a"), pair()]) == ["1", "2"]
     assert ids(datasets.Dataset.from_list([pair(question_id=4), pair(question_id=2)])) == ["4", "2"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 40])
+def test_a_row_that_is_no_mapping_is_one_fault_and_the_others_are_what_they_are(place):
+    rows = [pair(id=f"row {n}", prompt=f"<image>{n}") for n in range(50)]
+    rows[place] = "no row"
+    dataset = PreferenceDataset.from_rows(rows, name="pairs.jsonl")
+    faults = find_faults(dataset, lambda example: None, progress=False).faults
+    told = "the row is of type str: write it as a mapping from column to value"
+    assert [(fault.source, fault.problem) for fault in faults] == [(f"pairs.jsonl, row {place + 1}", told)]
+    assert [(dataset[n].id, dataset[n].prompt) for n in (2, 49)] == [("3", "<image>2"), ("50", "<image>49")]
+    assert dataset.column("prompt")[49] == "<image>49"
 
 
 def test_selected_examples_keep_their_ids_and_rows():
@@ -99,8 +112,8 @@ def test_what_is_no_dataset():
         PreferenceDataset.from_rows([], name="val")
     with pytest.raises(ValueError, match="IterableDataset cannot be indexed: load the dataset without streaming"):
         PreferenceDataset.from_rows(datasets.Dataset.from_list([pair()]).to_iterable_dataset())
-    with pytest.raises(RowError, match="train, row 2: the row is of type str: write it as a mapping"):
-        PreferenceDataset.from_rows([pair(), "pair"])
+    with pytest.raises(RowError, match="train, row 1: the row is of type str: write it as a mapping"):
+        PreferenceDataset.from_rows(["pair", "pair"])
 
 
 ROW = {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "images": ["a.jpg"]}
