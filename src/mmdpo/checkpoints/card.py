@@ -82,6 +82,12 @@ def find_base(run: Path, recipe: Mapping[str, Any] | None = None) -> str | None:
     return None if named is None else str(named)
 
 
+def find_start_adapter(run: Path) -> str | None:
+    """Returns the adapter that a run has trained further, as its recipe names it; None for one that began anew."""
+    named = _read_recipe(run).get("adapter_name_or_path")
+    return None if named is None else str(named)
+
+
 def hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns the keys that decide what was learnt; the objective has a section of its own."""
     unused = ("objective",) if recipe.get("use_peft") else ("objective", "lora_", "use_dora", "use_rslora")

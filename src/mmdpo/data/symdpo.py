@@ -89,6 +89,8 @@ def read_triplets(
     triplets = []
     for number, row in enumerate(rows, start=1):
         source = f"{name}, row {number}"
+        if not isinstance(row, Mapping):
+            raise RowError(f"it is {type(row).__name__} and no row", source=source)
         image, *texts = (row.get(column) for column in columns)
         for column, text in zip(columns[1:], texts, strict=True):
             if not isinstance(text, str) or not text.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class _Scored:
     cells: tuple[Cell, ...] = (Cell(ORIGINAL, CHOSEN),)
 
     def __init__(self, run: str, options: CheckpointOptions) -> None:
-        self.run, self.options = run, options
+        self.run = run
+        self.options = replace(options, adapter=None, revision="main")  # those are of the model that answers
 
     @cached_property
     def checkpoint(self) -> Any:
@@ -77,19 +79,19 @@ class _Scored:
 class _Reward(_Scored):
     @cached_property
     def reference(self) -> Any:
-        """What the run was trained from; None for an adapter, which is taken off instead."""
-        from mmdpo.checkpoints.card import find_base
+        """What the run was trained from; None for an adapter on a model, which is taken off instead."""
+        from mmdpo.checkpoints.card import find_base, find_start_adapter
         from mmdpo.generation.checkpoint import Checkpoint
         from mmdpo.models.load import load_model
 
-        if hasattr(self.model, "disable_adapter"):
+        base, adapter = find_base(Path(self.run)), find_start_adapter(Path(self.run))
+        if adapter is None and hasattr(self.model, "disable_adapter"):
             return None
-        base = find_base(Path(self.run))
         if base is None:
             raise ValueError(
                 f"{self.run}: its recipe does not say what it was trained from; name a folder of mmdpo train"
             )
-        return load_model(Checkpoint(base, self.options).start).eval()
+        return load_model(Checkpoint(base, replace(self.options, adapter=adapter)).start).eval()
 
     def __call__(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         (trained,) = self.score(self.model, prompt, texts)

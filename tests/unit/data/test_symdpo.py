@@ -109,6 +109,8 @@ def test_triplets_that_allow_no_row(answers):
 def test_a_row_without_a_triplet_is_named(change, message):
     with pytest.raises(RowError, match=message):
         read_triplets([ROWS[0], ROWS[1] | change], name="vqa")
+    with pytest.raises(RowError, match="vqa, row 2: it is str and no row"):
+        read_triplets([ROWS[0], "what"], name="vqa")
 
 
 def test_relative_paths_are_joined():
