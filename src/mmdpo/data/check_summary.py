@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ _EXAMPLES_SHOWN = 3
 _EXAMPLE_CHARACTERS = 300
 _LENGTH_DECIDES = 0.7
 """From this share on, a preference for length explains most pairs."""
+_TEMPLATED = re.compile(r"<\|?(?!image\b)\w+\|?>|\[INST\]|\b(USER|Human|User):")
+"""What the chat templates of today write before a user's turn."""
 
 
 def print_summary(result: CheckResult, dataset: PreferenceDataset, console: Console) -> None:
@@ -60,14 +63,21 @@ def print_summary(result: CheckResult, dataset: PreferenceDataset, console: Cons
         ]
         title = f"Images: {len(sizes)} with {len(set(sizes))} distinct sizes, most often {width} × {height} ({most})"
         show(title, ("", "min", "median", "max"), rows, figures=True)
-    shown = min(_EXAMPLES_SHOWN, len(result.good))
+    shown, prompts = min(_EXAMPLES_SHOWN, len(result.good)), []
     for place in range(shown):  # evenly spread over the whole
         index = result.good[place * len(result.good) // shown]
         example = dataset[index]
+        prompts.append(example.prompt)
         answers = {name: example.responses[name] for name in (CHOSEN, REJECTED) if name in example.responses}
         texts = {"prompt": example.prompt, **answers}
         show(dataset.source_of(index), ("", ""), [(name, _shorten(plain_text(text))) for name, text in texts.items()])
-    for warning in list_warnings(result):
+    warnings = list_warnings(result)
+    if prompts and all(isinstance(prompt, str) and not _TEMPLATED.search(prompt) for prompt in prompts):
+        warnings.append(
+            "prompts are plain text, to which no chat template is applied: for a chat model write chat turns, or a "
+            "column `question` in place of `prompt`"
+        )
+    for warning in warnings:
         console.print(Plain(f"Note: {warning}", style="yellow"))
     if result.faults:
         faults = [(str(fault.row), fault.source, fault.problem) for fault in result.faults]

@@ -269,6 +269,30 @@ def test_warnings_about_balanced_pairs_with_images_are_none():
     assert warning.startswith("1 of 2 rows have no image")
 
 
+TURNS = {
+    "prompt": [{"role": "user", "content": "What?"}],
+    **{name: [{"role": "assistant", "content": f"A {name} cup."}] for name in ("chosen", "rejected")},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_said"),
+    [
+        ({"prompt": "<image>\nWhat is this?"}, True),
+        ({"prompt": "<|im_start|>user\n<image>What is this?<|im_end|>"}, False),
+        ({"prompt": "A chat. USER: <image>\nWhat is this? ASSISTANT:"}, False),
+        ({"prompt": "[INST] <image>\nWhat is this? [/INST]"}, False),
+        (TURNS, False),
+    ],
+    ids=["plain", "chatml", "vicuna", "mistral", "turns"],
+)
+def test_a_prompt_that_no_template_was_applied_to_is_told(changes, is_said):
+    dataset = PreferenceDataset.from_rows([pair(**changes)])
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(find_faults(dataset, num_workers=1, progress=False), dataset, console)
+    assert ("Note: prompts are plain text, to which no chat template is applied" in console.file.getvalue()) == is_said
+
+
 def test_faults_are_written_as_json_lines(mixed, tmp_path):
     faults = find_faults(mixed, num_workers=1, progress=False).faults
     write_faults(tmp_path / "faults.jsonl", faults)
