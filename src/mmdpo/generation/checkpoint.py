@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers.utils import is_torch_bf16_gpu_available
+from xxhash import xxh3_128
 
 from mmdpo.data.tokenise import Renderer
 from mmdpo.files import read_mapping
@@ -74,7 +75,7 @@ class Checkpoint:
             "adapter": self.options.adapter,
             "adapter_weights": None if adapter is None else digest_folder(adapter),
             "dtype": self.dtype,
-            "chat_template": self.options.chat_template,
+            "chat_template": _describe_template(self.options.chat_template),
             "pad_to_square": self.options.pad_to_square,
             # Only where there are some: answers that were begun without the option can be resumed.
             **({"chat_template_kwargs": variables} if variables else {}),
@@ -87,3 +88,10 @@ class Checkpoint:
     def load(self) -> Any:
         """Returns the model for generating, its adapter in place; raises what loading for training raises."""
         return unwrap_adapter(load_model(self.start)).eval()
+
+
+def _describe_template(given: str | None) -> str | None:
+    """Returns the name of a chat template and, of a file, which may be edited under its name, a digest of its text."""
+    if given in (None, "vicuna") or not (file := Path(str(given))).is_file():
+        return given
+    return f"{given} ({xxh3_128(file.read_bytes()).hexdigest()})"

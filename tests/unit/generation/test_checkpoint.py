@@ -28,6 +28,18 @@ def test_weights_are_known_by_what_they_are_and_not_by_where(copy):
     assert Checkpoint(str(copy)).describe()["weights"] != shipped["weights"]
 
 
+def test_a_chat_template_that_is_edited_is_another_one(tmp_path):
+    """Else a run would go on with answers to two prompts, or keep all of those to the first."""
+    file, found = tmp_path / "t.jinja", []
+    for text in ("{{ messages }}", "{{ messages }} ", "{{ messages }}"):
+        file.write_text(text)
+        found.append(Checkpoint("world", CheckpointOptions(chat_template=str(file))).describe()["chat_template"])
+    assert found[0] == found[2] != found[1]
+    assert found[0].startswith(f"{file} (")
+    for name in ("vicuna", None):
+        assert Checkpoint("world", CheckpointOptions(chat_template=name)).describe()["chat_template"] == name
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
