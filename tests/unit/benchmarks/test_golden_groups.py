@@ -333,6 +333,9 @@ def test_mmvp_without_a_judge_has_letters_alone_and_a_blind_model_no_pair(tmp_pa
         ("**Verdict:** Incorrect.", False),
         ("Verdict: not correct", False),
         ("correct", True),
+        ("It isn't correct.", False),
+        ("It correctly names the dog, and incorrectly the", None),
+        ("Verdict: incorrect\nIt was correctly read.", False),
         ("I cannot tell.", None),
     ],
 )

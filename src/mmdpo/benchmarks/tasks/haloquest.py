@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,8 @@ KINDS: Final = {
 """Of questions, as the file has them, and in names."""
 SOURCES: Final = ("real", "generated")
 HEADLINE = ("haloquest/accuracy",)
+_VERDICT: Final = re.compile(r"(not |n't |\bin-?|\b)correct\b")
+"""The word, after what turns it; what an answer does "correctly" is no verdict."""
 _FILE: Final = "haloquest-eval.csv"
 _COLUMNS: Final = ("image_name", "image type", "hallucination type", "question", "groundtruth responses")
 
@@ -86,8 +89,8 @@ def judge_prompt(item: BenchmarkItem, answer: str) -> str:
 def read_verdict(reply: str) -> bool | None:
     """Returns whether the last line with a verdict in it says correct; None where there is none."""
     for line in reversed(reply.lower().splitlines()):
-        if "correct" in line:
-            return "incorrect" not in line and "not correct" not in line
+        if found := _VERDICT.findall(line):
+            return not any(found)
     return None
 
 
