@@ -49,8 +49,8 @@ def on_main_process(function: Callable[[], Outcome], *, is_main: bool) -> Outcom
 def check_agreement(args: MDPOConfig, datasets: Mapping[str, Any]) -> None:
     """Raises DisagreementError, on every process, unless all have the same options and the same datasets.
 
-    Rows are compared by id, text, weights, and the names and sizes of their images: no image is opened. Every process
-    must call it. A dataset without rows to look at, such as a stream, is compared by its name alone.
+    Rows are compared by id, text, weights, marks, and the names and sizes of their images: no image is opened. Every
+    process must call it. A dataset without rows to look at, such as a stream, is compared by its name alone.
     """
     if args.distributed_state is None or args.distributed_state.num_processes == 1:
         return
@@ -102,7 +102,7 @@ def _explain(name: str, examples: Any, ours: list[bytes], theirs: list[bytes], r
 def _digest_or_fault(examples: PreferenceDataset, place: int) -> bytes:
     """Returns the digest of a row; that of one which cannot be read is empty: the check that comes next names it."""
     try:
-        return digest_example(examples[place])
+        return digest_example(examples[place]) + digest_marks(examples[place])
     except Exception:  # as broad as the check
         return b""
 
@@ -121,6 +121,12 @@ def digest_example(example: PreferenceExample, read: Collection[str] | None = No
         [_describe_image(image) for image in example.rejected_images],
     ]
     return xxh3_64(_write(content).encode()).digest()
+
+
+def digest_marks(example: PreferenceExample) -> bytes:
+    """Returns the digest of what a row says of its corrupted image: where, and whether; no mask is opened."""
+    regions = [region if isinstance(region, tuple) else _describe_image(region) for region in example.regions]
+    return xxh3_64(_write([regions, example.is_corrupted]).encode()).digest()
 
 
 def _write(value: Any) -> str:

@@ -141,6 +141,8 @@ class MDPOTrainer(RowOrderTrainer):
         self._check_devices(policy)
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         self._losses = LossWatch()
+        self._evaluated: Any = None
+        """The rows of the last evaluation."""
         self._image_metrics = list_image_metrics(self.objective)
         show_lines(self)
         if args.sample_answers_steps:
@@ -282,7 +284,7 @@ class MDPOTrainer(RowOrderTrainer):
         if (found := self._losses.find()) is None:
             return
         step, rows = found
-        items = self.train_dataset if self.model.training else None
+        items = self.train_dataset if self.model.training else self._evaluated
         sources = [f"row {row + 1}" for row in rows]
         if isinstance(items, StreamItems):
             sources = [items.source_of(row) for row in rows]
@@ -321,11 +323,12 @@ class MDPOTrainer(RowOrderTrainer):
             logs = {**logs, **self._metrics["train"].flush(self.accelerator)}
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """Evaluates, with the metrics of training under the evaluation's prefix."""
         self._check_losses()  # of training, so far
         self._metrics["eval"].flush(self.accelerator)
-        output = super().evaluation_loop(*args, **kwargs)
+        self._evaluated = dataloader.dataset
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
         self._check_losses()
         prefix = kwargs.get("metric_key_prefix", "eval")
         means = self._metrics["eval"].flush(self.accelerator)

@@ -211,6 +211,10 @@ class TestRefusals:
         changed = [{**rows[0], "alternative": [{"role": "assistant", "content": "a cup ."}]}, *rows[1:]]
         assert "contents of the rows" in self.refuse(tmp_path / "run", changed, objective="opa")
 
+    def test_what_rows_say_of_their_corruption_is_compared(self, run, rows):
+        marked = [{**rows[0], "rejected_noised": 1}, *rows[1:]]
+        assert "masks, boxes and flags of the rows" in self.refuse(run, marked)
+
     def test_another_number_of_processes_is_refused_and_the_remedy_said(self, run, rows, monkeypatch):
         monkeypatch.setattr(MDPOConfig, "world_size", property(lambda _: 2))
         trainer = build_trainer(run, rows)

@@ -442,6 +442,13 @@ class TestErrors:
         with pytest.raises(FloatingPointError, match=r"step 1 .*row \d+"):
             trainer.train()
 
+    def test_a_loss_of_an_evaluation_that_is_not_finite_names_the_rows_of_the_evaluation(self, tmp_path, rows):
+        trainer = build_trainer(tmp_path, rows, eval_dataset={"held out": rows[:2]}, precompute_ref_log_probs=False)
+        with torch.no_grad():
+            trainer.model.lm_head.weight.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="for held out, row 1, held out, row 2"):
+            trainer.evaluate()
+
 
 def evaluations(trainer):
     return [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]

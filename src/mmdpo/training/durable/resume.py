@@ -25,7 +25,7 @@ from mmdpo.records import CHOSEN, REJECTED, response_names
 from mmdpo.scoring.digests import describe_model, digest_processor
 from mmdpo.scoring.reference import AdapterOff, LiveReference
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.distributed import digest_example
+from mmdpo.training.distributed import digest_example, digest_marks
 from mmdpo.training.durable import sealing
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,8 @@ WHOLE_ROWS, READ_ROWS = "contents of the rows", "contents of the rows, as far as
 """Digests of the data, one of which has to be the same: of all columns, which is what earlier versions recorded, and of
 the pair with those that the objective reads, which stays where a dataset gains columns."""
 
+MARKS = "masks, boxes and flags of the rows"
+
 ROWS_LOOKED_AT = 1024
 """Rows of a dataset, evenly spread, that stand for all of them."""
 
@@ -239,7 +241,7 @@ def digest_values(model: nn.Module, skipped: Collection[str] = ()) -> str:
 
 
 def _describe_data(dataset: Any, read: Collection[str]) -> dict[str, Any]:
-    """Returns how many rows there are and what they say, in all and in the columns that are `read`.
+    """Returns how many rows there are and what they say, in all, in the columns that are `read`, and of corruption.
 
     Images are known by their names or sizes.
     """
@@ -247,12 +249,14 @@ def _describe_data(dataset: Any, read: Collection[str]) -> dict[str, Any]:
         return {}
     count = len(dataset)
     places = range(0, count, -(-count // ROWS_LOOKED_AT))
-    whole, as_read = xxh3_128(), xxh3_128()
+    whole, as_read, marks = xxh3_128(), xxh3_128(), xxh3_128()
     for place in places:
         example = dataset.examples[place]
         whole.update(digest_example(example))
         as_read.update(digest_example(example, read))
-    return {"rows": count, WHOLE_ROWS: whole.hexdigest(), READ_ROWS: as_read.hexdigest()}
+        marks.update(digest_marks(example))
+    digests = {WHOLE_ROWS: whole, READ_ROWS: as_read, MARKS: marks}
+    return {"rows": count} | {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _describe_adapters(policy: nn.Module) -> dict[str, Any]:
