@@ -115,7 +115,7 @@ def build(options: PairsOptions) -> int:
     },
 )
 def run_all(options: PairsOptions) -> int:
-    """Do all three; every step goes on where it was."""
+    """Do all three steps; each continues where it was stopped."""
     return sample.run(options) or judge.run(options) or build.run(options)
 
 
@@ -175,7 +175,7 @@ class CheckJudgeOptions(PairsOptions):
     uses=lambda: ("judging", "asking"),
 )
 def check(options: CheckJudgeOptions) -> int:
-    """Measure a judge on labelled answers before it costs anything."""
+    """Measure a judge on labelled answers before you pay for many verdicts."""
     from rich.console import Console
 
     from mmdpo.pairs.check_judge import read_gold
