@@ -84,7 +84,7 @@ def render() -> str:
         lines.append(f"| {wanted.name} | {str(wanted.specifier).replace(',', ', ')} | {ran} |")
     lines += [
         "",
-        "The column of the locked versions is that of Python 3.11; NumPy, SciPy and a few others have newer releases",
+        "`requirements/locked.txt` has one version of NumPy, SciPy and a few others for Python 3.11 and a newer one",
         "for 3.12 and 3.13. PyTorch is the version that `constraints.txt` names. DeepSpeed and bitsandbytes are",
         "optional, and `make engines` installs their locked versions for the tests that need them; `vllm`, `wandb` and",
         "`trackio` are optional too, and in no list.",
