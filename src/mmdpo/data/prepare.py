@@ -61,6 +61,8 @@ class Opened:
     """The pictures of a batch: one that several examples show is opened and corrupted once, and is one object."""
 
     pictures: dict[Hashable, Image] = field(default_factory=dict)
+    sources: list[ImageSource] = field(default_factory=list)
+    """What was opened: as long as it is held, no other open picture has its id, which is its key."""
 
     def get(self, key: Hashable, make: Callable[[], Image]) -> Image:
         """Returns the picture of that key, made where it is not there."""
@@ -219,6 +221,7 @@ class Preparer:
 
     def _open(self, sources: tuple[ImageSource, ...], opened: Opened) -> tuple[Image, ...]:
         make = partial(open_image, max_pixels=self.max_image_pixels)
+        opened.sources.extend(sources)
         return tuple(opened.get(_key_of(source), partial(make, source)) for source in sources)
 
     def _images(self, item: Item, originals: tuple[Image, ...], version: str, opened: Opened) -> tuple[Image, ...]:

@@ -1,6 +1,7 @@
 """What an example becomes: its corrupted images follow from the seed and its id, and a bad row names itself."""
 
 import dataclasses
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
@@ -61,6 +62,13 @@ class TestCorruptedImages:
         assert found[0] == found[1] == found[2]
         assert found[0] != pixels(of_picture(Item(rows[0], 0, epoch=1)))
         assert found[0] != pixels(of_picture(Item(make_example(0), 0)))
+
+    def test_an_open_picture_is_held_as_long_as_its_id_stands_for_it(self, make_example, make_preparer):
+        opened, prepare = Opened(), make_preparer()
+        shown = [Image.new("RGB", (60, 40), "red")]
+        prepare.make_images(Item(make_example(0, images=tuple(shown)), 0), "original", opened)
+        held = weakref.ref(shown.pop())
+        assert held() is not None
 
     def test_pictures_of_a_batch_are_opened_and_corrupted_once(self, make_preparer, make_example, picture, tmp_path):
         picture(3).save(tmp_path / "a.png")
