@@ -214,4 +214,4 @@ def test_what_it_costs_follows_from_the_simulation():
     whole = hours["LLaVA-v1.5-7B", "mDPO", "H100"] + hours["LLaVA-v1.5-7B", "DPO", "H100"]
     whole += (1 + 1 + 3 + 2 + 7 / 8) * hours["Bunny-v1.0-3B", "mDPO", "H100"]
     whole += (1 + 1 + 1 + 7 / 8) * hours["Bunny-v1.0-3B", "DPO", "H100"]
-    assert f"come to {whole:.0f} hours of an H100 at least" in text
+    assert f"take at least {whole:.0f} hours of an H100" in text
