@@ -153,6 +153,13 @@ class TestVLFeedback:
             read(format="vlfeedback", **self.row(completions))
 
 
+def test_mm_rlhf_has_its_mixed_up_image_where_that_is_filled():
+    row = {"image": "a.jpg", "prompt": "What is this?", "is_tie": False, **PAIR}
+    assert read(**row, mixed_up_image="b.jpg").rejected_images == (Path("b.jpg"),)
+    # As datasets give it where other rows have one.
+    assert read(**row, mixed_up_image=None, rejected_images=["b.jpg"]).rejected_images == (Path("b.jpg"),)
+
+
 def test_symmpo_has_a_contrast_image_and_an_alternative_answer():
     row = dict(formats.load("symmpo").examples[0])
     example = read(**row)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from mmdpo.data.columns import is_pair_of_texts, refuse_columns
+from mmdpo.data.columns import is_pair_of_texts, one_of, refuse_columns
 from mmdpo.data.formats import Row, RowPlace, rlaif_v
 from mmdpo.records import PreferenceExample
 
@@ -39,5 +39,5 @@ def parse(row: Row, **place: Unpack[RowPlace]) -> PreferenceExample:
     """Reads one row. Raises RowError for a video, and a value that cannot be read."""
     refuse_columns(row, ("video",))
     renamed = {name: value for name, value in row.items() if name not in ("prompt", "mixed_up_image")}
-    rejected_images = row.get("mixed_up_image", row.get("rejected_images"))
+    rejected_images = one_of(row, "mixed_up_image", "rejected_images")
     return rlaif_v.parse({**renamed, "question": row.get("prompt"), "rejected_images": rejected_images}, **place)
