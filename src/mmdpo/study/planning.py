@@ -128,5 +128,5 @@ def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
 
 
 def _plan(study: Study, variant: Any, seed: int, place: Path, start: Path | None) -> Trial:
-    digest = digest_trial(variant, seed, study.evaluation, keeps_model=study.keep_models)
+    digest = digest_trial(variant, seed, study.evaluation, keeps_model=study.keep_models, is_start=start is None)
     return Trial(variant, seed, study.evaluation, place, digest, start, study.keep_models)

@@ -114,8 +114,12 @@ class Trial:
         return bool(self.read(RESULT))
 
 
-def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool) -> str:
+def digest_trial(
+    variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool, is_start: bool = False
+) -> str:
     """Returns the digest of what decides a trial: options, seed, evaluation, files, code and libraries.
+
+    The start, which is measured untrained, differs from the variant that is trained with the same options.
 
     A trial whose digest is another is run again. Files of a folder (a model, a dataset) are known by name, size and
     time of change, single files by their content. Pictures that a dataset names by their paths are not looked at.
@@ -127,6 +131,7 @@ def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, ke
         "seed": seed,
         "evaluation": asdict(evaluation),
         "keeps_model": keeps_model,
+        "is_start": is_start,
         "files": {str(name): _digest_named(str(name)) for name in named if name is not None},
         "code": digest_code(),
         "libraries": library_versions(),

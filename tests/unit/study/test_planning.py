@@ -118,3 +118,16 @@ def test_the_same_trial_of_a_study_beside_is_taken_over_under_the_new_name(tmp_p
     assert taken.read("trial.json")["variant"] == "dpo"
     assert dpo.read("trial.json")["variant"] == "x", "the other study's is left as it was"
     assert adopt_finished(trials, tmp_path / "runs" / "tuned") == 0
+
+
+def test_a_start_is_not_taken_for_the_variant_that_is_trained_with_its_options(tmp_path):
+    """mDPO at the recipe's own rate has the options of the start, which is measured untrained."""
+    variants = [{"name": "mdpo"}, {"name": "dpo", "objective": "dpo"}]
+    study = read(tmp_path, name="other", variants=variants, tune=None)
+    start, trained, _ = plan_trials(study, tmp_path / "runs" / "other")[:3]
+    assert (start.start, trained.variant.name) == (None, "mdpo")
+    assert start.variant.options == trained.variant.options
+    finish(start, 80.0)
+    trials = plan_trials(study, tmp_path / "runs" / "again")
+    assert adopt_finished(trials, tmp_path / "runs" / "again") == 1
+    assert [trial.variant.name for trial in trials if trial.is_finished()] == ["start"]
