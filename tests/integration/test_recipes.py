@@ -128,7 +128,7 @@ def test_every_recipe_passes_a_dry_run(name, tiny_hub, tmp_path, monkeypatch, ca
     changes = [*rows, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--dataset_num_proc", "1"]
     assert main(["train", "--config", str(RECIPES[name]), *changes, "--dry_run"]) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
-    assert "shared: cells under one image have one prompt" in told
+    assert "shared: answers under one image share its prompt" in told
     assert "faulty" not in told
     assert recipe.get("use_peft", False) == ("LoRA of rank 64" in told)
     assert not (tmp_path / "run").exists()
