@@ -7,7 +7,6 @@ import errno
 import hashlib
 import itertools
 import json
-import logging
 import math
 import os
 import re
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-logger = logging.getLogger(__name__)
 
 MOST_BYTES = 512 * 2**20
 """A larger file is not read."""

@@ -114,9 +114,7 @@ class Trial:
         return bool(self.read(RESULT))
 
 
-def digest_trial(
-    variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool, is_start: bool = False
-) -> str:
+def digest_trial(variant: Variant, seed: int, evaluation: StudyEvaluation, *, keeps_model: bool, is_start: bool) -> str:
     """Returns the digest of what decides a trial: options, seed, evaluation, files, code and libraries.
 
     The start, which is measured untrained, differs from the variant that is trained with the same options.

@@ -138,13 +138,13 @@ def test_a_digest_changes_with_what_decides_and_with_nothing_else(tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text("1")
 
-    def digest(name="a", about="x", seed=0, scenes=1, fraction=1.0, **options):
+    def digest(name="a", about="x", seed=0, scenes=1, fraction=1.0, is_start=False, **options):
         variant = Variant(name, about, {"dataset_name": str(data), **options}, fraction=fraction)
-        return digest_trial(variant, seed, StudyEvaluation(scenes=scenes), keeps_model=False)
+        return digest_trial(variant, seed, StudyEvaluation(scenes=scenes), keeps_model=False, is_start=is_start)
 
     first = digest()
     assert digest(name="b", about="y") == first
-    others = [digest(seed=1), digest(scenes=2), digest(fraction=0.5), digest(beta=0.2)]
+    others = [digest(seed=1), digest(scenes=2), digest(fraction=0.5), digest(beta=0.2), digest(is_start=True)]
     data.write_text("2")
     others.append(digest())
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 7
