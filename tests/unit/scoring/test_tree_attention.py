@@ -200,6 +200,18 @@ def test_pieces_equal_one_dense_attention(rules, heads, kept_prefix, monkeypatch
         assert not gradient.transpose(1, 2)[~real].any()
 
 
+@pytest.mark.parametrize(("kept_prefix", "times"), [(0, 7), (6, 1), (WIDTH, 0)])
+def test_branches_after_a_long_prefix_alone_are_computed_again(kept_prefix, times, monkeypatch):
+    calls = []
+    compute = tree_attention.checkpoint
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
+    monkeypatch.setattr(tree_attention, "checkpoint", lambda *args, **how: calls.append(1) or compute(*args, **how))
+    query = torch.randn(3, 2, WIDTH, 8, requires_grad=True)
+    with attend_along(TREES):
+        attend_to_tree(Layer(1), query, query, query, make_mask(causal_mask_function), scaling=1.0)
+    assert len(calls) == times
+
+
 def test_a_finished_mask_is_passed_on_and_plain_causal_attention_needs_none():
     with attend_along(TREES):
         mask = make_mask(causal_mask_function)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdpo.world import LARGE, SMALL
-from mmdpo.world.drawings import COLOURS, COLOURS_OF
+from mmdpo.world.drawings import COLOURS, COLOURS_OF, draw_object, object_pixels
 from mmdpo.world.scenes import (
     ANCHOR_RATE,
     LONE_PARTNER_RATE,
@@ -160,3 +160,12 @@ def test_what_tells_twins_apart_shows_through_the_noise(size):
         share = (changed > 4 * LARGE.pixel_noise).sum() / size**2
         # A detail, and no other object: less than half of the square.
         assert 0.05 < share < 0.5, (partner, twin)
+
+
+def test_an_object_is_drawn_mirrored_and_in_every_size_as_alone():
+    for is_mirrored in (False, True):
+        drawn = object_pixels("cup", "red", 0, is_mirrored, (16, 32))
+        for size in (16, 32):
+            plain = np.asarray(draw_object("cup", "red", size))
+            assert np.array_equal(drawn[size], plain[:, ::-1] if is_mirrored else plain)
+    assert not np.array_equal(plain, plain[:, ::-1])
