@@ -4,6 +4,7 @@ Nothing is read from or written into the caches of whoever runs the tests.
 """
 
 import atexit
+import contextlib
 import gc
 import os
 import shutil
@@ -18,8 +19,9 @@ from jaxtyping import install_import_hook
 gc.disable()  # until all is imported, of which nothing is garbage
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mmdpo-tests-")
-atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+CACHES = Path(tempfile.mkdtemp(prefix="mmdpo-tests-"))
+os.environ["HF_HOME"] = str(CACHES)
+atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
 
 SOURCE = Path(__file__).parents[1] / "src"
 """Only modules that speak of tensors are instrumented: a call that is wrapped costs more than most functions do."""
@@ -49,9 +51,24 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@contextlib.contextmanager
+def empty_reference_cache():
+    """Scores references anew inside: what another run has scored beside other rows may differ in its last digit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(CACHES / uuid.uuid4().hex))  # for processes that a test starts
+        patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_reference_cache(tmp_path_factory, monkeypatch):
+def own_reference_cache():
     """Gives every test an empty cache of references, so that none depends on what another has scored."""
-    home = tmp_path_factory.getbasetemp() / "caches" / uuid.uuid4().hex
-    monkeypatch.setenv("HF_HOME", str(home))  # for processes that the test starts
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(home))
+    with empty_reference_cache():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Gives one to each fixture that several tests share, too: it is made before the cache of any of them."""
+    with contextlib.nullcontext() if fixturedef.scope == "function" else empty_reference_cache():
+        return (yield)
