@@ -12,6 +12,9 @@ Mark: TypeAlias = tuple[int, int]
 """Start and end of a piece of a text."""
 LEAST_SHARED = 0.25
 """Share of the words of the shorter text in both below which words that differ are not marked: nearly all would be."""
+UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Letters of scripts that put no blanks around each word: Thai, Lao, Khmer, Japanese, Chinese, Korean."""
+_WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
 MOST_WORDS = 500
 """Words of a text that are compared with those of another one."""
 
@@ -29,10 +32,25 @@ class Piece(NamedTuple):
 def split_sentences(text: str) -> list[str]:
     """Returns the sentences of a text, with their marks.
 
-    >>> split_sentences("A cup. Is it red? 3.5 cm tall")
-    ['A cup.', 'Is it red?', '3.5 cm tall']
+    >>> split_sentences("A cup. Is it red? 3.5 cm tall"), split_sentences("有一只猫。是红色的吗？")
+    (['A cup.', 'Is it red?', '3.5 cm tall'], ['有一只猫。', '是红色的吗？'])
     """
-    return [part for part in re.split(r"(?<=[.!?。！？])\s+|\n+", text.strip()) if part.strip()]
+    ends = r"(?<=[.!?])\s+|(?<=[。！？])(?![。！？”’」』）])\s*|\n+"
+    return [part for part in re.split(ends, text.strip()) if part.strip()]
+
+
+def find_words(text: str) -> list[Mark]:
+    """Returns where the words of a text stand, with their marks; of scripts without blanks each letter is one.
+
+    >>> find_words("A cup."), len(find_words("有3只猫。"))
+    ([(0, 1), (2, 6)], 4)
+    """
+    return [found.span() for found in _WORD.finditer(text)]
+
+
+def count_words(text: str) -> int:
+    """Returns how many words a text has, as `find_words` finds them."""
+    return len(text.split()) if text.isascii() else len(find_words(text))
 
 
 def find_claims(text: str, claims: Iterable[tuple[str, int | None]]) -> list[Mark]:

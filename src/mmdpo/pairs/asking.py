@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmdpo.benchmarks.tolerant import take_off_thoughts
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Question
@@ -54,7 +55,7 @@ class Asker:
         answerer: Answerer,
         path: Path,
         *,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = 1024,
         retries: int = 2,
         on_reply: Callable[[int, int], None] = lambda read, written: None,
     ) -> None:
@@ -64,7 +65,7 @@ class Asker:
         self._file = LineFile(path)
         self._kept: dict[str, Reply] = {}
         for row in read_lines(path) if path.is_file() else ():
-            self._kept[row["key"]] = Reply(row["reply"], row.get("yes"))
+            self._kept[row["key"]] = Reply(row["reply"], row.get("yes"), row.get("is_cut", False))
         self.asked = self.unreadable = self.refused = 0
         self._digests: dict[int, tuple[ImageSource, str]] = {}
 
@@ -87,7 +88,7 @@ class Asker:
                 reply = self._kept.get(self._key(each, attempt))
                 if reply is None:  # refused
                     continue
-                values[key] = each.read(reply)
+                values[key] = _read(each, reply)
                 if values[key] is None:
                     left[key] = each
             waiting = left
@@ -98,6 +99,8 @@ class Asker:
         if self.asked >= LEAST_ASKED and self.unreadable > MOST_UNREADABLE * self.asked:
             examples = [self._kept[key].text for key in unreadable]
             said = f" One said {examples[0]!r:.200}." if examples else ""
+            if any(self._kept[key].is_cut for key in unreadable):
+                said += f" Some were cut off at {self._limit:,} tokens."
             raise JudgeError(
                 f"{self.unreadable:,} of {self.asked:,} replies of the judge cannot be read, more than "
                 f"{MOST_UNREADABLE:.0%}.{said} Take a model that keeps to a form, or look at its chat template; what "
@@ -125,13 +128,15 @@ class Asker:
             self._file.open()  # before a reply is paid for
             with suppress(RefusedError):  # of some of them; the others were answered
                 for answer in self._answerer.answer(questions, settings):
-                    self._keep(answer)
+                    self._keep(answer, is_yes_no=is_yes_no)
 
-    def _keep(self, answer: GeneratedAnswer) -> None:
+    def _keep(self, answer: GeneratedAnswer, *, is_yes_no: bool) -> None:
         details = answer.details
-        reply = Reply(answer.text, read_yes_share(details.get("top_logprobs")))
+        is_cut = not is_yes_no and details.get("finish_reason") == "length"
+        reply = Reply(answer.text, read_yes_share(details.get("top_logprobs")), is_cut)
         read, written = (int(details.get(name) or 0) for name in ("prompt_tokens", "tokens"))
         row = {"key": answer.id, "reply": reply.text, "yes": reply.yes, "prompt_tokens": read, "tokens": written}
+        row |= {"is_cut": True} if is_cut else {}
         self._file.append({name: value for name, value in row.items() if value is not None})
         self._kept[answer.id] = reply
         self._on_reply(read, written)
@@ -153,6 +158,13 @@ class Asker:
         if known is None or known[0] is not image:
             known = self._digests[id(image)] = (image, sha256_image(image))
         return known[1]
+
+
+def _read(each: Ask, reply: Reply) -> Any:
+    """Returns what a reply is read as, without what the model thought first; None for one that was cut off."""
+    if reply.is_cut:  # it would be read as if that were all: fewer statements, or half a text
+        return None
+    return each.read(reply if each.is_yes_no else replace(reply, text=take_off_thoughts(reply.text)))
 
 
 def read_yes_share(logprobs: Any) -> float | None:

@@ -20,6 +20,7 @@ from mmdpo.pairs.judging import JudgeChoice, judge_lot
 from mmdpo.pairs.prompts import Prompt, read_row
 from mmdpo.pairs.samples import LOT, Sample
 from mmdpo.records import RowError
+from mmdpo.texts import count_words
 
 NARROW = 0.1
 """How much longer, at most, the longer of two answers is that do not differ in length."""
@@ -153,7 +154,7 @@ def _judge(golds: Sequence[Gold], judge: Any, context: Context, asker: Any) -> I
 def _by_length(right: Sequence[tuple[Gold, int, int, float]]) -> dict[str, Any]:
     longer, shorter = list[float](), list[float]()
     for gold, better, worse, value in right:
-        words = [len(gold.texts[place].split()) for place in (better, worse)]
+        words = [count_words(gold.texts[place]) for place in (better, worse)]
         if max(words) > (1 + NARROW) * min(words):
             (longer if words[0] > words[1] else shorter).append(value)
     return _contrast("better_longer", longer, "better_shorter", shorter)

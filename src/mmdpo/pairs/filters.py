@@ -30,7 +30,7 @@ def why_useless(sample: Sample) -> str | None:
     """Returns why an answer makes no pair, looking at it alone; None where nothing is wrong with it."""
     if not sample.text.strip():
         return EMPTY
-    if sample.finish_reason == "length":
+    if sample.finish_reason in ("length", "content_filter"):
         return CUT
     if is_repeating(sample.text):
         return REPEATING

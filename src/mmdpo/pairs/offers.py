@@ -20,6 +20,7 @@ from mmdpo.pairs.rules import RULES, Candidate, Proposal, Texts
 from mmdpo.pairs.run_files import Answers, RunFiles
 from mmdpo.pairs.samples import Sample
 from mmdpo.records import derive_generator
+from mmdpo.texts import count_words
 
 FALLBACK = "best_worst"
 SEEN = "the same pair elsewhere"
@@ -125,7 +126,7 @@ class Pool:
     def add(self, text: str) -> None:
         """Counts an answer."""
         self.answers += 1
-        self._sums["words"] += len(text.split())
+        self._sums["words"] += count_words(text)
         self._sums.update(name for name, mark in MARKS.items() if mark.search(text))
 
     def mean(self, name: str) -> float | None:
@@ -256,8 +257,8 @@ class Offering:
         for sample in useful:
             k = sample.k
             judged = [of[k] for of in known if k in of]
-            if judged and sample.is_own:
-                self._count(prompt, sample, judged[0])
+            if sample.is_own and k in known[0]:
+                self._count(prompt, sample, known[0][k])
             if k in repeats:
                 self.tally.drop(prompt.id, repeats[k], k)
             elif len(judged) < needed or k not in known[0]:

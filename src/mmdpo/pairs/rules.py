@@ -17,7 +17,7 @@ import numpy as np
 
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.samples import Sample
-from mmdpo.texts import split_sentences
+from mmdpo.texts import count_words, split_sentences
 
 SAME_LENGTH = 0.1
 """How much longer, at most, the longer of two answers of the same length is."""
@@ -33,7 +33,7 @@ class Candidate:
     def __init__(self, sample: Sample, verdict: Verdict) -> None:
         """Counts words, and claims that are held to be right and wrong (struck)."""
         self.sample, self.verdict = sample, verdict
-        self.words = len(sample.text.split())
+        self.words = count_words(sample.text)
         self.struck, self.right = verdict.struck, verdict.right
         self.is_clean = not self.struck
 
@@ -59,7 +59,7 @@ class Proposal(NamedTuple):
         """How many words the texts have."""
         if self.own_texts is None:
             return self.chosen.words, self.rejected.words
-        return len(self.own_texts[0].split()), len(self.own_texts[1].split())
+        return count_words(self.own_texts[0]), count_words(self.own_texts[1])
 
 
 Draw: TypeAlias = Callable[[], np.random.Generator]

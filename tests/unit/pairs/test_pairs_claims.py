@@ -1,6 +1,7 @@
 """Claims: each asked once for a picture, what its replies are read as, and what is kept of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_claim_is_asked_about_every_picture_and_splits_are_not(tmp_path):
     assert len(model.asked) == 1 + 2 * 2  # two statements about two pictures: a and c show the same
     for words, images, settings in model.asked:
         assert len(images) == (0 if is_split(words) else 1)
-        assert (settings.max_new_tokens, settings.top_logprobs) == ((512, 0) if is_split(words) else (1, 20))
+        assert (settings.max_new_tokens, settings.top_logprobs) == ((1024, 0) if is_split(words) else (1, 20))
 
 
 @pytest.mark.parametrize("votes", [2, 3])
@@ -137,6 +138,45 @@ def test_sentences_that_an_answer_does_not_have_are_no_place_of_a_claim(tmp_path
     model = Scripted(lambda words: "0: A cup.\n1: A dog.\n7: A red thing." if is_split(words) else say(words))
     (verdict,) = judge(["A cup. A dog."], model, tmp_path / "replies.jsonl")
     assert [claim.sentence for claim in verdict.claims] == [None, 0, None]
+
+
+def test_a_sentence_that_says_nothing_of_the_picture_has_no_claim(tmp_path):
+    split = "1: There is a cup.\n2: NONE\n3: None.\n4： NONE (a wish)\n5: None of the dogs is red."
+    model = Scripted(lambda words: split if is_split(words) else say(words))
+    (verdict,) = judge(["A cup. Hi! Oh! Bye! No dog."], model, tmp_path / "replies.jsonl")
+    assert [(claim.text, claim.sentence) for claim in verdict.claims] == [
+        ("There is a cup.", 0),
+        ("None of the dogs is red.", 4),
+    ]
+
+
+class Brief(Scripted):
+    """Ends each reply at the limit of tokens, as one that replies in one token does as well."""
+
+    def answer(self, questions, settings):
+        for each in super().answer(questions, settings):
+            yield replace(each, details={**each.details, "finish_reason": "length"})
+
+
+def test_a_reply_that_was_cut_off_is_not_read_as_if_it_were_all(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    model = Brief(say)
+    assert judge(["A cup. A dog."], model, path) == [None]
+    assert list(map(is_split, model.texts())) == [True] * 3
+    assert judge(["A cup. A dog."], Brief(lambda words: pytest.fail("nothing is to be asked")), path) == [None]
+    (verdict,) = judge(["A cup. A dog."], Brief(say), tmp_path / "others.jsonl", splits="sentences")
+    assert verdict.score == -1
+    asker = Asker(Brief(lambda words: "1: A cup"), tmp_path / "many.jsonl")
+    with pytest.raises(JudgeError, match=r"cannot be read.*Some were cut off at 1,024 tokens"):
+        asker.ask([Ask(f"Split {n}", lambda reply: reply.text) for n in range(LEAST_ASKED)])
+    asker.close()
+
+
+def test_what_a_judge_thinks_before_it_splits_is_no_claim(tmp_path):
+    thoughts = "<think>\n1: There is a dog?\n</think>\n"
+    model = Scripted(lambda words: thoughts + say(words) if is_split(words) else say(words))
+    (verdict,) = judge(["A cup, red."], model, tmp_path / "replies.jsonl")
+    assert [claim.text for claim in verdict.claims] == ["There is a cup.", "The cup is red"]
 
 
 def test_an_unreadable_reply_is_asked_for_again_with_the_reminder_and_otherwise(tmp_path):

@@ -31,6 +31,7 @@ LONG = "one two three four five six seven eight nine ten eleven twelve"
         ("", "stop", EMPTY),
         (" \n ", "length", EMPTY),
         ("A cup on a", "length", CUT),
+        ("A cup on a", "content_filter", CUT),
         ("A dog. A cat. A dog.", "stop", REPEATING),
         ("A dog. A cat. a DOG!", "stop", REPEATING),
         ("A dog. A dog sits.", "stop", None),

@@ -53,6 +53,12 @@ def test_reference_grades_each_distinct_answer_once_and_sees_no_picture(tmp_path
         ("score - 8/10\nWrong: None.", 8, []),
         ("Score: 7.5\nWrong: N/A", 7, []),
         ("I compare.\nScore: 0\nwrong : all of it ;; \n", 0, ["all of it"]),
+        ("**Score:** 9\n**Wrong:** none\n**Missing:** a cup", 9, []),
+        ("Score: 6\nWrong:\nMissing: a cup", 6, []),
+        ("Score: 2\nWrong:\n- a dog\n2. It is 3.5 cm tall.\nMissing: none", 2, ["a dog", "It is 3.5 cm tall"]),
+        ("- Score: 8\n- Wrong: none (all of it is there)\n- Missing: none", 8, []),
+        ("Score: 4\nWrong: nothing stands on the table\nMissing: none", 4, ["nothing stands on the table"]),
+        ("Score: 5\nWrong：狗；猫\nMissing：none", 5, ["狗", "猫"]),
     ],
 )
 def test_a_grade_is_read_in_the_forms_that_models_give_it(reply, score, wrong):
@@ -179,6 +185,20 @@ def test_every_stretch_of_words_that_a_rewrite_takes_out_is_a_wrong_claim(text, 
     assert [(claim.text, claim.sentence) for claim in verdict.claims] == gone
     assert not any(claim.is_true for claim in verdict.claims)
     assert (verdict.score, verdict.struck, verdict.rewrite) == (-len(gone), len(gone), rewrite)
+
+
+@pytest.mark.parametrize(
+    "reply", ["I'm sorry, but I can't see it.", "A cup. A cup. A cup.", "<think>A cup, or a dog?</think>", '" "']
+)
+def test_a_rewrite_that_could_be_no_answer_is_none(tmp_path, reply):
+    found, model = judge(correct, ["A dog."], lambda words: reply, tmp_path)
+    assert found == [None]
+    assert len(model.asked) == 3
+
+
+def test_a_rewrite_has_nothing_of_what_the_model_thought(tmp_path):
+    found, _ = judge(correct, ["A dog."], lambda words: "<think>Is it a dog? No.</think>\n\nA cat.", tmp_path)
+    assert found[0].rewrite == "A cat."
 
 
 def test_correct_asks_once_for_each_distinct_answer_and_shows_the_picture(tmp_path):

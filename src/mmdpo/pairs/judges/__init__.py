@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.records import ImageSource
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
-from mmdpo.texts import split_sentences
+from mmdpo.texts import UNSPACED, split_sentences
 
 JUDGES = Registry("pairs.judges", "judge", further="or package.module:NAME")
 PENALTY = 2.0
@@ -108,6 +108,8 @@ class Reply:
     text: str
     yes: float | None = None
     """P(yes) / (P(yes) + P(no)) of its first token, where the model says probabilities and either is among them."""
+    is_cut: bool = False
+    """Whether the limit of tokens ended it. No judge is shown such a reply."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +163,25 @@ def find_objects(text: str, vocabulary: Mapping[str, str]) -> tuple[str, ...]:
 
     >>> find_objects("Two dogs on a traffic light.", {"dog": "dog", "light": "lamp", "traffic light": "traffic light"})
     ('dog', 'traffic light')
+    >>> find_objects("沙发上有一只狗。", {"狗": "dog", "沙发": "sofa"})
+    ('sofa', 'dog')
     """
     if not vocabulary:
         return ()
     found = _pattern(tuple(sorted(vocabulary, key=lambda phrase: (-len(phrase), phrase)))).finditer(text)
-    named = (vocabulary.get(match[1].lower()) for match in found)  # ſ is no s, though case apart it is one
+    named = (
+        vocabulary.get(str(match[match.lastindex or 0]).lower()) for match in found
+    )  # ſ is no s, though case apart it is one
     return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 @lru_cache(maxsize=8)
 def _pattern(longest_first: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})(?:s|es)?\b", re.IGNORECASE)
+    plain = [re.escape(phrase) for phrase in longest_first if not re.match(f"[{UNSPACED}]", phrase)]
+    unspaced = [re.escape(phrase) for phrase in longest_first if re.match(f"[{UNSPACED}]", phrase)]
+    parts = [rf"\b({'|'.join(plain)})(?:s|es)?\b"] if plain else []
+    parts += [f"({'|'.join(unspaced)})"] if unspaced else []
+    return re.compile("|".join(parts), re.IGNORECASE)
 
 
 def claim_objects(

@@ -27,7 +27,9 @@ WORDS = {
     "check 3": 'Somebody says of what is shown: "{claim}" Is that right? One word, yes or no.',
 }
 _CHECKS = ("check", "check 2", "check 3")
-_LINE = re.compile(r"\s*[-*•]?\s*[\[(]?(\d{1,3})[\])]?\s*[:.]\s*(\S.*?)\s*")
+_LINE = re.compile(r"\s*[-*•]?\s*[\[(]?(\d{1,3})[\])]?\s*[:：.]\s*(\S.*?)\s*")
+_NOTHING = re.compile(r"NONE\b.*|(?i:none)\W*")
+"""What stands after the number of a sentence that says nothing of the picture."""
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking:
@@ -96,4 +98,4 @@ def _read_split(reply: Reply) -> list[tuple[int, str]] | None:
     found = [match for line in lines if (match := _LINE.fullmatch(line))]
     if not found:
         return [] if re.search(r"\bNONE\b", reply.text) else None
-    return [(int(match[1]) - 1, match[2]) for match in found]
+    return [(int(match[1]) - 1, match[2]) for match in found if not _NOTHING.fullmatch(match[2])]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Ask, Asking, Claim, Context, Reply, Verdict, Verdicts
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
@@ -63,6 +64,8 @@ def compare(text: str, rewrite: str) -> Verdict:
 
 
 def _read(reply: Reply) -> str | None:
+    """Returns the rewrite, None for one that could not be an answer: none, a refusal, a loop."""
     text = reply.text.strip()
     is_quoted = len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2
-    return (text[1:-1].strip() if is_quoted else text) or None
+    text = text[1:-1].strip() if is_quoted else text
+    return text if why_useless(Sample("", 0, text)) is None else None

@@ -24,7 +24,13 @@ WORDS = {
     )
 }
 _SCORE = re.compile(r"score\W*\s*(10|\d)(?:\.\d+)?\b", re.IGNORECASE)
-_WRONG = re.compile(r"^\W*wrong\W*:\s*(.*)$", re.IGNORECASE | re.MULTILINE)
+_WRONG = re.compile(
+    r"^\W*wrong\W*?[:：](.*(?:\n\s*(?:[-*•]|\d+[.)]\s)(?!\W*missing\b).*)*)", re.IGNORECASE | re.MULTILINE
+)
+"""What is wrong, in the line itself and in those of a list below it."""
+_AROUND = re.compile(r"^[\s.*_•-]*(?:\d+[.)]\s+)?|[\s.*_]+$")
+"""Marks around a part."""
+_NOTHING = re.compile(r"(none|nothing|n/a)\s*($|[^\w\s])", re.IGNORECASE)
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking:
@@ -40,6 +46,6 @@ def _read(reply: Reply) -> Verdict | None:
     score, wrong = _SCORE.search(reply.text), _WRONG.search(reply.text)
     if score is None:
         return None
-    parts = [part.strip(" .") for part in (wrong[1] if wrong else "").split(";")]
-    parts = [part for part in parts if part and part.lower() not in ("none", "nothing", "n/a")]
+    parts = [_AROUND.sub("", part) for part in re.split(r"[;；\n]", wrong[1] if wrong else "")]
+    parts = [part for part in parts if part and not _NOTHING.match(part)]
     return Verdict(float(score[1]), tuple(Claim(part, is_true=False) for part in parts))
