@@ -116,6 +116,8 @@ def build(options: PairsOptions) -> int:
 )
 def run_all(options: PairsOptions) -> int:
     """Do all three steps; each continues where it was stopped."""
+    if options.dry_run:
+        return _estimate(options)
     return sample.run(options) or judge.run(options) or build.run(options)
 
 

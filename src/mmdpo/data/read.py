@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.dataset import ArrowRows, PreferenceDataset
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.files import irregular_kind
 from mmdpo.records import RowError
@@ -91,7 +91,7 @@ class FoundRows(NamedTuple):
 
 
 def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | None = None) -> FoundRows:
-    """Reads rows of any kind from what `read_dataset` reads; raises what it raises."""
+    """Reads rows of any kind from what `read_dataset` reads, images as they are stored; raises what it raises."""
     name = str(path_or_name)
     path = Path(path_or_name).expanduser()
     root: Path | None = path.parent
@@ -116,7 +116,7 @@ def open_rows(path_or_name: str | Path, *, split: str = "train", config: str | N
         root = None
         rows = _load(name, lambda: datasets.load_dataset(name, config, split=split))
         name = f"{name}[{split}]"
-    return FoundRows(rows, name, root)
+    return FoundRows(ArrowRows(rows) if isinstance(rows, datasets.Dataset) else rows, name, root)
 
 
 def read_stream(

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from jinja2 import StrictUndefined, Template
 
-from mmdpo.files import printable, write_text
+from mmdpo.files import printable, read_mapping, write_text
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.options import PairsOptions
 from mmdpo.pairs.rules import RULES
@@ -72,8 +72,16 @@ def make_recipe(folder: Path, result: Mapping[str, Any], options: PairsOptions) 
         "output_dir": str(folder / "run"),
     }
     checkpoint = options.checkpoint
-    own = {"adapter_name_or_path": checkpoint.adapter, "chat_template": checkpoint.chat_template}
-    return recipe | {name: value for name, value in own.items() if value is not None}
+    own = {
+        "model_revision": None if checkpoint.revision == "main" else checkpoint.revision,
+        "adapter_name_or_path": checkpoint.adapter,
+        "chat_template": checkpoint.chat_template,
+        "chat_template_kwargs": read_mapping("chat_template_kwargs", checkpoint.chat_template_kwargs),
+        "pad_to_square": checkpoint.pad_to_square,
+        "trust_remote_code": checkpoint.trust_remote_code,
+        "allow_pickle": checkpoint.allow_pickle,
+    }
+    return recipe | {name: value for name, value in own.items() if value}
 
 
 def _size(count: int) -> str:

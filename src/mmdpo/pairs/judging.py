@@ -24,6 +24,7 @@ from mmdpo.pairs.judges import Context, Verdict, Verdicts, load
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import LOT, Sample, check_same
 
+JUDGE = "judge-{}.json"
 PROOF = "check-{}.json"
 """What `check-judge` found of a judge."""
 
@@ -109,8 +110,8 @@ def judge_samples(
     judge = load(choice.judge)
     check_needs(prompts, choice, context, answerer, folder)
     own = {"judge": describe(choice, context, answerer)}
-    check_same(folder / f"judge-{choice.label}.json", own, f"verdicts of {choice.label}")
     path = folder / f"verdicts-{choice.label}.jsonl"
+    check_same(folder / JUDGE.format(choice.label), own, f"verdicts of {choice.label}", [path])
     known: dict[str, tuple[str | None, set[str]]] = {}
     for row in read_lines(path) if path.is_file() else ():
         before = known.get(row["id"])
@@ -225,19 +226,22 @@ def check_needs(
 def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -> dict[str, Any]:
     """Returns what verdicts depend on besides the answers: judge, version, options that it reads, model."""
     judge = load(choice.judge)
+    describe_run = getattr(context.rewards, "describe", None)
     return {
         "judge": choice.judge,
         "words": digest_of(dict(judge.WORDS))[:12],
         "run": choice.run,
+        **({} if describe_run is None else {"run_weights": describe_run()}),
         **{name: getattr(context, name) for name in getattr(judge, "OPTIONS", ())},
         "model": {} if answerer is None else {k: v for k, v in answerer.describe().items() if k != "versions"},
     }
 
 
 def read_verdicts(folder: Path, label: str) -> dict[str, dict[int, Verdict]]:
-    """Returns a judge's verdicts by prompt and number of the answer."""
+    """Returns a judge's verdicts by prompt and number of the answer; none where no answer could be judged."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_lines(folder / f"verdicts-{label}.jsonl"):
+    path = folder / f"verdicts-{label}.jsonl"
+    for row in read_lines(path) if path.is_file() else ():
         rows.setdefault(row["id"], []).append(row)
     return {name: join_rows(of) for name, of in rows.items()}
 

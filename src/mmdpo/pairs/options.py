@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mmdpo.evaluation.options import BatchOptions, EndpointOptions
 from mmdpo.files import read_mapping
 from mmdpo.generation import CheckpointOptions
+from mmdpo.generation.http_client import show_address
 from mmdpo.options import REQUIRED, Options, group, option
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SamplingOptions(Options):
     temperature: float = option(1.0, "Temperature of sampling.")
     top_p: float = option(1.0, "Sample from the most probable tokens up to this share.")
     max_new_tokens: int = option(512, "Limit of tokens of an answer; answers that reach it are in no pair.", least=1)
-    system_prompt: str | None = option(None, "Begin every conversation with this text.")
+    system_prompt: str | None = option(None, "Begin every conversation with this text, those of the pairs too.")
     seed: int = option(0, "Seed of all that is drawn.")
 
 
@@ -168,7 +169,7 @@ class PairsOptions(Options):
         chosen = self.sampling
         if chosen.temperature <= 0:
             raise ValueError(f"--temperature is {chosen.temperature}: at 0 all answers to a prompt are the same one")
-        names = ("max_new_tokens", "temperature", "top_p", "seed", "system_prompt")
+        names = ("max_new_tokens", "temperature", "top_p", "seed")
         return GenerationSettings(**{name: getattr(chosen, name) for name in names})
 
     def choose_judges(self) -> tuple[JudgeChoice, ...]:
@@ -202,12 +203,28 @@ class PairsOptions(Options):
                 f"--budget is {self.judging.budget:g}: give 0 or more, and --prices, what a million tokens of each "
                 "model cost"
             )
+        judging = self.judging
+        asked = {self.sampling.model} if self.policy_backend == "endpoint" else set[str | None]()
+        asked |= {
+            choice.model or judging.judge_model
+            for choice in self.choose_judges()
+            if choice.asks_model and (choice.base_url or judging.judge_base_url)
+        }
+        if judging.budget is not None and asked and asked.isdisjoint(found):
+            raise ValueError(
+                f"--budget is {judging.budget:g}, and --prices names {', '.join(found)}, none of the models that are "
+                f"asked at an endpoint ({', '.join(sorted(map(str, asked)))}): it would never be spent"
+            )
         return {name: Prices(float(of[0]), float(of[1])) for name, of in found.items()}
 
     def resolved(self) -> dict[str, Any]:
-        """Returns the options as the YAML file of the run holds them: those of every step."""
+        """Returns the options as the YAML file of the run holds them: those of every step, and no secret of theirs."""
         known = {each.name for each in fields(PairsOptions)}
-        return dict(_flatten({name: value for name, value in asdict(self).items() if name in known}))
+        found = dict(_flatten({name: value for name, value in asdict(self).items() if name in known}))
+        for of in (found, *(judge for judge in found.get("judges", ()) if isinstance(judge, dict))):
+            for name in {"base_url", "judge_base_url"} & of.keys():
+                of[name] = show_address(of[name])
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from mmdpo.data.messages import (
     read_prompt,
     split_last_answer,
 )
-from mmdpo.data.read import open_rows
+from mmdpo.data.read import FoundRows, open_rows
 from mmdpo.files import digest_of, irregular_kind, read_json
 from mmdpo.records import CHOSEN, ImageSource, Message, RowError, named_source
 from mmdpo.world import PROMPT, SMALL, World, find_world
@@ -145,21 +145,24 @@ def read_prompts(
             f'{name} is a folder of {len(files):,} images: say what to ask of them, --ask "Describe it."'
         )
     found = open_rows(name, split=split, config=config)
-    root = image_root or found.root
-    first = found.rows[0] if len(found.rows) else {}
-    # One that has a chosen answer is meant as a pair, if of no known format.
-    if isinstance(first, Mapping) and (
-        CHOSEN in first or any(formats.load(of).matches(first) for of in formats.names())
-    ):
-        prompts = _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root), found.rows)
-    else:
-        prompts = [read_row(row, n, found.name, root) for n, row in enumerate(found.rows, start=1)]
+    prompts = _read_rows(found, image_root)
     if not prompts:
         raise PromptsError(f"{name}: there are no prompts")
     repeated = [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:
         raise RowError(f"the id {repeated[0]!r} is given to several prompts", source=found.name)
     return prompts[:limit]
+
+
+def _read_rows(found: FoundRows, image_root: Path | None = None) -> list[Prompt]:
+    root = image_root or found.root
+    first = found.rows[0] if len(found.rows) else {}
+    # One that has a chosen answer is meant as a pair, if of no known format.
+    if isinstance(first, Mapping) and (
+        CHOSEN in first or any(formats.load(of).matches(first) for of in formats.names())
+    ):
+        return _read_pairs(PreferenceDataset.from_rows(found.rows, name=found.name, image_root=root), found.rows)
+    return [read_row(row, n, found.name, root) for n, row in enumerate(found.rows, start=1)]
 
 
 def draw_prompts(count: int, seed: int, world: World = SMALL, purpose: str = "own pairs") -> list[Prompt]:
@@ -186,8 +189,9 @@ def read_held_out(names: Sequence[str]) -> frozenset[str]:
             digests.add(sha256_image(path))
         elif path.is_dir() and (files := list_images(path)):
             digests.update(map(sha256_image, files))
-        else:
-            digests.update(digest for prompt in read_prompts(name) for digest in prompt.image_digests)
+        else:  # a benchmark's too, whose ids may repeat
+            prompts = _read_rows(open_rows(name)) if find_world(name) is None else read_prompts(name)
+            digests.update(digest for prompt in prompts for digest in prompt.image_digests)
     return frozenset(digests)
 
 

@@ -58,6 +58,11 @@ class _Scored:
         prepare = Preparer(self.checkpoint.load_renderer(), self.cells, {}, 0, comparisons=())
         return Collator(prepare, None, (), find_context_length(config))
 
+    def describe(self) -> dict[str, Any]:
+        """Returns the digests of the weights, or the hub's commit; raises what opening the model raises."""
+        found = self.checkpoint.describe()
+        return {name: found[name] for name in ("weights", "adapter_weights")}
+
     def score(self, model: Any, prompt: Prompt, texts: Sequence[str]) -> Any:
         """Returns log π of each cell, of every answer."""
         from mmdpo.diagnosis.pair_scores import score_pairs

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mmdpo.data.export import export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import write_json, write_whole
+from mmdpo.files import read_json, write_json, write_whole
 from mmdpo.folders import hold_folder, make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
@@ -30,7 +30,16 @@ from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
-from mmdpo.pairs.judging import PROOF, JudgeChoice, Unjudged, check_needs, describe, judge_samples, read_verdicts
+from mmdpo.pairs.judging import (
+    JUDGE,
+    PROOF,
+    JudgeChoice,
+    Unjudged,
+    check_needs,
+    describe,
+    judge_samples,
+    read_verdicts,
+)
 from mmdpo.pairs.options import FILE, PairsOptions
 from mmdpo.pairs.prompts import (
     Prompt,
@@ -43,6 +52,7 @@ from mmdpo.pairs.prompts import (
 from mmdpo.pairs.rewards import make_rewards
 from mmdpo.pairs.samples import Sample, SamplingPlan, check_asked, kind_of, numbers_of, read_samples, sample
 from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
+from mmdpo.records import Message
 from mmdpo.registry import name_nearest
 
 PROPOSED = 3
@@ -73,6 +83,12 @@ class PairsRun:
         if chosen.ids is not None:
             found = choose_ids(found, chosen.ids)
         found = found[: chosen.limit]
+        said = self.options.sampling.system_prompt
+        if said is not None:  # part of what is asked: judges with rewards and the pairs need it too
+            system: Message = {"role": "system", "content": [{"type": "text", "text": said}]}
+            found = [replace(prompt, turns=(system, *prompt.turns)) for prompt in found]
+        if not found:
+            raise PromptsError(f"{chosen.ids} names no prompts")
         left_out = list(find_held_out(found, read_held_out(chosen.held_out)))
         out = {prompt.id for prompt, _ in left_out}
         kept = [prompt for prompt in found if prompt.id not in out]
@@ -111,6 +127,11 @@ class PairsRun:
         """What the steps have used so far."""
         chosen = self.options
         models = {"sample": chosen.sampling.model}
+        # Judges that were asked before and are none of the run's any more were paid for as well.
+        for pattern, step, key in ((JUDGE, "judge", "judge"), (PROOF, "check", "of")):
+            for path in self.folder.glob(pattern.format("*")):
+                model = read_json(path).get(key, {}).get("model", {})
+                models[f"{step} {path.stem.partition('-')[2]}"] = model.get("model", "")
         for step in ("judge", "check"):
             models |= {f"{step} {choice.label}": choice.model or "" for choice in self.judges if choice.asks_model}
         return Ledger.read(self.folder, chosen.read_prices(), chosen.judging.budget, models)
@@ -270,8 +291,7 @@ class PairsRun:
         share = sum(missing.values()) / spent.requests if spent.requests else None
         found = [Estimate("sample", done, len(missing) - done, spent, share)]
         for place, choice in enumerate(self.judges):
-            path = self.folder / f"verdicts-{choice.label}.jsonl"
-            judged = read_verdicts(self.folder, choice.label) if path.is_file() else {}
+            judged = read_verdicts(self.folder, choice.label)
             wanted = self._find_offered() if judged and place and self.options.build.combine == "first_then" else None
             left = 0
             for prompt in self.prompts:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mmdpo.files import read_json
 from mmdpo.pairs.judges import Verdict, load
-from mmdpo.pairs.judging import join_rows
+from mmdpo.pairs.judging import JUDGE, join_rows
 from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import SAMPLES, Sample, list_parts, read_prompt_digests, to_sample
@@ -53,7 +53,7 @@ class RunFiles:
             if not path.is_file():
                 raise BuildError(f"{folder} holds no verdicts of {label}: run `mmdpo pairs judge` first")
             self._verdicts[label] = Lines([path])
-        judges = [read_json(folder / f"judge-{label}.json")["judge"] for label in labels]
+        judges = [read_json(folder / JUDGE.format(label))["judge"] for label in labels]
         self.versions = {label: f"{of['judge']}@{of['words']}" for label, of in zip(labels, judges, strict=True)}
         self.strikes = bool(judges) and bool(load(judges[0]["judge"]).STRIKES)
         self.judge = judges[0]["judge"] if judges else ""

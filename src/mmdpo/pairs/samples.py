@@ -25,6 +25,7 @@ from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, 
 from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, derive_seed
+from mmdpo.texts import find_words
 
 SAMPLES, PROMPTS, SAMPLER = "samples.jsonl", "prompts.jsonl", "sampler.json"
 DRAW, GREEDY, NO_IMAGE, CORRUPTED = "draw", "greedy", "no_image", "corrupted"
@@ -48,7 +49,7 @@ class Sample(NamedTuple):
     prompt_tokens: int | None = None
     logprob: float | None = None
     """log π of the answer under the sampler, temperature included, in nats, to a thousandth: beyond that it is other
-    answers' lengths in the batch that speak. None where the sampler does not say it."""
+    answers' lengths in the batch that speak. None where the sampler does not say it, and of one made to be rejected."""
 
     @property
     def is_draw(self) -> bool:
@@ -85,7 +86,9 @@ class SamplingPlan:
         for kind in self.negatives:
             name, _, corruption = kind.partition(":")
             if name == CORRUPTED and corruption:
-                load_corruption(corruption)
+                found = load_corruption(corruption)
+                if found.needs_other_image or found.needs_region:
+                    raise ValueError(f"negatives: {kind}: it needs more than the picture itself; give another one")
             elif kind != NO_IMAGE:
                 raise ValueError(f"negatives: {kind!r} is none; give {NO_IMAGE} or {CORRUPTED}:NAME")
 
@@ -122,7 +125,11 @@ def sample(
     own = asdict(settings) | plan.describe()
     processes = answerer.processes
     if processes.rank == 0:
-        check_same(folder / SAMPLER, {"sampler": described, "settings": own}, "samples")
+        results = [*list_parts(folder, SAMPLES), *sorted(folder.glob("verdicts-*.jsonl"))]
+        check_same(folder / SAMPLER, {"sampler": described, "settings": own}, "samples", results)
+        if results and not list_parts(folder, SAMPLES):
+            names = ", ".join(path.name for path in results)
+            raise SamplesError(f"{folder} holds {names} of answers that are gone: remove them, or put the answers back")
     processes.wait()
     known: dict[str, dict[int, Sample]] = {}
     for each in read_samples(folder):
@@ -149,6 +156,8 @@ def sample(
                         if isinstance(said.get("logprob"), float):
                             said["logprob"] = round(said["logprob"], 3)
                         new = Sample(prompt.id, k, answer.text, kind_of(k, plan), **said)
+                        if not new.is_own:  # half of it, or under another picture
+                            new = new._replace(logprob=None)
                         lines.append({name: value for name, value in new._asdict().items() if value is not None})
                         known.setdefault(prompt.id, {})[k] = new
                         left -= 1
@@ -225,19 +234,23 @@ def _corrupt(name: str, image: ImageSource, run_seed: int, prompt: str, place: i
 def keep_start(text: str, share: float) -> str:
     """Returns the first words of a text, that share of them, as they stand there.
 
-    >>> keep_start("A cup on a table.", 0.5)
-    'A cup'
+    >>> keep_start("A cup on a table.", 0.5), keep_start("桌上有杯子。", 0.5)
+    ('A cup', '桌上')
     """
-    words = text.split()
-    end = 0
-    for word in words[: int(len(words) * share)]:
-        end = text.index(word, end) + len(word)
-    return text[:end]
+    words = find_words(text)
+    count = int(len(words) * share)
+    return text[: words[count - 1][1]] if count else ""
 
 
-def check_same(path: Path, content: Mapping[str, Any], of: str) -> None:
-    """Writes what results on disk depend on; raises SamplesError where they depend on something else already."""
+def check_same(path: Path, content: Mapping[str, Any], of: str, results: Sequence[Path]) -> None:
+    """Writes what results on disk depend on; raises SamplesError where they depend on something else, or on what."""
+    names = ", ".join(result.name for result in results if result.is_file())
     if not path.is_file():
+        if names:
+            raise SamplesError(
+                f"{path.parent} holds {names} and no {path.name}, which says what they depend on: remove them, or put "
+                "it back"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
         return
@@ -249,7 +262,7 @@ def check_same(path: Path, content: Mapping[str, Any], of: str) -> None:
                 raise SamplesError(
                     f"{path.parent} holds {of} of {key} {theirs.get(key)!r:.200}, and now it is "
                     f"{value.get(key)!r:.200}: "
-                    f"choose another out, put it back, or remove {path.name} and what it belongs to"
+                    f"choose another out, put it back, or remove {path.name}{names and ', '}{names}"
                 )
 
 

@@ -31,13 +31,14 @@ def take(
 
 
 def _limit_per_image(slots: Sequence[Slot], files: RunFiles, most: int) -> list[int | None]:
-    """Returns the first offer of each slot, None where its image has pairs enough."""
-    counts = Counter[tuple[str, ...]]()
+    """Returns the first offer of each slot, None where one of its images has pairs enough."""
+    counts = Counter[str]()
     taken: list[int | None] = []
     for prompt, _ in slots:
-        images = files.images(prompt)
-        counts[images] += 1
-        taken.append(0 if counts[images] <= most else None)
+        images = set(files.images(prompt))
+        has_room = all(counts[image] < most for image in images)
+        counts.update(images if has_room else ())
+        taken.append(0 if has_room else None)
     return taken
 
 

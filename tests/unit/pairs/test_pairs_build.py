@@ -12,7 +12,7 @@ from pyarrow import parquet
 from mmdpo.cli import main
 from mmdpo.data.read import read_dataset
 from mmdpo.pairs.build import build_pairs
-from mmdpo.pairs.card import write_card
+from mmdpo.pairs.card import make_recipe, write_card
 from mmdpo.pairs.dataset import group_images
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
@@ -339,6 +339,27 @@ def test_a_picture_has_so_many_pairs_whatever_asks_about_it(tmp_path):
     assert found["funnel"]["prompts_lost"] == {"too many of an image": 2}
 
 
+def test_a_picture_among_others_has_no_more_pairs_than_one_alone(tmp_path):
+    shared, *others = (paint((n, 2, 3)) for n in range(4))
+    prompts = [_with_pictures(name, shared, other) for name, other in zip("abc", others, strict=True)]
+    build(tmp_path, dict.fromkeys("abc", CLEAN_AND_NOT), prompts, per_image=2)
+    assert [row["id"] for row in rows_of(tmp_path)] == ["a", "b"]
+    assert why_dropped(tmp_path) == {("c", None): "too many of an image"}
+
+
+def _with_pictures(name, *images):
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": f"What, {name}?"}]
+    return Prompt(name, ({"role": "user", "content": content},), images, {}, f"row {name}")
+
+
+def test_answers_in_a_script_without_blanks_are_measured_by_their_letters(tmp_path):
+    """Counted by what stands between blanks, all of them would have one word, and be of one length."""
+    answers = [c(1, "桌上有一只红色的杯子。"), c(2, "有狗。", wrong=1), c(3, "桌上有一只红色的狗。", wrong=1)]
+    found = build(tmp_path, {"a": answers})
+    assert texts_of(tmp_path) == [("a", "桌上有一只红色的杯子。", "桌上有一只红色的狗。")]
+    assert (found["words"]["chosen"], found["words"]["rejected"]) == (10, 9)
+
+
 def test_the_same_pair_about_the_same_picture_is_made_once(tmp_path):
     """Two rows ask the same; what they ask in another conversation is another prompt."""
     same, other = make_prompt("a"), make_prompt("b")
@@ -455,6 +476,21 @@ def test_the_recipe_weighs_the_anchor_where_chosen_answers_have_mistakes(tmp_pat
         command = ["train", "--config", str(tmp_path / "train.yaml"), "--use_cpu", "true", "--dry_run"]
         assert main(command) == 0, capsys.readouterr().err
         assert "faulty" not in capsys.readouterr().out
+
+
+def test_the_recipe_opens_the_policy_as_it_was_asked(tmp_path):
+    flags = ["--prompts", "world", "--model", "me/policy", "--judges", "objects", "--out", tmp_path]
+    found = build(tmp_path, {"a": CLEAN_AND_NOT})
+    plain = make_recipe(tmp_path, found, parse(*flags))
+    flags += ["--revision", "a1b2", "--pad_to_square", "--chat_template", "vicuna", "--trust_remote_code"]
+    recipe = make_recipe(tmp_path, found, parse(*flags, "--chat_template_kwargs", '{"enable_thinking": false}'))
+    assert recipe == plain | {
+        "model_revision": "a1b2",
+        "chat_template": "vicuna",
+        "chat_template_kwargs": {"enable_thinking": False},
+        "pad_to_square": True,
+        "trust_remote_code": True,
+    }
 
 
 @pytest.mark.parametrize(("mistakes", "ids"), [("drop", ["d"]), ("weigh", ["a", "d"]), ("keep", ["a", "d"])])

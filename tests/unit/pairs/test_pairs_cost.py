@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmdpo.cli import main
 from mmdpo.commands.pairs import _agrees
 from mmdpo.generation.endpoint import Budget, BudgetSpentError
 from mmdpo.generation.questions import GenerationSettings, Question
@@ -59,6 +60,50 @@ def test_cost_is_written_with_its_sums_and_seconds_add_up_over_commands(tmp_path
 def test_models_without_a_price_cost_nothing(tmp_path):
     write_run(tmp_path)
     assert Ledger.read(tmp_path, {}, None, MODELS).total == 0
+
+
+def test_a_judge_that_is_none_of_the_runs_any_more_was_paid_for(tmp_path):
+    judge = json.dumps({"judge": "claims", "splits": "sentences", "name": "first"})
+    options = parse("--prompts", "x", "--model", "m", "--out", tmp_path, "--judges", judge, "--judge_model", "scripted")
+    run = PairsRun(options, [make_prompt(image=paint())])
+    run.open_policy = lambda: Scripted(lambda turns: "A cup. A dog.")
+    run.open_judge = lambda choice: Scripted(say)
+    run.sample()
+    run.judge()
+    run.check_judges([Gold(make_prompt("g"), ("A cup.", "A cow."), (1.0, 0.0), ("", ""))])
+    prices = ["--prices", '{"scripted": [1e6, 0]}', "--budget", 1000]
+    other = parse("--prompts", "x", "--model", "m", "--out", tmp_path, "--judges", "consistency", *prices)
+    ledger = PairsRun(other).ledger
+    assert {step: (of.requests, of.price) for step, of in ledger.steps.items()} == {
+        "sample": (9, 0),
+        "judge first": (2, 20),
+        "check first": (2, 20),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["--base_url", "http://a/v1", "--judges", "objects"], "policy"),
+        (["--judges", "claims", "--judge_model", "mod", "--judge_base_url", "http://a/v1"], "mod"),
+        (["--judges", '{"judge": "claims", "model": "mod", "base_url": "http://a/v1"}'], "mod"),
+    ],
+)
+def test_a_budget_that_no_price_would_ever_reach_is_refused(words, asked):
+    flags = ["--prompts", "x", "--model", "policy", "--out", "y", "--budget=5", *words]
+    with pytest.raises(
+        ValueError, match=rf"names modell, none of the models that are asked at an endpoint \({asked}\)"
+    ):
+        parse(*flags, "--prices", '{"modell": [1, 2]}')
+    assert parse(*flags, "--prices", json.dumps({asked: [0, 0]})).judging.budget == 5
+
+
+def test_addresses_are_written_down_without_what_is_secret_in_them():
+    judge = '{"judge": "claims", "model": "m", "base_url": "https://me:word@b/v1?key=c"}'
+    flags = ["--prompts", "x", "--model", "m", "--out", "y", "--judges", judge, "objects"]
+    found = parse(*flags, "--base_url=https://me:word@a/v1", "--judge_base_url=https://c/v1?api-key=d").resolved()
+    assert (found["base_url"], found["judge_base_url"]) == ("https://a/v1", "https://c/v1")
+    assert found["judges"] == [{"judge": "claims", "model": "m", "base_url": "https://b/v1"}, "objects"]
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
@@ -137,6 +182,12 @@ def test_the_rest_is_estimated_by_what_was_done(tmp_path):
     rest = {of.step: of.row() for of in run_of(tmp_path, prompts).estimate()}
     assert (rest["sample"]["read"], rest["sample"]["written"]) == (240, 96)
     assert (rest["judge claims"]["read"], rest["judge claims"]["written"]) == (120, 12)
+
+
+def test_what_all_steps_will_cost_is_told_once(tmp_path, capsys):
+    words = ["--prompts", "world", "--model", "world", "--judges", "objects", "--limit", "2", "--out", str(tmp_path)]
+    assert main(["pairs", "all", *words, "--dry_run"]) == 0
+    assert capsys.readouterr().out.count("What is left, in proportion to what was done") == 1
 
 
 def test_a_run_that_is_done_has_nothing_left_and_one_with_fewer_prompts_neither(tmp_path):

@@ -144,6 +144,8 @@ def test_numbers_and_kinds_of_a_plan():
         ({"negatives": ("blind",)}, "negatives: 'blind' is none; give no_image or corrupted:NAME"),
         ({"negatives": ("corrupted:",)}, "negatives: 'corrupted:' is none"),
         ({"negatives": ("corrupted:crop_0_2",)}, "did you mean 'crop_0_20'"),
+        ({"negatives": ("corrupted:random_image",)}, "corrupted:random_image: it needs more than the picture itself"),
+        ({"negatives": ("corrupted:noise_region",)}, "corrupted:noise_region: it needs more"),
     ],
 )
 def test_a_plan_that_gives_no_pair_or_names_nothing_is_refused(plan, message):
@@ -163,6 +165,7 @@ def test_negatives_go_on_from_the_first_half_of_the_greedy_answer_without_the_pi
         start = " ".join(found[name, 0].text.split()[:3])
         assert [found[name, k].kind for k in (2, 3)] == ["no_image", "corrupted:crop_0_20"]
         assert all(found[name, k].text.startswith(f"{start} ") for k in (2, 3))
+        assert [found[name, k].logprob is None for k in range(4)] == [False, False, True, True]
         assert not any(found[name, k].is_own or found[name, k].is_draw for k in (2, 3))
     made = [question for question, _ in poet.asked if question.begun]
     blind = [question for question in made if not question.images]
@@ -271,6 +274,30 @@ def test_what_would_mix_answers_is_refused_by_its_name(change, named, tmp_path):
     assert named in str(error.value)
     assert now["poet"].asked == []
     assert [path.read_bytes() for path in before] == kept
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (["sampler.json"], r"holds samples\.jsonl, verdicts-claims\.jsonl and no sampler\.json"),
+        (["sampler.json", "samples.jsonl"], r"holds verdicts-claims\.jsonl and no sampler\.json"),
+        (["samples.jsonl"], r"holds verdicts-claims\.jsonl of answers that are gone"),
+    ],
+)
+def test_verdicts_of_answers_that_are_gone_are_not_taken_for_those_of_others(gone, said, tmp_path):
+    sample(prompts_of(1), Poet(), SETTINGS, tmp_path, SamplingPlan(2))
+    (tmp_path / "verdicts-claims.jsonl").write_text('{"id": "p0", "verdicts": {}}\n')
+    with pytest.raises(SamplesError, match=r"or remove sampler\.json, samples\.jsonl, verdicts-claims\.jsonl"):
+        sample(prompts_of(1), Poet(), replace(SETTINGS, seed=4), tmp_path, SamplingPlan(2))
+    for name in gone:
+        (tmp_path / name).unlink()
+    poet = Poet()
+    with pytest.raises(SamplesError, match=said):
+        sample(prompts_of(1), poet, replace(SETTINGS, seed=3), tmp_path, SamplingPlan(2))
+    assert poet.asked == []
+    (tmp_path / "verdicts-claims.jsonl").unlink()
+    (tmp_path / "samples.jsonl").unlink(missing_ok=True)
+    assert sample(prompts_of(1), poet, SETTINGS, tmp_path, SamplingPlan(2)) == 0
 
 
 def test_versions_of_packages_may_change(tmp_path):
@@ -454,6 +481,7 @@ def test_a_run_of_the_world_that_was_cut_ends_with_the_same_answers(world_run, t
     content = (world_run.folder / "samples.jsonl").read_bytes()
     prompts = world_run.prompts
     (tmp_path / "samples.jsonl").write_bytes(content[: len(content) // 2])
+    shutil.copy(world_run.folder / "sampler.json", tmp_path)
     options = replace(world_run.options, out=tmp_path)
     PairsRun(options, prompts).sample()
     before, after = answers_in(world_run.folder), answers_in(tmp_path)

@@ -1,0 +1,61 @@
+"""Prompts of the data engine: what is read of rows, and which are left out."""
+
+import hashlib
+
+import datasets
+import pytest
+
+from mmdpo.pairs.prompts import PromptsError, find_held_out, read_held_out, read_prompts
+from mmdpo.pairs.run import PairsRun
+from tests.pairs_help import paint, parse, write_lines
+
+
+def photograph(path, colour=(200, 30, 30)):
+    path.parent.mkdir(exist_ok=True)
+    paint(colour, size=32).save(path, "JPEG")
+    return path
+
+
+def test_pictures_inside_a_parquet_file_are_the_files_that_they_were(tmp_path):
+    """A held-out photograph is found in it, and nothing is decoded to be kept in memory."""
+    one, other = photograph(tmp_path / "held_out" / "a.jpg"), photograph(tmp_path / "b.jpg", (0, 0, 9))
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in (one, other)]
+    rows = {"prompt": ["What is it?"] * 2, "image": images}
+    features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "prompts.parquet")
+    prompts = read_prompts(str(tmp_path / "prompts.parquet"))
+    assert [prompt.images for prompt in prompts] == [(one.read_bytes(),), (other.read_bytes(),)]
+    assert prompts[0].image_digests == (hashlib.sha256(one.read_bytes()).hexdigest(),)
+    held_out = read_held_out([str(tmp_path / "held_out")])
+    assert [(prompt.id, why) for prompt, why in find_held_out(prompts, held_out)] == [("1", "image held out")]
+
+
+def test_a_benchmark_makes_no_prompts_and_may_be_held_out(tmp_path):
+    """Its rows may share ids, as those of POPE's three parts do."""
+    image = photograph(tmp_path / "a.jpg")
+    rows = [
+        {"question_id": 1, "question": f"Is there a {of}?", "image": "a.jpg", "label": "no"} for of in ("dog", "cup")
+    ]
+    write_lines(tmp_path / "coco_pope_random.jsonl", rows)
+    name = str(tmp_path / "coco_pope_random.jsonl")
+    with pytest.raises(PromptsError, match="looks like the benchmark pope"):
+        read_prompts(name)
+    assert read_held_out([name]) == {hashlib.sha256(image.read_bytes()).hexdigest()}
+
+
+def test_a_system_prompt_is_part_of_what_is_asked_and_so_of_the_pairs(tmp_path):
+    flags = ["--prompts", "world", "--model", "world", "--out", tmp_path / "run", "--judges", "objects", "--limit", 2]
+    options = parse(*flags, "--system_prompt", "Be brief.")
+    plain, asked = (PairsRun(of).prompts for of in (parse(*flags), options))
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    assert [prompt.turns for prompt in asked] == [(system, *prompt.turns) for prompt in plain]
+    assert [prompt.question for prompt in asked] == [prompt.question for prompt in plain]
+    assert options.settings().system_prompt is None  # it is there once
+    assert asked[0].digest != plain[0].digest
+
+
+def test_a_file_of_no_ids_is_named(tmp_path):
+    (tmp_path / "ids.txt").write_text("\n")
+    flags = ["--prompts", "world", "--model", "world", "--out", tmp_path / "run", "--judges", "objects"]
+    with pytest.raises(PromptsError, match=r"ids\.txt names no prompts"):
+        _ = PairsRun(parse(*flags, "--ids", tmp_path / "ids.txt")).prompts
