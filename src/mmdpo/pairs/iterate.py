@@ -22,7 +22,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from mmdpo.benchmarks import tasks
 from mmdpo.files import printable, read_json, read_yaml, write_json, write_rows, write_whole
 from mmdpo.folders import hold_folder, make_folder
 from mmdpo.options import parse_options, read_flags
-from mmdpo.pairs.dataset import DATASET, TRAIN
+from mmdpo.pairs.dataset import DATASET, TRAIN, group_images
 from mmdpo.pairs.filters import REPEATING, why_useless
 from mmdpo.pairs.judging import read_verdicts
 from mmdpo.pairs.options import IterateOptions, PairsOptions
@@ -43,6 +43,7 @@ from mmdpo.pairs.samples import SAMPLES, read_samples
 from mmdpo.pairs.show import read_taken
 from mmdpo.records import derive_generator
 from mmdpo.tables import Table, show_number
+from mmdpo.texts import count_words
 
 ROUNDS, BEST, HELD_OUT = "rounds.json", "best", "held_out.txt"
 ADAPTER = "adapter_config.json"
@@ -91,7 +92,7 @@ def measure(run: PairsRun) -> Measured:
     return Measured(
         wrong=100 * struck / (struck + right) if struck + right else 0.0,
         right=right / len(greedy),
-        words=sum(len(sample.text.split()) for sample in greedy) / len(greedy),
+        words=sum(count_words(sample.text) for sample in greedy) / len(greedy),
         useless=100 * sum(reason is not None for reason in reasons) / len(greedy),
         repeating=100 * sum(reason == REPEATING for reason in reasons) / len(greedy),
         answers=len(greedy),
@@ -149,7 +150,16 @@ class Rounds:
                     "what `mmdpo eval` needs for it"
                 )
         self.recipe = {} if options.train is None else _read_mapping(options.train)
+        adapter = self.pairs.checkpoint.adapter or self.recipe.get("adapter_name_or_path")
+        if adapter:
+            raise IterateError(
+                f"the adapter {adapter} would be put onto the models of all rounds: name its folder as the model in "
+                f"{options.pairs}, or merge it into its base first (mmdpo merge)"
+            )
         self.base = self.pairs.sampling.model
+        names = options.held_out_judges or self.pairs.judging.judges
+        own_judges = replace(self.pairs.judging, judges=names)
+        self.gate_judge = PairsRun(replace(self.pairs, judging=own_judges)).judges[0]
 
     def run(self) -> dict[str, Any]:
         """Runs what is left of the rounds and returns what rounds.json holds."""
@@ -160,6 +170,11 @@ class Rounds:
             if "start" not in state:
                 state["start"] = asdict(self._measure(0, self.base))
                 write_json(self.folder / ROUNDS, state)
+            if not state["start"]["right"]:
+                raise IterateError(
+                    f"the judge {self.gate_judge.label} holds no claim of the start to be right, and gate and guards "
+                    "count right claims: name one that does with --held_out_judges, such as claims, objects or exact"
+                )
             state["start_benchmarks"] = self._evaluate(0, self.base)
             if state["rounds"] and state["ended"]:  # gate and guards may be others now, or prompts more
                 last = state["rounds"].pop()
@@ -168,9 +183,13 @@ class Rounds:
                     self._decide(last, state)
             while len(state["rounds"]) < self.options.rounds and not state["ended"]:
                 number = len(state["rounds"]) + 1
-                prompts = rest[(number - 1) * self.options.prompts_per_round :][: self.options.prompts_per_round]
+                seen = {name for n in range(1, number) for name in self._prompts_of(n).read_text("utf-8").split("\n")}
+                prompts = [name for name in rest if name not in seen][: self.options.prompts_per_round]
                 if not prompts:
-                    state["ended"] = f"round {number} has no prompts left; give more, or fewer --prompts_per_round"
+                    state["ended"] = (
+                        f"round {number} has no prompts left: rounds before it have seen all. Begin anew in another "
+                        "--out with more prompts, or fewer --prompts_per_round"
+                    )
                     break
                 self._run_round(number, prompts, state)
                 write_json(self.folder / ROUNDS, state)
@@ -183,7 +202,7 @@ class Rounds:
         make_folder(folder)
         kept = [row for row in state["rounds"] if row["kept"]]
         policy = str(kept[-1]["model"]) if kept else self.base
-        ids = folder / "prompts.txt"
+        ids = self._prompts_of(number)
         write_whole(ids, "".join(f"{name}\n" for name in prompts))
         own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs")}
         self._write_yaml(folder / "pairs.yaml", {**self._pairs_file(), **own})
@@ -225,6 +244,8 @@ class Rounds:
         taken = {name: of[0] for name, of in read_taken(folder / "pairs").items() if of[0][0] != of[0][1]}
         order = derive_generator(self.pairs.sampling.seed, str(number), "again").permutation(len(taken))[:JUDGED_AGAIN]
         drawn = {name: taken[name] for name in (list(taken)[place] for place in sorted(order.tolist()))}
+        if not drawn:  # each pair is an answer and what was made of it
+            return None
         own = {"ids": str(folder / "again.txt"), "out": str(folder / "again")}
         write_whole(folder / "again.txt", "".join(f"{name}\n" for name in drawn))
         make_folder(folder / "again")
@@ -245,8 +266,7 @@ class Rounds:
         state["rounds"].append({**row, "f1": new.f1(start), "kept": not reason, "reason": reason})
         if reason:
             state["ended"] = f"round {row['round']} is not kept: {reason}"
-        else:
-            self._link(Path(row["model"]))
+        self._link([Path(each["model"]) for each in state["rounds"] if each["kept"]])
 
     def _train(self, number: int, folder: Path, previous: str) -> str:
         """Trains a round's model and returns its folder."""
@@ -260,7 +280,7 @@ class Rounds:
         self._write_yaml(folder / "train.yaml", recipe)
         if not done.is_file():
             command = ["train", "--config", str(folder / "train.yaml")]
-            if run.is_dir() and any(run.glob("checkpoint-*")):
+            if run.is_dir():  # with or without a checkpoint
                 command += ["--resume_from_checkpoint", "true"]
             launch = shlex.split(self.options.launch) or [sys.executable, "-m", "mmdpo"]
             self.execute([*launch, *command])
@@ -299,7 +319,8 @@ class Rounds:
             "model": model,
             "ids": str(self.folder / HELD_OUT),
             "out": str(folder / "held_out"),
-            "num_samples": 1,
+            # What the greedy answer is held against by that judge is the draws.
+            "num_samples": self.pairs.sampling.num_samples if self.gate_judge.judge == "consistency" else 1,
         }
         return measure(self._judge_otherwise(folder / "held_out.yaml", own, samples=True))
 
@@ -328,9 +349,10 @@ class Rounds:
     def _split_prompts(self) -> list[str]:
         """Writes which prompts are held out, by image, and returns the others in drawn order."""
         prompts = PairsRun(self.pairs).prompts
-        by_image: dict[tuple[str, ...], list[Prompt]] = {}
+        lead = group_images(prompt.image_digests for prompt in prompts)
+        by_image: dict[str, list[Prompt]] = {}
         for prompt in prompts:
-            by_image.setdefault(prompt.image_digests, []).append(prompt)
+            by_image.setdefault(lead[prompt.image_digests[0]], []).append(prompt)
         groups = list(by_image.values())
         order = derive_generator(self.pairs.sampling.seed, "", "rounds").permutation(len(groups)).tolist()
         held_out, rest = list[str](), list[str]()
@@ -347,13 +369,26 @@ class Rounds:
         write_whole(path, text)
         return rest
 
+    def _prompts_of(self, number: int) -> Path:
+        return self.folder / f"round-{number}" / "prompts.txt"
+
     def _pairs_file(self) -> dict[str, Any]:
         return {key: value for key, value in _read_mapping(self.options.pairs).items() if key != "limit"}
 
     def _read_state(self) -> dict[str, Any]:
         path = self.folder / ROUNDS
         state = read_json(path) if path.is_file() else {"rounds": [], "ended": ""}
-        own = {"base": self.base, "start_from": self.options.start, "reference": self.options.reference}
+        judge = {
+            each.name: of
+            for each in fields(self.gate_judge)
+            if each.name != "base_url" and (of := getattr(self.gate_judge, each.name)) != each.default
+        }
+        own = {
+            "base": self.base,
+            "start_from": self.options.start,
+            "reference": self.options.reference,
+            "held_out_judge": judge,
+        }
         for key, value in own.items():
             if state.setdefault(key, value) != value:
                 raise IterateError(
@@ -361,11 +396,14 @@ class Rounds:
                 )
         return state
 
-    def _link(self, model: Path) -> None:
-        """Makes `best` a link to a model."""
+    def _link(self, models: Sequence[Path]) -> None:
+        """Makes `best` a link to the last of the models that were kept; without one there is none."""
         link, aside = self.folder / BEST, self.folder / f".{BEST}"
+        if not models:
+            link.unlink(missing_ok=True)
+            return
         aside.unlink(missing_ok=True)
-        aside.symlink_to(os.path.relpath(model, self.folder), target_is_directory=True)
+        aside.symlink_to(os.path.relpath(models[-1], self.folder), target_is_directory=True)
         aside.replace(link)
 
     def _mmdpo(self, *words: str) -> None:

@@ -57,7 +57,7 @@ class Commands:
         if said.startswith("eval"):
             self._evaluate(words)
         if "train --config" in said:
-            recipe = yaml.safe_load(Path(words[-1]).read_text())
+            recipe = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text())
             run = Path(recipe["output_dir"])
             run.mkdir(parents=True, exist_ok=True)
             (run / "config.json").write_text("{}")
@@ -166,6 +166,109 @@ def test_prompts_about_one_image_are_held_out_together(tmp_path, monkeypatch):
     assert {name.partition("#")[0] for name in held_out}.isdisjoint(name.partition("#")[0] for name in rest)
 
 
+def test_prompts_that_share_one_of_several_images_are_held_out_together(tmp_path):
+    """Twelve chains of three prompts: a and b, b and c, c alone."""
+    from PIL import Image
+
+    rows = []
+    for number in range(12):
+        names = [f"{number:02}{letter}.png" for letter in "abc"]
+        for place, name in enumerate(names):
+            Image.new("RGB", (8, 8), (number, place, 0)).save(tmp_path / name)
+        for place, of in enumerate((names[:2], names[1:], names[2:])):
+            rows.append({"id": f"{number}-{place}", "prompt": "What is it?", "images": of})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = {"prompts": str(tmp_path / "rows.jsonl"), "judges": ["consistency"], "limit": None}
+    rounds = Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)
+    (tmp_path / "out").mkdir()
+    rest = rounds._split_prompts()
+    held_out = (tmp_path / "out" / HELD_OUT).read_text().split("\n")[:-1]
+    assert (len(held_out), len(rest)) == (12, 24)
+    assert {name.partition("-")[0] for name in held_out}.isdisjoint(name.partition("-")[0] for name in rest)
+
+
+def test_another_number_of_prompts_in_a_round_brings_none_back(tmp_path, monkeypatch):
+    results = {f"round-{n}": good(wrong=20.0 - n) for n in range(5)}
+    commands = Commands(monkeypatch, results)
+    state = Rounds(options_of(tmp_path, "--rounds=2"), commands).run()
+    for words, said in ((["--rounds=3", "--prompts_per_round=4"], ""), (["--rounds=5"], "round 5 has no prompts left")):
+        state = Rounds(options_of(tmp_path, *words), commands).run()
+        assert state["ended"].startswith(said)
+        assert bool(state["ended"]) == bool(said)
+    seen = [(tmp_path / "out" / f"round-{n}" / "prompts.txt").read_text().split("\n")[:-1] for n in (1, 2, 3, 4)]
+    assert list(map(len, seen)) == [15, 15, 4, 6]
+    assert len(set().union(*seen)) == 40
+
+
+def test_the_link_is_of_the_round_that_is_the_best_after_another_guard(tmp_path, monkeypatch):
+    results = {"round-0": good(), "round-1": good(wrong=15.0), "round-2": good(wrong=5.0, right=2.7)}
+    commands = Commands(monkeypatch, results)
+    words = ["--prompts_per_round=20", "--rounds=3"]
+    assert [row["kept"] for row in Rounds(options_of(tmp_path, *words), commands).run()["rounds"]] == [True, True]
+    best = tmp_path / "out" / BEST
+    assert best.resolve() == (tmp_path / "out" / "round-2" / "run").resolve()
+    state = Rounds(options_of(tmp_path, *words, "--guard_cover=-5"), commands).run()
+    assert [row["kept"] for row in state["rounds"]] == [True, False]
+    assert best.resolve() == (tmp_path / "out" / "round-1" / "run").resolve()
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_is_begun_again(tmp_path, monkeypatch):
+    """Its folder holds the beginning of a run, which `mmdpo train` takes with that flag alone."""
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    (tmp_path / "out" / "round-1" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "round-1" / "run" / "recipe.yaml").write_text("")
+    Rounds(options_of(tmp_path, "--rounds=1"), commands).run()
+    (said,) = [said for said in commands.of("train") if "--config" in said]
+    assert said.endswith("--resume_from_checkpoint true")
+
+
+def test_answers_that_no_judge_could_look_at_are_a_result_too(tmp_path):
+    """A model that says nothing any more has no verdicts, and the gate is there for such a one."""
+    run = PairsRun(parse_options(PairsOptions, [*_flags(tmp_path), "--limit=2"], "pairs"))
+    run.folder.mkdir()
+    rows = [
+        {"id": prompt.id, "k": k, "text": "", "kind": kind} for prompt in run.prompts for k, kind in enumerate(KINDS)
+    ]
+    (run.folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run.judge()
+    found = measure(run)
+    assert (found.right, found.words, found.useless) == (0, 0, 100)
+    assert "right claims changed by -100.0 %" in judge_round(
+        found, good(), good(), options_of(tmp_path, "--gate=wrong")
+    )
+
+
+KINDS = ("greedy", "draw")
+
+
+def test_a_judge_that_knows_no_right_claims_decides_about_no_round(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(right=0.0)})
+    with pytest.raises(
+        IterateError, match=r"the judge objects holds no claim of the start to be right.*--held_out_judges"
+    ):
+        Rounds(options_of(tmp_path), commands).run()
+    assert [said for said in commands.words if "round-1" in said] == []
+
+
+def test_a_start_that_one_judge_has_measured_is_not_compared_with_what_another_one_says(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)})
+    Rounds(options_of(tmp_path, "--rounds=1"), commands).run()
+    with pytest.raises(IterateError, match=r"held_out_judge {'judge': 'objects'}, and now it is {'judge': 'consis"):
+        Rounds(options_of(tmp_path, "--held_out_judges=consistency"), commands).run()
+    state = Rounds(options_of(tmp_path, "--held_out_judges=objects"), commands).run()
+    assert [row["kept"] for row in state["rounds"]] == [True, True]
+
+
+def test_what_most_draws_say_is_known_of_several_draws_alone(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    for judge, count in (("consistency", 6), ("objects", 1)):
+        place = tmp_path / judge
+        place.mkdir()
+        Rounds(options_of(place, "--rounds=1", judges=[judge], num_samples=6), commands).run()
+        asked = yaml.safe_load((place / "out" / "round-1" / "held_out.yaml").read_text())
+        assert asked["num_samples"] == count
+
+
 def test_a_round_starts_from_the_last_one_that_was_kept_and_the_link_says_which_is_the_best(tmp_path, monkeypatch):
     commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=12.0)})
     state = Rounds(options_of(tmp_path, "--rounds=3"), commands).run()
@@ -205,6 +308,9 @@ def test_the_judges_of_the_held_out_answers_look_again_at_pairs_of_a_round(tmp_p
     assert [(row["id"], row["k"]) for row in judged] == [(f"own pairs-0-{n}", k) for n in range(3) for k in (1, 2)]
     assert yaml.safe_load((folder / "again.yaml").read_text())["judges"] == ["consistency"]
     assert Rounds(options_of(tmp_path), judge)._judge_again(1, folder) is None
+    monkeypatch.setattr("mmdpo.pairs.iterate.read_taken", lambda folder: {"own pairs-0-3": [(1, 1)]})
+    assert rounds._judge_again(1, folder) is None
+    assert len(asked) == 1, "there is nothing that another judge could compare"
     state = {"start": vars(good()), "rounds": [{"round": 1, "pairs": 7, "yield": 0.5, "agreed": 50.0, "kept": False}]}
     assert make_table(state).rows[1][-4:] == ("7", "50", "50", "not kept")
 
@@ -327,6 +433,11 @@ def test_what_begins_with_no_benchmark_is_refused(tmp_path):
 def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(IterateError, match="no_greedy"):
         Rounds(options_of(tmp_path, no_greedy=True))
+    with pytest.raises(IterateError, match="the adapter runs/a would be put onto the models of all rounds"):
+        Rounds(options_of(tmp_path, adapter="runs/a"))
+    (tmp_path / "recipe.yaml").write_text("adapter_name_or_path: runs/b\n")
+    with pytest.raises(IterateError, match="the adapter runs/b"):
+        Rounds(options_of(tmp_path, f"--train={tmp_path / 'recipe.yaml'}"))
     with pytest.raises(UsageError, match=r"pairs.yaml: there is no 'num_smaples'; did you mean 'num_samples'"):
         Rounds(options_of(tmp_path, num_smaples=3))
     rounds = Rounds(options_of(tmp_path, "--held_out=60"), lambda words: None)
