@@ -251,6 +251,8 @@ class ChatEndpoint:
         text = _join_parts(message.get("content"))
         if text is None and isinstance(message.get("refusal"), str) and message["refusal"]:
             raise RefusedError(f"{self.address} refuses to reply: {self._tidy(message['refusal'])[:300]}")
+        if text is None and reason == "content_filter":
+            raise RefusedError(f"{self.address} refuses to reply: its filter left no text (finish_reason {reason!r})")
         if text is None:
             why = f"finish_reason {self._tidy(reason)[:40]!r}" if reason else "no reason given"
             hint = "; the limit of new tokens was spent before any text came" if reason == "length" else ""

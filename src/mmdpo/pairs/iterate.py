@@ -176,9 +176,9 @@ class Rounds:
                     "count right claims: name one that does with --held_out_judges, such as claims, objects or exact"
                 )
             state["start_benchmarks"] = self._evaluate(0, self.base)
-            if state["rounds"] and state["ended"]:  # gate and guards may be others now, or prompts more
-                last = state["rounds"].pop()
+            if state["ended"]:  # gate, guards and rule may be others now
                 state["ended"] = ""
+                last = state["rounds"].pop() if state["rounds"] else {}
                 if "held_out" in last:
                     self._decide(last, state)
             while len(state["rounds"]) < self.options.rounds and not state["ended"]:

@@ -43,7 +43,7 @@ class JudgeChoice(Options):
     splits: Literal["model", "sentences"] = option("model", "What splits an answer into claims.")
     agreement: float = option(0.75, "Share of answers that have a claim which is believed.", within="(0, 1]")
     threshold: float = option(0.5, "P(yes) from which a claim is held to be true.", within="(0, 1]")
-    opponents: int = option(2, "With how many other answers each is compared.", least=1)
+    opponents: int = option(2, "With how many other answers each is compared; odd numbers are rounded up.", least=1)
     run: str | None = option(None, "Folder of `mmdpo train`, for judges that have rewards.")
 
     def __post_init__(self) -> None:

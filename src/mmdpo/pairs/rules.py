@@ -157,8 +157,17 @@ def sentence(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
         if place is None or _first_wrong(rejected) != place or _first_wrong(chosen) <= place:
             continue
         if any(claim.sentence == place for claim in chosen.verdict.claims):  # a sentence that says nothing is no answer
-            texts = " ".join(ours[: place + 1]), " ".join(theirs[: place + 1])
-            yield Proposal(chosen, rejected, 1.0, True, texts)
+            ends = ((chosen.sample.text, ours), (rejected.sample.text, theirs))
+            up_to = (_find_start(text, sentences[: place + 1]) for text, sentences in ends)
+            yield Proposal(chosen, rejected, 1.0, True, (next(up_to), next(up_to)))
+
+
+def _find_start(text: str, sentences: Sequence[str]) -> str:
+    """Returns a text up to the end of its first sentences, as it is written there."""
+    end = 0
+    for each in sentences:
+        end = text.index(each, end) + len(each)
+    return text[:end]
 
 
 def negatives(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from mmdpo.data.export import export_examples
+from mmdpo.data.export import WRITERS, export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
 from mmdpo.files import read_json, write_json, write_whole
@@ -241,6 +242,8 @@ class PairsRun:
                 left_out=self.left_out,
                 is_planned=self._is_planned,
             )
+        for left in [self.folder / DATASET / f"{of}-{part}" for of in WRITERS for part in ("train", "eval")]:
+            shutil.rmtree(left, ignore_errors=True)  # of an earlier build, whose pairs were others
         if self.options.build.to != "trl":
             for name in result["pairs"]:
                 pairs = read_dataset(self.folder / DATASET / f"{name}.parquet")

@@ -172,6 +172,7 @@ ONE_LINE = {
     "400": (Act("rude", status=400), RefusedError),
     "413": (Act("too large", status=413), RefusedError),
     "refusal": (body(completion(message={"content": None, "refusal": "I will not."})), RefusedError),
+    "filtered": (body(completion(None, choice={"finish_reason": "content_filter"})), RefusedError),
     "401 with the key": (Act(f"wrong key {KEY}", status=401), EndpointError),
     "404": (Act(status=404), EndpointError),
     "418 with controls": (Act("\x1b]0;title\x07 tea\n\npot", status=418), EndpointError),

@@ -16,6 +16,7 @@ from mmdpo.pairs.card import make_recipe, write_card
 from mmdpo.pairs.dataset import group_images
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SamplesError
 from tests.pairs_help import make_candidate, make_prompt, paint, parse, read_lines, write_lines, write_run
@@ -436,6 +437,18 @@ def test_the_split_depends_on_the_picture_alone(tmp_path):
 
 def test_pictures_that_stand_together_are_one_group():
     assert group_images([("a",), ("b", "c"), ("d", "c"), ("e", "d")]) == {"a": "a"} | dict.fromkeys("bcde", "b")
+
+
+def test_a_format_of_an_earlier_build_does_not_stay_beside_other_pairs(tmp_path):
+    prompts = run_of(tmp_path, {f"p{n}": IN_WORLD for n in range(12)})
+    flags = ["--prompts", "x", "--model", "world", "--judges", "objects", "--balance", "none", "--out", tmp_path]
+    for words, left in (
+        (["--to", "ms_swift", "--eval_share", 0.5], ["ms_swift-eval", "ms_swift-train"]),
+        (["--to", "llama_factory"], ["llama_factory-train"]),
+        ([], []),
+    ):
+        PairsRun(parse(*flags, *words), prompts).build()
+        assert sorted(path.name for path in (tmp_path / "dataset").iterdir() if path.is_dir()) == left
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

@@ -371,6 +371,16 @@ def test_a_round_without_pairs_ends_the_iteration_and_what_was_reached_is_kept(t
         assert (place / "out" / BEST).resolve() == (place / "out" / "round-1" / "run").resolve()
 
 
+@pytest.mark.parametrize("share", [0, 0.05])
+def test_a_first_round_that_gave_no_pairs_is_tried_again_by_the_same_command(tmp_path, monkeypatch, share):
+    results = {"round-0": good(), "round-1": good(wrong=10.0)}
+    commands = Commands(monkeypatch, results, {"round-1": share})
+    assert "round 1 gives" in Rounds(options_of(tmp_path, "--rounds=1"), commands).run()["ended"]
+    commands.yields = {}  # by another rule in pairs.yaml
+    state = Rounds(options_of(tmp_path, "--rounds=1"), commands).run()
+    assert (state["ended"], [row["kept"] for row in state["rounds"]]) == ("", [True])
+
+
 def test_other_guards_decide_again_about_the_round_that_was_not_kept(tmp_path, monkeypatch):
     results = {"round-0": good(), "round-1": good(wrong=2.0, right=2.5), "round-2": good(wrong=1.0, right=2.5)}
     commands = Commands(monkeypatch, results)

@@ -112,6 +112,16 @@ def test_sentence_takes_two_answers_up_to_the_first_sentence_that_differs():
     ]
 
 
+def test_sentence_takes_the_answers_as_they_are_written():
+    right = c(1, "A room.\n\n- A cup.\n- It is red.", right=[("cup", 1)])
+    wrong = c(2, "A room.\n\n- A dog.", wrong=[("dog", 1)])
+    (pair,) = RULES["sentence"].propose([right, wrong], np.random.default_rng(0))
+    assert pair.texts == ("A room.\n\n- A cup.", "A room.\n\n- A dog.")
+    chinese = c(1, "一个房间。有杯子。是红的。", right=[("杯子", 1)]), c(2, "一个房间。有狗。", wrong=[("狗", 1)])
+    (pair,) = RULES["sentence"].propose(chinese, np.random.default_rng(0))
+    assert pair.texts == ("一个房间。有杯子。", "一个房间。有狗。")
+
+
 def test_sentence_takes_no_sentence_that_claims_nothing():
     silent = c(1, "A room. It is nice.", right=[("room", 0)])
     wrong = c(2, "A room. A dog sits there.", wrong=[("dog", 1)])
