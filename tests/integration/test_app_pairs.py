@@ -74,7 +74,7 @@ def choose(page, label, option):
     page.keyboard.press("Escape")
 
 
-def test_rows_are_found_sorted_and_read_with_the_keyboard(page):
+def test_rows_are_found_sorted_and_read_with_the_keyboard(page, folder):
     assert numbers(page) == list(range(1, 26))
     wait_for_row(page, 1)
     page.keyboard.press("j")
@@ -88,6 +88,10 @@ def test_rows_are_found_sorted_and_read_with_the_keyboard(page):
     assert page.locator(".pair mark").all_text_contents() == ["cup", "dog"]
     page.get_by_label("Search").fill("nobody says that")
     page.get_by_text("No row is like that").wait_for()
+    page.get_by_label("Search").blur()
+    page.keyboard.press("d")
+    page.get_by_text("no row is shown, so there is nothing to decide about").wait_for()
+    assert not (folder / "decisions.jsonl").exists()
     page.get_by_label("Search").fill("")
     wait_for_rows(page, *range(1, 26))
     choose(page, "Only rows that are, or where", "faulty")
@@ -141,9 +145,13 @@ def test_flags_and_drops_are_written_with_their_reasons(page, folder):
     assert page.locator(".rows .badge").all_text_contents() == ["dropped", "faulty", "dropped", "flagged"]
     choose(page, "Only rows that are, or where", "dropped")
     wait_for_rows(page, 1, 3)
+    decide(page, 3, "u", "kept.")
+    wait_for_row(page, 1)  # the last of the list has left it: the one before is shown
+    wait_for_rows(page, 1)
     lines = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
     assert [(line["row"], line["decision"], line["reason"]) for line in lines] == [
         (1, "drop", "too <b>short</b>"), (3, "drop", ""), (4, "flag", ""), (5, "drop", ""), (5, "keep", ""),
+        (3, "keep", ""),
     ]  # fmt: skip
 
 

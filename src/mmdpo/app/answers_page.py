@@ -38,7 +38,10 @@ class BoardItem:
     """Rows of answers.jsonl."""
     scores: Mapping[str, ScoredItem]
     gap: float
-    """The most faults of a run, less the fewest: words flagged, a wrong yes or no, or what a rating lacks to 6."""
+    """The most faults of a run, less the fewest: words flagged, a wrong yes or no, or what a rating lacks to 6.
+
+    Answers that were not scored are left out.
+    """
     unlike: float
     """Share of the answers' words that not all of them have."""
 
@@ -80,7 +83,7 @@ def _make_item(item: str, rows: Mapping[str, Mapping[str, Any]], runs: Mapping[s
     scores = {label: run.items[item] for label, run in runs.items() if item in run.items}
     first = next(iter(rows.values()))
     image = next((score.image for score in scores.values() if score.image), str(first.get("image") or ""))
-    faults = [count_faults(score) for score in scores.values()]
+    faults = [count_faults(score) for score in scores.values() if score.is_scored]
     words = [frozenset(re.findall(r"\w+", str(row.get("answer", "")).casefold())) for row in rows.values()]
     every, some = frozenset.intersection(*words), frozenset.union(*words)
     return BoardItem(

@@ -164,4 +164,6 @@ def free_bytes() -> int:
     from accelerate.utils import get_max_memory
 
     device, free = PartialState().device, get_max_memory()
-    return int(free.get(device.index or 0, free["cpu"]) if device.type != "cpu" else free["cpu"])
+    # Where a device shares the memory of the CPU, that of either is listed alone.
+    own: tuple[int | str, ...] = ("cpu", 0, "mps") if device.type == "cpu" else (device.index or 0, "mps", "cpu")
+    return int(next(free[place] for place in own if place in free))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from ipaddress import ip_address
@@ -64,7 +66,7 @@ def launch(
     """Serves the page until it is interrupted; `ready` is told the address.
 
     Without a port the first that is free from 7860 on. No file is served but those of Gradio itself and those that a
-    page hands out. Raises OSError for a port that is taken.
+    page hands out. Raises OSError where there is none, or the port was taken since `check_address`.
     """
     for name in _UNWANTED:
         os.environ.pop(name, None)
@@ -91,9 +93,25 @@ def launch(
             app_kwargs={"middleware": [Middleware(_AddPolicy)], "docs_url": None, "redoc_url": None},
         )
     except OSError as error:
-        raise OSError(f"--port {port}: cannot be opened on {host} ({error}); choose another one") from error
+        which = "no port from 7860 on" if port is None else f"--port {port}"
+        raise OSError(f"{which}: cannot be opened on {host} ({error}); choose another one with --port") from error
     ready(str(app.local_url))
     app.block_thread()
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raises OSError for an address that is not this machine's, and for a port that is taken there.
+
+    Gradio would take either for a taken port, and try a hundred of them for minutes.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+            probe.bind(address)
+    except OSError as error:
+        which = f"--port {port}" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"--host {host}"
+        raise OSError(f"{which}: cannot be opened on this machine ({error.strerror}); choose another one") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,17 +121,20 @@ class OtherPictures:
         self._kept = np.setdiff1d(np.arange(len(dataset)), np.asarray(sorted(left_out), dtype=int))
         self._examples = dataset.select(self._kept.tolist())
         self._items: Items | None = None
+        self._lock = threading.Lock()
+        """Windows ask at once, each with a seed and an epoch of its own."""
 
     def draw(self, index: int, how: HowCorrupted, tell: Callable[[int, int], None]) -> tuple[Any, ...]:
         """Returns one picture for each of a row's own. Raises ValueError where there is no other row or picture."""
         place = int(np.searchsorted(self._kept, index))
         if place == len(self._kept) or self._kept[place] != index:
             raise ValueError("the row is left out, so that no other row's picture is drawn for it")
-        if self._items is None:
-            self._items = Items(_Counted(self._examples, tell), seed=how.seed, draw_others=True, per_epoch=True)
-        self._items.seed = how.seed
-        self._items.set_epoch(how.epoch)
-        return self._items[place].other_images
+        with self._lock:
+            if self._items is None:
+                self._items = Items(_Counted(self._examples, tell), seed=how.seed, draw_others=True, per_epoch=True)
+            self._items.seed = how.seed
+            self._items.set_epoch(how.epoch)
+            return self._items[place].other_images
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,11 @@ class _Page:
             try:
                 view, query = self._read(values)
                 before = view.select(query)
+                if not len(before):
+                    raise ValueError("no row is shown, so there is nothing to decide about")
                 view.decide(index, decision, "" if decision == KEEP else reason)
                 if index in before and index not in view.select(query):
-                    shown = move(before, index, 1)
+                    shown = move(before, index, -1 if index == before[-1] else 1)
             except (ValueError, OSError) as error:
                 return (*self.show(*values), reason, paragraph(str(error), "problem", role="alert"))
             return (*self.show(shown, *values[1:]), "", _tell_decision(view, index, decision, reason))

@@ -50,8 +50,9 @@ def run(options: AppOptions) -> int:
         raise ImportError('mmdpo app needs Gradio, which is not installed: pip install "mmdpo[app]"')
     auth = read_auth(options.auth)
     quiet_libraries()
-    from mmdpo.app.page import build_app, is_loopback, launch
+    from mmdpo.app.page import build_app, check_address, is_loopback, launch
 
+    check_address(options.host, options.port)
     app = build_app(_find_sources(options))
     if not is_loopback(options.host) and not auth:
         print(printable(f"Whoever reaches {options.host} can read the data and decide: --auth asks for a password"))
@@ -104,8 +105,10 @@ def read_auth(path: Path | None) -> list[tuple[str, str]]:
     """
     text = os.environ.get(AUTH, "") if path is None else path.read_text(encoding="utf-8")
     found = []
-    for number, line in enumerate(filter(None, map(str.strip, text.splitlines())), start=1):
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         user, _, password = line.partition(":")
+        if not line:
+            continue
         if not user or not password:
             where = AUTH if path is None else f"{path}, line {number}"
             raise ValueError(f"{where}: write user:password")

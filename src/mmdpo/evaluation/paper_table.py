@@ -14,6 +14,7 @@ from mmdpo.benchmarks.evaluate import SUFFIX
 from mmdpo.tables import MISSING, NO_BREAK, Table, show_interval
 
 SOURCE: Final = "Wang et al., mDPO, EMNLP 2024 (arXiv 2406.11839v2)"
+_NO_JUDGE: Final = "a judge that is not named"
 
 
 class PaperColumn(NamedTuple):
@@ -150,8 +151,8 @@ def explain(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _explain_mmhal(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"MMHal-Bench was rated by {result['made_by']['judge']} with this project's own prompt; the paper's judge was "
-        "GPT-4 with the official one. Another judge is another scale."
+        f"MMHal-Bench was rated by {result['made_by'].get('judge', _NO_JUDGE)} with this project's "
+        "own prompt; the paper's judge was GPT-4 with the official one. Another judge is another scale."
     )
     score = result["metrics"].get("mmhal/score", {})
     if score.get("visible_difference") is not None:
@@ -162,7 +163,7 @@ def _explain_mmhal(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _explain_object_halbench(result: Mapping[str, Any]) -> Iterator[str]:
-    metrics, judge = result["metrics"], result["made_by"].get("judge")
+    metrics, judge = result["metrics"], result["made_by"].get("judge", _NO_JUDGE)
     mode = "llm" if "object_halbench/llm/chair_s" in metrics else "word"
     how = f"LLM mode, objects listed by {judge}" if mode == "llm" else "word mode, without a language model"
     refined = _value(result, f"object_halbench/{mode}/chair_s_refine", ".1f")

@@ -16,6 +16,7 @@ from mmdpo.tables import MISSING
 
 LEAST_FAULTLESS = 3
 """The ratings of MMHal-Bench that stand for an answer without hallucination begin here."""
+_RIGHT = {True: "right", False: "wrong"}
 LOOKED_AT = 2000
 """Items that examples are chosen from, and that tell whether runs are of the same data: the first of each run."""
 SHOWN_ITEMS = 6
@@ -57,6 +58,8 @@ class ScoredItem:
 
     image: str
     flagged: tuple[str, ...]
+    is_scored: bool
+    """Whether anything was found of it: False where a judge gave no reply, or nothing could be read."""
     is_wrong: bool
     flags_words: bool
     remark: str
@@ -141,7 +144,14 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
     if isinstance(read, str) and isinstance(right, str):
         is_wrong |= read.casefold() != right.casefold()
         said.append(f"read as {read}; right is {right}")
-    is_rated = isinstance(rating, int | float) and not isinstance(rating, bool)  # MMVP's verdicts are true or false
+    elif isinstance(right, str) and "read_as" in row["reason"]:
+        said.append(f"cannot be read, so it is not counted; right is {right}")
+    if isinstance(rating, bool):  # MMVP's judge decides, whatever letter the answer was read as
+        is_wrong = not rating
+        is_meant = isinstance(tolerant, bool) and tolerant != rating
+        meant = f" as the official rule reads it, {_RIGHT[not rating]} as it is meant" if is_meant else ""
+        said.append(f"{_RIGHT[rating]} by the judge{meant}")
+    is_rated = isinstance(rating, int | float) and not isinstance(rating, bool)
     if is_rated:
         is_wrong |= rating < LEAST_FAULTLESS
         other = ""
@@ -155,6 +165,7 @@ def _score(row: Mapping[str, Any]) -> ScoredItem:
     return ScoredItem(
         image=row["image"],
         flagged=flagged,
+        is_scored=flags_words or isinstance(rating, int | float) or (isinstance(read, str) and isinstance(right, str)),
         is_wrong=is_wrong,
         flags_words=flags_words,
         remark=" · ".join(said),

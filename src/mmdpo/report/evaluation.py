@@ -98,8 +98,11 @@ def _name_metrics(text: str, benchmark: str) -> str:
     return re.sub(rf"\b{re.escape(benchmark)}/[\w/]+", lambda found: label_metric(found[0], benchmark), text)
 
 
-def evaluation_heads(scored: Sequence[Scored], known: Benchmarks) -> list[Headline]:
-    """Returns what the results come to: beside published ones first, then benchmark by benchmark those that are not."""
+def evaluation_heads(scored: Sequence[Scored], known: Benchmarks, missing: list[str]) -> list[Headline]:
+    """Returns what the results come to: beside published ones first, then benchmark by benchmark those that are not.
+
+    Results that cannot be set beside published ones are named in `missing`, and stand benchmark by benchmark.
+    """
     results: dict[str, dict[str, Mapping[str, Any]]] = {}
     for of in scored:
         for run in of.runs:
@@ -108,7 +111,11 @@ def evaluation_heads(scored: Sequence[Scored], known: Benchmarks) -> list[Headli
                 "made_by": run.made_by,
                 "partial": False,  # each section says why
             }
-    table = known.publish(results) if scored else None
+    table: PublishedTable | None = None
+    try:
+        table = known.publish(results) if scored else None
+    except Exception as error:  # what a folder holds may surprise who reads it
+        missing.append(f"the table of published results: cannot be shown ({type(error).__name__}: {error})")
     inside = [of for of in scored if table is not None and table.metrics & set(of.main)]
     heads = []
     if table is not None and inside:
@@ -200,17 +207,22 @@ def _cell(of: Scored, run: EvaluatedRun, metric: str) -> str:
 
 
 def _say_differences(scored: Sequence[Scored], metrics: frozenset[str]) -> str:
-    """Returns on how many of the metrics each run is better and worse than the first; empty where nothing compares."""
-    counts: dict[str, list[int]] = {}
+    """Returns on how many of the metrics each run is better and worse than the first; empty where nothing compares.
+
+    Benchmarks that the first run lacks are compared with another one, which has a sentence of its own.
+    """
+    firsts: dict[str, dict[str, list[int]]] = {}
     for of in scored:
         for (run, metric), row in of.differences.items():
-            if metric in metrics and row["better"] in ("higher", "lower"):
+            if metric in metrics and row["better"] in ("higher", "lower") and of.content is not None:
                 sign = 1 if row["better"] == "higher" else -1
-                of_run = counts.setdefault(run, [0, 0, 0])
+                of_run = firsts.setdefault(of.content["runs"][0], {}).setdefault(run, [0, 0, 0])
                 of_run[0 if not row["excludes_zero"] else 1 if sign * row["difference"] > 0 else 2] += 1
-    if not counts:
-        return ""
-    first = next(of.content["runs"][0] for of in scored if of.content is not None)
+    return " ".join(_say_against(first, counts) for first, counts in firsts.items())
+
+
+def _say_against(first: str, counts: Mapping[str, Sequence[int]]) -> str:
+    """Returns a sentence; `counts` are, by run, the metrics that are unclear, better and worse than the first run's."""
     order = sorted(counts, key=lambda run: counts[run][2] - counts[run][1])
     said = []
     for run in order if len(order) <= MOST_NAMED else (order[0], order[-1]):

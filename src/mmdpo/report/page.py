@@ -73,7 +73,7 @@ def _make_sections(
         score_benchmark(benchmark, [run for run in evaluated if run.benchmark == benchmark], benchmarks)
         for benchmark in dict.fromkeys(run.benchmark for run in evaluated)
     ]
-    heads = evaluation_heads(scored, benchmarks)
+    heads = evaluation_heads(scored, benchmarks, missing)
     on_top = {head.table.title for head in heads if head.table is not None}
     for of in count(scored, "drawing", "benchmark"):
         add(of.benchmark, partial(evaluation_section, of, pictures, has_key=key_table(of).title not in on_top))

@@ -227,12 +227,10 @@ def _list_trials(trials: Mapping[str, Sequence[TrainedRun]]) -> Table:
 
 def _answers_of(trials: Mapping[str, Sequence[TrainedRun]], world: str) -> list[EvaluatedRun]:
     """Returns what each variant said of a world's scenes with the first seed that most of them have."""
-    found: dict[int, list[EvaluatedRun]] = {}
+    found: dict[int, list[Place]] = {}
     for variant, of in trials.items():
         for trial in of:
-            folder = trial.folder / world
-            if (folder / SCORES).is_file():
-                run = replace(read_evaluated(Place(folder, variant), []), label=variant)
-                found.setdefault(number_at_end(trial.folder), []).append(run)
-                break
-    return max(found.values(), key=len, default=[])
+            if (trial.folder / world / SCORES).is_file():
+                found.setdefault(number_at_end(trial.folder), []).append(Place(trial.folder / world, variant))
+    places = max((found[seed] for seed in sorted(found)), key=len, default=[])
+    return [read_evaluated(place, []) for place in places]

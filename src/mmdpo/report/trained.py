@@ -17,7 +17,7 @@ from mmdpo.report.figures import curve_panels, draw_panels, overlay_panels
 from mmdpo.report.labels import label_logged
 from mmdpo.report.layout import Curves, Headline, Section, cut, render, table_files
 from mmdpo.report.reading import RECIPE, TRAINER_STATE, Place, fit, number_at_end, read_lines, read_object
-from mmdpo.tables import NO_BREAK, Table, matrix
+from mmdpo.tables import MISSING, NO_BREAK, Table, matrix
 from mmdpo.texts import split_pieces, words_not_shared
 
 CHECKPOINT, CARD, SAMPLES = "checkpoint.json", "README.md", "sample_answers.jsonl"
@@ -258,7 +258,7 @@ def samples_section(runs: Sequence[TrainedRun]) -> Section:
     html = render("samples.html", prompts=shown, left_out=left_out, file=SAMPLES, are_several=len(runs) > 1)
     headers = ("run", "step", "id", "prompt", "chosen", "rejected", "answer")
     records = [{"run": run.label, **{key: row.get(key) for key in headers[1:]}} for run in runs for row in run.samples]
-    rows = tuple(tuple(str(record[key]) for key in headers) for record in records)
+    rows = tuple(tuple(MISSING if record[key] is None else str(record[key]) for key in headers) for record in records)
     table = Table(headers, rows, "Sample answers", tuple(records))
     return Section("samples", "Sample answers during training", html, table_files("samples", table))
 

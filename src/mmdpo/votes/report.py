@@ -252,7 +252,7 @@ def _bradley_terry(study: Study, votes: Sequence[Vote], resamples: int, seed: in
         reason = "no finite strengths: of some runs, none was ever preferred to, or level with, one of the others"
         return {"strengths": [], "reason": reason}
     sums = resample(table, resamples=resamples, seed=seed)
-    drawn = np.full((len(study.runs), 1), np.nan) if sums is None else _strengths(study, sums)
+    drawn = np.zeros((len(study.runs), 0)) if sums is None else _strengths(study, sums)
     rows = []
     for label, strength, values in zip(study.labels, whole, drawn, strict=True):
         interval = find_interval(values)

@@ -108,6 +108,18 @@ def test_a_judge_s_ratings_and_replies_stand_beside_the_answers(tmp_path):
     assert ids(board, EVERY_WRONG, "") == ["c"]
 
 
+def test_an_answer_that_was_not_scored_is_no_faultless_one(tmp_path):
+    """The judge gave no reply to a of mdpo: what dpo lacks there says nothing of the two."""
+    rated = {item: {"official": rating, "tolerant": rating} for item, rating in (("a", 1), ("b", 5), ("c", 3))}
+    runs = [
+        write_run(tmp_path / name, {item: f"{name} on {item}" for item in "abc"}, reasons=reasons)
+        for name, reasons in (("dpo", rated), ("mdpo", rated | {"a": {}, "b": rated["c"]}))
+    ]
+    board = board_of(runs)
+    assert [(item.id, item.gap) for item in board.items] == [("b", 2), ("a", 0), ("c", 0)]
+    assert ids(board, DIFFERENT, "") == ["b"]
+
+
 def test_text_of_answers_is_text(tmp_path):
     bad = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     runs = [write_run(tmp_path / name, {bad: bad + name}, prompts={bad: bad}) for name in ("dpo", "mdpo")]
@@ -145,7 +157,8 @@ def test_two_results_of_one_run_are_told_apart_by_their_folders(flagged, tmp_pat
 
 def test_many_items_are_read_whole(tmp_path):
     answers = {f"item-{number}": "a cup" for number in range(2500)}
-    runs = [write_run(tmp_path / name, answers, benchmark="world") for name in ("dpo", "mdpo")]
+    reasons = {item: {"flagged": []} for item in answers}
+    runs = [write_run(tmp_path / name, answers, benchmark="world", reasons=reasons) for name in ("dpo", "mdpo")]
     last = runs[1] / "scores.jsonl"
     lines = last.read_text().splitlines()
     lines[-1] = json.dumps(json.loads(lines[-1]) | {"reason": {"flagged": ["cup"]}})

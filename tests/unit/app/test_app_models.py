@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,3 +163,22 @@ def test_the_worlds_model_is_opened_as_evaluation_opens_it_and_its_weights_are_c
     assert loaded.processor.tokenizer is not None
     assert size <= measure_model(SMALL.name) < 1.1 * size
     assert free_bytes() > size
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "free"),
+    [
+        ("cpu", {"cpu": 7}, 7),
+        ("cpu", {0: 5, "cpu": 7}, 7),
+        ("cuda:1", {0: 4, 1: 5, "cpu": 7}, 5),
+        ("cuda", {0: 5, "cpu": 7}, 5),
+        ("cuda", {0: 5}, 5),  # a GPU that shares the memory of the CPU
+        ("cpu", {0: 5}, 5),
+        ("mps", {"mps": 6}, 6),
+        ("cpu", {"mps": 6}, 6),
+    ],
+)
+def test_memory_is_found_wherever_it_is_listed(monkeypatch, device, listed, free):
+    monkeypatch.setattr("accelerate.utils.get_max_memory", lambda: listed)
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(device=torch.device(device)))
+    assert free_bytes() == free

@@ -1,5 +1,6 @@
 """What `mmdpo app` says before it opens anything: nothing to open, no Gradio, users that cannot be read."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def test_folders_without_anything_to_show_are_an_error(tmp_path, capsys):
     assert f"there is nothing to show in {tmp_path}: name two runs" in said(capsys, "--runs", tmp_path)
 
 
+def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_path, capsys):
+    pytest.importorskip("gradio", reason="the app needs Gradio")
+    from mmdpo.app.page import check_address
+
+    told = said(capsys, "--data", tmp_path / "none", "--host", "192.0.2.1")  # kept for documentation: nobody's
+    assert "--host 192.0.2.1: cannot be opened on this machine" in told
+    assert "--host no.such.host.invalid: cannot" in said(capsys, "--demo", "--host", "no.such.host.invalid")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"--port {port}: cannot be opened" in said(capsys, "--data", tmp_path / "none", "--port", port)
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        check_address(host, None)
+
+
 def test_two_datasets_of_one_name_are_an_error(tmp_path, capsys):
     pytest.importorskip("gradio", reason="the app needs Gradio")
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
@@ -56,7 +73,13 @@ def test_users_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("ann", "line 1: write user:password"), (":x", "line 1"), ("", "no user in it")]
+    ("text", "told"),
+    [
+        ("ann", "line 1: write user:password"),
+        (":x", "line 1"),
+        ("\nbea:two\n\nann", "line 4: write user:password"),
+        ("", "no user in it"),
+    ],
 )
 def test_users_without_a_password_are_an_error_that_shows_none(tmp_path, text, told):
     (tmp_path / "users").write_text(f"{text}\n")

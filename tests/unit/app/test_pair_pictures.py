@@ -2,6 +2,8 @@
 
 import base64
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +53,31 @@ def test_random_image_shows_the_row_that_the_run_draws(dataset):
         shown = show(dataset, index, HowCorrupted("random_image", seed=7), left_out=[1])[1]
         assert np.array_equal(pixels(shown), np.asarray(items[place].other_images[0]))
     assert "the row is left out" in show(dataset, 1, HowCorrupted("random_image"), left_out=[1])[1].thumbnail.why
+
+
+def test_windows_that_ask_at_once_see_their_own_seed_and_the_pictures_are_looked_at_once(dataset, monkeypatch):
+    looked = []
+
+    class SlowItems(Items):
+        def __init__(self, *examples, **how):
+            looked.append(examples)
+            super().__init__(*examples, **how)
+
+        def set_epoch(self, epoch):
+            super().set_epoch(epoch)
+            time.sleep(0.02)
+
+    monkeypatch.setattr("mmdpo.app.pair_pictures.Items", SlowItems)
+    others, hows = OtherPictures(dataset), [HowCorrupted("random_image", seed=seed) for seed in range(8)]
+
+    def draw(how):
+        return others.draw(0, how, lambda done, rows: None)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        drawn = list(pool.map(draw, hows))
+    assert len(looked) == 1
+    assert all(np.array_equal(image, draw(how)) for image, how in zip(drawn, hows, strict=True))
+    assert len({np.asarray(image).tobytes() for image in drawn}) > 1
 
 
 def test_the_datasets_own_corrupted_image_is_shown(dataset):

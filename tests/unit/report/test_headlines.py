@@ -64,6 +64,7 @@ AMBER = {"amber/chair": metric(4.25, 4.0, 4.5), "amber/cover": metric(60.0, bett
 AMBER |= {
     f"amber/{part}/accuracy": metric(81, better="higher") for part in ("overall", "existence", "tolerant/overall")
 }
+MMHAL = {"mmhal/score": metric(3.0, unit="0–6", better="higher")}
 
 
 def stand_in(rows):
@@ -134,6 +135,38 @@ class TestBenchmarks:
         text = flow(read_html([tmp_path / "base", tmp_path / "mdpo"], tmp_path, benchmarks=known))
         assert "Against base, mdpo differs beyond chance on none of 1 figure." in text
         assert "mdpo is better" not in text
+
+    def test_a_sentence_names_the_run_that_each_benchmark_is_compared_with(self, tmp_path):
+        """The first run has no result of MMHal-Bench, so that the second is what others differ from there."""
+        for name in ("base", "dpo", "mdpo"):
+            write_scored(tmp_path / name / "amber", "amber", AMBER)
+            if name != "base":
+                write_scored(tmp_path / name / "mmhal", "mmhal", MMHAL, made_by={"judge": "J"})
+        rows = {"amber": {"amber/chair": ("lower", 2.0, 1.0, 3.0)}, "mmhal": {"mmhal/score": ("higher", 0.5, 0.1, 0.9)}}
+
+        def compare(folders, labels):
+            of_each = [stand_in(rows[folders[0].name])(folders, [labels[0], label]) for label in labels[1:]]
+            return of_each[0] | {"runs": labels, "rows": [row for of in of_each for row in of["rows"]]}
+
+        known = Benchmarks(compare, know_benchmarks().main, set_beside_paper)
+        text = flow(read_html([tmp_path / name for name in ("base", "dpo", "mdpo")], tmp_path, benchmarks=known))
+        assert (
+            "Against base, dpo is better on 0 of 1 figure and worse on 1; mdpo is better on 0 of 1 figure and worse "
+            "on 1. Against dpo, mdpo is better on 1 of 1 figure and worse on 0."
+        ) in text
+
+    def test_results_that_cannot_be_set_beside_the_papers_are_shown_alone(self, tmp_path):
+        write_scored(tmp_path / "mine" / "mmhal", "mmhal", MMHAL)
+        html = read_html([tmp_path / "mine"], tmp_path, benchmarks=know_benchmarks())
+        assert "was rated by a judge that is not named" in flow(html)
+
+        def publish(results):
+            raise KeyError("visible_difference")
+
+        known = Benchmarks(main=know_benchmarks().main, publish=publish)
+        text = flow(read_html([tmp_path / "mine"], tmp_path, benchmarks=known))
+        assert "mine: MMHal-Bench score 3.00" in text
+        assert "the table of published results: cannot be shown (KeyError" in text
 
     def test_what_no_run_measured_of_the_papers_columns_is_no_table(self):
         assert set_beside_paper({"mine": {"pope": {"metrics": {"pope/macro/f1": metric(1.0)}}}}) is None
@@ -240,6 +273,11 @@ class TestSamples:
         html = self.show(tmp_path, one=["a cow", "a cow", "a big dog"])
         assert 'a <span class="own">big dog</span>' in html
         assert "The steps between" in html
+
+    def test_what_an_older_run_did_not_keep_is_a_dash(self, tmp_path):
+        row = {"id": "s1", "step": 0, "prompt": "what?", "chosen": "a dog", "answer": "a cow"}
+        section = samples_section([TrainedRun("one", tmp_path, {}, (), {}, (row,))])
+        assert "| one | 0 | s1 | what? | a dog | – | a cow |" in section.files["samples.md"]
 
 
 @pytest.mark.parametrize(

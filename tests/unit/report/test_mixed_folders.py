@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -373,6 +374,11 @@ class TestStudiesAndDiagnoses:
         assert page.text["mark"] == ["marked", "cup", "cup", "cup"], "once for each item, though there are two seeds"
         html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
         assert "band-series0" in html, "seeds are a band"
+        shutil.rmtree(folder / "trials" / "mdpo" / "seed-0")
+        page = read_report([folder], tmp_path)
+        assert page.text["mark"] == ["marked", "cup", "cup", "cup"]
+        answers = (tmp_path / "out" / "page.html").read_text(encoding="utf-8").partition("<h3>Answers</h3>")[2]
+        assert "<dt>mdpo</dt>" in answers, "of the seed that both have"
         beside = {path.name for path in (tmp_path / "out" / "page_files").iterdir()}
         assert {"study-study_curves.svg", "study-study.csv", "study-study.md"} <= beside
 

@@ -190,6 +190,17 @@ def test_all_ties(tmp_path):
     assert [row["strength"] for row in content["bradley_terry"]["strengths"]] == pytest.approx([0, 0, 0])
 
 
+def test_votes_on_one_image_have_no_intervals_and_no_resample_is_missed(tmp_path):
+    images = dict.fromkeys("ab", "one.png")
+    runs = [write_run(tmp_path / of, dict.fromkeys("ab", of), images=images) for of in ("base", "dpo", "mdpo")]
+    store = VoteStore.open(tmp_path / "votes.sqlite", read_folders(runs).study)
+    for key in store.study.pairs:
+        vote(store, "anna", ["tie", "tie"], key)
+    content = make_report(store, resamples=100)
+    assert [(row["strength"], row["low"]) for row in content["bradley_terry"]["strengths"]] == [(0, None)] * 3
+    assert "resamples allow no finite strengths" not in shown(content)
+
+
 def test_a_changed_vote_counts_once_and_equal_answers_not_at_all(tmp_path):
     runs = write_runs(tmp_path, "dpo", "mdpo", items=4)
     for run in runs:
