@@ -1,5 +1,6 @@
 """`mmdpo diagnose`: what it says of models and data whose dependence on the image is known."""
 
+import fcntl
 import json
 import math
 import shutil
@@ -236,6 +237,18 @@ def test_a_place_where_nothing_can_be_written_is_said_in_a_line_before_anything_
     assert "choose another place" in said
 
 
+def test_a_folder_that_another_process_works_in_is_refused(tmp_path, capsys):
+    """Both would add their scores to one file, from which neither could be resumed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "_lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for what in (["--model", "world"], ["--data_only"]):
+            assert main(["diagnose", *what, "--dataset", "world", "--pairs", "4", "--out", str(out)]) == 2
+            assert "is in use by another process" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["_lock"]
+
+
 def test_an_adapter_is_compared_with_the_model_without_it(tmp_path):
     data = write_pairs(tmp_path, 4)
     options = dict(objective="dpo", learning_rate="1e-3", lora_r="2", num_train_epochs="2", logging_steps="1")
@@ -356,6 +369,19 @@ class TestProbes:
         assert all(value > 0 for value in moved[1:])
         vectors = load_file(out / "vectors.safetensors")
         assert {name: len(of) for name, of in vectors.items()} == {"mean": len(moved), "first_component": len(moved)}
+
+    @pytest.mark.parametrize(("probe", "file"), [("--conflict", "questions.json"), ("--empty_image", "prompts.jsonl")])
+    def test_replies_about_a_picture_that_is_another_one_now_are_refused(self, folder, tmp_path, capsys, probe, file):
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        out = tmp_path / "out"
+        command = ["diagnose", "--model", "world", probe, str(tmp_path / file), "--out", str(out)]
+        assert main(command) == 0
+        (out / "diagnosis.json").unlink()  # as if it had been killed before
+        assert main(command) == 0
+        (out / "diagnosis.json").unlink()
+        shutil.copy(tmp_path / "1.png", tmp_path / "2.png")
+        assert main(command) == 2
+        assert "replies with another asked" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("flags", "message"),

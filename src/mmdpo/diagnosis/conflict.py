@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, OptionQuestion, read_letter
-from mmdpo.diagnosis.estimates import estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, note_few, ratio
 from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
@@ -137,7 +137,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int, seed: int = 
     asked = {metric: label for metric, label in labels.items() if named or metric.over != ("n_text",)}
     measures = estimate(counts, asked, resamples, seed)
     without = f"{len(rows) - named} of {len(rows)} questions do not say what the picture shows (`entity`)"
-    notes = [f"{without}: not asked with the text"] if named < len(rows) else []
+    notes = note_few([row["image"] for row in rows], "distinct images")
+    notes += [f"{without}: not asked with the text"] if named < len(rows) else []
     return {"measures": measures, "notes": notes, "verdict": {"text": _judge(measures)}}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
-from mmdpo.diagnosis.estimates import LEAST_GROUPS, estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, note_few, ratio
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
 
@@ -56,13 +56,12 @@ def summarise_pairs(
     columns, labelled = _list_measures(values)
     lists = {"n": [1.0] * len(ids)} | {name: column.tolist() for name, column in columns.items()}
     rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-    is_enough = len(set(images)) >= LEAST_GROUPS
-    measures = estimate(list(zip(ids, images, rows, strict=True)), labelled, resamples if is_enough else 0, seed)
+    measures = estimate(list(zip(ids, images, rows, strict=True)), labelled, resamples, seed)
     margin = measures["margin_real"]
     if margin["low"] is None or margin["low"] <= 0 <= margin["high"]:  # a share of a margin that may be 0 means nothing
         measures = {name: of for name, of in measures.items() if not name.startswith("surviving_")}
-    few = f"{len(set(images))} distinct images: too few for intervals, which need {LEAST_GROUPS}; no conclusion follows"
-    return {"measures": measures, "notes": [] if is_enough else [few], "verdict": _judge(measures)}
+    few = [f"{note}; no conclusion follows" for note in note_few(images, "distinct images")]
+    return {"measures": measures, "notes": few, "verdict": _judge(measures)}
 
 
 def _list_measures(values: PairValues) -> tuple[dict[str, Float[Tensor, "N"]], dict[Metric, str]]:

@@ -43,7 +43,7 @@ from mmdpo.diagnosis.per_token import describe_tokens, place_tokens
 from mmdpo.diagnosis.replies import REPLIES
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
 from mmdpo.files import read_mapping, write_json, write_rows
-from mmdpo.folders import make_folder
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
 from mmdpo.models.trained import disable_dropout
@@ -68,16 +68,23 @@ def diagnose(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
     """Scores every pair under every image version, writes the files, and returns diagnosis.json's content.
 
     Scores that an interrupted diagnosis left in the folder are used again. Raises ValueError where no pair has an
-    image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs.
+    image, and what is wrong with model or data; RunFolderError for scores of another model or of other pairs;
+    FolderInUseError where another process is at work in the folder.
     """
     corruption = load(options.corruption)
     start = _resolve(options, str(options.model), options.adapter)
-    processor, config = load_processor(start), start.config
+    processor = load_processor(start)
     make_folder(options.out)  # now: it may be a folder of the model's
+    with hold_folder(options.out):
+        return _measure(options, start, processor, corruption, console)
 
+
+def _measure(
+    options: DiagnosisOptions, start: Start, processor: Any, corruption: Corruption, console: Console
+) -> dict[str, Any]:
     def collate(images: Iterable[str]) -> Collator:
         how: dict[str, Any] = dict(seed=options.seed, corruption=corruption, max_length=options.max_length)
-        return make_pair_collator(processor, config, tuple(images), **how)
+        return make_pair_collator(processor, start.config, tuple(images), **how)
 
     collator = collate(CONDITIONS)
     inspect = FullCheck(collator)
@@ -122,18 +129,26 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
     Raises ImportError without scikit-learn, ValueError where no pair can be read.
     """
     make_folder(options.out)
-    pairs, left_out, notes = _find_good(options, validate_example, progress=False)
-    texts = [
-        TextPair(e.id, plain_text(e.prompt), name_images(e), *(plain_text(e.responses[n]) for n in (CHOSEN, REJECTED)))
-        for e in pairs
-    ]
-    with console.status(f"learning from the text of {len(texts):,} pairs"):
-        found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
-    found["notes"] += notes
-    scored = sorted(zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0])  # few pairs have no score
-    if scored:
-        write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
-    return write_result(options, "data", len(pairs), left_out, found)
+    with hold_folder(options.out):
+        pairs, left_out, notes = _find_good(options, validate_example, progress=False)
+        texts = [
+            TextPair(
+                example.id,
+                plain_text(example.prompt),
+                name_images(example),
+                *(plain_text(example.responses[name]) for name in (CHOSEN, REJECTED)),
+            )
+            for example in pairs
+        ]
+        with console.status(f"learning from the text of {len(texts):,} pairs"):
+            found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
+        found["notes"] += notes
+        scored = sorted(
+            zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0]
+        )  # few pairs have no score
+        if scored:
+            write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
+        return write_result(options, "data", len(pairs), left_out, found)
 
 
 def check_folder(out: Path) -> None:

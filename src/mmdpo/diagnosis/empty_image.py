@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mmdpo.corruption import load
 from mmdpo.data.images import image_sources
-from mmdpo.diagnosis.estimates import estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, note_few, ratio
 from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer
@@ -180,7 +180,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], shift: Shift, *, resamples: int
         f"{measures['refusals_none']['value']:.1f} % of the prompts are refused without a picture, "
         f"{measures['refusals_empty']['value']:.1f} % with an empty one."
     )
-    return {"measures": measures, "layers": layers, "notes": [], "verdict": {"text": text}}
+    notes = note_few([row["id"] for row in rows], "prompts")
+    return {"measures": measures, "layers": layers, "notes": notes, "verdict": {"text": text}}
 
 
 def _count(row: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdpo.benchmarks.definitions import Metric, divide
@@ -10,6 +10,12 @@ from mmdpo.benchmarks.stats import CountTable, bootstrap, count_items
 
 LEAST_GROUPS = 10
 """An interval needs so many distinct images, or prompts: fewer say too little for a bootstrap."""
+
+
+def note_few(groups: Collection[str], what: str) -> list[str]:
+    """Returns a note where there are too few groups for intervals, else nothing; `what` names several of them."""
+    count = len(set(groups))
+    return [f"{count} {what}: too few for intervals, which need {LEAST_GROUPS}"] if count < LEAST_GROUPS else []
 
 
 def ratio(name: str, part: str, whole: str = "n", *, over: str = "n", unit: str = "%", scale: float = 100.0) -> Metric:
@@ -26,9 +32,11 @@ def estimate(
     resamples: int,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Returns each metric of (id, group, counts) for JSON; its interval is None with 0 resamples, or where none is."""
+    """Returns each metric of (id, group, counts) for JSON; one over fewer than LEAST_GROUPS groups has no interval."""
     table = CountTable.build(counts)
-    found = bootstrap(table, list(labelled), resamples=resamples, seed=seed) if resamples else {}
+    over = {metric: {group for _, group, of in counts if of.get(metric.over[0])} for metric in labelled}
+    many = [metric for metric, groups in over.items() if len(groups) >= LEAST_GROUPS]
+    found = bootstrap(table, many, resamples=resamples, seed=seed) if many else {}
     return {
         metric.name: {
             "label": label,

@@ -17,7 +17,7 @@ from mmdpo.diagnosis.diagnose import EXAMPLES, write_result
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.files import write_rows
-from mmdpo.folders import make_folder
+from mmdpo.folders import hold_folder, make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.transformers import TransformersAnswerer
@@ -33,14 +33,16 @@ def probe_conflict(options: DiagnosisOptions, console: Console) -> dict[str, Any
     file = Path(str(options.conflict))
     found = open_rows(file)
     questions = read_questions(list(found.rows), options.image_dir or file.parent, found.name)
+    asked = [(each, digest_image(each.image)) for each in questions]
     answerer = _open(options)
     make_folder(options.out)
-    with closing(ReplyLog(options.out, answerer, conflict.SETTINGS, questions, shown=not console.quiet)) as log:
-        replies = conflict.ask_all(answerer, questions, log)
-    rows = list(conflict.describe_replies(questions, replies))
-    write_rows(options.out / EXAMPLES, rows)
-    summary = conflict.summarise(rows, resamples=options.resamples, seed=options.seed)
-    return write_result(options, "conflict", len(questions), (), summary)
+    with hold_folder(options.out):
+        with closing(ReplyLog(options.out, answerer, conflict.SETTINGS, asked, shown=not console.quiet)) as log:
+            replies = conflict.ask_all(answerer, questions, log)
+        rows = list(conflict.describe_replies(questions, replies))
+        write_rows(options.out / EXAMPLES, rows)
+        summary = conflict.summarise(rows, resamples=options.resamples, seed=options.seed)
+        return write_result(options, "conflict", len(questions), (), summary)
 
 
 def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, Any]:
@@ -53,19 +55,20 @@ def probe_empty_image(options: DiagnosisOptions, console: Console) -> dict[str, 
     questions = empty_image.read_prompts(list(found.rows), found.name, options.image_dir or file.parent)
     answerer, picture = _open(options), empty_image.draw_empty(options.empty, options.seed)
     make_folder(options.out)
-    shift = empty_image.measure_shift(answerer, questions, picture, shown=not console.quiet)
-    asked = (options.empty, options.seed, [(each.id, each.prompt, _name_image(each.image)) for each in questions])
-    with closing(ReplyLog(options.out, answerer, empty_image.SETTINGS, asked, shown=not console.quiet)) as log:
-        answers = empty_image.ask_all(answerer, questions, picture, log)
-    save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
-    rows = list(empty_image.describe_answers(questions, answers, shift))
-    write_rows(options.out / EXAMPLES, rows)
-    summary = empty_image.summarise(rows, shift, resamples=options.resamples, seed=options.seed)
-    return write_result(options, "empty_image", len(questions), (), summary)
+    with hold_folder(options.out):
+        shift = empty_image.measure_shift(answerer, questions, picture, shown=not console.quiet)
+        asked = (options.empty, options.seed, [(each.id, each.prompt, _digest(each.image)) for each in questions])
+        with closing(ReplyLog(options.out, answerer, empty_image.SETTINGS, asked, shown=not console.quiet)) as log:
+            answers = empty_image.ask_all(answerer, questions, picture, log)
+        save_file({name: values.contiguous() for name, values in shift.directions().items()}, options.out / VECTORS)
+        rows = list(empty_image.describe_answers(questions, answers, shift))
+        write_rows(options.out / EXAMPLES, rows)
+        summary = empty_image.summarise(rows, shift, resamples=options.resamples, seed=options.seed)
+        return write_result(options, "empty_image", len(questions), (), summary)
 
 
-def _name_image(image: Any) -> str:
-    return str(image) if image is None or isinstance(image, str | Path) else digest_image(image)
+def _digest(image: Any) -> str:
+    return "" if image is None else digest_image(image)
 
 
 def _open(options: DiagnosisOptions) -> TransformersAnswerer:

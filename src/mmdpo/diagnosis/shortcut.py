@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.diagnosis.estimates import LEAST_GROUPS, estimate, ratio
+from mmdpo.diagnosis.estimates import estimate, note_few, ratio
 from mmdpo.records import CHOSEN, REJECTED
 
 FOLDS = 5
@@ -74,16 +74,15 @@ def measure_shortcut(
     """
     groups, grouped_by = _group(pairs)
     count = len(set(groups))
-    too_few = f"{count} distinct groups ({grouped_by}): too few"
+    what = f"distinct groups ({grouped_by})"
     if count < FOLDS:
-        note = f"{too_few} to train on some and test on others, which needs {FOLDS}"
+        note = f"{count} {what}: too few to train on some and test on others, which needs {FOLDS}"
         return {"rules": {}, "features": [], "notes": [note], "grouped_by": grouped_by, "scores": []}
-    has_intervals = count >= LEAST_GROUPS
     scores = {rule: _cross_validate(pairs, groups, rule, seed) for rule in RULES}
     return {
-        "rules": _summarise_rules(pairs, groups, scores, resamples if has_intervals else 0, seed),
+        "rules": _summarise_rules(pairs, groups, scores, resamples, seed),
         "features": _find_features(pairs) if with_features else [],
-        "notes": [] if has_intervals else [f"{too_few} for intervals, which need {LEAST_GROUPS}"],
+        "notes": note_few(groups, what),
         "grouped_by": grouped_by,
         "scores": scores["text"].tolist(),
     }

@@ -106,8 +106,25 @@ def test_measures_by_hand():
     )
     # No letter is a flip, even where both say none.
     assert values["flip_rate"] == (75.0, 4)
-    assert found["notes"] == ["1 of 5 questions do not say what the picture shows (`entity`): not asked with the text"]
+    assert found["notes"] == [
+        "1 distinct images: too few for intervals, which need 10",
+        "1 of 5 questions do not say what the picture shows (`entity`): not asked with the text",
+    ]
     assert [row.get("contrastive") for row in rows[:1]] == ["A"]
+
+
+def test_an_interval_takes_ten_pictures_of_what_it_is_over():
+    """Twelve questions about twelve pictures, nine of which name the thing."""
+    asked = questions(*({"image": f"{n}.jpg", **({"entity": None} if n > 8 else {})} for n in range(12)))
+    image = {q.id: reply("A" if n % 2 else "B") for n, q in enumerate(asked)}
+    replies = {"image": image, "text": {q.id: reply("A") for q in asked[:9]}, "neither": image}
+    found = summarise(list(describe_replies(asked, replies)), resamples=100)
+    low, high = (found["measures"]["accuracy_image"][end] for end in ("low", "high"))
+    assert low < 50 < high
+    assert found["measures"]["flip_rate"]["value"] == pytest.approx(500 / 9)
+    assert [found["measures"]["flip_rate"][end] for end in ("low", "high")] == [None, None]
+    few = summarise(list(describe_replies(asked[:9], replies)), resamples=100)
+    assert all((of["low"], of["high"]) == (None, None) for of in few["measures"].values())
 
 
 def test_without_any_entity_nothing_is_said_of_the_text():

@@ -74,6 +74,8 @@ def test_rates_by_condition():
         "refusals_none": (50.0, 2),
     }
     assert found["layers"][0]["moved"] == 2.0
+    assert found["measures"]["refusals_none"]["low"] is None
+    assert found["notes"] == ["2 prompts: too few for intervals, which need 10"]
 
 
 @pytest.mark.parametrize(
