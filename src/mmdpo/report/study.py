@@ -129,7 +129,7 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     parts += [study_table(results, "differences", show_difference).markdown().rstrip(), explain_differences(results)]
     wide = wide_table(results)
     if wide is not None:
-        parts += ["## Differences where their number is allowed for", wide.markdown().rstrip()]
+        parts += ["## Differences where their number is allowed for", replace(wide, title="").markdown().rstrip()]
     if _have_intervals(results["values"]):
         ends = study_table(results, "values", lambda of, digits: show_ends(of.get("low"), of.get("high"), digits))
         parts += ["## Intervals of the means", ends.markdown().rstrip()]

@@ -105,10 +105,11 @@ def adjust(
         if name != START and not measure.startswith("time/") and value["low"] is not None
     }
     tests = sorted((test for test in p if test[1] in claimed), key=p.__getitem__)
-    holm, largest = {}, 0.0
+    holm, sizes, largest = {}, {}, 0.0
     for place, test in enumerate(tests):
-        largest = min(1.0, max(largest, p[test] * (len(tests) - place)))
-        holm[test] = largest
+        largest = max(largest, p[test] * (len(tests) - place))
+        holm[test] = min(1.0, largest)
+        sizes[test] = 0.05 * p[test] / largest if largest else 0.05 / len(tests)
     adjusted: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in differences}
     for name, of in differences.items():
         for measure, value in of.items():
@@ -116,7 +117,7 @@ def adjust(
             low = high = None
             if own is not None and corrected is not None:
                 # Of the size at which Holm's procedure tests this difference; with p of 0 the interval is a point.
-                within = 1 - 0.05 * (own / corrected if corrected else 1 / len(tests))
+                within = 1 - sizes[name, measure]
                 reach = t_quantile(value["n"] - 1, within) * (value["std"] or 0.0) / math.sqrt(value["n"])
                 low, high = value["mean"] - reach, value["mean"] + reach
             wide = {"holm": corrected, "wide_low": low, "wide_high": high}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmdpo.report.study import study_csv, study_markdown, write_study_files
 from mmdpo.study.results import adjust, collect_results, describe, p_value, t_quantile
 from mmdpo.study.study_file import Study, StudyEvaluation, Variant
 from mmdpo.study.trial import Trial, digest_trial
+from mmdpo.study.variants import MEASURES
 
 
 def test_quantiles_are_student_s():
@@ -57,6 +59,16 @@ def test_p_after_holm_never_falls_and_is_at_most_one():
     assert a["holm"] == pytest.approx(3 * a["p"])
     assert b["holm"] == pytest.approx(max(3 * a["p"], 2 * b["p"]))
     assert c["holm"] == c["p"] == 1
+
+
+def test_an_interval_keeps_holms_size_where_its_p_is_cut_at_one():
+    """Ten differences that may all be chance: the least p is tested at a tenth of 5 %, whatever ten times p is."""
+    values = {f"v{number}": difference(1.0, 2.0 + 0.01 * number, -1.8) for number in range(10)}
+    found = adjust({name: {"world/f1": of} for name, of in values.items()}, ["world/f1"])
+    least = min((of["world/f1"] for of in found.values()), key=lambda of: of["p"])
+    assert 10 * least["p"] > least["holm"] == 1
+    reach = stats.t.ppf(1 - 0.05 / 10 / 2, 2) * least["std"] / 3**0.5
+    assert least["wide_high"] - least["mean"] == pytest.approx(reach)
 
 
 def test_what_no_claim_is_about_is_not_counted():
@@ -108,6 +120,20 @@ def test_differences_are_paired_and_what_is_missing_is_named(results):
     # 4 ± 4.302653 · √19 / √3, and a percentage is not negative.
     assert results["values"]["a"]["m"]["low"] == 0.0
     assert results["values"]["a"]["m"]["high"] == pytest.approx(4 + 4.302653 * (19 / 3) ** 0.5)
+
+
+def test_a_measure_that_may_be_below_zero_keeps_its_interval(tmp_path):
+    """Chosen answers that are shorter than rejected ones: their mean stands between the ends."""
+    variants = tuple(Variant(name, "", {}) for name in ("start", "a"))
+    study = Study("mmdpo study x", "x", "", variants, (0, 1, 2), StudyEvaluation(scenes=1))
+    trials, name = [], "own/words_difference"
+    for seed, value in enumerate((-4.9, -5.1, -4.8)):
+        trials.append(Trial(variants[1], seed, study.evaluation, tmp_path / str(seed), f"{seed}", None))
+        trials[-1].folder.mkdir()
+        content = dict(digest=f"{seed}", metrics={name: value}, measures={name: asdict(MEASURES[name])}, seconds={})
+        (trials[-1].folder / "trial.json").write_text(json.dumps(content))
+    found = collect_results(study, trials)["values"]["a"][name]
+    assert found["low"] < found["mean"] < found["high"] < 0
 
 
 def test_the_tables_show_what_is_missing_as_missing(results):
