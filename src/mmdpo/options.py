@@ -237,7 +237,7 @@ def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
 
 
 def read_flags(options: type[Options], path: str | Path, flag: str = "--config") -> list[str]:
-    """Returns what a YAML file says as words of a command line: a list gives several values, a mapping becomes JSON.
+    """Returns what a YAML file says as words of a command line, see `as_words`.
 
     Raises UsageError, which names the flag that gave the file, file and key, for a file that cannot be read or a key
     that is no flag.
@@ -250,16 +250,25 @@ def read_flags(options: type[Options], path: str | Path, flag: str = "--config")
         raise UsageError(f"{flag}: {path} cannot be read ({why})") from error
     if not isinstance(content, dict):
         raise UsageError(f"{flag}: {path} holds {type(content).__name__}; write `flag: value`, one a line")
-    words = list[str]()
-    for key, value in content.items():
+    for key in content:
         if key not in known:
             raise UsageError(f"{flag}: {path}: there is no {key!r}{name_nearest(key, known).rstrip('.')}")
+    return as_words(content)
+
+
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Returns values by the names of their flags as words of a command line; those that are None or False are left out.
+
+    A list gives several values, and a mapping becomes JSON.
+    """
+    words = list[str]()
+    for flag, value in values.items():
         if isinstance(value, list):
-            words += [f"--{key}", *map(_as_word, value)] if value else []
+            words += [f"--{flag}", *map(_as_word, value)] if value else []
         elif value is True:
-            words.append(f"--{key}")
+            words.append(f"--{flag}")
         elif value is not None and value is not False:
-            words.append(f"--{key}={_as_word(value)}")
+            words.append(f"--{flag}={_as_word(value)}")
     return words
 
 

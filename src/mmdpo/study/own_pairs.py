@@ -10,7 +10,8 @@
       answers: previous       # who gives the answers of later rounds: previous, or start (stale pairs)
       reference: previous     # of later rounds: previous, or start
 
-The start answers the first round's prompts once, in its own trial, and all variants of a seed use its answers.
+The start answers the first round's prompts once, in its own trial, and all variants of a seed that ask as many prompts
+for as many answers use its answers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.read import read_dataset
+from mmdpo.files import read_json
 from mmdpo.generation.checkpoint import Checkpoint
 from mmdpo.generation.questions import GenerationSettings
 from mmdpo.generation.transformers import TransformersAnswerer
@@ -39,6 +41,7 @@ from mmdpo.pairs.samples import (
     SAMPLES,
     Sample,
     SamplingPlan,
+    read_prompt_digests,
     read_samples,
     sample,
 )
@@ -82,6 +85,14 @@ def answer_prompts(model: str, own: OwnPairs, seed: int, number: int, world: Wor
     sample(
         draw_round(own, seed, number, world), policy, settings, folder, SamplingPlan(own.samples, negatives=(NO_IMAGE,))
     )
+
+
+def are_answered(own: OwnPairs, folder: Path) -> bool:
+    """Says whether a folder has as many prompts and answers to each as a first round takes."""
+    if not (folder / SAMPLER).is_file():
+        return False
+    asked = read_json(folder / SAMPLER)["settings"]["num_samples"]
+    return (len(read_prompt_digests(folder)), asked) == (own.prompts, own.samples)
 
 
 def draw_round(own: OwnPairs, seed: int, number: int, world: World) -> list[Prompt]:

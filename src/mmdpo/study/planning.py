@@ -80,16 +80,19 @@ def choose_values(study: Study, tries: Sequence[Trial]) -> tuple[Study, dict[str
         variant.having(tuning.key, chosen[variant.name]) if variant.name in chosen else variant
         for variant in study.variants
     )
+    names = [variant.name for variant in study.variants[1:] if is_tuned(variant, tuning)]
+    left_out = {name: [value for value in tuning.values if value not in tried.get(name, {})] for name in names}
     tuned = {
         **dataclasses.asdict(tuning),
         "chosen": chosen,
         "tried": {name: {f"{value:g}": mean for value, mean in means.items()} for name, means in tried.items()},
+        "left_out": {name: values for name, values in left_out.items() if values},
     }
     return dataclasses.replace(study, variants=variants), tuned
 
 
 def describe_tuned(tuned: dict[str, Any]) -> list[str]:
-    """Says which values were chosen, and where the best one was the least or the greatest that was tried."""
+    """Says which values were chosen, which are the least or the greatest that was tried, and which have no result."""
     chosen, values = tuned["chosen"], tuned["values"]
     by_value: dict[float, list[str]] = {}
     for name, value in chosen.items():
@@ -99,13 +102,16 @@ def describe_tuned(tuned: dict[str, Any]) -> list[str]:
     at_edge = [name for name, value in chosen.items() if value in (values[0], values[-1])]
     if at_edge:
         notes.append(f"at the edge of what was tried, so that a better value may lie beyond: {', '.join(at_edge)}")
+    for name, failed in tuned["left_out"].items():
+        kept = "" if name in chosen else f", so that it keeps its recipe's {tuned['key']}"
+        notes.append(f"{name}: without a result of every try at {', '.join(f'{value:g}' for value in failed)}{kept}")
     return notes
 
 
 def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
     """Takes over trials that are finished in a study beside this one's folder, and returns how many.
 
-    One whose digest is the same would measure the same. Files are linked, not copied.
+    One whose digest is the same would measure the same. Files are linked, not copied, where they can be.
     """
     waiting = [trial for trial in trials if not trial.is_finished()]
     if not waiting:
@@ -121,10 +127,18 @@ def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
         source, content = finished[trial.digest]
         for place in (trial.aside, trial.folder):
             shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(source, trial.aside, copy_function=os.link)
+        shutil.copytree(source, trial.aside, copy_function=_link)
         write_json(trial.aside / RESULT, {**content, "variant": trial.variant.name})
         trial.aside.rename(trial.folder)
     return len(adopted)
+
+
+def _link(source: str, target: str) -> None:
+    """Links a file, or copies it where it cannot be linked: on another disk, or where another user owns it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _plan(study: Study, variant: Any, seed: int, place: Path, start: Path | None) -> Trial:

@@ -34,12 +34,13 @@ from typing import Any, ClassVar
 
 import yaml
 
+from mmdpo.benchmarks.tasks import load as load_benchmark
 from mmdpo.benchmarks.tasks import names as benchmark_names
 from mmdpo.options import REQUIRED, Options, make_options, option, read_entry
 from mmdpo.registry import name_nearest
 from mmdpo.shipped import RECIPES, STUDIES
 from mmdpo.study.own_pairs import OwnPairs
-from mmdpo.study.variants import world_options
+from mmdpo.study.variants import MEASURES, choose_benchmark_options, world_options
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
 from mmdpo.world import SMALL, WORLDS, find_world
 from mmdpo.world.pairs import DecidedBy
@@ -99,7 +100,8 @@ class Variant(WorldPairs):
     """The variant whose tuned value it takes; "" for one that is tuned itself."""
 
     def having(self, key: str, value: Any) -> Variant:
-        """Returns this variant with another value of one option."""
+        """Returns this variant with another value of one option; a whole number is written as one."""
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         return dataclasses.replace(self, options={**self.options, key: value})
 
     def recipe(self, output_dir: str | Path, seed: int) -> Recipe:
@@ -144,6 +146,17 @@ class StudyEvaluation(Options):
             raise ValueError(f"scenes and the benchmark {_WORLD_NAMES} measure the same; give one")
         if len(set(listed)) < len(listed):
             raise ValueError(f"benchmarks: a benchmark is listed twice in {', '.join(map(str, listed))}")
+        for entry in self.benchmarks:
+            choose_benchmark_options(entry, "model", "out")
+
+    @property
+    def deciding(self) -> tuple[str, ...]:
+        """The names of the measures that it may find, those that have a better side."""
+        is_found = {"world": self.scenes, "pairs": self.dataset_name}
+        found = [(name, of.better) for name, of in MEASURES.items() if is_found.get(name.partition("/")[0])]
+        for entry in self.benchmarks:
+            found += [(metric.name, metric.better) for metric in load_benchmark(entry["name"]).all_metrics]
+        return tuple(name for name, better in found if better != "neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +219,8 @@ def read_study(
             _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
             of_world = f"--world is for studies of an embedded world (recipe: {_WORLD_NAMES}); this is none"
             _require(moved_from in WORLDS, of_world)
-            name = content.get("name") if moved_from == world else f"{content['name']}-{world}"
-            content |= {"recipe": world, "name": name}
+            name = _read_name(content.get("name"))
+            content |= {"recipe": world, "name": name if moved_from == world else f"{name}-{world}"}
             command += f" --world {world}"
         for key in content:
             _require_known(key, KEYS, "unknown key")
@@ -225,14 +238,17 @@ def read_study(
         study = Study(
             command,
             _read_name(content.get("name")),
-            str(content.get("about", "")).strip(),
+            _read_about(content),
             tuple(listed),
             _read_seeds(content.get("seeds", list(DEFAULT_SEEDS)) if seeds is None else list(seeds)),
             _read_evaluation(content.get("evaluation"), shared),
             keep,
             content=content,
         )
-        study = dataclasses.replace(study, tuning=_read_tuning(_move_tuning(content, moved_from), study))
+        tuning = _read_tuning(content, moved_from, study)
+        if tuning is not None:  # its values were moved too, and what is written is what is run
+            content["tune"] = {**content["tune"], "values": list(tuning.values)}
+        study = dataclasses.replace(study, tuning=tuning)
         for variant in listed:
             with _naming("options" if variant.name == START else f"variant {variant.name!r}"):
                 variant.recipe("unused", study.seeds[0])
@@ -288,6 +304,10 @@ def _read_name(name: Any) -> str:
     return str(name)
 
 
+def _read_about(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("about") or "").strip()
+
+
 def _read_options(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns the options that variants share; those of a recipe file, whose path starts from `folder`, come first."""
     base, options = content.get("recipe", {}), content.get("options") or {}
@@ -326,8 +346,8 @@ def _read_variants(entries: Any, shared: Mapping[str, Any]) -> list[Variant]:
             for key in ONE_START:
                 is_same = options.get(key) == shared.get(key)
                 _require(is_same, f"{key} differs from the others', and all begin at one start")
-            made = _make_variant(name, str(entry.get("about", "")).strip(), options)
-            tuned_as = str(entry.get("tuned_as", ""))
+            made = _make_variant(name, _read_about(entry), options)
+            tuned_as = str(entry.get("tuned_as") or "")
             variants[name] = dataclasses.replace(made, own_keys=frozenset(entry), tuned_as=tuned_as)
     return list(variants.values())
 
@@ -340,6 +360,8 @@ def _make_variant(name: str, about: str, options: Mapping[str, Any]) -> Variant:
         is_wanted = key == "fraction" or find_world(options.get("dataset_name")) is not None
         _require(is_wanted, f"{key} is for the embedded worlds; with other data, use fraction")
     own_pairs = read_entry(OwnPairs, own.pop("own_pairs"), "own_pairs") if "own_pairs" in own else None
+    for key in ("fraction", "pairs_per_scene"):
+        _require(own_pairs is None or key not in own, f"{key} means nothing to own_pairs: leave it out, and give pairs")
     pairs = asdict(make_options(WorldPairs, own))
     rest = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
     return Variant(name, about, rest, own_pairs, **pairs)
@@ -368,27 +390,25 @@ def _read_evaluation(values: Any, shared: Mapping[str, Any]) -> StudyEvaluation:
     return evaluation
 
 
-def _move_tuning(content: Mapping[str, Any], moved_from: str) -> Any:
+def _read_tuning(content: Mapping[str, Any], moved_from: str, study: Study) -> Tuning | None:
     """Returns `tune`, its learning rates scaled as those of the worlds are where the study was moved to another one."""
-    tune, here = content.get("tune"), str(content.get("recipe"))
-    is_moved = here in WORLDS and moved_from in WORLDS and here != moved_from
-    if not (is_moved and isinstance(tune, dict) and tune.get("key") == "learning_rate"):
-        return tune
-    ratio = world_options(WORLDS[here])["learning_rate"] / world_options(WORLDS[moved_from])["learning_rate"]
-    return {**tune, "values": [ratio * value for value in tune["values"]]}
-
-
-def _read_tuning(values: Any, study: Study) -> Tuning | None:
-    if values is None:
+    if content.get("tune") is None:
         return None
-    tuning = read_entry(Tuning, values, "tune")
+    tuning, here = read_entry(Tuning, content["tune"], "tune"), str(content.get("recipe"))
+    if tuning.key == "learning_rate" and {here, moved_from} <= set(WORLDS):
+        there, now = (world_options(WORLDS[name])["learning_rate"] for name in (moved_from, here))
+        tuning = dataclasses.replace(tuning, values=tuple(now / there * value for value in tuning.values))
     with _naming("tune"):
         shared = sorted(set(tuning.seeds) & set(study.seeds))
         _require(not shared, f"seeds {shared} are the study's own, which nothing may be chosen by")
+        _require_known(
+            tuning.by, study.evaluation.deciding, "by: the evaluation has no measure to decide by that is named"
+        )
         tuned = {variant.name: variant for variant in study.variants[1:] if is_tuned(variant, tuning)}
         for variant in study.variants[1:]:
             if variant.tuned_as:
-                _require_known(variant.tuned_as, list(tuned), f"variant {variant.name!r}: tuned_as: nothing tunes")
+                wrong = f"variant {variant.name!r}: tuned_as: nothing that is run here tunes"
+                _require_known(variant.tuned_as, list(tuned), wrong)
         for variant in tuned.values():
             for value in tuning.values:
                 variant.having(tuning.key, value).recipe("unused", tuning.seeds[0])

@@ -71,7 +71,7 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
     recipe = folder / STUDY
     if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
         raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
-    if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name") != study.name:
+    if recipe.exists() and str(yaml.safe_load(recipe.read_text(encoding="utf-8")).get("name")) != study.name:
         raise StudyError(f"{folder} holds another study: choose another --out for {study.name!r}, or remove it")
     make_folder(folder)
     with hold_folder(folder):
@@ -106,7 +106,7 @@ def _run_from_starts(trials: Sequence[Trial], folder: Path, jobs: int, console: 
         run_trials([trial for trial in trials if trial.start is None], jobs, watch)
         begun = {trial.seed for trial in trials if trial.start is None and trial.is_finished()}
         others = [trial for trial in trials if trial.start is not None]
-        for trial in (trial for trial in others if trial.seed not in begun):
+        for trial in (trial for trial in others if trial.seed not in begun and not trial.is_finished()):
             watch(trial, WITHOUT_START)
             record_failure(trial, WITHOUT_START)
         run_trials([trial for trial in others if trial.seed in begun], jobs, watch)

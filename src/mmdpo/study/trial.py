@@ -39,9 +39,8 @@ from mmdpo.files import digest_of, read_json, write_json, write_rows
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.models.trained import disable_dropout
-from mmdpo.pairs.samples import read_prompt_digests
 from mmdpo.records import NO_IMAGE, ORIGINAL, Cell, derive_generator
-from mmdpo.study.own_pairs import FOLDER, OwnPairs, answer_prompts, make_pairs_of_round
+from mmdpo.study.own_pairs import FOLDER, OwnPairs, answer_prompts, are_answered, make_pairs_of_round
 from mmdpo.study.study_file import PROCESSOR_OPTIONS, StudyEvaluation, Variant
 from mmdpo.study.variants import (
     MEASURES,
@@ -211,12 +210,11 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
         metrics["time/train"] = trained - began
     measures = {name: MEASURES[name] for name in metrics}
     model = release_memory(model)
-    # A trained model was saved with the processor that it was trained with; the start's is made as training made it.
-    own = {name: value for name in PROCESSOR_OPTIONS if is_start and (value := getattr(args, name))}
+    own_options = _open_start(recipe) if is_start else {}  # a trained model was saved as it is
     model_name = str(recipe.model.model_name_or_path if is_start else folder / MODEL)
     for benchmark in evaluation.benchmarks:
         report(0, 0, f"answering {benchmark['name']}")
-        found = measure_benchmark(own | dict(benchmark), model_name, folder / "eval" / benchmark["name"])
+        found = measure_benchmark(own_options | dict(benchmark), model_name, folder / "eval" / benchmark["name"])
         metrics |= {name: value for name, (value, _) in found.items()}
         measures |= {name: measure for name, (_, measure) in found.items()}
     if not trial.keep_model:
@@ -231,6 +229,12 @@ def run_trial(trial: Trial, folder: Path, report: Report) -> None:
         **facts,
     )
     write_json(folder / RESULT, result)
+
+
+def _open_start(recipe: Recipe) -> dict[str, Any]:
+    """Returns the options by which `mmdpo eval` opens the start, its processor too, as training opens it."""
+    given = {name: getattr(recipe.training, name) for name in (*PROCESSOR_OPTIONS, "trust_remote_code", "allow_pickle")}
+    return {**given, "adapter": recipe.training.adapter_name_or_path, "revision": recipe.model.model_revision}
 
 
 class _ReportSteps(TrainerCallback):
@@ -300,7 +304,7 @@ def _train_rounds(
     for number in range(1, own.rounds + 1):
         place = folder / FOLDER / str(number)
         answered = trial.start / FOLDER
-        if number > 1 or len(read_prompt_digests(answered)) != own.prompts:
+        if number > 1 or not are_answered(own, answered):
             report(0, 0, f"round {number}: answering")
             answered = place
             answer_prompts(start if own.answers == "start" else current, own, trial.seed, number, world, place)

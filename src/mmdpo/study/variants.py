@@ -12,13 +12,13 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
-from mmdpo.benchmarks.reading import EvaluationError, read_data
+from mmdpo.benchmarks.reading import read_data
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, score_pairs
 from mmdpo.evaluation.benchmark_run import run_benchmark
 from mmdpo.evaluation.options import EvaluationOptions
-from mmdpo.options import UsageError, parse_options
+from mmdpo.options import as_words, parse_options
 from mmdpo.records import CHOSEN, NO_IMAGE, ORIGINAL, REJECTED
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.trainer import MDPOTrainer
@@ -129,8 +129,9 @@ class HeldOut:
 
     def ask(self, model: Any) -> tuple[list[str], PairScores | None]:
         """Returns the captions of the scenes, and the scores of the pairs, None without pairs."""
-        processor = self.collator.prepare.renderer.processor
-        captions = caption_scenes(model, processor, self.scenes, batch_size=100)
+        captions = list[str]()
+        if self.scenes:  # a model of another world may have no chat template, or one that takes no such prompt
+            captions = caption_scenes(model, self.collator.prepare.renderer.processor, self.scenes, batch_size=100)
         if not self.pairs:
             return captions, None
         return captions, score_pairs(model, self.collator, self.pairs, batch_size=self.batch_size)
@@ -164,7 +165,7 @@ MEASURES: Mapping[str, Measure] = {
     "own/yield": Measure("prompts that give a pair", "%", "neither"),
     "own/chosen_error": Measure("wrong claims of chosen answers", "%", "neither"),
     "own/pool_error": Measure("wrong claims of all answers", "%", "neither"),
-    "own/words_difference": Measure("words, chosen − rejected", "%", "neither"),
+    "own/words_difference": Measure("words, chosen − rejected", "% of the mean", "neither"),
     "time/train": Measure("training", "s", "neither"),
 }
 """Measures of every study; those of benchmarks bring their own records."""
@@ -211,20 +212,22 @@ def _accuracy(ratios: PairScores, image: str) -> float:
     return 100 * float((ratios.of(image, CHOSEN) > ratios.of(image, REJECTED)).float().mean())
 
 
+def choose_benchmark_options(benchmark: Mapping[str, Any], model: str, out: str | Path) -> EvaluationOptions:
+    """Returns how a benchmark is asked and scored: every key of `benchmark` but its name is an option of `mmdpo eval`.
+
+    Raises ValueError for an option that there is none of, or a value that it does not take.
+    """
+    given = {"model": model, "out": str(out), **benchmark}
+    name = given.pop("name")
+    return parse_options(EvaluationOptions, as_words(given), f"eval {name}")
+
+
 def measure_benchmark(benchmark: Mapping[str, Any], model: str, out: Path) -> dict[str, tuple[float | None, Measure]]:
     """Lets a model answer a benchmark by `mmdpo eval`, into the folder `out`; returns the numbers by name.
 
-    Every key of `benchmark` but its name is an option of `mmdpo eval`. Raises EvaluationError for an option that it
-    does not have, and what answering and scoring raise.
+    Raises what `choose_benchmark_options`, answering and scoring raise.
     """
-    flags = [f"--{key}={value}" for key, value in benchmark.items() if key != "name" and not isinstance(value, bool)]
-    flags += [f"--{key}" for key, value in benchmark.items() if value is True]
-    name = str(benchmark["name"])
-    try:
-        options = parse_options(EvaluationOptions, [f"--model={model}", f"--out={out}", *flags], f"eval {name}")
-    except UsageError as error:
-        raise EvaluationError(f"evaluation: benchmarks: {error}") from error
-    run_benchmark(name, options)
+    run_benchmark(str(benchmark["name"]), choose_benchmark_options(benchmark, model, out))
     return {
         name: (found["value"], Measure(name, found["unit"], found["better"], 2))
         for name, found in read_data(out / "result.json")["metrics"].items()

@@ -8,6 +8,7 @@ that looks like it but for one detail and often stands in its place: a detail de
 And objects come in all sizes, so that size alone does not betray a crop that was blown up.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,14 +121,18 @@ class World:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the supervised checkpoint; raises FileNotFoundError for one that is still to be built."""
+        """Folder of the supervised checkpoint; raises FileNotFoundError for one that is still to be built, or again."""
         if self is SMALL:
             return Path(__file__).parent / "assets" / "small"
         folder = self.cached_checkpoint
+        made = f"`python -m mmdpo.world.build --world {self.name}`, which took twenty minutes of one CPU core"
         if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"the checkpoint of {self.name} is not in {folder}: make it once, by {made}")
+        config = json.loads((folder / "config.json").read_bytes())
+        if config["vision_config"]["image_size"] != self.image_size:
             raise FileNotFoundError(
-                f"the checkpoint of {self.name} is not in {folder}: make it once, by `python -m mmdpo.world.build "
-                f"--world {self.name}`, which took twenty minutes of one CPU core"
+                f"the checkpoint in {folder} is that of an earlier {self.name}, whose pictures had another size: "
+                f"remove it, and make it again by {made}"
             )
         return folder
 

@@ -1,12 +1,13 @@
 """Image reliance of known scores, and the numbers of a benchmark."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mmdpo.benchmarks.reading import EvaluationError
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, ORIGINAL, REJECTED, Cell
-from mmdpo.study.variants import Measure, measure_benchmark, measure_reliance
+from mmdpo.study.variants import HeldOut, Measure, measure_benchmark, measure_reliance
 
 
 def scores(chosen, rejected, chosen_other, rejected_other):
@@ -37,7 +38,14 @@ def test_measures_by_hand():
 
 
 def test_a_benchmark_is_answered_by_the_model_and_its_numbers_are_measures(tmp_path):
-    found = measure_benchmark({"name": "world", "limit": 4, "partial": True}, "world", tmp_path / "out")
+    options = {
+        "name": "world",
+        "limit": 4,
+        "partial": True,
+        "log_samples": False,
+        "chat_template_kwargs": {"add_generation_prompt": True},
+    }
+    found = measure_benchmark(options, "world", tmp_path / "out")
     value, measure = found["world/cover"]
     assert 0 < value <= 100
     assert measure == Measure("world/cover", "%", "higher", 2)
@@ -45,5 +53,16 @@ def test_a_benchmark_is_answered_by_the_model_and_its_numbers_are_measures(tmp_p
 
 
 def test_an_option_that_an_evaluation_does_not_have_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="unknown flag --limt"):
+    with pytest.raises(ValueError, match="unknown flag --limt"):
         measure_benchmark({"name": "world", "limt": 4}, "world", tmp_path / "out")
+
+
+def test_a_model_is_asked_for_no_captions_where_no_scenes_are():
+    """Its processor may have no chat template, or one that takes no prompt of the embedded worlds."""
+
+    def refuse(*turns, **how):
+        raise ValueError("this processor has no chat template")
+
+    processor = SimpleNamespace(apply_chat_template=refuse)
+    collator = SimpleNamespace(prepare=SimpleNamespace(renderer=SimpleNamespace(processor=processor)))
+    assert HeldOut((), (), collator).ask(torch.nn.Linear(1, 1)) == ([], None)

@@ -46,6 +46,8 @@ def test_a_variants_own_pairs_add_to_those_of_all_and_null_takes_them_away(tmp_p
         ("{answers: mine}", "answers is one of previous, start; got 'mine'"),
         ("{balance: words}", "balance is 'words'; give mean, style, none"),
         ("3", "own_pairs is a mapping of options; got 3"),
+        ("{rule: best_worst}, fraction: 0.5", "variant 'b': fraction means nothing to own_pairs"),
+        ("{rule: best_worst}, pairs_per_scene: 2", "variant 'b': pairs_per_scene means nothing to own_pairs"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_variant(tmp_path, own, said):

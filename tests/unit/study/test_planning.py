@@ -83,7 +83,19 @@ def test_a_value_with_a_try_missing_is_not_chosen(tmp_path):
     study = read(tmp_path)
     # Of 9e-4 the seed 300 alone is there, and would win.
     tries = finish_tries(study, tmp_path / "out", leave_out=[("dpo", "0.0009", 301), ("dpo", "0.0001", 300)])
-    assert rates(choose_values(study, tries)[0])["dpo"] == 3e-4
+    chosen, tuned = choose_values(study, tries)
+    assert rates(chosen)["dpo"] == 3e-4
+    assert describe_tuned(tuned)[-1] == "dpo: without a result of every try at 0.0001, 0.0009"
+
+
+def test_a_variant_that_no_value_could_be_tried_of_is_said_to_keep_its_own(tmp_path):
+    study = read(tmp_path)
+    tries = finish_tries(
+        study, tmp_path / "out", leave_out=[("mdpo", value, 300) for value in ("0.0001", "0.0003", "0.0009")]
+    )
+    chosen, tuned = choose_values(study, tries)
+    assert rates(chosen)["mdpo"] == 3e-4, "the world's own"
+    assert describe_tuned(tuned)[-1].endswith("at 0.0001, 0.0003, 0.0009, so that it keeps its recipe's learning_rate")
 
 
 @pytest.mark.parametrize(
@@ -94,11 +106,31 @@ def test_a_value_with_a_try_missing_is_not_chosen(tmp_path):
         ({"values": [3e-4]}, "two numbers or more"),
         ({"key": "learning_rat"}, "learning_rate"),
         ({"metric": "world/f1"}, "tune: there is no option 'metric'"),
+        ({"by": "world/F1"}, "tune: by: .* 'world/F1'; did you mean 'world/f1'"),
+        ({"by": "pope/macro/f1"}, "tune: by: .* 'pope/macro/f1'"),
+        ({"by": "time/train"}, "tune: by: .* 'time/train'"),
     ],
 )
 def test_a_tuning_that_cannot_be_done_is_refused_before_anything_is_run(tmp_path, change, said):
     with pytest.raises(StudyError, match=said):
         read(tmp_path, tune=TUNE | change)
+
+
+def test_a_benchmark_that_is_measured_may_decide(tmp_path):
+    evaluation = {"scenes": 4, "benchmarks": [{"name": "pope", "data_dir": "data"}]}
+    assert read(tmp_path, evaluation=evaluation, tune=TUNE | {"by": "pope/macro/f1"}).tuning.by == "pope/macro/f1"
+
+
+def test_an_option_that_is_a_whole_number_can_be_tuned(tmp_path):
+    study = read(tmp_path, tune=TUNE | {"key": "gradient_accumulation_steps", "values": [1, 4]})
+    steps = [t.variant.recipe(tmp_path, 0).training.gradient_accumulation_steps for t in plan_tries(study, tmp_path)]
+    assert set(steps) == {1, 4}
+
+
+def test_the_learning_rates_of_a_study_in_another_world_are_written_as_they_are_run(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    study = read_study(str(tmp_path / "study.yaml"), world="world_large")
+    assert list(study.tuning.values) == study.content["tune"]["values"] == [0.5e-4, 1.5e-4, 4.5e-4]
 
 
 def test_a_missing_part_is_named(tmp_path):
@@ -118,6 +150,20 @@ def test_the_same_trial_of_a_study_beside_is_taken_over_under_the_new_name(tmp_p
     assert taken.read("trial.json")["variant"] == "dpo"
     assert dpo.read("trial.json")["variant"] == "x", "the other study's is left as it was"
     assert adopt_finished(trials, tmp_path / "runs" / "tuned") == 0
+
+
+def test_a_trial_whose_files_cannot_be_linked_is_copied(tmp_path, monkeypatch):
+    """Those of another user, whose files Linux does not let others link, or on another disk."""
+
+    def refuse(source, target):
+        raise PermissionError("Operation not permitted")
+
+    study = read(tmp_path, tune=None)
+    monkeypatch.setattr("os.link", refuse)
+    finish(plan_trials(study, tmp_path / "runs" / "theirs")[1], 80.0)
+    trials = plan_trials(study, tmp_path / "runs" / "mine")
+    assert adopt_finished(trials, tmp_path / "runs" / "mine") == 1
+    assert trials[1].read("trial.json")["metrics"] == {"world/f1": 80.0}
 
 
 def test_a_start_is_not_taken_for_the_variant_that_is_trained_with_its_options(tmp_path):

@@ -6,6 +6,7 @@ import yaml
 from mmdpo.shipped import STUDIES
 from mmdpo.study.planning import plan_trials
 from mmdpo.study.study_file import START, StudyError, read_study
+from mmdpo.world import LARGE
 
 GOOD = {
     "name": "mine",
@@ -66,6 +67,7 @@ def test_shipped_studies_have_five_seeds_controls_and_recipes_that_parse(name):
         ({"evaluation": {"scene": 4}}, "evaluation: there is no option 'scene'; did you mean 'scenes'"),
         ({"evaluation": {"benchmarks": [{"name": "popo"}]}}, "no 'popo'; did you mean 'pope'"),
         ({"evaluation": {"scenes": 4, "benchmarks": [{"name": "world"}]}}, "measure the same"),
+        ({"evaluation": {"benchmarks": [{"name": "pope", "limt": 4}]}}, "evaluation: eval pope: unknown flag --limt"),
         (
             {"evaluation": {"scenes": 4, "world": ["world"]}},
             r"world is one of world, world_large; got \['world'\]",
@@ -114,6 +116,25 @@ def test_what_a_study_does_not_have_cannot_be_chosen(options, said):
         read_study("beyond", **options)
 
 
+def test_what_is_left_empty_is_as_if_it_were_not_there(tmp_path):
+    study = read_study(write(tmp_path, about=None, variants=[{"name": "a", "about": None, "tuned_as": None}]))
+    assert (study.about, study.variants[1].about, study.variants[1].tuned_as) == ("", "", "")
+
+
+def test_a_study_without_a_name_is_refused_in_another_world_too(tmp_path):
+    with pytest.raises(StudyError, match="name must be letters"):
+        read_study(write(tmp_path, name=None), world="world_large")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "name"}))
+    with pytest.raises(StudyError, match="name must be letters"):
+        read_study(str(tmp_path / "study.yaml"), world="world_large")
+
+
+def test_a_tuning_without_values_is_refused_in_another_world_too(tmp_path):
+    tune = {"key": "learning_rate", "seeds": [9], "by": "world/f1"}
+    with pytest.raises(StudyError, match="tune: values is missing"):
+        read_study(write(tmp_path, tune=tune), world="world_large")
+
+
 def test_only_studies_of_a_world_move_to_another(tmp_path):
     (tmp_path / "base.yaml").write_text("model_name_or_path: some/model\ndataset_name: pairs.jsonl\n")
     path = write(tmp_path, recipe="base.yaml", options={}, evaluation={"dataset_name": "held_out.jsonl"})
@@ -130,6 +151,17 @@ def test_a_world_that_was_not_built_says_how(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"make it once, by `python -m mmdpo.world.build --world world_large`"):
         plan_trials(read_study("beyond", world="world_large"), tmp_path)
+
+
+def test_a_world_that_was_built_before_it_was_redrawn_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    folder = tmp_path / "mmdpo" / "world_large"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"vision_config": {"image_size": 96}}')
+    with pytest.raises(FileNotFoundError, match="is that of an earlier world_large, whose pictures had another size"):
+        plan_trials(read_study("beyond", world="world_large"), tmp_path)
+    (folder / "config.json").write_text('{"vision_config": {"image_size": 144}}')
+    assert LARGE.checkpoint == folder
 
 
 def test_a_key_that_is_written_twice_is_refused(tmp_path):
