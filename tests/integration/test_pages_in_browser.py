@@ -78,3 +78,19 @@ def test_curves_are_smoothed_and_laid_on_a_log_scale_and_keep_their_values(brows
         page.get_by_role("checkbox", name="log scale").uncheck()
         assert margins.evaluate(points_of) == before
         assert loss.locator(".raw").count() == 0
+
+
+def test_values_under_the_pointer_have_no_digit_that_is_not_drawn(browser, tmp_path):
+    """Two runs of which one is flat at 0 beside the other's hundred, at steps of five digits."""
+    runs = [write_trained(tmp_path / name) for name in ("steep", "flat")]
+    for run, share in zip(runs, (1, 0), strict=True):
+        history = [{"step": step, "rewards/accuracies": share * (step - 12345) / 10} for step in range(12345, 12356)]
+        (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    write_report(runs, tmp_path / "report.html")
+    with open_page(browser, (tmp_path / "report.html").as_uri(), ready="h1") as page:
+        (plot,) = page.locator(".plot").all()
+        plot.focus()
+        plot.press("ArrowLeft")
+        assert plot.locator(".values").inner_text().split("\n") == ["step 12355", "100 steep", "0 flat"]
+        plot.press("ArrowLeft")
+        assert plot.locator(".values").inner_text().split("\n") == ["step 12354", "90 steep", "0 flat"]

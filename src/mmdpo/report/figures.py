@@ -332,6 +332,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.tick_params(labelsize=8)
     axes.locator_params(axis="x", nbins=6)
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # so that numbers have room
+    axes.yaxis.set_offset_position("right")  # of their power of ten, which would push the title out of the panel
     axes.grid(alpha=0.2, linewidth=0.6)
     axes.margins(x=0.02)
     if panel.limits is not None:

@@ -14,7 +14,7 @@ from mmdpo.data.images import open_image
 from mmdpo.report.diagnosis import write_diagnosis
 from mmdpo.report.evaluated import LOOKED_AT, ItemPictures, read_evaluated
 from mmdpo.report.evaluation import Benchmarks
-from mmdpo.report.figures import DASHES, MOST_POINTS, draw_panels, overlay_panels
+from mmdpo.report.figures import DASHES, MOST_POINTS, draw_panels, overlay_panels, panel_svg
 from mmdpo.report.layout import make_thumbnail, render
 from mmdpo.report.page import write_report
 from mmdpo.report.reading import Place, ReportError, distinct_labels, find_folders
@@ -533,6 +533,16 @@ class TestCurves:
         assert len(set(swatches)) == 10, "nor in the legend"
         path = draw_panels(panels, tmp_path / "curves.png")
         assert path.with_suffix(".svg").read_text().count("run 7") == 1, "the legend of the sheet"
+
+    def test_the_title_of_a_panel_has_its_place_whatever_its_values(self):
+        """A power of ten stands above the axis, too."""
+        drawn = [
+            panel_svg(overlay_panels({"a": [[{"step": step, "loss": step * size} for step in (1, 2)]]})[0], "p")
+            for size in (1.0, 1e-6, 1e9)
+        ]
+        titles = [re.search(r"<text([^>]*)>Loss</text>", svg)[1] for svg in drawn]
+        assert len(set(titles)) == 1
+        assert "1e−6" in drawn[1]
 
     def test_a_long_log_is_drawn_as_means_over_stretches(self):
         log = [{"step": step, "grad_norm": float(step % 2)} for step in range(5000)]

@@ -1,11 +1,18 @@
 // Values under the pointer, smoothing and a log scale for panels of curves: all read from the drawn lines.
 const SVG = "http://www.w3.org/2000/svg";
-const round = (number, digits = 4) => String(Number(number.toPrecision(digits))).replace("-", "−");
+const round = (number, digits) => String(Number(number.toPrecision(digits))).replace("-", "−");
 
 function readPlot(plot) {
   const svg = plot.querySelector("svg");
   const [left, right, bottom, top, x0, x1, y0, y1] = plot.dataset.axes.split(" ").map(Number);
   const box = svg.viewBox.baseVal;
+  // Lines are drawn to so many points: digits beyond that would be made up.
+  const fine = "log" in plot.dataset ? 1e-5 : 1e-3;
+  const within = (from, to, length) => {
+    const unit = 10 ** Math.ceil(Math.log10(2 * fine * Math.abs((to - from) / length)));
+    return (number, digits = 12) => round(Math.round(number / unit) * unit, digits);
+  };
+  const showStep = within(x0, x1, right - left), showValue = within(y0, y1, top - bottom);
   const valueAt = (y) => y0 + (y1 - y0) * (y - bottom) / (top - bottom);
   const find = (path) => (path?.getAttribute("d").match(/-?[\d.]+(?:e-?\d+)?/g) ?? []).map(Number);
   const pair = (numbers) => Array.from({ length: numbers.length >> 1 }, (_, at) => numbers.slice(2 * at, 2 * at + 2));
@@ -96,12 +103,12 @@ function readPlot(plot) {
     at = found.reduce((a, b) => Math.abs(b[1].x - wanted) < Math.abs(a[1].x - wanted) ? b : a)[1].x;
     const step = x0 + (x1 - x0) * (at - left) / (right - left);
     const rows = found.filter(([, { x }]) => Math.abs(x - at) < 6).sort((a, b) => b[1].value - a[1].value);
-    const head = `step ${round(step)}${lines[0].raw ? ": logged (smoothed)" : ""}`;
+    const head = `step ${showStep(step)}${lines[0].raw ? ": logged (smoothed)" : ""}`;
     said.replaceChildren(head, ...rows.map(([line, point]) => {
       const row = document.createElement("div"), swatch = document.createElement("i"), value = document.createElement("b");
       swatch.style.background = line.colour;
-      value.textContent = round(point.value);
-      row.append(swatch, value, line.raw ? ` (${round(point.smooth)}) ${line.label}` : ` ${line.label}`);
+      value.textContent = showValue(point.value, 4);
+      row.append(swatch, value, line.raw ? ` (${showValue(point.smooth, 4)}) ${line.label}` : ` ${line.label}`);
       return row;
     }));
     mark.setAttribute("x1", at);
