@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-CONFIGURATIONS = ("live", "cached", "packed", "grouped", "rebalanced", "threshold")
+CONFIGURATIONS = ("live", "cached", "packed", "grouped", "rebalanced", "threshold", "tower")
 ENGINES = {
     "ddp": (*CONFIGURATIONS, "disagree", "check"),
     "fsdp2": ("live", "cached", "packed"),

@@ -43,6 +43,7 @@ CONFIGURATIONS = {
     "grouped": dict(precompute_ref_log_probs=True, train_sampling_strategy="group_by_length", num_train_epochs=2),
     "rebalanced": dict(precompute_ref_log_probs=True, train_sampling_strategy="batch_rebalance"),
     "threshold": dict(objective="mpo", precompute_ref_log_probs=True),
+    "tower": dict(freeze_vision_tower=False, gradient_checkpointing=True, precompute_ref_log_probs=True),
 }
 SHARDING = {
     "fsdp2": DistributedType.MULTI_GPU,

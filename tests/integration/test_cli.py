@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import mmdpo.training.run
 from mmdpo.cli import main
 from mmdpo.world.pairs import make_pairs
 
@@ -179,6 +180,17 @@ class TestTrain:
         assert main(["train", "--config", str(recipe), *explode]) == 2
         assert "not finite at step" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+
+    def test_what_fails_after_training_leaves_the_model(self, recipe, tmp_path, capsys, monkeypatch):
+        def fail(folder):
+            raise OSError("the card cannot be written")
+
+        monkeypatch.setattr(mmdpo.training.run, "write_card", fail)
+        arguments = ["--save_strategy", "no", "--max_steps", "1"]
+        assert main(["train", "--config", str(recipe), *arguments]) == 2
+        assert "the card cannot be written" in capsys.readouterr().err
+        assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+        assert main(["merge", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
 
     def test_a_run_that_fails_leaves_none_of_the_folders_above_its_own_that_it_has_made(self, recipe, tmp_path, capsys):
         where = ["--output_dir", str(tmp_path / "runs" / "today" / "mine")]

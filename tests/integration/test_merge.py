@@ -9,13 +9,18 @@ import shutil
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from mmdpo.checkpoints import merge
 from mmdpo.cli import main
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
+from mmdpo.models.trained import attach_adapter
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
+from small_trainer import build_trainer
 
 OPTIONS = {
     "model_name_or_path": "world", "use_peft": True, "lora_r": 4, "max_steps": 4,
@@ -71,6 +76,14 @@ def adapted_logits(run, base):
     return logits(model, AutoProcessor.from_pretrained(run))
 
 
+def run_card(folder, monkeypatch):
+    """Runs the code of a card in its folder."""
+    code = re.search(r"## Use\n\n```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    make_pairs(1, seed=3)[0]["images"][0].save(folder / "picture.jpg")
+    monkeypatch.chdir(folder)
+    exec(compile(code, "card", "exec"), {})
+
+
 def merge_error(capsys, *arguments):
     capsys.readouterr()
     assert main(["merge", *map(str, arguments)]) == 2
@@ -89,6 +102,10 @@ class TestEqualLogits:
         assert {"config.json", "model.safetensors", "README.md", "curves.png", "processor_config.json"} <= held
         assert "adapter_config.json" not in held
         assert "training_args.bin" not in held
+
+    def test_with_a_world_as_the_base(self, run, base, tmp_path):
+        assert main(["merge", str(run), str(tmp_path / "merged"), "--base", "world"]) == 0
+        self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run, base), base)
 
     def test_of_a_checkpoint_inside_a_run(self, run, base, tmp_path):
         assert main(["merge", str(run / "checkpoint-2"), str(tmp_path / "merged")]) == 0
@@ -113,6 +130,50 @@ class TestEqualLogits:
         assert {tensor.dtype for tensor in load_file(tmp_path / "small" / "model.safetensors").values()} == {
             torch.bfloat16
         }
+
+
+class TestCommitOfTheBase:
+    """An adapter is for the weights of one commit; `main` may be others by now."""
+
+    COMMIT = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+    def test_is_in_the_adapter_of_a_run_and_of_one_that_was_trained_further(self, tmp_path):
+        model = load_model(resolve_start("world"))
+        model.config._commit_hash = self.COMMIT
+        trainer = build_trainer(tmp_path, make_pairs(4, seed=5), model=model, peft_config=LoraConfig(r=2))
+        trainer.save_model()
+        settings = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+        assert settings["revision"] == self.COMMIT
+        assert resolve_start(str(tmp_path / "run")).revision == self.COMMIT
+        other = load_model(resolve_start("world"))
+        tensors = load_file(tmp_path / "run" / "adapter_model.safetensors")
+        assert attach_adapter(other, tmp_path / "run", tensors, base="world").peft_config["default"].revision is None
+
+    def test_is_the_one_that_is_merged_unless_a_base_is_given(self, run, base, tmp_path, monkeypatch):
+        copy, asked = tmp_path / "run", []
+        shutil.copytree(run, copy)
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        (copy / "adapter_config.json").write_text(json.dumps({**settings, "revision": self.COMMIT}))
+        monkeypatch.setattr(
+            merge, "find_folder", lambda name, *, revision=None, **kwargs: asked.append(revision) or base
+        )
+        assert main(["merge", str(copy), str(tmp_path / "merged")]) == 0
+        assert main(["merge", str(copy), str(tmp_path / "again"), "--base", str(base)]) == 0
+        assert asked == [self.COMMIT, None]
+
+    def test_is_the_one_that_the_card_loads(self, run, tmp_path, monkeypatch):
+        copy, asked = tmp_path / "run", []
+        shutil.copytree(run, copy)
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        (copy / "adapter_config.json").write_text(json.dumps({**settings, "revision": self.COMMIT}))
+        load = AutoModelForImageTextToText.from_pretrained
+        monkeypatch.setattr(
+            AutoModelForImageTextToText,
+            "from_pretrained",
+            lambda name, *, revision, **options: asked.append(revision) or load(name, **options),
+        )
+        run_card(copy, monkeypatch)
+        assert asked == [self.COMMIT]
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +286,20 @@ class TestRefusals:
         path.unlink()
         assert "nor adapter_model.safetensors" in merge_error(capsys, copy, tmp_path / "out")
 
+    def test_a_base_of_quantised_weights_and_what_it_was_made_of(self, copy, base, tmp_path, capsys):
+        quantised = tmp_path / "base-4bit"
+        shutil.copytree(base, quantised)
+        config = json.loads((base / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        (quantised / "config.json").write_text(json.dumps(config))
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        settings["base_model_name_or_path"] = str(quantised)
+        (copy / "adapter_config.json").write_text(json.dumps(settings))
+        message = merge_error(capsys, copy, tmp_path / "merged")
+        assert "holds quantised weights" in message
+        assert "--base" in message
+        assert main(["merge", str(copy), str(tmp_path / "merged"), "--base", str(base)]) == 0
+
     def test_a_pickled_adapter(self, copy, base, tmp_path, capsys):
         tensors = load_file(copy / "adapter_model.safetensors")
         (copy / "adapter_model.safetensors").unlink()
@@ -274,14 +349,20 @@ def test_the_use_of_a_card_runs_as_it_stands_and_answers_about_a_picture(run, tm
     if which == "merged":
         folder = tmp_path / "merged"
         assert main(["merge", str(run), str(folder)]) == 0
-    card = (folder / "README.md").read_text()
-    code = re.search(r"## Use\n\n```python\n(.*?)```", card, re.DOTALL).group(1)
     there = tmp_path / "there"
     shutil.copytree(folder, there)
-    make_pairs(1, seed=3)[0]["images"][0].save(there / "picture.jpg")
-    monkeypatch.chdir(there)
     capsys.readouterr()
-    exec(compile(code, "card", "exec"), {})
+    run_card(there, monkeypatch)
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_processor_without_a_chat_template_is_given_a_plain_prompt(run, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "chat_template.jinja").unlink()
+    assert main(["merge", str(copy), str(tmp_path / "merged")]) == 0
+    capsys.readouterr()
+    run_card(tmp_path / "merged", monkeypatch)
     assert capsys.readouterr().out.strip()
 
 

@@ -28,6 +28,8 @@ from mmdpo.report.figures import curve_panels, draw_panels
 from mmdpo.tables import Table
 
 CARD, CURVES, RECIPE, TRAINER_STATE = "README.md", "curves.png", "recipe.yaml", "trainer_state.json"
+TEMPLATE = "chat_template.jinja"
+"""File of a processor that has a chat template; some have none, as PaliGemma's."""
 PROBE = "probe.json"
 """File of a run folder: how rows were scored, and what the probe before training found."""
 
@@ -55,6 +57,7 @@ def write_card(run: Path, target: Path | None = None, *, title: str | None = Non
         front=yaml.safe_dump(_metadata(base, recipe, has_adapter), sort_keys=False, allow_unicode=True),
         title=title or target.resolve().name,
         has_adapter=has_adapter,
+        has_template=(target / TEMPLATE).is_file(),
         base=f"`{_short(base)}`" if base and is_local else f"[{base}](https://huggingface.co/{base})" if base else None,
         local_base=_short(base) if base and is_local else None,
         objective=objective,

@@ -30,6 +30,7 @@ from mmdpo.models.start import (
     find_folder,
     read_base_name,
     resolve_start,
+    resolve_world,
 )
 from mmdpo.models.trained import attach_adapter
 from mmdpo.models.weights import CheckpointError, read_checkpoint_json, read_weights
@@ -63,6 +64,7 @@ def merge_run(
     otherwise; UnusableFileError for a `target` that is not empty.
     """
     check_name(str(run))
+    base = base and resolve_world(base)
     has_adapter = (run / ADAPTER_CONFIG).is_file()
     if not has_adapter:
         _check_whole_model(run)
@@ -147,11 +149,18 @@ def _find_base(run: Path, base: str | None, allow_pickle: bool) -> tuple[str, Pa
     name = base or read_base_name(run)
     if not name:
         raise CheckpointError(f"{run / ADAPTER_CONFIG} names no base model: give it with --base")
-    revision = read_checkpoint_json(run / ADAPTER_CONFIG).get("revision")
+    # One that is given has revisions of its own.
+    revision = None if base else read_checkpoint_json(run / ADAPTER_CONFIG).get("revision")
     try:
-        return name, find_folder(name, revision=revision, allow_pickle=allow_pickle)
+        folder = find_folder(name, revision=revision, allow_pickle=allow_pickle)
     except CheckpointError as error:
         raise CheckpointError(f"the base of {run}: {error}; --base names it where it lies elsewhere now") from error
+    if (folder / "config.json").is_file() and read_checkpoint_json(folder / "config.json").get("quantization_config"):
+        raise CheckpointError(
+            f"the base of {run}, {name}, holds quantised weights, to which an adapter cannot be added: name the model "
+            "that they were made of with --base"
+        )
+    return name, folder
 
 
 def _save(model: Any, folder: Path) -> None:

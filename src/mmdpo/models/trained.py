@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmdpo.models.families import PARTS, Family, find_adaptable, find_family
+from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, check_names, read_checkpoint_json
 
@@ -27,6 +28,7 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
     that the user gives are kept, and never reach a part that is frozen.
     """
     from peft import get_peft_model
+    from peft.tuners.tuners_utils import check_target_module_exists
 
     if unwrap_adapter(model) is not model:
         raise ValueError(
@@ -43,8 +45,9 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
         frozen = family.locate_parts(model).pattern_of([part for part in PARTS if part not in parts])
         peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
     is_ours = pattern is not None and not getattr(peft_config, "target_parameters", None)
-    meant = {name for name, _ in model.named_modules() if pattern is not None and re.fullmatch(pattern, name)}
-    adapted: nn.Module = get_peft_model(model, peft_config)
+    # As PEFT reads the configuration: without what the user leaves out, or trains whole (modules_to_save).
+    meant = {name for name, _ in model.named_modules() if is_ours and check_target_module_exists(peft_config, name)}
+    adapted: nn.Module = get_peft_model(model, peft_config, revision=commit_of(model.config))
     if is_ours:  # PEFT may have written into the configuration since
         _check_adapted(adapted, meant)
     return adapted
@@ -89,7 +92,8 @@ def attach_adapter(
 
     where = f"the adapter in {folder} is for another base than {base}"
     settings = read_settings(folder, is_trained=is_trained)
-    settings.base_model_name_or_path = None  # PEFT would warn where the base lies elsewhere now
+    # PEFT would warn where the base lies elsewhere now.
+    settings.base_model_name_or_path, settings.revision = None, commit_of(model.config)
     try:
         adapted = get_peft_model(model, settings)
     except (ValueError, KeyError) as error:
@@ -103,6 +107,48 @@ def attach_adapter(
 def unwrap_adapter(model: Any) -> Any:
     """Returns the model inside a PeftModel, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_adapter(model: Any, peft_config: Any = None) -> None:
+    """Raises ValueError for an adapter, in the model or to be added, that cannot be trained here.
+
+    It may be one that transformers itself has put into the model, which then looks like a model without an adapter, or
+    one that puts tokens of its own in front of a prompt.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    is_bare = unwrap_adapter(model) is model
+    if is_bare and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(
+            "transformers has put an adapter into the model, whose other weights would move too, and not be saved. "
+            "Give the adapter's folder as the model, or PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
+    adapters = [*({} if is_bare else model.peft_config).values(), *([] if peft_config is None else [peft_config])]
+    if any(settings.is_prompt_learning for settings in adapters):
+        raise ValueError(
+            "the adapter puts tokens of its own in front of a prompt, which is not supported: take LoRA, or another "
+            "adapter on layers"
+        )
+
+
+def describe_unsaved(adapted: Any) -> str | None:
+    """Returns which weights a caller trains beside an adapter, which is saved without them; None where there are none.
+
+    Biases are saved where the adapter's configuration says so.
+    """
+    added = find_added(adapted)
+    with_biases = any(getattr(settings, "bias", "none") != "none" for settings in adapted.peft_config.values())
+    lost = [
+        name
+        for name, parameter in unwrap_adapter(adapted).named_parameters(prefix="base_model.model")
+        if parameter.requires_grad and name not in added and not (with_biases and name.endswith("bias"))
+    ]
+    if not lost:
+        return None
+    return (
+        f"{len(lost)} trained weights are no part of the adapter, {lost[0]} among them: neither checkpoints nor the "
+        "model hold them. Name their modules in modules_to_save of the adapter's configuration, or freeze them"
+    )
 
 
 def find_added(model: nn.Module) -> frozenset[str]:

@@ -192,7 +192,8 @@ def fingerprint_reference(reference: Any, collator: Collator, accelerator: Any) 
     if isinstance(reference, AdapterOff):
         adapters, weights = None, digest_weights(base, adapter_prefix=getattr(model.base_model, "prefix", None))
     else:
-        adapters, weights = getattr(model, "peft_config", None), digest_weights(model)
+        is_on = model.active_adapters if base is not model else ()
+        adapters, weights = {name: model.peft_config[name] for name in is_on}, digest_weights(model)
     device = accelerator.device.type
     with accelerator.autocast():  # asked where it counts: accelerate's own setting is shared by all trainers
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -35,8 +35,14 @@ class AdapterOff:
 
     def __call__(self, batch: Batch, cells: tuple[Cell, ...], *, policy: nn.Module, memo: Memo) -> Float[Tensor, "C B"]:
         """Scores through the policy's wrapper, adapter off."""
-        with torch.no_grad(), self.scorer.model.disable_adapter():  # type: ignore[operator]
-            return self.scorer(batch, cells, through=policy, memo=memo if self.share_images else None).logprobs
+        model: Any = self.scorer.model
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        try:
+            with torch.no_grad(), model.disable_adapter():
+                return self.scorer(batch, cells, through=policy, memo=memo if self.share_images else None).logprobs
+        finally:
+            for parameter in frozen:  # PEFT lets all of an adapter move once it is on again
+                parameter.requires_grad_(False)
 
 
 @dataclass(frozen=True)

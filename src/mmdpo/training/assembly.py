@@ -22,8 +22,10 @@ from mmdpo.models.families import Family, find_family
 from mmdpo.models.seams import attention_of
 from mmdpo.models.trained import (
     add_adapter,
+    check_adapter,
     count_bits,
     describe_unreached,
+    describe_unsaved,
     disable_dropout,
     freeze_parts,
     keep_layout_of_4_bits,
@@ -44,8 +46,9 @@ def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfi
     """Returns the model as it is trained: adapter added or parts frozen, dropout off.
 
     An adapter that a user's own PeftModel brings is left as it is. Raises ValueError where both the model and the
-    options bring an adapter, and for quantised weights without one.
+    options bring an adapter, for one that cannot be trained, and for quantised weights without one.
     """
+    check_adapter(model, peft_config)
     has_adapter = peft_config is not None or unwrap_adapter(model) is not model
     check_quantised(count_bits(unwrap_adapter(model)), args, has_adapter=has_adapter)
     keep_layout_of_4_bits(model)
@@ -55,6 +58,8 @@ def prepare_policy(model: Any, family: Family, peft_config: Any, args: MDPOConfi
             logger.warning("%s", unreached)
     elif not has_adapter:
         freeze_parts(model, family, args.trained_parts)
+    elif (unsaved := describe_unsaved(model)) is not None:
+        logger.warning("%s", unsaved)
     if args.bf16 or args.fp16:
         # Autocast brings both to 16 bits anyway; casting activations up to the adapters' float32 first is lost work.
         for module in model.modules():

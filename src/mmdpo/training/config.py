@@ -274,6 +274,12 @@ class MDPOConfig(TrainingArguments):
         super().__post_init__()
         if loads_as_ever and self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # batches are sent while the device still works
+        kept: Any = self.gradient_checkpointing_kwargs or getattr(self, "activation_checkpointing_kwargs", None) or {}
+        # A tower has layers that give no features, and a batch without images uses neither tower nor projector.
+        # Checkpoints of the reentrant kind do not go with it.
+        has_unused = self.trained_parts != ("language_model",) and not kept.get("use_reentrant")
+        if getattr(self, "ddp_find_unused_parameters", None) is None and has_unused:
+            self.ddp_find_unused_parameters = True
         check_loggers(self)
         check_trust(self)
         self.asked_for_reference_pass = bool(self.precompute_ref_log_probs)

@@ -125,9 +125,9 @@ def plan_run(recipe: Recipe) -> DryRun:
     held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)
     batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
     # As Trainer and accelerate come to them.
-    batches = len(checked.good) / args.train_batch_size
-    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
-    steps_per_epoch = max(math.ceil(math.ceil(batches / args.world_size) / args.gradient_accumulation_steps), 1)
+    whole = math.floor if args.dataloader_drop_last else math.ceil
+    batches = whole(whole(len(checked.good) / args.train_batch_size) / args.world_size)
+    steps_per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
     # As `choose_reference` will take it: this model has no weights that could be looked at.
     is_fresh = start.adapter is None and recipe.model.use_peft
     reference = "none" if not plan.live_cells else "adapter off" if is_fresh else "copy"

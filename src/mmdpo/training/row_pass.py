@@ -294,7 +294,8 @@ class RowPass:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        self.policy.to(self.accelerator.device)
+        if getattr(self.policy, "hf_device_map", None) is None:  # whose layers lie where they belong
+            self.policy.to(self.accelerator.device)
         was_training = self.policy.training
         self.policy.eval()
         try:

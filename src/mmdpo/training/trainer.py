@@ -124,7 +124,11 @@ class MDPOTrainer(RowOrderTrainer):
         policy = assembly.prepare_policy(policy, family, peft_config, args)
 
         if ref_model is None and args.ref_model_name_or_path is not None:
-            ref_model = load_model(resolve_start(args.ref_model_name_or_path, replace(plan.load, adapter=None)))
+            name, options = args.ref_model_name_or_path, replace(plan.load, adapter=None)
+            if name != model:  # which has revisions of its own
+                own = {key: value for key, value in options.arguments.items() if key != "revision"}
+                options = replace(options, arguments=own)
+            ref_model = load_model(resolve_start(name, options))
 
         # 5. The trainer of transformers, which places the model on its device.
         super().__init__(
@@ -415,14 +419,21 @@ class MDPOTrainer(RowOrderTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluates a dataset in any format that training takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = _map_datasets(eval_dataset, lambda name, data: _read_rows(name, data, self.args))
-            check_agreement(self.args, _by_name(eval_dataset))
-            eval_dataset = _map_datasets(
-                eval_dataset, lambda name, data: self._make_items(data, name, self._collator, self.args)
-            )
-            self._try_rows(_by_name(eval_dataset))
+            eval_dataset = self._open(eval_dataset)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates a dataset in any format that training takes, and returns its rewards as predictions."""
+        return super().predict(self._open({"test": test_dataset})["test"], *args, **kwargs)
+
+    def _open(self, dataset: Any) -> Any:
+        """Returns the rows of one dataset, or of several under names, as items, tried and scored."""
+        dataset = _map_datasets(dataset, lambda name, data: _read_rows(name, data, self.args))
+        check_agreement(self.args, _by_name(dataset))
+        dataset = _map_datasets(dataset, lambda name, data: self._make_items(data, name, self._collator, self.args))
+        self._try_rows(_by_name(dataset))
+        return dataset
 
     def _make_items(self, dataset: Any, name: str, collator: Collator, args: MDPOConfig) -> Items:
         """Returns rows as items, none of which was looked at yet."""

@@ -137,6 +137,17 @@ def test_the_newer_name_of_checkpointing_wins(configure, flag):
     assert configure(activation_checkpointing=flag, gradient_checkpointing=not flag).gradient_checkpointing is flag
 
 
+def test_ddp_looks_for_weights_without_a_gradient_where_a_tower_or_projector_moves(configure):
+    def looks(**options):
+        return configure(**options).ddp_find_unused_parameters
+
+    assert looks() is None, "transformers decides"
+    assert looks(freeze_projector=False) is True
+    assert looks(freeze_vision_tower=False) is True
+    assert looks(freeze_vision_tower=False, ddp_find_unused_parameters=False) is False
+    assert looks(freeze_vision_tower=False, gradient_checkpointing_kwargs={"use_reentrant": True}) is None
+
+
 def test_references_are_scored_before_training_unless_the_model_is_sharded(configure, monkeypatch):
     assert configure().precompute_ref_log_probs is True
     assert configure(precompute_ref_log_probs=False).precompute_ref_log_probs is False

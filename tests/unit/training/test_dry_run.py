@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import LlamaConfig, LlavaConfig, TrainerCallback
 
 from mmdpo.cli import main
+from mmdpo.training.config import MDPOConfig
 from mmdpo.training.dry_run import dry_run, plan_run
 from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.run import build_trainer, train
@@ -156,6 +157,13 @@ def test_steps_are_those_of_the_run(plan, arguments, options):
     trainer.train()
     assert planned.steps == trainer.state.max_steps
     assert planned.pairs == 11
+
+
+def test_batches_that_not_all_processes_have_are_left_out_with_the_last_one(plan, monkeypatch):
+    monkeypatch.setattr(MDPOConfig, "world_size", 3)
+    options = dict(max_steps=-1, num_train_epochs=1, per_device_train_batch_size=2)
+    assert plan(**options).steps == 2, "11 rows are six batches"
+    assert plan(**options, dataloader_drop_last=True).steps == 1, "five whole batches, of which two have no third"
 
 
 @pytest.mark.parametrize("attention", ["shared", "separate"])

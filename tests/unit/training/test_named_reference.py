@@ -4,6 +4,7 @@ import torch
 
 from mmdpo.models.load import load_model
 from mmdpo.models.start import LoadOptions, resolve_start
+from mmdpo.training import trainer as trainer_module
 from mmdpo.world.pairs import make_pairs
 from small_trainer import build_trainer, losses_of
 
@@ -28,3 +29,17 @@ def test_losses_are_those_of_the_model_given_as_an_object(tmp_path):
     assert losses_of(named) == losses_of(given)
     assert losses_of(named) != losses_of(own)
     assert named.ref_model is not None
+
+
+def test_it_has_no_revision_of_the_policy(tmp_path, monkeypatch):
+    asked = []
+
+    def note(name, options):
+        asked.append((name, options.arguments.get("revision")))
+        return resolve_start(name, options)
+
+    monkeypatch.setattr(trainer_module, "resolve_start", note)
+    move(tmp_path / "other")
+    given = dict(model_init_kwargs={"revision": "v2"}, ref_model_name_or_path=str(tmp_path / "other"))
+    build_trainer(tmp_path, make_pairs(4, 0), **given)
+    assert asked == [("world", "v2"), (str(tmp_path / "other"), None)]

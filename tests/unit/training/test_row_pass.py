@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
@@ -173,6 +173,20 @@ class TestReuse:
         mdpo, scored = score(rows)
         assert scored == grid(range(8), [CORRUPTED])
         assert torch.equal(mdpo[:, :2], dpo)
+
+    def test_of_two_adapters_the_one_that_is_on_is_scored(self, score, rows):
+        def adapted(name):
+            torch.manual_seed(0)
+            settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+            model = get_peft_model(load_model(), settings, adapter_name="one")
+            model.add_adapter("two", settings)
+            model.set_adapter(name)
+            return model
+
+        one, _ = score(rows, model=adapted("one"))
+        two, scored = score(rows, model=adapted("two"))
+        assert scored == grid(range(8))
+        assert not torch.equal(one, two)
 
     def test_rows_with_equal_contents_are_scored_once(self, score, rows):
         values, scored = score([rows[0], {**rows[0], "id": "twin"}])
@@ -499,6 +513,16 @@ class TestDatasets:
         trainer.train()
         assert sum(asked.values()) == 3 * 8, "the rows of `near` are known from training"
         assert {len(items) for items in trainer.eval_dataset.values()} == {2, 4}
+
+    def test_a_model_that_is_spread_over_devices_stays_where_it_is(self, build_trainer, rows, monkeypatch):
+        model = load_model()
+        model.hf_device_map = {"model": 0, "lm_head": 1}
+
+        def move(*args, **kwargs):
+            raise AssertionError("it would not fit on one of them")
+
+        monkeypatch.setattr(model, "to", move)
+        assert build_trainer(rows, model=model).train_dataset.ref_logprobs is not None
 
     def test_an_objective_without_a_reference_is_given_none(self, build_trainer, asked, rows, tmp_path):
         build_trainer(rows, objective="sft_chosen").train()

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 import small_trainer
@@ -136,6 +136,61 @@ class TestWhatMoves:
         adapted = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
         assert any("q_proj" in name for name in adapted)
         assert not any("vision_tower" in name or "projector" in name for name in adapted)
+
+    @pytest.mark.parametrize(
+        "left_out",
+        [dict(exclude_modules=["o_proj"]), dict(exclude_modules=r".*\.o_proj"), dict(modules_to_save=["o_proj"])],
+        ids=str,
+    )
+    def test_lora_on_every_layer_leaves_out_what_its_configuration_leaves_out(self, tmp_path, rows, left_out):
+        trainer = build_trainer(tmp_path, rows[:4], peft_config=LoraConfig(r=2, **left_out))
+        adapted = {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
+        assert any("q_proj" in name for name in adapted)
+        assert not any("o_proj" in name for name in adapted)
+
+    @pytest.mark.parametrize("is_cached", [True, False])
+    def test_what_a_caller_has_frozen_of_an_adapter_stays_frozen(self, tmp_path, rows, is_cached):
+        model = get_peft_model(small_trainer.open_world()[0], LoraConfig(r=2, target_modules=["q_proj"]))
+        for name, parameter in model.named_parameters():
+            if "vision_tower" in name:
+                parameter.requires_grad_(False)
+        moving = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert moving
+        trainer = build_trainer(tmp_path, rows[:4], model=model, precompute_ref_log_probs=is_cached)
+        assert isinstance(trainer._live_reference, AdapterOff)
+        trainer.train()
+        assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == moving
+
+    def test_an_adapter_that_transformers_put_into_the_model_is_refused(self, tmp_path, rows):
+        # As its `from_pretrained` does with the folder of an adapter.
+        model = inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), small_trainer.open_world()[0])
+        with pytest.raises(ValueError, match="transformers has put an adapter into the model"):
+            build_trainer(tmp_path, rows[:4], model=model)
+
+    def test_an_adapter_of_tokens_before_the_prompt_is_refused(self, tmp_path, rows):
+        tokens = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+        for given in (
+            dict(peft_config=tokens),
+            dict(model=get_peft_model(small_trainer.open_world()[0], tokens)),
+        ):
+            with pytest.raises(ValueError, match="tokens of its own in front of a prompt"):
+                build_trainer(tmp_path, rows[:4], **given)
+
+    def test_what_a_caller_trains_beside_an_adapter_and_is_not_saved_with_it_is_said(self, tmp_path, rows, caplog):
+        def describe(unfrozen, **options):
+            settings = LoraConfig(r=2, target_modules=["q_proj"], **options)
+            model = get_peft_model(small_trainer.open_world()[0], settings)
+            for name, parameter in model.named_parameters():
+                if unfrozen in name:
+                    parameter.requires_grad_(True)
+            caplog.clear()
+            build_trainer(tmp_path, rows[:4], model=model)
+            return caplog.text
+
+        told = describe("multi_modal_projector")
+        assert "4 trained weights are no part of the adapter" in told
+        assert "multi_modal_projector" in told
+        assert "no part" not in describe("nothing", modules_to_save=["multi_modal_projector"], bias="all")
 
     def test_lora_reaches_the_parts_that_flags_unfreeze(self, tmp_path, rows):
         trainer = build_trainer(tmp_path, rows, peft_config=LoraConfig(r=2), freeze_vision_tower=False)
@@ -300,6 +355,9 @@ class TestEvaluation:
     def test_any_dataset_can_be_evaluated(self, tmp_path, rows):
         trainer = build_trainer(tmp_path, rows)
         assert trainer.evaluate(rows[:3])["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+        found = trainer.predict(rows[:3])
+        assert found.metrics["test_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
+        assert found.predictions.shape == (3, 3)
 
     def test_with_precomputed_references_evaluation_works_before_training_and_refuses_what_came_too_late(
         self, tmp_path, rows

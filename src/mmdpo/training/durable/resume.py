@@ -96,7 +96,7 @@ def find_checkpoint(args: MDPOConfig) -> str | None:
 
 @contextmanager
 def own_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
-    """Makes a folder and holds it for this run; an error before its first checkpoint leaves nothing of the run there.
+    """Makes a folder and holds it for this run; an error before a first checkpoint or model leaves nothing of it there.
 
     What a killed run left unfinished is removed. Raises RunFolderError for a folder that cannot be written into,
     FolderInUseError for one that another run holds.
@@ -111,7 +111,8 @@ def own_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
             try:
                 yield
             except Exception:
-                if not sealing.list_checkpoints(folder):
+                is_model = any((folder / mark).is_file() for mark in sealing.MODEL_MARKS)
+                if not is_model and not sealing.list_checkpoints(folder):
                     _remove_new(folder, before)
                 raise
     except Exception:
