@@ -132,11 +132,12 @@ def _describe_origin(files: RunFiles, plan: BuildPlan, rule: str) -> Callable[[P
 
     def describe(prompt: Prompt, pair: Proposal) -> dict[str, Any]:
         row = {"prompt_id": prompt.id, "image_sha256": " ".join(files.images(prompt)), **of_run}
-        for name, side, text in zip((CHOSEN, REJECTED), (pair.chosen, pair.rejected), pair.texts, strict=True):
+        sides = zip((CHOSEN, REJECTED), (pair.chosen, pair.rejected), pair.texts, pair.verdicts, strict=True)
+        for name, side, text, verdict in sides:
             row |= {
                 f"k_{name}": side.sample.k,
-                f"score_{name}": float(side.verdict.score),
-                f"claims_{name}": to_json(side.verdict.list_claims()),
+                f"score_{name}": float(verdict.score),
+                f"claims_{name}": to_json(verdict.list_claims()),
                 f"logp_{name}": side.sample.logprob if text == side.sample.text else None,
             }
         row |= {"clean": float(pair.is_clean), "margin": float(pair.margin)}

@@ -56,13 +56,12 @@ class Facts:
         self._marks += bytes([mark.search(text) is not None for mark in MARKS.values() for text in pair.texts])
         self._margins[round(pair.margin, 2)] += 1
         self._clean += pair.is_clean
-        self._struck.update(claim.text for claim in pair.rejected.verdict.claims if not claim.is_true)
-        if pair.chosen is not pair.rejected:
-            self._claims["chosen"].add(pair.chosen.verdict)
-        self._claims["rejected"].add(pair.rejected.verdict)
+        for side, verdict in zip(self._claims, pair.verdicts, strict=True):
+            self._claims[side].add(verdict)
+        self._struck.update(claim.text for claim in pair.verdicts[1].claims if not claim.is_true)
         k = pair.chosen.sample.k
         for label, of in verdicts.items():
-            if k in of:
+            if k in of and pair.texts[0] == pair.chosen.sample.text:
                 self._mistakes[label].append(bool(of[k].struck))
 
     def describe(self, resamples: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def is_repeating(text: str) -> bool:
 
 
 def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
-    """Returns the answers, by number, that say what one before them says: equally, or with that share of pieces.
+    """Returns the answers, by number, that say what one before them says: equally, or with more than that share.
 
     A piece is three words in a row; the share is that of those in both among those in either (Jaccard). Answers of
     fewer words are compared by their words.

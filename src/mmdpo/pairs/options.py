@@ -98,7 +98,7 @@ class BuildOptions(Options):
     per_prompt: int = option(1, "Most pairs from one prompt.", least=1)
     per_image: int = option(3, "Most pairs from one image.", least=1)
     near_duplicate: float = option(
-        0.9, "Two answers with this share of pieces in common, or more, count as one.", within="(0, 1]"
+        0.9, "Two answers with more than this share of pieces in common count as one.", within="(0, 1]"
     )
     mistakes: Literal["drop", "weigh", "keep"] = option(
         "drop", "Pairs whose chosen answer has a wrong claim: drop, weigh in the recipe, or keep."

@@ -55,11 +55,26 @@ class Proposal(NamedTuple):
         return self.own_texts or (self.chosen.sample.text, self.rejected.sample.text)
 
     @property
+    def verdicts(self) -> tuple[Verdict, Verdict]:
+        """What is held of the chosen text and of the rejected one: of a start of an answer its claims alone, of another
+        text than the answer's nothing."""
+        chosen, rejected = map(_judge_text, (self.chosen, self.rejected), self.texts)
+        return chosen, rejected
+
+    @property
     def words(self) -> tuple[int, int]:
         """How many words the texts have."""
         if self.own_texts is None:
             return self.chosen.words, self.rejected.words
         return count_words(self.own_texts[0]), count_words(self.own_texts[1])
+
+
+def _judge_text(answer: Candidate, text: str) -> Verdict:
+    whole, verdict = answer.sample.text, answer.verdict
+    if text == whole:
+        return verdict
+    count = len(split_sentences(text)) if whole.startswith(text) else 0
+    return Verdict(verdict.score, [of for of in verdict.claims if of.sentence is not None and of.sentence < count])
 
 
 Draw: TypeAlias = Callable[[], np.random.Generator]

@@ -126,6 +126,25 @@ def test_a_rewritten_answer_has_no_log_probability_of_its_own(tmp_path):
     assert (row["logp_rejected"], row["k_chosen"], row["k_rejected"], row["clean"]) == (-2.0, 1, 1, 1.0)
 
 
+def test_claims_are_of_the_texts_that_are_in_the_pair(tmp_path):
+    """A rewritten answer does not say what was wrong in it, and of a start that alone counts which it says."""
+
+    def claims():
+        (row,) = rows_of(tmp_path)
+        return [[claim["text"] for claim in json.loads(row[f"claims_{side}"])] for side in ("chosen", "rejected")]
+
+    answer = make_candidate(1, "A dog.", score=-1, wrong=[("dog", 0)], rewrite="A cat.")
+    found = build(tmp_path, {"a": [answer]}, rule="correction")
+    assert claims() == [[], ["dog"]]
+    assert (found["by_judge"], found["struck"], found["errors"]["chosen"]) == ({}, {"dog": 1}, None)
+    right = make_candidate(1, "A room. A cup. A hat.", right=[("room", 0), ("cup", 1)], wrong=[("hat", 2)])
+    wrong = make_candidate(2, "A room. A dog. A cow.", right=[("room", 0)], wrong=[("dog", 1), ("cow", 2)])
+    found = build(tmp_path, {"a": [right, wrong]}, rule="sentence")
+    assert claims() == [["room", "cup"], ["room", "dog"]]
+    assert (found["errors"]["chosen"], found["errors"]["rejected"]) == (0, 50)
+    assert (found["by_judge"], found["struck"]) == ({}, {"dog": 1})
+
+
 def test_a_picture_has_its_own_licence_before_that_of_the_run(tmp_path):
     prompts = [
         Prompt(each.id, each.turns, each.images, {}, each.source, licence)
