@@ -6,9 +6,9 @@ options, pays for nothing twice. A request that failed is never kept as a reply.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.judges import Ask, Reply
 from mmdpo.pairs.prompts import sha256_image
 from mmdpo.records import ImageSource
+
+logger = logging.getLogger(__name__)
 
 LOOKED_AT = 20
 """First tokens among which yes and no are looked for."""
@@ -126,9 +128,12 @@ class Asker:
             reminder = REMINDER if attempt else ""
             questions = [Question(key, each.text + reminder, each.images or None) for key, each in open_.items()]
             self._file.open()  # before a reply is paid for
-            with suppress(RefusedError):  # of some of them; the others were answered
+            try:
                 for answer in self._answerer.answer(questions, settings):
                     self._keep(answer, is_yes_no=is_yes_no)
+            except RefusedError as error:  # of some of them; the others were answered
+                if not self.refused:
+                    logger.warning("%s", error)
 
     def _keep(self, answer: GeneratedAnswer, *, is_yes_no: bool) -> None:
         details = answer.details

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmdpo.data.read import open_rows
 from mmdpo.pairs.asking import JudgeError
-from mmdpo.pairs.judges import PENALTY, Context, Verdict, find_objects, load
+from mmdpo.pairs.judges import PENALTY, Context, Verdict, find_objects, find_there, load
 from mmdpo.pairs.judging import JudgeChoice, judge_lot
 from mmdpo.pairs.prompts import Prompt, read_row
 from mmdpo.pairs.samples import LOT, Sample
@@ -86,7 +86,7 @@ def read_gold(path: Path, vocabulary: Mapping[str, str], image_root: Path | None
 
 
 def _score(text: str, prompt: Prompt, vocabulary: Mapping[str, str]) -> float:
-    there = {vocabulary.get(str(name).lower(), str(name)) for name in prompt.truth["objects"]}
+    there = find_there(prompt, vocabulary)
     named = find_objects(text, vocabulary)
     right = sum(name in there for name in named)
     return right - PENALTY * (len(named) - right)
@@ -183,7 +183,7 @@ def _by_claim(
     for gold, of in zip(golds, verdicts, strict=True):
         if "objects" not in gold.prompt.truth or not vocabulary:
             continue
-        there = {vocabulary.get(str(name).lower(), str(name)) for name in gold.prompt.truth["objects"]}
+        there = find_there(gold.prompt, vocabulary)
         seen = set[str]()
         for claim in (claim for verdict in of if verdict is not None for claim in verdict.claims):
             named = find_objects(claim.text, vocabulary)

@@ -7,8 +7,8 @@ sampler.json     what the answers depend on besides: model, settings
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, derive_seed
 from mmdpo.texts import find_words
+
+logger = logging.getLogger(__name__)
 
 SAMPLES, PROMPTS, SAMPLER = "samples.jsonl", "prompts.jsonl", "sampler.json"
 DRAW, GREEDY, NO_IMAGE, CORRUPTED = "draw", "greedy", "no_image", "corrupted"
@@ -149,7 +151,7 @@ def sample(
                     raise explain_changed(folder, prompt)
             for questions, how, kinds in _plan_lot(lot, known, settings, plan):
                 left = len(questions)
-                with suppress(RefusedError):  # of some of them; the others are answered
+                try:
                     for answer in answerer.answer(list(questions.values()), how):
                         prompt, k = kinds[answer.id]
                         said = {name: answer.details[name] for name in _SAID if name in answer.details}
@@ -162,6 +164,9 @@ def sample(
                         known.setdefault(prompt.id, {})[k] = new
                         left -= 1
                         on_answer(new)
+                except RefusedError as error:  # of some of them; the others are answered
+                    if not refused:
+                        logger.warning("%s", error)
                 refused += left
     finally:
         lines.close()

@@ -214,7 +214,7 @@ def test_one_vote_that_cannot_be_read_leaves_it_to_the_others(tmp_path):
     assert [claim.probability for claim in verdict.claims] == pytest.approx([0.9, 0.5])
 
 
-def test_refused_requests_are_counted_lose_nothing_else_and_are_asked_again(tmp_path):
+def test_refused_requests_are_counted_lose_nothing_else_and_are_asked_again(tmp_path, caplog):
     model = Scripted(lambda words: REFUSED if not is_split(words) and about(words) == "dog" else say(words))
     path = tmp_path / "replies.jsonl"
     asker = Asker(model, path)
@@ -224,6 +224,7 @@ def test_refused_requests_are_counted_lose_nothing_else_and_are_asked_again(tmp_
     asker.close()
     assert (first, second.score) == (None, 2)
     assert (asker.refused, asker.unreadable, asker.asked) == (1, 0, 5)
+    assert "1 questions got no answer" in caplog.text  # what was said of it, which may be mended
     assert len(read_lines(path)) == 4
     willing = Scripted(say)
     assert [verdict.score for verdict in judge(["A cup. A dog.", "A cup, red."], willing, path)] == [-1, 2]

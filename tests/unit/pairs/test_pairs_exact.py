@@ -8,6 +8,7 @@ from mmdpo.pairs.judges import Context, Verdict
 from mmdpo.pairs.judges.exact import is_same, judge
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
+from mmdpo.records import RowError
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,9 @@ def test_what_it_holds_of_a_whole_answer_is_the_same_once_it_is_read_from_disk(i
     again = Verdict(**verdict.row())
     assert again == verdict
     assert (again.struck, again.right) == (int(not is_right), int(is_right))
+
+
+def test_several_right_answers_are_refused():
+    prompt = Prompt("a", (), (), {"answer": ["dog", "hound"]}, "rows.jsonl, row 3")
+    with pytest.raises(RowError, match=r"rows\.jsonl, row 3: `answer` is \['dog', 'hound'\]: give one text or number"):
+        judge(prompt, [Sample("a", 1, "Dog.")], Context())

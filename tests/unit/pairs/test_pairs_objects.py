@@ -6,6 +6,7 @@ import pytest
 from mmdpo.pairs.judges import Claim, Context, Verdict, claim_objects, consistency, find_objects, objects
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
+from mmdpo.records import RowError
 from mmdpo.world import SMALL
 from mmdpo.world.scenes import (
     SUPERVISED_CAPTIONER,
@@ -114,3 +115,9 @@ def test_consistency_without_draws_goes_by_what_there_is():
     samples = [Sample("a", 0, "A dog.", "greedy")]
     (verdict,) = consistency.judge(Prompt("a", (), ()), samples, Context(VOCABULARY))
     assert verdict == Verdict(1.0, (Claim("dog", True, 1.0, 0),))
+
+
+def test_objects_that_are_one_text_are_no_list_of_letters():
+    prompt = Prompt("a", (), (), {"objects": "dog, bus"}, "rows.jsonl, row 3")
+    with pytest.raises(RowError, match=r"rows\.jsonl, row 3: `objects` is 'dog, bus': give a list of names"):
+        objects.judge(prompt, [Sample("a", 1, "A dog.")], Context(VOCABULARY))

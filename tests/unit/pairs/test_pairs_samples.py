@@ -205,11 +205,12 @@ def test_the_start_of_a_text_is_that_share_of_its_words_as_they_stand_there(text
 # -- refusals and breakdowns -------------------------------------------------------------------------------------------
 
 
-def test_what_is_refused_is_counted_left_out_and_asked_again_next_time(tmp_path):
+def test_what_is_refused_is_counted_left_out_and_asked_again_next_time(tmp_path, caplog):
     plan = SamplingPlan(2, negatives=("no_image",))
     refusing = Poet(refuses=("1/0", "2/1"))  # the greedy answer to p1, and a draw of p2
     assert sample(prompts_of(70), refusing, SETTINGS, tmp_path, plan) == 2 + 2  # places count within 64 prompts
     found = answers_in(tmp_path)
+    assert caplog.messages == ["1 refused"]  # the first one
     missing = {("p1", 0), ("p1", 3), ("p2", 1), ("p65", 0), ("p65", 3), ("p66", 1)}
     assert {(f"p{n}", k) for n in range(70) for k in range(4)} - set(found) == missing
     willing = Poet()

@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from mmdpo.pairs.prompts import Prompt
-from mmdpo.records import ImageSource
+from mmdpo.records import ImageSource, RowError
 from mmdpo.registry import Registry, is_elsewhere, load_elsewhere
 from mmdpo.texts import UNSPACED, split_sentences
 
@@ -182,6 +182,14 @@ def _pattern(longest_first: tuple[str, ...]) -> re.Pattern[str]:
     parts = [rf"\b({'|'.join(plain)})(?:s|es)?\b"] if plain else []
     parts += [f"({'|'.join(unspaced)})"] if unspaced else []
     return re.compile("|".join(parts), re.IGNORECASE)
+
+
+def find_there(prompt: Prompt, vocabulary: Mapping[str, str]) -> set[str]:
+    """Returns the objects that are there, by the column `objects`. Raises RowError where that is no list of names."""
+    named = prompt.truth["objects"]
+    if not isinstance(named, list | tuple):
+        raise RowError(f"`objects` is {named!r:.60}: give a list of names", source=prompt.source)
+    return {vocabulary.get(str(name).lower(), str(name)) for name in named}
 
 
 def claim_objects(

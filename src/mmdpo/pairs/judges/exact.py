@@ -9,6 +9,7 @@ from fractions import Fraction
 from mmdpo.pairs.judges import Context, Verdict, Verdicts
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
+from mmdpo.records import RowError
 
 NEEDS, STRIKES, WORDS = "answer", True, dict[str, str]()
 
@@ -30,7 +31,10 @@ _SHORT_UNIT = 3
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Verdicts:
     """Returns one verdict for each sample: right, with score 1, or wrong, with 0."""
-    right = str(prompt.truth[NEEDS])
+    right = prompt.truth[NEEDS]
+    if not isinstance(right, str | int | float):
+        raise RowError(f"`answer` is {right!r:.60}: give one text or number", source=prompt.source)
+    right = str(right)
     verdicts = [is_same(sample.text, right) for sample in samples]
     return [Verdict(float(same), is_right=same) for same in verdicts]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmdpo.pairs.judges import Context, Verdicts, claim_objects
+from mmdpo.pairs.judges import Context, Verdicts, claim_objects, find_there
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.samples import Sample
 
@@ -17,5 +17,5 @@ OPTIONS = ("vocabulary",)
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Verdicts:
     """Returns one verdict for each sample: an object is a claim, right if it is there."""
-    there = {context.vocabulary.get(str(name).lower(), str(name)) for name in prompt.truth[NEEDS]}
+    there = find_there(prompt, context.vocabulary)
     return [claim_objects(sample.text, context.vocabulary, lambda name: (name in there, None)) for sample in samples]
