@@ -146,7 +146,10 @@ def show_item(board: Board, chosen: Sequence[int], at: int, image_dir: Path | No
         problems=board.problems,
         position=f"{at + 1:,} of {len(chosen):,}",
         picture=item_picture(image_dir, board.benchmark, item.id, item.image),
-        answers={run: mark_answer(item.rows.get(run, {}), item.scores.get(run), LONGEST_TEXT) for run in board.runs},
+        answers={
+            run: mark_answer(item.rows.get(run, {}), item.scores.get(run), item.prompt, LONGEST_TEXT)
+            for run in board.runs
+        },
         reference=next((score.reference for score in item.scores.values() if score.reference), ""),
     )
 

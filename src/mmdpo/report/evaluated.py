@@ -202,7 +202,7 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
             shown.append((corrupted, "corrupted", f"Corrupted image of item {item_id}"))
         prompt = next((str(row["prompt"]) for row in rows.values() if row.get("prompt")), "")
         title = f"{item_id}: {cut(prompt, LONGEST_ANSWER)}" if prompt else item_id
-        answers = {label: mark_answer(row, items.get(label)) for label, row in rows.items()}
+        answers = {label: mark_answer(row, items.get(label), prompt) for label, row in rows.items()}
         reference = next((item.reference for item in items.values() if item.reference), "")
         articles.append(
             dict(
@@ -222,18 +222,22 @@ def choose_examples(benchmark: str, runs: Sequence[EvaluatedRun], pictures: Item
     )
 
 
-def mark_answer(row: Mapping[str, Any], item: ScoredItem | None, most: int = LONGEST_ANSWER) -> MarkedAnswer:
+def mark_answer(
+    row: Mapping[str, Any], item: ScoredItem | None, prompt: str, most: int = LONGEST_ANSWER
+) -> MarkedAnswer:
     """Returns an answer, a row of answers.jsonl, with what it was found to be; either may be missing.
 
-    Of texts with more than `most` characters the beginning is left.
+    An answer to another prompt than the one that is shown says so. Of texts with more than `most` characters the
+    beginning is left.
     """
     if "answer" not in row:
         return MarkedAnswer(MISSING, remark="no answer")
-    text = cut(str(row["answer"]), most)
+    text, asked = cut(str(row["answer"]), most), str(row.get("prompt") or prompt)
+    other = f"asked: {cut(asked, most)}" if asked != prompt else ""
+    remark = " · ".join(filter(None, ("not scored" if item is None else item.remark, other)))
     if item is None:
-        return MarkedAnswer(text, remark="not scored")
-    reasons = cut(item.reasons, most)
-    return MarkedAnswer(text, item.flagged, remark=item.remark, reasons=reasons)
+        return MarkedAnswer(text, remark=remark)
+    return MarkedAnswer(text, item.flagged, remark=remark, reasons=cut(item.reasons, most))
 
 
 def _read_answers(folder: Path, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:

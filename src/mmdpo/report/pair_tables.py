@@ -141,7 +141,7 @@ def like_tables(result: Mapping[str, Any]) -> list[Table]:
     ]
     struck = [{"claim": text, "times": count} for text, count in result["struck"].items()]
     shown = tuple((str(name), *map(_show, values)) for name, *values in (of.values() for of in style))
-    headers = ("mark of style", "chosen %", "rejected %", "all %", "chosen has more, %")
+    headers = ("mark of style", "chosen %", "rejected %", "all %", "chosen has more, ties as half, %")
     tables = [
         Table(("", ""), rows, "What the pairs are like", tuple(records)),
         Table(headers, shown, "Style", tuple(style)),
@@ -151,11 +151,11 @@ def like_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def key_table(result: Mapping[str, Any]) -> Table:
-    """Returns in one row how many pairs there are, of what share of the prompts, and what they are like."""
+    """Returns in one row how many pairs there are, how many for a hundred prompts, and what they are like."""
     words, errors = result["words"], result["errors"]
     values = {
         "pairs": _count(sum(result["pairs"].values())),
-        "prompts that gave a pair, %": _show(_percent(result["funnel"]["yield"])),
+        "pairs per 100 prompts": _show(_percent(result["funnel"]["yield"])),
         "chosen without a mistake, %": _show(result["clean"]),
         "wrong claims, chosen / rejected, %": " / ".join(_show(errors.get(key)) for key in SIDES[:2]),
         "words, chosen / rejected": " / ".join(_show(words[key]) for key in SIDES[:2]),

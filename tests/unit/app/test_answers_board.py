@@ -146,6 +146,16 @@ def test_the_page_is_for_two_runs_of_one_benchmark(flagged, tmp_path):
     assert not is_wanted(Sources())
 
 
+def test_an_answer_to_another_prompt_than_the_one_above_says_so(tmp_path):
+    """As of a run with `--prompt_suffix` beside one without."""
+    short = "Is it red? Answer yes or no."
+    one = write_run(tmp_path / "one", {"a": "red"}, prompts={"a": "Is it red?"})
+    other = write_run(tmp_path / "other", {"a": "Yes"}, prompts={"a": short})
+    html = html_of(board_of([one, other]))
+    assert html.count("asked: ") == 1
+    assert html.index("other") < html.index(f"asked: {short}")
+
+
 def test_two_results_of_one_run_are_told_apart_by_their_folders(flagged, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -20,7 +20,7 @@ from mmdpo.report.layout import FORMATS, make_thumbnail
 from mmdpo.report.page import write_report
 from mmdpo.report.pair_figures import Bar, funnel_of_answers, funnel_of_prompts
 from mmdpo.report.pair_files import PairFiles, choose_unpaired, find_pictures, read_answers, read_verdicts
-from mmdpo.report.pair_tables import RESULT_SHAPE, check_table, make_tables
+from mmdpo.report.pair_tables import RESULT_SHAPE, check_table, key_table, make_tables
 from mmdpo.report.pairs import choose_places, explain_ends, write_pairs
 from mmdpo.report.reading import ReportError, find_folders, fit
 from tests.unit.report.makers import (
@@ -243,6 +243,11 @@ class TestTables:
         assert len(table.rows) == 12
         assert ("moved by length: the difference", "−0.5", "") in table.rows
         assert ("moved by the author: the difference", "+3.0", "") in table.rows
+
+    def test_several_pairs_of_a_prompt_are_no_share_of_the_prompts(self):
+        """`per_prompt` may be more than one: the yield is of pairs, and no per cent."""
+        table = key_table(fit({"pairs": {"train": 24}, "funnel": {"prompts": 10, "yield": 2.4}}, RESULT_SHAPE, "", []))
+        assert dict(zip(table.headers, table.rows[0], strict=True))["pairs per 100 prompts"] == "240.0"
 
     def test_they_are_written_unrounded_too(self, written):
         folder, _, _ = written
