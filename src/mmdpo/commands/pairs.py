@@ -59,7 +59,8 @@ def judge(options: JudgeStepOptions) -> int:
         return _estimate(options)
     if not _agrees(run, "judge"):
         return 1
-    for label, (refused, unreadable) in run.judge(getattr(options, "only", ())).items():
+    found = run.judge(getattr(options, "only", ()))
+    for label, (refused, unreadable) in found.items():
         if refused or unreadable:
             print(
                 printable(
@@ -67,9 +68,7 @@ def judge(options: JudgeStepOptions) -> int:
                     f"{unreadable:,} replies cannot be read; the answers that they were about have no verdict"
                 )
             )
-    print(
-        printable(f"verdicts: {', '.join(f'verdicts-{choice.label}.jsonl' for choice in run.judges)} in {run.folder}")
-    )
+    print(printable(f"verdicts: {', '.join(f'verdicts-{label}.jsonl' for label in found)} in {run.folder}"))
     return 0
 
 

@@ -143,6 +143,11 @@ class Rounds:
         self.pairs = parse_options(PairsOptions, flags, "pairs")
         if self.pairs.sampling.no_greedy:
             raise IterateError(f"{options.pairs}: no_greedy: the gate measures greedy answers; leave it out")
+        asked = [words[0] for words in map(shlex.split, options.evaluate) if words]
+        if len(set(asked)) < len(asked):
+            raise IterateError(
+                f"--evaluate: {max(asked, key=asked.count)} is there twice, and has one folder in a round"
+            )
         for words in map(shlex.split, options.evaluate):
             if not words or words[0] not in tasks.names():
                 raise IterateError(
@@ -176,6 +181,9 @@ class Rounds:
                     "count right claims: name one that does with --held_out_judges, such as claims, objects or exact"
                 )
             state["start_benchmarks"] = self._evaluate(0, self.base)
+            for row in state["rounds"]:  # the benchmarks may be others now
+                if "model" in row:
+                    row["benchmarks"] = self._evaluate(row["round"], row["model"])
             if state["ended"]:  # gate, guards and rule may be others now
                 state["ended"] = ""
                 last = state["rounds"].pop() if state["rounds"] else {}
@@ -339,9 +347,12 @@ class Rounds:
         model by a benchmark can no longer be measured by it."""
         found: dict[str, float] = {}
         for words in map(shlex.split, self.options.evaluate):
-            out = self.folder / f"round-{number}" / words[0]
-            if not (out / "result.json").is_file():
+            out, said = self.folder / f"round-{number}" / words[0], f"{shlex.join(words)}\n"
+            asked = out / "asked.txt"
+            before = asked.read_text(encoding="utf-8") if asked.is_file() else said
+            if not (out / "result.json").is_file() or before != said:
                 self._mmdpo("eval", *words, "--model", model, "--out", str(out))
+                write_whole(asked, said)
             metrics = read_json(out / "result.json")["metrics"]
             found |= {name: of["exact"] for name, of in metrics.items()}
         return found

@@ -208,7 +208,7 @@ class PairsRun:
         samples, found = self.read_samples(), dict[str, Unjudged]()
         for place, choice in chosen:
             answerer, step = self.open_judge(choice), f"judge {choice.label}"
-            wanted = self._find_offered() if place and self.options.build.combine == "first_then" else None
+            wanted = self._find_offered() if self._judges_offered(place, choice) else None
             with (
                 self._step(step, Processes()),
                 tqdm(total=len(prompts), desc=choice.label, unit="prompt", disable=None) as bar,
@@ -295,7 +295,7 @@ class PairsRun:
         found = [Estimate("sample", done, len(missing) - done, spent, share)]
         for place, choice in enumerate(self.judges):
             judged = read_verdicts(self.folder, choice.label)
-            wanted = self._find_offered() if judged and place and self.options.build.combine == "first_then" else None
+            wanted = self._find_offered() if judged and self._judges_offered(place, choice) else None
             left = 0
             for prompt in self.prompts:
                 useful = {each.k for each in known.get(prompt.id, ()) if why_useless(each) is None}
@@ -307,6 +307,12 @@ class PairsRun:
         return found
 
     # -- help ----------------------------------------------------------------------------------------------------------
+
+    def _judges_offered(self, place: int, choice: JudgeChoice) -> bool:
+        """Says whether a judge looks only at what the first one would put into a pair: one that costs nothing does not,
+        since it may hold answers against each other."""
+        is_dear = choice.asks_model or choice.run is not None
+        return bool(place) and is_dear and self.options.build.combine == "first_then"
 
     def _find_offered(self) -> Callable[[Prompt], set[int]]:
         """Returns what says which answers the first judge would put into a pair: those are worth a second judge."""

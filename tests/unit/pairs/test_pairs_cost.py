@@ -12,6 +12,7 @@ from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.pairs.asking import Prices
 from mmdpo.pairs.check_judge import Gold
 from mmdpo.pairs.cost import Estimate, Ledger, Spent
+from mmdpo.pairs.judging import read_verdicts
 from mmdpo.pairs.run import PairsRun
 from tests.pairs_help import Scripted, make_prompt, paint, parse, write_lines
 
@@ -184,6 +185,13 @@ def test_the_rest_is_estimated_by_what_was_done(tmp_path):
     assert (rest["judge claims"]["read"], rest["judge claims"]["written"]) == (120, 12)
 
 
+def test_the_files_of_the_judges_that_judged_are_told(tmp_path, capsys):
+    write_lines(tmp_path / "samples.jsonl", [{"id": "own pairs-0-0", "k": k, "text": "cup ."} for k in (0, 1)])
+    words = ["--prompts", "world", "--model", "world", "--judges", "objects", "consistency", "--out", str(tmp_path)]
+    assert main(["pairs", "judge", *words, "--limit", "1", "--only", "objects"]) == 0
+    assert f"verdicts: verdicts-objects.jsonl in {tmp_path}" in capsys.readouterr().out
+
+
 def test_what_all_steps_will_cost_is_told_once(tmp_path, capsys):
     words = ["--prompts", "world", "--model", "world", "--judges", "objects", "--limit", "2", "--out", str(tmp_path)]
     assert main(["pairs", "all", *words, "--dry_run"]) == 0
@@ -258,6 +266,25 @@ def test_with_first_then_the_second_judge_is_asked_about_answers_that_would_be_i
         "A dog.",
     ]
     assert {of.step: of.left for of in run.estimate()}["judge second"] == 0
+
+
+def test_with_first_then_a_second_judge_that_costs_nothing_hears_all_answers(tmp_path):
+    """A cup is in one of five draws, and would be in one of four if those alone were heard that make a pair with it."""
+    (tmp_path / "words.json").write_text('{"cup": "cup"}')
+    judge = json.dumps({"judge": "claims", "splits": "sentences", "name": "first"})
+    options = parse(
+        *("--prompts", "x", "--model", "policy", "--out", tmp_path, "--judges", judge, "consistency"),
+        *("--combine", "first_then", "--num_samples", 5, "--no_greedy", "--vocabulary", tmp_path / "words.json"),
+    )
+    run = PairsRun(options, [make_prompt("p", image=paint())])
+    run.open_judge = lambda choice: Scripted(say) if choice.asks_model else None
+    texts = ["A cup.", "A dog.", "A cow.", "A bee.", "A bus."]
+    write_lines(tmp_path / "samples.jsonl", [{"id": "p", "k": k, "text": of} for k, of in enumerate(texts, start=1)])
+    run.judge()
+    verdicts = read_verdicts(tmp_path, "consistency")["p"]
+    assert [claim.probability for claim in verdicts[1].claims] == [0.2]
+    assert len(verdicts) == 5
+    assert {of.step: of.left for of in run.estimate()}["judge consistency"] == 0
 
 
 @pytest.mark.parametrize(

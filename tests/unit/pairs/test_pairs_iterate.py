@@ -408,6 +408,14 @@ def test_benchmarks_are_told_beside_the_rounds_and_decide_nothing(tmp_path, monk
     assert [row[table.headers.index("world/chair_i")] for row in table.rows] == ["21.3", "8.4", "8.4"]
 
 
+def test_a_benchmark_with_other_options_is_asked_again_of_every_model(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=19.0)})
+    for words in ("world --limit 8", "world", "world"):
+        Rounds(options_of(tmp_path, "--rounds=1", "--evaluate", words), commands).run()
+    asked = [said.partition(" --model")[0] for said in commands.of("eval")]
+    assert asked == ["eval world --limit 8"] * 2 + ["eval world"] * 2
+
+
 def test_pairs_of_earlier_rounds_are_mixed_in(tmp_path, monkeypatch):
     import pyarrow as pa
     from pyarrow import parquet
@@ -438,6 +446,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, words, said):
 def test_what_begins_with_no_benchmark_is_refused(tmp_path):
     with pytest.raises(IterateError, match="'ambr --limit 3' begins with no benchmark; give amber"):
         Rounds(options_of(tmp_path, "--evaluate", "ambr --limit 3"), None)
+    with pytest.raises(IterateError, match="pope is there twice"):
+        Rounds(options_of(tmp_path, "--evaluate", "pope", "amber", "pope --limit 3"), None)
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):
