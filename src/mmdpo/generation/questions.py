@@ -210,9 +210,12 @@ def chat_request(question: Question, settings: GenerationSettings) -> list[Messa
 
 
 def write_data_url(image: LazyImage) -> str:
-    """Returns a data URL: an upright JPEG or PNG file as it is, all else as PNG; raises RowError as `load_image`."""
-    if isinstance(image, str | Path) and (kind := _kind_of_file(image)) is not None:
-        content = Path(image).read_bytes()
+    """Returns a data URL: an upright JPEG or PNG, a file or its bytes, as it is, all else as PNG.
+
+    Raises RowError as `load_image`.
+    """
+    if isinstance(image, str | Path | bytes) and (kind := _kind_of_file(image)) is not None:
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
     else:
         kind, buffer = "image/png", io.BytesIO()
         load_image(image).save(buffer, "PNG")
@@ -220,10 +223,10 @@ def write_data_url(image: LazyImage) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _kind_of_file(path: str | Path) -> str | None:
+def _kind_of_file(file: str | Path | bytes) -> str | None:
     """Returns the type of a file that any server shows as `load_image` does, None if it may show it differently."""
-    load_image(path)  # a file that is cut off is found here, not by the server
-    with Image.open(path) as image:
+    load_image(file)  # a file that is cut off is found here, not by the server
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
         is_plain = image.mode == "RGB" and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
         return _SENT_AS_THEY_ARE.get(image.format or "") if is_plain and not image.has_transparency_data else None
 
