@@ -101,6 +101,7 @@ class _Page:
                 label="Words of the longer answer", placeholder="10-80", max_lines=1, scale=2, min_width=150
             )
         self.place = gr.Number(0, precision=0, visible="hidden", label="row")
+        self.of = gr.Textbox(first.name, visible="hidden", label="its dataset")
         with gr.Row(elem_classes=["list-and-row"]):
             with gr.Column(scale=2, min_width=300, elem_classes=["list"]):
                 self.rows = gr.HTML(js_on_load=_LIST_SCRIPT, elem_classes=["row-list"], label="Rows", min_height=200)
@@ -137,11 +138,13 @@ class _Page:
         self._query: list[Any] = [self.dataset, self.search, self.filters, self.sort, self.words]
         how = [self.as_in, self.corruption, self.options, self.seed, self.epoch]
         self._inputs = [self.place, *self._query, *how]
-        self._outputs = [self.place, self.rows, self.pictures, self.texts]
+        self._outputs = [self.place, self.of, self.rows, self.pictures, self.texts]
         self._connect([(back, -ROWS_SHOWN), (on, ROWS_SHOWN), (previous, -1), (following, 1)])
         self._connect_corruption()
         for button, decision in ((flag, FLAG), (drop, DROP), (keep, KEEP)):
-            self._connect_decision(button, decision)
+            outputs = [*self._outputs, self.reason, self.said]
+            inputs = [self.reason, self.of, *self._inputs]
+            button.click(partial(self.decide, decision), inputs, outputs, **_QUIETLY)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -189,28 +192,28 @@ class _Page:
         self.corruption.input(pick, self._inputs, [self.options, self.pictures], **how)
         self.as_in.input(follow, self._inputs, [self.corruption, self.options, self.seed, self.pictures], **how)
 
-    def _connect_decision(self, button: Any, decision: str) -> None:
-        def decide(reason: str, *values: Any) -> Any:
-            index = shown = int(values[0])
-            try:
-                view, query = self._read(values)
-                before = view.select(query)
-                if not len(before):
-                    raise ValueError("no row is shown, so there is nothing to decide about")
-                view.decide(index, decision, "" if decision == KEEP else reason)
-                if index in before and index not in view.select(query):
-                    shown = move(before, index, -1 if index == before[-1] else 1)
-            except (ValueError, OSError) as error:
-                return (*self.show(*values), reason, paragraph(str(error), "problem", role="alert"))
-            return (*self.show(shown, *values[1:]), "", _tell_decision(view, index, decision, reason))
-
-        outputs = [*self._outputs, self.reason, self.said]
-        button.click(decide, [self.reason, *self._inputs], outputs, **_QUIETLY)
+    def decide(self, decision: str, reason: str, of: str, *values: Any) -> tuple[Any, ...]:
+        """Writes down what is decided about the row that is shown, of the dataset `of`; returns what is shown then."""
+        index = shown = int(values[0])
+        try:
+            view, query = self._read(values)
+            if of != view.name:  # it was chosen, and waits until its rows were read
+                said = paragraph(f"Nothing is decided: the row was of {of}", "problem", role="alert")
+                return (*self.show(*values, to_first=True), reason, said)
+            before = view.select(query)
+            if not len(before):
+                raise ValueError("no row is shown, so there is nothing to decide about")
+            view.decide(index, decision, "" if decision == KEEP else reason)
+            if index in before and index not in view.select(query):
+                shown = move(before, index, -1 if index == before[-1] else 1)
+        except (ValueError, OSError) as error:
+            return (*self.show(*values), reason, paragraph(str(error), "problem", role="alert"))
+        return (*self.show(shown, *values[1:]), "", _tell_decision(view, index, decision, reason))
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
     def show(self, *values: Any, steps: int = 0, tell: Any = None, to_first: bool = False) -> tuple[Any, ...]:
-        """Returns the place of the row that is now shown, the list, its pictures and its texts.
+        """Returns the place of the row that is now shown, its dataset, the list, its pictures and its texts.
 
         That is the row so many `steps` after the current one, or, with `to_first`, the first of the list.
         """
@@ -218,13 +221,14 @@ class _Page:
             view, query = self._read(values)
             selected = view.select(query, *filter(None, [tell]))
         except (ValueError, OSError) as error:
-            return int(values[0]), render("rows.html", count="", note="", problem=str(error), rows=[], digits=1), "", ""
+            problem = render("rows.html", count="", note="", problem=str(error), rows=[], digits=1)
+            return int(values[0]), gr.skip(), problem, "", ""
         if not len(selected):
-            return int(values[0]), view.render_rows(selected, 0), "", ""
+            return int(values[0]), view.name, view.render_rows(selected, 0), "", ""
         current = int(selected[0]) if to_first else int(values[0])
         current = move(selected, current, steps) if steps else current
         pictures = self.show_pictures((current, *values[1:]), tell)
-        return current, view.render_rows(selected, current), pictures, view.render_texts(current)
+        return current, view.name, view.render_rows(selected, current), pictures, view.render_texts(current)
 
     def show_pictures(self, values: Sequence[Any], tell: Any = None) -> Any:
         """Returns the head and the pictures of the current row."""
