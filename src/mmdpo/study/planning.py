@@ -98,7 +98,8 @@ def describe_tuned(tuned: dict[str, Any]) -> list[str]:
     for name, value in chosen.items():
         by_value.setdefault(value, []).append(name)
     said = "; ".join(f"{value:g} {', '.join(names)}" for value, names in sorted(by_value.items()))
-    notes = [f"{tuned['key']} with the best {tuned['by']} on the seeds {', '.join(map(str, tuned['seeds']))}: {said}"]
+    seeds = ", ".join(map(str, tuned["seeds"]))
+    notes = [f"{tuned['key']} with the best {tuned['by']} on the seeds {seeds}: {said or 'none'}"]
     at_edge = [name for name, value in chosen.items() if value in (values[0], values[-1])]
     if at_edge:
         notes.append(f"at the edge of what was tried, so that a better value may lie beyond: {', '.join(at_edge)}")

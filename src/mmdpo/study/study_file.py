@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -213,7 +214,7 @@ def read_study(
     except ValueError as error:
         raise StudyError(f"{error}; --list says what those of the package ask") from error
     content = _load(path, name_or_path)
-    command, moved_from = f"mmdpo study {name_or_path}", str(content.get("recipe"))
+    command, moved_from = f"mmdpo study {shlex.quote(name_or_path)}", str(content.get("recipe"))
     with _naming(name_or_path):
         if world is not None:
             _require(world in WORLDS, f"--world is {_WORLD_NAMES}; got {world!r}")
@@ -275,7 +276,8 @@ def _require_known(name: Any, known: Sequence[str], wrong: str, advice: str = ""
 
 
 def _load(path: Path, file: str) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
+    with _naming(file):
+        text = path.read_text(encoding="utf-8")
     try:
         node, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:

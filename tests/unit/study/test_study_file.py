@@ -1,5 +1,7 @@
 """Study files: those that ship can be run, and what is wrong with one is said with file and key."""
 
+import shlex
+
 import pytest
 import yaml
 
@@ -119,6 +121,18 @@ def test_what_a_study_does_not_have_cannot_be_chosen(options, said):
 def test_what_is_left_empty_is_as_if_it_were_not_there(tmp_path):
     study = read_study(write(tmp_path, about=None, variants=[{"name": "a", "about": None, "tuned_as": None}]))
     assert (study.about, study.variants[1].about, study.variants[1].tuned_as) == ("", "", "")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "study.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(StudyError, match=r"study\.yaml: 'utf-8' codec"):
+        read_study(str(tmp_path / "study.yaml"))
+
+
+def test_the_command_of_a_study_can_be_typed_again(tmp_path):
+    (tmp_path / "my study.yaml").write_text(yaml.safe_dump(GOOD))
+    study = read_study(str(tmp_path / "my study.yaml"))
+    assert shlex.split(study.command) == ["mmdpo", "study", str(tmp_path / "my study.yaml")]
 
 
 def test_a_study_without_a_name_is_refused_in_another_world_too(tmp_path):
