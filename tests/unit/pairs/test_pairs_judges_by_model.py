@@ -59,6 +59,10 @@ def test_reference_grades_each_distinct_answer_once_and_sees_no_picture(tmp_path
         ("- Score: 8\n- Wrong: none (all of it is there)\n- Missing: none", 8, []),
         ("Score: 4\nWrong: nothing stands on the table\nMissing: none", 4, ["nothing stands on the table"]),
         ("Score: 5\nWrong：狗；猫\nMissing：none", 5, ["狗", "猫"]),
+        ("Score: 8\nWrong：无", 8, []),
+        ("1. Score: 3\n2. Wrong: the dog\n3. Missing: none", 3, ["the dog"]),
+        ("Score (0-10): 7\nWrong: none", 7, []),
+        ("Score (7)\nWrong: none", 7, []),
     ],
 )
 def test_a_grade_is_read_in_the_forms_that_models_give_it(reply, score, wrong):
@@ -156,6 +160,10 @@ def test_who_is_compared_is_drawn_by_the_seed():
         ("A\n\nthe dog is there.", 1),
         ("A is better than B", 1),
         ("B fits better, A does not", 0),
+        ("B is wrong, A is right", None),
+        ("A is not right", None),
+        ("A fits less well", None),
+        ("B is right", 0),
         ("A picture of a dog shows that B is right", None),
         ("Both", None),
         ("", None),

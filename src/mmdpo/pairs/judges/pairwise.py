@@ -24,9 +24,11 @@ WORDS = {
 }
 _LETTER = re.compile(
     r"\W*(?i:(?:the\s+|better\s+|best\s+)*answer(?:\s+is)?\W+)?"
-    r"(?:T\b|(?i:(?:an?\s+|it\s+is\s+a\s+)?tie\b)|(?P<letter>[AB])\b(?![ \t]+(?!is\b|fits\b|wins\b|better\b)[a-z]))"
+    r"(?:T\b|(?i:(?:an?\s+|it\s+is\s+a\s+)?tie\b)"
+    r"|(?P<letter>[AB])\b(?![ \t]+(?!wins\b|better\b"
+    r"|(?:is|fits)\b(?!\s+(?:not|wrong|worse|less|in(?:correct|accurate))\b))[a-z]))"
 )
-"""A letter before small words is the article."""
+"""A letter before small words is the article, and one of which nothing good is said is no choice."""
 SCALE = 10.0
 """Score of an answer that won all its comparisons."""
 

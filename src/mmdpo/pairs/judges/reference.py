@@ -23,14 +23,15 @@ WORDS = {
         "none\nMissing: what is missing, separated by semicolons, or none"
     )
 }
-_SCORE = re.compile(r"score\W*\s*(10|\d)(?:\.\d+)?\b", re.IGNORECASE)
+_SCORE = re.compile(r"score(?:\s*\([^)\n]*\))?\W*(10|\d)(?:\.\d+)?\b", re.IGNORECASE)
 _WRONG = re.compile(
-    r"^\W*wrong\W*?[:：](.*(?:\n\s*(?:[-*•]|\d+[.)]\s)(?!\W*missing\b).*)*)", re.IGNORECASE | re.MULTILINE
+    r"^\W*(?:\d+[.)])?\W*wrong\W*?[:：](.*(?:\n\s*(?:[-*•]|\d+[.)]\s)(?!\W*missing\b).*)*)",
+    re.IGNORECASE | re.MULTILINE,
 )
 """What is wrong, in the line itself and in those of a list below it."""
 _AROUND = re.compile(r"^[\s.*_•-]*(?:\d+[.)]\s+)?|[\s.*_]+$")
 """Marks around a part."""
-_NOTHING = re.compile(r"(none|nothing|n/a)\s*($|[^\w\s])", re.IGNORECASE)
+_NOTHING = re.compile(r"(none|nothing|n/a|无)\s*($|[^\w\s])", re.IGNORECASE)
 
 
 def judge(prompt: Prompt, samples: Sequence[Sample], context: Context) -> Asking:
