@@ -40,10 +40,17 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
     if peft_config.target_modules in (None, "all-linear", ["all-linear"], {"all-linear"}):
         pattern = peft_config.target_modules = family.lora_targets(model, tuple(parts))
     else:
-        given = getattr(peft_config, "exclude_modules", None) or []
-        names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
         frozen = family.locate_parts(model).pattern_of([part for part in PARTS if part not in parts])
-        peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
+        if hasattr(peft_config, "exclude_modules"):
+            given = peft_config.exclude_modules or []
+            names = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(given)]
+            peft_config.exclude_modules = "|".join(filter(None, [*names, frozen])) or None
+        else:  # of VeRA and others: what is not among its fields is not saved, and whoever loads it adapts more
+            peft_config.target_modules = [
+                name
+                for name, _ in model.named_modules()
+                if check_target_module_exists(peft_config, name) and not re.fullmatch(frozen, name)
+            ]
     is_ours = pattern is not None and not getattr(peft_config, "target_parameters", None)
     # As PEFT reads the configuration: without what the user leaves out, or trains whole (modules_to_save).
     meant = {name for name, _ in model.named_modules() if is_ours and check_target_module_exists(peft_config, name)}
@@ -56,9 +63,13 @@ def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts:
 def _check_adapted(adapted: nn.Module, meant: Collection[str]) -> None:
     """Raises ValueError where PEFT has adapted other layers than were meant: it rewrites names of some mixtures."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
     base = unwrap_adapter(adapted)
-    found = {name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
+    # Some tokens of a table are trained by a layer of their own (trainable_token_indices).
+    beside = tuple(f"{name}." for name, module in base.named_modules() if isinstance(module, AuxiliaryTrainingWrapper))
+    layers = (name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer))
+    found = {name for name in layers if not name.startswith(beside)}
     if found != set(meant):
         other, kind = sorted(found ^ set(meant)), type(base).__name__
         raise ValueError(

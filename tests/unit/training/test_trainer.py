@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, PromptTuningConfig, VeraConfig, get_peft_model, inject_adapter_in_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 import small_trainer
@@ -139,7 +139,12 @@ class TestWhatMoves:
 
     @pytest.mark.parametrize(
         "left_out",
-        [dict(exclude_modules=["o_proj"]), dict(exclude_modules=r".*\.o_proj"), dict(modules_to_save=["o_proj"])],
+        [
+            dict(exclude_modules=["o_proj"]),
+            dict(exclude_modules=r".*\.o_proj"),
+            dict(modules_to_save=["o_proj"]),
+            dict(exclude_modules=["o_proj"], trainable_token_indices=[3, 4]),
+        ],
         ids=str,
     )
     def test_lora_on_every_layer_leaves_out_what_its_configuration_leaves_out(self, tmp_path, rows, left_out):
@@ -160,6 +165,18 @@ class TestWhatMoves:
         assert isinstance(trainer._live_reference, AdapterOff)
         trainer.train()
         assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == moving
+
+    def test_a_kind_of_adapter_that_excludes_no_modules_names_its_own_when_it_is_saved(self, tmp_path, rows):
+        trainer = build_trainer(
+            tmp_path, rows[:4], peft_config=VeraConfig(r=2, target_modules=["q_proj"]), freeze_projector=True
+        )
+        trainer.save_model()
+        settings = PeftConfig.from_pretrained(tmp_path / "run")
+        again = get_peft_model(small_trainer.open_world()[0], settings)
+        saved, loaded = ({name for name, _ in model.named_parameters()} for model in (trainer.model, again))
+        assert saved == loaded
+        assert any("vera_" in name for name in saved)
+        assert not any("vera_" in name and "vision_tower" in name for name in saved)
 
     def test_an_adapter_that_transformers_put_into_the_model_is_refused(self, tmp_path, rows):
         # As its `from_pretrained` does with the folder of an adapter.
