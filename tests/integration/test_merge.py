@@ -256,6 +256,18 @@ class TestRefusals:
         shutil.copytree(run, tmp_path / "copy")
         return tmp_path / "copy"
 
+    def test_several_adapters(self, copy, tmp_path, capsys, caplog):
+        shutil.copytree(copy, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoint-*"))
+        (tmp_path / "other").rename(copy / "other")
+        assert main(["merge", str(copy), str(tmp_path / "merged")]) == 0
+        assert (
+            f"holds other adapters beside the one that is used: to use such a one, name {copy / 'other'}" in caplog.text
+        )
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (copy / name).unlink()
+        assert "name one of them: other" in merge_error(capsys, copy, tmp_path / "again")
+        assert main(["merge", str(copy / "other"), str(tmp_path / "again")]) == 0
+
     def test_an_adapter_for_another_base(self, copy, tmp_path, capsys):
         tensors = load_file(copy / "adapter_model.safetensors")
         first, *_ = sorted(tensors)

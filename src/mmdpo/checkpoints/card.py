@@ -19,7 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 from jinja2 import StrictUndefined, Template
 
 from mmdpo.files import check_regular, read_json, read_text, read_yaml, write_text
-from mmdpo.keys import list_deciding
+from mmdpo.keys import list_deciding, list_keys
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError
 from mmdpo.objective import build_objective
@@ -95,10 +95,12 @@ def hyperparameters(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns the keys that decide what was learnt; the objective has a section of its own."""
     unused = ("objective",) if recipe.get("use_peft") else ("objective", "lora_", "use_dora", "use_rslora")
     given = {key: recipe[key] for key in list_deciding("loss", "length") if key in recipe}
+    on = {key.name for keys in list_keys().values() for key in keys if key.default == "True"}
     return [
         (key, _short(value))
         for key, value in given.items()
-        if not (key.startswith(unused) or value is None or value is False or (key, value) == ("max_steps", -1))
+        if not (key.startswith(unused) or value is None or (key, value) == ("max_steps", -1))
+        and (value is not False or key in on)
     ]
 
 

@@ -28,9 +28,11 @@ from mmdpo.models.start import (
     LoadOptions,
     check_name,
     find_folder,
+    list_adapters_inside,
     read_base_name,
     resolve_start,
     resolve_world,
+    warn_of_others,
 )
 from mmdpo.models.trained import attach_adapter
 from mmdpo.models.weights import CheckpointError, read_checkpoint_json, read_weights
@@ -66,7 +68,9 @@ def merge_run(
     check_name(str(run))
     base = base and resolve_world(base)
     has_adapter = (run / ADAPTER_CONFIG).is_file()
-    if not has_adapter:
+    if has_adapter:
+        warn_of_others(run)
+    else:
         _check_whole_model(run)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not allow_pickle:
@@ -135,6 +139,8 @@ def push_folder(folder: Path, repository: str) -> str:
 def _check_whole_model(run: Path) -> None:
     if (run / "config.json").is_file() and any(run.glob("*.safetensors")):
         return
+    if adapters := list_adapters_inside(run):
+        raise CheckpointError(f"{run} holds adapters by name; name one of them: {', '.join(adapters)}")
     folders = [path for path in run.glob("checkpoint-*") if path.is_dir()]
     checkpoints = sorted(path.name for path in folders if not (path / UNSEALED).exists())
     if checkpoints:

@@ -1,5 +1,6 @@
 """Where a model comes from: a folder, a name of the hub or an embedded world, perhaps with a trained adapter on it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from mmdpo.models.weights import CheckpointError, read_checkpoint_json
 from mmdpo.world import find_world
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -98,6 +101,8 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     elif found is not None:
         folder = find_folder(base, revision=revision, allow_pickle=options.allow_pickle)
         base, revision = _find_base(folder, base), read_checkpoint_json(folder / ADAPTER_CONFIG).get("revision")
+    if folder is not None:
+        warn_of_others(folder)
     return Start(name, base, revision, folder, options)
 
 
@@ -111,6 +116,22 @@ def read_base_name(folder: Path) -> str | None:
     """Returns the name of the base that an adapter says it is for, None where it names none."""
     name = read_checkpoint_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     return str(name) if name else None
+
+
+def warn_of_others(folder: Path) -> None:
+    """Warns where a folder of an adapter holds others, as PEFT saves those of other names than `default`."""
+    if others := list_adapters_inside(folder):
+        logger.warning(
+            "%s holds other adapters beside the one that is used: to use such a one, name %s",
+            folder,
+            " or ".join(str(folder / name) for name in others),
+        )
+
+
+def list_adapters_inside(folder: Path) -> list[str]:
+    """Returns the names of folders of adapters in a folder, checkpoints of a run left out."""
+    found = (path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    return sorted(name for name in found if not name.startswith("checkpoint-"))
 
 
 def find_folder(name: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path:

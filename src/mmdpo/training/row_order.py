@@ -142,7 +142,7 @@ class RowOrderTrainer(DurableTrainer):
         order = orders.get(args.train_sampling_strategy)  # none for `sequential`
         if args.train_sampling_strategy == "group_by_image":
             order = self._group_by_image(items, train_batch_size_of(self))
-        options = self._order_rows(items, train_batch_size_of(self), order)
+        options = self._order_rows(items, train_batch_size_of(self), order, drop_last=args.dataloader_drop_last)
         self.rows = options["sampler"]
         return self._load(items, start_worker, **options)
 
@@ -153,7 +153,9 @@ class RowOrderTrainer(DurableTrainer):
         kept = self._eval_loaders.get(id(eval_dataset))
         if kept is not None:
             return kept
-        loader = self._load(eval_dataset, None, **self._order_rows(eval_dataset, self.args.eval_batch_size, None))
+        # All of them: what is measured must not depend on the size of a batch.
+        options = self._order_rows(eval_dataset, self.args.eval_batch_size, None, drop_last=False)
+        loader = self._load(eval_dataset, None, **options)
         if self.args.dataloader_persistent_workers:
             self._eval_loaders[id(eval_dataset)] = loader
         return loader
@@ -185,13 +187,13 @@ class RowOrderTrainer(DurableTrainer):
             )
         return partial(order_by_picture, pictures, batch_size)
 
-    def _order_rows(self, items: Items, batch_size: int, order: Order | None) -> dict[str, Any]:
+    def _order_rows(self, items: Items, batch_size: int, order: Order | None, *, drop_last: bool) -> dict[str, Any]:
         """Returns the arguments of a DataLoader that say which rows a batch has."""
         args, multiple = self.args, 1
-        if args.world_size > 1 and not args.dataloader_drop_last:
+        if args.world_size > 1 and not drop_last:
             multiple = batch_size * (1 if args.accelerator_config.split_batches else args.world_size)
         rows = RowOrder(len(items), order, seed=self._order_seed, multiple=multiple)
-        return {"sampler": rows, "batch_size": batch_size, "drop_last": args.dataloader_drop_last}
+        return {"sampler": rows, "batch_size": batch_size, "drop_last": drop_last}
 
     def _load(self, items: Items, start_worker: Any, **options: Any) -> Any:
         args = self.args

@@ -96,6 +96,12 @@ class TestWhatOptionsDecide:
         assert [name for name, _ in hyperparameters(values)] == ["new_loss", "new_length"]
 
 
+def test_a_card_says_which_parts_are_trained_though_they_rest_by_default():
+    values = {"freeze_projector": False, "freeze_vision_tower": True, "use_peft": True, "use_rslora": False}
+    shown = [("freeze_vision_tower", True), ("freeze_projector", False), ("use_peft", True)]
+    assert hyperparameters(values) == shown
+
+
 def test_known_are_all_keys_but_those_that_mean_nothing_here():
     every = {field.name for group in GROUPS for field in declared(group).values()}
     assert known_keys() == every - {"ignore_bias_buffers"}

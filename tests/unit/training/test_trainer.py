@@ -369,6 +369,12 @@ class TestEvaluation:
         margins = given["rewards"][:, 0] - given["rewards"][:, 1]
         assert margins.mean() == pytest.approx(metrics["eval_rewards/margins"], rel=1e-4, abs=1e-6)
 
+    def test_every_row_is_evaluated_though_training_drops_the_last_batch(self, tmp_path, rows):
+        options = dict(per_device_train_batch_size=4, per_device_eval_batch_size=4)
+        expected = build_trainer(tmp_path, rows, eval_dataset=rows[:5], **options).evaluate()
+        found = build_trainer(tmp_path, rows, eval_dataset=rows[:5], dataloader_drop_last=True, **options).evaluate()
+        assert found["eval_logps/chosen"] == expected["eval_logps/chosen"]
+
     def test_any_dataset_can_be_evaluated(self, tmp_path, rows):
         trainer = build_trainer(tmp_path, rows)
         assert trainer.evaluate(rows[:3])["eval_loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
