@@ -20,6 +20,7 @@ import numpy as np
 from mmdpo.files import Unshown, UnusableFileError, clean, clean_text, file_inside, find_inside, parse_json, to_json
 from mmdpo.records import derive_seed
 from mmdpo.report.reading import MOST_NAMED, fit
+from mmdpo.texts import count_words
 
 DATASET, PARTS = "dataset", ("train.parquet", "eval.parquet")
 SAMPLES, DROPPED, UNPAIRED = "samples.jsonl", "dropped.jsonl", "unpaired.jsonl"
@@ -192,7 +193,7 @@ def fit_pair(row: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
 
 def bound_text(text: str) -> dict[str, Any]:
     """Returns of a text what a page has room for, whether that is not all, and how many words all of it has."""
-    own, words = text.strip(), len(text.split()) if len(text) <= MOST_LINE else None
+    own, words = text.strip(), count_words(text) if len(text) <= MOST_LINE else None
     lines = own[:LONGEST_ANSWER].split("\n")
     shown = clean_text("\n".join(line.rstrip() for line in lines[:MOST_LINES]))
     return {"text": shown, "words": words, "is_cut": len(own) > LONGEST_ANSWER or len(lines) > MOST_LINES}

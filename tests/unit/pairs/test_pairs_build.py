@@ -19,6 +19,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SamplesError
+from mmdpo.report.pair_files import bound_text
 from tests.pairs_help import make_candidate, make_prompt, paint, parse, read_lines, write_lines, write_run
 
 PLAN = {"balance": "none"}
@@ -378,6 +379,7 @@ def test_answers_in_a_script_without_blanks_are_measured_by_their_letters(tmp_pa
     found = build(tmp_path, {"a": answers})
     assert texts_of(tmp_path) == [("a", "桌上有一只红色的杯子。", "桌上有一只红色的狗。")]
     assert (found["words"]["chosen"], found["words"]["rejected"]) == (10, 9)
+    assert [bound_text(answers[place].sample.text)["words"] for place in (0, 2)] == [10, 9]  # as the page has it
 
 
 def test_the_same_pair_about_the_same_picture_is_made_once(tmp_path):
