@@ -50,7 +50,8 @@ def find_words(text: str) -> list[Mark]:
 
 def count_words(text: str) -> int:
     """Returns how many words a text has, as `find_words` finds them."""
-    return len(text.split()) if text.isascii() else len(find_words(text))
+    is_spaced = text.isascii() or re.search(f"[{UNSPACED}]", text) is None
+    return len(text.split()) if is_spaced else len(find_words(text))
 
 
 def find_claims(text: str, claims: Iterable[tuple[str, int | None]]) -> list[Mark]:
