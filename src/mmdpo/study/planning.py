@@ -126,10 +126,11 @@ def adopt_finished(trials: Sequence[Trial], folder: Path) -> int:
     adopted = [trial for trial in waiting if trial.digest in finished]
     for trial in adopted:
         source, content = finished[trial.digest]
-        for place in (trial.aside, trial.folder):
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(trial.aside, ignore_errors=True)
         shutil.copytree(source, trial.aside, copy_function=_link)
         write_json(trial.aside / RESULT, {**content, "variant": trial.variant.name})
+    for trial in adopted:  # not before: the place of one may be the source of another, where variants changed names
+        shutil.rmtree(trial.folder, ignore_errors=True)
         trial.aside.rename(trial.folder)
     return len(adopted)
 

@@ -152,6 +152,26 @@ def test_the_same_trial_of_a_study_beside_is_taken_over_under_the_new_name(tmp_p
     assert adopt_finished(trials, tmp_path / "runs" / "tuned") == 0
 
 
+def test_variants_that_change_names_keep_their_files(tmp_path):
+    names = ("dpo", "mdpo")
+    before, after = (
+        plan_trials(
+            read(tmp_path, tune=None, variants=[{"name": n, "objective": o} for n, o in zip(names, of, strict=True)]),
+            tmp_path / "runs" / "mine",
+        )
+        for of in (names, names[::-1])
+    )
+    for place, trial in enumerate(before):
+        finish(trial, float(place))
+        (trial.folder / "pairs.jsonl").write_text(f"{place}")
+    swapped = [trial for trial in after if trial.start is not None]
+    assert adopt_finished(after, tmp_path / "runs" / "mine") == len(swapped) == 4
+    for trial in swapped:
+        place = int(trial.read("trial.json")["metrics"]["world/f1"])
+        assert before[place].digest == trial.digest
+        assert (trial.folder / "pairs.jsonl").read_text() == f"{place}"
+
+
 def test_a_trial_whose_files_cannot_be_linked_is_copied(tmp_path, monkeypatch):
     """Those of another user, whose files Linux does not let others link, or on another disk."""
 
