@@ -103,6 +103,20 @@ class TestEqualLogits:
         assert "adapter_config.json" not in held
         assert "training_args.bin" not in held
 
+    def test_with_a_base_that_was_a_folder_and_lies_elsewhere_now(self, base, tmp_path, monkeypatch):
+        shutil.copytree(base, tmp_path / "models" / "base")
+        monkeypatch.chdir(tmp_path)
+        run = train(tmp_path / "folder", model_name_or_path="models/base", save_strategy="no")
+        (tmp_path / "models").rename(tmp_path / "elsewhere")
+        moved = tmp_path / "elsewhere" / "base"
+        assert main(["merge", str(run), str(tmp_path / "merged"), "--base", str(moved)]) == 0
+        card = (tmp_path / "merged" / "README.md").read_text()
+        assert "A model trained from `base`" in card
+        assert "huggingface.co/models" not in card, "it never was on the hub"
+        front = yaml.safe_load(card.split("---\n")[1])
+        assert "base_model" not in front
+        assert front["license"] == "apache-2.0"
+
     def test_with_a_world_as_the_base(self, run, base, tmp_path):
         assert main(["merge", str(run), str(tmp_path / "merged"), "--base", "world"]) == 0
         self.assert_equal(logits_of(tmp_path / "merged"), adapted_logits(run, base), base)

@@ -37,17 +37,17 @@ _TEMPLATE = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"
 _CARD = Template(_TEMPLATE, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 
-def write_card(run: Path, target: Path | None = None, *, title: str | None = None) -> Path:
+def write_card(run: Path, target: Path | None = None, *, title: str | None = None, base: str | None = None) -> Path:
     """Writes README.md, and curves.png beside it, for what lies in `target` (the run folder itself unless given).
 
-    The title is the folder's name unless given. What the run left no file for is left out. Raises CheckpointError for a
-    file of the run that cannot be read.
+    The title is the folder's name unless given, and the base is what the run names. What the run left no file for is
+    left out. Raises CheckpointError for a file of the run that cannot be read.
     """
     target = run if target is None else target
     recipe = _read_recipe(run)
     history = _read_object(run / TRAINER_STATE).get("log_history")
     logs = [log for log in history if isinstance(log, dict)] if isinstance(history, list) else []
-    base = find_base(run, recipe)
+    base = base or find_base(run, recipe)
     is_local = base is not None and not _is_hub_name(base)
     written = recipe.get("objective")
     objective = written if isinstance(written, str) and len(written) < 60 else "an objective of its own terms"

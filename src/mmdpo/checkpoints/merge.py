@@ -119,7 +119,7 @@ def merge_run(
         if (source / bunny.ORIGINAL).is_dir():  # converting back needs it
             shutil.copytree(source / bunny.ORIGINAL, folder / bunny.ORIGINAL)
         processor.save_pretrained(folder)
-        write_card(run, folder, title=target.resolve().name)
+        write_card(run, folder, title=target.resolve().name, base=base)
 
 
 def push_folder(folder: Path, repository: str) -> str:

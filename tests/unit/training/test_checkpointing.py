@@ -307,6 +307,16 @@ class TestSealing:
         trainer = train(tmp_path / "run", rows, **options, **best)
         assert [str(path) for path in list_checkpoints(tmp_path / "run")] == [trainer.state.best_model_checkpoint]
 
+    @pytest.mark.parametrize("with_adapter", [True, False])
+    def test_the_best_one_is_found_where_the_run_folder_was_moved_to(self, tmp_path, rows, with_adapter):
+        best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+        options = dict(save_strategy="epoch", eval_strategy="epoch", eval_dataset=rows[:3], with_adapter=with_adapter)
+        before = train(tmp_path / "run", rows, **options, **best)
+        (tmp_path / "run").rename(tmp_path / "moved")
+        after = train(tmp_path / "moved", rows, **options, **best, resume=True)
+        assert Path(after.state.best_model_checkpoint) == tmp_path / "moved" / "checkpoint-3"
+        assert_same_weights(before, after)
+
     def test_a_checkpoint_is_pushed_once_and_sealed(self, tmp_path, rows, monkeypatch):
         pushed = []
         monkeypatch.setattr(

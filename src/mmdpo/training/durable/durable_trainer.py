@@ -369,9 +369,13 @@ class WhenToSave(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Takes the intervals from the options; Trainer would take those of the checkpoint.
 
-        With `auto_find_batch_size` training begins once more after steps that count for nothing.
+        So it is with the place of the best checkpoint: the run folder may have been moved. With `auto_find_batch_size`
+        training begins once more after steps that count for nothing.
         """
         state.compute_steps(args, state.max_steps)
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
         self.trainer.restore_sums()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
