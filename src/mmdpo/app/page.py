@@ -104,14 +104,21 @@ def check_address(host: str, port: int | None) -> None:
 
     Gradio would take either for a taken port, and try a hundred of them for minutes.
     """
+    problem: OSError | None = None
     try:
-        family, *_, address = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
-            probe.bind(address)
+        for family, *_, address in socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM):
+            try:
+                with socket.socket(family) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+                    probe.bind(address)
+                return
+            except OSError as error:  # localhost may have an address of a protocol that is off
+                problem = problem or error
     except OSError as error:
-        which = f"--port {port}" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"--host {host}"
-        raise OSError(f"{which}: cannot be opened on this machine ({error.strerror}); choose another one") from error
+        problem = error
+    if problem is not None:
+        which = f"--port {port}" if problem.errno in (errno.EADDRINUSE, errno.EACCES) else f"--host {host}"
+        raise OSError(f"{which}: cannot be opened on this machine ({problem.strerror}); choose another one")
 
 
 def is_loopback(host: str) -> bool:

@@ -37,7 +37,7 @@ def test_folders_without_anything_to_show_are_an_error(tmp_path, capsys):
     assert f"there is nothing to show in {tmp_path}: name two runs" in said(capsys, "--runs", tmp_path)
 
 
-def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_path, capsys):
+def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
     pytest.importorskip("gradio", reason="the app needs Gradio")
     from mmdpo.app.page import check_address
 
@@ -51,6 +51,9 @@ def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_pa
         assert f"--port {port}: cannot be opened" in said(capsys, "--data", tmp_path / "none", "--port", port)
     for host in ("127.0.0.1", "localhost", "0.0.0.0"):
         check_address(host, None)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("192.0.2.1", "127.0.0.1")]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    check_address("localhost", None)  # one of its addresses is enough
 
 
 def test_two_datasets_of_one_name_are_an_error(tmp_path, capsys):
