@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmdpo.commands import Verb
@@ -52,15 +53,16 @@ def run(options: AppOptions) -> int:
     quiet_libraries()
     from mmdpo.app.page import build_app, check_address, is_loopback, launch
 
-    check_address(options.host, options.port)
-    app = build_app(_find_sources(options))
-    if not is_loopback(options.host) and not auth:
-        print(printable(f"Whoever reaches {options.host} can read the data and decide: --auth asks for a password"))
-
     def say(address: str) -> None:
         print(printable(f"Open {address} (Ctrl-C ends it)"), flush=True)
 
-    launch(app, host=options.host, port=options.port, auth=auth, ready=say)
+    check_address(options.host, options.port)
+    with TemporaryDirectory(prefix="mmdpo-app-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # else uploads stay, in one folder for all users of the machine
+        app = build_app(_find_sources(options))
+        if not is_loopback(options.host) and not auth:
+            print(printable(f"Whoever reaches {options.host} can read the data and decide: --auth asks for a password"))
+        launch(app, host=options.host, port=options.port, auth=auth, ready=say)
     return 0
 
 

@@ -1,6 +1,8 @@
 """What `mmdpo app` says before it opens anything: nothing to open, no Gradio, users that cannot be read."""
 
+import os
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -54,6 +56,23 @@ def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_pa
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("192.0.2.1", "127.0.0.1")]
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
     check_address("localhost", None)  # one of its addresses is enough
+
+
+def test_uploads_lie_in_a_folder_of_their_own_that_goes_with_the_app(monkeypatch):
+    pytest.importorskip("gradio", reason="the app needs Gradio")
+    seen = []
+
+    def launch(app, **_):
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        seen.append((folder, stat.S_IMODE(folder.stat().st_mode)))
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr("mmdpo.app.page.build_app", lambda sources: None)
+    monkeypatch.setattr("mmdpo.app.page.launch", launch)
+    assert main(["app", "--data", "world"]) == 0
+    ((folder, rights),) = seen
+    assert rights == 0o700
+    assert not folder.exists()
 
 
 def test_two_datasets_of_one_name_are_an_error(tmp_path, capsys):
