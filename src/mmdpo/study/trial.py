@@ -60,7 +60,9 @@ from mmdpo.world.scenes import Scene, draw_test_scenes
 
 RESULT, FAILURE, PAIRS, MODEL = "trial.json", "failure.json", "pairs.jsonl", "model"
 DECIDING = (
-    *("records.py", "diagnosis/pair_scores.py", "study/trial.py", "study/variants.py", "benchmarks/**/*"),
+    *("records.py", "texts.py", "upright.py", "diagnosis/pair_scores.py", "diagnosis/shortcut.py"),
+    "diagnosis/estimates.py",
+    *("study/trial.py", "study/variants.py", "benchmarks/**/*", "evaluation/**/*", "judges/**/*"),
     *("study/own_pairs.py", "study/noisy_judges.py", "study/crop_controls.py", "pairs/**/*"),
     *("corruption/**/*", "data/**/*", "models/**/*", "generation/**/*", "objective/**/*", "scoring/**/*"),
     *("training/**/*", "world/**/*"),

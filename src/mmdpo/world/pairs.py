@@ -129,13 +129,14 @@ def make_pairs(
         images = rows[-1]["images"] if index % pairs_per_scene else [render(pair.scene)]
         row: dict[str, Any] = {"id": f"{purpose}-{seed}-{index}", "images": images}
         row |= {"prompt": caption_prompt()}
-        captions = {"chosen": pair.chosen, "rejected": pair.rejected, "alternative": pair.truth}
+        rejected, objects = pair.rejected, pair.rejected_objects
         if decided_by == "two_kinds":
             row["rejected_noised"] = index % 2
-            captions["rejected"] = pair.chosen if index % 2 else pair.rejected
-        for name, text in captions.items():
+            if index % 2:
+                rejected, objects = pair.chosen, pair.chosen_objects
+        for name, text in (("chosen", pair.chosen), ("rejected", rejected), ("alternative", pair.truth)):
             row[name] = [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
-        right = [pair.share_right(objects) for objects in (pair.chosen_objects, pair.rejected_objects)]
+        right = [pair.share_right(named) for named in (pair.chosen_objects, objects)]
         rows.append({**row, "beta": 1 + abs(right[0] - right[1]), "weight": 1.25 if right[1] < 1 else 0.75})
     return rows
 

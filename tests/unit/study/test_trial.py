@@ -1,8 +1,10 @@
-"""One trial: whose answers its own pairs are made of, and how a benchmark opens the start."""
+"""One trial: whose answers its own pairs are made of, how a benchmark opens the start, and which code decides it."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
+import grimp
 import pytest
 import yaml
 
@@ -25,6 +27,14 @@ STUDY = {
         {"name": "more_prompts", "own_pairs": {"prompts": 3}},
     ],
 }
+
+
+ARRANGING = {
+    *("checkpoints.card", "commands.data", "files", "folders", "keys", "line_file", "options", "progress", "registry"),
+    *("report.comparison", "report.evaluated", "report.evaluation", "report.layout", "report.pair_files"),
+    *("report.pair_tables", "report.pairs", "study.study_file", "tables", "terminal"),
+}
+"""What the code that decides a trial uses, and what arranges, writes or prints: it changes no number."""
 
 
 class Begun(Exception):
@@ -81,3 +91,12 @@ def test_a_benchmark_opens_the_start_as_training_does(tmp_path, monkeypatch):
     kwargs = given.pop("chat_template_kwargs")
     assert (json.loads(kwargs) if isinstance(kwargs, str) else kwargs) == {"tone": "dry"}
     assert given == {"name": "pope", "limit": 4, "adapter": "runs/sft", "revision": "abc"}
+
+
+def test_all_code_that_a_trials_numbers_come_from_is_in_its_digest():
+    root = Path(trials.__file__).parents[1]
+    files = [path.relative_to(root) for part in trials.DECIDING for path in root.glob(part) if path.suffix == ".py"]
+    deciding = {".".join(("mmdpo", *path.with_suffix("").parts)).removesuffix(".__init__") for path in files}
+    graph = grimp.build_graph("mmdpo", cache_dir=None)
+    used = set().union(*(graph.find_modules_directly_imported_by(name) for name in deciding))
+    assert {name.removeprefix("mmdpo.") for name in used - deciding} == ARRANGING

@@ -176,3 +176,10 @@ class TestWhatFurtherObjectivesRead:
             assert row["rejected_noised"] == number % 2
             assert row["chosen"] == other["chosen"]
             assert row["rejected"] == (row["chosen"] if number % 2 else other["rejected"])
+
+    def test_beta_and_weight_of_a_caption_beside_itself_are_its_own(self):
+        rows = make_pairs(60, 5, decided_by="two_kinds")
+        for number, (pair, row) in enumerate(zip(draw_pairs(60, 5), rows, strict=True)):
+            if number % 2:
+                assert row["beta"] == 1
+                assert row["weight"] == (1.25 if set(pair.chosen_objects) - set(pair.scene.names) else 0.75)
