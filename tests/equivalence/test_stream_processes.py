@@ -60,7 +60,7 @@ def run(folder, data, resume=""):
     arguments = [f"--master_port={port}", str(folder / "script.py"), str(data), str(folder), str(resume)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*launcher, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=300
+        [*launcher, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]

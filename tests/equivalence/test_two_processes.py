@@ -43,7 +43,7 @@ def run(folder: Path, engine: str, names: tuple[str, ...]) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,  # a guard against processes that wait for each other
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

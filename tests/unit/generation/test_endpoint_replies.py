@@ -221,10 +221,10 @@ def test_what_never_holds_an_answer_ends_in_one_line_and_in_time(mode):
     started = time.monotonic()
     with serve(lambda request, number: AGAIN[mode]) as server:
         with pytest.raises(EndpointError) as caught:
-            ChatEndpoint(server.url, "m", timeout=0.3, retries=1).complete(ASKED, GREEDY)
+            ChatEndpoint(server.url, "m", timeout=1.0, retries=1).complete(ASKED, GREEDY)
         assert len(server.requests) == 2
     check_line(caught.value)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("mode", ONE_LINE)
