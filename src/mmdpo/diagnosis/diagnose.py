@@ -143,9 +143,8 @@ def diagnose_data(options: DiagnosisOptions, console: Console) -> dict[str, Any]
         with console.status(f"learning from the text of {len(texts):,} pairs"):
             found = measure_shortcut(texts, resamples=options.resamples, seed=options.seed)
         found["notes"] += notes
-        scored = sorted(
-            zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0]
-        )  # few pairs have no score
+        # Few pairs have no score.
+        scored = sorted(zip(found.pop("scores"), texts, strict=False), key=lambda pair: pair[0])
         if scored:
             write_rows(options.out / EXAMPLES, ({"score": score, **asdict(text)} for score, text in scored))
         return write_result(options, "data", len(pairs), left_out, found)

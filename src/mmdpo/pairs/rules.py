@@ -74,7 +74,8 @@ def _judge_text(answer: Candidate, text: str) -> Verdict:
     if text == whole:
         return verdict
     count = len(split_sentences(text)) if whole.startswith(text) else 0
-    return Verdict(verdict.score, [of for of in verdict.claims if of.sentence is not None and of.sentence < count])
+    claims = (claim for claim in verdict.claims if claim.sentence is not None and claim.sentence < count)
+    return Verdict(verdict.score, tuple(claims))
 
 
 Draw: TypeAlias = Callable[[], np.random.Generator]

@@ -9,17 +9,8 @@ import yaml
 
 from mmdpo.cli import main
 from mmdpo.options import UsageError, parse_options
-from mmdpo.pairs.iterate import (
-    BEST,
-    HELD_OUT,
-    ROUNDS,
-    IterateError,
-    Measured,
-    Rounds,
-    judge_round,
-    make_table,
-    measure,
-)
+from mmdpo.pairs.gate import IterateError, Measured, judge_round, measure
+from mmdpo.pairs.iterate import BEST, HELD_OUT, ROUNDS, Rounds, make_table
 from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.run import PairsRun

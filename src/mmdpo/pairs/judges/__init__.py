@@ -169,9 +169,8 @@ def find_objects(text: str, vocabulary: Mapping[str, str]) -> tuple[str, ...]:
     if not vocabulary:
         return ()
     found = _pattern(tuple(sorted(vocabulary, key=lambda phrase: (-len(phrase), phrase)))).finditer(text)
-    named = (
-        vocabulary.get(str(match[match.lastindex or 0]).lower()) for match in found
-    )  # ſ is no s, though case apart it is one
+    # One that is not in the vocabulary: ſ is no s, though case apart it is one.
+    named = (vocabulary.get(str(match[match.lastindex or 0]).lower()) for match in found)
     return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
