@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE  # `| head` has read what it wanted
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         return _tell(error)
-    except KeyboardInterrupt:
-        print("mmdpo: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(printable(": ".join(["mmdpo: interrupted", *map(str, stop.args)])), file=sys.stderr)
         return 130
 
 

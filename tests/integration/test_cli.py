@@ -181,6 +181,20 @@ class TestTrain:
         assert "not finite at step" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.parametrize("has_checkpoint", [False, True])
+    def test_after_ctrl_c_it_says_how_to_go_on(self, recipe, tmp_path, capsys, monkeypatch, has_checkpoint):
+        def interrupt(recipe):
+            for step in (2, 10) if has_checkpoint else ():
+                (tmp_path / "run" / f"checkpoint-{step}").mkdir()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(mmdpo.training.run, "build_trainer", interrupt)
+        assert main(["train", "--config", str(recipe)]) == 130
+        told = capsys.readouterr().err
+        assert "mmdpo: interrupted: " in told
+        goes_on = f"--resume_from_checkpoint true goes on from {tmp_path / 'run' / 'checkpoint-10'}"
+        assert (goes_on if has_checkpoint else "no checkpoint is in") in told
+
     def test_what_fails_after_training_leaves_the_model(self, recipe, tmp_path, capsys, monkeypatch):
         def fail(folder):
             raise OSError("the card cannot be written")

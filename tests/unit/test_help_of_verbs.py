@@ -167,6 +167,24 @@ def test_a_key_of_trl_says_what_it_means_here(capsys):
         assert elsewhere not in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("diagnose --model m --dataset d --out o", "mmdpo: interrupted: the same command goes on from here\n"),
+        ("pairs sample --prompts p --model m --out o", "mmdpo: interrupted: the same command goes on from here\n"),
+        ("data check pairs.jsonl", "mmdpo: interrupted\n"),
+    ],
+)
+def test_after_ctrl_c_a_verb_that_goes_on_says_so(words, said, capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for verb in ("data", "diagnose", "pairs"):
+        monkeypatch.setattr(f"mmdpo.commands.{verb}.quiet_libraries", interrupt)
+    assert main(words.split()) == 130
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_the_version(flag, capsys):
     from mmdpo import __version__

@@ -71,9 +71,14 @@ class Verb(More):
     """What the verb uses, where its help shows only that."""
     verbs: Mapping[str, "Verb"] = field(default_factory=dict)
     """Further verbs, where the first word names one; the verb itself takes flags alone then."""
+    goes_on: bool = False
+    """Whether the same command goes on where an interrupted one was."""
 
     def __call__(self, words: Sequence[str], command: str) -> int:
-        """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise."""
+        """Reads the words after the verb's name and runs it; raises what `parse_options` and `run` raise.
+
+        KeyboardInterrupt says how to go on, where that is known.
+        """
         if words and words[0] in self.verbs:
             return self.verbs[words[0]](words[1:], f"{command} {words[0]}")
         if self.verbs and words and not words[0].startswith("-"):
@@ -84,7 +89,11 @@ class Verb(More):
         uses = None if self.uses is None else self.uses()
         further = (f"`mmdpo {command} {name}`: {verb.about}" for name, verb in self.verbs.items())
         about = " ".join((self.about, *further))
-        return self.run(parse_options(self.options, words, command, about=about, more=self.describe, uses=uses))
+        options = parse_options(self.options, words, command, about=about, more=self.describe, uses=uses)
+        try:
+            return self.run(options)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(*(["the same command goes on from here"] if self.goes_on else stop.args)) from stop
 
 
 def verb(
@@ -93,13 +102,15 @@ def verb(
     *,
     uses: Callable[[], Collection[str]] | None = None,
     verbs: Mapping[str, Verb] | None = None,
+    goes_on: bool = False,
 ) -> Callable[[Callable[[Any], int]], Verb]:
     """Makes a verb of a function: the docstring's first line says what it does, the parameter's type its options."""
 
     def make(run: Callable[[Any], int]) -> Verb:
         hints, about = get_type_hints(run), (run.__doc__ or "").partition("\n")[0]
         options = next(hint for name, hint in hints.items() if name != "return")
-        return Verb(about, options, run, uses=uses, verbs=verbs or {}, page=page, examples=examples or {})
+        further = verbs or {}
+        return Verb(about, options, run, uses=uses, verbs=further, goes_on=goes_on, page=page, examples=examples or {})
 
     return make
 

@@ -24,6 +24,7 @@ VERB = Verb(
     __doc__,
     DiagnosisOptions,
     run,
+    goes_on=True,
     page="studies#diagnosis",
     examples={
         "a trained model, on 200 pairs": (

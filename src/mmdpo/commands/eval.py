@@ -86,6 +86,7 @@ def compare_suites(options: SuiteCompareOptions) -> int:
         )
     },
     verbs={"compare": compare_suites},
+    goes_on=True,
 )
 def suite(options: SuiteOptions) -> int:
     """Run all benchmarks and print them beside the paper's Table 1."""
@@ -142,6 +143,7 @@ def _make_verb(name: str) -> Verb:
         EvaluationOptions,
         partial(run_benchmark, name),
         uses=partial(lambda name: load(name).uses, name),
+        goes_on=True,
         page="evaluation",
         examples=_name_commands(name),
     )

@@ -26,6 +26,7 @@ VERB = Verb(
     __doc__,
     IterateOptions,
     run,
+    goes_on=True,
     page="pairs",
     examples={
         "three rounds on the prompts, policy and judges of pairs.yaml": (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _RUN = "mmdpo pairs {} --config pairs.yaml"
 
 
-@verb("pairs", {"by the options in a file": _RUN.format("sample")}, uses=lambda: ("asking",))
+@verb("pairs", {"by the options in a file": _RUN.format("sample")}, uses=lambda: ("asking",), goes_on=True)
 def sample(options: PairsOptions) -> int:
     """Let the policy answer every prompt K times."""
     from mmdpo.pairs.run import PairsRun
@@ -48,6 +48,7 @@ class JudgeStepOptions(PairsOptions):
     "pairs",
     {"one of several judges": f"{_RUN.format('judge')} --only claims"},
     uses=lambda: ("judging", "asking"),
+    goes_on=True,
 )
 def judge(options: JudgeStepOptions) -> int:
     """Let judges say what is wrong with every answer."""
@@ -112,11 +113,15 @@ def build(options: PairsOptions) -> int:
         ),
         "what is left to do, and what it will cost": f"{_RUN.format('all')} --dry_run",
     },
+    goes_on=True,
 )
 def run_all(options: PairsOptions) -> int:
     """Do all three steps; each continues where it was stopped."""
+    from mmdpo.pairs.run import PairsRun
+
     if options.dry_run:
         return _estimate(options)
+    PairsRun(options).check_judges_needs()
     return sample.run(options) or judge.run(options) or build.run(options)
 
 
@@ -174,6 +179,7 @@ class CheckJudgeOptions(PairsOptions):
     "pairs",
     {"is the judge right on labelled answers?": f"{_RUN.format('check-judge')} --gold gold.jsonl"},
     uses=lambda: ("judging", "asking"),
+    goes_on=True,
 )
 def check(options: CheckJudgeOptions) -> int:
     """Measure a judge on labelled answers before you pay for many verdicts."""

@@ -67,6 +67,7 @@ VERB = Verb(
     __doc__,
     StudyOptions,
     run,
+    goes_on=True,
     page="studies",
     examples={
         "what there is": "mmdpo study --list",

@@ -71,7 +71,7 @@ def print_summary(result: CheckResult, dataset: PreferenceDataset, console: Cons
         answers = {name: example.responses[name] for name in (CHOSEN, REJECTED) if name in example.responses}
         texts = {"prompt": example.prompt, **answers}
         show(dataset.source_of(index), ("", ""), [(name, _shorten(plain_text(text))) for name, text in texts.items()])
-    warnings = list_warnings(result)
+    warnings = [*([dataset.id_problem] if dataset.id_problem else []), *list_warnings(result)]
     if prompts and all(isinstance(prompt, str) and not _TEMPLATED.search(prompt) for prompt in prompts):
         warnings.append(
             "prompts are plain text, to which no chat template is applied: for a chat model write chat turns, or a "

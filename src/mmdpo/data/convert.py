@@ -95,7 +95,8 @@ def convert_dataset(
         except Exception as error:  # odd rows raise nearly anything
             faults.append(as_fault(dataset, place, error))
             if not skip:
-                raise RowError(faults[0].problem, source=faults[0].source) from error
+                how = "`mmdpo data check` lists all faulty rows, and --on_bad_row skip leaves them out"
+                raise RowError(f"{faults[0].problem} ({how})", source=faults[0].source) from error
     if not found:
         raise ValueError(f"{dataset.name}: there is no pair to write")
     if sample is not None:

@@ -90,6 +90,8 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         self.image_root = image_root
         """Folder that relative image paths start from, None for the one where the program runs."""
         self._ids = ids
+        self.id_problem: str | None = None
+        """Why rows go by their numbers although there is a column of ids."""
         self._positions = positions
 
     @classmethod
@@ -123,8 +125,10 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         except ValueError as error:
             raise error if isinstance(error, RowError) else ValueError(f"{name}: {error}") from error
         root = None if image_root is None else Path(image_root).expanduser()
-        ids = _unique_ids(rows)
-        return cls(rows, found, name=name, image_root=root, ids=ids, positions=range(len(rows)))
+        ids, problem = _find_ids(rows)
+        dataset = cls(rows, found, name=name, image_root=root, ids=ids, positions=range(len(rows)))
+        dataset.id_problem = problem
+        return dataset
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -242,14 +246,22 @@ def _sample_row(rows: RowSource, name: str) -> dict[str, Any]:
     return sample
 
 
-def _unique_ids(rows: RowSource) -> list[str] | None:
+def _find_ids(rows: RowSource) -> tuple[list[str] | None, str | None]:
+    """Returns the ids of the rows, None where these are their numbers, and then what is wrong with the first column."""
+    problems = []
     for name in ID_COLUMNS:
-        values = _column(rows, name)
-        if values and all(isinstance(value, str | int) for value in values):
-            ids = [str(value) for value in values]
-            if len(set(ids)) == len(ids):
-                return ids
-    return None
+        values = _column(rows, name) or []
+        missing = sum(not isinstance(value, str | int) for value in values)
+        if missing == len(values):
+            continue
+        ids = [str(value) for value in values]
+        first: dict[str, int] = {}
+        twice = next(((first[one], row) for row, one in enumerate(ids, 1) if first.setdefault(one, row) != row), None)
+        if not missing and twice is None:
+            return ids, None
+        what = f"{missing} rows have none" if missing else f"rows {twice[0]} and {twice[1]} have the same"  # type: ignore[index]
+        problems.append(f"the column `{name}` is not used for ids, since {what}: rows go by their numbers")
+    return None, next(iter(problems), None)
 
 
 def _column(rows: RowSource, name: str) -> list[Any] | None:

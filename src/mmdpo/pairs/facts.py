@@ -124,7 +124,7 @@ def warn(result: Mapping[str, Any]) -> Iterator[str]:
     if far:
         yield f"chosen answers differ from all answers in {', '.join(far)}: training moves the model's style there"
     text = result["shortcut"]["rules"].get("text")
-    if text and text["accuracy"] is not None and text["accuracy"] > 70:
+    if text and (text["accuracy"] or 0) > 70 and (text["low"] or 0) > 50:  # and not by chance
         yield (
             f"a rule that reads only the text is right in {text['accuracy']:.0f} % of pairs: they can be learnt "
             "without looking"

@@ -200,7 +200,8 @@ def check_needs(
         lacks = next((prompt for prompt in prompts if judge.NEEDS not in prompt.truth), None)
         if lacks is not None:
             raise JudgeError(
-                f"{lacks.source}: the judge {choice.judge} reads the column `{judge.NEEDS}`, which is not there"
+                f"{lacks.source}: the judge {choice.judge} reads the column `{judge.NEEDS}`, which is not there: write "
+                "it beside the prompt, or take another judge"
             )
     if "vocabulary" in getattr(judge, "OPTIONS", ()) and not context.vocabulary:
         raise JudgeError(

@@ -24,6 +24,7 @@ from mmdpo.texts import count_words
 
 FALLBACK = "best_worst"
 SEEN = "the same pair elsewhere"
+NO_ANSWER = "no answer: not asked yet, refused, or a picture that cannot be read"
 LEAST_CLEAN = 1 / 3
 """Share of prompts with an answer without a wrong claim below which rules that look for one are not followed."""
 MOST_OFFERS, MOST_PROPOSALS = 24, 240
@@ -191,12 +192,15 @@ class Offering:
         self.answers = self.judged = self.candidates = self.easy = self.has_verdict = 0
         self.pool = Pool()
         self._looked_at = {prompt.id for prompt in look_at(prompts)}
-        repeated = Counter(map(files.digest, prompts))
+        repeated = Counter(map(files.digest, filter(files.has_answers, prompts)))
         self._seen = {digest: set[Texts]() for digest, count in repeated.items() if count > 1}
         """What prompts have offered that ask the same about the same picture."""
 
     def offer(self, prompt: Prompt) -> list[Slot]:
         """Returns what may be taken for each of the prompt's pairs; counts what falls away."""
+        if not self.files.has_answers(prompt):
+            self.tally.drop(prompt.id, NO_ANSWER)
+            return []
         answers = self.files.read(prompt.id)
         candidates = list(self._candidates(prompt, answers))
         if len(candidates) < 2 and not any(each.verdict.rewrite for each in candidates):

@@ -201,6 +201,11 @@ class PairsRun:
                 raise JudgeError(f"--only: there is no judge {name!r} here{name_nearest(name, known)} {there}")
         return [(place, choice) for place, choice in enumerate(self.judges) if not only or choice.label in only]
 
+    def check_judges_needs(self) -> None:
+        """Raises JudgeError for what a judge needs and does not have, before anything is asked."""
+        for choice in self.judges:
+            check_needs(self.prompts, choice, self.make_context(choice), self.open_judge(choice), self.folder)
+
     def judge(self, only: Collection[str] = ()) -> dict[str, Unjudged]:
         """Judges what has no verdict yet, judge by judge, and returns what could not be judged."""
         prompts, chosen = self.prompts, self.choose_judges(only)

@@ -58,6 +58,10 @@ class RunFiles:
         self.strikes = bool(judges) and bool(load(judges[0]["judge"]).STRIKES)
         self.judge = judges[0]["judge"] if judges else ""
 
+    def has_answers(self, prompt: Prompt) -> bool:
+        """Says whether the policy has answered a prompt at all."""
+        return prompt.id in self._samples.names
+
     def read(self, prompt: str, numbers: Collection[int] | None = None) -> Answers:
         """Returns the answers to a prompt, those of some numbers where given, and their verdicts."""
         found: dict[int, Sample] = {}

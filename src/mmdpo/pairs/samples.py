@@ -24,7 +24,7 @@ from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question
 from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
-from mmdpo.records import ImageSource, Message, derive_seed
+from mmdpo.records import ImageSource, Message, RowError, derive_seed, named_source
 from mmdpo.texts import find_words
 
 logger = logging.getLogger(__name__)
@@ -117,11 +117,12 @@ def sample(
 
     An answer depends on the model, the settings, the run's seed, the prompt and its number alone, so that a run that
     was interrupted ends with the answers of one that was not. Each of several processes takes its share of the prompts.
-    What is refused is asked again next time.
+    What is refused is asked again next time. A prompt whose picture cannot be read is not asked, and a warning names
+    the first.
 
     Raises:
         SamplesError: the folder holds answers of another model, or of other settings or prompts.
-        RowError: a picture cannot be read.
+        RowError: no picture can be read.
     """
     described = {key: value for key, value in answerer.describe().items() if key != "versions"}
     own = asdict(settings) | plan.describe()
@@ -141,9 +142,19 @@ def sample(
     part = "" if processes.rank == 0 else f".part-{processes.rank}"
     lines, asked_of = (LineFile((folder / name).with_suffix(f"{part}.jsonl")) for name in (SAMPLES, PROMPTS))
     own_prompts = prompts[processes.rank :: processes.count]
+    asked, numbers, faults = 0, set(numbers_of(plan)), list[RowError]()
     try:
         for start in range(0, len(own_prompts), LOT):
-            lot = own_prompts[start : start + LOT]
+            lot = []
+            for prompt in own_prompts[start : start + LOT]:
+                fault = None if numbers <= known.get(prompt.id, {}).keys() else _find_fault(prompt)
+                if fault is None:
+                    lot.append(prompt)
+                else:
+                    faults.append(fault)
+            asked += len(lot)
+            if faults and not asked:  # a wrong folder, and no damaged file
+                raise faults[0]
             for prompt in lot:
                 if prompt.id not in asked_before:
                     asked_of.append({"id": prompt.id, "digest": prompt.digest, "images": list(prompt.image_digests)})
@@ -171,8 +182,22 @@ def sample(
     finally:
         lines.close()
         asked_of.close()
+    if faults:
+        told = "%d of %d prompts are left out, since their pictures cannot be read; the first: %s"
+        logger.warning(told, len(faults), len(own_prompts), faults[0])
     processes.wait()
     return refused
+
+
+def _find_fault(prompt: Prompt) -> RowError | None:
+    """Returns what is wrong with a prompt's pictures, None where all can be opened."""
+    try:
+        with named_source(prompt.source):
+            for image in prompt.images:
+                open_image(image)
+    except RowError as error:
+        return error
+    return None
 
 
 def kind_of(k: int, plan: SamplingPlan) -> str:

@@ -56,7 +56,7 @@ def show_prompt(
         why = dropped.get((prompt.id, sample.k))
         name = f"{sample.k} {sample.kind}" + (f", {' and '.join(roles)}" if roles else "")
         scores = [f"{label} {of[sample.k].score:g}" for label, of in verdicts.items() if sample.k in of]
-        line = Text(f"  {name:<18}", style="green" if "chosen" in roles else "red" if "rejected" in roles else "")
+        line = Text(f"  {name:<18} ", style="green" if "chosen" in roles else "red" if "rejected" in roles else "")
         place = 0
         claims = () if verdict is None else verdict.claims
         wrong_claims = [(claim.text, claim.sentence) for claim in claims if not claim.is_true]

@@ -87,7 +87,7 @@ def test_what_is_the_same_is_written_once(tmp_path):
 def test_faulty_rows_stop_it_or_are_left_out(tmp_path):
     rows = pairs(3)
     rows[1]["images"] = ["missing.png"]
-    with pytest.raises(RowError, match=r"^train, row 2: image file .*missing\.png"):
+    with pytest.raises(RowError, match=r"^train, row 2: image file .*missing\.png.*--on_bad_row skip leaves them out"):
         convert(tmp_path, rows)
     assert not list(tmp_path.iterdir())
     conversion, out = convert(tmp_path, rows, skip=True)

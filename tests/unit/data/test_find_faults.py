@@ -293,6 +293,24 @@ def test_a_prompt_that_no_template_was_applied_to_is_told(changes, is_said):
     assert ("Note: prompts are plain text, to which no chat template is applied" in console.file.getvalue()) == is_said
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["a", "b", "c"], None),
+        (["a", "b", "a"], "rows 1 and 3 have the same"),
+        (["a", "b", None], "1 rows have none"),
+        ([None, None, None], None),
+    ],
+)
+def test_ids_that_are_not_used_are_told(ids, said):
+    dataset = PreferenceDataset.from_rows([pair(id=one) for one in ids])
+    assert [example.id for example in dataset] == (ids if said is None and ids[0] else ["1", "2", "3"])
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(find_faults(dataset, num_workers=1, progress=False), dataset, console)
+    told = f"Note: the column `id` is not used for ids, since {said}: rows go by their numbers"
+    assert (told in console.file.getvalue()) == (said is not None)
+
+
 def test_faults_are_written_as_json_lines(mixed, tmp_path):
     faults = find_faults(mixed, num_workers=1, progress=False).faults
     write_faults(tmp_path / "faults.jsonl", faults)

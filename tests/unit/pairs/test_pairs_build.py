@@ -14,6 +14,7 @@ from mmdpo.data.read import read_dataset
 from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.card import make_recipe, write_card
 from mmdpo.pairs.dataset import group_images
+from mmdpo.pairs.facts import warn
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.run import PairsRun
@@ -235,7 +236,7 @@ def test_every_prompt_and_every_answer_that_is_in_no_pair_has_its_reason(tmp_pat
         ("wrong", None): "every answer has a wrong claim",
         ("alone", 2): "empty",
         ("alone", None): "fewer than two answers to compare",
-        ("nothing", None): "fewer than two answers to compare",
+        ("nothing", None): "no answer: not asked yet, refused, or a picture that cannot be read",
         ("held", None): "image held out",
     }
     funnel = found["funnel"]
@@ -716,6 +717,14 @@ def test_without_the_list_of_prompts_the_pictures_are_read(tmp_path):
     assert rows_of(tmp_path)[0]["image_sha256"] == prompts[0].image_digests[0]
 
 
+def test_a_prompt_without_an_answer_is_counted_and_its_picture_not_opened(tmp_path):
+    missing = Prompt("z", make_prompt("z").turns, (tmp_path / "missing.png",))
+    prompts = run_of(tmp_path, {"a": CLEAN_AND_NOT})
+    result = build_pairs([*prompts, missing], tmp_path, ["objects"], BuildPlan(**PLAN), resamples=0)
+    assert result["funnel"]["prompts"] == 2
+    assert why_dropped(tmp_path) == {("z", None): "no answer: not asked yet, refused, or a picture that cannot be read"}
+
+
 # -- the card ----------------------------------------------------------------------------------------------------------
 
 
@@ -729,6 +738,18 @@ def test_the_card_counts_what_became_of_all_and_opens_as_a_dataset_of_the_hub(tm
     assert front["configs"][0]["data_files"] == [{"split": "train", "path": "dataset/train.parquet"}]
     assert "no answer has a wrong claim" in card
     assert "3 preference pairs about 3 images" in card
+
+
+@pytest.mark.parametrize(("low", "is_said"), [(55.0, True), (42.0, False), (None, False)])
+def test_that_the_text_alone_decides_is_said_where_it_is_no_chance(low, is_said):
+    result = {
+        "words": {"difference": 0.0},
+        "errors": None,
+        "style": {},
+        "shortcut": {"rules": {"text": {"accuracy": 76.0, "low": low}}},
+        "funnel": {"yield": 1.0},
+    }
+    assert any("they can be learnt without looking" in note for note in warn(result)) == is_said
 
 
 def test_what_pairs_are_known_to_teach_besides_looking_is_said(tmp_path):

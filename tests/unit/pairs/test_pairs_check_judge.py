@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mmdpo.cli import main
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.check_judge import Gold, _wilson, check_judge, read_gold
 from mmdpo.pairs.judges import Context, Verdict
@@ -313,3 +314,12 @@ def test_image_gain_is_taken_only_after_a_check_of_the_same_judge_whose_interval
     other.make_context = lambda choice: context
     with pytest.raises(JudgeError, match="that of it here was with other options"):
         other.judge()
+
+
+def test_what_a_judge_needs_is_told_before_anything_is_asked(tmp_path, capsys):
+    paint().save(tmp_path / "0.png")
+    write_lines(tmp_path / "prompts.jsonl", [{"image": "0.png", "prompt": "How many?"}])
+    words = ["--prompts", str(tmp_path / "prompts.jsonl"), "--model", "nobody/nothing", "--out", str(tmp_path / "run")]
+    assert main(["pairs", "all", *words, "--judges", "exact"]) == 2
+    assert "the judge exact reads the column `answer`, which is not there: write it beside" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

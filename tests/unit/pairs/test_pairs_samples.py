@@ -26,7 +26,7 @@ from mmdpo.pairs.samples import (
     read_samples,
     sample,
 )
-from mmdpo.records import derive_seed
+from mmdpo.records import RowError, derive_seed
 from tests.pairs_help import Scripted, make_prompt, paint, parse, read_lines
 
 SETTINGS = GenerationSettings(max_new_tokens=40, temperature=1.0, seed=3)
@@ -514,3 +514,37 @@ def test_options_that_give_no_pair_are_refused_before_anything_is_asked(tmp_path
     blind = ("--negatives", "no_image", "--start_share", 0, "--base_url", "http://127.0.0.1:1/v1")
     assert parse(*usual, *blind).plan_sampling().negatives == ("no_image",)
     assert json.dumps(parse(*usual).resolved())
+
+
+# -- pictures that cannot be read --------------------------------------------------------------------------------------
+
+
+def test_a_damaged_picture_costs_its_own_prompt_alone(tmp_path, caplog):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    for place in range(3):
+        paint((place, 0, 0)).save(photos / f"{place}.png")
+    whole = (photos / "1.png").read_bytes()
+    (photos / "1.png").write_bytes(whole[: len(whole) // 2])
+    poet, options = (
+        Poet(),
+        ["--prompts", str(photos), "--ask", "What is there?", "--out", str(run), "--judges", "objects"],
+    )
+    engine = PairsRun(parse(*options, "--model", "poet", "--num_samples", "2"))
+    assert sample(engine.prompts, poet, SETTINGS, run, SamplingPlan(2)) == 0
+    assert {name for name, _ in answers_in(run)} == {"0.png", "2.png"}
+    (told,) = caplog.messages
+    assert told.startswith("1 of 3 prompts are left out, since their pictures cannot be read; the first: ")
+    assert str(photos / "1.png") in told
+
+    (photos / "1.png").write_bytes(whole)  # mended, it is asked next time
+    assert sample(engine.prompts, poet, SETTINGS, run, SamplingPlan(2)) == 0
+    assert {name for name, _ in answers_in(run)} == {"0.png", "1.png", "2.png"}
+
+
+def test_where_no_picture_can_be_read_nothing_is_asked(tmp_path):
+    poet = Poet()
+    prompts = [make_prompt(f"p{n}", image=tmp_path / f"{n}.png") for n in range(3)]
+    with pytest.raises(RowError, match=r"^row p0: image file .*0\.png does not exist"):
+        sample(prompts, poet, SETTINGS, tmp_path / "run", SamplingPlan(2))
+    assert not poet.asked

@@ -152,12 +152,16 @@ class TestResuming:
         assert again.state.global_step == 4
         assert_same_weights(again, whole)
 
-    def test_a_longer_run_and_other_intervals_are_no_other_run(self, tmp_path, rows):
+    def test_a_longer_run_and_other_intervals_are_no_other_run(self, tmp_path, rows, caplog):
+        caplog.set_level("INFO")
         train(tmp_path / "run", rows, save_strategy="epoch", num_train_epochs=1)
         longer = train(tmp_path / "run", rows, num_train_epochs=3, logging_steps=2, save_steps=2, resume=True)
         assert [entry["step"] for entry in history_of(longer)] == [1, 2, 3, 4, 6, 8]
         assert [path.name for path in list_checkpoints(tmp_path / "run")] == [
             f"checkpoint-{n}" for n in (3, 4, 6, 8, 9)
+        ]
+        assert [text for text in caplog.messages if "resuming" in text] == [
+            f"resuming from {tmp_path / 'run' / 'checkpoint-3'}"
         ]
 
     def test_the_evaluation_of_the_start_is_not_repeated(self, tmp_path, rows):

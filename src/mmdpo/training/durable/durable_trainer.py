@@ -135,6 +135,7 @@ class DurableTrainer(Trainer, ABC):
                 "%s was written by %s; losses may differ in their last digits", checkpoint, ", ".join(others)
             )
         self.recall(record.get("remembered", {}))
+        logger.info("resuming from %s", checkpoint)
         return str(checkpoint)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -110,6 +110,8 @@ def own_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
                 sealing.clear_unfinished(folder)
             try:
                 yield
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(_describe_left(folder)) from stop
             except Exception:
                 is_model = any((folder / mark).is_file() for mark in sealing.MODEL_MARKS)
                 if not is_model and not sealing.list_checkpoints(folder):
@@ -120,6 +122,14 @@ def own_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
             with suppress(OSError):  # another process may be at work there
                 path.rmdir()
         raise
+
+
+def _describe_left(folder: Path) -> str:
+    """Returns what an interrupted run has left, and how to go on."""
+    checkpoints = sealing.list_checkpoints(folder)
+    if not checkpoints:
+        return f"no checkpoint is in {folder} yet, and the same command with --resume_from_checkpoint true starts again"
+    return f"--resume_from_checkpoint true goes on from {checkpoints[-1]}"
 
 
 def _remove_new(folder: Path, before: Collection[Path]) -> None:
