@@ -110,6 +110,8 @@ def evaluate_answers(
     check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
+    if benchmark.size not in (None, len(items)):
+        tools.used["data"] = f"{len(items):,} items, where {benchmark.size:,} are published: another version, or a part"
     also = None if benchmark.unasked_ids is None else Also(benchmark.answers_of, benchmark.unasked_ids(folder))
     how: dict[str, Any] = {"fields": benchmark.answer_fields or ANSWER_FIELDS, "also": also, "allow_cut": allow_partial}
     found = read_answers(Path(answers), name, by_id, benchmark.find_id, **how)

@@ -37,15 +37,19 @@ def read_data_text(path: Path) -> str:
     try:
         return files.read_text(path)
     except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: this file of the benchmark's data is missing; check --data_dir") from error
+        raise EvaluationError(
+            f"{path}: this file of the benchmark's data is missing; --data_dir names the "
+            "folder that has it, or one in which that folder lies under the benchmark's name"
+        ) from error
     except files.UnusableFileError as error:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
 
 
 def read_data(path: Path) -> Any:
     """Returns the content of one of a benchmark's JSON files; raises EvaluationError if it is missing or damaged."""
+    text = read_data_text(path)
     try:
-        return files.parse_json(read_data_text(path))
+        return files.parse_json(text)
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{path}, line {error.lineno}: no JSON ({error.msg}); fetch the file again") from error
     except ValueError as error:
@@ -213,7 +217,7 @@ def read_answers(
     or no answer in a row; FileNotFoundError where there is no such file.
     """
     cut: list[str] = []
-    found, answers = list_files(path), dict[str, Answer]()
+    found, answers = list_files(path, benchmark), dict[str, Answer]()
     for row in (row for file in found for row in read_rows(file, cut if allow_cut else None)):
         if row.values.get("benchmark", benchmark) not in (benchmark, also and also.benchmark):
             raise EvaluationError(f"{row.place}: an answer of {row.values['benchmark']}, not of {benchmark}")
@@ -240,14 +244,18 @@ def read_answers(
     return Answers(answers, found, tuple(cut))
 
 
-def list_files(path: Path) -> tuple[Path, ...]:
-    """Returns a file, a run's answers, or a folder's `.json(l)` files; raises FileNotFoundError if there is none."""
+def list_files(path: Path, name: str) -> tuple[Path, ...]:
+    """Returns a file; of a folder a run's answers, else those with the benchmark's name, else all `.json(l)` files.
+
+    Raises FileNotFoundError where there is none.
+    """
     if not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file of answers")
         return (path,)
-    if (path / "answers.jsonl").is_file():
-        return (path / "answers.jsonl",)
+    for own in ("answers.jsonl", f"{name}.jsonl", f"{name}.json"):  # of a run, and as in a suite's folder
+        if (path / own).is_file():
+            return (path / own,)
     found = tuple(sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl")))
     if not found:
         raise FileNotFoundError(f"{path}: a folder without any .json or .jsonl file")

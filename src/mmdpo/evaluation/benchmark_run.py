@@ -92,7 +92,7 @@ def _run(
     tools = make_language_tools(options.words, (folder, data_dir))
     answers, is_partial = options.answers, options.partial
     if answers is not None:
-        check_folder(options.out, name, list_files(answers))
+        check_folder(options.out, name, list_files(answers, name))
     else:
         outcome = _ask(benchmark, folder, options, tools, make or partial(make_answerer, options), tell)
         if outcome is None:

@@ -21,6 +21,7 @@ def test_a_result_is_written_and_shown(tmp_path, capsys):
     # Two independent runs: √2 times the error of one; 1.96 to be told from 0, 0.84 to be so four times out of five.
     assert chair["visible_difference"] == pytest.approx(2.8016 * 2**0.5 * chair["standard_error"], rel=1e-4)
     assert result["made_by"] == {
+        "data": "14 items, where 15,220 are published: another version, or a part",
         "linguistics": "table and regular expression (no library)",
         "similarity": "pair table of by hand",
     }
@@ -117,3 +118,20 @@ def test_a_judge_that_cannot_be_is_refused_before_a_model_answers(tmp_path, monk
     with pytest.raises(ValueError, match="--judge_model: world has no judge"):
         run(*world, "--judge_model", "any")
     assert answered == []
+
+
+def test_of_a_folder_the_answers_with_the_benchmarks_name_are_taken(tmp_path):
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    for name in ("pope", "mmhal"):
+        file = next((HAND_MADE / name).glob("answers.*"))
+        (answers / f"{name}{file.suffix}").write_bytes(file.read_bytes())
+    assert run("pope", "--data_dir", HAND_MADE, "--answers", answers, "--out", tmp_path / "pope") == 0
+    assert json.loads((tmp_path / "pope" / "result.json").read_text())["benchmark"] == "pope"
+
+
+def test_a_missing_file_of_the_data_is_named_once_with_where_it_is_looked_for(tmp_path):
+    with pytest.raises(
+        EvaluationError, match=r"^\S+annotations\.json: this file of the benchmark's data is missing; --d"
+    ):
+        run("amber", "--data_dir", tmp_path, *AMBER[2:], "--out", tmp_path / "out")

@@ -37,6 +37,7 @@ A benchmark is a module with a docstring, whose first line is its title, a colon
     HEADLINE    the metrics that a suite prints of it, where the paper's table has no column for it
     draw_image(item: BenchmarkItem) -> PIL.Image.Image
                 only where the pictures are no files
+    SIZE        only where everybody takes the same items: how many were published; a result of others says so
     SUFFIXES    only where others ask with more words than the benchmark: name → PromptSuffix, for `--prompt_suffix`
     SUFFIXED_PARTS
                 only where some parts take none: the parts whose questions do
@@ -109,6 +110,7 @@ class Benchmark:
     """Empty for all."""
     peers: Mapping[str, Peer] = field(default_factory=dict)
     question_types: tuple[str, ...] = ()
+    size: int | None = None
 
     @property
     def uses(self) -> frozenset[str]:

@@ -36,6 +36,7 @@ from mmdpo.benchmarks.tolerant import TRAPS as TRAPS_OF_READING
 from mmdpo.benchmarks.tolerant import find_traps, read_yes_no
 
 LICENCE = "AMBER: Apache-2.0"
+SIZE = 15_220
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
 LANGUAGE_TOOLS = ("linguistics", "similarity")
 GENERATIVE: Final = "generative"

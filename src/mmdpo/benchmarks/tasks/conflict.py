@@ -22,6 +22,7 @@ from mmdpo.records import RowError
 
 LICENCE = "Questions with options on ViQuAE and InfoSeek: no licence is named; their images are ViQuAE's and OVEN's"
 DATA_NAME = "knowledge_conflict"
+SIZE = 9_007
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 16}
 TRAPS = {"no_letter": "answers that name no option, which count as wrong and as a flip"}
 HEADLINE = tuple(f"conflict/infoseek/{name}" for name in ("accuracy_image", "accuracy_text", "flip_rate"))

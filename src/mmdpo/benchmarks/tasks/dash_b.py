@@ -30,6 +30,7 @@ from mmdpo.benchmarks.reading import EvaluationError, Row, read_data
 from mmdpo.benchmarks.yes_no import find_yes_or_no
 
 LICENCE = "DASH-B: no licence is named; its images are LAION's and others', found on the web"
+SIZE = 2_682
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 ANSWER_FIELDS = ("response", *USUAL_FIELDS)
 """The authors' `answer` is what they read in the `response`."""

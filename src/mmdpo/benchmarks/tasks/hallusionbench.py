@@ -33,6 +33,7 @@ from mmdpo.benchmarks.tasks._hallusionbench import CATEGORIES, read_all_items
 from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
 from mmdpo.benchmarks.tasks._hallusionbench import find_id as find_id
 
+SIZE = 1_129
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
 NEEDS_JUDGE = True
 TRAPS = {

@@ -22,6 +22,7 @@ from mmdpo.benchmarks.tasks._hallusionbench import DATA_NAME as DATA_NAME
 from mmdpo.benchmarks.tasks._hallusionbench import LICENCE as LICENCE
 from mmdpo.benchmarks.tasks._hallusionbench import find_id as find_id
 
+SIZE = 951
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 ANSWERS_OF = "hallusionbench"
 TRAPS = {"unknown": 'answers with neither or both of the words "yes" and "no", which count as wrong'}

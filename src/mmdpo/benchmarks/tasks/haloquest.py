@@ -20,6 +20,7 @@ from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_data_text
 
 LICENCE = "HaloQuest: CC BY 4.0; its images are Open Images' and Midjourney's, each under its own licence"
+SIZE = 608
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 512}
 NEEDS_JUDGE = True
 TRAPS = {"reply_unreadable": "replies of the judge without the word correct or incorrect, left unscored"}

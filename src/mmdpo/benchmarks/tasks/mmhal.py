@@ -17,6 +17,7 @@ from mmdpo.benchmarks.judged import require_judge
 from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data
 
 LICENCE = "MMHal-Bench: Apache-2.0; its images are OpenImages, at the addresses in image_src"
+SIZE = 96
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
 NEEDS_JUDGE = True
 QUESTION_TYPES: Final = (

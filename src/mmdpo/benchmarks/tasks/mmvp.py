@@ -24,6 +24,7 @@ from mmdpo.benchmarks.reading import EvaluationError, Row, read_data_text
 from mmdpo.benchmarks.tolerant import read_yes_no
 
 LICENCE = "MMVP: MIT"
+SIZE = 300
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024}
 ANSWER_FIELDS = ("response", *USUAL_FIELDS)
 """The authors' `answer` is the right one."""

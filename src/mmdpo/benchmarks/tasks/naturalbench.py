@@ -19,6 +19,7 @@ from mmdpo.benchmarks.reading import EvaluationError, Row, find_by_order, read_d
 from mmdpo.files import parse_json
 
 LICENCE = "NaturalBench: see huggingface.co/datasets/BaiqiL/NaturalBench; its images are of Flickr30K and DOCCI"
+SIZE = 7_600
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 TRAPS = {
     "unanswered": 'answers without the word "yes" or "no", or the letter A or B, which count as wrong',

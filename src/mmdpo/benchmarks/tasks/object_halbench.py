@@ -18,6 +18,7 @@ from mmdpo.benchmarks.reading import EvaluationError, find_by_image, read_data, 
 from mmdpo.files import parse_json
 
 LICENCE = "Object HalBench: questions CC BY-NC 4.0, for research; COCO annotations CC BY 4.0"
+SIZE = 300
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 1024, "num_beams": 3}
 LANGUAGE_TOOLS = ("linguistics",)
 MODES: Final = ("word", "llm")

@@ -41,6 +41,7 @@ from mmdpo.benchmarks.yes_no import MEASURES, count_outcome, find_yes_or_no, mak
 from mmdpo.files import parse_json
 
 LICENCE = "POPE: MIT; its images are COCO val2014"
+SIZE = 9_000
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 """The first sentence alone is read."""
 SPLITS: Final = ("random", "popular", "adversarial")

@@ -20,6 +20,7 @@ from mmdpo.benchmarks.tasks.pope import read_split
 from mmdpo.benchmarks.yes_no import find_yes_or_no
 
 LICENCE = "RePOPE: no licence is named; made from POPE (MIT); its images are COCO val2014"
+SIZE = 8_185
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 128}
 ANSWERS_OF = "pope"
 METRICS = make_metrics("repope")
