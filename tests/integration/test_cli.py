@@ -328,6 +328,19 @@ class TestEntryPoints:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
+    def test_rows_are_converted_and_checked_without_the_libraries_of_models(self, pairs_file, tmp_path):
+        """They take seconds to load, which is most of what a small file takes."""
+        code = (
+            "import sys; from mmdpo.cli import main; rows, out = sys.argv[1:];"
+            "assert main(['data', 'convert', rows, out]) == 0; assert 'torch' not in sys.modules;"
+            "assert main(['data', 'check', rows]) == 0;"
+            "heavy = {'transformers.modeling_utils', 'transformers.processing_utils', 'peft'} & set(sys.modules);"
+            "assert not heavy, heavy"
+        )
+        words = [sys.executable, "-c", code, str(pairs_file), str(tmp_path / "pairs.parquet")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     def test_a_reader_that_has_read_enough_is_no_error(self):
         reading, writing = os.pipe()
         os.close(reading)

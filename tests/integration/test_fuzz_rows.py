@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from mmdpo.cli import main
+from mmdpo.data.examples import read_examples
 from mmdpo.data.items import Items
 from mmdpo.models.load import load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
-from mmdpo.training.rows import FullCheck, check_rows, read_examples
+from mmdpo.training.rows import FullCheck, check_rows
 
 GOOD, BAD = True, False
 

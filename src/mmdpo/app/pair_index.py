@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Int
 
 from mmdpo.benchmarks.linguistics import TableLinguistics
-from mmdpo.data.check import as_fault
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.decisions import DROP, FLAG, Decisions, name_dataset
+from mmdpo.data.faults import as_fault
 from mmdpo.data.messages import IMAGE_PLACEHOLDER, plain_text
 from mmdpo.data.validate import validate_example
 from mmdpo.pairs.judges import find_objects

@@ -30,7 +30,7 @@ class DatasetSource:
 
 @cache
 def _read(source: DatasetSource) -> PreferenceDataset:
-    from mmdpo.training.rows import read_examples
+    from mmdpo.data.examples import read_examples
 
     how: dict[str, Any] = dict(config=source.config, format=source.format, image_root=source.image_root)
     return read_examples(source.name, source.split, seed=source.seed, **how)

@@ -1,15 +1,21 @@
 """Fetch, check, convert and make preference data."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mmdpo.commands import Verbs, verb
-from mmdpo.files import printable
+from mmdpo.files import printable, read_mapping
 from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
 from mmdpo.terminal import quiet_libraries
+
+if TYPE_CHECKING:
+    from mmdpo.data.dataset import PreferenceDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +60,42 @@ def check(options: DataCheckOptions) -> int:
     """Validate a dataset and print what is in it."""
     from rich.console import Console
 
-    from mmdpo.training.rows import check_dataset
+    from mmdpo.data.check import Inspect, find_faults, inspect_example
+    from mmdpo.data.check_summary import print_summary
+    from mmdpo.data.decisions import leave_out_dropped
+    from mmdpo.data.faults import write_faults
+    from mmdpo.data.validate import require_images
+    from mmdpo.objective import build_objective
+    from mmdpo.records import response_names
 
     quiet_libraries()
-    return check_dataset(options, Console())
+    console, dataset = Console(), _read(options)
+    if options.decisions is not None:
+        kept = leave_out_dropped(dataset, options.decisions, is_needed=True)
+        told = f"{options.decisions} drops {len(dataset) - len(kept)} of {len(dataset)} rows; the others are checked"
+        console.print(printable(told), markup=False, highlight=False)
+        dataset = kept
+    require_images(dataset)
+    objective = build_objective(options.objective)
+    inspect: Inspect = partial(
+        inspect_example, responses=response_names(objective.cells), comparisons=objective.comparisons
+    )
+    if options.model_name_or_path:
+        from mmdpo.models.start import LoadOptions
+        from mmdpo.training.rows import open_full_check
+
+        load = LoadOptions(
+            chat_template=options.chat_template,
+            chat_template_kwargs=read_mapping("chat_template_kwargs", options.chat_template_kwargs),
+            trust_remote_code=options.trust_remote_code,
+        )
+        sizes = {"max_length": options.max_length, "max_image_pixels": options.max_image_pixels}
+        inspect = open_full_check(options.model_name_or_path, load, objective, **sizes)
+    result = find_faults(dataset, inspect, num_workers=options.num_proc, progress=console.is_terminal)
+    print_summary(result, dataset, console)
+    if options.faults:
+        write_faults(options.faults, result.faults)
+    return 1 if result.faults else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +149,12 @@ class DataConvertOptions(DatasetOptions):
 )
 def convert(options: DataConvertOptions) -> int:
     """Write a dataset of any format as one Parquet file."""
-    from mmdpo.data.check import write_faults
     from mmdpo.data.convert import convert_dataset, describe
-    from mmdpo.training.rows import read_examples
+    from mmdpo.data.faults import write_faults
 
     quiet_libraries()
-    dataset = read_examples(
-        options.path,
-        options.split,
-        config=options.dataset_config,
-        format=options.dataset_format,
-        image_root=options.image_root,
-    )
     conversion = convert_dataset(
-        dataset,
+        _read(options),
         options.out,
         pairs=options.pairs,
         sample=options.sample,
@@ -169,7 +199,6 @@ def symdpo(options: SymDPOOptions) -> int:
     from mmdpo.data.convert import write_examples
     from mmdpo.data.read import open_rows
     from mmdpo.data.symdpo import SHARES, make_rows, read_triplets
-    from mmdpo.files import read_mapping
 
     quiet_libraries()
     found = open_rows(options.path, split=options.split, config=options.dataset_config)
@@ -189,6 +218,18 @@ def symdpo(options: SymDPOOptions) -> int:
     count = write_examples(examples, options.out)
     print(printable(f"{len(triplets):,} triplets read; {count:,} rows written: {options.out}"))
     return 0
+
+
+def _read(options: DataCheckOptions | DataConvertOptions) -> PreferenceDataset:
+    from mmdpo.data.examples import read_examples
+
+    return read_examples(
+        options.path,
+        options.split,
+        config=options.dataset_config,
+        format=options.dataset_format,
+        image_root=options.image_root,
+    )
 
 
 def check_parquet(out: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -18,14 +18,12 @@ from xxhash import xxh3_128
 
 from mmdpo.data.columns import FLAG
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.faults import Fault, as_fault
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
 from mmdpo.files import to_json
 from mmdpo.progress import count
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
-
-if TYPE_CHECKING:
-    from mmdpo.data.check import Fault
 
 Pairs = Literal["best_worst", "all"]
 
@@ -75,8 +73,6 @@ def convert_dataset(
     to write, a column to normalise is missing, or `sample` asks for more than there is; OSError where the file cannot
     be written, and what was there before is untouched.
     """
-    from mmdpo.data.check import as_fault  # imports torch, which the writer does without
-
     found: list[tuple[int, int]] = []
     faults: list[Fault] = []
     seen: set[bytes] = set()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
-from mmdpo.data.check import Fault
+from mmdpo.data.faults import Fault
 from mmdpo.data.items import Item, Items, Pictures
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.records import ImageSource, PreferenceExample, RowError, derive_generator

@@ -31,6 +31,7 @@ from mmdpo.corruption import Corruption, corrupt_image, load
 from mmdpo.data.check import Inspect, find_faults
 from mmdpo.data.collate import Collator
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.examples import read_examples
 from mmdpo.data.images import open_image
 from mmdpo.data.items import Item
 from mmdpo.data.messages import plain_text
@@ -51,7 +52,7 @@ from mmdpo.progress import count, counting
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
 from mmdpo.training.durable.resume import check_run_folder
-from mmdpo.training.rows import FullCheck, read_examples
+from mmdpo.training.rows import FullCheck
 from mmdpo.world import find_world
 
 RESULT, EXAMPLES, PER_TOKEN = "diagnosis.json", "examples.jsonl", "per_token.jsonl"

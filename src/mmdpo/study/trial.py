@@ -33,6 +33,7 @@ from transformers import TrainerCallback
 from trl import get_peft_config
 
 from mmdpo.benchmarks.tasks._world import WorldBenchmark, make_items
+from mmdpo.data.examples import WORLD_SPLITS, read_examples
 from mmdpo.data.read import has_splits, only_split
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores, make_pair_collator
 from mmdpo.files import digest_of, read_json, write_json, write_rows
@@ -53,7 +54,6 @@ from mmdpo.study.variants import (
     train_variant,
 )
 from mmdpo.training.recipe import Recipe
-from mmdpo.training.rows import WORLD_SPLITS, read_examples
 from mmdpo.training.run import read_data
 from mmdpo.world import SMALL, WORLDS, find_world
 from mmdpo.world.scenes import Scene, draw_test_scenes

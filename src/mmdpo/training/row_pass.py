@@ -22,8 +22,9 @@ from huggingface_hub import constants
 from torch import nn
 from xxhash import xxh3_128
 
-from mmdpo.data.check import Fault, as_fault, refuse_faults, run_over_rows
+from mmdpo.data.check import run_over_rows
 from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.faults import Fault, as_fault, refuse_faults
 from mmdpo.data.items import FileStamp, Item, Items
 from mmdpo.data.prepare import Opened, PreparedExample
 from mmdpo.records import CHOSEN, REJECTED, Cell

@@ -16,6 +16,7 @@ from trl import get_peft_config
 
 from mmdpo.checkpoints.card import write_card
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.examples import read_examples
 from mmdpo.data.read import check_names, has_splits, only_split, read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import StreamItems
@@ -29,7 +30,6 @@ from mmdpo.training.durable.resume import (
     own_run_folder,
 )
 from mmdpo.training.recipe import Recipe, RecipeError, parse_recipe
-from mmdpo.training.rows import read_examples
 from mmdpo.training.trainer import MDPOTrainer
 from mmdpo.world import find_world
 

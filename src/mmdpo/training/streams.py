@@ -14,9 +14,10 @@ import datasets
 import fsspec  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mmdpo.data.check import Fault, as_it_is
+from mmdpo.data.check import as_it_is
 from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.faults import Fault
 from mmdpo.data.items import Item
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.data.stream_items import Position, StreamItems

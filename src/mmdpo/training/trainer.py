@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_seed
 
 from mmdpo.checkpoints.card import PROBE
-from mmdpo.data.check import Fault, write_faults
 from mmdpo.data.clock import asks_for_date
 from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.faults import Fault, write_faults
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
 from mmdpo.data.validate import require_images

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mmdpo.data.check import CheckResult, ExampleFacts, find_faults, inspect_example, write_faults
+from mmdpo.data.check import CheckResult, ExampleFacts, find_faults, inspect_example
 from mmdpo.data.check_summary import list_warnings, print_summary
 from mmdpo.data.dataset import PreferenceDataset
+from mmdpo.data.faults import write_faults
 from mmdpo.data.validate import require_images, validate_example
 from mmdpo.objective import build_objective
 from mmdpo.records import RowError, response_names

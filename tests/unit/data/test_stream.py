@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdpo.data.check import Fault
+from mmdpo.data.faults import Fault
 from mmdpo.data.items import Item
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream

@@ -6,10 +6,11 @@ import datasets
 import pytest
 from PIL import Image
 
-from mmdpo.data.check import Fault, describe_faults
+from mmdpo.data.examples import read_examples
+from mmdpo.data.faults import Fault, describe_faults
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.recipe import RecipeError, parse_recipe
-from mmdpo.training.rows import read_examples, to_preferences
+from mmdpo.training.rows import to_preferences
 from mmdpo.training.run import read_data
 
 ROW = {"prompt": "<image>What?", "chosen": "A cup.", "rejected": "A car.", "images": ["a.jpg"]}
