@@ -60,6 +60,11 @@ def needs_image(cell: Cell) -> bool:
     return cell.image not in (ORIGINAL, NO_IMAGE)
 
 
+def compares_images(one: Cell, other: Cell) -> bool:
+    """Returns whether two cells differ by their images alone: in a row without images nothing tells them apart."""
+    return one.response == other.response and one.image != other.image
+
+
 Comparisons: TypeAlias = "tuple[tuple[Cell, Cell], ...]"
 """Pairs of cells that an objective tells apart, the preferred one first. A pair of equal ones, image and response,
 teaches nothing."""

@@ -6,7 +6,6 @@ version, and the answers response by response. Which context meets which answer 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -25,6 +24,8 @@ from mmdpo.data.prepare import Context, Opened, PreparedExample, Preparer
 from mmdpo.data.sharing import find_beginnings, find_first, leave_out_repeats
 from mmdpo.data.tokenise import each_text_once
 from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Batch(TypedDict):
@@ -84,6 +85,8 @@ class Collator:
     weight_columns: tuple[str, ...] = ()
     context_length: int | None = None
     """Tokens that the model can read in one sequence."""
+    beta_columns: tuple[str, ...] = ()
+    """Weight columns that multiply β, which has to stay positive."""
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Returns the batch of the items."""
@@ -265,10 +268,10 @@ class Collator:
                     source=item.example.source,
                 )
             weight = item.example.weights[name]
-            if not 0 <= weight < math.inf:
+            if not 0 <= weight <= _LARGEST or (name in self.beta_columns and not weight):
+                above = "what multiplies β is above 0" if name in self.beta_columns else "weights are at least 0"
                 raise RowError(
-                    f"the weight in the column {name!r} is {weight}: weights are finite numbers of at least 0",
-                    source=item.example.source,
+                    f"the weight in the column {name!r} is {weight}: {above}, and finite", source=item.example.source
                 )
         return torch.tensor([float(item.example.weights[name]) for item in items])
 

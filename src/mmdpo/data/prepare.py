@@ -29,6 +29,7 @@ from mmdpo.records import (
     PreferenceExample,
     Region,
     RowError,
+    compares_images,
     image_versions,
     named_source,
     needs_image,
@@ -168,7 +169,7 @@ class Preparer:
         pairs = (pair for pair in self.comparisons if set(pair) <= set(self.cells))
         if not self.is_passed_over(example):
             return tuple(pairs)
-        return tuple(pair for pair in pairs if not any(needs_image(cell) for cell in pair))
+        return tuple(pair for pair in pairs if not (any(map(needs_image, pair)) or compares_images(*pair)))
 
     def validate(self, example: PreferenceExample) -> None:
         """Raises RowError, with the row's source, for a row whose texts and columns cannot be trained on."""

@@ -13,6 +13,7 @@ from mmdpo.files import printable
 from mmdpo.records import (
     CHOSEN,
     CORRUPTED,
+    NO_IMAGE,
     ORIGINAL,
     REJECTED,
     Cell,
@@ -110,6 +111,11 @@ def _check_unicode(text: Text, name: str) -> None:
 def _check_difference(example: PreferenceExample, preferred: Cell, other: Cell) -> None:
     """Raises RowError where two cells have one image and one response, as far as can be told without opening images."""
     names = preferred.response, other.response
+    if {preferred.image, other.image} == {ORIGINAL, NO_IMAGE} and names[0] == names[1] and not example.images:
+        raise RowError(
+            "the objective compares the image with none, and the row has no image: add one, remove the row, or set "
+            "image_terms: where_possible, which trains the other terms on it"
+        )
     one, two = (plain_text(example.responses[name]).strip() for name in names)
     if one != two or not _shows_same_images(example, {preferred.image, other.image}):
         return

@@ -83,9 +83,11 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     """Returns what a name means: a model, or an adapter on one; either may be a folder or of the hub.
 
     The name may be that of the adapter itself, which then names its base. A model is its own start. Raises
-    CheckpointError for an adapter that names no base, or another one than is given.
+    CheckpointError for an adapter that names no base, or another one than is given, and ValueError for options about
+    loading beside a model that is there.
     """
     if not isinstance(model, str):
+        _refuse_unread(options)
         return Start(str(model.config.name_or_path), str(model.config.name_or_path), options=options, given=model)
     name, base, where = model, resolve_world(model), options.arguments
     check_name(base)
@@ -104,6 +106,17 @@ def resolve_start(model: str | Any, options: LoadOptions = LoadOptions()) -> Sta
     if folder is not None:
         warn_of_others(folder)
     return Start(name, base, revision, folder, options)
+
+
+def _refuse_unread(options: LoadOptions) -> None:
+    """Raises ValueError for options that say how a model is loaded, which one that was loaded would leave unread."""
+    arguments = [name for name, value in options.arguments.items() if value is not None]
+    unread = ["adapter_name_or_path"] * (options.adapter is not None) + ["model_init_kwargs"] * bool(arguments)
+    if unread:
+        raise ValueError(
+            f"{' and '.join(unread)}: they say how a model is loaded, and the model that is given was loaded already: "
+            "load it that way, or give its name"
+        )
 
 
 def resolve_world(name: str) -> str:

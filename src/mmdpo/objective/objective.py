@@ -66,6 +66,11 @@ class Objective:
         return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
+    def beta_columns(self) -> tuple[str, ...]:
+        """Those of them that multiply β."""
+        return tuple(dict.fromkeys(term.beta_column for term in self.terms if term.beta_column))
+
+    @property
     def tracking_term(self) -> Term | None:
         """The term whose running mean reward the trainer keeps, if there is one."""
         return next((term for term in self.terms if term.tracks_reward), None)

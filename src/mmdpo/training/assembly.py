@@ -129,7 +129,7 @@ def make_collator(
         corrupts_equal_answers_only=objective.corrupts_equal_answers_only,
         **preparing,
     )
-    return Collator(prepare, max_length, objective.weight_columns, find_context_length(config))
+    return Collator(prepare, max_length, objective.weight_columns, find_context_length(config), objective.beta_columns)
 
 
 def find_context_length(config: Any) -> int | None:

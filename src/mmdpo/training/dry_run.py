@@ -26,6 +26,7 @@ from mmdpo.training import assembly
 from mmdpo.training.config import MDPOConfig
 from mmdpo.training.durable.resume import check_run_folder, find_checkpoint
 from mmdpo.training.memory import MemoryLine, MicroBatch, estimate_memory, format_bytes
+from mmdpo.training.option_checks import check_optimizer
 from mmdpo.training.recipe import Recipe, parse_recipe
 from mmdpo.training.rows import check_rows, to_preferences
 from mmdpo.training.run import open_stream, read_data
@@ -112,6 +113,7 @@ def plan_run(recipe: Recipe) -> DryRun:
     config, processor = start.config, load_processor(start)
     family = find_family(config)
     policy = _build_empty_policy(family, start, recipe)
+    check_optimizer(args, policy)
     scorer = assembly.build_scorer(policy, family, objective.cells, args)
 
     collator = assembly.build_collator(processor, config, args, load_generation_config(start))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+
+from mmdpo.registry import name_nearest
 
 if TYPE_CHECKING:
     from mmdpo.training.config import MDPOConfig
@@ -16,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 _CROPS = ("crop_0_20", "crop_20_50")
 """Corruptions that `crop_space: processed` can move after the image processor."""
+
+_CHECKPOINTING = (
+    *(name for name, of in signature(checkpoint).parameters.items() if of.kind is of.KEYWORD_ONLY),
+    *("preserve_rng_state", "every_n_layers", "offload"),
+)
+"""What `gradient_checkpointing_kwargs` may hold: keywords of torch, and those that transformers reads itself."""
 
 
 def check_precision(options: MDPOConfig) -> None:
@@ -56,21 +67,93 @@ def check_combinations(options: MDPOConfig) -> None:
             f"train_sampling_strategy: {options.train_sampling_strategy} needs the length of every row, which only "
             "check_data: full counts"
         )
-    if options.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor smooths the labels of supervised training; use label_smoothing")
-    if options.enable_jit_checkpoint:
-        raise ValueError(
-            "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself"
-        )
-    if options.neftune_noise_alpha is not None:
-        raise ValueError(
-            "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it"
-        )
+    check_steps(options)
+    check_schedule(options)
     # The parser of recipes checks choices too; a configuration made in Python comes here alone.
     for option in fields(options):
         choices, value = option.metadata.get("choices"), getattr(options, option.name)
         if choices is not None and "decides" in option.metadata and value not in choices:
             raise ValueError(f"{option.name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_steps(options: MDPOConfig) -> None:
+    """Raises ValueError for options of transformers that a step or an evaluation, as they are here, cannot follow."""
+    loading: Any = options.accelerator_config
+    for is_set, why in (
+        (
+            options.label_smoothing_factor,
+            "label_smoothing_factor smooths the labels of supervised training; use label_smoothing",
+        ),
+        (
+            options.enable_jit_checkpoint,
+            "enable_jit_checkpoint saves in the middle of a step; leave it out: after SIGTERM a run saves by itself",
+        ),
+        (
+            options.neftune_noise_alpha is not None,
+            "neftune_noise_alpha: its noise differs between policy and reference, and rewards would measure it",
+        ),
+        (
+            options.torch_compile,
+            "torch_compile: a compiled model does not notice what each step changes in it, such as a head that gives "
+            "log-probabilities; leave it out, and torch_compile_backend and torch_compile_mode with it",
+        ),
+        (
+            options.use_liger_kernel,
+            "use_liger_kernel replaces layers after the references were scored, and rewards would measure the "
+            "difference; leave it out: logits are made in chunks, for answers alone, without it",
+        ),
+        (
+            options.include_num_input_tokens_seen != "no",
+            "include_num_input_tokens_seen counts the `input_ids` of a batch, and a batch of pairs has none: leave it "
+            "out",
+        ),
+        (
+            "inputs" in options.include_for_metrics,
+            "include_for_metrics: inputs are the `input_ids` of a batch, and a batch of pairs has none: leave inputs "
+            "out; the labels that compute_metrics is given are the places of the rows",
+        ),
+        (
+            loading.dispatch_batches,
+            "accelerator_config: dispatch_batches cuts batches into one part for each process, and a batch of pairs, "
+            "whose rows share pictures, cannot be cut: leave it out",
+        ),
+        (
+            options.dataloader_persistent_workers and not options.dataloader_num_workers,
+            "dataloader_persistent_workers: there are no workers to keep: set dataloader_num_workers, or leave it out",
+        ),
+    ):
+        if is_set:
+            raise ValueError(why)
+    kept: Any = options.gradient_checkpointing_kwargs or getattr(options, "activation_checkpointing_kwargs", None) or {}
+    for name in kept:
+        if name not in _CHECKPOINTING:
+            raise ValueError(
+                f"gradient_checkpointing_kwargs has no {name!r}{name_nearest(name, _CHECKPOINTING)} It takes "
+                f"{', '.join(_CHECKPOINTING)}"
+            )
+
+
+def check_schedule(options: MDPOConfig) -> None:
+    """Raises ValueError for a learning-rate schedule that cannot be made; Trainer makes it after the references."""
+    optimizer, kind = torch.optim.SGD([torch.zeros(1)]), SchedulerType(options.lr_scheduler_type)
+    given: Any = options.lr_scheduler_kwargs
+    try:
+        get_scheduler(kind, optimizer, num_warmup_steps=1, num_training_steps=2, scheduler_specific_kwargs=given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"lr_scheduler_type: {kind.value} with lr_scheduler_kwargs {given or 'unset'}: {error}"
+        ) from error
+
+
+def check_optimizer(options: MDPOConfig, model: Any) -> None:
+    """Raises ValueError for an optimizer that cannot be made of this model, as one that needs another package.
+
+    Trainer makes it, and says so, after the references were scored.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(options, model)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"optim: {options.optim.value}: {error}") from error
 
 
 def check_trust(options: MDPOConfig) -> None:

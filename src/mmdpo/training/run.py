@@ -115,11 +115,12 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
         return split_examples(examples, args.test_split_size, args.seed)
     if args.eval_dataset_name is not None:
         return examples, _read(recipe, args.eval_dataset_name, test_split, "dataset_test_split")
-    if args.eval_strategy == "no":
+    if args.eval_strategy == "no" and not args.eval_on_start:
         return examples, None
     if not has_splits(script.dataset_name):
+        asking = "eval_on_start" if args.eval_strategy == "no" else "eval_strategy"
         raise RecipeError(
-            f"eval_strategy asks for evaluations and {script.dataset_name} has one split: set test_split_size (a share "
+            f"{asking} asks for evaluations and {script.dataset_name} has one split: set test_split_size (a share "
             "of its rows) or eval_dataset_name"
         )
     return examples, _read(recipe, script.dataset_name, test_split, "dataset_test_split")
@@ -128,13 +129,14 @@ def read_data(recipe: Recipe) -> tuple[PreferenceDataset, PreferenceDataset | No
 def open_stream(recipe: Recipe) -> tuple[PreferenceStream, PreferenceDataset | None]:
     """Returns the stream to train on and, where the recipe evaluates, the evaluation examples, which are read whole."""
     script, args, name = recipe.script, recipe.training, str(recipe.script.dataset_name)
-    is_evaluated = args.eval_strategy != "no" or args.eval_dataset_name is not None
+    is_evaluated = args.eval_strategy != "no" or args.eval_on_start or args.eval_dataset_name is not None
     if args.test_split_size is not None:
         raise RecipeError("test_split_size needs to know all rows, and a stream does not: use eval_dataset_name")
     if find_world(name) is not None:
         raise RecipeError("an embedded world is made in memory: leave dataset_streaming out")
     if is_evaluated and args.eval_dataset_name is None and not has_splits(name):
-        raise RecipeError(f"eval_strategy asks for evaluations and {name} has one split: set eval_dataset_name")
+        asking = "eval_on_start" if args.eval_strategy == "no" else "eval_strategy"
+        raise RecipeError(f"{asking} asks for evaluations and {name} has one split: set eval_dataset_name")
     check_names(name, script.dataset_train_split, script.dataset_config, key="dataset_train_split")
     stream = read_stream(
         name,

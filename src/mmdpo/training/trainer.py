@@ -46,6 +46,7 @@ from mmdpo.training.config import MDPOConfig
 from mmdpo.training.distributed import check_agreement, check_engine, on_main_process
 from mmdpo.training.durable.resume import SKIPPED_ROWS, describe_run
 from mmdpo.training.metrics import LossWatch, MetricSums, check_best_metric, describe_batch, list_image_metrics
+from mmdpo.training.option_checks import check_optimizer
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
 from mmdpo.training.rows import to_preferences, warn_of_other_samplers
@@ -95,6 +96,10 @@ class MDPOTrainer(RowOrderTrainer):
         # 1. What is asked for, worked out once: nothing is read or loaded yet.
         plan = resolve(args, is_stream=is_stream(train_dataset))
         args, self.plan, self.objective = plan.options, plan, plan.objective
+        if ref_model is not None and args.ref_model_name_or_path is not None:
+            raise ValueError("ref_model and ref_model_name_or_path are both given; leave one of them out")
+        if eval_dataset is None and args.eval_on_start:
+            raise ValueError("eval_on_start evaluates before training, and there is no evaluation dataset: give one")
         if compute_metrics is None and eval_dataset is not None:
             several = eval_dataset if isinstance(eval_dataset, Mapping) else ()
             check_best_metric(args.metric_for_best_model, self.objective, several)
@@ -123,7 +128,7 @@ class MDPOTrainer(RowOrderTrainer):
         family = collator.prepare.renderer.family
         policy = assembly.prepare_policy(policy, family, peft_config, args)
 
-        if ref_model is None and args.ref_model_name_or_path is not None:
+        if args.ref_model_name_or_path is not None:
             name, options = args.ref_model_name_or_path, replace(plan.load, adapter=None)
             if name != model:  # which has revisions of its own
                 own = {key: value for key, value in options.arguments.items() if key != "revision"}
@@ -143,6 +148,8 @@ class MDPOTrainer(RowOrderTrainer):
             optimizers=optimizers,
         )
         self._check_devices(policy)
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            check_optimizer(args, policy)
         self._metrics = {"train": MetricSums(), "eval": MetricSums()}
         self._losses = LossWatch()
         self._evaluated: Any = None
@@ -471,7 +478,17 @@ class MDPOTrainer(RowOrderTrainer):
         terms = ", ".join(term.label for term in self.objective.terms if term.needs_image)
         if self.args.image_terms == "where_possible" and terms:
             without = sum(not items.examples[place].images for place in range(len(items)))
+            self._check_measured(name, is_measured=without < len(items))
             logger.warning("%s: %d of %d rows have no image, and %s pass them over", name, without, len(items), terms)
+
+    def _check_measured(self, name: str, *, is_measured: bool) -> None:
+        """Raises ValueError where the best model is chosen by a mean over rows with images, and there is none."""
+        wanted = str(self.args.metric_for_best_model).removeprefix("eval_").removeprefix(f"{name}_")
+        if name != "train" and wanted in self._image_metrics and not is_measured:
+            raise ValueError(
+                f"metric_for_best_model: {wanted} is a mean over rows with images, and no row of {name} has one: "
+                "choose another metric, such as loss, or evaluate rows with images"
+            )
 
 
 def _read_rows(name: str, dataset: Any, args: MDPOConfig) -> Any:

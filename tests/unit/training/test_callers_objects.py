@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 import small_trainer
 from mmdpo import MDPOTrainer
-from mmdpo.models.load import load_processor
+from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.world.pairs import make_pairs
 
@@ -72,3 +72,12 @@ def test_options_and_processor_of_the_caller_are_as_they_were(tmp_path, rows):
     assert processor.tokenizer.pad_token is None
     assert trainer.processing_class.tokenizer.pad_token is not None
     assert (trainer.args.hub_token, trainer.args.model_init_kwargs["token"]) == ("secret", "secret")
+
+
+@pytest.mark.parametrize(
+    "options", [dict(model_init_kwargs={"dtype": "bfloat16"}), dict(adapter_name_or_path="runs/before")], ids=str
+)
+def test_a_model_that_was_loaded_leaves_no_option_about_loading_unread(tmp_path, rows, options):
+    model = load_model(resolve_start("world"))
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: .*loaded already: load it that way, or give its na"):
+        MDPOTrainer(model, args=configure(tmp_path, **options), train_dataset=rows)

@@ -70,6 +70,15 @@ def test_the_defaults_are_the_papers(configure):
         ({"max_length": 1}, "max_length must be .* room for a prompt"),
         ({"label_smoothing_factor": 0.1}, "use label_smoothing"),
         ({"neftune_noise_alpha": 5.0}, "differs between policy and reference"),
+        ({"torch_compile_mode": "default"}, "torch_compile: a compiled model does not notice"),
+        ({"use_liger_kernel": True}, "use_liger_kernel replaces layers after the references were scored"),
+        ({"include_num_input_tokens_seen": True}, "include_num_input_tokens_seen counts .* leave it out"),
+        ({"include_for_metrics": ["loss", "inputs"]}, "include_for_metrics: .* leave inputs out"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config: dispatch_batches .* leave it out"),
+        ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers: .* set dataloader_num_workers"),
+        ({"gradient_checkpointing_kwargs": {"use_reentrent": True}}, "did you mean 'use_reentrant'"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "^lr_scheduler_type: warmup_stable_decay .*num_decay_steps"),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, "^lr_scheduler_type: cosine with lr_scheduler_kwargs .*cycles"),
         ({"loss_type": ["sigmoid", "sft"]}, "combine losses as terms of `objective:`"),
         ({"loss_type": "aot"}, "loss_type must be one of sigmoi"),
         ({"loss_type": "ipo", "objective": "image_dpo"}, "this objective has none"),
@@ -109,6 +118,8 @@ def test_what_can_work_together_is_not(configure):
     configure(precompute_ref_log_probs=True, dataloader_persistent_workers=True, dataloader_num_workers=1)
     configure(corruption_per_epoch=True, dataloader_num_workers=1, precompute_ref_log_probs=True)
     configure(objective="dpo_no_image", loss_type="hinge")
+    configure(lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-6})
+    configure(gradient_checkpointing_kwargs={"use_reentrant": True, "preserve_rng_state": False})
 
 
 def test_losses_reach_the_response_term(configure):

@@ -1,5 +1,6 @@
 """`ref_model_name_or_path`: another reference than the start of the policy."""
 
+import pytest
 import torch
 
 from mmdpo.models.load import load_model
@@ -29,6 +30,12 @@ def test_losses_are_those_of_the_model_given_as_an_object(tmp_path):
     assert losses_of(named) == losses_of(given)
     assert losses_of(named) != losses_of(own)
     assert named.ref_model is not None
+
+
+def test_one_of_two_that_are_given_is_not_passed_over(tmp_path):
+    model = move(tmp_path / "other")
+    with pytest.raises(ValueError, match="ref_model and ref_model_name_or_path are both given"):
+        build_trainer(tmp_path, make_pairs(4, 0), ref_model=model, ref_model_name_or_path=str(tmp_path / "other"))
 
 
 def test_it_has_no_revision_of_the_policy(tmp_path, monkeypatch):

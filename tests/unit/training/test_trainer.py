@@ -334,6 +334,21 @@ class TestEvaluation:
             if "preparation_time" not in name and not name.endswith("epoch"):
                 check_best_metric(name, trainer.objective, ["near"])
 
+    def test_rows_without_images_give_no_metric_of_images_to_choose_by(self, tmp_path, rows):
+        held_out = [{**row, "images": [], "prompt": [{"role": "user", "content": "describe"}]} for row in rows[:2]]
+        options = dict(image_terms="where_possible", metric_for_best_model="rewards/image_margins")
+        with pytest.raises(ValueError, match="rewards/image_margins is a mean over rows with images, and no row of ev"):
+            build_trainer(tmp_path, rows[:4], eval_dataset=held_out, **options)
+        build_trainer(tmp_path / "one", rows[:4], eval_dataset=[*held_out, rows[5]], **options)
+
+    def test_an_optimizer_that_cannot_be_made_is_an_error_before_anything_is_scored(self, tmp_path, rows):
+        with pytest.raises(ValueError, match=r"^optim: galore_adamw: "):  # its package is not there, or modules are not
+            build_trainer(tmp_path, rows[:4], optim="galore_adamw")
+
+    def test_an_evaluation_at_the_start_needs_rows(self, tmp_path, rows):
+        with pytest.raises(ValueError, match=r"eval_on_start .* there is no evaluation dataset"):
+            build_trainer(tmp_path, rows[:4], eval_on_start=True)
+
     def test_rows_that_make_no_batch_are_an_error(self, tmp_path, rows):
         with pytest.raises(ValueError, match="dataloader_drop_last leaves nothing of 3 rows"):
             build_trainer(tmp_path, rows[:3], dataloader_drop_last=True).train()
@@ -613,6 +628,16 @@ class TestRowsWithoutImages:
         assert losses_of(trainer)[0] == pytest.approx((2 + 4 / 6) * math.log(2), rel=1e-5)
         assert trainer.state.log_history[0]["loss/rank_image"] == pytest.approx(math.log(2), rel=1e-5)
 
+    def test_a_term_that_compares_the_image_with_none_needs_one(self, tmp_path, rows):
+        objective = [{"rank": [["original", "chosen"], ["none", "chosen"]]}, {"anchor": ["original", "chosen"]}]
+        with pytest.raises(RowError, match=r"2 of 6 rows [\s\S]*row 4: the objective compares .*where_possible"):
+            build_trainer(tmp_path, self.given(rows), objective=objective)
+        options = dict(objective=objective, image_terms="where_possible", per_device_train_batch_size=6)
+        trainer = build_trainer(tmp_path, self.given(rows), **options)
+        trainer.train()
+        assert losses_of(trainer)[0] == pytest.approx((1 + 4 / 6) * math.log(2), rel=1e-5)
+        assert trainer.state.log_history[0]["loss/rank_image"] == pytest.approx(math.log(2), rel=1e-5)
+
     def test_their_gradient_is_that_of_the_objective_without_those_terms(self, tmp_path, rows):
         given, gradients = self.given(rows)[::3], []
         for objective in ("mdpo", "dpo_anchor"):
@@ -684,10 +709,18 @@ class TestRowsThatAnObjectiveCannotDoWithout:
         trainer.train()
         assert losses_of(trainer)[0] == pytest.approx((0 + 0.25 + 0.5 + 0.75) / 4 * math.log(2), rel=1e-5)
 
-    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, 1e39])
     def test_a_weight_below_0_or_infinite_is_faulty(self, tmp_path, rows, weight):
         given = [{**row, "weight": float(number)} for number, row in enumerate(rows[:4])]
         build_trainer(tmp_path, given, objective="mmedpo")
         given[1]["weight"] = weight
         with pytest.raises(RowError, match="row 2"):
             build_trainer(tmp_path, given, objective="mmedpo")
+
+    def test_a_beta_of_0_is_faulty(self, tmp_path, rows):
+        """Some losses divide by it."""
+        given = [{**row, "beta": float(number)} for number, row in enumerate(rows[:4])]
+        objective = [{"rank": [["original", "chosen"], ["original", "rejected"]], "loss_type": "ipo"}]
+        objective[0]["beta_column"] = "beta"
+        with pytest.raises(RowError, match=r"1 of 4 rows [\s\S]*row 1: .*'beta' is 0.0: what multiplies β is above 0"):
+            build_trainer(tmp_path, given, objective=objective)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmdpo.objective.losses import Beta
-from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, Comparisons, needs_image
+from mmdpo.records import CHOSEN, CORRUPTED, ORIGINAL, REJECTED, Cell, Comparisons, compares_images, needs_image
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Term(ABC):
 
     @property
     def needs_image(self) -> bool:
-        """Whether the term says nothing of a row without images."""
-        return any(map(needs_image, self.cells))
+        """Whether the term says nothing of a row without images: a cell has none there, or two are one."""
+        return any(map(needs_image, self.cells)) or any(compares_images(*pair) for pair in self.comparisons)
 
     @property
     def comparisons(self) -> Comparisons:
