@@ -22,4 +22,6 @@ def item_picture(image_dir: Path | None, benchmark: str, item: str, image: str) 
                 return make_thumbnail(opened, LONGEST_SIDE)
         except (OSError, ValueError):
             pass  # and is said by what follows
+    if found is None:
+        return Thumbnail(why=": the picture is missing; --image_dir names the folder that has it")
     return make_thumbnail(found, LONGEST_SIDE)

@@ -241,7 +241,8 @@ class PairIndex:
         if not self.has_ended:
             return f"Reading all rows to search and sort them: {self.done:,} of {rows:,} …"
         faults = len(self.faults)
-        return f"All {rows:,} rows are read; " + ("none is faulty." if not faults else f"{faults:,} are faulty.")
+        found = "no text is faulty" if not faults else f"{faults:,} have a faulty text or column"
+        return f"All {rows:,} rows are read; {found}. A picture is tried when its row is shown."
 
     def list_orders(self) -> list[str]:
         """Returns what rows can be sorted by."""

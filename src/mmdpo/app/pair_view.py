@@ -125,7 +125,8 @@ class PairsView:
         """Returns the head of a row with what is wrong with it, and its pictures."""
         example, facts = look_at(self.dataset, index)
         pictures = [] if example is None else make_pictures(example, index, how, self._find_others, tell)
-        decision, problems = self.find_decision(index), [facts.fault] if facts.fault else []
+        number, decision = self.dataset.row_of(index), self.find_decision(index)
+        problems = [facts.fault] if facts.fault else []
         if decision is not None and decision.content != digest_row(self.dataset, index):
             problems.append(
                 f"The row has changed since {self.decisions.path}, line {decision.line}, was written: decide again, or "
@@ -136,8 +137,8 @@ class PairsView:
         return render(
             "pair.html",
             part="pictures",
-            title=f"Row {self.dataset.row_of(index):,}",
-            id="" if example is None else clean_text(example.id),
+            title=f"Row {number:,}",
+            id="" if example is None or example.id == str(number) else clean_text(example.id),
             badges=self._list_badges(index, facts),
             problems=[clean_text(problem) for problem in problems],
             pictures=pictures,

@@ -135,6 +135,8 @@ def explain(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, result in results.items():
         if result["partial"]:
             yield f"{name} is partial: {'; '.join(result['partial_because'])}"
+        if data := result["made_by"].get("data"):
+            yield f"{name} stands on {data}."
         if suffix := result["made_by"].get(SUFFIX):
             yield f"{name} was asked with {suffix} after its questions."
     if "mmhal" in results:

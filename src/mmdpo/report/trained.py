@@ -97,7 +97,7 @@ def _read_versions(folder: Path) -> dict[str, str]:
         card = read_text(folder / CARD).partition("## Versions")[2]
     except (OSError, ValueError):
         return {}
-    rows: list[tuple[str, str]] = re.findall(r"^\| ([\w.-]+) \| ([\w.+-]+) \|$", card, flags=re.MULTILINE)
+    rows: list[tuple[str, str]] = re.findall(r"^\| (\w[\w.-]*) \| (\w[\w.+-]*) \|$", card, flags=re.MULTILINE)
     return {name: version for name, version in rows if name != "package"}
 
 

@@ -119,7 +119,9 @@ def test_all_rows_come_at_once_and_before_they_were_read():
     assert "0 of 3" in index.describe_progress()
     index.start()
     index.wait()
-    assert index.describe_progress() == "All 3 rows are read; none is faulty."
+    assert (
+        index.describe_progress() == "All 3 rows are read; no text is faulty. A picture is tried when its row is shown."
+    )
 
 
 def test_no_image_is_opened(index, monkeypatch):

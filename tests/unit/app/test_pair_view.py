@@ -117,3 +117,10 @@ def test_what_cannot_be_marked_is_said(view, tmp_path):
 
     assert "too few words" in describe_answers(*look_at(far.dataset, 0))[1]
     assert describe_answers(*look_at(far.dataset, 1))[1] == "The answers are equal."
+
+
+def test_a_row_without_an_id_of_its_own_is_named_by_its_number_alone(tmp_path):
+    rows = [{"prompt": "what?", "chosen": "a cup", "rejected": "a dog"}] * 2
+    own = open_view(tmp_path, [{**row, "id": f"r{n}"} for n, row in enumerate(rows)])
+    assert re.search(r"Row 2\s*<[^>]*>r1<", own.render_pictures(1, HowCorrupted()))
+    assert not re.search(r"Row 2\s*<[^>]*>2<", open_view(tmp_path, rows).render_pictures(1, HowCorrupted()))

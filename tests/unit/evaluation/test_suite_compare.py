@@ -54,6 +54,15 @@ def test_three_suites_are_three_rows_beside_the_papers(tmp_path, capsys):
     assert (tmp_path / "out" / "suites.md").read_text().startswith("|  | MMHal score ↑ |")
 
 
+def test_that_the_data_is_not_what_was_published_is_said_beside_the_paper(tmp_path, capsys):
+    for name in ("base", "mdpo"):
+        path = write_suite(tmp_path / name) / "amber" / "result.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "made_by": {**content["made_by"], "data": "9 items, where 15,220 are"}}))
+    run("suite", "compare", tmp_path / "base", tmp_path / "mdpo", "--out", tmp_path / "out")
+    assert " ".join(capsys.readouterr().out.split()).count("amber stands on 9 items, where 15,220 are") == 1
+
+
 def test_in_a_terminal_of_80_columns_every_row_can_be_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     folders = [write_suite(tmp_path / name / "eval") for name in ("base", "mdpo")]

@@ -21,7 +21,15 @@ from mmdpo.report.page import write_report
 from mmdpo.report.quickstart import say_results
 from mmdpo.report.reading import fit
 from mmdpo.report.study_page import order_variants, say_study
-from mmdpo.report.trained import TrainedRun, order_runs, samples_section, settings_section, training_section
+from mmdpo.report.reading import Place
+from mmdpo.report.trained import (
+    TrainedRun,
+    order_runs,
+    read_trained,
+    samples_section,
+    settings_section,
+    training_section,
+)
 from mmdpo.texts import words_not_shared
 from mmdpo.training.metrics import metric_names
 from tests.unit.report.makers import (
@@ -241,6 +249,12 @@ class TestTraining:
         assert 'row">model_<wbr>init_<wbr>kwargs.dtype</th><td>float32</td><td>bfloat16</td>' in html
         assert html.count("<tr>") == 2, "the head and one key"
         assert "All trained with torch 2." in flow(html)
+
+    def test_versions_are_read_from_the_card_where_no_checkpoint_is_left(self, tmp_path):
+        folder = write_trained(tmp_path / "run")
+        rows = "| package | version |\n| --- | --- |\n| torch | 2.13.0+cpu |\n| mmdpo | 0.2.0 |\n"
+        (folder / "README.md").write_text(f"# run\n\n## Versions\n\n{rows}")
+        assert read_trained(Place(folder, "run"), []).versions == {"torch": "2.13.0+cpu", "mmdpo": "0.2.0"}
 
     def test_of_many_runs_the_settings_have_a_row_each(self, tmp_path):
         runs = [TrainedRun(str(n), tmp_path, {"beta": n, "objective": "mdpo"}, (), {}) for n in range(11)]
