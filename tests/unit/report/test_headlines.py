@@ -19,9 +19,8 @@ from mmdpo.report.labels import label_benchmark, label_logged, label_metric
 from mmdpo.report.layout import breakable
 from mmdpo.report.page import write_report
 from mmdpo.report.quickstart import say_results
-from mmdpo.report.reading import fit
+from mmdpo.report.reading import Place, fit
 from mmdpo.report.study_page import order_variants, say_study
-from mmdpo.report.reading import Place
 from mmdpo.report.trained import (
     TrainedRun,
     order_runs,
