@@ -232,7 +232,10 @@ def _take(name: str, value: Any, hint: Any, each: Field[Any]) -> Any:
     hint = get_origin(hint) or hint
     wanted = {float: (float, int), Path: (str, Path)}.get(hint, (hint,))
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError(f"{name} should be {hint.__name__}, is {value!r}")
+        shown = repr(value)  # of a model it fills pages
+        raise TypeError(
+            f"{name} should be {hint.__name__}, is " + (shown if len(shown) <= 200 else f"a {type(value).__name__}")
+        )
     return hint(value)
 
 

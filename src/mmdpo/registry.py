@@ -65,7 +65,13 @@ def load_elsewhere(name: str, kind: str, *, runs_others: bool = True) -> tuple[A
         found = getattr(module, attribute, None)
         return module, import_module(f"{package}.{attribute}") if found is None else found
     except (ImportError, ValueError) as error:
-        raise ValueError(f"cannot load the {kind} {name!r} (package.module:NAME): {error}") from error
+        why: object = error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing == f"{package}.{attribute}":
+            why = f"{package} has no {attribute}{name_nearest(attribute, vars(module))}".removesuffix(".")
+        elif missing == package.partition(".")[0]:
+            why = f"{error}; if it is a file of yours, put its folder into PYTHONPATH"
+        raise ValueError(f"cannot load the {kind} {name!r} (package.module:NAME): {why}") from error
 
 
 def list_versions(*packages: str) -> dict[str, str]:

@@ -51,6 +51,10 @@ def test_what_is_returned_is_what_the_files_hold_and_nothing_is_printed(workplac
     assert found.made_by == result["made_by"]
     rows = [json.loads(line) for line in (workplace / "run" / "scores.jsonl").read_text().splitlines()]
     assert {row["id"]: row["counts"] for row in rows} == {name: dict(of.counts) for name, of in found.scores.items()}
+    shown = repr(found).splitlines()
+    assert shown[0].startswith("pope, ")
+    assert len(shown) == 1 + len(found.metrics), "answers and items would fill a notebook"
+    assert f"pope/popular/f1: {found.metrics['pope/popular/f1'].value} [" in repr(found)
     bare = evaluate("pope", answers="answers/pope.jsonl", data_dir="benchmarks", resamples=100)
     assert bare.metrics == found.metrics
     assert sorted(path.name for path in workplace.iterdir()) == ["answers", "benchmarks", "run"]
@@ -65,6 +69,8 @@ def test_a_diagnosis_is_what_its_files_hold(workplace, capfd):
         name: of.value for name, of in found.measures.items()
     }
     assert (found.verdict, found.pairs) == (content["verdict"]["text"], 16)
+    assert found.verdict in repr(found)
+    assert len(repr(found).splitlines()) == 1 + len(found.measures)
     assert len(found.examples) == 16
     assert (workplace / "d" / "diagnosis.html").is_file()
     assert capfd.readouterr().out == ""
@@ -75,6 +81,8 @@ def test_mistakes_are_the_verbs_own_errors(workplace):
         evaluate("pope", anwsers="answers/pope.jsonl")
     with pytest.raises(TypeError, match="resamples should be int, is '100'"):
         evaluate("pope", answers="answers/pope.jsonl", resamples="100")
+    with pytest.raises(TypeError, match="model should be str, is a list$"):
+        evaluate("pope", model=["a whole model, printed"] * 100)
     with pytest.raises(TypeError, match="seed should be int, is True"):
         evaluate("pope", answers="answers/pope.jsonl", seed=True)
     with pytest.raises(ValueError, match="rule is one of official, peers; got 'peer'"):

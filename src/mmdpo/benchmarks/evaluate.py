@@ -83,6 +83,14 @@ class Evaluation:
     scores: Mapping[str, ItemScore]
     answers: Answers
 
+    def __repr__(self) -> str:
+        """The numbers alone: items and answers would fill a notebook."""
+        lines = [f"{name}: {of.value} [{of.low}, {of.high}] {of.unit}, n {of.n}" for name, of in self.metrics.items()]
+        partial = ", partial" if self.partial else ""
+        return "\n".join(
+            [f"{self.benchmark}, {len(self.scores):,} of {len(self.items):,} items scored{partial}", *lines]
+        )
+
 
 def evaluate_answers(
     name: str,

@@ -64,6 +64,8 @@ class Corruption:
                 raise ValueError(f"corruption {self.name!r} needs a `region` of the image's height and width")
             extra["region"] = region
         result = self.function(image, generator, **self.options, **extra)
+        if not hasattr(result, "mode"):
+            raise ValueError(f"corruption {self.name!r} must return a PIL image, returned a {type(result).__name__}")
         if result.mode != "RGB" or (result.size != image.size and not self.needs_other_image):
             raise ValueError(
                 f"corruption {self.name!r} must return RGB of {image.size}, returned {result.mode} of {result.size}"
@@ -115,7 +117,12 @@ def load(name: str) -> Corruption:
         function = module.corrupt
     if not callable(function):
         raise ValueError(f"corruption {name!r}: it is no function")
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    signature = inspect.signature(function)
+    try:
+        signature.bind_partial("image", "generator")
+    except TypeError as error:
+        raise ValueError(f"corruption {name!r}: it takes {signature}, and has to take (image, generator)") from error
+    keywords = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     options = {parameter.name: parameter.default for parameter in keywords if parameter.name not in ("other", "region")}
     for option, default in options.items():
         if default is inspect.Parameter.empty:

@@ -130,6 +130,9 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         dataset.id_problem = problem
         return dataset
 
+    def __repr__(self) -> str:
+        return f"PreferenceDataset({self.name!r}, {len(self):,} rows, format {self.format.name})"
+
     def __len__(self) -> int:
         return len(self._positions)
 
@@ -166,7 +169,13 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         given: dict[str, Any] = {"source": source, "image_root": self.image_root, "row_id": row_id}
         with named_source(source):
             try:
-                found = parse_all(row, **given) if parse_all else [self.format.parse(row, **given)]
+                found = list(parse_all(row, **given)) if parse_all else [self.format.parse(row, **given)]
+                for example in found:
+                    if not isinstance(example, PreferenceExample):
+                        kind = type(example).__name__
+                        raise RowError(
+                            f"the format {self.format.name} has made a {kind} of it, not a PreferenceExample"
+                        )
                 return [read_marks(row, example, self.image_root) for example in found]
             except RecursionError as error:
                 raise RowError("a value is nested too deep to be read: mend or remove the row") from error

@@ -55,6 +55,11 @@ class Diagnosis:
     content: Mapping[str, Any]
     """All of diagnosis.json, options and versions too."""
 
+    def __repr__(self) -> str:
+        """The numbers alone: examples would fill a notebook."""
+        lines = [f"{of.label}: {of.value} [{of.low}, {of.high}] {of.unit}" for of in self.measures.values()]
+        return "\n".join([f"{self.kind}, n {self.pairs:,}: {self.verdict}", *lines])
+
 
 def diagnose(*, out: str | Path | None = None, **options: Any) -> Diagnosis:
     """Diagnoses a model or data as `mmdpo diagnose` does; prints nothing.

@@ -173,6 +173,8 @@ def load_processor(start: Start) -> ProcessorMixin:
     """
     options, trusts = start.options, start.options.trust_remote_code
     if start.given is not None:
+        if not start.name:
+            raise ValueError("the model does not say where it was loaded from: give its processor as processing_class")
         start = resolve_start(start.name, options)
     with _explained("processor of", start.name):
         processor = AutoProcessor.from_pretrained(start.processor, trust_remote_code=trusts, **start.where)

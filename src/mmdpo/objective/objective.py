@@ -40,6 +40,12 @@ class Objective:
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("an objective needs at least one term")
+        for term in self.terms:
+            if wrong := [cell for cell in term.cells if not isinstance(cell, Cell)]:
+                raise ValueError(
+                    f"the cells of the term {term.label or type(term).__name__} have to be Cell(image, response), as "
+                    f"Cell('original', 'chosen'); got {wrong[0]!r}"
+                )
         if sum(term.tracks_reward for term in self.terms) > 1:
             raise ValueError("an objective takes one term with a running mean (bco) at most")
         object.__setattr__(self, "terms", _with_distinct_labels(self.terms))
@@ -92,7 +98,15 @@ class Objective:
         by_term: dict[str, Float[Tensor, "B"]] = {}  # labels are distinct
         for term in self.terms:
             moving = {"delta": delta} if term.tracks_reward else {}
-            by_term[term.label] = term.losses(scores, self._find_beta(term, beta, weights or {}), **moving)
+            losses = term.losses(scores, self._find_beta(term, beta, weights or {}), **moving)
+            batch, shape = next(iter(scores.values())).logprob.shape, getattr(losses, "shape", None)
+            if shape != batch:  # a mean, say, which would be broadcast and weigh every example alike
+                returned = f"a {type(losses).__name__}" if shape is None else f"a tensor of shape {tuple(shape)}"
+                raise ValueError(
+                    f"the term {term.label} has to return a loss for each of the {batch[0]} examples, "
+                    f"unreduced; it returned {returned}"
+                )
+            by_term[term.label] = losses
         total: Tensor | None = None
         for term in self.terms:
             part = term.weight * by_term[term.label]

@@ -81,6 +81,8 @@ def _load_term(name: str, runs_others: bool) -> type[Term]:
 
 
 def _build_term(spec: Mapping[str, Any], runs_others: bool) -> Term:
+    if isinstance(spec, type) and issubclass(spec, Term):
+        raise ValueError(f"{spec.__name__} is a class, and a term is one with its symbols filled in: {spec.__name__}()")
     if not isinstance(spec, Mapping):
         raise ValueError(f"a term is a mapping such as {{rank: [[original, chosen], …]}}; got {spec!r}")
     heads = [key for key in spec if ":" in str(key) or key in term_names()]

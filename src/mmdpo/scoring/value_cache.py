@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 FINGERPRINT = "fingerprint.json"
 SHARD_VALUES = 4096
 """Values after which a shard is written."""
+LONGEST_TOLD = 60
+"""Letters of a component that a line of the log quotes."""
 SHARD_SECONDS = 30.0
 """Time after which one is written however few there are: what a killed pass loses at most."""
 
@@ -145,10 +147,13 @@ class ValueCache:
         if found:
             name = min(found, key=lambda name: name == "weights")  # other weights are what one expects least to be told
             prefix = "" if name == "precision" else f"{name} "
-            logger.info(
-                "cached %s are for %s%s, this run is %s%s: computing anew",
-                *(self.fingerprint.what, prefix, str(found[name])[:60], prefix, str(ours.get(name))[:60]),
-            )
+            what, theirs, own = self.fingerprint.what, str(found[name]), str(ours.get(name))
+            if max(len(theirs), len(own)) > LONGEST_TOLD:
+                logger.info("cached %s are for other %s than this run's: computing anew", what, name)
+            else:
+                logger.info(
+                    "cached %s are for %s%s, this run is %s%s: computing anew", what, prefix, theirs, prefix, own
+                )
 
 
 @dataclass

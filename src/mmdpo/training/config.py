@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from mmdpo.corruption import Corruption
 from mmdpo.corruption import load as load_corruption
 from mmdpo.files import read_mapping
-from mmdpo.keys import ABSENT
+from mmdpo.keys import explain_unknown
 from mmdpo.models.families import PARTS
 from mmdpo.models.start import LoadOptions
 from mmdpo.objective import Objective, build_objective
@@ -235,9 +235,10 @@ class MDPOConfig(TrainingArguments):
     )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Says of an option that TRL has what to use here; Python would only say that it is unexpected."""
-        for name in kwargs.keys() & (ABSENT.keys() - cls.__dataclass_fields__):
-            raise TypeError(f"MDPOConfig has no {name}: {ABSENT[name]}")
+        """Says of an unknown option what to use; Python would only say that it is unexpected."""
+        known = cls.__dataclass_fields__
+        for name in kwargs.keys() - known:
+            raise TypeError(f"MDPOConfig has no {name}{explain_unknown(name, known)}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

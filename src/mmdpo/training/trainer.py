@@ -89,6 +89,12 @@ class MDPOTrainer(RowOrderTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = MDPOConfig(output_dir=f"{Path(str(name)).name}-mDPO")
+        if not isinstance(args, MDPOConfig):
+            raise TypeError(
+                f"args is a {type(args).__name__}: give an MDPOConfig, which takes the options of TRL's DPOConfig"
+            )
+        if isinstance(peft_config, Mapping):
+            raise TypeError("peft_config is a dict: give peft's LoraConfig(**peft_config)")
         if train_dataset is None:
             raise ValueError("train_dataset is required")
         if ref_model is model:

@@ -93,6 +93,25 @@ def test_options_change_what_is_done_and_leave_the_original_alone():
     assert default(PICTURE, np.random.default_rng(0)).getcolors() == [(2400, (127, 127, 127))]
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def one(image): return image", "it takes (image), and has to take (image, generator)"),
+        ("def one(image, generator): pass", "must return a PIL image, returned a NoneType"),
+        (
+            "import numpy\ndef one(image, generator): return numpy.array(image)",
+            "must return a PIL image, returned a nda",
+        ),
+    ],
+)
+def test_slips_of_a_corruption_are_named_before_the_first_picture(tmp_path, monkeypatch, code, said):
+    (tmp_path / "slips.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "slips", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load("slips:one").with_options()
+
+
 def test_misuse_is_named():
     generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="'blur' takes RGB images, got mode 'L'"):

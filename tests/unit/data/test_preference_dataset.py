@@ -107,6 +107,21 @@ def test_a_named_format_is_used_or_the_nearest_name_given():
         PreferenceDataset.from_rows([pair()], format="nowhere:x")
 
 
+def test_what_a_format_of_ones_own_returns_is_named(tmp_path, monkeypatch):
+    code = "EXAMPLES = ()\ndef matches(row): return True\ndef parse(row, **place): return dict(row)\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "forms_of_mine").mkdir()
+    (tmp_path / "forms_of_mine" / "one.py").write_text(code)
+    rows = PreferenceDataset.from_rows([pair()], format="forms_of_mine:one")
+    with pytest.raises(RowError, match="row 1: the format forms_of_mine:one has made a dict of it, not a Preference"):
+        rows[0]
+
+
+def test_it_is_printed_by_its_name_length_and_format():
+    shown = repr(PreferenceDataset.from_rows([pair()] * 2, name="pairs.json").select([0]))
+    assert shown == "PreferenceDataset('pairs.json', 1 rows, format trl)"
+
+
 def test_what_is_no_dataset():
     with pytest.raises(ValueError, match="val: there are no rows"):
         PreferenceDataset.from_rows([], name="val")

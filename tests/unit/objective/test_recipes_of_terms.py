@@ -4,8 +4,20 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 
-from mmdpo.objective import NLL, PRESETS, Anchor, Objective, Rank, Term, build_objective, preset_names, term_names
+from mmdpo.objective import (
+    NLL,
+    PRESETS,
+    Anchor,
+    CellScore,
+    Objective,
+    Rank,
+    Term,
+    build_objective,
+    preset_names,
+    term_names,
+)
 from mmdpo.records import Cell
 
 WIN, LOSE, BLIND = Cell("original", "chosen"), Cell("original", "rejected"), Cell("corrupted", "chosen")
@@ -99,6 +111,10 @@ def test_names_are_those_of_the_files_and_the_table():
         (f"{__name__}:ONE_TERM", "a preset's name or a list of terms; got Rank"),
         ([{f"{__name__}:NO_TERM": ["original", "chosen"]}], "NO_TERM is not a Term"),
         ([{"nowhere:X": ["original", "chosen"]}], "cannot load the term 'nowhere:X'"),
+        ("nowhere:X", "No module named 'nowhere'; if it is a file of yours, put its folder into PYTHONPATH"),
+        (f"{__name__}:OUR", f"{__name__} has no OUR; did you mean 'OURS'"),
+        ("json:TERMS", "json has no TERMS"),
+        ([Rank], r"Rank is a class, and a term is one with its symbols filled in: Rank\(\)"),
     ],
 )
 def test_what_is_no_objective(spec, message):
@@ -164,3 +180,34 @@ class TestResponseLoss:
             build_objective("dpo").with_response_loss("aot")
         with pytest.raises(ValueError, match="label_smoothing goes with"):
             build_objective("dpo").with_response_loss("ipo", 0.1)
+
+
+class TestSlipsOfATerm:
+    @pytest.mark.parametrize(
+        ("reduce", "returned"),
+        [
+            (torch.mean, r"a tensor of shape \(\)"),
+            (lambda losses: losses[:, None], r"a tensor of shape \(3, 1\)"),
+            (lambda losses: 0.0, "a float"),
+        ],
+    )
+    def test_losses_that_are_not_one_for_each_example_are_refused(self, reduce, returned):
+        """A mean would be broadcast, and every example weigh alike."""
+
+        class Reduced(Ridge):
+            def losses(self, scores, beta):
+                return reduce(super().losses(scores, beta))
+
+        scores = {WIN: CellScore(torch.zeros(3), torch.ones(3, dtype=torch.long), torch.zeros(3))}
+        Objective((Ridge(WIN),)).losses(scores, beta=0.1)
+        with pytest.raises(ValueError, match=f"the term .* a loss for each of the 3 examples, unreduced; .*{returned}"):
+            Objective((Reduced(WIN),)).losses(scores, beta=0.1)
+
+    def test_cells_that_are_none_are_refused_before_anything_is_scored(self):
+        class Names(Ridge):
+            @property
+            def cells(self):
+                return ("original", "chosen")
+
+        with pytest.raises(ValueError, match=r"cells of the term Names have to be Cell.*got 'original'"):
+            Objective((Names(WIN),))

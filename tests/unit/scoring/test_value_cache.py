@@ -109,6 +109,11 @@ class TestStore:
             make_cache(cache.root, precision="bfloat16").open()
         assert "cached references are for float32, this run is bfloat16: computing anew" in caplog.text
 
+    def test_a_component_that_fills_lines_is_named_and_not_quoted(self, cache, caplog):
+        with caplog.at_level(logging.INFO, logger="mmdpo"):
+            make_cache(cache.root, precision="[" * 61).open()
+        assert caplog.messages == ["cached references are for other precision than this run's: computing anew"]
+
     def test_what_is_not_finite_is_never_stored(self, cache):
         with pytest.raises(ValueError, match="never stored"):
             cache.write({b"k" * 16: float("nan")})

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainingArguments
 
 import small_trainer
 from mmdpo import MDPOTrainer
@@ -20,6 +21,22 @@ def rows():
 
 
 configure = partial(small_trainer.configure, max_steps=1, per_device_train_batch_size=2)
+
+
+def test_objects_of_other_libraries_are_named_with_what_to_give(tmp_path, rows):
+    for options, said in (
+        (dict(args=TrainingArguments(str(tmp_path), use_cpu=True)), "args is a TrainingArguments: give an MDPOConfig"),
+        (dict(args=configure(tmp_path), peft_config={"r": 2}), r"peft_config is a dict: give peft's LoraConfig\(\*\*"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            MDPOTrainer("world", train_dataset=rows, **options)
+
+
+def test_a_model_without_a_name_needs_its_processor(tmp_path, rows):
+    model = load_model(resolve_start("world"))
+    model.config.name_or_path = model.name_or_path = ""
+    with pytest.raises(ValueError, match="does not say where it was loaded from: give its processor as processing_cla"):
+        MDPOTrainer(model, args=configure(tmp_path), train_dataset=rows)
 
 
 def count_adapted(trainer, part):

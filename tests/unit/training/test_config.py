@@ -242,6 +242,11 @@ def test_an_option_that_trl_alone_has_is_answered_with_what_to_use(configure, na
         configure(**{name: 1})
 
 
+def test_of_a_slip_the_nearest_option_is_named(configure):
+    with pytest.raises(TypeError, match=r"MDPOConfig has no corruptions; did you mean 'corruption'\?"):
+        configure(corruptions="blank")
+
+
 def test_no_option_of_trl_is_left_without_an_answer():
     ours = {field.name for kind in (MDPOConfig, ModelConfig, ScriptArguments) for field in dataclasses.fields(kind)}
     assert {field.name for field in dataclasses.fields(DPOConfig)} - ours <= ABSENT.keys()
