@@ -81,7 +81,7 @@ def test_mistakes_are_the_verbs_own_errors(workplace):
         evaluate("pope", anwsers="answers/pope.jsonl")
     with pytest.raises(TypeError, match="resamples should be int, is '100'"):
         evaluate("pope", answers="answers/pope.jsonl", resamples="100")
-    with pytest.raises(TypeError, match="model should be str, is a list$"):
+    with pytest.raises(TypeError, match=r"model should be str, is a list$"):
         evaluate("pope", model=["a whole model, printed"] * 100)
     with pytest.raises(TypeError, match="seed should be int, is True"):
         evaluate("pope", answers="answers/pope.jsonl", seed=True)
