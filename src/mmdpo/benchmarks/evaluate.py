@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,6 +119,9 @@ def evaluate_answers(
     check_rule(benchmark, rule)
     items = benchmark.read_items(folder, tools)
     by_id = BenchmarkItems.build(items)
+    if len(by_id) < len(items):
+        twice = next(name for name, times in Counter(item.id for item in items).items() if times > 1)
+        raise EvaluationError(f"{folder}: two items of {name} have the id {twice!r}; the data is damaged, or another's")
     if benchmark.size not in (None, len(items)):
         tools.used["data"] = f"{len(items):,} items, where {benchmark.size:,} are published: another version, or a part"
     also = None if benchmark.unasked_ids is None else Also(benchmark.answers_of, benchmark.unasked_ids(folder))
@@ -135,6 +139,8 @@ def evaluate_answers(
     ask_judge(benchmark, folder, tools, [(by_id[item_id], text) for item_id, text in texts.items()])
     score = benchmark.make_scorer(folder, tools)
     scores = {of: score(by_id[of], text) for of, text in count(texts.items(), f"{name} scores", "answer")}
+    if wrong := [of for of in scores.values() if not isinstance(of, ItemScore)]:
+        raise EvaluationError(f"{name}: its scorer returned a {type(wrong[0]).__name__}, not an ItemScore")
     if benchmark.score_together is not None:
         scores = dict(benchmark.score_together(items, texts, scores, tools))
     for name_of in benchmark.settings_told:
@@ -253,14 +259,16 @@ def _note(
 ) -> dict[str, Note]:
     """Returns what a reader should know of the answers, as they are and as they were scored (`texts`)."""
     hits: dict[str, dict[str, int]] = {}
+    meanings = _MEANINGS | dict(benchmark.traps)
     for item_id, score in scores.items():
         answer, scored = answers.by_id[item_id], texts[item_id]
         of_text = {EMPTY: not scored.strip(), REPLACED: answer.is_mended}
         of_text[THOUGHTS if scored == answer.text else TAKEN_OFF] = holds_thoughts(answer.text)
         for trap, times in ({**score.traps, **of_text}).items():
+            if times and trap not in meanings:
+                raise EvaluationError(f"{benchmark.name}: its TRAPS do not say what {trap!r} means")
             if times:
                 hits.setdefault(trap, {})[item_id] = int(times)
-    meanings = _MEANINGS | dict(benchmark.traps)
     notes = {}
     for trap, found in sorted(hits.items()):
         ids = list(found)[:_SHOWN]

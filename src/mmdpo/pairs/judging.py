@@ -8,6 +8,7 @@ judge-NAME.json       what the verdicts depend on besides the answers: judge, ve
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,10 @@ def digest_truth(judge: Any, prompt: Prompt) -> str | None:
 def judge_lot(
     judge: Any, lot: Sequence[tuple[Prompt, Sequence[Sample]]], context: Context, asker: Asker | None
 ) -> list[Verdicts]:
-    """Returns the verdicts of several prompts' answers; what the judge asks of all of them is asked at once."""
+    """Returns the verdicts of several prompts' answers; what the judge asks of all of them is asked at once.
+
+    Raises JudgeError where the judge returns anything but a verdict, or None, for each answer.
+    """
     found: list[Verdicts | None] = []
     running: dict[int, tuple[Generator[Any, Any, Verdicts], list[Any]]] = {}
     for place, (prompt, samples) in enumerate(lot):
@@ -171,7 +175,21 @@ def judge_lot(
         for place in places:
             generator, asks = running.pop(place)
             _advance(place, generator, [next(values) for _ in asks], running, found)
-    return [of for of in found if of is not None]
+    return [_check_verdicts(of, samples) for of, (_, samples) in zip(found, lot, strict=True)]
+
+
+def _check_verdicts(returned: Any, samples: Sequence[Sample]) -> Verdicts:
+    rule = "a judge returns a list with a Verdict for each answer, None where it has none"
+    if not isinstance(returned, list | tuple):
+        raise JudgeError(f"the judge returned a {type(returned).__name__}: {rule}")
+    if len(returned) != len(samples):
+        raise JudgeError(f"the judge returned {len(returned)} verdicts of {len(samples)} answers: {rule}")
+    for verdict in returned:
+        if verdict is not None and not isinstance(verdict, Verdict):
+            raise JudgeError(f"the judge returned a {type(verdict).__name__} in its list: {rule}")
+        if verdict is not None and not math.isfinite(verdict.score):
+            raise JudgeError(f"the judge returned a Verdict with the score {verdict.score}: it has to be finite")
+    return list(returned)
 
 
 def _advance(

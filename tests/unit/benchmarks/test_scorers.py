@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmark_data import HAND_MADE, official_data, official_tools, plain_tools
+from mmdpo.benchmarks import tasks
 from mmdpo.benchmarks.definitions import BenchmarkItem
 from mmdpo.benchmarks.evaluate import evaluate_answers, tabulate_counts
 from mmdpo.benchmarks.linguistics import TableLinguistics
@@ -202,3 +203,41 @@ def test_naming_every_true_word_once_does_not_cover_everything(tmp_path):
     metrics = evaluate_answers("amber", answers, official_data(), tools, resamples=100).metrics
     assert metrics["amber/cover"].value == pytest.approx(93.3, abs=1.5)  # the table does not know every noun
     assert math.isclose(metrics["amber/chair"].value, 0, abs_tol=0.1)
+
+
+OWN = '''"""Is it dark: yes or no."""
+from mmdpo.benchmarks.definitions import BenchmarkItem, ItemScore, ratio_metric
+
+LICENCE, GENERATION, TRAPS = "mine", {}, {"none": "neither yes nor no"}
+METRICS = (ratio_metric("NAME/accuracy", "right", "n"),)
+
+
+def read_items(data_dir, tools):
+    return tuple(BenchmarkItem(name, "all", "Dark?", "") for name in ("a", "b"))
+
+
+def find_id(row, items):
+    return row.values["id"]
+
+
+def score(item, answer):
+    return ItemScore({"n": 1.0, "right": 1.0}, {}, {"none": 1})
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "instead", "of", "said"),
+    [
+        ("own_without_metrics", "METRIKS", "METRICS", "own_without_metrics is no benchmark: it has no METRICS"),
+        ("own_float", "1.0 #", 'ItemScore({"n"', "own_float: its scorer returned a float, not an ItemScore"),
+        ("own_trap", '"nome": 1', '"none": 1', "own_trap: its TRAPS do not say what 'nome' means"),
+        ("own_twice", '("a", "a")', '("a", "b")', "two items of own_twice have the id 'a'"),
+    ],
+)
+def test_slips_of_a_benchmark_of_ones_own_are_named(tmp_path, monkeypatch, name, instead, of, said):
+    assert of in OWN
+    (tmp_path / f"{name}.py").write_text(OWN.replace("NAME", name).replace(of, instead))
+    (tmp_path / "answers.jsonl").write_text('{"id": "a", "answer": "yes"}\n{"id": "b", "answer": "no"}\n')
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=said):
+        evaluate_answers(name, tmp_path / "answers.jsonl", tmp_path, plain_tools())

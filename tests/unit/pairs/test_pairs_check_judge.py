@@ -13,8 +13,9 @@ from mmdpo.cli import main
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.check_judge import Gold, _wilson, check_judge, read_gold
 from mmdpo.pairs.judges import Context, Verdict
-from mmdpo.pairs.judging import JudgeChoice
+from mmdpo.pairs.judging import JudgeChoice, judge_lot
 from mmdpo.pairs.run import PairsRun
+from mmdpo.pairs.samples import Sample
 from mmdpo.records import RowError
 from tests.pairs_help import Scripted, make_prompt, paint, parse, write_lines
 
@@ -323,3 +324,20 @@ def test_what_a_judge_needs_is_told_before_anything_is_asked(tmp_path, capsys):
     assert main(["pairs", "all", *words, "--judges", "exact"]) == 2
     assert "the judge exact reads the column `answer`, which is not there: write it beside" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([Verdict(1.0)], "the judge returned 1 verdicts of 2 answers: a judge returns a list with a Verdict for each"),
+        ([1.0, 2.0], "the judge returned a float in its list"),
+        ({0: Verdict(1.0)}, "the judge returned a dict"),
+        (None, "the judge returned a NoneType"),
+        ([Verdict(float("nan")), None], "a Verdict with the score nan: it has to be finite"),
+    ],
+)
+def test_what_a_judge_of_ones_own_returns_is_looked_at(returned, said):
+    judge = SimpleNamespace(judge=lambda prompt, samples, context: returned)
+    samples = [Sample("a", k, f"{k} cups") for k in range(2)]
+    with pytest.raises(JudgeError, match=said):
+        judge_lot(judge, [(make_prompt(), samples)], Context(), None)

@@ -55,7 +55,7 @@ start with an underscore are not benchmarks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -126,6 +126,8 @@ class Benchmark:
         return (*self.metrics, *(metric for peer in self.peers.values() for metric in peer.metrics))
 
 
+REQUIRED = tuple(of.name for of in fields(Benchmark) if of.default is of.default_factory is MISSING)[2:]
+"""What a module has to define: all but its name and summary."""
 BENCHMARKS = Registry("benchmarks.tasks", "benchmark")
 
 
@@ -143,4 +145,6 @@ def load(name: str) -> Benchmark:
     given = {name: getattr(source, spelling) for name, spelling in spellings if hasattr(source, spelling)}
     if hasattr(source, "score"):
         given["make_scorer"] = lambda data_dir, tools: source.score
+    if missing := [name if "_" in name else name.upper() for name in REQUIRED if name not in given]:
+        raise ValueError(f"{name} is no benchmark: it has no {' and no '.join(missing)}")
     return Benchmark(**{"name": name, "summary": summary, "data_name": name, **given})
