@@ -30,7 +30,7 @@ from mmdpo.training.option_checks import check_optimizer
 from mmdpo.training.recipe import Recipe, parse_recipe
 from mmdpo.training.rows import check_rows, to_preferences
 from mmdpo.training.run import open_stream, read_data
-from mmdpo.training.run_plan import RunPlan, resolve
+from mmdpo.training.run_plan import RunPlan, count_steps, resolve
 
 ADAPTER_PART = "adapter"
 
@@ -126,10 +126,7 @@ def plan_run(recipe: Recipe) -> DryRun:
     tokens: tuple[PairTokens, ...] = checked.facts
     held_out = None if eval_dataset is None else check_rows(eval_dataset, "eval", count, args)
     batch = _find_largest_batch(tokens, args.train_batch_size, share=scorer.shares_prefix)
-    # As Trainer and accelerate come to them.
-    whole = math.floor if args.dataloader_drop_last else math.ceil
-    batches = whole(whole(len(checked.good) / args.train_batch_size) / args.world_size)
-    steps_per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    steps_per_epoch = None if is_stream else count_steps(len(checked.good), args)
     # As `choose_reference` will take it: this model has no weights that could be looked at.
     is_fresh = start.adapter is None and recipe.model.use_peft
     reference = "none" if not plan.live_cells else "adapter off" if is_fresh else "copy"
@@ -149,8 +146,8 @@ def plan_run(recipe: Recipe) -> DryRun:
         pairs_per_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         how_pairs=f"{args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         + ("process" if args.world_size == 1 else "processes"),
-        steps_per_epoch=None if is_stream else steps_per_epoch,
-        steps=args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        steps=args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (steps_per_epoch or 0)),
         tokens=tokens,
         batch=batch,
         memory=memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,6 +75,28 @@ def resolve(args: MDPOConfig, *, is_stream: bool) -> RunPlan:
         live_cells=tuple(cell for cell in objective.reference_cells if cell not in cached),
         is_stream=is_stream,
     )
+
+
+def count_steps(rows: int, args: MDPOConfig) -> int:
+    """Returns the optimizer steps of an epoch over so many rows, as Trainer and accelerate come to them.
+
+    Raises ValueError where `dataloader_drop_last` leaves none.
+    """
+    batch: int = args.train_batch_size * args.world_size
+    parts: int = args.gradient_accumulation_steps
+    step, drops = batch * parts, args.dataloader_drop_last
+    by_step = args.train_sampling_strategy == "batch_rebalance"  # it drops what fills no step, not what fills no batch
+    if drops and rows < (step if by_step else batch):
+        needs = f"a step of batch_rebalance takes {step}" if by_step else f"a batch of all processes has {batch}"
+        remedy = " or gradient_accumulation_steps" * (by_step and step > batch)
+        raise ValueError(
+            f"dataloader_drop_last leaves nothing of {rows} rows, since {needs}: leave it out, or lower "
+            f"per_device_train_batch_size{remedy}"
+        )
+    if drops and by_step:
+        return rows // step
+    batches = rows // batch if drops else math.ceil(rows / batch)
+    return math.ceil(batches / parts)
 
 
 def _list_cached(objective: Objective, corruptions: Mapping[str, Corruption], args: MDPOConfig) -> tuple[Cell, ...]:

@@ -50,7 +50,7 @@ from mmdpo.training.option_checks import check_optimizer
 from mmdpo.training.row_order import RowOrderTrainer
 from mmdpo.training.row_pass import RowPass
 from mmdpo.training.rows import to_preferences, warn_of_other_samplers
-from mmdpo.training.run_plan import resolve
+from mmdpo.training.run_plan import count_steps, resolve
 from mmdpo.training.sample_answers import SampleAnswers
 from mmdpo.training.streams import SkippedRows, is_stream, make_stream_items, read_first_rows
 
@@ -187,6 +187,7 @@ class MDPOTrainer(RowOrderTrainer):
             self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
         self._agree_on_date()
         try:
+            self._check_batches()  # before references are scored
             self._try_rows({"train": self.train_dataset, **_by_name(self.eval_dataset)})
         except Exception:
             with suppress(OSError):  # it holds something
@@ -366,7 +367,7 @@ class MDPOTrainer(RowOrderTrainer):
 
         SIGTERM ends it with `mmdpo.training.stopping.TrainingStopped` after the current step, checkpoint saved.
         """
-        self._check_batches()
+        self._check_batches()  # faulty rows were left out since
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with hold_folder(folder) if self.is_world_process_zero() else nullcontext():
@@ -392,14 +393,9 @@ class MDPOTrainer(RowOrderTrainer):
             return result
 
     def _check_batches(self) -> None:
-        """Raises ValueError where no batch would be made of the data, before its references are scored."""
-        items, args = self.train_dataset, self.args
-        needed = args.train_batch_size * args.world_size
-        if isinstance(items, Items) and args.dataloader_drop_last and len(items) < needed:
-            raise ValueError(
-                f"dataloader_drop_last leaves nothing of {len(items)} rows, since a batch of all processes has "
-                f"{needed}: leave it out, or lower per_device_train_batch_size"
-            )
+        """Raises ValueError where no batch would be made of the data."""
+        if isinstance(self.train_dataset, Items):
+            count_steps(len(self.train_dataset), self.args)
 
     def remember(self) -> dict[str, Any]:
         """Returns the moment that dated prompts are written at, where the chat template writes a date."""

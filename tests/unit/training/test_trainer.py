@@ -13,6 +13,7 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.records import RowError
 from mmdpo.scoring.reference import AdapterOff, FrozenModel
 from mmdpo.training.metrics import check_best_metric
+from mmdpo.training.run_plan import count_steps
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 from small_trainer import first_batch, losses_of, weights_of
@@ -351,7 +352,23 @@ class TestEvaluation:
 
     def test_rows_that_make_no_batch_are_an_error(self, tmp_path, rows):
         with pytest.raises(ValueError, match="dataloader_drop_last leaves nothing of 3 rows"):
-            build_trainer(tmp_path, rows[:3], dataloader_drop_last=True).train()
+            build_trainer(tmp_path, rows[:3], dataloader_drop_last=True)  # before references are scored
+
+    def test_rows_that_make_no_step_of_batch_rebalance_are_an_error(self, tmp_path, rows):
+        options = dict(dataloader_drop_last=True, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+        build_trainer(tmp_path, rows[:3], **options)
+        with pytest.raises(ValueError, match=r"nothing of 3 rows, since a step of batch_rebalance takes 4: .*accumul"):
+            build_trainer(tmp_path, rows[:3], train_sampling_strategy="batch_rebalance", **options)
+
+    @pytest.mark.parametrize("strategy", ["random", "batch_rebalance"])
+    @pytest.mark.parametrize("drops", [False, True])
+    def test_steps_of_an_epoch_are_counted_as_they_are_taken(self, tmp_path, rows, strategy, drops):
+        options = dict(gradient_accumulation_steps=2, per_device_train_batch_size=2, learning_rate=0.0)
+        trainer = build_trainer(
+            tmp_path, rows[:7], train_sampling_strategy=strategy, dataloader_drop_last=drops, **options
+        )
+        trainer.train()
+        assert trainer.state.global_step == count_steps(7, trainer.args)
 
     def test_a_run_without_a_step_is_an_error(self, tmp_path, rows):
         class StopAtOnce(TrainerCallback):
