@@ -12,9 +12,11 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+import shape_checks
 
 gc.disable()  # until all is imported, of which nothing is garbage
 
@@ -24,12 +26,13 @@ os.environ["HF_HOME"] = str(CACHES)
 atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
 
 SOURCE = Path(__file__).parents[1] / "src"
-"""Only modules that speak of tensors are instrumented: a call that is wrapped costs more than most functions do."""
-install_import_hook(
+"""Only what names a tensor's shape is instrumented: a call that is wrapped costs more than most functions do."""
+jaxtyping.jaxtyped = shape_checks.only_where_shapes_are(jaxtyping.jaxtyped)  # what the hook puts on everything
+jaxtyping.install_import_hook(
     [
         ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCE.glob("mmdpo/**/*.py")
-        if "Tensor" in path.read_text(encoding="utf-8")
+        if "[Tensor, " in path.read_text(encoding="utf-8")
     ],
     "shape_checks.check_shapes",
 )
@@ -64,6 +67,17 @@ def empty_reference_cache():
 def own_reference_cache():
     """Gives every test an empty cache of references, so that none depends on what another has scored."""
     with empty_reference_cache():
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_panel_on_a_card():
+    """Draws one panel of the curves beside a model card: drawing all takes longer than a training of few steps."""
+    from mmdpo.checkpoints import card
+
+    draw = card.draw_panels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card, "draw_panels", lambda panels, path: draw(panels[:1], path))
         yield
 
 

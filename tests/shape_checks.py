@@ -10,10 +10,30 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 
 
+def only_where_shapes_are(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns jaxtyping's decorator, which wraps everything, as one that leaves alone what names no shape."""
+
+    def decorate(*given: Any, **options: Any) -> Any:
+        if not given:  # `@jaxtyped(typechecker=...)`
+            return lambda thing: decorate(thing, **options)
+        return jaxtyped(*given, **options) if _names_shapes(given[0]) else given[0]
+
+    return decorate
+
+
+def _names_shapes(thing: Any) -> bool:
+    """Looks at the fields of a record, and at the function in a property, a class method or a static one.
+
+    A function inside another would be wrapped anew at every call of that one, which costs more than it does: of it,
+    what is handed in and comes back is checked in the function around it.
+    """
+    function = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
+    function = function.__init__ if isinstance(function, type) else function
+    annotations = getattr(function, "__annotations__", {}).values()
+    return "<locals>" not in function.__qualname__ and any("[Tensor, " in str(annotation) for annotation in annotations)
+
+
 def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function with its arguments and result checked, if its annotations speak of tensors."""
-    annotations = map(str, getattr(function, "__annotations__", {}).values())
-    if not any("Tensor" in annotation for annotation in annotations):
-        return function
+    """Returns the function with its arguments and result checked."""
     # An int may stand for a float, as everywhere in Python.
     return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
