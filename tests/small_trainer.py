@@ -22,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "disable_tqdm": True,
     "use_cpu": True,
     "seed": 1,
+    "probe": False,  # of the world's model it says the same each time, and takes a fourth of a short run's time
 }
 TRAINER_ARGUMENTS = (
     "ref_model", "data_collator", "eval_dataset", "processing_class", "compute_metrics", "callbacks", "optimizers",

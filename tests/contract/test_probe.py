@@ -170,7 +170,7 @@ def rows():
 
 def make_trainer(tmp_path, rows, *, change=lambda model: model, **changes):
     model, processor = small_trainer.open_world()
-    options = {"output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 2, **changes}
+    options = {"output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 2, "probe": True, **changes}
     return small_trainer.build_trainer(tmp_path, rows, model=change(model), processing_class=processor, **options)
 
 

@@ -22,7 +22,8 @@ from mmdpo.training.run import build_trainer, train
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
 
-pytestmark = pytest.mark.slow  # a training for every kind of adapter
+# A training for every kind of adapter.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_panel_on_a_card")]
 
 quantised = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes, which quantises weights, is not installed"
@@ -71,7 +72,7 @@ def flags(pairs, tmp_path_factory):
             "model_name_or_path": "world", "dataset_name": pairs, "output_dir": folder, "max_steps": 2,
             "per_device_train_batch_size": 4, "learning_rate": 5e-3, "lr_scheduler_type": "constant",
             "warmup_steps": 0, "use_cpu": True, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-            "disable_tqdm": True, "precompute_ref_log_probs": False, "gradient_checkpointing": False,
+            "disable_tqdm": True, "precompute_ref_log_probs": False, "gradient_checkpointing": False, "probe": False,
             **KINDS[kind], **changes,
         }  # fmt: skip
         if "ADAPTER" in values.values():
@@ -110,7 +111,8 @@ def test_every_kind_starts_at_its_reference_and_moves_what_it_should(run, kind, 
         return policy
 
     monkeypatch.setattr(assembly, "prepare_policy", remember)
-    trainer = run(kind, gradient_checkpointing=True)  # the default: gradients have to pass what is recomputed
+    # As by default: gradients have to pass what is recomputed, and what is quantised and adapted is probed.
+    trainer = run(kind, gradient_checkpointing=True, probe=True)
     first, second = history(trainer)
     assert first["loss"] == pytest.approx(3 * math.log(2), abs=1e-6)
     rewards = [first[f"rewards/{cell}"] for cell in ("chosen", "rejected", "corrupted")]
@@ -228,7 +230,7 @@ class TestQuantised:
         assert {p.dtype for p in lora} == {torch.float32}
 
     def test_an_evaluation_leaves_them_as_gradients_pass_them(self, make):
-        trainer = make("qlora", probe=False, precompute_ref_log_probs=False)
+        trainer = make("qlora")
         before = {name: p.shape for name, p in trainer.model.named_parameters()}
         trainer.evaluate(trainer.train_dataset)
         assert {name: p.shape for name, p in trainer.model.named_parameters()} == before

@@ -42,7 +42,7 @@ def arguments(pairs, tmp_path):
         values = {
             "model_name_or_path": "world", "dataset_name": pairs, "output_dir": tmp_path / "run", "max_steps": 1,
             "per_device_train_batch_size": 4, "use_cpu": True, "save_strategy": "no", "report_to": "none",
-            "disable_tqdm": True, "gradient_checkpointing": False, **changes,
+            "disable_tqdm": True, "gradient_checkpointing": False, "probe": False, **changes,
         }  # fmt: skip
         return [f"--{key}={value}" for key, value in values.items()]
 

@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
-from mmdpo import MDPOConfig, MDPOTrainer
+import small_trainer
 from mmdpo.data.items import PaddingRow
 from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.row_order import RebalancedBatches, RowOrder, order_by_picture
@@ -119,11 +119,10 @@ def test_orders_depend_on_seed_and_epoch_alone(tmp_path, strategy):
 
     @cache
     def build(seed):
-        args = MDPOConfig(
-            output_dir=str(tmp_path), train_sampling_strategy=strategy, data_seed=seed, per_device_train_batch_size=2,
-            report_to="none", use_cpu=True, precompute_ref_log_probs=False,
+        return small_trainer.build_trainer(
+            tmp_path, rows, train_sampling_strategy=strategy, data_seed=seed, per_device_train_batch_size=2,
+            precompute_ref_log_probs=False,
         )  # fmt: skip
-        return MDPOTrainer("world", args=args, train_dataset=rows)
 
     def order(epoch, seed=1):
         trainer = build(seed)
@@ -144,10 +143,7 @@ def show_one_picture_to_each_four(rows):
 
 
 def build(tmp_path, rows, **options):
-    given = dict(
-        per_device_train_batch_size=4, report_to="none", use_cpu=True, train_sampling_strategy="group_by_image"
-    )
-    return MDPOTrainer("world", args=MDPOConfig(output_dir=str(tmp_path), **(given | options)), train_dataset=rows)
+    return small_trainer.build_trainer(tmp_path, rows, **{"train_sampling_strategy": "group_by_image", **options})
 
 
 def test_a_run_groups_its_rows_by_picture_and_says_so(tmp_path, caplog):

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import resource
+import shutil
 import signal
 from collections import Counter
 
@@ -52,6 +53,22 @@ def rows(made_rows):
 def build_trainer(tmp_path):
     cache = {"ref_cache_dir": str(tmp_path / "cache")}
     return lambda rows, **changes: small_trainer.build_trainer(tmp_path, rows, **(cache | changes))
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, made_rows):
+    """A run that has scored all rows: the folder that it has left, and its values."""
+    folder = tmp_path_factory.mktemp("first")
+    trainer = small_trainer.build_trainer(folder, made_rows, ref_cache_dir=str(folder / "cache"))
+    return folder / "cache", trainer.train_dataset.ref_logprobs
+
+
+@pytest.fixture
+def scored_before(first_run, tmp_path):
+    """Begins with a cache that holds all rows; returns their values."""
+    cache, values = first_run
+    shutil.copytree(cache, tmp_path / "cache")
+    return values
 
 
 @pytest.fixture
@@ -114,9 +131,9 @@ class TestReuse:
         assert scored == set()
         assert torch.equal(again, first)
 
+    @pytest.mark.usefixtures("scored_before")
     def test_lora_and_full_fine_tuning_of_one_checkpoint_share_a_cache(self, score, rows, tmp_path):
-        score(rows, peft_config=LoraConfig(r=2))
-        assert score(rows)[1] == set()
+        assert score(rows, peft_config=LoraConfig(r=2))[1] == set()
         assert score(rows, peft_config=LoraConfig(r=4, target_modules=["q_proj"]))[1] == set()
         assert score(rows, ref_model=load_model())[1] == set()
         for part in (load_model(), AutoProcessor.from_pretrained(CHECKPOINT)):
@@ -135,12 +152,13 @@ class TestReuse:
         ],
         ids=["image", "rejected", "chosen", "a column of corrupted images", "order", "another row"],
     )
+    @pytest.mark.usefixtures("scored_before")
     def test_of_changed_rows_what_changed_alone_is_scored(self, score, rows, change, scored):
         if scored is None:  # a dataset has a column for all rows or for none
             for row in rows:
                 row["rejected_images"] = [Image.new("RGB", (48, 48), (9, 9, 9))]
+            score(rows)
             scored = grid([5], [CORRUPTED])
-        score(rows)
         change(rows)
         assert score(rows)[1] == scored
 
@@ -162,8 +180,8 @@ class TestReuse:
         # The text of a function holds its address, which differs between test workers.
         ids=lambda value: ", ".join(value if isinstance(value, dict) else map(str, value)) or "nothing",
     )
+    @pytest.mark.usefixtures("scored_before")
     def test_options_cost_what_depends_on_them(self, score, rows, options, cells):
-        score(rows[:4])
         made = {name: value() if callable(value) else value for name, value in options.items()}
         assert score(rows[:4], **made)[1] == grid(range(4), cells)
 
@@ -239,15 +257,14 @@ class TestFailure:
         score(rows, per_device_train_batch_size=2)
         assert counts == [0, 0, 1, 1]
 
-    def test_a_damaged_shard_is_scored_anew_and_replaced(self, score, rows, tmp_path, caplog):
-        whole, _ = score(rows)
+    def test_a_damaged_shard_is_scored_anew_and_replaced(self, scored_before, score, rows, tmp_path, caplog):
         (shard,) = (tmp_path / "cache").glob("*/*.safetensors")
         content = shard.read_bytes()
         shard.write_bytes(content[:-1] + bytes([content[-1] ^ 0xFF]))
         values, scored = score(rows)
         assert scored == grid(range(8))
         assert f"{shard} is damaged" in caplog.text
-        assert torch.equal(values, whole)
+        assert torch.equal(values, scored_before)
         assert shard.read_bytes() == content
 
     def test_a_folder_that_cannot_be_written_stops_the_run_before_any_forward(
@@ -395,7 +412,7 @@ class TestLive:
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Lists the ids of rows whose images are opened, the probe's left out."""
+    """Lists the ids of rows whose images are opened."""
     ids, original = [], Preparer.open
 
     def note(self, item, *rest):
@@ -413,7 +430,7 @@ class TestOnePass:
     def run(self, build_trainer, opened):
         def make(rows, **changes):
             opened.clear()
-            return build_trainer(rows, probe=False, **changes), list(opened)
+            return build_trainer(rows, **changes), list(opened)
 
         return make
 
@@ -427,8 +444,9 @@ class TestOnePass:
         again.train()
         assert again.state.global_step == 2
 
-    def test_what_is_known_of_rows_serves_runs_with_live_references_too(self, run, rows):
-        run(rows, precompute_ref_log_probs=False)
+    @pytest.mark.parametrize("is_cached", [True, False])
+    def test_what_is_known_of_rows_serves_runs_with_live_references_too(self, run, rows, is_cached):
+        run(rows, precompute_ref_log_probs=is_cached)
         trainer, ids = run(rows, precompute_ref_log_probs=False, peft_config=LoraConfig(r=2))
         assert not ids
         assert len(trainer.train_dataset.lengths) == 8
@@ -445,8 +463,8 @@ class TestOnePass:
         ],
         ids=["image", "answer", "max_length", "pixels", "seed", "learning rate"],
     )
+    @pytest.mark.usefixtures("scored_before")
     def test_what_changed_is_tried_again(self, run, rows, change, options, count):
-        run(rows, precompute_ref_log_probs=False)
         change(rows)
         assert len(run(rows, precompute_ref_log_probs=False, **options)[1]) == count
 
@@ -529,11 +547,10 @@ class TestDatasets:
         assert not asked
         assert not list((tmp_path / "cache").glob("*/*.safetensors"))
 
-    def test_a_given_reference_is_the_one_that_is_scored(self, build_trainer, score, rows):
-        own, _ = score(rows)
+    def test_a_given_reference_is_the_one_that_is_scored(self, scored_before, score, rows):
         given, scored = score(rows, ref_model=shift(load_model()))
         assert scored == grid(range(8))
-        assert not torch.equal(given, own)
+        assert not torch.equal(given, scored_before)
 
 
 class TestImagesThatChange:
@@ -572,40 +589,43 @@ class TestImagesThatChange:
 
 
 class TestDates:
-    @pytest.fixture
-    def dated(self, build_trainer, rows):
-        def make(**changes):
+    @pytest.fixture(scope="class")
+    def dated(self, made_rows):
+        def make(folder):
             processor = AutoProcessor.from_pretrained(CHECKPOINT)
             processor.chat_template = "{{ strftime_now('%H %M %S %f') }}" + processor.chat_template
-            return build_trainer(rows, processing_class=processor, save_strategy="steps", save_steps=1, **changes)
+            options = dict(processing_class=processor, save_strategy="steps", save_steps=1)
+            return small_trainer.build_trainer(folder, made_rows, **options)
 
         return make
 
-    def test_every_prompt_of_a_run_has_one_moment_and_a_resumed_run_has_it_too(self, dated, tmp_path):
+    @pytest.fixture(scope="class")
+    def whole(self, dated, tmp_path_factory):
+        trainer = dated(tmp_path_factory.mktemp("whole"))
+        trainer.train()
+        return trainer
+
+    def test_every_prompt_of_a_run_has_one_moment_and_a_resumed_run_has_it_too(self, dated, whole, tmp_path):
         def prompts(trainer):
             batches = [trainer.data_collator([trainer.train_dataset[n] for n in range(8)]) for _ in range(2)]
             assert (batches[0]["prompt_ids"] == batches[1]["prompt_ids"]).all()
             render = trainer.data_collator.prepare.renderer.render
             return render(trainer.train_dataset[0].example, ["chosen"], with_images=True).prompt
 
-        whole = dated()
-        whole.train()
         assert whole.state.log_history[0]["loss"] == pytest.approx(3 * math.log(2), abs=1e-5)
-        again = dated()
+        again = dated(tmp_path)
         assert prompts(again) != prompts(whole)
-        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+        again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
         assert prompts(again) == prompts(whole)
 
-    def test_a_process_that_is_told_the_date_scores_its_rows_anew(self, dated, tmp_path, monkeypatch):
-        whole = dated()
-        whole.train()
-        again = dated()
+    def test_a_process_that_is_told_the_date_scores_its_rows_anew(self, dated, whole, tmp_path, monkeypatch):
+        again = dated(tmp_path)
         before = again.train_dataset.ref_logprobs
         # As on every process but the main one, which alone reads the checkpoint's record.
         monkeypatch.setattr(MDPOTrainer, "recall", lambda self, remembered: None)
         moment = whole.data_collator.prepare.renderer.clock.moment
         monkeypatch.setattr(trainer_module, "on_main_process", lambda function, *, is_main: moment)
-        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+        again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
         assert again.data_collator.prepare.renderer.clock.moment == moment
         assert again.train_dataset.ref_logprobs is not before  # though here the digits are all one unknown token
 

@@ -46,6 +46,7 @@ class TestTokens:
         assert again.model_init_kwargs == {"revision": "main"}
         assert again.to_dict() == args.to_dict()
 
+    @pytest.mark.usefixtures("one_panel_on_a_card")
     @pytest.mark.parametrize("use_peft", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_none_is_in_any_file_or_line_of_a_run(self, tmp_path, capsys, caplog, use_peft):
         lines = []

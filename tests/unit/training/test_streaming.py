@@ -10,7 +10,7 @@ from peft import LoraConfig
 from PIL import Image
 
 import small_trainer
-from mmdpo import MDPOConfig, MDPOTrainer
+from mmdpo import MDPOTrainer
 from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.models.weights import CheckpointError
@@ -170,6 +170,12 @@ class TestResuming:
         again.train(resume_from_checkpoint=True)
         assert (again.state.global_step, getattr(again, "seen", [])) == (2, [])
 
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory, shards):
+        folder = tmp_path_factory.mktemp("saved")
+        build_trainer(folder, shards, max_steps=1, save_strategy="steps", save_steps=1).train()
+        return folder / "run" / "checkpoint-1"
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -179,16 +185,16 @@ class TestResuming:
         ],
         ids=["workers", "buffer", "data"],
     )
-    def test_what_would_not_go_on_exactly_is_refused(self, tmp_path, shards, changes, message):
-        build_trainer(tmp_path / "a", shards, max_steps=1, save_strategy="steps", save_steps=1).train()
-        checkpoint = tmp_path / "a" / "run" / "checkpoint-1"
+    def test_what_would_not_go_on_exactly_is_refused(self, tmp_path, shards, checkpoint, changes, message):
         data = shards.parent / changes.get("data", shards.name)
         options = {key: value for key, value in changes.items() if key != "data"}
-        trainer = build_trainer(tmp_path / "b", data, max_steps=2, **options)
+        trainer = build_trainer(tmp_path, data, max_steps=2, **options)
         with pytest.raises((StreamPositionError, CheckpointError), match=message):
             trainer.train(resume_from_checkpoint=str(checkpoint))
+
+    def test_a_checkpoint_without_a_position_is_refused(self, tmp_path, shards):
         with pytest.raises(StreamPositionError, match=r"holds no stream_position_0\.json"):
-            build_trainer(tmp_path / "c", data, max_steps=2, **options).get_train_dataloader().load(tmp_path)
+            build_trainer(tmp_path, shards, max_steps=2).get_train_dataloader().load(tmp_path)
 
 
 class TestFaults:
@@ -272,6 +278,7 @@ class TestErrors:
             build_trainer(tmp_path, rows)
 
 
+@pytest.mark.usefixtures("one_panel_on_a_card")
 class TestRecipe:
     def arguments(self, tmp_path, name, **changes):
         options = {
@@ -284,6 +291,7 @@ class TestRecipe:
             "save_strategy": "no",
             "report_to": "none",
             "use_cpu": "true",
+            "probe": "false",
             "disable_tqdm": "true",
             **changes,
         }
@@ -326,11 +334,7 @@ class TestEvaluatingOnAStream:
             yield from rows
 
         def evaluate(data, **options):
-            args = MDPOConfig(
-                output_dir=str(tmp_path / "run"), report_to="none", use_cpu=True, disable_tqdm=True,
-                gradient_checkpointing=False, **options,
-            )  # fmt: skip
-            trainer = MDPOTrainer("world", args=args, train_dataset=rows, eval_dataset=data)
+            trainer = small_trainer.build_trainer(tmp_path, rows, eval_dataset=data, **options)
             return len(trainer.eval_dataset), trainer.evaluate()["eval_logps/chosen"]
 
         stream = datasets.IterableDataset.from_generator(give)

@@ -34,7 +34,8 @@ def loss_of(trainer, model, batch):
 
 class TestStart:
     def test_every_term_of_mdpo_is_ln_2(self, tmp_path, rows):
-        trainer = build_trainer(tmp_path, rows)
+        trainer = build_trainer(tmp_path, rows, probe=True)
+        assert trainer.probe.rows == "shared"
         loss = trainer.compute_loss(trainer.model.train(), first_batch(trainer, 12)).detach()
         assert float(loss) == pytest.approx(3 * math.log(2), abs=1e-5)
         metrics = trainer._metrics["train"].flush(trainer.accelerator)
@@ -62,26 +63,28 @@ class TestInvariances:
         assert together == pytest.approx(sum(alone) / 6, rel=1e-5)
         assert together == pytest.approx(loss_of(trainer, trainer.model, backwards), rel=1e-5)
 
-    @pytest.mark.parametrize(("size", "accumulation"), [(2, 3), (4, 2), (1, 6)])
-    def test_accumulation_equals_one_batch_even_where_micro_batches_differ_in_size(
-        self, tmp_path, rows, size, accumulation
-    ):
+    def test_accumulation_equals_one_batch_even_where_micro_batches_differ_in_size(self, tmp_path, rows):
         """Six pairs in one step: as 6, as 2 + 2 + 2, as 4 + 2, one by one."""
-        whole = build_trainer(tmp_path / "a", rows[:6], per_device_train_batch_size=6, optim="sgd", learning_rate=0.1)
-        parts = build_trainer(
-            tmp_path / "b",
-            rows[:6],
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-            optim="sgd",
-            learning_rate=0.1,
-        )
-        whole.train()
-        parts.train()
-        assert whole.state.global_step == parts.state.global_step == 1
-        assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)
-        for (name, one), other in zip(weights_of(whole).items(), weights_of(parts).values(), strict=True):
-            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6, msg=name)
+
+        def train(size, accumulation):
+            trainer = build_trainer(
+                tmp_path / str(size),
+                rows[:6],
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulation,
+                optim="sgd",
+                learning_rate=0.1,
+            )
+            trainer.train()
+            assert trainer.state.global_step == 1
+            return losses_of(trainer), weights_of(trainer)
+
+        whole, expected = train(6, 1)
+        for size, accumulation in ((2, 3), (4, 2), (1, 6)):
+            losses, weights = train(size, accumulation)
+            assert losses == pytest.approx(whole, rel=1e-5), size
+            for (name, one), other in zip(expected.items(), weights.values(), strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6, msg=f"{name}, {size} at a time")
 
     def test_gradient_checkpointing_changes_nothing(self, tmp_path, rows):
         plain, checkpointed = (
@@ -281,7 +284,7 @@ class TestReference:
         assert evaluations(precomputed)[-1]["eval_loss"] == pytest.approx(evaluations(live)[-1]["eval_loss"], rel=1e-5)
 
     def test_an_adapter_that_was_trained_before_is_its_own_reference(self, tmp_path, rows):
-        first = build_trainer(tmp_path / "a", rows, peft_config=LoraConfig(r=2, lora_alpha=16), num_train_epochs=3)
+        first = build_trainer(tmp_path / "a", rows, peft_config=LoraConfig(r=2, lora_alpha=16))
         first.train()
         again = build_trainer(tmp_path / "b", rows, model=first.model)
         loss = loss_of(again, again.model, first_batch(again))
@@ -435,8 +438,7 @@ class TestResuming:
                 peft_config=LoraConfig(r=2, lora_alpha=16) if with_adapter else None,
                 num_train_epochs=2,
                 save_strategy="steps",
-                save_steps=2,
-                save_total_limit=10,
+                save_steps=4,  # amid the second epoch
                 corruption_per_epoch=True,
                 lr_scheduler_type="cosine",
                 **changes,
@@ -700,8 +702,9 @@ class TestRowsWithoutImages:
 
 
 class TestRowsThatAnObjectiveCannotDoWithout:
-    @pytest.mark.parametrize("objective", ["rdpo", "mfpo", "svco", "symmpo"])
-    @pytest.mark.parametrize("check_data", ["full", "text"])
+    @pytest.mark.parametrize(
+        ("objective", "check_data"), [("rdpo", "full"), ("mfpo", "full"), ("svco", "full"), ("symmpo", "text")]
+    )
     def test_a_row_without_rejected_images_is_faulty_under_a_preset_that_is_about_them(
         self, tmp_path, rows, objective, check_data
     ):
@@ -726,12 +729,10 @@ class TestRowsThatAnObjectiveCannotDoWithout:
         trainer.train()
         assert losses_of(trainer)[0] == pytest.approx((0 + 0.25 + 0.5 + 0.75) / 4 * math.log(2), rel=1e-5)
 
-    @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, 1e39])
-    def test_a_weight_below_0_or_infinite_is_faulty(self, tmp_path, rows, weight):
-        given = [{**row, "weight": float(number)} for number, row in enumerate(rows[:4])]
-        build_trainer(tmp_path, given, objective="mmedpo")
-        given[1]["weight"] = weight
-        with pytest.raises(RowError, match="row 2"):
+    def test_a_weight_below_0_or_infinite_is_faulty(self, tmp_path, rows):
+        weights = (0.0, -1.0, math.nan, 1.0, math.inf, 1e39)
+        given = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=False)]
+        with pytest.raises(RowError, match=r"4 of 6 rows (.|\n)*row 2(.|\n)*row 3(.|\n)*row 5(.|\n)*row 6"):
             build_trainer(tmp_path, given, objective="mmedpo")
 
     def test_a_beta_of_0_is_faulty(self, tmp_path, rows):
