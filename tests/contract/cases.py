@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from plain_forwards import ask
+from plain_forwards import ask, gradients, logprobs_alone, read_all_alone
 from tiny_models import MODELS, TinyModel
 
 from mmdpo.corruption import load
@@ -142,6 +142,40 @@ def prepare_pairs_of_one_picture(tiny: TinyModel) -> tuple[list[PreparedExample]
 @cache
 def prepare_pairs(tiny: TinyModel, cells: tuple[Cell, ...]) -> tuple[list[PreparedExample], Batch]:
     return prepare(tiny, two_pairs(tiny), cells)
+
+
+# -- plain forwards of them, which are the same whatever the way that they are compared with --------------------------
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What plain forwards say of pairs."""
+
+    logprobs: list[torch.Tensor]
+    """Of the tokens of every answer, at c · B + b for cell c of example b."""
+    gradients: dict[str, torch.Tensor]
+
+
+def score_plainly(tiny: TinyModel, prepared: list[PreparedExample], cells: tuple[Cell, ...]) -> Plain:
+    found = logprobs_alone(tiny, read_all_alone(tiny, prepared, cells))
+    return Plain([tokens.detach() for tokens in found], gradients(tiny, found))
+
+
+@cache
+def plain_pairs(tiny: TinyModel, cells: tuple[Cell, ...]) -> Plain:
+    return score_plainly(tiny, prepare_pairs(tiny, cells)[0], cells)
+
+
+@cache
+def plain_pairs_of_one_picture(tiny: TinyModel) -> Plain:
+    return score_plainly(tiny, prepare_pairs_of_one_picture(tiny)[0], CELLS)
+
+
+@cache
+def plain_logprobs(tiny: TinyModel, cells: tuple[Cell, ...]) -> list[torch.Tensor]:
+    """Returns the log-probabilities alone, for less."""
+    with torch.no_grad():
+        return logprobs_alone(tiny, read_all_alone(tiny, prepare_pairs(tiny, cells)[0], cells))
 
 
 # -- the comparison ---------------------------------------------------------------------------------------------------

@@ -23,32 +23,40 @@ from cases import (
     MDPO,
     TEXT_ALONE,
     Case,
+    Plain,
     assert_same_gradients,
     assert_same_logprobs,
     conversation,
     make_case,
     picture,
+    plain_logprobs,
+    plain_pairs,
+    plain_pairs_of_one_picture,
     prepare,
     prepare_pairs,
     prepare_pairs_of_one_picture,
+    score_plainly,
     split_cells,
     two_pairs,
 )
 from families_table import read_table, render_table, run_all
 from peft import LoraConfig, get_peft_model
-from plain_forwards import gradients, logprobs_alone, read, read_all_alone, write_text
+from plain_forwards import gradients, read, read_all_alone, write_text
 from tiny_models import EVERY, MODELS, TinyModel, say_what_is_missing
 from torch.overrides import TorchFunctionMode
 
 from mmdpo.corruption import load
-from mmdpo.data.collate import Collator
+from mmdpo.data.collate import Batch, Collator
 from mmdpo.data.items import Item
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import PARTS, Family, find_family
+from mmdpo.models.load import load_model
+from mmdpo.models.start import resolve_start
 from mmdpo.models.trained import add_adapter, describe_unreached, disable_dropout, freeze_parts
 from mmdpo.objective import build_objective
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED, Cell, response_names
+from mmdpo.training.config import MDPOConfig
 
 
 @pytest.fixture(params=list(MODELS))
@@ -65,28 +73,27 @@ def case(request):
 
 
 def test_logprobs_and_gradients_are_those_of_plain_forwards(case):
-    prepared, batch = prepare_pairs(case.tiny, CELLS)
-    alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
+    _, batch = prepare_pairs(case.tiny, CELLS)
+    alone = plain_pairs(case.tiny, CELLS)
     scored = case.score(batch, CELLS)
-    assert_same_logprobs(split_cells(scored), alone)
-    sums = torch.stack([tokens.sum() for tokens in alone])
+    assert_same_logprobs(split_cells(scored), alone.logprobs)
+    sums = torch.stack([tokens.sum() for tokens in alone.logprobs])
     torch.testing.assert_close(scored.logprobs.flatten(), sums, rtol=1e-5, atol=1e-5)
-    assert scored.tokens.flatten().tolist() == [len(tokens) for tokens in alone]
+    assert scored.tokens.flatten().tolist() == [len(tokens) for tokens in alone.logprobs]
 
-    expected = gradients(case.tiny, alone)
     part_of = find_family(case.model.config).locate_parts(case.model).part_of
-    assert {part_of(name) for name in expected} == set(PARTS)
-    assert_same_gradients(gradients(case.scored, split_cells(scored)), expected)
+    assert {part_of(name) for name in alone.gradients} == set(PARTS)
+    assert_same_gradients(gradients(case.scored, split_cells(scored)), alone.gradients)
 
 
 def test_pairs_that_share_a_picture_have_the_logprobs_and_gradients_of_plain_forwards(case):
-    prepared, batch = prepare_pairs_of_one_picture(case.tiny)
-    alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, CELLS))
+    _, batch = prepare_pairs_of_one_picture(case.tiny)
+    alone = plain_pairs_of_one_picture(case.tiny)
     found = split_cells(case.score(batch, CELLS))
-    assert_same_logprobs(found, alone)
+    assert_same_logprobs(found, alone.logprobs)
     # One gate of Gemma 4 is 1.3e-5 away, in separate rows too; with LLaVA and Gemma 3 all are below 1e-6.
     within = 3e-5 if case.model.config.model_type == "gemma4" else 1e-5
-    assert_same_gradients(gradients(case.scored, found), gradients(case.tiny, alone), within)
+    assert_same_gradients(gradients(case.scored, found), alone.gradients, within)
 
 
 def test_a_picture_is_encoded_once_and_what_prompts_have_in_common_is_read_once(case):
@@ -163,10 +170,9 @@ def test_rows_are_what_the_name_of_the_way_says(case):
 def test_two_three_and_six_cells_have_the_logprobs_of_plain_forwards(case, objective):
     cells = build_objective(objective).cells
     assert len(cells) == {"dpo": 2, "mdpo": 3, "svco": 6}[objective]
-    prepared, batch = prepare_pairs(case.tiny, cells)
+    _, batch = prepare_pairs(case.tiny, cells)
     with torch.no_grad():
-        alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, cells))
-        assert_same_logprobs(split_cells(case.score(batch, cells)), alone)
+        assert_same_logprobs(split_cells(case.score(batch, cells)), plain_logprobs(case.tiny, cells))
 
 
 def test_training_with_recomputed_activations_changes_nothing(case):
@@ -183,19 +189,23 @@ def test_training_with_recomputed_activations_changes_nothing(case):
     assert_same_gradients(found, gradients(case.scored, logprobs))
 
 
-def test_prompts_of_a_batch_have_several_images_one_or_none(case):
-    cells, tiny = (Cell(ORIGINAL, CHOSEN), Cell(ORIGINAL, REJECTED)), case.tiny
-    pictures = (picture(4, 26, 26), picture(5, 40, 14))
+@functools.cache
+def several_images_one_or_none(tiny: TinyModel) -> tuple[Batch, Plain]:
+    pictures, cells = (picture(4, 26, 26), picture(5, 40, 14)), MDPO[:2]
     examples = [
         conversation(tiny, "Describe the pictures.", "A cup.", "Two dogs.", *pictures),
         conversation(tiny, "Describe the street.", "It is blue.", "People walk."),
         conversation(tiny, "What is in the picture?", "The sky.", "There is a red cup.", picture(6, 16, 40)),
     ]
     prepared, batch = prepare(tiny, examples, cells)
-    alone = logprobs_alone(tiny, read_all_alone(tiny, prepared, cells))
-    found = split_cells(case.score(batch, cells))
-    assert_same_logprobs(found, alone)
-    assert_same_gradients(gradients(case.scored, found), gradients(tiny, alone))
+    return batch, score_plainly(tiny, prepared, cells)
+
+
+def test_prompts_of_a_batch_have_several_images_one_or_none(case):
+    batch, alone = several_images_one_or_none(case.tiny)
+    found = split_cells(case.score(batch, MDPO[:2]))
+    assert_same_logprobs(found, alone.logprobs)
+    assert_same_gradients(gradients(case.scored, found), alone.gradients)
 
 
 def test_a_cell_depends_on_its_own_answer_and_image(case):
@@ -229,6 +239,12 @@ def test_other_words_change_not_one_bit_of_any_other_cell(case):
             for place, (ours, theirs) in enumerate(zip(after, before, strict=True)):
                 is_its_own = CELLS[place // 2].response == response and place % 2 == example
                 assert torch.equal(ours, theirs) != is_its_own, (CELLS[place // 2], place % 2)
+
+
+def test_its_checkpoint_is_found_whole(tiny, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    options = MDPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none").load_options()
+    assert type(load_model(resolve_start(str(tmp_path), options))) is type(tiny.model)
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
@@ -384,10 +400,10 @@ def test_each_image_is_encoded_once_and_the_head_sees_answers_alone(case):
 
 
 def test_prompts_without_images_need_no_image(case):
-    prepared, batch = prepare_pairs(case.tiny, TEXT_ALONE)
+    _, batch = prepare_pairs(case.tiny, TEXT_ALONE)
     assert batch["image_inputs"] == {}
+    alone = plain_logprobs(case.tiny, TEXT_ALONE)
     with torch.no_grad(), watch(case.model) as calls:
-        alone = logprobs_alone(case.tiny, read_all_alone(case.tiny, prepared, TEXT_ALONE))
         assert_same_logprobs(split_cells(case.score(batch, TEXT_ALONE)), alone)
         _, with_images = prepare_pairs(case.tiny, CELLS)
         assert_same_logprobs(split_cells(case.score(with_images, TEXT_ALONE, collated=CELLS)), alone)
@@ -462,12 +478,15 @@ def test_lora_patterns_match_the_linear_layers_of_their_parts_and_nothing_else(t
 
 # -- mixtures of experts ----------------------------------------------------------------------------------------------
 
-MIXTURES = [name for name, make in MODELS.items() if any("experts" in n for n, _ in make().model.named_parameters())]
+MIXTURES = [
+    name for name in ("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "gemma4_moe", "llama4", "kimi_k25") if name in MODELS
+]
 
 
-def test_mixtures_are_among_the_models():
-    known = {"qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "gemma4_moe", "llama4", "kimi_k25"}
-    assert known & MODELS.keys() == set(MIXTURES)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_mixture_is_tried_as_one(name):
+    is_mixture = any("experts" in parameter for parameter, _ in MODELS[name]().model.named_parameters())
+    assert is_mixture == (name in MIXTURES)
 
 
 @pytest.mark.parametrize(("name", "way"), [case for case in CASES if case[0] in MIXTURES], ids="-".join)
@@ -502,6 +521,7 @@ def test_a_model_is_left_out_for_want_of_a_package(name):
     pytest.skip(f"{name} {say_what_is_missing(name)}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not run_all(), reason="this transformers does not run all of the models")
 def test_the_table_of_the_docs_is_that_of_these_tests():
     assert read_table() == render_table(), "python tests/contract/families_table.py writes it"

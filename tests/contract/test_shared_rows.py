@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +16,17 @@ from cases import (
     SEPARATE_ALONE,
     WAYS,
     Case,
+    Plain,
     assert_same_gradients,
     assert_same_logprobs,
+    plain_logprobs,
+    plain_pairs,
     prepare_pairs,
+    score_plainly,
     split_cells,
 )
 from peft import LoraConfig
-from plain_forwards import gradients, logprobs_alone, read_all_alone
+from plain_forwards import gradients
 from tiny_models import MODELS, TinyModel
 from tiny_models.decoders import OPTIONS, WINDOW, llava_with
 
@@ -34,29 +39,27 @@ SHARED_WAYS = WAYS[1:]
 SHARING = [name for name in MODELS if name not in SEPARATE_ALONE]
 
 
-def score_plainly(tiny: TinyModel) -> list[torch.Tensor]:
-    prepared, _ = prepare_pairs(tiny, CELLS)
-    return logprobs_alone(tiny, read_all_alone(tiny, prepared, CELLS))
-
-
 def score_together(case: Case) -> list[torch.Tensor]:
     _, batch = prepare_pairs(case.tiny, CELLS)
     return split_cells(case.score(batch, CELLS))
 
 
 def assert_all_same(case: Case) -> None:
-    alone, together = score_plainly(case.tiny), score_together(case)
-    assert_same_logprobs(together, alone)
-    assert_same_gradients(gradients(case.scored, together), gradients(case.tiny, alone))
+    alone, together = plain_pairs(case.tiny, CELLS), score_together(case)
+    assert_same_logprobs(together, alone.logprobs)
+    assert_same_gradients(gradients(case.scored, together), alone.gradients)
 
 
 # -- who can ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_model_shares_but_those_that_are_known_not_to():
-    reasons = {name: find_family(make().model.config).why_separate(make().model) for name, make in MODELS.items()}
-    assert {name for name, why in reasons.items() if why is not None} == set(SEPARATE_ALONE)
-    assert reasons["qwen3_5"].startswith("Qwen3_5ForConditionalGeneration is not among the model families proven")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_shares_but_those_that_are_known_not_to(name):
+    model = MODELS[name]().model
+    why = find_family(model.config).why_separate(model)
+    assert (why is None) == (name not in SEPARATE_ALONE)
+    if name == "qwen3_5":
+        assert why.startswith("Qwen3_5ForConditionalGeneration is not among the model families proven")
 
 
 @pytest.mark.parametrize(
@@ -79,10 +82,11 @@ def test_the_reason_names_what_is_in_the_way(changes, why):
     assert "not among the model families" in Family().why_separate(model)
 
 
-def test_a_head_whose_logits_are_changed_behind_it_is_not_the_last():
-    heads = {name: find_family(make().model.config).head_is_last(make().model) for name, make in MODELS.items()}
+@pytest.mark.parametrize("name", MODELS)
+def test_a_head_whose_logits_are_changed_behind_it_is_not_the_last(name):
+    model = MODELS[name]().model
     changed = {"aya_vision", "cohere2_vision", "gemma3n", "gemma4_moe", "granite4_vision", "hyperclovax_vision_v2"}
-    assert {name for name, is_last in heads.items() if not is_last} == ({*SEPARATE_ALONE, *changed} & MODELS.keys())
+    assert find_family(model.config).head_is_last(model) == (name not in {*SEPARATE_ALONE, *changed})
 
 
 def soft_cap(logits: torch.Tensor) -> torch.Tensor:
@@ -108,8 +112,7 @@ def test_logits_that_are_changed_behind_the_head_are_scored_as_changed(option, c
         return model
 
     tiny = replace(MODELS["llava_1_5"](), model=changed(MODELS["llava_1_5"]().model))
-    with torch.no_grad():
-        bare, capped = (torch.cat(score_plainly(of)) for of in (MODELS["llava_1_5"](), tiny))
+    bare, capped = (torch.cat(plain_pairs(of, CELLS).logprobs) for of in (MODELS["llava_1_5"](), tiny))
     assert float((bare - capped).abs().mean()) > 0.1
     assert_all_same(Case(tiny, way, changed(MODELS["llava_1_5"]().model)))
 
@@ -121,15 +124,18 @@ AT_HOME = ("granite4_vision_text", "gemma3n_text")
 """Decoders that stand in their own class alone: the first is in no mapping of transformers, the second needs tokens."""
 
 
+made_once = cache(llava_with)
+
+
 @pytest.mark.parametrize("way", SHARED_WAYS)
 @pytest.mark.parametrize("decoder", [name for name in PROVEN_DECODERS if name not in AT_HOME])
 def test_llava_with_any_proven_text_decoder_scores_as_plain_forwards_do(decoder, way):
-    tiny = llava_with(decoder)
+    tiny = made_once(decoder)
     config = tiny.model.get_decoder().config
     assert config.model_type == decoder
     if "sliding_window" in OPTIONS.get(decoder, {}):
         assert config.sliding_window == WINDOW
-    case = Case(tiny, way, copy.deepcopy(tiny.model))
+    case = case_of(tiny, way)
     assert find_family(tiny.model.config).why_separate(tiny.model) is None
     assert_all_same(case)
 
@@ -148,15 +154,16 @@ def test_flex_attention_scores_as_plain_forwards_do(monkeypatch, name, way):
     with torch.no_grad(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         together = score_together(Case(tiny, way, model))
         assert uses_flex(model.get_decoder())
-        found, expected = torch.cat(together), torch.cat(score_plainly(tiny))
+        found, expected = torch.cat(together), torch.cat(plain_logprobs(tiny, CELLS))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # -- adapters, and heads that are not trained -------------------------------------------------------------------------
 
 
-def adapt(name: str, way: str) -> Case:
-    """Returns a model with an adapter that changes something, everything else frozen, and a copy to score with."""
+@cache
+def adapt(name: str) -> TinyModel:
+    """Returns a model with an adapter that changes something, everything else frozen."""
     tiny = MODELS[name]()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -164,17 +171,20 @@ def adapt(name: str, way: str) -> Case:
         adapted = add_adapter(
             copy.deepcopy(tiny.model), find_family(tiny.model.config), adapter, ["language_model"]
         ).eval()
-    return Case(replace(tiny, model=adapted), way, copy.deepcopy(adapted))
+    return replace(tiny, model=adapted)
+
+
+def case_of(tiny: TinyModel, way: str) -> Case:
+    return Case(tiny, way, copy.deepcopy(tiny.model))
 
 
 @pytest.mark.parametrize("way", SHARED_WAYS)
 @pytest.mark.parametrize("name", SHARING)
 def test_an_adapter_has_the_gradients_of_plain_forwards(name, way):
-    case = adapt(name, way)
+    case = case_of(adapt(name), way)
     assert all("lora" in n for n, p in case.model.named_parameters() if p.requires_grad)
-    with torch.no_grad():
-        adapted, bare = (torch.cat(score_plainly(tiny)) for tiny in (case.tiny, MODELS[name]()))
-    assert float((adapted - bare).abs().max()) > 0.01
+    adapted, bare = plain_pairs(case.tiny, CELLS).logprobs, plain_logprobs(MODELS[name](), CELLS)
+    assert float((torch.cat(adapted) - torch.cat(bare)).abs().max()) > 0.01
     assert_all_same(case)
 
 
@@ -183,22 +193,26 @@ ROUGH = {"gemma4": 0.3, "gemma3n": 0.3, "kimi_k25": 0.2}
 of eight numbers, and rounding changes which experts are asked."""
 
 
+@cache
+def plain_in_16_bits(tiny: TinyModel) -> Plain:
+    with torch.autocast("cpu", torch.bfloat16):
+        return score_plainly(tiny, prepare_pairs(tiny, CELLS)[0], CELLS)
+
+
 @pytest.mark.parametrize("way", SHARED_WAYS)
 @pytest.mark.parametrize("name", SHARING)
 def test_rounding_to_16_bits_costs_no_more_than_in_plain_forwards(name, way):
-    case = adapt(name, way)
+    case = case_of(adapt(name), way)
 
-    def measure(tiny: TinyModel, tokens: list[torch.Tensor]) -> list[torch.Tensor]:
-        found = torch.cat([gradient.flatten() for gradient in gradients(tiny, tokens).values()])
-        return [torch.cat(tokens).detach(), found]
+    def flatten(scored: Plain) -> list[torch.Tensor]:
+        return [torch.cat(scored.logprobs), torch.cat([gradient.flatten() for gradient in scored.gradients.values()])]
 
-    exact = measure(case.tiny, score_plainly(case.tiny))
     with torch.autocast("cpu", torch.bfloat16):
-        plain = measure(case.tiny, score_plainly(case.tiny))
         scored = score_together(case)
-        shared = measure(case.scored, scored)
+        shared = Plain([tokens.detach() for tokens in scored], gradients(case.scored, scored))
     assert scored[0].dtype == torch.float32
-    for ours, theirs, true in zip(shared, plain, exact, strict=True):
+    exact, plain = plain_pairs(case.tiny, CELLS), plain_in_16_bits(case.tiny)
+    for ours, theirs, true in zip(flatten(shared), flatten(plain), flatten(exact), strict=True):
         assert torch.isfinite(ours).all()
         noise = float((theirs - true).norm())
         # Rounding turns a router's choice for a token or two, other ones in each: noise comes in larger lumps.
