@@ -160,7 +160,20 @@ def test_a_feature_that_counts_twice_is_left_to_nltk(nltk):
     assert nltk._tagger.model.predict(features, return_conf=True) == plain.predict(features, return_conf=True)
 
 
-def test_nltk_s_own_archives_are_read(tmp_path):
+IN_A_FRESH_PROCESS = """
+import json, sys
+from mmdpo.benchmarks.linguistics import NltkLinguistics, _import_nltk
+_import_nltk()
+imported = [name for name in ("sklearn", "scipy", "pandas") if name in sys.modules]
+import nltk
+nltk.data.path[:] = sys.argv[1:]
+lemmas = NltkLinguistics().lemmas("geese knives")
+import scipy, pandas, sklearn
+print(json.dumps({"imported": imported, "lemmas": lemmas}))
+"""
+
+
+def test_nltk_reads_its_own_archives_is_imported_without_what_nobody_calls_and_leaves_no_trace(tmp_path):
     """`nltk.downloader` leaves WordNet as wordnet.zip."""
     data = official_data() / "nltk_data"
     for name in ("taggers", "tokenizers"):
@@ -169,19 +182,7 @@ def test_nltk_s_own_archives_are_read(tmp_path):
     with ZipFile(tmp_path / "corpora" / "wordnet.zip", "w") as archive:
         for name in ("index.noun", "noun.exc"):
             archive.write(data / "corpora" / "wordnet" / name, f"wordnet/{name}")
-    script = (
-        "import nltk; from mmdpo.benchmarks.linguistics import NltkLinguistics;"
-        f"nltk.data.path[:] = [{str(tmp_path)!r}]; print(NltkLinguistics().lemmas('geese knives'))"
-    )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert shown.stdout.strip() == "['goose', 'knife']", shown.stderr
-
-
-def test_nltk_is_imported_without_what_nobody_calls_and_leaves_no_trace():
-    script = (
-        "import sys; from mmdpo.benchmarks.linguistics import _import_nltk; _import_nltk();"
-        "print([name for name in ('sklearn', 'scipy', 'pandas') if name in sys.modules]); import scipy, pandas, sklearn"
-    )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert shown.stdout.strip() == "[]", shown.stderr
-    assert shown.returncode == 0
+    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout) == {"imported": [], "lemmas": ["goose", "knife"]}

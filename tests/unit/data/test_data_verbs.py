@@ -63,8 +63,8 @@ def test_symdpo_rows_can_be_read_and_checked(vqa, tmp_path, capsys):
     ("words", "message"),
     [
         (["convert", "world", "pairs.json"], "what is written is a .parquet file"),
-        (["convert", "world", "o.parquet", "--sample", "769"], "769 of 768 pairs cannot be drawn"),
-        (["convert", "world", "o.parquet", "--normalise", "score"], "no numeric column 'score' to normalise"),
+        (["convert", "PAIRS", "o.parquet", "--sample", "2"], "2 of 1 pairs cannot be drawn"),
+        (["convert", "PAIRS", "o.parquet", "--normalise", "score"], "no numeric column 'score' to normalise"),
         (["symdpo", "VQA", "o.parquet"], "vqa.jsonl, row 1: `image` holds 0 images"),
         (["symdpo", "VQA", "o.parquet", "--image_column", "picture", "--shares", '{"x": 1}'], "no form 'x'"),
         (["symdpo", "VQA", "o.parquet", "--demonstrations", "1"], "--demonstrations is 1; give 2 or more"),
@@ -72,6 +72,9 @@ def test_symdpo_rows_can_be_read_and_checked(vqa, tmp_path, capsys):
 )
 def test_what_cannot_be_done_says_why_and_leaves_no_file(vqa, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
-    assert main(["data", *(str(vqa) if word == "VQA" else word for word in words)]) != 0
+    pair = {"prompt": "<image>?", "chosen": "a", "rejected": "b", "images": ["0.png"]}
+    Path("pairs.jsonl").write_text(json.dumps(pair))
+    files = {"VQA": str(vqa), "PAIRS": "pairs.jsonl"}
+    assert main(["data", *(files.get(word, word) for word in words)]) != 0
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o.parquet").exists()

@@ -175,9 +175,6 @@ def cut_files():
         yield f"end missing.{form}", whole[:-1], pixels, "or fault"
 
 
-FILES = [*good_files(), *bad_files(), *cut_files()]
-
-
 def make_odd_paths(folder):
     """Makes what is no file, and odd names; returns the paths, none of which holds a picture."""
     os.mkfifo(folder / "pipe.png")
@@ -207,9 +204,10 @@ def make_odd_paths(folder):
 
 
 def test_hostile_images_are_read_right_or_named(tmp_path):
-    assert len(FILES) >= 115
+    files = [*good_files(), *bad_files(), *cut_files()]
+    assert len(files) >= 115
     rows, expected = [], []
-    for number, (name, content, pixels, tolerance) in enumerate(FILES):
+    for number, (name, content, pixels, tolerance) in enumerate(files):
         (tmp_path / f"{number} {name}").write_bytes(content)
         for image in (tmp_path / f"{number} {name}", content):
             rows.append((name, image))

@@ -516,6 +516,10 @@ class TestStudiesAndDiagnoses:
 
 
 class TestCurves:
+    @pytest.fixture
+    def blank_figures(self):
+        """None is: they are looked at here."""
+
     def test_ten_runs_share_a_legend_and_no_two_look_alike(self, tmp_path):
         logs = {f"run {n}": tuple(write_log(range(1, 40), **{"rewards/chosen": n})) for n in range(10)}
         section = training_section([TrainedRun(name, tmp_path, {}, log, {}) for name, log in logs.items()])
