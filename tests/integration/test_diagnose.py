@@ -67,6 +67,7 @@ class TestFiles:
         assert found["measures"]["accuracy_real"]["low"] is not None
         assert found["measures"]["gain_chosen"]["value"] > 5, "the supervised model looks at the image"
         assert "there is no reference" in found["notes"][0]
+        assert not any("was trained on these pairs" in note for note in found["notes"])
         assert found["measures"]["margin_real"]["unit"] == "nats"
 
     def test_a_pair_whose_score_is_no_number_ends_it_by_name_and_what_came_before_is_kept(
@@ -270,6 +271,7 @@ def test_an_adapter_is_compared_with_the_model_without_it(tmp_path):
     assert any(of["policy"] != of["reference"] for of in answers), "the adapter is off for the reference"
     assert "reference, against no image" in (out / "diagnosis.html").read_text()
     assert any("too few for intervals" in note for note in found["notes"])
+    assert any(f"was trained on these pairs ({tmp_path / 'run' / 'recipe.yaml'})" in note for note in found["notes"])
 
 
 def test_pairs_of_one_image_have_no_other_image_and_the_rest_is_reported(tmp_path):

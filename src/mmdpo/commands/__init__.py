@@ -169,7 +169,7 @@ def all_verbs() -> Verbs:
             "mmdpo data check pairs.jsonl && mmdpo train --config vlm-mdpo-lora --dataset_name pairs.jsonl"
         ),
         "does the trained model look?": (
-            "mmdpo diagnose --model runs/mine --dataset pairs.jsonl --pairs 200 --out runs/mine/looks"
+            "mmdpo diagnose --model runs/mine --dataset held_out.jsonl --pairs 200 --out runs/mine/looks"
         ),
         "score it on POPE": "mmdpo eval pope --model runs/mine --out runs/mine/pope",
     }

@@ -28,7 +28,7 @@ VERB = Verb(
     page="studies#diagnosis",
     examples={
         "a trained model, on 200 pairs": (
-            "mmdpo diagnose --model runs/mine --dataset pairs.jsonl --pairs 200 --out runs/mine/looks"
+            "mmdpo diagnose --model runs/mine --dataset held_out.jsonl --pairs 200 --out runs/mine/looks"
         ),
         "the data alone, before anything is trained": "mmdpo diagnose --data_only --dataset pairs.jsonl --out looks",
         "the embedded world, in seconds": "mmdpo diagnose --model world --dataset world --out runs/looks",

@@ -169,7 +169,7 @@ class PreferenceDataset(Sequence[PreferenceExample]):
         given: dict[str, Any] = {"source": source, "image_root": self.image_root, "row_id": row_id}
         with named_source(source):
             try:
-                found = list(parse_all(row, **given)) if parse_all else [self.format.parse(row, **given)]
+                found: list[Any] = list(parse_all(row, **given)) if parse_all else [self.format.parse(row, **given)]
                 for example in found:
                     if not isinstance(example, PreferenceExample):
                         kind = type(example).__name__

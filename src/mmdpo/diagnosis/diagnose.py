@@ -43,7 +43,7 @@ from mmdpo.diagnosis.pair_scores import OTHER, PairScores, Scored, ScoreLog, mak
 from mmdpo.diagnosis.per_token import describe_tokens, place_tokens
 from mmdpo.diagnosis.replies import REPLIES
 from mmdpo.diagnosis.shortcut import TextPair, measure_shortcut
-from mmdpo.files import read_mapping, write_json, write_rows
+from mmdpo.files import read_mapping, read_yaml, write_json, write_rows
 from mmdpo.folders import hold_folder, make_folder
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import LoadOptions, Start, resolve_start
@@ -51,7 +51,7 @@ from mmdpo.models.trained import disable_dropout
 from mmdpo.progress import count, counting
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, derive_generator
 from mmdpo.scoring.digests import CellKeys, describe_model, digest_processor, digest_weights
-from mmdpo.training.durable.resume import check_run_folder
+from mmdpo.training.durable.resume import RESOLVED_RECIPE, check_run_folder
 from mmdpo.training.rows import FullCheck
 from mmdpo.world import find_world
 
@@ -108,7 +108,7 @@ def _measure(
     examples = list(pairs)
     ids, images = [example.id for example in examples], [name_images(example) for example in examples]
     found = summarise_pairs(values, ids, images, resamples=options.resamples, seed=options.seed)
-    found["notes"] = [compared, *notes, *found["notes"]]
+    found["notes"] = [compared, *_tell_trained_rows(options), *notes, *found["notes"]]
     # The part of each margin that is gone without the image comes first.
     order = (values.margins["real"] - values.margins["none"]).argsort(descending=True, stable=True).tolist()
     write_rows(options.out / EXAMPLES, _describe_pairs(options.out, examples, values, collator, order))
@@ -174,6 +174,10 @@ def name_images(example: PreferenceExample) -> str:
     return " ".join(map(name, example.images))
 
 
+def _choose_split(options: DiagnosisOptions) -> str:
+    return options.split or ("test" if find_world(options.dataset) is not None else "train")
+
+
 def _find_good(
     options: DiagnosisOptions, inspect: Inspect, *, progress: bool
 ) -> tuple[PreferenceDataset, list[str], list[str]]:
@@ -184,7 +188,7 @@ def _find_good(
     """
     pairs = read_examples(
         str(options.dataset),
-        options.split or ("test" if find_world(options.dataset) is not None else "train"),
+        _choose_split(options),
         config=options.dataset_config,
         format=options.dataset_format,
         image_root=options.image_root,
@@ -265,6 +269,20 @@ def _score(
         return policy, None, WITHOUT_REFERENCE
     reference = score(_load(_resolve(options, options.reference)), "reference")
     return policy, reference, f"rewards are taken against {options.reference}"
+
+
+def _tell_trained_rows(options: DiagnosisOptions) -> list[str]:
+    """Returns a note where the pairs are those of the model's own training, by the recipe in its run folder."""
+    path = Path(options.adapter or str(options.model)) / RESOLVED_RECIPE
+    try:
+        recipe = read_yaml(path)
+        name, split = recipe["dataset_name"], recipe.get("dataset_train_split")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    is_same = name == options.dataset or Path(str(name)).resolve() == Path(str(options.dataset)).resolve()
+    if not is_same or split != _choose_split(options):
+        return []
+    return [f"the model was trained on these pairs ({path}): pairs that it has not seen say more of what it has learnt"]
 
 
 def _check_finite(pairs: PreferenceDataset, start: int, scores: Scored, role: str) -> None:

@@ -29,7 +29,7 @@ from transformers.utils.hub import cached_file, has_file
 
 from mmdpo.models.families import PARTS, VICUNA, find_family
 from mmdpo.models.seams import LOAD_REPORT
-from mmdpo.models.start import LoadOptions, Start, explain_absence, resolve_start
+from mmdpo.models.start import PROCESSOR_CONFIGS, LoadOptions, Start, explain_absence, resolve_start
 from mmdpo.models.trained import attach_adapter, freeze_others, unwrap_adapter
 from mmdpo.models.weights import CheckpointError, check_names, read_weights
 
@@ -177,7 +177,16 @@ def load_processor(start: Start) -> ProcessorMixin:
             raise ValueError("the model does not say where it was loaded from: give its processor as processing_class")
         start = resolve_start(start.name, options)
     with _explained("processor of", start.name):
-        processor = AutoProcessor.from_pretrained(start.processor, trust_remote_code=trusts, **start.where)
+        try:
+            processor = AutoProcessor.from_pretrained(start.processor, trust_remote_code=trusts, **start.where)
+        except OSError as error:
+            folder = Path(start.processor)
+            if not folder.is_dir() or any((folder / name).is_file() for name in PROCESSOR_CONFIGS):
+                raise
+            raise CheckpointError(
+                f"{folder} holds a model and no processor ({' or '.join(PROCESSOR_CONFIGS)}): copy these files of the "
+                "model that it was trained from into it, or save that model's processor there (save_pretrained)"
+            ) from error
     if options.chat_template is not None:
         path = VICUNA if options.chat_template == "vicuna" else Path(options.chat_template)
         if not path.is_file():

@@ -18,6 +18,8 @@ from mmdpo.world import find_world
 logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
+PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
+"""Files of which a processor has one at least."""
 
 UNSEALED = "checkpoint.json.partly"
 """File of a checkpoint that its run has not finished writing."""
@@ -62,8 +64,7 @@ class Start:
     @property
     def processor(self) -> str:
         """Where the processor lies: beside the adapter, where its run saved one, else beside the base."""
-        files = ("processor_config.json", "preprocessor_config.json")
-        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in files)
+        saved = self.adapter is not None and any((self.adapter / name).is_file() for name in PROCESSOR_CONFIGS)
         return str(self.adapter) if saved else self.base
 
     @property

@@ -147,12 +147,12 @@ class ValueCache:
         if found:
             name = min(found, key=lambda name: name == "weights")  # other weights are what one expects least to be told
             prefix = "" if name == "precision" else f"{name} "
-            what, theirs, own = self.fingerprint.what, str(found[name]), str(ours.get(name))
-            if max(len(theirs), len(own)) > LONGEST_TOLD:
+            what, before, now = self.fingerprint.what, str(found[name]), str(ours.get(name))
+            if max(len(before), len(now)) > LONGEST_TOLD:
                 logger.info("cached %s are for other %s than this run's: computing anew", what, name)
             else:
                 logger.info(
-                    "cached %s are for %s%s, this run is %s%s: computing anew", what, prefix, theirs, prefix, own
+                    "cached %s are for %s%s, this run is %s%s: computing anew", what, prefix, before, prefix, now
                 )
 
 

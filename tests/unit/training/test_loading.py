@@ -147,6 +147,14 @@ class TestFolders:
         with pytest.raises(CheckpointError, match="there is no folder /nowhere/model, and the hub has no names like"):
             load_config(resolve_start("/nowhere/model", config(tmp_path).load_options()))
 
+    def test_without_a_processor_say_whose_it_takes(self, checkpoint, tmp_path):
+        for path in checkpoint.glob("*processor_config.json"):
+            path.unlink()
+        with pytest.raises(
+            CheckpointError, match=rf"^{checkpoint} holds a model and no processor .*trained from into it"
+        ):
+            load_processor(resolve_start(str(checkpoint), config(tmp_path).load_options()))
+
     def test_without_a_tokenizer_are_named(self, checkpoint, tmp_path):
         for path in checkpoint.glob("*token*"):
             path.unlink()
