@@ -180,7 +180,13 @@ class Collator:
             if answers[names[0]] != answers[names[1]] or not self._are_alike(example, preferred.image, other.image):
                 continue
             were_cut = any(answers[name] != example.answers[name] for name in names)
-            if names[0] == names[1]:
+            if names[0] == names[1] and self._spares_all_images(example.item):
+                problem = (
+                    "corrupted_images: demonstrations leaves the last image of a row as it is, and the row has no "
+                    f"other one, so that `{names[0]}` is compared with itself: add demonstrations, remove the row, or "
+                    "set corrupted_images: all"
+                )
+            elif names[0] == names[1]:
                 problem = (
                     f"the images {preferred.image} and {other.image} are the same pixels, and `{names[0]}` is compared "
                     "under both: take another corruption, or remove the row"
@@ -190,6 +196,13 @@ class Collator:
                     "once cut to max_length; raise it" if were_cut else "though not the same text; remove the row"
                 )
             raise RowError(problem, source=example.item.example.source)
+
+    def _spares_all_images(self, item: Item) -> bool:
+        """Returns whether a row has no corrupted images of its own, and corruptions are aimed at none of its images."""
+        example = item.example
+        return not example.rejected_images and not any(
+            self.prepare.is_aimed_at(example, place) for place in range(len(example.images))
+        )
 
     def _are_alike(self, example: PreparedExample, one: str, other: str) -> bool:
         """Returns whether two versions of a row's images are the same pixels."""

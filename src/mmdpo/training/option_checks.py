@@ -44,8 +44,13 @@ def check_precision(options: MDPOConfig) -> None:
 
 def check_combinations(options: MDPOConfig) -> None:
     """Raises ValueError for options that do not go together, or are none of their choices."""
-    options.build_objective()
+    objective = options.build_objective()
     options.build_corruptions()
+    if options.image_terms == "where_possible" and all(term.needs_image for term in objective.terms):
+        raise ValueError(
+            "image_terms: where_possible trains rows without an image by the terms that need none, and every term of "
+            "the objective needs one: leave it out; on_bad_row: skip leaves out such rows"
+        )
     if options.crop_space == "processed" and options.corruption not in _CROPS:
         raise ValueError(f"crop_space: processed works with {' and '.join(_CROPS)}, not with {options.corruption}")
     if options.corruption_per_epoch and options.dataloader_persistent_workers:

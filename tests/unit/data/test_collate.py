@@ -310,6 +310,11 @@ class TestEqualCells:
             Collator(make_preparer("mdpo", "blank"))([Item(make_example(1), 0), Item(grey, 1)])
         Collator(make_preparer("dpo", "blank"))([Item(grey, 1)])
 
+    def test_a_row_of_which_no_image_is_corrupted_says_which_option_spares_it(self, make_preparer, make_example):
+        prepare = dataclasses.replace(make_preparer("mdpo"), corrupted_images="demonstrations")
+        with pytest.raises(RowError, match=r"row 2: corrupted_images: demonstrations leaves .* corrupted_images: all$"):
+            Collator(prepare)([Item(make_example(1), 0)])
+
     def test_a_copy_of_the_image_is_no_corrupted_one(self, make_preparer, make_example, picture):
         example = make_example(2, rejected_images=(picture(2),))
         with pytest.raises(RowError, match="are the same pixels"):

@@ -81,6 +81,7 @@ def test_the_defaults_are_the_papers(configure):
         ({"lr_scheduler_kwargs": {"cycles": 2}}, "^lr_scheduler_type: cosine with lr_scheduler_kwargs .*cycles"),
         ({"loss_type": ["sigmoid", "sft"]}, "combine losses as terms of `objective:`"),
         ({"loss_type": "aot"}, "loss_type must be one of sigmoi"),
+        ({"image_terms": "where_possible", "objective": "image_dpo"}, "every term of the objective needs one"),
         ({"loss_type": "ipo", "objective": "image_dpo"}, "this objective has none"),
         ({"label_smoothing": 0.1, "objective": "sft_chosen"}, "this objective has none"),
         ({"label_smoothing": 0.1, "loss_type": "ipo"}, "label_smoothing goes with"),

@@ -680,7 +680,7 @@ class TestRowsWithoutImages:
         assert "eval_logps/corrupted" not in logs[2]
 
     def test_a_running_mean_over_images_passes_them_over(self, tmp_path, rows):
-        objective = [{"bco": [["original", "chosen"], ["corrupted", "chosen"]]}]
+        objective = [{"bco": [["original", "chosen"], ["corrupted", "chosen"]]}, {"nll": ["original", "chosen"]}]
         given, states = self.given(rows), []
         for kept in (given, [row for row in given if row["images"]]):
             options = dict(objective=objective, image_terms="where_possible", ref_model=shifted())
