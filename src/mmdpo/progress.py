@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
 
+LOADING = "loading PyTorch and transformers …"
 PATIENCE = 0.5
 """Seconds before a bar is drawn: what takes less needs none."""
 
@@ -43,6 +45,19 @@ def stages(total: int, doing: str) -> Iterator[Callable[[str], None]]:
             bar.set_description_str(f"{doing}: {stage}")
 
         yield begin
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Says on a terminal that libraries are being loaded, which takes seconds, while the block imports them."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(LOADING, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(f"\r{' ' * len(LOADING)}\r", end="", file=sys.stderr, flush=True)
 
 
 def _describe(doing: str, unit: str, *, shown: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 import warnings
 from contextlib import suppress
 
@@ -31,6 +32,16 @@ def test_things_are_counted_on_a_terminal(monkeypatch):
     assert "reading" in terminal.getvalue()
     assert "0/3" in terminal.getvalue()
     assert "row/s" in terminal.getvalue()
+
+
+def test_that_libraries_are_loaded_is_said_on_a_terminal_until_they_are(monkeypatch):
+    terminal = open_terminal(monkeypatch)
+    with progress.loading():
+        assert terminal.getvalue() == "loading PyTorch and transformers …"
+    assert terminal.getvalue().endswith("\r"), "what is said next begins at the line's start"
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with progress.loading():
+        assert sys.stderr.getvalue() == ""
 
 
 def test_what_was_done_before_is_counted(monkeypatch):

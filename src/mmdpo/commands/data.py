@@ -12,6 +12,7 @@ from mmdpo.commands import Verbs, verb
 from mmdpo.files import printable, read_mapping
 from mmdpo.keys import names_of
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.progress import loading
 from mmdpo.terminal import quiet_libraries
 
 if TYPE_CHECKING:
@@ -58,17 +59,18 @@ class DataCheckOptions(DatasetOptions):
 )
 def check(options: DataCheckOptions) -> int:
     """Validate a dataset and print what is in it."""
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from mmdpo.data.check import Inspect, find_faults, inspect_example
-    from mmdpo.data.check_summary import print_summary
-    from mmdpo.data.decisions import leave_out_dropped
-    from mmdpo.data.faults import write_faults
-    from mmdpo.data.validate import require_images
-    from mmdpo.objective import build_objective
-    from mmdpo.records import response_names
+        from mmdpo.data.check import Inspect, find_faults, inspect_example
+        from mmdpo.data.check_summary import print_summary
+        from mmdpo.data.decisions import leave_out_dropped
+        from mmdpo.data.faults import write_faults
+        from mmdpo.data.validate import require_images
+        from mmdpo.objective import build_objective
+        from mmdpo.records import response_names
 
-    quiet_libraries()
+        quiet_libraries()
     console, dataset = Console(), _read(options)
     if options.decisions is not None:
         kept = leave_out_dropped(dataset, options.decisions, is_needed=True)
@@ -149,10 +151,11 @@ class DataConvertOptions(DatasetOptions):
 )
 def convert(options: DataConvertOptions) -> int:
     """Write a dataset of any format as one Parquet file."""
-    from mmdpo.data.convert import convert_dataset, describe
-    from mmdpo.data.faults import write_faults
+    with loading():
+        from mmdpo.data.convert import convert_dataset, describe
+        from mmdpo.data.faults import write_faults
 
-    quiet_libraries()
+        quiet_libraries()
     conversion = convert_dataset(
         _read(options),
         options.out,

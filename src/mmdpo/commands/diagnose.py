@@ -3,17 +3,19 @@
 from mmdpo.commands import Verb
 from mmdpo.diagnosis.options import DiagnosisOptions
 from mmdpo.files import printable
+from mmdpo.progress import loading
 from mmdpo.terminal import quiet_libraries
 
 
 def run(options: DiagnosisOptions) -> int:
     """Diagnoses a model or data, and prints and writes what was found."""
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from mmdpo.diagnosis.run import run_diagnosis
-    from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
+        from mmdpo.diagnosis.run import run_diagnosis
+        from mmdpo.report.diagnosis import print_diagnosis, write_diagnosis
 
-    quiet_libraries()
+        quiet_libraries()
     console = Console()
     print_diagnosis(run_diagnosis(options, console), console)
     console.print(f"\nPage: {printable(str(write_diagnosis(options.out)))}", highlight=False, markup=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmdpo.commands import Dtype, Verb
 from mmdpo.options import REQUIRED, Options, option
+from mmdpo.progress import loading
 from mmdpo.terminal import quiet_libraries
 
 
@@ -24,9 +25,10 @@ class MergeOptions(Options):
 
 def run(options: MergeOptions) -> int:
     """Merges, and uploads where that is asked."""
-    from mmdpo.checkpoints.merge import merge_run, push_folder
+    with loading():
+        from mmdpo.checkpoints.merge import merge_run, push_folder
 
-    quiet_libraries()
+        quiet_libraries()
     if options.trust_remote_code:
         logging.warning("trust_remote_code: Python files that come with the base are run with your rights and tokens")
     merge_run(

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmdpo.commands import Verb
 from mmdpo.files import printable
 from mmdpo.options import help_width
+from mmdpo.progress import loading
 from mmdpo.terminal import hide_loading_bars, quiet_libraries, show_log
 
 _USAGE = "usage: mmdpo train --config RECIPE [--dry_run] [--KEY VALUE …]"
@@ -46,13 +47,14 @@ def run(words: Sequence[str]) -> int:
     if config is not None:
         find_recipe(config)
 
-    from accelerate import PartialState
-    from rich.console import Console
+    with loading():
+        from accelerate import PartialState
+        from rich.console import Console
 
-    from mmdpo.training.run import train
-    from mmdpo.training.stopping import EXIT_STATUS, TrainingStopped
+        from mmdpo.training.run import train
+        from mmdpo.training.stopping import EXIT_STATUS, TrainingStopped
 
-    hide_loading_bars()
+        hide_loading_bars()
     # Of the processes that a launcher starts, rank 0 alone reports how the run goes.
     show_log(is_main=os.environ.get("RANK", "0") == "0")
     if is_dry:

@@ -127,6 +127,11 @@ def read_prompts(
     folder = Path(name).expanduser()
     files = list_images(folder) if folder.is_dir() else []
     if ask_of_images:
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else f"does not exist (looked for in {Path.cwd()})"
+            raise PromptsError(
+                f"{name} {what}: --ask wants a folder of images; rows of a file bring their own questions"
+            )
         prompts = [
             _make(f"{file.relative_to(folder)}{f'#{n}' if n else ''}", ask(text), (file,), {}, str(file))
             for file in files
