@@ -5,9 +5,11 @@ Nothing is read from or written into the caches of whoever runs the tests.
 
 import atexit
 import contextlib
+import functools
 import gc
 import os
 import shutil
+import ssl
 import tempfile
 import uuid
 from pathlib import Path
@@ -36,6 +38,9 @@ jaxtyping.install_import_hook(
     ],
     "shape_checks.check_shapes",
 )
+
+# Every client of an endpoint reads all certificates of the machine, which takes it longer than asking does.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # The first call of a function may import or compile something; how long it takes says nothing about it.
 settings.register_profile("mmdpo", deadline=None)

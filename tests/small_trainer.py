@@ -1,5 +1,6 @@
 """The one trainer of the tests: the embedded world, a few rows, a few steps; any option can be changed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
+from mmdpo.world.pairs import make_pairs
 
 OPTIONS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
@@ -41,6 +43,16 @@ def build_trainer(
     """Returns a trainer in `folder/run`; `changes` are arguments of the trainer, and options."""
     given = {name: changes.pop(name) for name in TRAINER_ARGUMENTS if name in changes}
     return kind(model, args=configure(folder, **changes), train_dataset=rows, **given)
+
+
+def write_pairs(folder: Path, count: int, seed: int = 11) -> Path:
+    """Writes pairs of the world as a file with a picture for each; returns its path. `world` itself has 768 of them."""
+    lines = []
+    for number, row in enumerate(make_pairs(count, seed=seed)):
+        row["images"][0].save(folder / f"{number}.png")
+        lines.append(json.dumps({**row, "images": [f"{number}.png"]}) + "\n")
+    (folder / "pairs.jsonl").write_text("".join(lines))
+    return folder / "pairs.jsonl"
 
 
 def open_world() -> tuple[Any, Any]:

@@ -9,6 +9,8 @@ import sys
 import pytest
 import yaml
 
+from small_trainer import write_pairs
+
 OURS = (
     r"(shared|separate) rows score as plain forwards do, within \S+ nats a token",
     r"\d+ of \d+ reference log-probabilities are read from \S+",
@@ -38,8 +40,8 @@ def mmdpo(folder, *words):
 def test_every_line_of_a_run_is_ours_and_the_raw_numbers_are_in_files(tmp_path):
     recipe = dict(
         model_name_or_path="world",
-        dataset_name="world",
-        test_split_size=0.01,
+        dataset_name=write_pairs(tmp_path, 24).name,
+        test_split_size=0.25,
         output_dir="run",
         use_peft=True,
         lora_r=2,
@@ -65,7 +67,7 @@ def test_every_line_of_a_run_is_ours_and_the_raw_numbers_are_in_files(tmp_path):
     assert {"loss/rank_image", "logps/chosen", "grad_norm", "learning_rate", "epoch"} <= history[0].keys()
 
     for words in (
-        ("diagnose", "--model", "run", "--dataset", "world", "--pairs", "24", "--out", "looks"),
+        ("diagnose", "--model", "run", "--dataset", "pairs.jsonl", "--pairs", "24", "--out", "looks"),
         ("merge", "run", "merged"),
         ("eval", "world", "--model", "merged", "--limit", "2", "--out", "scores"),
         ("report", "run", "looks", "scores"),

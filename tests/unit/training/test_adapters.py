@@ -1,7 +1,6 @@
 """Every kind of adapter and precision: where it starts, what moves, what its reference is, and what it is merged to."""
 
 import importlib.util
-import json
 import math
 
 import pytest
@@ -21,6 +20,7 @@ from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.run import build_trainer, train
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
+from small_trainer import write_pairs
 
 # A training for every kind of adapter.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_panel_on_a_card")]
@@ -52,13 +52,7 @@ def kinds(*left_out):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    lines = []
-    for number, row in enumerate(make_pairs(8, seed=11)):
-        row["images"][0].save(folder / f"{number}.png")
-        lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
-    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    return str(folder / "pairs.jsonl")
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 8)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a dry run says, against what a real run then does: tokens, steps, parameters and bytes."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmdpo.training.recipe import parse_recipe
 from mmdpo.training.run import build_trainer, train
 from mmdpo.world.model import CHECKPOINT
 from mmdpo.world.pairs import make_pairs
+from small_trainer import write_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
 from tiny_models import MODELS
@@ -27,13 +27,7 @@ LORA = dict(use_peft=True, lora_r=4)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    lines = []
-    for number, row in enumerate(make_pairs(11, seed=11)):
-        row["images"][0].save(folder / f"{number}.png")
-        lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
-    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    return str(folder / "pairs.jsonl")
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 11)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mmdpo.models.load import load_config, load_model
 from mmdpo.models.start import resolve_start
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
-from mmdpo.world.pairs import make_pairs
+from small_trainer import write_pairs
 
 SECRET = "hf_thisIsASecretOfMine"
 
@@ -49,13 +49,8 @@ class TestTokens:
     @pytest.mark.usefixtures("one_panel_on_a_card")
     @pytest.mark.parametrize("use_peft", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_none_is_in_any_file_or_line_of_a_run(self, tmp_path, capsys, caplog, use_peft):
-        lines = []
-        for number, row in enumerate(make_pairs(4, seed=11)):
-            row["images"][0].save(tmp_path / f"{number}.png")
-            lines.append(json.dumps({**row, "images": [f"{number}.png"]}))
-        (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
         values = {
-            "model_name_or_path": "world", "dataset_name": str(tmp_path / "pairs.jsonl"), "use_peft": use_peft,
+            "model_name_or_path": "world", "dataset_name": str(write_pairs(tmp_path, 4)), "use_peft": use_peft,
             "output_dir": str(tmp_path / "run"), "hub_token": SECRET, "model_init_kwargs": {"token": SECRET},
             "max_steps": 1, "gradient_checkpointing": False, "use_cpu": True, "report_to": "tensorboard",
             "logging_steps": 1, "save_strategy": "steps", "save_steps": 1,
