@@ -231,7 +231,7 @@ class TestCommand:
             if path.name not in ("config.json", "model.safetensors"):
                 path.unlink()
         assert main(["train", *arguments(model_name_or_path=tmp_path / "model"), "--dry_run"]) == 2
-        assert "cannot load the processor of" in capsys.readouterr().err
+        assert "holds a model and no processor" in capsys.readouterr().err
 
     def test_a_folder_that_holds_a_run(self, arguments, tmp_path, capsys):
         (tmp_path / "run").mkdir()
