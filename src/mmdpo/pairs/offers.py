@@ -24,7 +24,7 @@ from mmdpo.texts import count_words
 
 FALLBACK = "best_worst"
 SEEN = "the same pair elsewhere"
-NO_ANSWER = "no answer: not asked yet, refused, or a picture that cannot be read"
+NO_ANSWER = "no answer, or its picture cannot be read"
 LEAST_CLEAN = 1 / 3
 """Share of prompts with an answer without a wrong claim below which rules that look for one are not followed."""
 MOST_OFFERS, MOST_PROPOSALS = 24, 240

@@ -236,7 +236,7 @@ def test_every_prompt_and_every_answer_that_is_in_no_pair_has_its_reason(tmp_pat
         ("wrong", None): "every answer has a wrong claim",
         ("alone", 2): "empty",
         ("alone", None): "fewer than two answers to compare",
-        ("nothing", None): "no answer: not asked yet, refused, or a picture that cannot be read",
+        ("nothing", None): "no answer, or its picture cannot be read",
         ("held", None): "image held out",
     }
     funnel = found["funnel"]
@@ -722,7 +722,7 @@ def test_a_prompt_without_an_answer_is_counted_and_its_picture_not_opened(tmp_pa
     prompts = run_of(tmp_path, {"a": CLEAN_AND_NOT})
     result = build_pairs([*prompts, missing], tmp_path, ["objects"], BuildPlan(**PLAN), resamples=0)
     assert result["funnel"]["prompts"] == 2
-    assert why_dropped(tmp_path) == {("z", None): "no answer: not asked yet, refused, or a picture that cannot be read"}
+    assert why_dropped(tmp_path) == {("z", None): "no answer, or its picture cannot be read"}
 
 
 # -- the card ----------------------------------------------------------------------------------------------------------

@@ -59,3 +59,13 @@ def test_a_file_of_no_ids_is_named(tmp_path):
     flags = ["--prompts", "world", "--model", "world", "--out", tmp_path / "run", "--judges", "objects"]
     with pytest.raises(PromptsError, match=r"ids\.txt names no prompts"):
         _ = PairsRun(parse(*flags, "--ids", tmp_path / "ids.txt")).prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("photos", "does not exist"), ("rows.jsonl", "is a file"), ("empty", "no im")]
+)
+def test_what_is_no_folder_of_images_is_named(tmp_path, name, said):
+    (tmp_path / "rows.jsonl").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptsError, match=f"{name}.* {said}"):
+        read_prompts(str(tmp_path / name), ask_of_images=["What is there?"])

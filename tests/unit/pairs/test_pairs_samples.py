@@ -14,7 +14,7 @@ from mmdpo.pairs import judging, samples
 from mmdpo.pairs.build import build_pairs
 from mmdpo.pairs.judging import judge_samples
 from mmdpo.pairs.plan import BuildPlan
-from mmdpo.pairs.prompts import PromptsError, draw_prompts, read_prompts
+from mmdpo.pairs.prompts import draw_prompts
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.samples import (
     SamplesError,
@@ -548,13 +548,3 @@ def test_where_no_picture_can_be_read_nothing_is_asked(tmp_path):
     with pytest.raises(RowError, match=r"^row p0: image file .*0\.png does not exist"):
         sample(prompts, poet, SETTINGS, tmp_path / "run", SamplingPlan(2))
     assert not poet.asked
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("photos", "does not exist"), ("rows.jsonl", "is a file"), ("empty", "no im")]
-)
-def test_what_is_no_folder_of_images_is_named(tmp_path, name, said):
-    (tmp_path / "rows.jsonl").write_text("")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PromptsError, match=f"{name}.* {said}"):
-        read_prompts(str(tmp_path / name), ask_of_images=["What is there?"])
