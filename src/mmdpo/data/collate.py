@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL.Image import Image
+from PIL import Image
 from torch import Tensor
 
 from mmdpo.corruption import derive_corruption_generator
@@ -252,11 +252,7 @@ class Collator:
             for example in examples
             for k in range(len(example.contexts[version].images))
         ]
-        if pixels.dim() != 4 or len(pixels) != len(places):
-            raise ValueError(
-                "crop_space: processed needs an image processor that gives [images, 3, height, width], as LLaVA's and "
-                f"Bunny's do; this one gives {tuple(pixels.shape)} for {len(places)} images. Use crop_space: image"
-            )
+        _check_croppable(pixels, len(places))
         for place, (item, version, k) in enumerate(places):
             is_given = self.prepare.find_images(item.example, version) is not None
             if version != CORRUPTED or is_given or not self.prepare.is_aimed_at(item.example, k):
@@ -289,7 +285,22 @@ class Collator:
         return torch.tensor([float(item.example.weights[name]) for item in items])
 
 
-def _share_pixels(one: Image, other: Image) -> bool:
+def check_cropping(image_processor: Any) -> None:
+    """Raises ValueError for an image processor whose pixels `crop_space: processed` cannot crop, picture by picture."""
+    picture = Image.new("RGB", (96, 64))
+    _check_croppable(image_processor(images=[picture], return_tensors="pt")["pixel_values"], 1)
+
+
+def _check_croppable(pixels: Any, count: int) -> None:
+    if not isinstance(pixels, Tensor) or pixels.dim() != 4 or len(pixels) != count:
+        shape = tuple(getattr(pixels, "shape", (len(pixels),)))
+        raise ValueError(
+            "crop_space: processed needs an image processor that gives [images, 3, height, width], as LLaVA's and "
+            f"Bunny's do; this one gives {shape} for {count} images. Use crop_space: image"
+        )
+
+
+def _share_pixels(one: Image.Image, other: Image.Image) -> bool:
     """Returns whether two pictures of one size are the same; those that are not mostly differ in their middle line."""
     middle = (0, one.height // 2, one.width, one.height // 2 + 1)
     return one.crop(middle).tobytes() == other.crop(middle).tobytes() and one.tobytes() == other.tobytes()

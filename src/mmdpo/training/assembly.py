@@ -14,7 +14,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from mmdpo.corruption import Corruption
-from mmdpo.data.collate import Collator
+from mmdpo.data.collate import Collator, check_cropping
 from mmdpo.data.items import Items
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
@@ -90,8 +90,11 @@ def build_collator(
 ) -> Collator:
     """Returns the collator that makes batches of what the objective's cells need, for a model of this configuration.
 
-    A row with a token in an answer that the generation config suppresses is faulty.
+    A row with a token in an answer that the generation config suppresses is faulty. Raises ValueError where
+    `crop_space: processed` cannot crop what the image processor gives.
     """
+    if args.crop_space == "processed":
+        check_cropping(processor.image_processor)
     own = ("seed", "corruption_draw", "image_terms", "corrupted_images", "crop_space", "max_image_pixels")
     return make_collator(
         processor,

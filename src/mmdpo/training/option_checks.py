@@ -130,6 +130,8 @@ def check_steps(options: MDPOConfig) -> None:
         if is_set:
             raise ValueError(why)
     kept: Any = options.gradient_checkpointing_kwargs or getattr(options, "activation_checkpointing_kwargs", None) or {}
+    if kept.get("offload") and (options.use_cpu or not torch.accelerator.is_available()):
+        raise ValueError("gradient_checkpointing_kwargs: offload moves activations off a GPU, and this run has none")
     for name in kept:
         if name not in _CHECKPOINTING:
             raise ValueError(

@@ -77,6 +77,7 @@ def test_the_defaults_are_the_papers(configure):
         ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config: dispatch_batches .* leave it out"),
         ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers: .* set dataloader_num_workers"),
         ({"gradient_checkpointing_kwargs": {"use_reentrent": True}}, "did you mean 'use_reentrant'"),
+        ({"gradient_checkpointing_kwargs": {"offload": True}}, "offload moves activations off a GPU"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "^lr_scheduler_type: warmup_stable_decay .*num_decay_steps"),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, "^lr_scheduler_type: cosine with lr_scheduler_kwargs .*cycles"),
         ({"loss_type": ["sigmoid", "sft"]}, "combine losses as terms of `objective:`"),

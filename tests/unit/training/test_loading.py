@@ -12,6 +12,7 @@ from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from mmdpo import MDPOTrainer
 from mmdpo.cli import main
 from mmdpo.models.families import find_family
 from mmdpo.models.load import load_config, load_model, load_processor
@@ -19,6 +20,7 @@ from mmdpo.models.start import resolve_start
 from mmdpo.models.weights import CheckpointError
 from mmdpo.training.config import MDPOConfig
 from mmdpo.world.model import CHECKPOINT
+from mmdpo.world.pairs import make_pairs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
 from tiny_models import MODELS
@@ -256,3 +258,15 @@ def test_the_command_says_it_in_one_line(spoil, tmp_path, capsys):
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("mmdpo: the weights of")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_processor_of_tiles_is_no_fault_of_the_rows_that_cannot_be_cropped_after_it(tmp_path):
+    """With `on_bad_row: skip` those rows would be left out, and rows without images trained alone."""
+    tiny = MODELS["llava_next"]()
+    with pytest.raises(ValueError, match=r"^crop_space: processed needs .* \(1, 5, 3, 16, 16\) for 1 images"):
+        MDPOTrainer(
+            tiny.model,
+            args=config(tmp_path, crop_space="processed", on_bad_row="skip"),
+            train_dataset=make_pairs(2, seed=0),
+            processing_class=tiny.processor,
+        )
