@@ -1,5 +1,6 @@
 """Where a step's CPU seconds go is counted by kind of operator and told, beside an earlier version's."""
 
+import copy
 import json
 
 import pytest
@@ -39,6 +40,12 @@ def test_costs_by_hand():
 def test_the_measurement_runs_in_miniature_and_is_told(tmp_path, monkeypatch):
     wanted = {"body": (sides.ORIGINAL, sides.MDPO, sides.MDPO_PASS), "brief": (sides.MDPO,)}
     monkeypatch.setattr(operators, "WANTED", wanted)
+    compare, found = operators.compare_versions, []  # in miniature the two shapes are one
+
+    def compare_once(*args, **options):
+        return copy.deepcopy((found or found.append(compare(*args, **options)) or found)[0])
+
+    monkeypatch.setattr(operators, "compare_versions", compare_once)
     command = ["operators", "--tiny", "--repetitions", "2", "--before", str(ROOT), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)
     operators.main()
