@@ -326,6 +326,18 @@ class TestRefusals:
         assert "--base" in message
         assert main(["merge", str(copy), str(tmp_path / "merged"), "--base", str(base)]) == 0
 
+    def test_an_adapter_with_biases_that_the_base_has_no_place_for(self, copy, tmp_path, capsys):
+        tensors = load_file(copy / "adapter_model.safetensors")
+        columns = {name: tensor for name, tensor in tensors.items() if name.endswith("lora_B.weight")}
+        biases = {name.replace("weight", "bias"): torch.ones(len(tensor)) for name, tensor in columns.items()}
+        save_file(tensors | biases, copy / "adapter_model.safetensors")
+        settings = json.loads((copy / "adapter_config.json").read_text()) | {"lora_bias": True}
+        (copy / "adapter_config.json").write_text(json.dumps(settings))
+        error = merge_error(capsys, copy, tmp_path / "out")
+        assert "the adapter cannot be added to its base" in error
+        assert "the base layer has no bias" in error
+        assert not (tmp_path / "out").exists()
+
     def test_a_pickled_adapter(self, copy, base, tmp_path, capsys):
         tensors = load_file(copy / "adapter_model.safetensors")
         (copy / "adapter_model.safetensors").unlink()

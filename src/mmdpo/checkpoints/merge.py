@@ -187,7 +187,12 @@ def _merge_in_float32(adapted: Any) -> Any:
                 base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
             weight, kept = base.weight, base.weight.dtype
             weight.data = weight.data.float()
-            layer.merge(safe_merge=True)
+            try:
+                layer.merge(safe_merge=True)
+            except (RuntimeError, ValueError) as error:  # a bias where the base has none, numbers that are not finite
+                raise CheckpointError(
+                    f"the adapter cannot be added to its base: {error} `mmdpo eval` and `diagnose` take it unmerged"
+                ) from error
             weight.data = weight.data.to(kept)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns for every layer that is merged already, which all are
