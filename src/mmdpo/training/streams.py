@@ -182,7 +182,6 @@ def _check_options(args: MDPOConfig, draw_others: bool) -> None:
     for key, is_set in (
         ("dataloader_in_order: false", not args.dataloader_in_order),
         ("split_batches", bool(loading.split_batches)),
-        ("dispatch_batches", bool(loading.dispatch_batches)),
     ):
         if is_set:
             raise ValueError(

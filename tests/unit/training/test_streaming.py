@@ -263,7 +263,7 @@ class TestErrors:
             ({"train_sampling_strategy": "group_by_length"}, "group_by_length needs to know all rows"),
             ({"train_sampling_strategy": "batch_rebalance"}, "batch_rebalance needs to know all rows"),
             ({"dataloader_in_order": False}, "dataloader_in_order: false does not go with a stream"),
-            ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches does not go with a stream"),
+            ({"accelerator_config": {"split_batches": True}}, "split_batches does not go with a stream"),
             ({"corruption": "random_image", "shuffle_buffer_size": 1}, "shuffle_buffer_size must be at least 2"),
             ({"shuffle_buffer_size": 0}, "shuffle_buffer_size must be a whole number of at least 1"),
         ],
