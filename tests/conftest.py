@@ -34,7 +34,7 @@ jaxtyping.install_import_hook(
     [
         ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCE.glob("mmdpo/**/*.py")
-        if "[Tensor, " in path.read_text(encoding="utf-8")
+        if shape_checks.SHAPE.search(path.read_text(encoding="utf-8"))
     ],
     "shape_checks.check_shapes",
 )

@@ -30,7 +30,7 @@ STUDY = {
 
 
 ARRANGING = {
-    *("checkpoints.card", "commands.data", "files", "folders", "keys", "line_file", "options", "progress", "registry"),
+    *("checkpoints.card", "files", "folders", "keys", "line_file", "options", "progress", "registry"),
     *("report.comparison", "report.evaluated", "report.evaluation", "report.layout", "report.pair_files"),
     *("report.pair_tables", "report.pairs", "study.study_file", "tables", "terminal"),
 }
