@@ -48,13 +48,15 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 @contextmanager
 def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Runs `mmdpo app` with these options in a folder; gives its address, and ends it."""
+    """Runs `mmdpo app` with these options in a folder; gives its address, and ends it: no upload may stay."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mmdpo", "app", "--port", str(port), *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(env or {})
-    log = Path(cwd) / f"app-{port}.log"
+    log, passing = Path(cwd) / f"app-{port}.log", Path(cwd) / f"passing-{port}"
+    passing.mkdir()
+    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(passing)}
+    environment = os.environ | own | dict(env or {})
     with log.open("w") as told:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=told, stderr=subprocess.STDOUT)
     try:
@@ -66,6 +68,7 @@ def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    assert not list(passing.glob("mmdpo-app-*"))
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _has_reader(sys.stdout):
             return _tell(error)
         return 128 + signal.SIGPIPE  # `| head` has read what it wanted
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # as rich leaves, which was printing a table
+            return 128 + signal.SIGPIPE
+        raise
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         return _tell(error)
     except KeyboardInterrupt as stop:

@@ -341,11 +341,13 @@ class TestEntryPoints:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def test_a_reader_that_has_read_enough_is_no_error(self):
+    @pytest.mark.parametrize("prints", ["text", "a table"])
+    def test_a_reader_that_has_read_enough_is_no_error(self, prints, pairs_file):
+        words = ["train", "--help_all"] if prints == "text" else ["data", "check", str(pairs_file)]
         reading, writing = os.pipe()
         os.close(reading)
         done = subprocess.run(
-            [sys.executable, "-m", "mmdpo", "train", "--help_all"],
+            [sys.executable, "-m", "mmdpo", *words],
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,7 +11,16 @@ from typing import Any, Final, Literal, TypeAlias
 
 from mmdpo.benchmarks.definitions import AskingJudge, BenchmarkItem, BenchmarkItems, ItemScore, Metric, Tools
 from mmdpo.benchmarks.reading import ANSWER_FIELDS, Also, Answers, EvaluationError, read_answers
-from mmdpo.benchmarks.stats import LEVEL, RESAMPLES, CountTable, bootstrap, count_items, exists, visible_difference
+from mmdpo.benchmarks.stats import (
+    LEVEL,
+    RESAMPLES,
+    CountTable,
+    bootstrap,
+    count_items,
+    exists,
+    note_few,
+    visible_difference,
+)
 from mmdpo.benchmarks.tasks import Benchmark, load
 from mmdpo.benchmarks.tolerant import holds_thoughts, take_off_thoughts
 from mmdpo.progress import count
@@ -158,15 +167,18 @@ def evaluate_answers(
     unscored = [f"{item_id} ({score.unscored})" for item_id, score in scores.items() if score.unscored]
     if unscored:
         partial.append(f"{len(unscored):,} answered items could not be scored throughout, the first is {unscored[0]}")
+    table = tabulate_counts(items, scores)
+    resampled = "group" if any(item.group for item in items) else "image"
     return Evaluation(
         benchmark=name,
-        metrics=_measure(metrics, tabulate_counts(items, scores), resamples, seed),
+        metrics=_measure(metrics, table, resamples, seed),
         coverage={part: _cover(members, scores) for part, members in by_id.parts.items()},
         partial=tuple(partial),
         notes=_note(benchmark, found, texts, scores),
         made_by=dict(tools.used),
         statistics={
-            "resampled": "group" if any(item.group for item in items) else "image",
+            "resampled": resampled,
+            "remarks": note_few(table.groups, f"{resampled}s"),
             "resamples": resamples,
             "level": LEVEL,
             "seed": seed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,6 +21,8 @@ from mmdpo.benchmarks.reading import EvaluationError
 
 RESAMPLES = 2000
 LEVEL, POWER = 0.95, 0.8
+LEAST_GROUPS = 10
+"""Distinct images, or groups, below which a bootstrap's intervals are too narrow to be trusted."""
 _REACH = NormalDist().inv_cdf(0.5 + LEVEL / 2) + NormalDist().inv_cdf(POWER)
 """Standard errors that a difference has to be for that."""
 
@@ -87,6 +89,16 @@ def check_bootstrap(resamples: int, seed: int) -> None:
         raise ValueError(f"--resamples is {resamples}; an interval needs 100 at least")
     if seed < 0:
         raise ValueError(f"--seed is {seed}; it is 0 or more")
+
+
+def note_few(groups: Collection[str], what: str) -> list[str]:
+    """Returns a note where there are too few groups for intervals, else nothing; `what` names several of them."""
+    count = len(set(groups))
+    return (
+        [f"{count} {what}: too few for intervals to be trusted, which need {LEAST_GROUPS}"]
+        if count < LEAST_GROUPS
+        else []
+    )
 
 
 def bootstrap(

@@ -1,6 +1,7 @@
 """Look at pairs, answers and votes in the browser, on this machine."""
 
 import os
+import signal
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,8 @@ def run(options: AppOptions) -> int:
         print(printable(f"Open {address} (Ctrl-C ends it)"), flush=True)
 
     check_address(options.host, options.port)
+    # What stops a service ends it as Ctrl-C does, so that no picture that somebody has uploaded stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory(prefix="mmdpo-app-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # else uploads stay, in one folder for all users of the machine
         app = build_app(_find_sources(options))

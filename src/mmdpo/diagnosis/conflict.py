@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
 from mmdpo.benchmarks.option_questions import CELLS, IMAGE, NEITHER, TEXT, OptionQuestion, read_letter
-from mmdpo.diagnosis.estimates import estimate, note_few, ratio
+from mmdpo.benchmarks.stats import note_few
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmdpo.benchmarks.definitions import Metric
-from mmdpo.diagnosis.estimates import estimate, note_few, ratio
+from mmdpo.benchmarks.stats import note_few
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.diagnosis.pair_scores import OTHER, PairScores
 from mmdpo.records import CHOSEN, CORRUPTED, NO_IMAGE, ORIGINAL, REJECTED
 

@@ -24,9 +24,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from mmdpo.benchmarks.stats import note_few
 from mmdpo.corruption import load
 from mmdpo.data.images import image_sources
-from mmdpo.diagnosis.estimates import estimate, note_few, ratio
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.diagnosis.replies import ReplyLog
 from mmdpo.generation.questions import GenerationSettings, Question
 from mmdpo.generation.transformers import TransformersAnswerer

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpo.benchmarks.definitions import Metric, divide
-from mmdpo.benchmarks.stats import CountTable, bootstrap, count_items
-
-LEAST_GROUPS = 10
-"""An interval needs so many distinct images, or prompts: fewer say too little for a bootstrap."""
-
-
-def note_few(groups: Collection[str], what: str) -> list[str]:
-    """Returns a note where there are too few groups for intervals, else nothing; `what` names several of them."""
-    count = len(set(groups))
-    return [f"{count} {what}: too few for intervals, which need {LEAST_GROUPS}"] if count < LEAST_GROUPS else []
+from mmdpo.benchmarks.stats import LEAST_GROUPS, CountTable, bootstrap, count_items
 
 
 def ratio(name: str, part: str, whole: str = "n", *, over: str = "n", unit: str = "%", scale: float = 100.0) -> Metric:

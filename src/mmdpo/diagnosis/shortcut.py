@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdpo.diagnosis.estimates import estimate, note_few, ratio
+from mmdpo.benchmarks.stats import note_few
+from mmdpo.diagnosis.estimates import estimate, ratio
 from mmdpo.records import CHOSEN, REJECTED
 
 FOLDS = 5

@@ -193,4 +193,5 @@ def _print(evaluation: Evaluation, result: Path, options: EvaluationOptions) -> 
         lines.append(f"NOT OFFICIAL: {told}")
     lines += [f"partial: {reason}" for reason in evaluation.partial]
     lines += [f"note: {note.count:,} × {note.meaning}" for note in evaluation.notes.values()]
+    lines += [f"note: {remark}" for remark in evaluation.statistics["remarks"]]
     print(printable("\n".join([*lines, f"Result: {result}"])))

@@ -28,6 +28,7 @@ from mmdpo.benchmarks.stats import (
     check_bootstrap,
     exists,
     items_needed,
+    note_few,
     paired_differences,
 )
 from mmdpo.benchmarks.tasks import load, names
@@ -158,6 +159,7 @@ def _differ(
     if images[0] != images[1]:
         notes.append(f"{kind}: {first.label} and {run.label} name other images for one item, so they are not compared")
         return {}
+    notes += [f"{kind}: {note}" for note in note_few(tables[0].groups, f"{run.resampled}s in common")]
     differences = {}
     for metrics, kept in _by_items(load(kind).all_metrics, tables):
         both = [table.keep(kept) for table in tables]

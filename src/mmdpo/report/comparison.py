@@ -91,7 +91,8 @@ def _draw(content: Content) -> Figure:
     row_height = 0.21 * max(1.0, 0.55 * len(others))  # inches, as all of these
     heights = [len(metrics) * row_height + 0.72 for metrics in panels.values()] or [0.72]
     notes = [line for remark in _remarks(content)[1:] for line in textwrap.wrap(remark, 118)]
-    figure = Figure(figsize=(8.2, sum(heights) + 0.17 * len(notes) + 0.7), layout="constrained")
+    size = (8.2, sum(heights) + 0.17 * len(notes) + 0.7)
+    figure = Figure(figsize=size, layout="constrained" if panels else None)  # it needs axes
     figure.suptitle(f"Difference to {shorten(first)}, with 95 % intervals", x=0.01, ha="left", size=11)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     for place, ((benchmark, unit), metrics) in enumerate(panels.items()):

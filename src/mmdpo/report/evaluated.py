@@ -28,6 +28,7 @@ RESULT_SHAPE = {
     "made_by": {str: str},
     "partial_because": [str],
     "notes": {str: {"count": float, "meaning": str}},
+    "statistics": {"remarks": [str]},
 }
 """What is read of result.json, and the next two of the lines beside it."""
 SCORE_SHAPE = {"image": str, "reason": dict, "unscored": str}
@@ -118,6 +119,7 @@ def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKE
     label = f"{place.label}, {name}" if name != place.label else place.label
     missing += [f"{label}: {problem}" for problem in problems]
     first = _first_answer(place.path)
+    noted = [f"{of['count'] or 0:,} × {of['meaning']}" for of in result["notes"].values()]
     return EvaluatedRun(
         label=place.label,
         folder=place.path,
@@ -126,7 +128,7 @@ def read_evaluated(place: Place, missing: list[str], *, most: int | None = LOOKE
         made_by=result["made_by"],
         versions=first["generation"]["versions"],
         partial=tuple(f"{place.label}: partial: {reason}" for reason in result["partial_because"]),
-        notes=tuple(f"{place.label}: {of['count'] or 0:,} × {of['meaning']}" for of in result["notes"].values()),
+        notes=tuple(f"{place.label}: {note}" for note in [*noted, *result["statistics"]["remarks"]]),
         items=items,
     )
 

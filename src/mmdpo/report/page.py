@@ -13,7 +13,7 @@ from mmdpo.progress import count
 from mmdpo.report.diagnosis import diagnosis_section
 from mmdpo.report.evaluated import EvaluatedRun, ItemPictures, name_benchmark, read_evaluated
 from mmdpo.report.evaluation import Benchmarks, evaluation_heads, evaluation_section, key_table, score_benchmark
-from mmdpo.report.layout import Headline, Section, render_page
+from mmdpo.report.layout import Headline, Section, identify, render_page
 from mmdpo.report.pairs import pairs_sections
 from mmdpo.report.quickstart import quickstart_sections
 from mmdpo.report.reading import Found, Place, ReportError, find_folders, name_results
@@ -77,13 +77,13 @@ def _make_sections(
     on_top = {head.table.title for head in heads if head.table is not None}
     for of in count(scored, "drawing", "benchmark"):
         add(of.benchmark, partial(evaluation_section, of, pictures, has_key=key_table(of).title not in on_top))
-    kinds: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
+    makers: tuple[tuple[Sequence[Place], Callable[..., Section | list[Section]]], ...] = (
         (found.studies, partial(study_section, pictures=pictures)),
         (_tell_apart(found.diagnoses, lambda path: "diagnosis"), diagnosis_section),
         (found.pairs, pairs_sections),
         (found.quickstarts, quickstart_sections),
     )
-    several = [(place, make) for places, make in kinds for place in places]
+    several = [(place, make) for places, make in makers for place in _name_files_apart(places)]
     for place, make in count(several, "reading", "folder"):
         problems: list[str] = []
         add(place.label, partial(make, place, problems))
@@ -109,6 +109,16 @@ def _tell_apart(places: Sequence[Place], kind: Callable[[Path], str]) -> list[Pl
         kinds.setdefault(kind(place.path), []).append(place)
     labels = {place: label for of in kinds.values() for place, label in zip(of, name_results(of), strict=True)}
     return [Place(place.path, labels[place]) for place in places]
+
+
+def _name_files_apart(places: Sequence[Place]) -> list[Place]:
+    """Returns the places of a kind, numbered where labels that differ give files one name, as `a b` and `a-b` do."""
+    names = [identify(place.label) for place in places]
+    times = [names[:number].count(name) for number, name in enumerate(names, start=1)]
+    return [
+        replace(place, label=f"{place.label} ({time})") if time > 1 else place
+        for place, time in zip(places, times, strict=True)
+    ]
 
 
 def name_absent(evaluated: Sequence[EvaluatedRun]) -> list[str]:

@@ -3,8 +3,12 @@
 A trial that is forked from it finds its objects drawn.
 """
 
-from mmdpo.study import study_run as study_run  # with all that it imports
-from mmdpo.world import SMALL
-from mmdpo.world.scenes import draw_ahead
+from mmdpo.terminal import leave_out_noise
+
+leave_out_noise()  # before the libraries are imported that make it
+
+from mmdpo.study import study_run as study_run  # noqa: E402 (with all that it imports)
+from mmdpo.world import SMALL  # noqa: E402
+from mmdpo.world.scenes import draw_ahead  # noqa: E402
 
 draw_ahead(SMALL)

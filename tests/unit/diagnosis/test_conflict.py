@@ -107,7 +107,7 @@ def test_measures_by_hand():
     # No letter is a flip, even where both say none.
     assert values["flip_rate"] == (75.0, 4)
     assert found["notes"] == [
-        "1 distinct images: too few for intervals, which need 10",
+        "1 distinct images: too few for intervals to be trusted, which need 10",
         "1 of 5 questions do not say what the picture shows (`entity`): not asked with the text",
     ]
     assert [row.get("contrastive") for row in rows[:1]] == ["A"]

@@ -75,7 +75,7 @@ def test_rates_by_condition():
     }
     assert found["layers"][0]["moved"] == 2.0
     assert found["measures"]["refusals_none"]["low"] is None
-    assert found["notes"] == ["2 prompts: too few for intervals, which need 10"]
+    assert found["notes"] == ["2 prompts: too few for intervals to be trusted, which need 10"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdpo.folders import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

@@ -12,6 +12,7 @@ from benchmark_data import HAND_MADE
 from eval_verb import run
 from mmdpo.benchmarks.tasks import load
 from mmdpo.report.comparison import print_comparison
+from mmdpo.report.page import write_report
 
 HOSTILE = ["[bold]x", "a\x1b[2Jb", "[link=e.org]b", "[", ":warning:", "c\x9b31md", "d\x07\x08e", "f\udcffg"]
 POPE = ["--data_dir", HAND_MADE, "--answers", HAND_MADE / "pope" / "answers.jsonl", "--resamples", "100"]
@@ -153,3 +154,30 @@ def test_a_name_without_room_is_broken_after_strokes_alone_and_a_clear_differenc
     assert any(line.startswith("and_a_very_long_measure ↑") for line in lines)
     assert len(re.findall(r"0\.003\*", shown)) == 1
     assert "* the interval excludes 0." in shown
+
+
+def test_of_few_images_intervals_are_said_to_deserve_no_trust(tmp_path, capsys):
+    for name in ("one", "other"):
+        run("pope", *POPE, "--out", tmp_path / name)
+    said = "images: too few for intervals to be trusted, which need 10"
+    assert re.search(rf"note: \d {said}", shown_by(capsys))
+    run("compare", tmp_path / "one", tmp_path / "other", "--resamples", "100")
+    assert re.search(r"pope: \d images in common: too few for intervals", shown_by(capsys))
+    page = write_report([tmp_path / "one"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert said in page
+
+
+def test_results_of_one_image_are_compared_and_drawn_without_intervals(tmp_path):
+    data = tmp_path / "pope"
+    data.mkdir()
+    rows = [{"question_id": n, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"} for n in range(4)]
+    (data / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps({"id": f"random/{n}", "answer": "Yes"}) + "\n" for n in range(4)))
+    for name in ("one", "other"):
+        run("pope", "--data_dir", tmp_path, "--answers", answers, "--out", tmp_path / name, "--resamples", "100")
+    run("compare", tmp_path / "one", tmp_path / "other", "--out", tmp_path / "both", "--resamples", "100")
+    assert (tmp_path / "both" / "compare.png").is_file()
+    rows = json.loads((tmp_path / "both" / "compare.json").read_text())["rows"]
+    assert {row["difference"] for row in rows if row["difference"] is not None} == {0.0}
+    assert {row["low"] for row in rows} == {None}

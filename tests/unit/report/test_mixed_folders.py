@@ -65,6 +65,14 @@ class TestFolders:
             write_evaluated(run / part / "pope")
         assert [place.label for place in find_folders([run]).evaluations] == ["mdpo/first", "mdpo/second"]
 
+    def test_folders_whose_names_give_files_one_name_have_files_of_their_own(self, tmp_path):
+        folders = [write_diagnosed(tmp_path / name) for name in ("a b", "a-b")]
+        html = write_report(folders, tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+        ids = {f"diagnosis-{name}" for name in ("a-b", "a-b-2")}
+        assert all(f'id="{name}"' in html for name in ids)
+        written = {path.stem for path in (tmp_path / "out" / "page_files").iterdir()}
+        assert ids <= {stem.split(".")[0] for stem in written}, written
+
     def test_labels_are_as_short_as_they_can_be(self, tmp_path):
         paths = [tmp_path / name for name in ("a/run", "b/run", "c/other")]
         assert distinct_labels(paths) == ["a/run", "b/run", "c/other"]
