@@ -4,6 +4,7 @@ An adapter that is read from disk has every weight accounted for.
 """
 
 import copy
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -19,6 +20,8 @@ from mmdpo.models.families import PARTS, Family, find_adaptable, find_family
 from mmdpo.models.seams import commit_of
 from mmdpo.models.start import ADAPTER_CONFIG
 from mmdpo.models.weights import CheckpointError, check_names, read_checkpoint_json
+
+logger = logging.getLogger(__name__)
 
 
 def add_adapter(model: PreTrainedModel, family: Family, peft_config: Any, parts: Collection[str]) -> nn.Module:
@@ -121,7 +124,7 @@ def unwrap_adapter(model: Any) -> Any:
 
 
 def check_adapter(model: Any, peft_config: Any = None) -> None:
-    """Raises ValueError for an adapter, in the model or to be added, that cannot be trained here.
+    """Raises ValueError for an adapter, in the model or to be added, that cannot be trained here; warns of AdaLoRA.
 
     It may be one that transformers itself has put into the model, which then looks like a model without an adapter, or
     one that puts tokens of its own in front of a prompt.
@@ -139,6 +142,12 @@ def check_adapter(model: Any, peft_config: Any = None) -> None:
         raise ValueError(
             "the adapter puts tokens of its own in front of a prompt, which is not supported: take LoRA, or another "
             "adapter on layers"
+        )
+    if any(settings.peft_type == "ADALORA" for settings in adapters):
+        logger.warning(
+            "AdaLoRA's ranks stay as they begin (init_r) unless a callback of yours calls "
+            "model.base_model.update_and_allocate(state.global_step) in on_optimizer_step, and the loss has no term "
+            "that keeps its factors orthogonal"
         )
 
 

@@ -5,7 +5,15 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PromptTuningConfig, VeraConfig, get_peft_model, inject_adapter_in_model
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 import small_trainer
@@ -196,6 +204,20 @@ class TestWhatMoves:
         ):
             with pytest.raises(ValueError, match="tokens of its own in front of a prompt"):
                 build_trainer(tmp_path, rows[:4], **given)
+
+    def test_adalora_needs_a_callback_that_allocates_its_ranks_and_this_is_said(self, tmp_path, rows, caplog):
+        class Allocate(TrainerCallback):
+            def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+                model.base_model.update_and_allocate(state.global_step)
+
+        config = AdaLoraConfig(
+            init_r=4, target_r=1, tinit=0, tfinal=1, deltaT=1, total_step=4, target_modules=["q_proj"]
+        )
+        trainer = build_trainer(tmp_path, rows[:8], peft_config=config, max_steps=4, callbacks=[Allocate()])
+        assert "AdaLoRA's ranks stay as they begin (init_r) unless a callback" in caplog.text
+        trainer.train()
+        kept = trainer.model.peft_config["default"].rank_pattern
+        assert 0 < sum(sum(ranks) for ranks in kept.values()) < 4 * len(kept)
 
     def test_what_a_caller_trains_beside_an_adapter_and_is_not_saved_with_it_is_said(self, tmp_path, rows, caplog):
         def describe(unfrozen, **options):
