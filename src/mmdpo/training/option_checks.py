@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def check_combinations(options: MDPOConfig) -> None:
 def check_steps(options: MDPOConfig) -> None:
     """Raises ValueError for options of transformers that a step or an evaluation, as they are here, cannot follow."""
     loading: Any = options.accelerator_config
+    parallel: Any = options.parallelism_config
     for is_set, why in (
         (
             options.label_smoothing_factor,
@@ -121,6 +123,16 @@ def check_steps(options: MDPOConfig) -> None:
             loading.dispatch_batches,
             "accelerator_config: dispatch_batches cuts batches into one part for each process, and a batch of pairs, "
             "whose rows share pictures, cannot be cut: leave it out",
+        ),
+        (
+            isinstance(parallel, Mapping),
+            "parallelism_config takes an accelerate.ParallelismConfig, which only Python can make: leave it out of the "
+            "recipe; fsdp and deepspeed spread a model over GPUs",
+        ),
+        (
+            getattr(parallel, "cp_enabled", False) or getattr(parallel, "sp_enabled", False),
+            "parallelism_config: cp_size and sp_size cut rows into parts for several processes, and the answers in a "
+            "row share its prompt: leave them out",
         ),
         (
             options.dataloader_persistent_workers and not options.dataloader_num_workers,

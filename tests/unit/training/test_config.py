@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+from accelerate.parallelism_config import ParallelismConfig
 from trl import DPOConfig, ModelConfig, ScriptArguments
 
 from mmdpo.keys import ABSENT
@@ -70,6 +71,8 @@ def test_the_defaults_are_the_papers(configure):
         ({"max_length": 1}, "max_length must be .* room for a prompt"),
         ({"label_smoothing_factor": 0.1}, "use label_smoothing"),
         ({"neftune_noise_alpha": 5.0}, "differs between policy and reference"),
+        ({"parallelism_config": {"tp_size": 2}}, "which only Python can make"),
+        ({"parallelism_config": ParallelismConfig(cp_size=2)}, "cut rows into parts"),
         ({"torch_compile_mode": "default"}, "torch_compile: a compiled model does not notice"),
         ({"use_liger_kernel": True}, "use_liger_kernel replaces layers after the references were scored"),
         ({"include_num_input_tokens_seen": True}, "include_num_input_tokens_seen counts .* leave it out"),
