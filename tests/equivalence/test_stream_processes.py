@@ -1,14 +1,11 @@
 """Two processes on a stream: each reads a part of its own, together they read all, and a resumed run sees the same."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import datasets
 import pytest
 
+import forked
 from mmdpo.world.pairs import make_pairs
 
 SIZES = (9, 2, 7)
@@ -53,16 +50,7 @@ except DisagreementError as raised:
 def run(folder, data, resume=""):
     folder.mkdir()
     (folder / "script.py").write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
-    arguments = [f"--master_port={port}", str(folder / "script.py"), str(data), str(folder), str(resume)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*launcher, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run_ranks(folder / "script.py", data, folder, resume)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -3,32 +3,18 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import forked
 from mmdpo import MDPOTrainer
 from mmdpo.cli import main
 from mmdpo.training.stopping import EXIT_STATUS
 from mmdpo.world.pairs import make_pairs
 
 CLOCK = ("_runtime", "_per_second", "_preparation_time")
-
-
-def start(script, *arguments, launcher=()):
-    done = subprocess.run(
-        [sys.executable, *launcher, str(Path(__file__).with_name(script)), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def history_of(run):
@@ -42,7 +28,8 @@ def history_of(run):
 def test_killed_ten_times_a_run_ends_with_the_weights_and_the_history_of_one_that_was_not(tmp_path):
     """Killed at random moments of training, and before random file operations of saving; LoRA, a fresh corruption for
     every epoch, accumulation, logs that span steps and epochs."""
-    start("crash_driver.py", tmp_path, 20261)
+    status, _, errors = forked.run(Path(__file__).with_name("crash_driver.py"), tmp_path, 20261)
+    assert status == 0, errors[-3000:]
     report = json.loads((tmp_path / "attempts.json").read_text())
     assert len(report["attempts"]) == 10
     killed = [attempt for attempt in report["attempts"] if attempt["status"] == signal.SIGKILL]
@@ -64,11 +51,7 @@ def test_killed_ten_times_a_run_ends_with_the_weights_and_the_history_of_one_tha
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_processes_stop_at_the_same_step_though_one_alone_was_asked_and_go_on_as_if_nothing_was(tmp_path, engine):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
-    start("stop_driver.py", tmp_path, engine, launcher=launcher)
+    forked.run_ranks(Path(__file__).with_name("stop_driver.py"), tmp_path, engine)
     for rank in (0, 1):
         told = json.loads((tmp_path / f"told-{rank}.json").read_text())
         assert told["stopped"] == 3

@@ -1,10 +1,6 @@
 """`mmdpo eval world --model world`: offline, from the shipped checkpoint to a result."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +8,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import forked
 from mmdpo.benchmarks.definitions import Tools
 from mmdpo.benchmarks.tasks._world import WorldBenchmark
 from mmdpo.benchmarks.tasks.world import BENCHMARK
@@ -74,22 +71,9 @@ def test_an_adapter_is_given_as_the_model_or_beside_it(evaluated, tmp_path, caps
 
 @pytest.mark.slow
 def test_two_processes_answer_what_one_does(evaluated, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
     run = tmp_path / "run"
-    arguments = ["eval", "world", "--model", "world", "--limit", "60", "--resamples", "100", "--out", str(run)]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "mmdpo", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("60 of 400 items answered") == 1
+    arguments = ["eval", "world", "--model", "world", "--limit", "60", "--resamples", "100", "--out", run]
+    assert "".join(forked.run_ranks(*arguments)).count("60 of 400 items answered") == 1
     expected = [row["answer"] for row in read_answers(evaluated)][:60]
     assert [row["answer"] for row in read_answers(run)] == expected
     assert sorted(path.name for path in run.iterdir()) == ["answers.jsonl", "result.json", "scores.jsonl"]

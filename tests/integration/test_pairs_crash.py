@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import forked
 from chat_server import Act, serve
 from mmdpo.world import SMALL
 
@@ -61,15 +59,9 @@ def write_config(folder, url):
 
 def make(folder, url, kills=0, last_line=1):
     script = Path(__file__).with_name("pairs_crash_driver.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(write_config(folder, url)), str(folder / "run"), str(kills), str(last_line)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = (script, write_config(folder, url), folder / "run", kills, last_line)
+    status, _, errors = forked.run(*words, OPENAI_API_KEY="")
+    assert status == 0, errors[-3000:]
     return json.loads((folder / "run" / "attempts.json").read_text())
 
 
