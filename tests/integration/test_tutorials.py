@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from page_blocks import ROOT
 
 nbclient = pytest.importorskip("nbclient", reason="tutorials are run by nbclient: pip install --group dev")
@@ -37,15 +38,19 @@ def test_every_page_is_in_the_list_and_has_something_to_be_seen():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_tutorial_runs_as_a_notebook(name, tmp_path, monkeypatch):
-    # `mmdpo` is the command of this interpreter's environment, and its package the one that is tested.
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    # `python` is this interpreter, and `mmdpo` the package that is tested.
+    (tmp_path / "bin").mkdir()
+    places = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(places))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = jupytext.read(PAGES[name], fmt="md")
     assert any(cell.cell_type == "code" and cell.source.startswith("%%bash") for cell in notebook.cells)
     runner = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path / "empty"}}
     )
-    runner.execute()
+    (tmp_path / "empty").mkdir()
+    with forked.command_in(tmp_path / "bin", real="pairs show"):
+        runner.execute()
     said = printed(notebook)
     assert [text for text in SHOWS[name] if text not in said] == []
