@@ -162,7 +162,8 @@ def _be(words: list[Any], cwd: Path, environment: dict[str, str], folder: Path) 
     import huggingface_hub.constants
     import torch
 
-    huggingface_hub.constants.HF_HOME = environment["HF_HOME"]  # which the server has read at its own start
+    # What the server has read at its own start.
+    huggingface_hub.constants.HF_HOME, tempfile.tempdir = environment["HF_HOME"], None
     torch.set_num_threads(1)
     gc.freeze()  # what is imported: to look through it for garbage would copy it
     try:
