@@ -17,20 +17,20 @@ A page that is left fails where its console has said an error, or where it has a
 Modules that import this one are skipped, with the reason, where Gradio, Playwright or Chromium is not there.
 """
 
-import os
 import re
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+import forked
 
 pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
 _playwright = pytest.importorskip("playwright.sync_api", reason="tests in a browser need Playwright")
@@ -47,39 +47,35 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 
 @contextmanager
-def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Runs `mmdpo app` with these options in a folder; gives its address, and ends it: no upload may stay."""
+def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None, real: bool = False) -> Iterator[str]:
+    """Runs `mmdpo app` with these options in a folder; gives its address, and ends it: no upload may stay.
+
+    It is a forked process, or the `real` command.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mmdpo", "app", "--port", str(port), *map(str, options)]
-    log, passing = Path(cwd) / f"app-{port}.log", Path(cwd) / f"passing-{port}"
+    passing = Path(cwd) / f"passing-{port}"
     passing.mkdir()
-    own = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(passing)}
-    environment = os.environ | own | dict(env or {})
-    with log.open("w") as told:
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=told, stderr=subprocess.STDOUT)
+    start = forked.start_really if real else forked.start
+    process = start("app", "--port", port, *options, cwd=cwd, TMPDIR=str(passing), **(env or {}))
     try:
-        yield _wait_for_address(process, log)
+        yield wait_for_address(process)
     finally:
-        process.terminate()
-        try:
+        process.send_signal(signal.SIGTERM)
+        with suppress(TimeoutError):  # by which it is killed
             process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
     assert not list(passing.glob("mmdpo-app-*"))
 
 
-def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
+def wait_for_address(process: forked.Started) -> str:
+    """Returns the address that `mmdpo app` says once it can be opened."""
     deadline = time.monotonic() + STARTS_WITHIN
-    while time.monotonic() < deadline:
-        if found := re.search(r"Open (http://\S+?)/? ", log.read_text()):
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := re.search(r"Open (http://\S+?)/? ", process.said()):
             return found[1]
-        if process.poll() is not None:
-            raise AssertionError(f"mmdpo app ended with {process.returncode}: {log.read_text()}")
         time.sleep(0.1)
-    raise AssertionError(f"mmdpo app did not start within {STARTS_WITHIN:.0f} s: {log.read_text()}")
+    raise AssertionError(f"mmdpo app did not start, or ended with {process.poll()}: {process.said()}")
 
 
 @contextmanager

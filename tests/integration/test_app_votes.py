@@ -5,16 +5,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 
+import forked
 from mmdpo.cli import main
 from mmdpo.votes.store import VoteStore
-from tests.app_browser import CHROMIUM, DESK, PHONE, _wait_for_address, open_browser, open_page
+from tests.app_browser import CHROMIUM, DESK, PHONE, open_browser, open_page, wait_for_address
 from tests.voted_runs import read_folders, write_run
 
 ITEMS = 6
@@ -59,18 +59,11 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.cwd, self.options, self.process, self.started = cwd, options, None, 0
+        self.cwd, self.options, self.process = cwd, options, None
 
     def start(self):
-        command = [sys.executable, "-m", "mmdpo", "app", "--port", str(self.port), *map(str, self.options)]
-        self.started += 1
-        log = self.cwd / f"server-{self.started}.log"
-        with log.open("w") as told:
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(
-                command, cwd=self.cwd, env=environment, stdout=told, stderr=subprocess.STDOUT
-            )
-        return _wait_for_address(self.process, log)
+        self.process = forked.start("app", "--port", self.port, *self.options, cwd=self.cwd)
+        return wait_for_address(self.process)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
