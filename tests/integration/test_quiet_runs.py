@@ -21,9 +21,24 @@ OURS = (
 STEP = r"step \d+/4  loss \d\.\d{4}  margin -?\d+\.\d{3}  image margin -?\d+\.\d{3}(  accuracy \d+%)?(  [\d:]+ left)?"
 
 
+SEVERAL = """
+import sys
+from mmdpo.cli import main
+for words in sys.argv[1:]:
+    for stream in (sys.stdout, sys.stderr):
+        print("of", words, file=stream, flush=True)
+    assert main(words.split()) == 0, words
+"""
+"""Runs several commands one after another, as a process of its own: what is imported speaks once in it."""
+
+
 def mmdpo(folder, *words):
+    return call(folder, "-m", "mmdpo", *words)
+
+
+def call(folder, *words):
     done = subprocess.run(
-        [sys.executable, "-m", "mmdpo", *words],
+        [sys.executable, *words],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -66,10 +81,10 @@ def test_every_line_of_a_run_is_ours_and_the_raw_numbers_are_in_files(tmp_path):
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     assert {"loss/rank_image", "logps/chosen", "grad_norm", "learning_rate", "epoch"} <= history[0].keys()
 
-    for words in (
-        ("diagnose", "--model", "run", "--dataset", "pairs.jsonl", "--pairs", "24", "--out", "looks"),
-        ("merge", "run", "merged"),
-        ("eval", "world", "--model", "merged", "--limit", "2", "--out", "scores"),
-        ("report", "run", "looks", "scores"),
-    ):
-        assert mmdpo(tmp_path, *words)[1] == [], words
+    others = (
+        "diagnose --model run --dataset pairs.jsonl --pairs 24 --out looks",
+        "merge run merged",
+        "eval world --model merged --limit 2 --out scores",
+        "report run looks scores",
+    )
+    assert call(tmp_path, "-c", SEVERAL, *others)[1] == [f"of {words}" for words in others]
