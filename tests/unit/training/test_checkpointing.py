@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from multiprocessing import active_children
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback
 
+import forked
 import small_trainer
 from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.checkpoints.merge import merge_run
@@ -380,13 +380,11 @@ class TestTwoRunsInOneFolder:
         told = {}
 
         def start_another():
-            child = subprocess.run(
-                [sys.executable, "-m", "mmdpo", "train", "--model_name_or_path", "world", "--dataset_name", "world",
-                 "--output_dir", str(folder), "--report_to", "none", "--use_cpu", "true", "--max_steps", "1",
-                 "--resume_from_checkpoint", "true"],
-                capture_output=True, text=True, check=False,
+            status, _, error = forked.run(
+                "train", "--model_name_or_path", "world", "--dataset_name", "world", "--output_dir", folder,
+                "--report_to", "none", "--use_cpu", "true", "--max_steps", "1", "--resume_from_checkpoint", "true",
             )  # fmt: skip
-            told.update(status=child.returncode, error=child.stderr, files=sorted(p.name for p in folder.iterdir()))
+            told.update(status=status, error=error, files=sorted(p.name for p in folder.iterdir()))
 
         options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2)
         trainer = train(folder, rows, Send(2, start_another), num_train_epochs=1, **options)
