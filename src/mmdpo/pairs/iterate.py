@@ -5,23 +5,25 @@ best               a link to the model of the last round that was kept
 held_out.txt       the prompts that no round trains on
 round-N/
   pairs.yaml, pairs/   the round's answers, verdicts and pairs, see `mmdpo pairs`
-  train.yaml, run/     its training, see `mmdpo train`
+  train.yaml, run/     its training, see `mmdpo train`; training.json, by what recipe and on which pairs it was begun
   model/               adapter and base in one, where an adapter was trained
   again.yaml, again/     some of its pairs, judged again by the judges of the held-out answers, where those are others
   held_out.yaml, held_out/   what its model says to the prompts that no round trains on; in round-0 the start says it
   BENCHMARK/             its answers and scores, see `mmdpo eval`
 
 Every step is a command of its own in a process of its own, so that its memory is free for the next one, and can be
-repeated by hand. The same command goes on at the step where it was stopped.
+repeated by hand. The same command goes on at the step where it was stopped, and a round whose folder was removed is
+made again.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-import subprocess
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +31,21 @@ from typing import Any
 import yaml
 
 from mmdpo.benchmarks import tasks
-from mmdpo.files import printable, read_json, read_yaml, write_json, write_rows, write_whole
-from mmdpo.folders import hold_folder, make_folder
+from mmdpo.files import digest_of, printable, read_json, write_json, write_rows, write_whole
+from mmdpo.folders import LOCK, hold_folder, make_folder
 from mmdpo.options import parse_options, read_flags
 from mmdpo.pairs.dataset import DATASET, TRAIN, group_images
 from mmdpo.pairs.gate import IterateError, Measured, judge_round, measure
-from mmdpo.pairs.judging import read_verdicts
+from mmdpo.pairs.judging import PROOF, read_verdicts
 from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.plan import BuildError
 from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.round_training import TRAINED, can_go_on, check_training, is_finished, read_recipe, read_settings
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.samples import SAMPLES, read_samples
 from mmdpo.pairs.show import read_taken
-from mmdpo.records import derive_generator
+from mmdpo.pairs.steps import execute
+from mmdpo.records import RowError, derive_generator
 from mmdpo.tables import Table, show_number
 
 ROUNDS, BEST, HELD_OUT = "rounds.json", "best", "held_out.txt"
@@ -53,16 +57,8 @@ LEAST_YIELD = 0.1
 
 Execute = Callable[[Sequence[str]], None]
 """Runs a command; raises IterateError where it fails."""
-
-
-def execute(words: Sequence[str]) -> None:
-    """Runs a command in a process of its own."""
-    print(printable(f"$ {shlex.join(words)}"), flush=True)
-    status = subprocess.run(list(words), check=False).returncode
-    if status:
-        raise IterateError(
-            f"{shlex.join(words)} ended with status {status}; what it did is kept, and the same command goes on there"
-        )
+_ASKED_BY = ("max_new_tokens", "system_prompt", "chat_template", "chat_template_kwargs", "pad_to_square")
+"""What the answers to held-out prompts depend on, besides the model."""
 
 
 class Rounds:
@@ -73,8 +69,16 @@ class Rounds:
         self.options, self.execute, self.folder = options, run, options.out
         flags = [*read_flags(PairsOptions, options.pairs, "--pairs"), f"--out={options.out}"]
         self.pairs = parse_options(PairsOptions, flags, "pairs")
+        self.whole = PairsRun(self.pairs)
         if self.pairs.sampling.no_greedy:
             raise IterateError(f"{options.pairs}: no_greedy: the gate measures greedy answers; leave it out")
+        if self.pairs.dry_run:
+            raise IterateError(f"{options.pairs}: dry_run: rounds do what they say; leave it out")
+        if self.pairs.policy_backend == "endpoint":
+            raise IterateError(
+                f"{options.pairs}: the policy {self.pairs.sampling.model} is behind an endpoint, and rounds train it: "
+                "name its folder or hub name, without base_url (backend: vllm asks it here)"
+            )
         asked = [words[0] for words in map(shlex.split, options.evaluate) if words]
         if len(set(asked)) < len(asked):
             raise IterateError(
@@ -86,7 +90,7 @@ class Rounds:
                     f"--evaluate: {' '.join(words)!r} begins with no benchmark; give {', '.join(tasks.names())}, and "
                     "what `mmdpo eval` needs for it"
                 )
-        self.recipe = {} if options.train is None else _read_mapping(options.train)
+        self.recipe = {} if options.train is None else read_recipe(options.train)
         adapter = self.pairs.checkpoint.adapter or self.recipe.get("adapter_name_or_path")
         if adapter:
             raise IterateError(
@@ -100,10 +104,16 @@ class Rounds:
 
     def run(self) -> dict[str, Any]:
         """Runs what is left of the rounds and returns what rounds.json holds."""
+        self._check_folder()
         make_folder(self.folder)
         with hold_folder(self.folder):
             rest = self._split_prompts()
             state = self._read_state()
+            self.whole.check_judges_needs(self._own_folder())
+            # The round that ended them is decided about again: gate, guards and rule may be others now.
+            last = state["rounds"].pop() if state["ended"] and state["rounds"] else {}
+            state["ended"] = ""
+            self._tell_plan(rest, state)
             if "start" not in state:
                 state["start"] = asdict(self._measure(0, self.base))
                 write_json(self.folder / ROUNDS, state)
@@ -113,18 +123,14 @@ class Rounds:
                     "count right claims: name one that does with --held_out_judges, such as claims, objects or exact"
                 )
             state["start_benchmarks"] = self._evaluate(0, self.base)
+            if "held_out" in last and Path(last["model"]).is_dir():  # else its folder was removed
+                self._decide(last, state)
             for row in state["rounds"]:  # the benchmarks may be others now
                 if "model" in row:
                     row["benchmarks"] = self._evaluate(row["round"], row["model"])
-            if state["ended"]:  # gate, guards and rule may be others now
-                state["ended"] = ""
-                last = state["rounds"].pop() if state["rounds"] else {}
-                if "held_out" in last:
-                    self._decide(last, state)
             while len(state["rounds"]) < self.options.rounds and not state["ended"]:
                 number = len(state["rounds"]) + 1
-                seen = {name for n in range(1, number) for name in self._prompts_of(n).read_text("utf-8").split("\n")}
-                prompts = [name for name in rest if name not in seen][: self.options.prompts_per_round]
+                prompts = self._find_fresh(rest, number)[: self.options.prompts_per_round]
                 if not prompts:
                     state["ended"] = (
                         f"round {number} has no prompts left: rounds before it have seen all. Begin anew in another "
@@ -136,6 +142,36 @@ class Rounds:
             write_json(self.folder / ROUNDS, state)
         return state
 
+    def _find_fresh(self, rest: Sequence[str], number: int) -> list[str]:
+        """Returns the prompts that no round before this one has seen."""
+        seen = set[str]()
+        for path in map(self._prompts_of, range(1, number)):
+            if not path.is_file():
+                raise IterateError(
+                    f"{path} is gone, which says what its round has seen: put it back, or choose another --out"
+                )
+            seen.update(path.read_text("utf-8").split("\n"))
+        return [name for name in rest if name not in seen]
+
+    def _tell_plan(self, rest: Sequence[str], state: Mapping[str, Any]) -> None:
+        """Says what is done and what is to come, and where the prompts are not enough for it."""
+        done, rounds, each = len(state["rounds"]), self.options.rounds, self.options.prompts_per_round
+        held_out = (self.folder / HELD_OUT).read_text(encoding="utf-8").count("\n")
+        prompts = f"prompts: {held_out:,} held out, {len(rest):,} for the rounds, {each:,} each"
+        print(printable(f"{self.folder}: rounds done: {done} of {rounds}; {prompts}"), flush=True)
+        enough = done + math.ceil(len(self._find_fresh(rest, done + 1)) / each)
+        if enough < rounds:
+            print(
+                f"note: the prompts are enough for {enough} of {rounds} rounds: give more of them, fewer "
+                "--prompts_per_round or fewer --rounds",
+                flush=True,
+            )
+
+    def _tell(self, number: int, what: str) -> None:
+        """Says at which step of which round it is."""
+        where = f"round {number} of {self.options.rounds}" if number else "start"
+        print(printable(f"{where}: {what}"), flush=True)
+
     def _run_round(self, number: int, prompts: Sequence[str], state: dict[str, Any]) -> None:
         """Makes the pairs of a round, trains on them and measures the model; says in `state` what it came to."""
         folder = self.folder / f"round-{number}"
@@ -144,11 +180,14 @@ class Rounds:
         policy = str(kept[-1]["model"]) if kept else self.base
         ids = self._prompts_of(number)
         write_whole(ids, "".join(f"{name}\n" for name in prompts))
-        own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs")}
+        own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs"), "round": number}
         self._write_yaml(folder / "pairs.yaml", {**self._pairs_file(), **own})
         config = ["--config", str(folder / "pairs.yaml")]
-        for step in ("sample", "judge"):
+        self._bring_proofs(folder / "pairs")
+        for step, what in (("sample", f"answers to {len(prompts):,} prompts"), ("judge", "verdicts of the answers")):
+            self._tell(number, what)
             self._mmdpo("pairs", step, *config)
+        self._tell(number, "pairs of the answers")
         try:
             pairs = PairsRun(parse_options(PairsOptions, config, "pairs")).build()
         except BuildError as error:
@@ -170,7 +209,7 @@ class Rounds:
             state["rounds"].append(found | {"kept": False, "reason": state["ended"]})
             return
         found["agreed"] = self._judge_again(number, folder)
-        model = self._train(number, folder, policy)
+        model = self._train(number, folder, policy, found["pairs"])
         found |= {"model": model, "held_out": asdict(self._measure(number, model))}
         self._decide(found | {"benchmarks": self._evaluate(number, model)}, state)
 
@@ -189,6 +228,7 @@ class Rounds:
         own = {"ids": str(folder / "again.txt"), "out": str(folder / "again")}
         write_whole(folder / "again.txt", "".join(f"{name}\n" for name in drawn))
         make_folder(folder / "again")
+        self._tell(number, f"{len(drawn)} pairs, judged again by the judges of the held-out answers")
         samples = (each for each in read_samples(folder / "pairs") if each.k in drawn.get(each.id, ()))
         write_rows(folder / "again" / SAMPLES, (each._asdict() for each in samples))
         run = self._judge_otherwise(folder / "again.yaml", own)
@@ -206,29 +246,37 @@ class Rounds:
         state["rounds"].append({**row, "f1": new.f1(start), "kept": not reason, "reason": reason})
         if reason:
             state["ended"] = f"round {row['round']} is not kept: {reason}"
+        f1s = f"F1 {new.f1(start):.1f} after {best.f1(start):.1f}"
+        wrong = f"{new.wrong:.1f} % wrong claims after {best.wrong:.1f} %"
+        self._tell(row["round"], f"not kept: {reason}" if reason else f"kept: {f1s}, {wrong}")
         self._link([Path(each["model"]) for each in state["rounds"] if each["kept"]])
 
-    def _train(self, number: int, folder: Path, previous: str) -> str:
+    def _train(self, number: int, folder: Path, previous: str, pairs: int) -> str:
         """Trains a round's model and returns its folder."""
-        run, done = folder / "run", folder / "trained"
-        own = _read_mapping(folder / "pairs" / "train.yaml")
+        run, done = folder / "run", folder / TRAINED
+        own = read_settings(folder / "pairs" / "train.yaml")
         start = previous if self.options.start == "previous" else self.base
         recipe = {**own, **self.recipe, "model_name_or_path": start, "output_dir": str(run)}
         recipe["dataset_name"] = str(self._mix(number, folder))
         if self.options.reference == "base" and start != self.base:
             recipe["ref_model_name_or_path"] = self.base
+        if not done.is_file() and is_finished(run):  # and nobody was left to say so
+            write_whole(done, "")
+        check_training(folder, recipe)
         self._write_yaml(folder / "train.yaml", recipe)
         if not done.is_file():
             command = ["train", "--config", str(folder / "train.yaml")]
-            if run.is_dir():  # with or without a checkpoint
+            if can_go_on(run):
                 command += ["--resume_from_checkpoint", "true"]
             launch = shlex.split(self.options.launch) or [sys.executable, "-m", "mmdpo"]
+            self._tell(number, f"training on {pairs:,} pairs")
             self.execute([*launch, *command])
             write_whole(done, "")
         if not (run / ADAPTER).is_file():
             return str(run)
         merged = folder / "model"
         if not (merged / "config.json").is_file():
+            self._tell(number, "its adapter is merged into the base")
             self._mmdpo("merge", str(run), str(merged))
         return str(merged)
 
@@ -255,6 +303,7 @@ class Rounds:
         """Lets a model answer the prompts that are held out, and returns what the answers come to."""
         folder = self.folder / f"round-{number}"
         make_folder(folder)
+        self._tell(number, "answers to the prompts that are held out, and verdicts")
         own = {
             "model": model,
             "ids": str(self.folder / HELD_OUT),
@@ -270,6 +319,7 @@ class Rounds:
         if self.options.held_out_judges:
             own["judges"] = [yaml.safe_load(text) for text in self.options.held_out_judges]
         self._write_yaml(config, own)
+        self._bring_proofs(Path(own["out"]))
         for step in ("sample", "judge") if samples else ("judge",):
             self._mmdpo("pairs", step, "--config", str(config))
         return PairsRun(parse_options(PairsOptions, ["--config", str(config)], "pairs"))
@@ -283,7 +333,16 @@ class Rounds:
             asked = out / "asked.txt"
             before = asked.read_text(encoding="utf-8") if asked.is_file() else said
             if not (out / "result.json").is_file() or before != said:
-                self._mmdpo("eval", *words, "--model", model, "--out", str(out))
+                self._tell(number, words[0])
+                try:
+                    self._mmdpo("eval", *words, "--model", model, "--out", str(out))
+                except IterateError as error:
+                    if before == said:
+                        raise
+                    raise IterateError(
+                        f"{error}. {out} holds answers to `{before.strip()}`: if they do not go with these words, "
+                        "remove it"
+                    ) from error
                 write_whole(asked, said)
             metrics = read_json(out / "result.json")["metrics"]
             found |= {name: of["exact"] for name, of in metrics.items()}
@@ -291,7 +350,7 @@ class Rounds:
 
     def _split_prompts(self) -> list[str]:
         """Writes which prompts are held out, by image, and returns the others in drawn order."""
-        prompts = PairsRun(self.pairs).prompts
+        prompts = list(self._find_readable(self.whole.prompts))
         lead = group_images(prompt.image_digests for prompt in prompts)
         by_image: dict[str, list[Prompt]] = {}
         for prompt in prompts:
@@ -308,15 +367,55 @@ class Rounds:
             )
         path, text = self.folder / HELD_OUT, "".join(f"{name}\n" for name in held_out)
         if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise IterateError(f"{path} holds other prompts than these rounds would hold out: choose another --out")
+            raise IterateError(
+                f"{path} holds other prompts than these rounds would hold out, since prompts, seed or --held_out are "
+                "others: put them back, or choose another --out"
+            )
         write_whole(path, text)
         return rest
+
+    def _find_readable(self, prompts: Sequence[Prompt]) -> Iterator[Prompt]:
+        """Yields the prompts whose pictures can be read, and warns of the others, which `mmdpo pairs` does not ask."""
+        faults = list[RowError]()
+        for prompt in prompts:
+            if "\n" in prompt.id:
+                raise IterateError(f"{prompt.source}: the id {prompt.id!r} has a line break, and ids are kept in lines")
+            try:
+                prompt.image_digests  # noqa: B018 - reads the pictures, and keeps the digests
+            except RowError as error:
+                faults.append(error)
+            else:
+                yield prompt
+        if len(faults) == len(prompts):
+            raise faults[0]
+        if faults:
+            told = f"{len(faults):,} of {len(prompts):,} prompts are left out, since their pictures cannot be read"
+            print(printable(f"note: {told}; the first: {faults[0]}"), flush=True)
+
+    def _check_folder(self) -> None:
+        """Raises IterateError for a folder that holds something else than rounds."""
+        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+        others = [name for name in names if name != LOCK and not name.endswith((".yaml", ".yml"))]
+        if others and not any(name in (ROUNDS, HELD_OUT) or name.startswith("round-") for name in names):
+            shown = ", ".join(others[:3]) + (", …" if others[3:] else "")
+            raise IterateError(f"{self.folder} holds {shown} and no rounds: choose another --out")
+
+    def _own_folder(self) -> Path:
+        """Returns the folder of the pairs.yaml itself, where `mmdpo pairs check-judge` has left what it found."""
+        return Path(str(self._pairs_file().get("out") or self.folder))
+
+    def _bring_proofs(self, folder: Path) -> None:
+        """Copies what `check-judge` has found of the judges to where they judge: some need it, and cards tell it."""
+        for path in sorted(self._own_folder().glob(PROOF.format("*"))):
+            make_folder(folder)
+            if not (folder / path.name).is_file():
+                shutil.copyfile(path, folder / path.name)
 
     def _prompts_of(self, number: int) -> Path:
         return self.folder / f"round-{number}" / "prompts.txt"
 
     def _pairs_file(self) -> dict[str, Any]:
-        return {key: value for key, value in _read_mapping(self.options.pairs).items() if key != "limit"}
+        return {key: value for key, value in read_settings(self.options.pairs).items() if key != "limit"}
 
     def _read_state(self) -> dict[str, Any]:
         path = self.folder / ROUNDS
@@ -332,12 +431,30 @@ class Rounds:
             "reference": self.options.reference,
             "held_out_judge": judge,
         }
+        own["held_out_answers"] = self._describe_asking()
         for key, value in own.items():
-            if state.setdefault(key, value) != value:
+            was = state.setdefault(key, value)
+            if was != value:
+                if isinstance(was, dict) and isinstance(value, dict) and key != "held_out_judge":
+                    names = [name for name in {**was, **value} if was.get(name) != value.get(name)]
+                    was, value = ({name: of.get(name) for name in names} for of in (was, value))
                 raise IterateError(
-                    f"{path} is of rounds with {key} {state[key]!r}, and now it is {value!r}: choose another out"
+                    f"{path} is of rounds with {key} {was!r}, and now it is {value!r}: put it back, or choose another "
+                    "--out"
                 )
         return state
+
+    def _describe_asking(self) -> dict[str, Any]:
+        """Returns what the answers to held-out prompts, and their verdicts, depend on besides model and judge: those of
+        all rounds are compared with those of the start."""
+        options = self.pairs
+        known = {**asdict(options.sampling), **asdict(options.checkpoint)}
+        names = list(_ASKED_BY)
+        if self.gate_judge.judge == "consistency":  # which hears the draws
+            names += ["num_samples", "temperature", "top_p"]
+        found = {name: known[name] for name in names if known[name]}
+        words = dict(self.whole.vocabulary)
+        return found | ({"vocabulary": digest_of(words)[:16]} if words else {})
 
     def _link(self, models: Sequence[Path]) -> None:
         """Makes `best` a link to the last of the models that were kept; without one there is none."""
@@ -374,13 +491,3 @@ def make_table(state: Mapping[str, Any]) -> Table:
         rows.append((name, *shown, {None: "", True: "kept", False: "not kept"}[row.get("kept")]))
     measures = ("wrong claims %", "right claims", "F1 %", "words", "useless %", "pairs", "yield %", "agreed %")
     return Table(("", *measures, *benchmarks, ""), tuple(rows), "On prompts that no round trains on")
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise IterateError(f"{path} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise IterateError(f"{path} holds {type(content).__name__} and no keys")
-    return content

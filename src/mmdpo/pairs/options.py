@@ -114,6 +114,7 @@ class BuildOptions(Options):
         "How several judges decide: all agree; later ones judge only what would be in a pair; by the mean score.",
     )
     eval_share: float = option(0.0, "Share of the images whose pairs are set aside for evaluation.", within="[0, 1)")
+    round: int = option(1, "Which round these pairs are of, for their column `round`.", least=1)
     to: Literal["trl", "ms_swift", "llama_factory", "mdpo_json"] = option(
         "trl", "Also write this format; TRL's is always written."
     )

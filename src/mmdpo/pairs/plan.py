@@ -18,7 +18,6 @@ class BuildPlan(BuildOptions):
     """How pairs are made. Raises ValueError for a rule that is none, or a number out of range."""
 
     seed: int = 0
-    round: int = 1
     licence: str = ""
     """Of the images, where their rows do not say it."""
 

@@ -201,10 +201,14 @@ class PairsRun:
                 raise JudgeError(f"--only: there is no judge {name!r} here{name_nearest(name, known)} {there}")
         return [(place, choice) for place, choice in enumerate(self.judges) if not only or choice.label in only]
 
-    def check_judges_needs(self) -> None:
-        """Raises JudgeError for what a judge needs and does not have, before anything is asked."""
+    def check_judges_needs(self, proofs: Path | None = None) -> None:
+        """Raises JudgeError for what a judge needs and does not have, before anything is asked.
+
+        `proofs` is the folder with what `check-judge` has found, the run's own unless given.
+        """
         for choice in self.judges:
-            check_needs(self.prompts, choice, self.make_context(choice), self.open_judge(choice), self.folder)
+            folder = proofs or self.folder
+            check_needs(self.prompts, choice, self.make_context(choice), self.open_judge(choice), folder)
 
     def judge(self, only: Collection[str] = ()) -> dict[str, Unjudged]:
         """Judges what has no verdict yet, judge by judge, and returns what could not be judged."""
@@ -353,7 +357,8 @@ class PairsRun:
 def choose_ids(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
     """Returns the prompts that a file names, in its order. Raises PromptsError for a name that is none of theirs."""
     known = {prompt.id: prompt for prompt in prompts}
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    names = [line if line in known else line.strip() for line in lines]  # blanks may be part of an id
     for name in names:
         if name not in known:
             raise PromptsError(f"{path}: there is no prompt {name!r}{name_nearest(name, known)}")

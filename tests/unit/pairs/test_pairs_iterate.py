@@ -1,19 +1,27 @@
 """Rounds: what is held out, what each trains on, which are kept, and going on where it was stopped."""
 
 import json
+import os
 import re
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+import mmdpo.pairs.steps
 from mmdpo.cli import main
 from mmdpo.options import UsageError, parse_options
 from mmdpo.pairs.gate import IterateError, Measured, judge_round, measure
 from mmdpo.pairs.iterate import BEST, HELD_OUT, ROUNDS, Rounds, make_table
 from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.plan import BuildError
+from mmdpo.pairs.round_training import can_go_on
 from mmdpo.pairs.run import PairsRun
+from mmdpo.pairs.steps import RoundsStopped, execute
 
 PAIRS = {"prompts": "world", "model": "world", "max_new_tokens": 40, "judges": ["objects"], "limit": 60}
 
@@ -464,6 +472,279 @@ def test_a_folder_of_other_rounds_is_refused(tmp_path, monkeypatch):
         Rounds(options_of(tmp_path, "--reference=base"), commands).run()
     with pytest.raises(IterateError, match="other prompts than these rounds would hold out"):
         Rounds(options_of(tmp_path, "--held_out=10"), commands).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_new_tokens": 60}, "held_out_answers {'max_new_tokens': 40}, and now it is {'max_new_tokens': 60}"),
+        ({"system_prompt": "Be brief."}, "'system_prompt': None.*'system_prompt': 'Be brief.'"),
+        ({"vocabulary": "words.json"}, "held_out_answers {'vocabulary': '[0-9a-f]{16}'}"),
+    ],
+)
+def test_answers_that_were_asked_for_otherwise_are_not_compared_with_those_of_the_start(
+    tmp_path, monkeypatch, changes, said
+):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)})
+    Rounds(options_of(tmp_path, "--rounds=1"), commands).run()
+    (tmp_path / "words.json").write_text('{"mug": "cup"}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IterateError, match=said):
+        Rounds(options_of(tmp_path, **changes), commands).run()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "iterate.yaml").write_text("")
+    (tmp_path / "out" / "holiday.jpg").write_text("")
+    with pytest.raises(IterateError, match=r"out holds holiday.jpg and no rounds: choose another --out"):
+        Rounds(options_of(tmp_path), commands).run()
+    assert not commands.words
+    (tmp_path / "out" / "holiday.jpg").unlink()
+    assert Rounds(options_of(tmp_path, "--rounds=1"), commands).run()["rounds"][0]["kept"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base_url": "http://localhost:1/v1", "model": "policy"}, "policy is behind an endpoint, and rounds train it"),
+        ({"dry_run": True}, "dry_run: rounds do what they say"),
+    ],
+)
+def test_what_no_round_can_do_is_refused_before_the_first(tmp_path, changes, said):
+    with pytest.raises(IterateError, match=said):
+        Rounds(options_of(tmp_path, **changes))
+
+
+def test_a_recipe_is_a_file_or_a_name_and_a_misspelt_key_is_found_at_once(tmp_path):
+    assert Rounds(options_of(tmp_path, "--train=world-mdpo")).recipe["objective"] == "mdpo"
+    with pytest.raises(IterateError, match=r"--train: there is no recipe 'world-mdop'; did you mean 'world-mdpo'\?"):
+        Rounds(options_of(tmp_path, "--train=world-mdop"))
+    (tmp_path / "train.yaml").write_text("learning_rat: 1.0e-4")
+    with pytest.raises(IterateError, match=r"train.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'\?"):
+        Rounds(options_of(tmp_path, f"--train={tmp_path / 'train.yaml'}"))
+
+
+def test_what_a_judge_lacks_is_said_before_anything_is_asked(tmp_path):
+    """The judges of the held-out answers have what they need; those of the pairs do not."""
+    commands = []
+    rounds = Rounds(options_of(tmp_path, "--held_out_judges=objects", judges=["claims"]), commands.append)
+    with pytest.raises(ValueError, match="the judge claims asks a model: name one with --judge_model"):
+        rounds.run()
+    assert commands == []
+
+
+def test_what_was_found_of_a_judge_goes_with_the_rounds(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "check-objects.json").write_text('{"judge": "objects"}')
+    Rounds(options_of(tmp_path, "--rounds=1", out=str(tmp_path / "own")), commands).run()
+    places = [tmp_path / "out" / name for name in ("round-0/held_out", "round-1/pairs", "round-1/held_out")]
+    assert [(place / "check-objects.json").read_text() for place in places] == ['{"judge": "objects"}'] * 3
+
+
+def test_a_picture_that_cannot_be_read_costs_its_own_prompt_alone(tmp_path, capsys):
+    from PIL import Image
+
+    rows = [{"id": f"{n}", "prompt": "What is it?", "image": f"{n}.png"} for n in range(14)]
+    for n in range(13):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(tmp_path / f"{n}.png")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = {"prompts": str(tmp_path / "rows.jsonl"), "judges": ["consistency"], "limit": None}
+    rounds = Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)
+    (tmp_path / "out").mkdir()
+    assert len(rounds._split_prompts()) == 3
+    told = capsys.readouterr().out
+    assert re.search(r"1 of 14 prompts are left out.*rows.jsonl, row 14: the image .*13.png cannot be read", told)
+    for n in range(13):
+        (tmp_path / f"{n}.png").unlink()
+    with pytest.raises(ValueError, match=r"row 1: the image .*0.png cannot be read"):
+        Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)._split_prompts()
+
+
+def test_where_it_is_and_what_is_left_is_said(tmp_path, monkeypatch, capsys):
+    results = {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=12.0)}
+    Rounds(options_of(tmp_path, "--evaluate", "world"), Commands(monkeypatch, results)).run()
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'out'}: rounds done: 0 of 2; prompts: 20 held out, 40 for the rounds, 15 each",
+        "start: answers to the prompts that are held out, and verdicts",
+        "start: world",
+        "round 1 of 2: answers to 15 prompts",
+        "round 1 of 2: verdicts of the answers",
+        "round 1 of 2: pairs of the answers",
+        "round 1 of 2: training on 7 pairs",
+        "round 1 of 2: answers to the prompts that are held out, and verdicts",
+        "round 1 of 2: world",
+        "round 1 of 2: kept: F1 94.7 after 88.9, 10.0 % wrong claims after 20.0 %",
+        "round 2 of 2: answers to 15 prompts",
+        "round 2 of 2: verdicts of the answers",
+        "round 2 of 2: pairs of the answers",
+        "round 2 of 2: training on 7 pairs",
+        "round 2 of 2: answers to the prompts that are held out, and verdicts",
+        "round 2 of 2: world",
+        "round 2 of 2: not kept: F1 is 93.6, no more than 94.7",
+    ]
+    Rounds(options_of(tmp_path, "--rounds=9", "--guard_words=30"), Commands(monkeypatch, results)).run()
+    assert "rounds done: 1 of 9" in capsys.readouterr().out
+
+
+def test_prompts_that_are_too_few_for_the_rounds_are_told_before_the_first(tmp_path, monkeypatch, capsys):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    with pytest.raises(KeyError):  # of round-2, which has no result here
+        Rounds(options_of(tmp_path, "--rounds=4"), commands).run()
+    assert "note: the prompts are enough for 3 of 4 rounds" in capsys.readouterr().out.partition("start:")[0]
+
+
+def test_each_round_says_in_its_pairs_which_it_is(tmp_path, monkeypatch):
+    results = {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=5.0)}
+    Rounds(options_of(tmp_path), Commands(monkeypatch, results)).run()
+    for number in (1, 2):
+        config = ["--config", str(tmp_path / "out" / f"round-{number}" / "pairs.yaml")]
+        assert parse_options(PairsOptions, config, "pairs").plan_build().round == number
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"), [("recipe", "learning_rate was 0.001 and is 0.01"), ("pairs", "its pairs were others")]
+)
+def test_what_was_trained_otherwise_is_not_taken_for_the_round_s_model(tmp_path, monkeypatch, changed, said):
+    """The training is over and its model not measured yet; then recipe or rule are changed."""
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    recipe, data = tmp_path / "train.yaml", tmp_path / "out" / "round-1" / "pairs" / "dataset" / "train.parquet"
+    options = options_of(tmp_path, "--rounds=1", f"--train={recipe}")
+    recipe.write_text("learning_rate: 0.001\nreport_to: none\n")
+    data.parent.mkdir(parents=True)
+    data.write_text("some")
+    commands.fail_at = "round-1/held_out.yaml"
+    with pytest.raises(IterateError, match="status 9"):
+        Rounds(options, commands).run()
+    recipe.write_text(f"learning_rate: {0.01 if changed == 'recipe' else 0.001}\nreport_to: wandb\n")
+    data.write_text("others" if changed == "pairs" else "some")
+    with pytest.raises(IterateError, match=rf"round-1/run was trained otherwise \({said}\): .* remove .*round-1"):
+        Rounds(options, commands).run()
+    recipe.write_text("learning_rate: 0.001\nreport_to: wandb\n")
+    data.write_text("some")
+    assert Rounds(options, commands).run()["rounds"][0]["kept"], "put back, it goes on"
+    assert len(commands.of("train")) == 1
+
+
+def test_a_round_that_was_not_kept_is_made_again_once_its_folder_is_removed(tmp_path, monkeypatch):
+    import shutil
+
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0), "round-2": good(wrong=12.0)})
+    Rounds(options_of(tmp_path), commands).run()
+    seen = (tmp_path / "out" / "round-2" / "prompts.txt").read_text()
+    shutil.rmtree(tmp_path / "out" / "round-2")
+    commands.results["round-2"] = good(wrong=5.0)
+    state = Rounds(options_of(tmp_path), commands).run()
+    assert [row["kept"] for row in state["rounds"]] == [True, True]
+    assert (tmp_path / "out" / "round-2" / "prompts.txt").read_text() == seen
+    assert len(commands.of("train")) == 3
+    shutil.rmtree(tmp_path / "out" / "round-1")
+    with pytest.raises(IterateError, match=r"round-1/prompts.txt is gone, which says what its round has seen"):
+        Rounds(options_of(tmp_path, "--rounds=3"), commands).run()
+
+
+def test_a_training_that_ended_when_nobody_was_left_to_see_it_is_not_begun_again(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    run = tmp_path / "out" / "round-1" / "run"
+    run.mkdir(parents=True)
+    for name in ("config.json", "train_results.json", "README.md"):
+        (run / name).write_text("{}")
+    assert Rounds(options_of(tmp_path, "--rounds=1"), commands).run()["rounds"][0]["kept"]
+    assert commands.of("train") == []
+
+
+def test_a_training_without_checkpoints_that_was_killed_while_its_model_was_written_begins_again(tmp_path):
+    run = tmp_path / "run"
+    assert not can_go_on(run)
+    run.mkdir()
+    (run / "recipe.yaml").write_text("")
+    assert can_go_on(run), "nothing but the beginning of a run"
+    (run / "config.json").write_text("{}")
+    assert not can_go_on(run)
+    assert not run.exists()
+
+
+def test_answers_to_a_benchmark_that_do_not_go_with_other_words_are_named(tmp_path, monkeypatch):
+    commands = Commands(monkeypatch, {"round-0": good(), "round-1": good(wrong=10.0)})
+    Rounds(options_of(tmp_path, "--rounds=1", "--evaluate", "world --limit 8"), commands).run()
+    commands.fail_at = "eval"
+    with pytest.raises(IterateError, match=r"round-0/world holds answers to `world --limit 8`: .*remove it"):
+        Rounds(options_of(tmp_path, "--rounds=1", "--evaluate", "world --max_new_tokens 9"), commands).run()
+
+
+STEP = """
+import signal, sys, time
+from pathlib import Path
+
+def end(number, frame):
+    time.sleep(0.5)  # as long as a checkpoint takes
+    Path(sys.argv[1], "saved").write_text(signal.Signals(number).name)
+    sys.exit(75)
+
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, end)
+Path(sys.argv[1], "pid").write_text(str(__import__("os").getpid()))
+time.sleep(60)
+"""
+
+
+def run_step(folder, *signals):
+    """Runs a step that ends slowly; once it runs, sends each signal to this process, or with a + to both."""
+
+    def send():
+        while not (folder / "pid").is_file() or not (folder / "pid").read_text():
+            time.sleep(0.01)
+        for name in signals:
+            number = getattr(signal, name.rstrip("+"))
+            for process in [int((folder / "pid").read_text())] * name.endswith("+") + [os.getpid()]:
+                os.kill(process, number)
+
+    threading.Thread(target=send, daemon=True).start()
+    execute([sys.executable, "-c", STEP, str(folder)])
+
+
+def test_sigterm_lets_a_step_save_what_it_has_and_ends_the_rounds(tmp_path):
+    with pytest.raises(RoundsStopped, match="the same command goes on from here"):
+        run_step(tmp_path, "SIGTERM")
+    assert (tmp_path / "saved").read_text() == "SIGTERM"
+
+
+def test_a_step_that_ctrl_c_ends_too_is_waited_for(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_step(tmp_path, "SIGINT+")
+    assert (tmp_path / "saved").read_text() == "SIGINT"
+
+
+def test_a_step_that_has_not_heard_of_ctrl_c_is_told_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmdpo.pairs.steps, "_PATIENCE", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run_step(tmp_path, "SIGINT")
+    assert (tmp_path / "saved").read_text() == "SIGTERM"
+
+
+def test_how_a_step_failed_is_told(capfd):
+    with pytest.raises(IterateError, match="ended with SIGKILL, which the system sends where memory runs out; what it"):
+        execute([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(IterateError, match="ended with status 3; what it did is kept, and the same command goes on"):
+        execute([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(
+        IterateError, match=r"no-launcher cannot be started \(No such file or directory\): look at --launch"
+    ):
+        execute(["no-launcher", "train"])
+
+
+def test_a_stop_is_no_error_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(words):
+        raise RoundsStopped("stopped by SIGTERM: the same command goes on from here")
+
+    monkeypatch.setattr(Rounds.__init__, "__defaults__", (stop,))
+    pairs = tmp_path / "pairs.yaml"
+    pairs.write_text(yaml.safe_dump(PAIRS))
+    words = ["iterate", "--pairs", str(pairs), "--out", str(tmp_path / "out"), "--held_out", "20"]
+    assert main(words) == 75
+    assert "mmdpo: stopped by SIGTERM: the same command goes on from here" in capsys.readouterr().err
 
 
 @pytest.mark.slow
