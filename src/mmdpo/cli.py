@@ -53,9 +53,16 @@ def _tell(error: Exception) -> int:
     if os.environ.get("MMDPO_DEBUG"):
         raise error
     # A URL may hold a user's password, whoever quotes it.
-    told = re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", str(error))
+    told = re.sub(r"(://)[^/\s@]*:[^/\s@]*@", r"\1…@", _word(error))
     print(f"mmdpo: {printable(told)}", file=sys.stderr)
     return 2
+
+
+def _word(error: Exception) -> str:
+    """Returns what an error says; one of the system, which nobody has put into words, by file and reason."""
+    if isinstance(error, OSError) and error.filename is not None and str(error).startswith("[Errno"):
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _has_reader(stream: TextIO) -> bool:

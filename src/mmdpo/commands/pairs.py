@@ -158,7 +158,8 @@ def _estimate(options: PairsOptions) -> int:
         shown = [MISSING if left[name] is None else format(left[name], digits.get(name, ",.0f")) for name in left]
         rows.append((estimate.step, f"{estimate.done:,}", f"{estimate.left:,}", *shown))
     headers = ("step", "prompts done", "left", "requests", "tokens read", "written", "price", "seconds")
-    Console().print(Table(headers, tuple(rows), "What is left, in proportion to what was done").terminal())
+    table = Table(headers, tuple(rows), "What is left, in proportion to what was done")
+    Console().print(table.terminal(wrap=7, padding=(0, 0, 0, 1)))
     if unknown:
         print(
             f"Nothing of {', '.join(unknown)} was done yet, so its rest is not known: run it with --limit 64 first, "

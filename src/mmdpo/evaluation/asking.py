@@ -25,16 +25,22 @@ from mmdpo.benchmarks.tasks import Benchmark
 from mmdpo.evaluation.options import EvaluationOptions, choose_suffix, make_settings
 from mmdpo.files import printable, to_json, write_rows
 from mmdpo.folders import hold_folder, make_folder
-from mmdpo.generation.endpoint import BudgetSpentError
-from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, LazyImage, Processes, Question
+from mmdpo.generation.endpoint import BudgetSpentError, RefusedError
+from mmdpo.generation.questions import (
+    INCIDENTAL,
+    Answerer,
+    GeneratedAnswer,
+    GenerationSettings,
+    LazyImage,
+    Processes,
+    Question,
+)
 from mmdpo.line_file import LineFile, mend_last_line
 
 IMAGE_FOLDERS = ("images", "image", "val2014", ".")
 """Where pictures are looked for in a benchmark's folder if nobody says."""
 _SHOWN = 5
 _PART = "answers.part-{}.jsonl"
-_INCIDENTAL = ("versions",)
-"""What may differ between answers of one run."""
 
 FindImage: TypeAlias = "Callable[[BenchmarkItem], LazyImage | None]"
 
@@ -120,6 +126,9 @@ def _ask(log: AnswerLog, questions: Sequence[Question], answerer: Answerer, sett
                 bar.update()
     except BudgetSpentError as error:
         return str(error)
+    except RefusedError as error:
+        others = printable(f"mmdpo eval {log.benchmark} --answers {log.path} --out {log.folder} --partial")
+        raise RefusedError(f"{error}. The same command asks again; {others} scores the others") from error
     except BaseException:
         if log.lines.written:
             kept = f"{log.lines.written:,} of {len(questions):,} answers were added to {log.folder} and are kept"
@@ -248,7 +257,7 @@ class AnswerLog:
     def _compare(self, row: Row, now: Mapping[str, Any]) -> None:
         made = row.values.get("generation")
         kept = {name: row.values.get(name) for name in ("prompt", "image")} | (made if isinstance(made, dict) else {})
-        names = [name for name in {**kept, **now} if name not in _INCIDENTAL]
+        names = [name for name in {**kept, **now} if name not in INCIDENTAL]
         differing = [name for name in names if kept.get(name) != now.get(name)]
         if differing:
             each = (f"{name} was {to_json(kept.get(name))} and is {to_json(now.get(name))}" for name in differing)

@@ -144,6 +144,15 @@ class Answerer(Protocol):
         ...
 
 
+INCIDENTAL = ("versions", "base_url")
+"""Of what an answerer says of itself, what its answers do not depend on: a server may have moved since."""
+
+
+def identify(answerer: Answerer) -> dict[str, Any]:
+    """Returns what the answers of a model depend on besides the settings, and answers that are to go together share."""
+    return {name: of for name, of in answerer.describe().items() if name not in INCIDENTAL}
+
+
 def merge_logprobs(likeliest: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Returns log π of texts in nats, the likeliest first; tokens of equal text are one, as likely as all together."""
     texts: dict[str, list[float]] = {}

@@ -13,6 +13,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmdpo.data.read import open_rows
 from mmdpo.pairs.asking import JudgeError
 from mmdpo.pairs.judges import PENALTY, Context, Verdict, find_objects, find_there, load
@@ -22,6 +24,10 @@ from mmdpo.pairs.samples import LOT, Sample
 from mmdpo.records import RowError
 from mmdpo.texts import count_words
 
+WIDE = 2.0
+"""Difference of a judge's scores from which two answers are far apart; 1 is one worth having."""
+FEW_RIGHT, MOST_VOTES = 90.0, 3
+"""Per cent of claims that are judged rightly below which more votes are worth their price, and how many there are."""
 NARROW = 0.1
 """How much longer, at most, the longer of two answers is that do not differ in length."""
 
@@ -101,6 +107,7 @@ def check_judge(
 
     pairs      of pairs that differ in their label: right, ties as half
     claims     of claims about objects, where the rows say what is there: right; wrongly struck; wrongly believed
+    margin     pairs whose scores by the judge differ by less than 2, and by more: right. What a margin is worth
     length     pairs whose better answer is the longer one, and those whose better one is the shorter: right. Their
                difference is how much length moves the judge
     order      of comparisons: the verdict turned with the order
@@ -114,11 +121,12 @@ def check_judge(
         for better, worse in permutations(range(len(gold.texts)), 2)
         if gold.scores[better] > gold.scores[worse]
     ]
-    right = [
-        (gold, better, worse, 0.5 if first.score == second.score else float(first.score > second.score))
+    gaps = [
+        (gold, better, worse, first.score - second.score)
         for gold, better, worse, first, second in judged
         if first is not None and second is not None
     ]
+    right = [(gold, better, worse, float(np.sign(gap) + 1) / 2) for gold, better, worse, gap in gaps]
     if not right:
         raise JudgeError(
             "no two labelled answers differ in their label, or none was judged: there is nothing to check by"
@@ -131,6 +139,7 @@ def check_judge(
             "accuracy": _share([value for *_, value in right]),
             "ties": _share([float(value == 0.5) for *_, value in right]),
         },
+        "margin": _by_margin([gap for *_, gap in gaps]),
         "length": _by_length(right),
         "order": _by_order([verdict for of in verdicts for verdict in of if verdict is not None]),
         "claims": _by_claim(golds, verdicts, context.vocabulary),
@@ -139,6 +148,13 @@ def check_judge(
     scores = {verdict.score for of in verdicts for verdict in of if verdict is not None}
     if len(scores) == 1:
         found["note"] = f"the judge gives every answer the score {next(iter(scores)):g}: nothing can be built by it"
+    elif "votes" in getattr(judge, "OPTIONS", ()) and context.votes < MOST_VOTES and found["claims"]:
+        share = found["claims"]["accuracy"]["value"]
+        if share < FEW_RIGHT:
+            found["note"] = (
+                f"{share:.0f} % of claims are judged rightly, fewer than {FEW_RIGHT:.0f} %: with votes: {MOST_VOTES} "
+                "each is asked about in three wordings, whose mean counts"
+            )
     return found
 
 
@@ -149,6 +165,12 @@ def _judge(golds: Sequence[Gold], judge: Any, context: Context, asker: Any) -> I
             for gold in golds[start : start + LOT]
         ]
         yield from judge_lot(judge, lot, context, asker)
+
+
+def _by_margin(gaps: Sequence[float]) -> dict[str, Any]:
+    """Returns how often the judge is right, by how far apart it holds two answers; ties are in neither."""
+    near = [float(gap > 0) for gap in gaps if 0 < abs(gap) < WIDE]
+    return {"narrow": _share(near), "wide": _share([float(gap > 0) for gap in gaps if abs(gap) >= WIDE])}
 
 
 def _by_length(right: Sequence[tuple[Gold, int, int, float]]) -> dict[str, Any]:

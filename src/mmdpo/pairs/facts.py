@@ -11,6 +11,7 @@ import numpy as np
 
 from mmdpo.diagnosis.shortcut import TextPair
 from mmdpo.pairs.balance import MARKS, is_uneven
+from mmdpo.pairs.filters import CUT, DUPLICATE, NEAR_DUPLICATE
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.offers import LOOKED_AT, Claims, Offering
 from mmdpo.pairs.prompts import Prompt
@@ -128,6 +129,20 @@ def warn(result: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"a rule that reads only the text is right in {text['accuracy']:.0f} % of pairs: they can be learnt "
             "without looking"
+        )
+    lost: Mapping[str, int] = result["funnel"].get("answers_lost", {})
+    answers: int = result["funnel"].get("answers", 0)
+    if answers and lost.get(CUT, 0) > 0.1 * answers:
+        limit = result["sampler"]["settings"].get("max_new_tokens")
+        yield (
+            f"{lost[CUT]:,} of {answers:,} answers were cut off at {limit:,} tokens and make no pair: a higher "
+            "max_new_tokens, in another folder, lets them end"
+        )
+    repeats = lost.get(DUPLICATE, 0) + lost.get(NEAR_DUPLICATE, 0)
+    if answers and repeats > 0.5 * answers:
+        yield (
+            f"{repeats:,} of {answers:,} answers repeat another one to their prompt: a higher temperature, in another "
+            "folder, gives others"
         )
     if result["funnel"]["yield"] < 0.1:
         yield (

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -201,13 +202,18 @@ def read_held_out(names: Sequence[str]) -> frozenset[str]:
 
 
 def find_held_out(prompts: Sequence[Prompt], held_out: frozenset[str]) -> Iterator[tuple[Prompt, str]]:
-    """Yields the prompts whose pictures are to be left out, with the reason."""
+    """Yields the prompts whose pictures are to be left out, with the reason.
+
+    One whose picture cannot be read is not among them: whoever asks it leaves it out, and names it.
+    """
     for prompt in prompts:
         names = [Path(image).name for image in prompt.images if isinstance(image, str | Path)]
         if any(map(_OF_BENCHMARKS.search, names)):
             yield prompt, "image of a benchmark"
-        elif held_out and not held_out.isdisjoint(prompt.image_digests):
-            yield prompt, "image held out"
+        elif held_out:
+            with suppress(RowError):
+                if not held_out.isdisjoint(prompt.image_digests):
+                    yield prompt, "image held out"
 
 
 def _refuse_benchmark(name: str) -> None:
@@ -278,12 +284,15 @@ def _make(
 def read_vocabulary(path: Path | None, dataset: str | None) -> dict[str, str]:
     """Returns word → object as a file says, else the objects of the embedded world that a dataset is, else none.
 
-    Raises OSError where there is no such file, ValueError for a damaged one, and PromptsError for one of another kind.
+    Raises PromptsError where there is no such file and for one of another kind, ValueError for a damaged one.
     """
     if path is None:
         world = find_world(dataset)
         return {name: name for name in world.objects} if world is not None else {}
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise PromptsError(f"--vocabulary: {path} cannot be read ({error.strerror or error})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
         raise PromptsError(f'{path}: a vocabulary is an object of words, such as {{"puppy": "dog", "dog": "dog"}}')
     return {word.lower(): name for word, name in content.items()}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from tqdm import tqdm
 from mmdpo.data.export import WRITERS, export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import read_json, write_json, write_whole
-from mmdpo.folders import hold_folder, make_folder
+from mmdpo.files import UnusableFileError, read_json, write_json, write_whole
+from mmdpo.folders import LOCK, hold_folder, make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
@@ -27,7 +28,7 @@ from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.build import build_pairs, find_offered
 from mmdpo.pairs.card import write_card
 from mmdpo.pairs.check_judge import Gold, check_judge
-from mmdpo.pairs.cost import CHECK_REPLIES, Estimate, Ledger, Spent
+from mmdpo.pairs.cost import CHECK_REPLIES, COST, Estimate, Ledger, Spent
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.filters import why_useless
 from mmdpo.pairs.judges import Context
@@ -51,11 +52,14 @@ from mmdpo.pairs.prompts import (
     read_vocabulary,
 )
 from mmdpo.pairs.rewards import make_rewards
-from mmdpo.pairs.samples import Sample, SamplingPlan, check_asked, kind_of, numbers_of, read_samples, sample
+from mmdpo.pairs.samples import SAMPLER, Sample, SamplingPlan, check_asked, kind_of, numbers_of, read_samples, sample
 from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
 from mmdpo.records import Message
 from mmdpo.registry import name_nearest
+from mmdpo.shipped import SUFFIXES
 
+_MARKS = (SAMPLER, "samples*.jsonl", "judge-*.json", "verdicts-*.jsonl", "check-*.json*", COST)
+"""Names of files that a run alone has; a user's own prompts may be called prompts.jsonl."""
 PROPOSED = 3
 """Pairs of a prompt whose answers a second judge is asked about, with `first_then`."""
 
@@ -334,6 +338,7 @@ class PairsRun:
         if processes.rank:
             yield
             return
+        check_folder(self.folder)
         make_folder(self.folder)
         with hold_folder(self.folder):
             write_whole(
@@ -354,10 +359,23 @@ class PairsRun:
                 self.ledger.write()
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UnusableFileError for a folder that holds something, and nothing of a run: its README.md and other files
+    would be overwritten."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if not name.startswith(".") and name != LOCK and Path(name).suffix not in SUFFIXES]
+    if others and not any(fnmatch(name, mark) for name in names for mark in _MARKS):
+        shown = ", ".join(others[:3]) + (", …" if others[3:] else "")
+        raise UnusableFileError(f"{folder} holds {shown} and no run of `mmdpo pairs`: choose another --out")
+
+
 def choose_ids(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:
     """Returns the prompts that a file names, in its order. Raises PromptsError for a name that is none of theirs."""
     known = {prompt.id: prompt for prompt in prompts}
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except OSError as error:
+        raise PromptsError(f"--ids: {path} cannot be read ({error.strerror})") from error
     names = [line if line in known else line.strip() for line in lines]  # blanks may be part of an id
     for name in names:
         if name not in known:
@@ -376,6 +394,8 @@ def show_run(folder: Path, ids: Collection[str], number: int, *, only_dropped: b
     taken, dropped, samples = read_taken(folder), read_dropped(folder), run.read_samples()
     labels = [choice.label for choice in run.judges if (folder / f"verdicts-{choice.label}.jsonl").is_file()]
     verdicts = {label: read_verdicts(folder, label) for label in labels}
+    if not samples:
+        raise PromptsError(f"{folder} holds no answers yet: run `mmdpo pairs sample --config {folder / FILE}` first")
     known = {prompt.id: prompt for prompt in run.prompts}
     if unknown := [name for name in ids if name not in known]:
         raise PromptsError(f"{folder}: there is no prompt {unknown[0]!r}{name_nearest(unknown[0], known)}")

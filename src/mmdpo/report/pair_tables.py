@@ -51,6 +51,10 @@ SPENT = {
 }  # fmt: skip
 CHECKED = {
     "pairs": {"accuracy": "pairs ranked rightly, ties as half", "ties": "pairs that it ties"},
+    "margin": {
+        "narrow": "right where its scores differ by less than 2",
+        "wide": "right where its scores differ by 2 or more",
+    },
     "length": {
         "better_longer": "right where the better answer is longer",
         "better_shorter": "right where the better answer is shorter",

@@ -18,6 +18,7 @@ from mmdpo.benchmarks.tasks import load, names
 from mmdpo.evaluation.asking import AnswerLog, answer_items, choose_items, make_image_finder
 from mmdpo.evaluation.options import make_answerer, make_settings
 from mmdpo.files import UnusableFileError
+from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 
 SETTINGS = GenerationSettings(max_new_tokens=9)
@@ -273,6 +274,26 @@ def test_an_endpoint_answers_and_is_scored(pope, endpoint, tmp_path, capsys):
     everything = "".join(path.read_text() for path in (tmp_path / "e").iterdir())
     assert "sk-very-secret" not in everything + capsys.readouterr().out
     assert endpoint.url in everything
+
+
+def test_a_server_that_has_moved_goes_on_where_it_was(pope, endpoint, tmp_path):
+    arguments = ["pope", "--model", "m", "--data_dir", HAND_MADE, "--out", tmp_path / "e", "--image_dir", pope.pictures]
+    assert run(*arguments, "--base_url", endpoint.url, "--limit", "1", "--answers_only") == 0
+    with serve(lambda request, number: Act("Yes.")) as moved:
+        assert run(*arguments, "--base_url", moved.url) == 0
+    assert len(endpoint.requests) + len(moved.requests) == len(pope.items)
+    places = {row["generation"]["base_url"] for row in rows(tmp_path / "e")}
+    assert places == {endpoint.url, moved.url}, "each answer says where it came from"
+
+
+def test_what_a_server_refuses_is_named_and_how_to_score_the_others(pope, tmp_path):
+    with serve(lambda request, number: Act("too large", status=400) if number == 1 else Act("No.")) as server:
+        words = ["pope", "--model", "m", "--base_url", server.url, "--data_dir", HAND_MADE, "--out", tmp_path / "e"]
+        with pytest.raises(RefusedError) as error:
+            run(*words, "--image_dir", pope.pictures, "--concurrency", "1")
+    how = f"mmdpo eval pope --answers {tmp_path / 'e' / 'answers.jsonl'} --out {tmp_path / 'e'} --partial"
+    assert f"too large). The same command asks again; {how} scores the others" in str(error.value)
+    assert run(*how.split()[2:], "--data_dir", HAND_MADE) == 0
 
 
 def test_a_limit_makes_the_result_partial(pope, endpoint, tmp_path):

@@ -759,3 +759,27 @@ def test_what_pairs_are_known_to_teach_besides_looking_is_said(tmp_path):
     assert "chosen answers are 111 % shorter than rejected ones" in notes
     assert "20 pairs of 320 prompts, fewer than one in ten" in notes
     assert Counter(why_dropped(tmp_path).values()) == {"no answer has a wrong claim": 300}
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ({"cut off": 11}, "11 of 100 answers were cut off at 24 tokens and make no pair: a higher max_new_tokens"),
+        (
+            {"duplicate": 30, "near duplicate": 21},
+            "51 of 100 answers repeat another one to their prompt: a ",
+        ),
+        ({"cut off": 10, "duplicate": 50}, ""),
+    ],
+)
+def test_settings_that_waste_answers_are_named(lost, said):
+    result = {
+        "words": {"difference": 0.0},
+        "errors": None,
+        "style": {},
+        "shortcut": {"rules": {}},
+        "sampler": {"settings": {"max_new_tokens": 24}},
+        "funnel": {"yield": 1.0, "answers": 100, "answers_lost": lost},
+    }
+    notes = list(warn(result))
+    assert [note.startswith(said) for note in notes] == [True] * bool(said)

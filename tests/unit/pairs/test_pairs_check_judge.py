@@ -12,7 +12,7 @@ import pytest
 from mmdpo.cli import main
 from mmdpo.pairs.asking import Asker, JudgeError
 from mmdpo.pairs.check_judge import Gold, _wilson, check_judge, read_gold
-from mmdpo.pairs.judges import Context, Verdict
+from mmdpo.pairs.judges import Context, Verdict, claim_objects
 from mmdpo.pairs.judging import JudgeChoice, judge_lot
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.samples import Sample
@@ -341,3 +341,44 @@ def test_what_a_judge_of_ones_own_returns_is_looked_at(returned, said):
     samples = [Sample("a", k, f"{k} cups") for k in range(2)]
     with pytest.raises(JudgeError, match=said):
         judge_lot(judge, [(make_prompt(), samples)], Context(), None)
+
+
+SCORES = {"a": 0, "b": 1, "c": 0, "d": 1, "e": 1, "f": 0, "g": 0, "h": 5, "i": 2, "j": 9, "k": 3, "l": 3}
+
+
+def give_scores(prompt, samples, context):
+    return [Verdict(float(SCORES[sample.text])) for sample in samples]
+
+
+def believe_cups(prompt, samples, context):
+    """Is wrong about objects for three prompts in ten, or where several are asked about for none."""
+
+    def hold(name):
+        return (name == "cup") != (context.votes < 3 and int(prompt.id) % 10 < NOISE["of ten"]), None
+
+    return [claim_objects(sample.text, context.vocabulary, hold) for sample in samples]
+
+
+NOISE = {"of ten": 3}
+SPREAD = SimpleNamespace(NEEDS="", STRIKES=False, WORDS={}, judge=give_scores)
+HASTY = SimpleNamespace(NEEDS="", STRIKES=True, WORDS={}, OPTIONS=("votes",), judge=believe_cups)
+
+
+def test_how_far_apart_a_judge_holds_two_answers_says_how_often_it_is_right():
+    """Three pairs a point apart, one of them wrongly, two further apart, and a tie."""
+    texts = list(SCORES)
+    golds = [gold_of(str(n), texts[n : n + 2], [0.0, 1.0]) for n in range(0, len(texts), 2)]
+    found = check_judge(golds, JudgeChoice(f"{__name__}:SPREAD"), Context(), None)["margin"]
+    assert found["narrow"]["value"] == pytest.approx(200 / 3)
+    assert (found["narrow"]["n"], found["wide"]["value"], found["wide"]["n"]) == (3, 100, 2)
+
+
+@pytest.mark.parametrize(("votes", "noise", "is_said"), [(1, 3, True), (1, 0, False), (3, 3, False)])
+def test_more_votes_are_advised_where_claims_are_often_judged_wrongly(votes, noise, is_said, monkeypatch):
+    monkeypatch.setitem(NOISE, "of ten", noise)
+    texts = ("There is a cup.", "There is a cup and a dog.")
+    golds = [Gold(make_prompt(str(n), objects=["cup"]), texts, (1.0, 0.0), ("", "")) for n in range(20)]
+    found = check_judge(golds, JudgeChoice(f"{__name__}:HASTY"), Context(VOCABULARY, votes=votes), None)
+    said = "70 % of claims are judged rightly, fewer than 90 %: with votes: 3 each is asked about in three wordings"
+    assert found.get("note", "").startswith(said) == is_said
+    assert bool(found.get("note")) == is_said

@@ -69,3 +69,30 @@ def test_what_is_no_folder_of_images_is_named(tmp_path, name, said):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PromptsError, match=f"{name}.* {said}"):
         read_prompts(str(tmp_path / name), ask_of_images=["What is there?"])
+
+
+@pytest.mark.parametrize("flag", ["ids", "vocabulary"])
+def test_a_file_that_is_not_there_is_named_with_its_flag(tmp_path, flag):
+    flags = ["--prompts", "world", "--model", "world", "--out", tmp_path / "run", "--judges", "objects"]
+    run = PairsRun(parse(*flags, f"--{flag}", tmp_path / "nothing"))
+    with pytest.raises(PromptsError, match=rf"--{flag}: .*nothing cannot be read \(No such file or directory\)"):
+        _ = run.prompts, run.vocabulary
+
+
+def test_blanks_around_an_id_are_part_of_it(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", [{"id": of, "prompt": "What?", "image": "a.png"} for of in ("a", " a", "b ")])
+    paint().save(tmp_path / "a.png")
+    (tmp_path / "ids.txt").write_text(" a\nb \n a \n\n")
+    flags = ["--prompts", tmp_path / "rows.jsonl", "--model", "m", "--out", tmp_path / "run", "--judges", "objects"]
+    found = PairsRun(parse(*flags, "--ids", tmp_path / "ids.txt")).prompts
+    assert [prompt.id for prompt in found] == [" a", "b ", "a"]
+
+
+def test_a_missing_picture_costs_its_prompt_alone_where_pictures_are_held_out(tmp_path):
+    for n in range(2):
+        paint((n, 0, 0)).save(tmp_path / f"{n}.png")
+    write_lines(tmp_path / "rows.jsonl", [{"id": f"{n}", "prompt": "What?", "image": f"{n}.png"} for n in range(3)])
+    flags = ["--prompts", tmp_path / "rows.jsonl", "--model", "m", "--out", tmp_path / "run", "--judges", "objects"]
+    run = PairsRun(parse(*flags, "--held_out", tmp_path / "0.png"))
+    assert [prompt.id for prompt in run.prompts] == ["1", "2"]
+    assert [(prompt.id, why) for prompt, why in run.left_out] == [("0", "image held out")]

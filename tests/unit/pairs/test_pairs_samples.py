@@ -7,15 +7,18 @@ from dataclasses import replace
 
 import pytest
 
+from mmdpo.cli import main
+from mmdpo.files import UnusableFileError
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 from mmdpo.options import UsageError
 from mmdpo.pairs import judging, samples
 from mmdpo.pairs.build import build_pairs
-from mmdpo.pairs.judging import judge_samples
+from mmdpo.pairs.judges import Context
+from mmdpo.pairs.judging import JudgeChoice, judge_samples
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import draw_prompts
-from mmdpo.pairs.run import PairsRun
+from mmdpo.pairs.run import PairsRun, check_folder
 from mmdpo.pairs.samples import (
     SamplesError,
     SamplingPlan,
@@ -301,6 +304,21 @@ def test_verdicts_of_answers_that_are_gone_are_not_taken_for_those_of_others(gon
     assert sample(prompts_of(1), poet, SETTINGS, tmp_path, SamplingPlan(2)) == 0
 
 
+def test_the_address_of_a_server_may_change(tmp_path):
+    """Of answers, of verdicts and of replies, none of which is asked for again."""
+    prompts = prompts_of(1)
+    for address in ("http://node-1:8000/v1", "http://node-2:8000/v1"):
+        poet, judge = Poet(), Scripted(lambda words: "yes")
+        for model in (poet, judge):
+            model.describe = lambda address=address: {"model": "m", "base_url": address}
+        sample(prompts, poet, SETTINGS, tmp_path, SamplingPlan(2))
+        samples = {prompts[0].id: list(read_samples(tmp_path))}
+        choice = JudgeChoice("claims", splits="sentences")
+        judge_samples(prompts, samples, choice, Context(splits="sentences"), tmp_path, judge)
+        (tmp_path / "verdicts-claims.jsonl").unlink()
+    assert (poet.asked, judge.asked) == ([], [])
+
+
 def test_versions_of_packages_may_change(tmp_path):
     sample(prompts_of(1), Poet(), SETTINGS, tmp_path, SamplingPlan(2))
     poet = Poet()  # whose version is another
@@ -548,3 +566,40 @@ def test_where_no_picture_can_be_read_nothing_is_asked(tmp_path):
     with pytest.raises(RowError, match=r"^row p0: image file .*0\.png does not exist"):
         sample(prompts, poet, SETTINGS, tmp_path / "run", SamplingPlan(2))
     assert not poet.asked
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["README.md", "config.json", "model.safetensors", "recipe.yaml"], "README.md, config.json, model.safetensors"),
+        (["pairs.yaml", "prompts.jsonl", "1.jpg"], "1.jpg, prompts.jsonl"),
+        (["pairs.yaml", ".gitignore"], ""),
+        (["sampler.json", "notes.txt"], ""),
+        (["check-claims.jsonl"], ""),
+        ([], ""),
+    ],
+)
+def test_nothing_is_written_into_a_folder_of_something_else(names, said, tmp_path):
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    if not said:
+        check_folder(tmp_path)
+        return
+    with pytest.raises(UnusableFileError, match=f"holds {said} and no run of `mmdpo pairs`: choose another --out"):
+        check_folder(tmp_path)
+    run = PairsRun(parse("--prompts", "world", "--model", "world", "--judges", "objects", "--out", tmp_path))
+    for step in (run.sample, run.judge, run.build):
+        with pytest.raises(ValueError, match=r"no run of `mmdpo pairs`|no answers"):
+            step()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_a_run_without_answers_says_what_to_do_first(tmp_path, capsys):
+    (tmp_path / "pairs.yaml").write_text(f"prompts: world\nmodel: world\nout: {tmp_path}\njudges: [objects]\n")
+    assert main(["pairs", "show", str(tmp_path)]) == 2
+    assert f"holds no answers yet: run `mmdpo pairs sample --config {tmp_path / 'pairs.yaml'}` first" in (
+        capsys.readouterr().err
+    )
