@@ -20,7 +20,7 @@ from mmdpo.pairs.facts import Facts, warn
 from mmdpo.pairs.offers import Offering, Tally, choose_rule
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
-from mmdpo.pairs.rules import RULES, Proposal
+from mmdpo.pairs.rules import Proposal, load
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SAMPLER, Sample
 from mmdpo.pairs.taking import take
@@ -77,7 +77,7 @@ def build_pairs(
     result = {
         "rule": rule,
         "asked_rule": plan.rule,
-        "about": RULES[rule].about,
+        "about": load(rule).about,
         "notes": [note] if note else [],
         "plan": {name: value for name, value in asdict(plan).items() if name != "to"},
         "judges": files.versions,

@@ -12,7 +12,6 @@ from jinja2 import StrictUndefined, Template
 from mmdpo.files import printable, read_mapping, write_text
 from mmdpo.pairs.dataset import DATASET
 from mmdpo.pairs.options import PairsOptions
-from mmdpo.pairs.rules import RULES
 from mmdpo.report.pair_tables import make_tables
 
 CARD, RECIPE = "README.md", "train.yaml"
@@ -43,7 +42,7 @@ def write_card(folder: Path, result: Mapping[str, Any], options: PairsOptions) -
         title=folder.resolve().name,
         pairs=f"{sum(result['pairs'].values()):,}",
         images=f"{result['images']:,}",
-        about=f"{RULES[result['rule']].about.replace('; ', ', the rejected one ', 1)}",
+        about=result["about"].replace("; ", ", the rejected one ", 1),
         files={split: f"{DATASET}/{split}.parquet" for split in result["pairs"]},
         notes=[note.rstrip(".") for note in result["notes"]],
         sections=[table.markdown() for table in make_tables(folder, result)],

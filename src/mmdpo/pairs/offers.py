@@ -16,7 +16,7 @@ from mmdpo.pairs.filters import find_repeats, why_useless
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
-from mmdpo.pairs.rules import RULES, Candidate, Proposal, Texts
+from mmdpo.pairs.rules import Candidate, Proposal, Texts, load
 from mmdpo.pairs.run_files import Answers, RunFiles
 from mmdpo.pairs.samples import Sample
 from mmdpo.records import derive_generator
@@ -169,7 +169,7 @@ def choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> 
                 f"follow the rule {FALLBACK}, and the column `clean` says whose chosen answer has no wrong claim. The "
                 "recipe weighs by it"
             )
-    if RULES[rule].needs_strikes and not files.strikes:
+    if load(rule).needs_strikes and not files.strikes:
         raise BuildError(
             f"the rule {rule} looks for wrong claims, and {files.judge} only ranks answers: take best_worst, ranked or "
             "same_length"
@@ -187,6 +187,7 @@ class Offering:
 
     def __init__(self, prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan, rule: str, tally: Tally) -> None:
         self.files, self.plan, self.rule, self.tally = files, plan, rule, tally
+        self._propose = load(rule).propose
         self.mistakes = "weigh" if rule != plan.rule else plan.mistakes
         self.offers = Offers(with_style=plan.balance == "style")
         self.answers = self.judged = self.candidates = self.easy = self.has_verdict = 0
@@ -212,7 +213,7 @@ class Offering:
         start, kept = len(self.offers), 0
         seen = self._seen.get(self.files.digest(prompt), set[Texts]())
         draw = partial(derive_generator, self.plan.seed, prompt.id, "pairs")
-        for pair in islice(RULES[self.rule].propose(candidates, draw), MOST_PROPOSALS):
+        for pair in islice(self._propose(candidates, draw), MOST_PROPOSALS):
             words, texts = pair.words, pair.texts
             reason = self._why_not(pair, words, answers.verdicts) or (SEEN if texts in seen else None)
             if reason is not None:

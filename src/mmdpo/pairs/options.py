@@ -90,7 +90,9 @@ class JudgingOptions(Options):
 class BuildOptions(Options):
     """pairs"""
 
-    rule: str = option("clean_near", "Which two answers become a pair; `mmdpo pairs rules` lists them.")
+    rule: str = option(
+        "clean_near", "Which two answers become a pair; `mmdpo pairs rules` lists them. Or package.module:NAME."
+    )
     margin: float = option(
         1.0, "Least margin, in wrong claims or points of score as the rule counts.", within="(-inf, inf)"
     )

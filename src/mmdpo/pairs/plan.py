@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmdpo.pairs.options import BuildOptions
-from mmdpo.pairs.rules import RULES
-from mmdpo.registry import name_nearest
+from mmdpo.pairs.rules import load
 
 
 class BuildError(ValueError):
@@ -23,9 +22,6 @@ class BuildPlan(BuildOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in RULES:
-            raise ValueError(
-                f"there is no rule {self.rule!r}{name_nearest(self.rule, RULES)} There are {', '.join(RULES)}"
-            )
+        load(self.rule)
         if self.max_margin is not None and not self.max_margin >= self.margin:
             raise ValueError(f"max_margin is {self.max_margin}; give no less than the margin, {self.margin:g}")

@@ -1,7 +1,8 @@
 """Rules: which two answers to a prompt become a pair. Each yields all that it would take, the best first.
 
 A rule sees answers that can be used and have a verdict. The chosen answer is one that the policy gave having seen the
-picture. Rules that look for answers without a wrong claim count margins in claims, the wrong ones of the rejected
+picture. A rule of this package is an entry of `RULES`; somebody else's is a `Rule` that is named `package.module:NAME`.
+Rules that look for answers without a wrong claim count margins in claims, the wrong ones of the rejected
 answer less those of the chosen one; the others take the difference of the scores.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.samples import Sample
+from mmdpo.registry import is_elsewhere, load_elsewhere, name_nearest
 from mmdpo.texts import count_words, split_sentences
 
 SAME_LENGTH = 0.1
@@ -207,6 +210,30 @@ RULES: Mapping[str, Rule] = {
     "sentence": Rule("two answers up to their first different sentence, wrong in one", True, sentence),
     "negatives": Rule("the best answer; one that was made to be rejected", False, negatives),
 }
+
+
+def _propose_checked(name: str, propose: Propose, candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
+    """Yields what somebody else's rule does; raises TypeError for what is no pair."""
+    for pair in propose(candidates, draw):
+        if not isinstance(pair, Proposal):
+            raise TypeError(
+                f"the rule {name} yields a {type(pair).__name__}: it has to yield Proposals of mmdpo.pairs.rules"
+            )
+        yield pair
+
+
+def load(name: str) -> Rule:
+    """Returns a rule by its name, or somebody else's as `package.module:NAME`. Raises ValueError for what is none."""
+    if is_elsewhere(name):
+        found = load_elsewhere(name, "rule")[1]
+        if not isinstance(found, Rule):
+            raise ValueError(f"{name} is a {type(found).__name__} and no rule: make it a Rule of mmdpo.pairs.rules")
+        return replace(found, propose=partial(_propose_checked, name, found.propose))
+    if name not in RULES:
+        raise ValueError(
+            f"there is no rule {name!r}{name_nearest(name, RULES)} There are {', '.join(RULES)}, or package.module:NAME"
+        )
+    return RULES[name]
 
 
 def _own(candidates: Sequence[Candidate]) -> list[Candidate]:

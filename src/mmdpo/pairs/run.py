@@ -216,6 +216,7 @@ class PairsRun:
 
     def judge(self, only: Collection[str] = ()) -> dict[str, Unjudged]:
         """Judges what has no verdict yet, judge by judge, and returns what could not be judged."""
+        check_folder(self.folder)  # before a file of it is read, whose last line may be mended
         prompts, chosen = self.prompts, self.choose_judges(only)
         check_asked(self.folder, prompts)
         samples, found = self.read_samples(), dict[str, Unjudged]()
@@ -244,6 +245,7 @@ class PairsRun:
         from mmdpo.pairs.unpaired import write_unpaired
         from mmdpo.report.pairs import write_pairs
 
+        check_folder(self.folder)
         labels = [choice.label for choice in self.judges]
         check_asked(self.folder, self.prompts)
         with self._step("build", Processes()):

@@ -17,6 +17,7 @@ from mmdpo.pairs.dataset import group_images
 from mmdpo.pairs.facts import warn
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.rules import Proposal, Rule
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SamplesError
@@ -783,3 +784,37 @@ def test_settings_that_waste_answers_are_named(lost, said):
     }
     notes = list(warn(result))
     assert [note.startswith(said) for note in notes] == [True] * bool(said)
+
+
+# -- a rule of one's own -----------------------------------------------------------------------------------------------
+
+
+def take_lengths(candidates, draw):
+    first, *_, last = sorted(candidates, key=lambda each: -each.words)
+    yield Proposal(first, last, 3.0, first.is_clean)
+
+
+LENGTHS = Rule("the longest; the shortest", False, take_lengths)
+PAIRS = Rule("two", False, lambda candidates, draw: iter([tuple(candidates[:2])]))
+
+
+def test_a_rule_of_one_s_own_is_named_by_its_module(tmp_path):
+    rule = f"{__name__}:LENGTHS"
+    found = build(tmp_path, {"a": [c(1, "a cup"), c(2, "a cup on a table"), c(3, "a cup on it")]}, rule=rule)
+    assert (found["rule"], found["about"]) == (rule, "the longest; the shortest")
+    (row,) = parquet.read_table(tmp_path / "dataset" / "train.parquet").to_pylist()
+    assert (row["k_chosen"], row["k_rejected"], row["margin"], row["rule"]) == (2, 1, 3.0, rule)
+    found["pairs"] = {"train": 1}
+    write_card(tmp_path, found, parse("--prompts", "x", "--model", "m", "--out", tmp_path, "--judges", "objects"))
+    assert "The chosen answer is the longest, the rejected one the shortest." in (tmp_path / "README.md").read_text()
+
+
+def test_what_is_no_rule_is_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"there is no rule 'clean_nea'; did you mean 'clean_near'\?.*or package.module"
+    ):
+        BuildPlan(rule="clean_nea")
+    with pytest.raises(ValueError, match=f"{__name__}:take_lengths is a function and no rule: make it a Rule"):
+        BuildPlan(rule=f"{__name__}:take_lengths")
+    with pytest.raises(TypeError, match=r"PAIRS yields a tuple: it has to yield Proposals of mmdpo\.pairs\.rules"):
+        build(tmp_path, {"a": [c(1, "a cup"), c(2, "a cup on a table")]}, rule=f"{__name__}:PAIRS")
