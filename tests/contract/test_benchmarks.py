@@ -91,9 +91,10 @@ def test_it_documents_itself(name):
     module = import_module(f"mmdpo.benchmarks.tasks.{name}")
     assert len(benchmark.summary) > 20
     assert ": " in benchmark.summary, "its title, a colon, and what it measures"
-    assert benchmark.licence
-    assert "Source:" in module.__doc__ or name in WORLDS
-    assert "EvaluationError" in getattr(module, "BENCHMARK", module).find_id.__doc__
+    assert benchmark.licence, "LICENCE says whose data it is"
+    assert "Source:" in module.__doc__ or name in WORLDS, "its docstring says whose rule it is: `Source: …`"
+    about = getattr(module, "BENCHMARK", module).find_id.__doc__ or ""
+    assert "EvaluationError" in about, "the docstring of find_id says when it raises EvaluationError"
     metric_names = [metric.name for metric in benchmark.metrics]
     assert len(set(metric_names)) == len(metric_names)
     assert all(re.fullmatch(rf"{name}(/[a-z0-9_]+)+", metric) for metric in metric_names)

@@ -67,7 +67,7 @@ def test_every_command_of_the_page_runs_and_a_model_is_trained(tmp_path, monkeyp
             if "--limit" in words:
                 words[words.index("--limit") + 1] = "4"
             assert main(words[1:]) == 0, line
-        exec(compile(block("python"), "pairs.md", "exec"), {})  # the same steps, which find nothing left to do
+        exec(compile(block("python", -1), "pairs.md", "exec"), {})  # the same steps, which find nothing left to do
     said = capfd.readouterr().out
     run = tmp_path / "runs" / "own"
     assert (run / "run" / "model.safetensors").is_file()

@@ -382,3 +382,19 @@ def test_more_votes_are_advised_where_claims_are_often_judged_wrongly(votes, noi
     said = "70 % of claims are judged rightly, fewer than 90 %: with votes: 3 each is asked about in three wordings"
     assert found.get("note", "").startswith(said) == is_said
     assert bool(found.get("note")) == is_said
+
+
+def test_a_judge_of_one_s_own_is_a_file_and_its_function_names_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    names = 'NEEDS, STRIKES, WORDS = "", False, {}\n'
+    body = "from mmdpo.pairs.judges import Verdict\n\n\ndef judge(prompt, samples, context):\n"
+    body += "    return [Verdict(float(len(each.text.split()))) for each in samples]\n"
+    (tmp_path / "own_judge.py").write_text(names + body)
+    (tmp_path / "half_a_judge.py").write_text(body)
+    choice = JudgeChoice("own_judge:judge")
+    found = check_judge([gold_of("a", ["A cup.", "A red cup."], [0.0, 1.0])], choice, Context(), None)
+    assert (choice.label, choice.asks_model, found["pairs"]["accuracy"]["value"]) == ("own_judge-judge", False, 100)
+    with pytest.raises(
+        JudgeError, match="the module of half_a_judge:judge is no judge: it has no NEEDS and no STRIKES"
+    ):
+        JudgeChoice("half_a_judge:judge")

@@ -14,12 +14,14 @@ Such a module has a docstring, whose first line says what the judge looks at, an
     NEEDS_PROOF only where labelled answers have to show first that it is a judge: True
 
 All answers to a prompt are judged together, so that a claim which several make is judged once: a verdict that is wrong
-is then wrong for all of them alike, and prefers none. Somebody else's judge is `package.module:NAME`.
+is then wrong for all of them alike, and prefers none. Somebody else's judge is `package.module:NAME`: an object or a
+module that has these names, or the function `judge` of a module that has the others, such as `mine:judge`.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -151,10 +153,18 @@ Asking: TypeAlias = "Generator[list[Ask], list[Any], Verdicts]"
 
 def load(name: str) -> Any:
     """Returns a judge's module. Raises ValueError for a name that is none, and for a module that lacks something."""
-    found = load_elsewhere(name, JUDGES.kind)[1] if is_elsewhere(name) else JUDGES.load(name)
+    if is_elsewhere(name):
+        module, found = load_elsewhere(name, JUDGES.kind)
+        if getattr(module, "judge", None) is found:
+            found = module
+    else:
+        found = JUDGES.load(name)
     missing = [part for part in ("NEEDS", "STRIKES", "WORDS", "judge") if not hasattr(found, part)]
     if missing:
-        raise ValueError(f"{name} is no judge: it has no {' and no '.join(missing)}")
+        what = f"the module of {name}" if found is sys.modules.get(name.partition(":")[0]) else name
+        raise ValueError(
+            f"{what} is no judge: it has no {' and no '.join(missing)} (mmdpo.pairs.judges says what it needs)"
+        )
     return found
 
 
