@@ -6,15 +6,13 @@ the global batch, so that the second process has none in the last step.
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+import forked
 
 CONFIGURATIONS = ("live", "cached", "packed", "grouped", "rebalanced", "threshold", "tower")
 ENGINES = {
@@ -29,23 +27,12 @@ OWN = ("epoch", "total_flos", "runtime", "per_second")
 
 def run(folder: Path, engine: str, names: tuple[str, ...]) -> Path:
     folder.mkdir()
-    launcher = [sys.executable]
-    if engine != "one":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
-        launcher += [f"--master_port={port}"]
-    script = Path(__file__).with_name("world_runs.py")
-    done = subprocess.run(
-        [*launcher, str(script), str(folder), engine, *names],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,  # a guard against processes that wait for each other
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = (Path(__file__).with_name("world_runs.py"), folder, engine, *names)
+    if engine == "one":
+        status, _, errors = forked.run(*words)
+        assert status == 0, errors[-3000:]
+    else:
+        forked.run_ranks(*words, DS_ACCELERATOR="cpu")
     return folder
 
 
