@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import forked
 from mmdpo.benchmarks.result_folder import read_table
 from mmdpo.benchmarks.tasks.world import BENCHMARK
 from mmdpo.cli import main
@@ -22,6 +21,8 @@ from mmdpo.study.study_file import StudyEvaluation, Variant
 from mmdpo.study.study_run import Step, run_trials
 from mmdpo.study.trial import Trial
 
+STARTS_WITHIN = 600
+"""Seconds that a study may take to its first trial on a busy machine."""
 TINY = {
     "name": "tiny",
     "recipe": "world",
@@ -124,15 +125,18 @@ def test_a_trial_whose_process_is_killed_is_recorded_and_the_others_go_on(tmp_pa
     assert json.loads((tmp_path / "seed-0/failure.json").read_text())["error"] == said[0][1]
 
 
-@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
-def test_a_trial_does_not_outlive_its_study(tmp_path, signal_sent):
+@pytest.mark.parametrize(
+    ("signal_sent", "start"),
+    [(signal.SIGTERM, forked.start), (signal.SIGKILL, forked.start_really)],
+    ids=["asked", "killed"],
+)
+def test_a_trial_does_not_outlive_its_study(tmp_path, signal_sent, start):
     endless = {**TINY, "options": {"num_train_epochs": 200}, "seeds": [0], "variants": TINY["variants"][:1]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(endless))
-    command = [sys.executable, "-m", "mmdpo", "study", "--config", "study.yaml", "--out", "out"]
-    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    study = start("study", "--config", "study.yaml", "--out", "out", cwd=tmp_path)
     log = tmp_path / "out/trials/dpo/.seed-0.partial/log.txt"
     try:
-        wait_until(lambda: users_of(log), seconds=120)
+        wait_until(lambda: users_of(log), seconds=STARTS_WITHIN)
     finally:
         study.send_signal(signal_sent)
         study.wait()
@@ -140,22 +144,21 @@ def test_a_trial_does_not_outlive_its_study(tmp_path, signal_sent):
     assert log.exists(), "by now the place may be that of the same study, begun again"
 
 
-def test_a_study_that_was_killed_goes_on_with_what_is_missing_and_keeps_finished_trials(tmp_path):
-    config = {**TINY, "variants": TINY["variants"][:1]}
+def test_a_study_that_was_killed_goes_on_with_what_is_missing_and_keeps_finished_trials(tmp_path, capsys):
+    config = {**TINY, "variants": TINY["variants"][:2], "seeds": [0]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "mmdpo", "study", "--config", "study.yaml", "--out", "out"]
-    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["study", "--config", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    study = forked.start(*command)
     first = tmp_path / "out/trials/start/seed-0/trial.json"
     try:
-        wait_until(first.is_file, seconds=120)
+        wait_until(first.is_file, seconds=STARTS_WITHIN)
     finally:
-        study.kill()
+        study.send_signal(signal.SIGKILL)
         study.wait()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("trials/*/*/trial.json")}
-    assert 1 <= len(kept) < 4
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert f"{len(kept)} of 4 trials are finished already" in done.stdout
+    assert 1 <= len(kept) < 3
+    assert main(command) == 0
+    assert f"{len(kept)} of 3 trials are finished already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert json.loads((tmp_path / "out/results.json").read_text())["missing"] == []
 
