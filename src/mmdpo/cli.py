@@ -17,8 +17,8 @@ from mmdpo.terminal import leave_out_noise
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status.
 
-    0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training that SIGTERM has stopped, checkpoint saved;
-    130 after Ctrl-C; 141 where nobody reads what is printed any more.
+    0; 1 for bad rows in a checked dataset; 2 for an error; 75 for training or rounds that SIGTERM has stopped,
+    checkpoint saved; 130 after Ctrl-C; 141 where nobody reads what is printed any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line goes on

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -408,8 +407,7 @@ class Rounds:
         """Copies what `check-judge` has found of the judges to where they judge: some need it, and cards tell it."""
         for path in sorted(self._own_folder().glob(PROOF.format("*"))):
             make_folder(folder)
-            if not (folder / path.name).is_file():
-                shutil.copyfile(path, folder / path.name)
+            write_whole(folder / path.name, path.read_bytes())
 
     def _prompts_of(self, number: int) -> Path:
         return self.folder / f"round-{number}" / "prompts.txt"

@@ -542,6 +542,10 @@ def test_what_was_found_of_a_judge_goes_with_the_rounds(tmp_path, monkeypatch):
     Rounds(options_of(tmp_path, "--rounds=1", out=str(tmp_path / "own")), commands).run()
     places = [tmp_path / "out" / name for name in ("round-0/held_out", "round-1/pairs", "round-1/held_out")]
     assert [(place / "check-objects.json").read_text() for place in places] == ['{"judge": "objects"}'] * 3
+    (tmp_path / "own" / "check-objects.json").write_text('{"judge": "objects", "golds": 9}')  # it was checked again
+    commands.results["round-2"] = good(wrong=5.0)
+    Rounds(options_of(tmp_path, out=str(tmp_path / "own")), commands).run()
+    assert "golds" in (tmp_path / "out" / "round-2" / "pairs" / "check-objects.json").read_text()
 
 
 def test_a_picture_that_cannot_be_read_costs_its_own_prompt_alone(tmp_path, capsys):
