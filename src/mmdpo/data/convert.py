@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.faults import Fault, as_fault
 from mmdpo.data.images import digest_image, image_size
 from mmdpo.data.validate import validate_example
-from mmdpo.files import to_json
+from mmdpo.files import explain_unwritable, to_json
 from mmdpo.progress import count
 from mmdpo.records import CHOSEN, REJECTED, ImageSource, PreferenceExample, RowError, Text, derive_generator
 
@@ -149,7 +150,10 @@ class Shape:
 
 
 class ExampleWriter:
-    """A Parquet file in the format `trl` that examples are added to: there once the block ends, whole or not at all."""
+    """A Parquet file in the format `trl` that examples are added to: there once the block ends, whole or not at all.
+
+    Entering, adding and leaving raise UnusableFileError where the disk takes no more.
+    """
 
     def __init__(self, out: Path, shape: Shape, columns: Mapping[str, type]) -> None:
         """`columns` are further ones by the type of their values: numbers, texts, and what else JSON holds, as text."""
@@ -161,18 +165,36 @@ class ExampleWriter:
 
     def __enter__(self) -> ExampleWriter:
         self._out.parent.mkdir(parents=True, exist_ok=True)
-        self._file = parquet.ParquetWriter(self._part, self._schema)
+        try:
+            with self._explaining():
+                self._file = parquet.ParquetWriter(self._part, self._schema)
+        except BaseException:
+            self._part.unlink(missing_ok=True)
+            raise
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
         try:
-            if kind is None:
-                self._flush()
-            self._file.close()
-            if kind is None:
+            if kind is not None:
+                with suppress(OSError):  # the file goes away in any case
+                    self._file.close()
+                return
+            self._flush()
+            with self._explaining():
+                self._file.close()
                 os.replace(self._part, self._out)  # noqa: PTH105
         finally:
             self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Raises UnusableFileError, which names the file, where the disk takes no more; the library names none."""
+        try:
+            yield
+        except OSError as error:
+            if not error.errno:
+                raise
+            raise explain_unwritable(self._out, OSError(error.errno, os.strerror(error.errno))) from error
 
     def add(self, example: PreferenceExample, values: Mapping[str, Any]) -> None:
         """Adds an example and what further columns hold of it. Raises RowError for an image that cannot be read."""
@@ -183,7 +205,8 @@ class ExampleWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            with self._explaining():
+                self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
             self._rows.clear()
 
 

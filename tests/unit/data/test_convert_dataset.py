@@ -1,6 +1,7 @@
 """Any dataset as one Parquet file, with its images inside."""
 
 import io
+import resource
 from typing import ClassVar
 
 import datasets
@@ -13,6 +14,7 @@ from mmdpo.data.convert import convert_dataset, normalise_weights, write_example
 from mmdpo.data.dataset import PreferenceDataset
 from mmdpo.data.images import digest_image
 from mmdpo.data.read import read_dataset, read_stream
+from mmdpo.files import UnusableFileError
 from mmdpo.records import RowError
 
 
@@ -196,3 +198,19 @@ def test_examples_can_be_written_without_a_dataset(tmp_path):
     examples = list(PreferenceDataset.from_rows(pairs(2)))
     assert write_examples(examples, tmp_path / "two.parquet") == 2
     assert [content(e) for e in read_dataset(tmp_path / "two.parquet")] == [content(e) for e in examples]
+
+
+@pytest.mark.parametrize("most", [2, 900, 100_000], ids=["head", "end", "rows"])
+def test_a_disk_that_fills_leaves_what_was_there_and_is_told_by_the_file_s_name(most, tmp_path):
+    """The library writes the head of a file as it opens it, rows as they come, and an index at the end."""
+    count = 4 if most < 1_000 else 600
+    _, out = convert(tmp_path, pairs(2))
+    before, limits = out.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(UnusableFileError, match=r"out\.parquet: cannot be written \(File too large\); make room"):
+            convert(tmp_path, pairs(count))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
