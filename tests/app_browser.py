@@ -22,7 +22,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import forked
+from tests import forked
 
 pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
 _playwright = pytest.importorskip("playwright.sync_api", reason="tests in a browser need Playwright")
@@ -47,17 +47,21 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 
 @contextmanager
-def serve(*options: Any, cwd: str | Path, env: Mapping[str, str] | None = None, real: bool = False) -> Iterator[str]:
+def serve(
+    *options: Any,
+    cwd: str | Path,
+    env: Mapping[str, str] | None = None,
+    start: Callable[..., forked.Started] = forked.start_really,
+) -> Iterator[str]:
     """Runs `mmdpo app` with these options in a folder; gives its address, and ends it: no upload may stay.
 
-    It is a forked process, or the `real` command.
+    It is the command itself, or with `forked.start` a process that has imported everything.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     passing = Path(cwd) / f"passing-{port}"
     passing.mkdir()
-    start = forked.start_really if real else forked.start
     process = start("app", "--port", port, *options, cwd=cwd, TMPDIR=str(passing), **(env or {}))
     try:
         yield wait_for_address(process)

@@ -7,6 +7,7 @@ command all the same, with what its imports take and print.
 
 import atexit
 import gc
+import io
 import json
 import multiprocessing
 import os
@@ -64,6 +65,7 @@ def start(*words: Any, cwd: str | Path = ".", **env: str) -> Started:
     given = [*words[:1], *map(str, words[1:])]
     process = context.Process(target=_be, args=(given, Path(cwd).resolve(), _environment(env), folder))
     process.start()
+    assert process.pid is not None
     return Started(process.pid, lambda: process.exitcode, folder)
 
 
@@ -142,7 +144,8 @@ def command_in(folder: Path, real: str) -> Iterator[None]:
 
 
 def _new_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="started-", dir=Path(os.environ["HF_HOME"]).parent))
+    home = os.environ.get("HF_HOME")  # where tests run, a folder of a folder of theirs
+    return Path(tempfile.mkdtemp(prefix="started-", dir=home and Path(home).parent))
 
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -153,6 +156,7 @@ def _be(words: list[Any], cwd: Path, environment: dict[str, str], folder: Path) 
     """Turns this process into what was started."""
     for number, name in ((1, "out"), (2, "errors")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)
     multiprocessing.set_start_method(None, force=True)  # for its own processes, as anywhere
     os.environ.clear()
@@ -163,7 +167,9 @@ def _be(words: list[Any], cwd: Path, environment: dict[str, str], folder: Path) 
     import torch
 
     # What the server has read at its own start.
-    huggingface_hub.constants.HF_HOME, tempfile.tempdir = environment["HF_HOME"], None
+    tempfile.tempdir = None
+    if "HF_HOME" in environment:
+        huggingface_hub.constants.HF_HOME = environment["HF_HOME"]
     torch.set_num_threads(1)
     gc.freeze()  # what is imported: to look through it for garbage would copy it
     try:

@@ -23,7 +23,7 @@ def address(tmp_path_factory):
             "reference": "A dog.",
         }
         runs.append(write_run(folder / name / "mmhal", {"i": f"<i>{name}</i>"}, reasons={"i": reply}))
-    with serve("--runs", folder / "start", folder / "mdpo", cwd=folder, real=True) as address:
+    with serve("--runs", folder / "start", folder / "mdpo", cwd=folder) as address:
         yield address
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from mmdpo.app import demo
 from mmdpo.cli import main
 from mmdpo.study.quickstart import QuickstartPlan
+from tests import forked
 from tests.app_browser import open_browser, open_page, serve
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with serve("--demo", cwd=folder) as address:
+    with serve("--demo", cwd=folder, start=forked.start) as address:
         yield address
 
 

@@ -15,6 +15,7 @@ from mmdpo.models.load import load_model, load_processor
 from mmdpo.models.start import resolve_start
 from mmdpo.records import NO_IMAGE
 from mmdpo.world.pairs import make_pairs
+from tests import forked
 from tests.app_browser import PHONE, open_browser, open_page, serve
 
 HOSTILE = "cup <b>apple</b> <script>document.title='owned'</script>"
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with serve("--data", folder / "pairs.jsonl", "--models", "world", cwd=folder) as address:
+    with serve("--data", folder / "pairs.jsonl", "--models", "world", cwd=folder, start=forked.start) as address:
         yield address
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mmdpo.cli import main
 from mmdpo.world.pairs import make_pairs
+from tests import forked
 from tests.app_browser import PHONE, open_browser, open_page, serve
 
 ROWS = 60
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with serve("--data", "pairs.jsonl", "--decisions", "decisions.jsonl", cwd=folder) as address:
+    with serve("--data", "pairs.jsonl", "--decisions", "decisions.jsonl", cwd=folder, start=forked.start) as address:
         yield address
 
 
@@ -233,7 +234,9 @@ def test_other_sites_may_not_ask(address):
 
 
 def test_a_password_is_asked_for(browser, folder):
-    with serve("--data", "pairs.jsonl", "--decisions", "others.jsonl", "--auth", "users", cwd=folder) as address:
+    with serve(
+        "--data", "pairs.jsonl", "--decisions", "others.jsonl", "--auth", "users", cwd=folder, start=forked.start
+    ) as address:
         for route in ("/config", "/gradio_api/info", "/gradio_api/file=secret.txt"):
             assert status_of(f"{address}{route}")[0] == 401
         assert b"pairs.jsonl" not in status_of(address)[1]
