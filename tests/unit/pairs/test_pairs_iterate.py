@@ -694,6 +694,14 @@ time.sleep(60)
 """
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """A shell starts what it runs in the background deaf to Ctrl-C; tests may run there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run_step(folder, *signals):
     """Runs a step that ends slowly; once it runs, sends each signal to this process, or with a + to both."""
 
@@ -715,12 +723,14 @@ def test_sigterm_lets_a_step_save_what_it_has_and_ends_the_rounds(tmp_path):
     assert (tmp_path / "saved").read_text() == "SIGTERM"
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_a_step_that_ctrl_c_ends_too_is_waited_for(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_step(tmp_path, "SIGINT+")
     assert (tmp_path / "saved").read_text() == "SIGINT"
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_a_step_that_has_not_heard_of_ctrl_c_is_told_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(mmdpo.pairs.steps, "_PATIENCE", 0.1)
     with pytest.raises(KeyboardInterrupt):
