@@ -3,6 +3,7 @@
 Leaves attempts.json: what each attempt was killed by, and which checkpoints it left.
 """
 
+import faulthandler
 import gc
 import json
 import os
@@ -21,6 +22,9 @@ from mmdpo.training.run import train
 from mmdpo.world.pairs import make_pairs
 
 KILLS = 10
+
+ATTEMPT_S = 240
+"""Seconds that an attempt gets: many times what one takes."""
 
 OPTIONS = {
     "model_name_or_path": "world",
@@ -49,6 +53,7 @@ def start(recipe: Path, folder: Path, kill_at_event: int | None = None) -> int:
     child = os.fork()
     if child:
         return child
+    faulthandler.dump_traceback_later(ATTEMPT_S, exit=True)  # one that hangs says where
     gc.freeze()  # what is imported: to look through it for garbage would copy it
     status = 1
     try:
@@ -113,6 +118,8 @@ def main(folder: Path, seed: int) -> None:
         child = start(recipe, killed, event)
         if event is None:
             while when_training_began(killed) == before:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                assert not ended, f"attempt {attempt} ended with {status} before it trained"
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.15) * duration)
             os.kill(child, signal.SIGKILL)
