@@ -9,7 +9,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+import traceback
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -548,11 +550,17 @@ class TestFolder:
             if child := os.fork():
                 status = os.waitpid(child, 0)[1]
             else:
-                kill_before(operations, run)
-                sealing.begin(checkpoint)
-                (checkpoint / "weights").write_text("newer")
-                sealing.seal(checkpoint, content)
-                os._exit(0)
+                try:
+                    kill_before(operations, run)
+                    sealing.begin(checkpoint)
+                    (checkpoint / "weights").write_text("newer")
+                    sealing.seal(checkpoint, content)
+                    os._exit(0)
+                except BaseException:  # else it would go on as a second pytest
+                    (run / "said").write_text(traceback.format_exc())
+                    os._exit(1)
+            assert not (run / "said").exists(), (run / "said").read_text()
+            assert status in (0, signal.SIGKILL)
             sealing.clear_unfinished(run)
             found = sealing.find_last_whole(run)
             assert {path.name for path in run.iterdir()} <= {"checkpoint-4"}
