@@ -70,10 +70,11 @@ def start(*words: Any, cwd: str | Path = ".", **env: str) -> Started:
 
 
 def start_really(*words: Any, cwd: str | Path = ".", **env: str) -> Started:
-    """Starts the command itself, `python -m mmdpo WORDS…`."""
+    """Starts the command itself, `python -m mmdpo WORDS…`, or a script, with what their imports take."""
     folder = _new_folder()
     with (folder / "out").open("w") as out, (folder / "errors").open("w") as errors:
-        command = [sys.executable, "-m", "mmdpo", *map(str, words)]
+        module = [] if isinstance(words[0], Path) else ["-m", "mmdpo"]
+        command = [sys.executable, *module, *map(str, words)]
         process = subprocess.Popen(command, cwd=cwd, env=_environment(env), stdout=out, stderr=errors)
     return Started(process.pid, process.poll, folder)
 

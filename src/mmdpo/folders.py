@@ -10,8 +10,9 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mmdpo.files import UnusableFileError
@@ -23,6 +24,7 @@ LOCK = "_lock"
 
 The text only says whose it is. Trainer's uploads leave out names that begin with an underscore.
 """
+YAML = (".yaml", ".yml")
 _held: dict[Path, int] = {}
 """Folders that this process holds, and the descriptors of their locks."""
 
@@ -47,6 +49,19 @@ def check_unused(folder: Path) -> None:
     """Raises UnusableFileError where a folder that is to be made holds something already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnusableFileError(f"{folder} holds something already: choose another folder, or remove it")
+
+
+def check_kind(folder: Path, marks: Iterable[str], kind: str) -> None:
+    """Raises UnusableFileError for a folder that holds something, and nothing that only a folder of this kind has.
+
+    `marks` are patterns of names. A lock, hidden files and YAML, which somebody may have put there to begin with, are
+    no reason to refuse it; anything else might be overwritten.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if name != LOCK and not name.startswith(".") and Path(name).suffix not in YAML]
+    if others and not any(fnmatch(name, mark) for name in names for mark in marks):
+        shown = ", ".join(others[:3]) + (", …" if others[3:] else "")
+        raise UnusableFileError(f"{folder} holds {shown} and no {kind}: choose another --out")
 
 
 @contextmanager

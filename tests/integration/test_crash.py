@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,16 +28,8 @@ def history_of(run):
 def test_killed_ten_times_a_run_ends_with_the_weights_and_the_history_of_one_that_was_not(tmp_path):
     """Killed at random moments of training, and before random file operations of saving; LoRA, a fresh corruption for
     every epoch, accumulation, logs that span steps and epochs."""
-    driver = Path(__file__).with_name("crash_driver.py")  # in a process of its own: it forks and kills
-    done = subprocess.run(
-        [sys.executable, str(driver), str(tmp_path), "20261"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    driver = forked.start_really(Path(__file__).with_name("crash_driver.py"), tmp_path, 20261)  # it forks and kills
+    assert driver.wait() == 0, driver.said()[-3000:]
     report = json.loads((tmp_path / "attempts.json").read_text())
     assert len(report["attempts"]) == 10
     killed = [attempt for attempt in report["attempts"] if attempt["status"] == signal.SIGKILL]

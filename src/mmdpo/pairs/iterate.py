@@ -22,7 +22,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,23 @@ import yaml
 
 from mmdpo.benchmarks import tasks
 from mmdpo.files import digest_of, printable, read_json, write_json, write_rows, write_whole
-from mmdpo.folders import LOCK, hold_folder, make_folder
+from mmdpo.folders import check_kind, hold_folder, make_folder
 from mmdpo.options import parse_options, read_flags
-from mmdpo.pairs.dataset import DATASET, TRAIN, group_images
+from mmdpo.pairs.dataset import DATASET, TRAIN
 from mmdpo.pairs.gate import IterateError, Measured, judge_round, measure
 from mmdpo.pairs.judging import PROOF, read_verdicts
 from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.plan import BuildError
-from mmdpo.pairs.prompts import Prompt
+from mmdpo.pairs.round_prompts import HELD_OUT, find_fresh, prompts_of, split_prompts
 from mmdpo.pairs.round_training import TRAINED, can_go_on, check_training, is_finished, read_recipe, read_settings
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.samples import SAMPLES, read_samples
 from mmdpo.pairs.show import read_taken
 from mmdpo.pairs.steps import execute
-from mmdpo.records import RowError, derive_generator
+from mmdpo.records import derive_generator
 from mmdpo.tables import Table, show_number
 
-ROUNDS, BEST, HELD_OUT = "rounds.json", "best", "held_out.txt"
+ROUNDS, BEST = "rounds.json", "best"
 ADAPTER = "adapter_config.json"
 JUDGED_AGAIN = 50
 """Pairs of a round that the judges of the held-out answers look at, where they are not those of the pairs."""
@@ -103,10 +103,10 @@ class Rounds:
 
     def run(self) -> dict[str, Any]:
         """Runs what is left of the rounds and returns what rounds.json holds."""
-        self._check_folder()
+        check_kind(self.folder, (ROUNDS, HELD_OUT, "round-*"), "rounds")
         make_folder(self.folder)
         with hold_folder(self.folder):
-            rest = self._split_prompts()
+            rest = split_prompts(self.whole.prompts, self.options.held_out, self.pairs.sampling.seed, self.folder)
             state = self._read_state()
             self.whole.check_judges_needs(self._own_folder())
             # The round that ended them is decided about again: gate, guards and rule may be others now.
@@ -129,7 +129,7 @@ class Rounds:
                     row["benchmarks"] = self._evaluate(row["round"], row["model"])
             while len(state["rounds"]) < self.options.rounds and not state["ended"]:
                 number = len(state["rounds"]) + 1
-                prompts = self._find_fresh(rest, number)[: self.options.prompts_per_round]
+                prompts = find_fresh(rest, number, self.folder)[: self.options.prompts_per_round]
                 if not prompts:
                     state["ended"] = (
                         f"round {number} has no prompts left: rounds before it have seen all. Begin anew in another "
@@ -141,24 +141,13 @@ class Rounds:
             write_json(self.folder / ROUNDS, state)
         return state
 
-    def _find_fresh(self, rest: Sequence[str], number: int) -> list[str]:
-        """Returns the prompts that no round before this one has seen."""
-        seen = set[str]()
-        for path in map(self._prompts_of, range(1, number)):
-            if not path.is_file():
-                raise IterateError(
-                    f"{path} is gone, which says what its round has seen: put it back, or choose another --out"
-                )
-            seen.update(path.read_text("utf-8").split("\n"))
-        return [name for name in rest if name not in seen]
-
     def _tell_plan(self, rest: Sequence[str], state: Mapping[str, Any]) -> None:
         """Says what is done and what is to come, and where the prompts are not enough for it."""
         done, rounds, each = len(state["rounds"]), self.options.rounds, self.options.prompts_per_round
         held_out = (self.folder / HELD_OUT).read_text(encoding="utf-8").count("\n")
         prompts = f"prompts: {held_out:,} held out, {len(rest):,} for the rounds, {each:,} each"
         print(printable(f"{self.folder}: rounds done: {done} of {rounds}; {prompts}"), flush=True)
-        enough = done + math.ceil(len(self._find_fresh(rest, done + 1)) / each)
+        enough = done + math.ceil(len(find_fresh(rest, done + 1, self.folder)) / each)
         if enough < rounds:
             print(
                 f"note: the prompts are enough for {enough} of {rounds} rounds: give more of them, fewer "
@@ -177,7 +166,7 @@ class Rounds:
         make_folder(folder)
         kept = [row for row in state["rounds"] if row["kept"]]
         policy = str(kept[-1]["model"]) if kept else self.base
-        ids = self._prompts_of(number)
+        ids = prompts_of(number, self.folder)
         write_whole(ids, "".join(f"{name}\n" for name in prompts))
         own = {"model": policy, "ids": str(ids), "out": str(folder / "pairs"), "round": number}
         self._write_yaml(folder / "pairs.yaml", {**self._pairs_file(), **own})
@@ -347,58 +336,6 @@ class Rounds:
             found |= {name: of["exact"] for name, of in metrics.items()}
         return found
 
-    def _split_prompts(self) -> list[str]:
-        """Writes which prompts are held out, by image, and returns the others in drawn order."""
-        prompts = list(self._find_readable(self.whole.prompts))
-        lead = group_images(prompt.image_digests for prompt in prompts)
-        by_image: dict[str, list[Prompt]] = {}
-        for prompt in prompts:
-            by_image.setdefault(lead[prompt.image_digests[0]], []).append(prompt)
-        groups = list(by_image.values())
-        order = derive_generator(self.pairs.sampling.seed, "", "rounds").permutation(len(groups)).tolist()
-        held_out, rest = list[str](), list[str]()
-        for place in order:
-            (held_out if len(held_out) < self.options.held_out else rest).extend(each.id for each in groups[place])
-        if not rest:
-            raise IterateError(
-                f"{len(prompts):,} prompts about {len(groups):,} images, and --held_out {self.options.held_out} takes "
-                "all: give more prompts, or hold out fewer"
-            )
-        path, text = self.folder / HELD_OUT, "".join(f"{name}\n" for name in held_out)
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise IterateError(
-                f"{path} holds other prompts than these rounds would hold out, since prompts, seed or --held_out are "
-                "others: put them back, or choose another --out"
-            )
-        write_whole(path, text)
-        return rest
-
-    def _find_readable(self, prompts: Sequence[Prompt]) -> Iterator[Prompt]:
-        """Yields the prompts whose pictures can be read, and warns of the others, which `mmdpo pairs` does not ask."""
-        faults = list[RowError]()
-        for prompt in prompts:
-            if "\n" in prompt.id:
-                raise IterateError(f"{prompt.source}: the id {prompt.id!r} has a line break, and ids are kept in lines")
-            try:
-                prompt.image_digests  # noqa: B018 - reads the pictures, and keeps the digests
-            except RowError as error:
-                faults.append(error)
-            else:
-                yield prompt
-        if len(faults) == len(prompts):
-            raise faults[0]
-        if faults:
-            told = f"{len(faults):,} of {len(prompts):,} prompts are left out, since their pictures cannot be read"
-            print(printable(f"note: {told}; the first: {faults[0]}"), flush=True)
-
-    def _check_folder(self) -> None:
-        """Raises IterateError for a folder that holds something else than rounds."""
-        names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
-        others = [name for name in names if name != LOCK and not name.endswith((".yaml", ".yml"))]
-        if others and not any(name in (ROUNDS, HELD_OUT) or name.startswith("round-") for name in names):
-            shown = ", ".join(others[:3]) + (", …" if others[3:] else "")
-            raise IterateError(f"{self.folder} holds {shown} and no rounds: choose another --out")
-
     def _own_folder(self) -> Path:
         """Returns the folder of the pairs.yaml itself, where `mmdpo pairs check-judge` has left what it found."""
         return Path(str(self._pairs_file().get("out") or self.folder))
@@ -408,9 +345,6 @@ class Rounds:
         for path in sorted(self._own_folder().glob(PROOF.format("*"))):
             make_folder(folder)
             write_whole(folder / path.name, path.read_bytes())
-
-    def _prompts_of(self, number: int) -> Path:
-        return self.folder / f"round-{number}" / "prompts.txt"
 
     def _pairs_file(self) -> dict[str, Any]:
         return {key: value for key, value in read_settings(self.options.pairs).items() if key != "limit"}

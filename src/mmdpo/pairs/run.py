@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatch
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from tqdm import tqdm
 from mmdpo.data.export import WRITERS, export_examples
 from mmdpo.data.read import read_dataset
 from mmdpo.evaluation.options import EndpointOptions, open_answerer
-from mmdpo.files import UnusableFileError, read_json, write_json, write_whole
-from mmdpo.folders import LOCK, hold_folder, make_folder
+from mmdpo.files import read_json, write_json, write_whole
+from mmdpo.folders import check_kind, hold_folder, make_folder
 from mmdpo.generation import CheckpointOptions
 from mmdpo.generation.endpoint import BudgetSpentError
 from mmdpo.generation.questions import Answerer, Processes
@@ -56,9 +55,8 @@ from mmdpo.pairs.samples import SAMPLER, Sample, SamplingPlan, check_asked, kind
 from mmdpo.pairs.show import read_dropped, read_taken, show_prompt
 from mmdpo.records import Message
 from mmdpo.registry import name_nearest
-from mmdpo.shipped import SUFFIXES
 
-_MARKS = (SAMPLER, "samples*.jsonl", "judge-*.json", "verdicts-*.jsonl", "check-*.json*", COST)
+MARKS = (SAMPLER, "samples*.jsonl", "judge-*.json", "verdicts-*.jsonl", "check-*.json*", COST)
 """Names of files that a run alone has; a user's own prompts may be called prompts.jsonl."""
 PROPOSED = 3
 """Pairs of a prompt whose answers a second judge is asked about, with `first_then`."""
@@ -216,7 +214,7 @@ class PairsRun:
 
     def judge(self, only: Collection[str] = ()) -> dict[str, Unjudged]:
         """Judges what has no verdict yet, judge by judge, and returns what could not be judged."""
-        check_folder(self.folder)  # before a file of it is read, whose last line may be mended
+        self._check_folder()  # before a file of it is read, whose last line may be mended
         prompts, chosen = self.prompts, self.choose_judges(only)
         check_asked(self.folder, prompts)
         samples, found = self.read_samples(), dict[str, Unjudged]()
@@ -245,7 +243,7 @@ class PairsRun:
         from mmdpo.pairs.unpaired import write_unpaired
         from mmdpo.report.pairs import write_pairs
 
-        check_folder(self.folder)
+        self._check_folder()
         labels = [choice.label for choice in self.judges]
         check_asked(self.folder, self.prompts)
         with self._step("build", Processes()):
@@ -334,13 +332,17 @@ class PairsRun:
         plan, first = self.options.plan_build(), self.judges[0].label
         return find_offered(self.prompts, self.folder, first, plan, PROPOSED, is_planned=self._is_planned)
 
+    def _check_folder(self) -> None:
+        """Raises UnusableFileError for a folder that holds something else than a run."""
+        check_kind(self.folder, MARKS, "run of `mmdpo pairs`")
+
     @contextmanager
     def _step(self, step: str, processes: Processes) -> Iterator[None]:
         """Holds the folder, measures the time, and writes what was spent whatever ends the step."""
         if processes.rank:
             yield
             return
-        check_folder(self.folder)
+        self._check_folder()
         make_folder(self.folder)
         with hold_folder(self.folder):
             write_whole(
@@ -359,16 +361,6 @@ class PairsRun:
                     del self.ledger
                 self.ledger.steps.setdefault(step, Spent()).seconds += time.perf_counter() - began
                 self.ledger.write()
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UnusableFileError for a folder that holds something, and nothing of a run: its README.md and other files
-    would be overwritten."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in names if not name.startswith(".") and name != LOCK and Path(name).suffix not in SUFFIXES]
-    if others and not any(fnmatch(name, mark) for name in names for mark in _MARKS):
-        shown = ", ".join(others[:3]) + (", …" if others[3:] else "")
-        raise UnusableFileError(f"{folder} holds {shown} and no run of `mmdpo pairs`: choose another --out")
 
 
 def choose_ids(prompts: Sequence[Prompt], path: Path) -> list[Prompt]:

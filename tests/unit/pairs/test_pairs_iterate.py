@@ -14,11 +14,13 @@ import yaml
 
 import mmdpo.pairs.steps
 from mmdpo.cli import main
+from mmdpo.files import UnusableFileError
 from mmdpo.options import UsageError, parse_options
 from mmdpo.pairs.gate import IterateError, Measured, judge_round, measure
-from mmdpo.pairs.iterate import BEST, HELD_OUT, ROUNDS, Rounds, make_table
+from mmdpo.pairs.iterate import BEST, ROUNDS, Rounds, make_table
 from mmdpo.pairs.options import IterateOptions, PairsOptions
 from mmdpo.pairs.plan import BuildError
+from mmdpo.pairs.round_prompts import HELD_OUT, split_prompts
 from mmdpo.pairs.round_training import can_go_on
 from mmdpo.pairs.run import PairsRun
 from mmdpo.pairs.steps import RoundsStopped, execute
@@ -135,6 +137,10 @@ def _flags(tmp_path):
     return ["--prompts=world", "--model=world", f"--out={tmp_path / 'run'}", "--judges=objects", "--num_samples=1"]
 
 
+def split(rounds):
+    return split_prompts(rounds.whole.prompts, rounds.options.held_out, rounds.pairs.sampling.seed, rounds.folder)
+
+
 def test_each_round_has_fresh_prompts_and_none_of_those_that_are_held_out(tmp_path, monkeypatch):
     commands = Commands(
         monkeypatch,
@@ -159,7 +165,7 @@ def test_prompts_about_one_image_are_held_out_together(tmp_path, monkeypatch):
     pairs = {"prompts": str(folder), "ask": ["What is it?", "Where is it?"], "judges": ["consistency"], "limit": None}
     rounds = Rounds(options_of(tmp_path, "--held_out=11", **pairs), lambda words: None)
     (tmp_path / "out").mkdir()
-    rest = rounds._split_prompts()
+    rest = split(rounds)
     held_out = (tmp_path / "out" / HELD_OUT).read_text().split("\n")[:-1]
     assert len(held_out) == 12
     assert {name.partition("#")[0] for name in held_out}.isdisjoint(name.partition("#")[0] for name in rest)
@@ -180,7 +186,7 @@ def test_prompts_that_share_one_of_several_images_are_held_out_together(tmp_path
     pairs = {"prompts": str(tmp_path / "rows.jsonl"), "judges": ["consistency"], "limit": None}
     rounds = Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)
     (tmp_path / "out").mkdir()
-    rest = rounds._split_prompts()
+    rest = split(rounds)
     held_out = (tmp_path / "out" / HELD_OUT).read_text().split("\n")[:-1]
     assert (len(held_out), len(rest)) == (12, 24)
     assert {name.partition("-")[0] for name in held_out}.isdisjoint(name.partition("-")[0] for name in rest)
@@ -498,7 +504,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "iterate.yaml").write_text("")
     (tmp_path / "out" / "holiday.jpg").write_text("")
-    with pytest.raises(IterateError, match=r"out holds holiday.jpg and no rounds: choose another --out"):
+    with pytest.raises(UnusableFileError, match=r"out holds holiday.jpg and no rounds: choose another --out"):
         Rounds(options_of(tmp_path), commands).run()
     assert not commands.words
     (tmp_path / "out" / "holiday.jpg").unlink()
@@ -558,13 +564,13 @@ def test_a_picture_that_cannot_be_read_costs_its_own_prompt_alone(tmp_path, caps
     pairs = {"prompts": str(tmp_path / "rows.jsonl"), "judges": ["consistency"], "limit": None}
     rounds = Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)
     (tmp_path / "out").mkdir()
-    assert len(rounds._split_prompts()) == 3
+    assert len(split(rounds)) == 3
     told = capsys.readouterr().out
     assert re.search(r"1 of 14 prompts are left out.*rows.jsonl, row 14: the image .*13.png cannot be read", told)
     for n in range(13):
         (tmp_path / f"{n}.png").unlink()
     with pytest.raises(ValueError, match=r"row 1: the image .*0.png cannot be read"):
-        Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None)._split_prompts()
+        split(Rounds(options_of(tmp_path, "--held_out=10", **pairs), lambda words: None))
 
 
 def test_where_it_is_and_what_is_left_is_said(tmp_path, monkeypatch, capsys):

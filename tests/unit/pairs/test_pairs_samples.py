@@ -9,6 +9,7 @@ import pytest
 
 from mmdpo.cli import main
 from mmdpo.files import UnusableFileError
+from mmdpo.folders import check_kind
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, GenerationSettings, Processes
 from mmdpo.options import UsageError
@@ -18,7 +19,7 @@ from mmdpo.pairs.judges import Context
 from mmdpo.pairs.judging import JudgeChoice, judge_samples
 from mmdpo.pairs.plan import BuildPlan
 from mmdpo.pairs.prompts import draw_prompts
-from mmdpo.pairs.run import PairsRun, check_folder
+from mmdpo.pairs.run import MARKS, PairsRun
 from mmdpo.pairs.samples import (
     SamplesError,
     SamplingPlan,
@@ -586,10 +587,10 @@ def test_nothing_is_written_into_a_folder_of_something_else(names, said, tmp_pat
     for name in names:
         (tmp_path / name).write_text("mine")
     if not said:
-        check_folder(tmp_path)
+        check_kind(tmp_path, MARKS, "run of `mmdpo pairs`")
         return
     with pytest.raises(UnusableFileError, match=f"holds {said} and no run of `mmdpo pairs`: choose another --out"):
-        check_folder(tmp_path)
+        check_kind(tmp_path, MARKS, "run of `mmdpo pairs`")
     run = PairsRun(parse("--prompts", "world", "--model", "world", "--judges", "objects", "--out", tmp_path))
     for step in (run.sample, run.judge, run.build):
         with pytest.raises(ValueError, match=r"no run of `mmdpo pairs`|no answers"):

@@ -32,7 +32,7 @@ STUDY = {
 ARRANGING = {
     *("checkpoints.card", "files", "folders", "keys", "line_file", "options", "progress", "registry"),
     *("report.comparison", "report.evaluated", "report.evaluation", "report.layout", "report.pair_files"),
-    *("report.pair_tables", "report.pairs", "shipped", "study.study_file", "tables", "terminal"),
+    *("report.pair_tables", "report.pairs", "study.study_file", "tables", "terminal"),
 }
 """What the code that decides a trial uses, and what arranges, writes or prints: it changes no number."""
 
