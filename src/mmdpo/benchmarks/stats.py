@@ -94,11 +94,9 @@ def check_bootstrap(resamples: int, seed: int) -> None:
 def note_few(groups: Collection[str], what: str) -> list[str]:
     """Returns a note where there are too few groups for intervals, else nothing; `what` names several of them."""
     count = len(set(groups))
-    return (
-        [f"{count} {what}: too few for intervals to be trusted, which need {LEAST_GROUPS}"]
-        if count < LEAST_GROUPS
-        else []
-    )
+    if count >= LEAST_GROUPS:
+        return []
+    return [f"{count} {what}: too few for intervals to be trusted, which need {LEAST_GROUPS}"]
 
 
 def bootstrap(
