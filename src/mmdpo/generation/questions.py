@@ -148,7 +148,7 @@ INCIDENTAL = ("versions", "base_url")
 """Of what an answerer says of itself, what its answers do not depend on: a server may have moved since."""
 
 
-def identify(answerer: Answerer) -> dict[str, Any]:
+def describe_source(answerer: Answerer) -> dict[str, Any]:
     """Returns what the answers of a model depend on besides the settings, and answers that are to go together share."""
     return {name: of for name, of in answerer.describe().items() if name not in INCIDENTAL}
 

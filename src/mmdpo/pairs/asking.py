@@ -16,7 +16,7 @@ from typing import Any
 from mmdpo.benchmarks.tolerant import take_off_thoughts
 from mmdpo.files import digest_of
 from mmdpo.generation.endpoint import RefusedError
-from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Question, identify
+from mmdpo.generation.questions import Answerer, GeneratedAnswer, GenerationSettings, Question, describe_source
 from mmdpo.judges import RETRY_TEMPERATURE
 from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.judges import Ask, Reply
@@ -63,7 +63,7 @@ class Asker:
     ) -> None:
         """Takes the model's replies that `path` keeps. `on_reply` hears how many tokens each new one read and wrote."""
         self._answerer, self._limit, self._retries, self._on_reply = answerer, max_new_tokens, retries, on_reply
-        self._model = digest_of(identify(answerer))
+        self._model = digest_of(describe_source(answerer))
         self._file = LineFile(path)
         self._kept: dict[str, Reply] = {}
         for row in read_lines(path) if path.is_file() else ():

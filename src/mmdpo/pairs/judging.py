@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmdpo.files import digest_of, read_json, read_mapping
-from mmdpo.generation.questions import Answerer, identify
+from mmdpo.generation.questions import Answerer, describe_source
 from mmdpo.line_file import LineFile, read_lines
 from mmdpo.options import REQUIRED, Options, option, read_entry
 from mmdpo.pairs.asking import Asker, JudgeError
@@ -252,7 +252,7 @@ def describe(choice: JudgeChoice, context: Context, answerer: Answerer | None) -
         "run": choice.run,
         **({} if describe_run is None else {"run_weights": describe_run()}),
         **{name: getattr(context, name) for name in getattr(judge, "OPTIONS", ())},
-        "model": {} if answerer is None else identify(answerer),
+        "model": {} if answerer is None else describe_source(answerer),
     }
 
 

@@ -21,7 +21,7 @@ from mmdpo.corruption import load as load_corruption
 from mmdpo.data.images import open_image
 from mmdpo.files import digest_of, read_json, write_json
 from mmdpo.generation.endpoint import RefusedError
-from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question, identify
+from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question, describe_source
 from mmdpo.line_file import LineFile, read_lines
 from mmdpo.pairs.prompts import Prompt, digest_prompt
 from mmdpo.records import ImageSource, Message, RowError, derive_seed, named_source
@@ -124,7 +124,7 @@ def sample(
         SamplesError: the folder holds answers of another model, or of other settings or prompts.
         RowError: no picture can be read.
     """
-    described = identify(answerer)
+    described = describe_source(answerer)
     own = asdict(settings) | plan.describe()
     processes = answerer.processes
     if processes.rank == 0:
