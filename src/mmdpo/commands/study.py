@@ -31,6 +31,11 @@ class StudyOptions(Options):
     world: str | None = option(
         None, "In this embedded world: world, world_large.", known=lambda: ("world", "world_large"), unset="the study's"
     )
+    tuned_in: Path | None = option(
+        None,
+        "Take the values that the same study has chosen in this folder, in place of trying them again: to confirm on "
+        "new seeds what it found.",
+    )
     list: bool = option(False, "Print what each study of the package asks, and exit.")
     print: bool = option(False, "Print the study file and exit, to make one's own of it.")
 
@@ -59,7 +64,8 @@ def run(options: StudyOptions) -> int:
 
     prepare_server()
     study = read_study(named[0], seeds=options.seeds or None, variants=options.variants or None, world=options.world)
-    results = run_study(study, options.out or Path("runs") / study.name, options.jobs, Console())
+    out = options.out or Path("runs") / study.name
+    results = run_study(study, out, options.jobs, Console(), tuned_in=options.tuned_in)
     return 1 if results["missing"] else 0
 
 
@@ -72,6 +78,8 @@ VERB = Verb(
     examples={
         "what there is": "mmdpo study --list",
         "DPO against mDPO, two seeds each": "mmdpo study comparative --variants dpo mdpo --seeds 0 1",
+        "what it found, on new seeds": "mmdpo study comparative --seeds 100 101 102 --tuned_in runs/comparative "
+        "--out runs/confirmed",
         "a study of one's own": "mmdpo study ablation --print > mine.yaml && mmdpo study --config mine.yaml",
     },
 )

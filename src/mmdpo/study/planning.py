@@ -2,21 +2,24 @@
 
 A variant is tuned on seeds of its own, and by one measure: the value of the option whose mean over those seeds is the
 best, the least of several that are. So each variant is compared at its best, and no seed that is reported chose it.
+A study that confirms another one, on new seeds, takes the values that were chosen there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmdpo.files import read_json, write_json
-from mmdpo.study.study_file import Study, is_tuned
+from mmdpo.study.results import RESULTS
+from mmdpo.study.study_file import Study, StudyError, is_tuned
 from mmdpo.study.trial import RESULT, Trial, digest_trial
 
 
@@ -76,10 +79,6 @@ def choose_values(study: Study, tries: Sequence[Trial]) -> tuple[Study, dict[str
     for variant in study.variants[1:]:
         if variant.tuned_as in chosen and tuning.key not in variant.own_keys:
             chosen[variant.name] = chosen[variant.tuned_as]
-    variants = tuple(
-        variant.having(tuning.key, chosen[variant.name]) if variant.name in chosen else variant
-        for variant in study.variants
-    )
     names = [variant.name for variant in study.variants[1:] if is_tuned(variant, tuning)]
     left_out = {name: [value for value in tuning.values if value not in tried.get(name, {})] for name in names}
     tuned = {
@@ -88,7 +87,47 @@ def choose_values(study: Study, tries: Sequence[Trial]) -> tuple[Study, dict[str
         "tried": {name: {f"{value:g}": mean for value, mean in means.items()} for name, means in tried.items()},
         "left_out": {name: values for name, values in left_out.items() if values},
     }
-    return dataclasses.replace(study, variants=variants), tuned
+    return _give_values(study, chosen), tuned
+
+
+def take_values(study: Study, folder: Path) -> tuple[Study, dict[str, Any]]:
+    """Returns the study with every variant at the value that the study of a folder chose, and how it was found there.
+
+    Raises StudyError for a folder of another study, and where it chose nothing for a variant that is tuned here.
+    """
+    path = folder / RESULTS
+    try:
+        found = read_json(path)
+        name, tuned = found["study"], found["tuned"]
+        chosen, seeds = dict(tuned["chosen"]), list(tuned["seeds"])
+    except OSError as error:
+        raise StudyError(f"--tuned_in: {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"--tuned_in: {path} does not say which values a study chose (key `tuned`)") from error
+    tuning = study.tuning
+    if tuning is None:
+        raise StudyError(f"--tuned_in: the study {study.name!r} tunes nothing: leave it out")
+    if (name, tuned.get("key")) != (study.name, tuning.key):
+        wanted = f"{tuning.key} of {study.name!r}"
+        raise StudyError(f"--tuned_in: {path} chose {tuned.get('key')} of the study {name!r}, not {wanted}")
+    shared = sorted(set(seeds) & set(study.seeds))
+    if shared:
+        raise StudyError(f"--tuned_in: the values of {path} were chosen by the seeds {shared}, which are run here")
+    of_this = [variant.name for variant in study.variants[1:] if tuning.key not in variant.own_keys]
+    without = [name for name in of_this if name not in chosen]
+    if without:
+        raise StudyError(f"--tuned_in: {path} chose nothing for {', '.join(without)}: leave it out to try values here")
+    chosen = {name: chosen[name] for name in of_this}
+    command = f"{study.command} --tuned_in {shlex.quote(str(folder))}"
+    study = _give_values(dataclasses.replace(study, command=command), chosen)
+    return study, {**tuned, "chosen": chosen, "left_out": {}, "in": str(folder)}
+
+
+def _give_values(study: Study, chosen: Mapping[str, Any]) -> Study:
+    assert study.tuning is not None
+    key = study.tuning.key
+    variants = tuple(v.having(key, chosen[v.name]) if v.name in chosen else v for v in study.variants)
+    return dataclasses.replace(study, variants=variants)
 
 
 def describe_tuned(tuned: dict[str, Any]) -> list[str]:
@@ -99,7 +138,8 @@ def describe_tuned(tuned: dict[str, Any]) -> list[str]:
         by_value.setdefault(value, []).append(name)
     said = "; ".join(f"{value:g} {', '.join(names)}" for value, names in sorted(by_value.items()))
     seeds = ", ".join(map(str, tuned["seeds"]))
-    notes = [f"{tuned['key']} with the best {tuned['by']} on the seeds {seeds}: {said or 'none'}"]
+    where = f" in {tuned['in']}" if "in" in tuned else ""
+    notes = [f"{tuned['key']} with the best {tuned['by']} on the seeds {seeds}{where}: {said or 'none'}"]
     at_edge = [name for name, value in chosen.items() if value in (values[0], values[-1])]
     if at_edge:
         notes.append(f"at the edge of what was tried, so that a better value may lie beyond: {', '.join(at_edge)}")

@@ -22,6 +22,7 @@ from mmdpo.study.study_file import START, Study
 from mmdpo.study.trial import FAILURE, RESULT, Trial, digest_code, library_versions
 from mmdpo.study.variants import REPEATING
 
+RESULTS = "results.json"
 LEAST_SEEDS = 3
 """An interval needs so many seeds: fewer say too little about their spread."""
 METHOD = "95 % intervals over seeds (Student's t); differences are paired by seed"

@@ -37,13 +37,13 @@ from transformers.utils import logging as transformers_logging
 from mmdpo.files import printable, write_json
 from mmdpo.folders import LOCK, hold_folder, make_folder
 from mmdpo.report.study import print_study, write_study_files
-from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries
-from mmdpo.study.results import collect_results
+from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries, take_values
+from mmdpo.study.results import RESULTS, collect_results
 from mmdpo.study.study_file import Study, StudyError
 from mmdpo.study.trial import FAILURE, Trial, run_trial
 from mmdpo.world import SMALL
 
-RESULTS, STUDY, LOG = "results.json", "study.yaml", "log.txt"
+STUDY, LOG = "study.yaml", "log.txt"
 WITHOUT_START = "not run, since the start could not be measured with this seed"
 
 
@@ -59,15 +59,20 @@ Watch = Callable[[Trial, "Step | str | None"], None]
 """Receives of every trial its steps, then its error, or None once it is finished."""
 
 
-def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dict[str, Any]:
+def run_study(
+    study: Study, out: str | Path, jobs: int, console: Console, *, tuned_in: Path | None = None
+) -> dict[str, Any]:
     """Runs the trials of a study that are not finished, writes results and tables, and returns the results.
 
-    A trial that fails is missing in the table; the others go on. Raises StudyError for a folder that holds another
-    study, FolderInUseError for one that another process is working in.
+    With `tuned_in`, no values are tried: the variants have those that the study of that folder chose. A trial that
+    fails is missing in the table; the others go on. Raises StudyError for a folder that holds another study,
+    FolderInUseError for one that another process is working in.
     """
     if jobs < 1:
         raise StudyError(f"--jobs is {jobs}; it takes at least one")
-    folder = Path(out)
+    folder, tuned = Path(out), None
+    if tuned_in is not None:
+        study, tuned = take_values(study, tuned_in)
     recipe = folder / STUDY
     if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not recipe.exists():
         raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
@@ -78,8 +83,7 @@ def run_study(study: Study, out: str | Path, jobs: int, console: Console) -> dic
         recipe.write_text(yaml.safe_dump(dict(study.content), sort_keys=False, allow_unicode=True), encoding="utf-8")
         prepare_server()
         began = time.perf_counter()
-        tuned = None
-        if study.tuning is not None:
+        if study.tuning is not None and tuned is None:
             tries = plan_tries(study, folder)
             _run_from_starts(tries, folder, jobs, console, "tries")
             study, tuned = choose_values(study, tries)
