@@ -95,7 +95,9 @@ def take_values(study: Study, folder: Path) -> tuple[Study, dict[str, Any]]:
 
     Raises StudyError for a folder of another study, and where it chose nothing for a variant that is tuned here.
     """
-    path = folder / RESULTS
+    path, tuning = folder / RESULTS, study.tuning
+    if tuning is None:
+        raise StudyError(f"--tuned_in: the study {study.name!r} tunes nothing: leave it out")
     try:
         found = read_json(path)
         name, tuned = found["study"], found["tuned"]
@@ -104,9 +106,6 @@ def take_values(study: Study, folder: Path) -> tuple[Study, dict[str, Any]]:
         raise StudyError(f"--tuned_in: {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(f"--tuned_in: {path} does not say which values a study chose (key `tuned`)") from error
-    tuning = study.tuning
-    if tuning is None:
-        raise StudyError(f"--tuned_in: the study {study.name!r} tunes nothing: leave it out")
     if (name, tuned.get("key")) != (study.name, tuning.key):
         wanted = f"{tuning.key} of {study.name!r}"
         raise StudyError(f"--tuned_in: {path} chose {tuned.get('key')} of the study {name!r}, not {wanted}")
