@@ -15,6 +15,8 @@ LEAST_SHARED = 0.25
 UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Letters of scripts that put no blanks around each word: Thai, Lao, Khmer, Japanese, Chinese, Korean."""
 _WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
+_LOWER_WORDS = bytes(ord(chr(code).lower() if re.match(r"\w", chr(code)) else " ") for code in range(128)).ljust(256)
+"""Of every character of ASCII its lower case, a blank for what is in no word."""
 MOST_WORDS = 500
 """Words of a text that are compared with those of another one."""
 
@@ -46,6 +48,17 @@ def find_words(text: str) -> list[Mark]:
     ([(0, 1), (2, 6)], 4)
     """
     return [found.span() for found in _WORD.finditer(text)]
+
+
+def list_words(text: str) -> list[str]:
+    """Returns the words of a text in lower case, without marks: its runs of letters, digits and underscores.
+
+    >>> list_words("It's a Ünit_2!")
+    ['it', 's', 'a', 'ünit_2']
+    """
+    if text.isascii():  # a third of the time
+        return text.encode().translate(_LOWER_WORDS).decode().split()
+    return re.findall(r"\w+", text.lower())
 
 
 def count_words(text: str) -> int:

@@ -237,10 +237,12 @@ def write_examples(
 
 _TYPES = {bool: "bool", int: "int64", float: "float64"}
 """Of a further column's values; any other is text."""
+_KEPT = (*_TYPES, str)
+"""Types of values that are written as they are."""
 
 
 def _as_value(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else to_json(value)
+    return value if value is None or isinstance(value, _KEPT) else to_json(value)
 
 
 def _to_row(example: PreferenceExample) -> dict[str, Any]:

@@ -28,10 +28,14 @@ LEAST_PAIRS = 2
 SHOWN_FEATURES = 15
 TOKEN = re.compile(r"\w+|[^\w\s]")
 FIRST_WORDS = 3
+WORDS: Mapping[str, str] = {
+    "hedging words": "may might maybe perhaps possibly likely appear appears seem seems could probably",
+    "polite words": "sure please certainly sorry hope help happy glad welcome thank thanks",
+    "first person": "i i'm my we our",
+}
+"""Words that speak for a style, in lower case."""
 STYLE_WORDS: Mapping[str, str] = {
-    "hedging words": r"\b(may|might|maybe|perhaps|possibly|likely|appears?|seems?|could|probably)\b",
-    "polite words": r"\b(sure|please|certainly|sorry|hope|help|happy|glad|welcome|thanks?)\b",
-    "first person": r"\b(i|i'm|my|we|our)\b",
+    **{name: rf"\b({words.replace(' ', '|')})\b" for name, words in WORDS.items()},
     "list items": r"(?m)^\s*([-*•]|\d+[.)])\s",
     "numbers": r"\d+",
     "commas": ",",

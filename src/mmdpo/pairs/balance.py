@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from mmdpo.diagnosis.shortcut import STYLE_WORDS
+from mmdpo.diagnosis.shortcut import STYLE_WORDS, WORDS
+from mmdpo.texts import list_words
 
 TOLERANCE = 0.05
 """Difference of the means, as a share of the mean, that is left."""
@@ -24,6 +25,18 @@ MARKS: Mapping[str, re.Pattern[str]] = {
     name: re.compile(pattern, re.IGNORECASE) for name, pattern in STYLE_WORDS.items()
 }
 """Marks of style: a text has one where the pattern is found."""
+_WORDS = {name: frozenset(words.split()) for name, words in WORDS.items()}
+
+
+def find_marks(text: str) -> list[bool]:
+    """Returns of each of `MARKS` whether a text has it."""
+    if not text.isascii():  # whose letters are not all one with their lower case: ſ is an s to a pattern
+        return [mark.search(text) is not None for mark in MARKS.values()]
+    words = set(list_words(text))  # found in a fraction of the time of the patterns
+    return [
+        mark.search(text) is not None if name not in _WORDS else not _WORDS[name].isdisjoint(words)
+        for name, mark in MARKS.items()
+    ]
 
 
 def balance(

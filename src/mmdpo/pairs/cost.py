@@ -19,6 +19,7 @@ COST = "cost.json"
 CHECK_REPLIES = "check-{}.jsonl"
 """What a judge's model replied to `check-judge`: apart, since it says nothing of what the run's own prompts cost."""
 
+_FREE = Prices()
 _TOKENS = re.compile(rb'"(prompt_tokens|tokens)": (\d+)')
 """In a line of answers or replies: within a text, a quotation mark has a backslash before it."""
 
@@ -75,7 +76,7 @@ class Ledger:
         spent.requests += 1
         spent.read += read
         spent.written += written
-        spent.price += self.prices.get(model, Prices()).of(read, written)
+        spent.price += self.prices.get(model, _FREE).of(read, written)
 
     def watch(self, answerer: Answerer) -> Answerer:
         """Returns a model that is asked no more, BudgetSpentError, once the budget is spent.

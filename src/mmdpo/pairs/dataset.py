@@ -97,9 +97,13 @@ def _read_images(prompt: Prompt, files: RunFiles) -> tuple[Any, ...]:
     images, digests = list[Any](), list[str]()
     with named_source(prompt.source):
         for image in prompt.images:
-            content = read_image_file(image) if isinstance(image, str | Path) else image
-            images.append({"bytes": content, "path": Path(image).name} if isinstance(image, str | Path) else image)
-            digests.append(sha256_image(content))
+            if isinstance(image, str | Path):
+                content = read_image_file(image)
+                images.append({"bytes": content, "path": Path(image).name})
+                digests.append(sha256_image(content))
+            else:
+                images.append(image)
+                digests.append(sha256_image(image))
     if tuple(digests) != files.images(prompt):
         raise explain_changed(files.folder, prompt)
     return tuple(images)

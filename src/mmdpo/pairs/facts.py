@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmdpo.diagnosis.shortcut import TextPair
-from mmdpo.pairs.balance import MARKS, is_uneven
+from mmdpo.pairs.balance import MARKS, find_marks, is_uneven
 from mmdpo.pairs.filters import CUT, DUPLICATE, NEAR_DUPLICATE
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.offers import LOOKED_AT, Claims, Offering
@@ -54,12 +54,14 @@ class Facts:
             self._texts.append(TextPair(prompt.id, prompt.question, images, *pair.texts))
         self._place += 1
         self._words.extend(pair.words)
-        self._marks += bytes([mark.search(text) is not None for mark in MARKS.values() for text in pair.texts])
+        for marks in zip(*map(find_marks, pair.texts), strict=True):
+            self._marks += bytes(marks)
         self._margins[round(pair.margin, 2)] += 1
         self._clean += pair.is_clean
-        for side, verdict in zip(self._claims, pair.verdicts, strict=True):
+        held = pair.verdicts
+        for side, verdict in zip(self._claims, held, strict=True):
             self._claims[side].add(verdict)
-        self._struck.update(claim.text for claim in pair.verdicts[1].claims if not claim.is_true)
+        self._struck.update([claim["text"] for claim in held[1].list_claims() if not claim["is_true"]])
         k = pair.chosen.sample.k
         for label, of in verdicts.items():
             if k in of and pair.texts[0] == pair.chosen.sample.text:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from operator import eq
 
 from mmdpo.pairs.samples import Sample
-from mmdpo.texts import split_sentences
+from mmdpo.texts import list_words, split_sentences
 
 EMPTY, CUT, REPEATING, REFUSAL = "empty", "cut off", "repeating", "refusal"
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"
@@ -22,8 +22,6 @@ _REFUSALS = re.compile(
 _SHINGLE = 3
 """Words of a piece by which texts are compared."""
 _GOES_ON = re.compile(r"[.!?。！？\n]\s*\S")
-_NO_WORDS = {code: " " for code in range(128) if not re.match(r"\w", chr(code))}
-"""Characters of ASCII that are in no word."""
 
 
 def why_useless(sample: Sample) -> str | None:
@@ -52,10 +50,11 @@ def is_repeating(text: str) -> bool:
             last = before.pop()
         if last and last in before:
             return True
-    if len(pieces) > len(words) - _SHINGLE:  # no piece is there twice, and of a loop all are
-        return False
+    # A loop of so many words has no more pieces, so that the others of its pieces are those again.
+    again = len(words) - (_SHINGLE - 1) - len(pieces)
+    sizes = [size for size in (1, 2, 3, 4) if again >= (LOOP - 1) * size - (_SHINGLE - 1)]
     # 1 for each word that is the one so many places before it
-    return any(bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)) for size in (1, 2, 3, 4))
+    return any(bytes((LOOP - 1) * size * [1]) in bytes(map(eq, words[size:], words)) for size in sizes)
 
 
 def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
@@ -83,8 +82,7 @@ def find_repeats(samples: Sequence[Sample], near: float) -> dict[int, str]:
 @lru_cache(maxsize=256)
 def _split(text: str) -> tuple[list[str], frozenset[tuple[str, ...]]]:
     """Returns the words of a text, and its pieces."""
-    text = text.lower()
-    words = text.translate(_NO_WORDS).split() if text.isascii() else re.findall(r"\w+", text)
+    words = list_words(text)
     if len(words) < _SHINGLE:
         return words, frozenset([tuple(words)] if words else ())
     return words, frozenset(zip(words, words[1:], words[2:], strict=False))

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, NamedTuple
 
-from mmdpo.pairs.balance import MARKS
+from mmdpo.pairs.balance import MARKS, find_marks
 from mmdpo.pairs.filters import find_repeats, why_useless
 from mmdpo.pairs.judges import Verdict
 from mmdpo.pairs.plan import BuildError, BuildPlan
@@ -63,22 +63,22 @@ class Offers:
     def __len__(self) -> int:
         return len(self._margins)
 
-    def add(self, pair: Proposal, words: tuple[int, int]) -> None:
-        """Adds a pair whose texts have so many words."""
-        chosen, rejected = pair.chosen.sample, pair.rejected.sample
-        flags = pair.is_clean + 2 * (chosen.logprob is not None) + 4 * (rejected.logprob is not None)
-        if pair.own_texts is not None:
-            self._own_texts[len(self)] = pair.own_texts
-            flags &= 1 + 2 * (pair.own_texts[0] == chosen.text) + 4 * (pair.own_texts[1] == rejected.text)
-        self._flags.append(flags)
-        self._margins.append(pair.margin)
-        self._numbers[0].append(chosen.k)
-        self._numbers[1].append(rejected.k)
-        self.words[0].append(words[0])
-        self.words[1].append(words[1])
-        for name, of in self.marks.items():
-            for side, text in enumerate(pair.texts):
-                of[side].append(MARKS[name].search(text) is not None)
+    def extend(self, pairs: Sequence[Proposal]) -> None:
+        """Adds pairs."""
+        for place, pair in enumerate(pairs, start=len(self)):
+            if pair.own_texts is not None:
+                self._own_texts[place] = pair.own_texts
+        self._flags.extend(map(_flag, pairs))
+        self._margins.extend([pair.margin for pair in pairs])
+        self._numbers[0].extend([pair.chosen.sample.k for pair in pairs])
+        self._numbers[1].extend([pair.rejected.sample.k for pair in pairs])
+        words = [pair.words for pair in pairs]
+        for side in (0, 1):
+            self.words[side].extend([of[side] for of in words])
+            if self.marks:
+                for text in (pair.texts[side] for pair in pairs):
+                    for of, has in zip(self.marks.values(), find_marks(text), strict=True):
+                        of[side].append(has)
 
     def __getitem__(self, place: int) -> Offer:
         flags = self._flags[place]
@@ -90,6 +90,15 @@ class Offers:
             self._own_texts.get(place),
             tuple(name for bit, name in zip((2, 4), LOGPS, strict=True) if flags & bit),
         )
+
+
+def _flag(pair: Proposal) -> int:
+    """Returns in bits whether a pair is clean, and which of `LOGPS` are known."""
+    chosen, rejected = pair.chosen.sample, pair.rejected.sample
+    flags = pair.is_clean + 2 * (chosen.logprob is not None) + 4 * (rejected.logprob is not None)
+    if pair.own_texts is None:
+        return flags
+    return flags & (1 + 2 * (pair.own_texts[0] == chosen.text) + 4 * (pair.own_texts[1] == rejected.text))
 
 
 class Slot(NamedTuple):
@@ -128,7 +137,7 @@ class Pool:
         """Counts an answer."""
         self.answers += 1
         self._sums["words"] += count_words(text)
-        self._sums.update(name for name, mark in MARKS.items() if mark.search(text))
+        self._sums.update(compress(MARKS, find_marks(text)))
 
     def mean(self, name: str) -> float | None:
         """Returns the `words` of an answer, or the share of answers that have a mark; None without an answer."""
@@ -210,24 +219,25 @@ class Offering:
         if self.files.strikes and all(each.is_clean for each in candidates if each.sample.is_own):
             self.easy += 1
         reasons = Counter[str]()
-        start, kept = len(self.offers), 0
+        kept = list[Proposal]()
         seen = self._seen.get(self.files.digest(prompt), set[Texts]())
         draw = partial(derive_generator, self.plan.seed, prompt.id, "pairs")
         for pair in islice(self._propose(candidates, draw), MOST_PROPOSALS):
-            words, texts = pair.words, pair.texts
-            reason = self._why_not(pair, words, answers.verdicts) or (SEEN if texts in seen else None)
+            texts = pair.texts
+            reason = self._why_not(pair, texts, answers.verdicts) or (SEEN if texts in seen else None)
             if reason is not None:
                 reasons[reason] += 1
                 continue
             seen.add(texts)
-            self.offers.add(pair, words)
-            kept += 1
-            if kept == MOST_OFFERS:
+            kept.append(pair)
+            if len(kept) == MOST_OFFERS:
                 break
-        count = min(self.plan.per_prompt, kept)
+        start = len(self.offers)
+        self.offers.extend(kept)
+        count = min(self.plan.per_prompt, len(kept))
         if not count:
             self.tally.drop(prompt.id, reasons.most_common(1)[0][0] if reasons else self._why_nothing(candidates))
-        return [Slot(prompt, range(start + number, start + kept, count)) for number in range(count)]
+        return [Slot(prompt, range(start + number, len(self.offers), count)) for number in range(count)]
 
     def forget(self) -> None:
         """Takes all offers back."""
@@ -282,12 +292,10 @@ class Offering:
         if prompt.id in self._looked_at:
             self.pool.add(sample.text)
 
-    def _why_not(
-        self, pair: Proposal, words: tuple[int, int], verdicts: Mapping[str, Mapping[int, Verdict]]
-    ) -> str | None:
+    def _why_not(self, pair: Proposal, texts: Texts, verdicts: Mapping[str, Mapping[int, Verdict]]) -> str | None:
         """Returns why a pair is not made, None where it is."""
-        plan = self.plan
-        if words[0] == words[1] and pair.texts[0].split() == pair.texts[1].split():
+        plan, words = self.plan, pair.words
+        if words[0] == words[1] and texts[0].split() == texts[1].split():
             return "equal texts"
         if pair.margin < plan.margin:
             return "margin too small"

@@ -99,10 +99,10 @@ class Rule:
 
 def clean_near(candidates: Sequence[Candidate], draw: Draw) -> Iterator[Proposal]:
     """Yields answers without a wrong claim, the most complete first, over those with one, the nearest in length."""
-    wrong = [(each.words, -each.struck, each.sample.k, each) for each in _wrong(candidates)]
+    wrong = sorted(_wrong(candidates), key=lambda each: (-each.struck, each.sample.k))
     for chosen in _by_completeness(candidates):
         words = chosen.words
-        for *_, rejected in sorted(wrong, key=lambda of: (abs(of[0] - words), *of[1:3])):
+        for rejected in sorted(wrong, key=lambda each: abs(each.words - words)):
             yield _by_claims(chosen, rejected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -60,6 +61,17 @@ MARKS = (SAMPLER, "samples*.jsonl", "judge-*.json", "verdicts-*.jsonl", "check-*
 """Names of files that a run alone has; a user's own prompts may be called prompts.jsonl."""
 PROPOSED = 3
 """Pairs of a prompt whose answers a second judge is asked about, with `first_then`."""
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Lets Python look less often for objects that hold each other: building makes millions, none of them such."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], 100_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class PairsRun:
@@ -238,6 +250,7 @@ class PairsRun:
                 )
         return found
 
+    @collecting_rarely()
     def build(self) -> dict[str, Any]:
         """Builds the pairs, card, recipe and page; returns what pairs.json holds."""
         from mmdpo.pairs.unpaired import write_unpaired
@@ -296,8 +309,13 @@ class PairsRun:
                 found.setdefault(each.id, {})[each.k] = each
         return {name: [of[k] for k in sorted(of)] for name, of in found.items()}
 
+    @cached_property
+    def _kinds(self) -> dict[int, str]:
+        """The kinds of a prompt's answers, by number."""
+        return {k: kind_of(k, self.plan) for k in numbers_of(self.plan)}
+
     def _is_planned(self, answer: Sample) -> bool:
-        return answer.k in numbers_of(self.plan) and answer.kind == kind_of(answer.k, self.plan)
+        return self._kinds.get(answer.k) == answer.kind
 
     def estimate(self) -> list[Estimate]:
         """Returns what is left of every step, by what was used of it so far."""

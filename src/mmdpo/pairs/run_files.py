@@ -117,7 +117,8 @@ class Lines:
         for number, begin, end in self._runs.get(name, ()):
             lines = os.pread(self._files[number].fileno(), end - begin - 1, begin)
             if parts is not None:
-                kept = [line for line in lines.split(b"\n") if any(part in line for part in parts)]
+                apart = lines.split(b"\n")
+                kept = [line for part in parts for line in apart if part in line]
                 lines = b"\n".join(kept) if kept else lines  # else they were written in another form
             # Within a line a line break is escaped, so that lines with commas between them are an array.
             found += _parse(b"[%b]" % lines.replace(b"\n", b","))

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from mmdpo.pairs.balance import MARKS, area_under_curve, balance
+from mmdpo.diagnosis.shortcut import WORDS
+from mmdpo.pairs.balance import MARKS, area_under_curve, balance, find_marks
 
 
 def means(offers, taken):
@@ -106,3 +109,23 @@ def test_a_mark_is_found_in_texts_that_have_it():
     found = {name for name, mark in MARKS.items() if mark.search("Sure! I HOPE this helps.")}
     assert found == {"polite words", "first person", "exclamation marks"}
     assert not any(mark.search("cup") for mark in MARKS.values())
+
+
+ALL_WORDS = sorted({word for words in WORDS.values() for word in words.split()})
+PIECES = st.sampled_from(
+    [*ALL_WORDS, "I", "I’m", "May", "mayor", "_my", "ſure", "\u0130", "é", "7", ", ", "!", "?", "\n- ", " "]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=6), st.sampled_from(["", " ", "'", "-"]))
+@example(["ſure"], " ")
+def test_marks_of_a_text_are_those_whose_patterns_are_found(pieces, between):
+    text = between.join(pieces)
+    assert find_marks(text) == [mark.search(text) is not None for mark in MARKS.values()]
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_word_of_a_style_marks_a_text(name):
+    for word in WORDS[name].split():
+        assert find_marks(f"So {word.upper()}.")[list(MARKS).index(name)], word

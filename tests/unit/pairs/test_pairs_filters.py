@@ -111,6 +111,14 @@ def test_a_text_loops_where_some_words_follow_each_other_four_times_or_its_last_
     assert is_repeating(text) == (loops or (sentences[-1:] != [] and sentences[-1] in sentences[:-1]))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_words_that_follow_each_other_four_times_loop_wherever_they_stand(size):
+    said = " ".join("abcde"[:size])
+    for before, after in (("", ""), ("so ", ""), ("", " so"), ("one two ", " three four")):
+        assert is_repeating(f"{before}{' '.join([said] * 4)}{after}") == (size < 5)
+        assert not is_repeating(f"{before}{' '.join([said] * 3)}{after}")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, max_size=6), st.sampled_from([0.3, 0.5, 0.9, 1.0]))
 def test_answers_are_repeats_by_the_share_of_their_pieces(texts, near):

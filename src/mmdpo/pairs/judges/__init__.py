@@ -94,7 +94,10 @@ class Verdict:
     def list_claims(self) -> list[dict[str, Any]]:
         """Returns the claims for JSON."""
         rows = [of._asdict() if isinstance(of, Claim) else of for of in self._claims]
-        return [{name: value for name, value in row.items() if value is not None} for row in rows]
+        return [
+            {name: value for name, value in row.items() if value is not None} if None in row.values() else dict(row)
+            for row in rows
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Verdict) and self.row() == other.row()
