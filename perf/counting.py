@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from perf.fake import DEVICE
+from perf.fake import DEVICE, list_tensors
 
 aten = torch.ops.aten
 
@@ -101,12 +101,12 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Runs the operation."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        made = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.device.type == self.device.type]
+        made = [tensor for tensor in list_tensors((out,)) if tensor.device.type == self.device.type]
         for tensor in made:
             self._follow(tensor)
         if func.is_view or func in _FREE:
             return out
-        read = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        read = list_tensors((args, kwargs))
         moved = sum(_touched(t) for t in (*made, *read) if t.device.type == self.device.type)
         packet = func._overloadpacket
         flops = int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0

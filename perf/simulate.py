@@ -267,8 +267,8 @@ def _simulate_case(
     """Returns what a side's step comes to, batch by batch, and how many pairs fit into each GPU."""
     start = time.perf_counter()
     case: dict[str, Any] = {"model": name, "side": side, "checkpointing": simulation.checkpointing, "batches": {}}
-    lines = simulation.estimate(1)
-    case["optimizer_bytes"] = kept = lines["optimizer"]
+    estimates = {1: simulation.estimate(1)}
+    case["optimizer_bytes"] = kept = estimates[1]["optimizer"]
     try:
         found = {pairs: simulation.count(side, pairs) for pairs in batches}
         if largest:
@@ -281,7 +281,8 @@ def _simulate_case(
     for pairs, counts in sorted(found.items()):
         case["batches"][str(pairs)] = asdict(counts)
         if side == MDPO:
-            case["batches"][str(pairs)]["estimate_bytes"] = sum(simulation.estimate(pairs).values())
+            lines = estimates.get(pairs) or simulation.estimate(pairs)
+            case["batches"][str(pairs)]["estimate_bytes"] = sum(lines.values())
     told = {n: f"{c.flops / 1e12:.1f} TFLOP, {c.peak_bytes / 1e9:.1f} GB" for n, c in sorted(found.items())}
     print(f"{name} {side} {'checkpointing ' * simulation.checkpointing}{told} {case.get('largest', '')}", flush=True)
     print(f"  {time.perf_counter() - start:.0f} s", flush=True)

@@ -18,6 +18,7 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+import forked
 import shape_checks
 
 gc.disable()  # until all is imported, of which nothing is garbage
@@ -53,6 +54,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+LONG = ("unit/world/test_build.py", "integration", "unit/perf", "unit/pairs", "equivalence")
+"""Files and folders of the longest tests, which start first: a worker that came to one last would leave others idle."""
+
+
+def pytest_collection_modifyitems(items):
+    tests = Path(__file__).parent
+    places = [tests / name for name in LONG]
+
+    def find_turn(item):
+        return next((n for n, place in enumerate(places) if item.path.is_relative_to(place)), len(places))
+
+    turns = {item.path: find_turn(item) for item in items}
+    items.sort(key=lambda item: turns[item.path])  # what is alike stays in its order, and a module in one piece
+
+
 def pytest_collection_finish():
     """Leaves what is imported out of every later search for garbage: each training makes one, half of its time."""
     gc.freeze()
@@ -83,6 +99,7 @@ def one_panel_on_a_card():
     draw = card.draw_panels
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "draw_panels", lambda panels, path: draw(panels[:1], path))
+        patch.setenv(forked.ONE_PANEL, "yes")  # for processes that a test forks
         yield
 
 

@@ -58,7 +58,7 @@ class Started:
 
 
 def start(*words: Any, cwd: str | Path = ".", **env: str) -> Started:
-    """Starts `mmdpo WORDS…`, or a script where the first of the words is its Path; `env` is laid over ours."""
+    """Starts `mmdpo WORDS…`; a script where the first word is its Path, a module where it is -m; `env` is over ours."""
     folder = _new_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -111,8 +111,11 @@ def run_ranks(*words: Any, count: int = 2, **env: str) -> list[str]:
 
 
 @contextmanager
-def command_in(folder: Path, real: str) -> Iterator[None]:
-    """Puts an executable `mmdpo` into a folder: its calls are forked processes, but for those of the verb `real`."""
+def command_in(folder: Path, real: str | None, name: str = "mmdpo") -> Iterator[None]:
+    """Puts an executable `mmdpo` into a folder: its calls are forked processes, but for those of the verb `real`.
+
+    By the name `python` it is one that runs modules.
+    """
 
     class Call(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -120,11 +123,11 @@ def command_in(folder: Path, real: str) -> Iterator[None]:
             self.wfile.write(json.dumps(run(*asked["words"], cwd=asked["cwd"], **asked["env"])).encode())
 
     place = _new_folder() / "socket"
-    command = folder / "mmdpo"
+    command = folder / name
     command.write_text(
         f"#!{sys.executable} -SE\n"
         "import json, os, socket, sys\n"
-        f"if ' '.join(sys.argv[1:]).startswith({real!r}):\n"
+        f"if ' '.join(sys.argv[1:]).startswith({real or ()!r}):\n"
         f"    os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'mmdpo', *sys.argv[1:]])\n"
         "server = socket.socket(socket.AF_UNIX)\n"
         f"server.connect({str(place)!r})\n"
@@ -153,6 +156,27 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", **env}
 
 
+ONE_PANEL, WORLD_ROWS = "MMDPO_TESTS_ONE_PANEL", "MMDPO_TESTS_WORLD_ROWS"
+"""Variables by which a forked process leaves out what its test does not look at, as `_leave_out` says."""
+
+
+def _leave_out(environment: Mapping[str, str]) -> None:
+    """Draws one panel of a card's curves, and so many pairs of the embedded world as its dataset, where this is asked.
+
+    All curves take as long as ten steps, and all pairs of the world longer than training on some of them.
+    """
+    if ONE_PANEL in environment:
+        from mmdpo.checkpoints import card
+
+        draw = card.draw_panels
+        card.draw_panels = lambda panels, path: draw(panels[:1], path)
+    if WORLD_ROWS in environment:
+        from mmdpo.data import examples
+
+        rows = int(environment[WORLD_ROWS])
+        examples.WORLD_SPLITS = {name: (rows, purpose) for name, (_, purpose) in examples.WORLD_SPLITS.items()}
+
+
 def _be(words: list[Any], cwd: Path, environment: dict[str, str], folder: Path) -> None:
     """Turns this process into what was started."""
     for number, name in ((1, "out"), (2, "errors")):
@@ -172,12 +196,16 @@ def _be(words: list[Any], cwd: Path, environment: dict[str, str], folder: Path) 
     if "HF_HOME" in environment:
         huggingface_hub.constants.HF_HOME = environment["HF_HOME"]
     torch.set_num_threads(1)
+    _leave_out(environment)
     gc.freeze()  # what is imported: to look through it for garbage would copy it
     try:
         if isinstance(words[0], Path):
             sys.argv = list(map(str, words))
             sys.path.insert(0, str(words[0].parent))
             runpy.run_path(sys.argv[0], run_name="__main__")
+        elif words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             from mmdpo.cli import main
 

@@ -1,5 +1,6 @@
 """Wheel and source archive: all that belongs in them, and mmdpo works where nothing but them is installed."""
 
+import functools
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 import mmdpo
+from small_trainer import write_pairs
 
 ROOT = Path(__file__).parents[2]
 MINORS = (11, 12, 13)
@@ -24,12 +26,12 @@ def call(*words, **options):
     return subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, **options)
 
 
-def build(source, target, **environment):
-    """Builds both archives of a source tree, and returns their paths."""
+def build(source, target, *options, **environment):
+    """Builds both archives of a source tree, and returns their paths; without one that options leave out."""
     told = {name: value for name, value in os.environ.items() if name not in ("REPOSITORY_URL", "SITE_URL")}
-    done = call(sys.executable, "-m", "hatchling", "build", "-d", target, cwd=source, env=told | environment)
+    done = call(sys.executable, "-m", "hatchling", "build", "-d", target, *options, cwd=source, env=told | environment)
     assert done.returncode == 0, done.stderr
-    return next(target.glob("*.whl")), next(target.glob("*.tar.gz"))
+    return next(target.glob("*.whl")), next(target.glob("*.tar.gz"), None)
 
 
 def find_pythons():
@@ -50,12 +52,14 @@ def archives(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def install(archives, tmp_path_factory):
-    """Installs the wheel alone into an empty environment of a Python; returns the environment's programs."""
+    """Installs the wheel alone into an empty environment of a Python, once; returns the environment's programs."""
 
+    @functools.cache
     def make(python):
         folder = tmp_path_factory.mktemp("alone") / "venv"
         assert call(python, "-m", "venv", "--without-pip", folder).returncode == 0
         pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-index", "--no-deps")
+        pip += ("--no-compile",)  # a test compiles all, to hear what is said of it
         done = call(*pip, archives[0])
         assert done.returncode == 0, done.stderr
         return folder / "bin"
@@ -88,7 +92,7 @@ def test_the_source_archive_makes_the_same_wheel_and_can_be_worked_on(archives, 
     with tarfile.open(archives[1]) as archive:
         archive.extractall(tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
-    again, _ = build(source, tmp_path / "dist")
+    again, _ = build(source, tmp_path / "dist", "-t", "wheel")
     with zipfile.ZipFile(archives[0]) as one, zipfile.ZipFile(again) as other:
         assert {info.filename: info.CRC for info in one.infolist()} == {
             info.filename: info.CRC for info in other.infolist()
@@ -102,7 +106,7 @@ def test_the_source_archive_makes_the_same_wheel_and_can_be_worked_on(archives, 
 
 def test_links_of_the_readme_lead_to_the_repository_that_publishes_it(tmp_path):
     code = "https://code.example/a/mmdpo"
-    wheel, _ = build(ROOT, tmp_path, REPOSITORY_URL=code, SITE_URL="https://docs.example/")
+    wheel, _ = build(ROOT, tmp_path, "-t", "wheel", REPOSITORY_URL=code, SITE_URL="https://docs.example/")
     metadata = read_metadata(wheel)
     assert set(metadata.get_all("Project-URL")) == {
         f"Repository, {code}", f"Issues, {code}/issues", f"Changelog, {code}/blob/main/CHANGELOG.md",
@@ -161,7 +165,8 @@ def test_an_installed_mmdpo_trains_away_from_the_repository(install, tmp_path):
     where = call(programs / "python", "-c", "import mmdpo; print(mmdpo.__file__)", cwd=tmp_path, env=told)
     assert Path(where.stdout.strip()).is_relative_to(programs.parent)
     quick = ("--precompute_ref_log_probs", "false", "--check_data", "text", "--eval_strategy", "no")
-    words = ("--max_steps", "1", "--use_cpu", "true", "--output_dir", "run", *quick)
+    data = ("--dataset_name", write_pairs(tmp_path, 4).name)
+    words = ("--max_steps", "1", "--use_cpu", "true", "--output_dir", "run", *data, *quick)
     done = call(programs / "mmdpo", "train", "--config", "world-mdpo", *words, cwd=tmp_path, env=told)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -44,6 +44,7 @@ def test_a_tutorial_runs_as_a_notebook(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.pathsep.join(places))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(forked.WORLD_ROWS, "128")  # of 768: the trainings are of a dozen steps
     notebook = jupytext.read(PAGES[name], fmt="md")
     assert any(cell.cell_type == "code" and cell.source.startswith("%%bash") for cell in notebook.cells)
     runner = nbclient.NotebookClient(

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import forked
 from perf import smoke
 from perf.record import ROOT
 
@@ -20,7 +21,8 @@ def run(*arguments, **variables):
 
 @pytest.mark.slow
 def test_it_checks_and_measures_in_miniature(tmp_path):
-    done = run(tmp_path / "out", "--dry", LIMIT="1500", SMOKE="900")
+    with forked.command_in(tmp_path, real=None, name="python"):
+        done = run(tmp_path / "out", "--dry", LIMIT="1500", SMOKE="900", PYTHON=str(tmp_path / "python"))
     assert done.returncode == 0, done.stdout + done.stderr
     checks = json.loads((tmp_path / "out" / "smoke.json").read_text())
     assert all(check["passed"] for check in checks)
