@@ -15,6 +15,8 @@ from tests import forked
 from tests.app_browser import open_browser, open_page, serve
 
 pytestmark = pytest.mark.slow
+ROWS = 64
+"""Pairs of the embedded world, of 768: a page of the demo shows 25 at once."""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,7 @@ def folder(tmp_path_factory):
         small = partial(QuickstartPlan, pairs=32, held_out_pairs=8, scenes=8, epochs=1)
         patch.setattr(demo, "QuickstartPlan", small)
         patch.setattr(demo, "DIAGNOSED_PAIRS", 8)
+        patch.setattr("mmdpo.data.examples.WORLD_SPLITS", {"train": (ROWS, "preference"), "test": (ROWS, "held-out")})
         parse = demo.parse_options
         patch.setattr(demo, "parse_options", lambda kind, words, verb: parse(kind, [*words, "--limit=12"], verb))
         made = demo.prepare_demo(Console(quiet=True))
@@ -43,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with serve("--demo", cwd=folder, start=forked.start) as address:
+    with serve("--demo", cwd=folder, start=forked.start, env={forked.WORLD_ROWS: str(ROWS)}) as address:
         yield address
 
 
