@@ -167,9 +167,9 @@ def _leave_out(environment: Mapping[str, str]) -> None:
     """
     if ONE_PANEL in environment:
         from mmdpo.checkpoints import card
+        from mmdpo.report.figures import draw_panels
 
-        draw = card.draw_panels
-        card.draw_panels = lambda panels, path: draw(panels[:1], path)
+        card.draw_panels = lambda panels, path: draw_panels(panels[:1], path)  # type: ignore[attr-defined]
     if WORLD_ROWS in environment:
         from mmdpo.data import examples
 

@@ -1,6 +1,8 @@
-"""What the tests rely on: no test, and no fixture that several share, sees references that another has scored."""
+"""What the tests rely on: none sees references that another has scored, and the longest start first."""
 
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -21,3 +23,13 @@ def test_each_has_a_cache_of_its_own(shared_home, other_home):
     homes = own, shared_home, other_home
     assert all(of_processes == of_this for of_processes, of_this in homes)
     assert len(set(homes)) == 3
+
+
+def test_the_longest_tests_start_first_and_a_module_stays_in_one_piece(pytestconfig):
+    tests = Path(__file__).parents[1]
+    conftest = pytestconfig.pluginmanager.get_plugin(str(tests / "conftest.py"))
+    assert all((tests / name).exists() for name in conftest.LONG)
+    places = ["unit/a.py", "unit/a.py", "unit/perf/b.py", "unit/perf/b.py", "unit/c.py", conftest.LONG[0]]
+    items = [SimpleNamespace(path=tests / place, number=number) for number, place in enumerate(places)]
+    conftest.pytest_collection_modifyitems(items)
+    assert [item.number for item in items] == [5, 2, 3, 0, 1, 4]
