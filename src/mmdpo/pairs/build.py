@@ -23,6 +23,7 @@ from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.rules import Proposal, load
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SAMPLER, Sample
+from mmdpo.pairs.second_process import offer_all
 from mmdpo.pairs.taking import take
 from mmdpo.progress import count
 
@@ -56,7 +57,7 @@ def build_pairs(
     for prompt, reason in left_out:
         tally.drop(prompt.id, reason)
     offering = Offering(prompts, files, plan, rule, tally)
-    slots = [slot for prompt in count(prompts, "reading answers", "prompt") for slot in offering.offer(prompt)]
+    slots = offer_all(offering, prompts)
     taken = take(slots, offering.offers, files, plan, tally)
     write_rows(folder / DROPPED, tally.dropped)
     if not taken:

@@ -91,6 +91,16 @@ class Offers:
             tuple(name for bit, name in zip((2, 4), LOGPS, strict=True) if flags & bit),
         )
 
+    def join(self, other: Offers) -> None:
+        """Adds all offers of another one, at places that follow its own."""
+        self._own_texts |= {len(self) + place: texts for place, texts in other._own_texts.items()}
+        for own, more in zip(self._columns(), other._columns(), strict=True):
+            own.extend(more)
+
+    def _columns(self) -> list[Any]:
+        marks = [of for sides in self.marks.values() for of in sides]
+        return [*self._numbers, self._margins, self._flags, *self.words, *marks]
+
 
 def _flag(pair: Proposal) -> int:
     """Returns in bits whether a pair is clean, and which of `LOGPS` are known."""
@@ -115,8 +125,8 @@ class Claims:
     right: int = 0
     struck: int = 0
 
-    def add(self, verdict: Verdict) -> None:
-        """Counts the claims of an answer."""
+    def add(self, verdict: Verdict | Claims) -> None:
+        """Counts the claims of an answer, or of several."""
         self.right += verdict.right
         self.struck += verdict.struck
 
@@ -139,6 +149,12 @@ class Pool:
         self._sums["words"] += count_words(text)
         self._sums.update(compress(MARKS, find_marks(text)))
 
+    def join(self, other: Pool) -> None:
+        """Counts the answers of another one too."""
+        self.answers += other.answers
+        self.claims.add(other.claims)
+        self._sums.update(other._sums)
+
     def mean(self, name: str) -> float | None:
         """Returns the `words` of an answer, or the share of answers that have a mark; None without an answer."""
         return self._sums[name] / self.answers if self.answers else None
@@ -153,8 +169,18 @@ class Tally:
 
     def drop(self, prompt: str, reason: str, k: int | None = None) -> None:
         """Counts and keeps what is in no pair."""
-        self.counts[f"{'prompt' if k is None else 'answer'}: {reason}"] += 1
-        self.dropped.append({"id": prompt} | ({} if k is None else {"k": k}) | {"reason": reason})
+        self._count({"id": prompt} | ({} if k is None else {"k": k}) | {"reason": reason})
+
+    def _count(self, row: dict[str, Any]) -> None:
+        self.counts[f"{'answer' if 'k' in row else 'prompt'}: {row['reason']}"] += 1
+        self.dropped.append(row)
+
+    def join(self, other: Tally, places: Mapping[str, int]) -> None:
+        """Adds what another one has dropped, in the order of prompts; those without a place come first."""
+        rows = sorted([*self.dropped, *other.dropped], key=lambda row: places.get(row["id"], -1))
+        self.counts, self.dropped = Counter(), []  # the order of reasons is that of the first of each
+        for row in rows:
+            self._count(row)
 
 
 def choose_rule(prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan) -> tuple[str, str]:
@@ -193,6 +219,8 @@ def look_at(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
 
 class Offering:
     """Makes offers of prompts, and counts what they lose on the way."""
+
+    COUNTS = ("answers", "judged", "candidates", "easy", "has_verdict")
 
     def __init__(self, prompts: Sequence[Prompt], files: RunFiles, plan: BuildPlan, rule: str, tally: Tally) -> None:
         self.files, self.plan, self.rule, self.tally = files, plan, rule, tally
@@ -238,6 +266,18 @@ class Offering:
         if not count:
             self.tally.drop(prompt.id, reasons.most_common(1)[0][0] if reasons else self._why_nothing(candidates))
         return [Slot(prompt, range(start + number, len(self.offers), count)) for number in range(count)]
+
+    def is_repeated(self, prompt: Prompt) -> bool:
+        """Says whether another prompt asks the same about the same picture: offers then depend on which came before."""
+        return self.files.digest(prompt) in self._seen
+
+    def join(self, places: Mapping[str, int], offers: Offers, tally: Tally, pool: Pool, counts: Sequence[int]) -> None:
+        """Adds what other prompts have offered and lost; `places` are those of all prompts, by their ids."""
+        self.offers.join(offers)
+        self.tally.join(tally, places)
+        self.pool.join(pool)
+        for name, count in zip(self.COUNTS, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
 
     def forget(self) -> None:
         """Takes all offers back."""

@@ -22,4 +22,7 @@ def test_the_measurement_runs_in_miniature_and_is_told(tmp_path, monkeypatch):
     assert "1 s, 1 s of CPU, 1.0 GiB" in " ".join(render_pairs([told]).split())
     assert "**missed**" not in render_pairs([told])
     assert "**missed**" in render_pairs([told | {"target": {"seconds": 0.5, "gib": 2.0}}])
+    two = told | {"processes": 2, "target": {"seconds": 60, "gib": 1.5}}
+    assert "1.0 GiB at most in each of two processes" in " ".join(render_pairs([two]).split())
+    assert "**missed**" in render_pairs([two])
     assert "Nothing has been measured" in render_pairs([])
