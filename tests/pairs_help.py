@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmdpo.files import to_json
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import GeneratedAnswer, Processes
 from mmdpo.options import parse_options
@@ -72,7 +73,7 @@ def make_candidate(k, text, score=0.0, wrong=(), right=(), kind=None, **more):
 
 
 def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_lines(path):

@@ -139,6 +139,11 @@ def clean_text(text: str) -> str:
     return printable(text).translate({0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"})
 
 
+def replace_surrogates(text: str) -> str:
+    """Returns text in which halves of surrogate pairs, which are no characters, are replaced by U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 """Made once: `json.dumps` makes one for every line of a file."""
 _SURROGATE = re.compile("[\ud800-\udfff]")

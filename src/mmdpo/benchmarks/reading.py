@@ -9,7 +9,6 @@ Files of rows are JSON arrays, JSON lines, or objects one after the other, with 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ ANSWER_FIELDS = ("answer", "response", "model_answer", "caption", "text", "outpu
 """Where the answer stands, the first that a row has; "text" is the question in some official files, so it is late."""
 _SAMPLED = "filtered_resps"
 """Where the samples of lm-eval have it, in a list."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EvaluationError(ValueError):
@@ -54,11 +52,6 @@ def read_data(path: Path) -> Any:
         raise EvaluationError(f"{path}, line {error.lineno}: no JSON ({error.msg}); fetch the file again") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: no JSON ({error}); fetch the file again") from error
-
-
-def replace_surrogates(text: str) -> str:
-    """Returns text in which halves of surrogate pairs, which are no characters, are replaced by U+FFFD."""
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 # -- files of rows ----------------------------------------------------------------------------------------------------
@@ -237,7 +230,7 @@ def read_answers(
                 f"{row.place}: a second answer to item {item_id}; the first is at {first}. Remove one"
             )
         said = _find_text(row, fields)
-        text = replace_surrogates(said)
+        text = files.replace_surrogates(said)
         answers[item_id] = Answer(text, row, is_mended=text != said)
     if not answers:
         raise EvaluationError(f"{path}: holds no answer at all")

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmdpo.benchmarks.definitions import BenchmarkItem
-from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows, replace_surrogates
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tolerant import take_off_thoughts
+from mmdpo.files import replace_surrogates
 
 
 class RecordedReplies:

@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import json
 import random
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from mmdpo.files import printable
+from mmdpo.files import printable, replace_surrogates
 from mmdpo.generation.http_client import KEYLESS, FailedTry, make_client, read_retry_after, show_address
 from mmdpo.generation.questions import (
     GenerationSettings,
@@ -43,7 +42,6 @@ _SHORTEST_SECRET = 8
 """Characters: a shorter key is a placeholder for a local server, and may well be a word of an answer."""
 _LEAST_LOGPROB = 1e5
 """Below 0: OpenAI says -9999 of what has next to no chance."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EndpointError(OSError):
@@ -289,7 +287,7 @@ class ChatEndpoint:
         for secret in self._secrets:
             if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "…")
-        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+        return replace_surrogates(text)
 
     def _tidy(self, text: str) -> str:
         """Returns text of a server for a message: on one line, nothing that steers a terminal, no secret."""

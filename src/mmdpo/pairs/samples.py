@@ -19,7 +19,7 @@ from PIL import Image
 from mmdpo.corruption import corrupt_image
 from mmdpo.corruption import load as load_corruption
 from mmdpo.data.images import open_image
-from mmdpo.files import digest_of, read_json, write_json
+from mmdpo.files import digest_of, read_json, replace_surrogates, write_json
 from mmdpo.generation.endpoint import RefusedError
 from mmdpo.generation.questions import Answerer, GenerationSettings, LazyImage, Question, describe_source
 from mmdpo.line_file import LineFile, read_lines
@@ -320,10 +320,10 @@ def read_samples(folder: Path) -> Iterator[Sample]:
 
 
 def to_sample(row: Mapping[str, Any]) -> Sample:
-    """Returns the answer that a line holds; what else is in it is left out."""
-    if row.keys() <= _FIELDS:
-        return Sample(**row)
-    return Sample(**{name: row[name] for name in Sample._fields if name in row})
+    """Returns the answer that a line holds, half characters replaced; what else is in it is left out."""
+    known = row if row.keys() <= _FIELDS else {name: row[name] for name in Sample._fields if name in row}
+    sample = Sample(**known)
+    return sample if sample.text.isascii() else sample._replace(text=replace_surrogates(sample.text))
 
 
 _FIELDS = frozenset(Sample._fields)

@@ -15,9 +15,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows, replace_surrogates
+from mmdpo.benchmarks.reading import EvaluationError, Row, read_rows
 from mmdpo.benchmarks.tasks import load, names
-from mmdpo.files import clean_text, digest_of, read_json
+from mmdpo.files import clean_text, digest_of, read_json, replace_surrogates
 from mmdpo.report.reading import ANSWERS, RESULT, SCORES, Place, name_results
 
 Choice: TypeAlias = Literal["left", "right", "tie", "both_bad"]

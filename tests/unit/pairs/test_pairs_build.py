@@ -119,6 +119,16 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
     }
 
 
+@pytest.mark.parametrize("reader", ["orjson", "json"])
+def test_half_a_character_of_an_answer_that_was_written_by_hand_is_replaced(tmp_path, monkeypatch, reader):
+    """As an endpoint's is when it comes."""
+    monkeypatch.setattr("mmdpo.pairs.run_files.loads", pytest.importorskip(reader).loads)
+    build(tmp_path, {"a": [c(1, "a red cup \ud83d"), c(2, "two blue \udc00 dogs", wrong=1)]})
+    assert texts_of(tmp_path) == [
+        ("a", "a red cup \N{REPLACEMENT CHARACTER}", "two blue \N{REPLACEMENT CHARACTER} dogs")
+    ]
+
+
 def test_a_rewritten_answer_has_no_log_probability_of_its_own(tmp_path):
     answer = make_candidate(1, "A dog.", score=-1, wrong=[("dog", 0)], rewrite="A cat.")
     answer.sample = answer.sample._replace(logprob=-2.0)
@@ -678,7 +688,7 @@ def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, monkeypa
     files = RunFiles(tmp_path, ["objects"])
     assert [sample.k for sample in files.read("b").samples] == list(range(12))
     some = [(each.k, each.text) for each in files.read("b", (0, 1)).samples]
-    assert some == [(k, f"answer {k} of \ud83d b") for k in (0, 1)]
+    assert some == [(k, f"answer {k} of \N{REPLACEMENT CHARACTER} b") for k in (0, 1)]
     assert files.read("b", (2,)).verdicts == {"objects": {}}
     assert files.read("b", (1,)).verdicts["objects"].keys() == {1}
 
