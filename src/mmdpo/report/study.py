@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure
@@ -48,6 +49,8 @@ CELL = 14
 BLUE = "#0969da"
 ACROSS = 4
 """Panels side by side in the picture."""
+TITLE = 28
+"""Characters that fit over a panel."""
 MOST_ROWS = 512
 """Variants times measures in the picture: a study of many variants shows its first measures there."""
 
@@ -248,7 +251,8 @@ def _draw(results: Mapping[str, Any]) -> Figure:
             if value["low"] is not None:
                 axes.plot([value["low"], value["high"]], [height, height], color=BLUE, linewidth=1.5)
             axes.plot(value["mean"], height, "o", markersize=4.5, color=BLUE)
-        axes.set_title(f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}", loc="left", size=9)
+        title = f"{shorten(measure['label'])}{ARROWS.get(measure['better'], '')}"
+        axes.set_title(fill(title, TITLE), loc="left", size=9)
         axes.set_xlabel(shorten(measure["unit"]), size=8)
         baseline = results["values"].get(results["baseline"], {}).get(name, {}).get("mean")
         if baseline is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from mmdpo.report.study import study_csv, study_markdown, write_study_files
+from mmdpo.report.study import _draw, study_csv, study_markdown, write_study_files
 from mmdpo.study.results import adjust, collect_results, describe, p_value, t_quantile
 from mmdpo.study.study_file import Study, StudyEvaluation, Variant
 from mmdpo.study.trial import Trial, digest_trial
@@ -158,6 +158,17 @@ def test_the_picture_has_a_dot_for_every_seed_and_a_bar_where_there_is_an_interv
     write_study_files(tmp_path)
     fewer = path.with_suffix(".svg").read_text()
     assert svg.count("<use ") - fewer.count("<use ") == 2 + 1
+
+
+def test_a_long_title_is_over_its_panel_and_not_cut_at_the_edge(results):
+    many = {f"measure/{n}": {"label": "wrong claims of the chosen answers", "better": "lower"} for n in range(4)}
+    known = next(iter(results["measures"].values()))
+    values = {"a": dict.fromkeys(many, results["values"]["a"]["m"])}
+    figure = _draw(results | {"measures": {name: known | of for name, of in many.items()}, "values": values})
+    figure.draw_without_rendering()
+    ends = [axes._left_title.get_window_extent().x1 for axes in figure.axes]
+    assert len(ends) == 4
+    assert max(ends) <= figure.bbox.x1
 
 
 def test_a_digest_changes_with_what_decides_and_with_nothing_else(tmp_path):
