@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mmdpo.files import read_json
-from mmdpo.study.results import describe, p_value
+from mmdpo.study.results import allow_for_number, describe, p_value
 
 MEASURES = {"f1": "world", "chair_i": "world", "cover": "world"}  # all others are of pairs
 CLAIM = re.compile(r"(?P<one>\S+) (?P<sign>[>=]) (?P<other>\S+?)(?: (?:\+|within) (?P<by>[\d.]+))?")
@@ -59,11 +59,7 @@ def main() -> None:
             continue
         values = read_json(path)["values"]
         claims += [judge(study, *next(iter(each.items())), values) for each in of]
-    order = sorted(range(len(claims)), key=lambda number: claims[number].p)
-    holm, largest = {}, 0.0
-    for place, number in enumerate(order):
-        largest = max(largest, claims[number].p * (len(claims) - place))
-        holm[number] = min(1.0, largest)
+    holm = {n: min(1.0, p) for n, p in allow_for_number({n: claim.p for n, claim in enumerate(claims)}).items()}
     lines = ["| study | measure | claim | difference | holds | holm |", "|---|---|---|---|---|---|"]
     for number, claim in enumerate(claims):
         said = "{mean:+.2f} ({low:.2f} … {high:.2f})".format(**claim.difference).replace("-", "−")

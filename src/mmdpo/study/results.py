@@ -105,25 +105,34 @@ def adjust(
         for measure, value in of.items()
         if name != START and not measure.startswith("time/") and value["low"] is not None
     }
-    tests = sorted((test for test in p if test[1] in claimed), key=p.__getitem__)
-    holm, sizes, largest = {}, {}, 0.0
-    for place, test in enumerate(tests):
-        largest = max(largest, p[test] * (len(tests) - place))
-        holm[test] = min(1.0, largest)
-        sizes[test] = 0.05 * p[test] / largest if largest else 0.05 / len(tests)
+    tests = {test: value for test, value in p.items() if test[1] in claimed}
+    corrected_p = allow_for_number(tests)
     adjusted: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in differences}
     for name, of in differences.items():
         for measure, value in of.items():
-            own, corrected = p.get((name, measure)), holm.get((name, measure))
+            own, corrected = p.get((name, measure)), corrected_p.get((name, measure))
             low = high = None
             if own is not None and corrected is not None:
                 # Of the size at which Holm's procedure tests this difference; with p of 0 the interval is a point.
-                within = 1 - sizes[name, measure]
+                within = 1 - (0.05 * own / corrected if corrected else 0.05 / len(tests))
                 reach = t_quantile(value["n"] - 1, within) * (value["std"] or 0.0) / math.sqrt(value["n"])
                 low, high = value["mean"] - reach, value["mean"] + reach
-            wide = {"holm": corrected, "wide_low": low, "wide_high": high}
+            wide = {"holm": None if corrected is None else min(1.0, corrected), "wide_low": low, "wide_high": high}
             adjusted[name][measure] = {**value, "p": own, **wide}
     return adjusted
+
+
+def allow_for_number(p: Mapping[Any, float]) -> dict[Any, float]:
+    """Returns p-values in which their number is allowed for, by Holm (1979); those above 1 stand for 1.
+
+    >>> allow_for_number({"a": 0.04, "b": 0.01, "c": 0.03})
+    {'b': 0.03, 'c': 0.06, 'a': 0.06}
+    """
+    corrected, largest = {}, 0.0
+    for place, test in enumerate(sorted(p, key=p.__getitem__)):
+        largest = max(largest, p[test] * (len(p) - place))
+        corrected[test] = largest
+    return corrected
 
 
 def p_value(difference: Mapping[str, Any]) -> float:

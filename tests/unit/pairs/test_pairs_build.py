@@ -119,10 +119,16 @@ def test_a_row_says_where_its_pair_comes_from(tmp_path):
     }
 
 
-@pytest.mark.parametrize("reader", ["orjson", "json"])
-def test_half_a_character_of_an_answer_that_was_written_by_hand_is_replaced(tmp_path, monkeypatch, reader):
+@pytest.fixture(params=["orjson", "json"])
+def both_readers(request, monkeypatch):
+    """Lines are read by orjson, then by the standard library."""
+    reader = pytest.importorskip(request.param, reason="orjson reads lines faster: pip install mmdpo[app]")
+    monkeypatch.setattr("mmdpo.pairs.run_files.loads", reader.loads)
+
+
+@pytest.mark.usefixtures("both_readers")
+def test_half_a_character_of_an_answer_that_was_written_by_hand_is_replaced(tmp_path):
     """As an endpoint's is when it comes."""
-    monkeypatch.setattr("mmdpo.pairs.run_files.loads", pytest.importorskip(reader).loads)
     build(tmp_path, {"a": [c(1, "a red cup \ud83d"), c(2, "two blue \udc00 dogs", wrong=1)]})
     assert texts_of(tmp_path) == [
         ("a", "a red cup \N{REPLACEMENT CHARACTER}", "two blue \N{REPLACEMENT CHARACTER} dogs")
@@ -672,14 +678,10 @@ def test_lines_are_found_by_their_prompt_and_half_a_line_is_none(tmp_path):
     assert files.read("nobody") == ([], {"objects": {}})
 
 
-@pytest.mark.parametrize("reader", ["orjson", "json"])
+@pytest.mark.usefixtures("both_readers")
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
-def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, monkeypatch, separators, reader):
+def test_lines_of_a_prompt_that_stand_apart_are_read_together(tmp_path, separators):
     """Sampling writes the greedy answers of many prompts before their draws."""
-    monkeypatch.setattr(
-        "mmdpo.pairs.run_files.loads",
-        pytest.importorskip(reader, reason="orjson reads lines faster: pip install mmdpo[app]").loads,
-    )
     run_of(tmp_path, {name: [c(1, "a")] for name in "abc"})
     order = [(name, k) for ks in ([0], range(1, 12)) for name in "abc" for k in ks]
     rows = [{"id": name, "k": k, "text": f"answer {k} of \ud83d {name}"} for name, k in order]

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import yaml
+from rich.console import Console
 
-from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries
+from mmdpo.study import study_run
+from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries, take_values
 from mmdpo.study.study_file import StudyError, read_study
 
 TUNE = {"key": "learning_rate", "values": [1e-4, 3e-4, 9e-4], "seeds": [300, 301], "by": "world/f1"}
@@ -96,6 +98,65 @@ def test_a_variant_that_no_value_could_be_tried_of_is_said_to_keep_its_own(tmp_p
     chosen, tuned = choose_values(study, tries)
     assert rates(chosen)["mdpo"] == 3e-4, "the world's own"
     assert describe_tuned(tuned)[-1].endswith("at 0.0001, 0.0003, 0.0009, so that it keeps its recipe's learning_rate")
+
+
+def chosen_before(tmp_path, **changes):
+    """The folder of a finished study that chose 1e-4 for dpo and 3e-4 for mdpo."""
+    study = read(tmp_path)
+    folder = tmp_path / "before"
+    _, tuned = choose_values(study, finish_tries(study, folder))
+    (folder / "results.json").write_text(json.dumps({"study": study.name, "tuned": tuned} | changes))
+    return folder
+
+
+def test_what_a_study_chose_is_taken_to_confirm_it_on_new_seeds(tmp_path):
+    folder = chosen_before(tmp_path)
+    study, tuned = take_values(read(tmp_path, seeds=[100, 101]), folder)
+    assert rates(study) == {"dpo": 1e-4, "mdpo": 3e-4, "fixed": 5e-5}
+    assert study.command.endswith(f" --tuned_in {folder}")
+    found = f"learning_rate with the best world/f1 on the seeds 300, 301 in {folder}: 0.0001 dpo; 0.0003 mdpo"
+    assert describe_tuned(tuned)[0] == found
+    fewer, tuned = take_values(read(tmp_path, seeds=[100], variants=STUDY["variants"][:1]), folder)
+    assert rates(fewer) == tuned["chosen"] == {"dpo": 1e-4}, "of the variants that are run"
+
+
+def test_nothing_is_tried_where_values_are_taken(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(study_run, "prepare_server", lambda: None)
+    monkeypatch.setattr(study_run, "write_study_files", lambda folder: ())  # nothing was measured that could be drawn
+    monkeypatch.setattr(study_run, "_run_from_starts", lambda trials, *rest: ran.append((rest[-1], trials)))
+    folder = chosen_before(tmp_path)
+    results = study_run.run_study(read(tmp_path, seeds=[100]), tmp_path / "out", 1, Console(), tuned_in=folder)
+    ((what, trials),) = ran
+    assert what == "trials"
+    assert [trial.variant.options["learning_rate"] for trial in trials[1:]] == [1e-4, 3e-4, 5e-5]
+    assert results["tuned"]["in"] == str(folder)
+    assert any(str(folder) in note for note in results["notes"])
+
+
+NEW = {"name": "new", "objective": "mdpo"}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({}, {"seeds": [7, 301], "tune": TUNE | {"seeds": [5]}}, r"by the seeds \[301\], which are run here"),
+        ({"study": "other"}, {}, "chose learning_rate of the study 'other', not learning_rate of 'tuned'"),
+        ({"tuned": {"key": "beta", "seeds": [5], "chosen": {}}}, {}, "chose beta of the study 'tuned', not learning"),
+        ({"tuned": None}, {"tune": None}, "the study 'tuned' tunes nothing: leave it out"),
+        ({}, {"variants": [*STUDY["variants"], NEW]}, "chose nothing for new: leave it out to try values here"),
+        ({"tuned": None}, {}, "results.json does not say which values a study chose"),
+    ],
+)
+def test_values_that_were_chosen_for_something_else_are_refused(tmp_path, there, here, said):
+    folder = chosen_before(tmp_path, **there)
+    with pytest.raises(StudyError, match=f"--tuned_in: .*{said}"):
+        take_values(read(tmp_path, **here), folder)
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"--tuned_in: .*results\.json cannot be read: No such file or directory"):
+        take_values(read(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(
