@@ -44,7 +44,9 @@ EXPECTED = (
     "to the byte). Then, prompt by prompt: what is known of an offer stands in columns, a pair is read a second time "
     "as it is written, texts are split and claims counted once, no torch is loaded: 60 s and below 1 GiB; it took 83 s "
     "and 0.7 GiB. Now words stand in for patterns of style, and half of the offers are made in a second process: 53 to "
-    "59 s, 70 to 75 s of CPU, below 1 GiB in each process"
+    "59 s, 70 to 75 s of CPU, below 1 GiB in each process; it took 62 s and 79 s of CPU. Now a second process also "
+    "counts what pairs are like, and looks for a shortcut in their texts, while the first one writes them: 55 to 58 s, "
+    "86 s of CPU, as each pair is read once more"
 )
 """What was expected before the first measurement, and before that of each further design."""
 

@@ -9,23 +9,25 @@ train.yaml              a recipe for `mmdpo train --config`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmdpo.files import read_json, write_json, write_rows
 from mmdpo.pairs.dataset import DATASET, write_dataset
-from mmdpo.pairs.facts import Facts, warn
+from mmdpo.pairs.facts import describe_pairs, warn
 from mmdpo.pairs.offers import Offering, Tally, choose_rule
 from mmdpo.pairs.plan import BuildError, BuildPlan
 from mmdpo.pairs.prompts import Prompt
-from mmdpo.pairs.rules import Proposal, load
+from mmdpo.pairs.rules import load
 from mmdpo.pairs.run_files import RunFiles
 from mmdpo.pairs.samples import SAMPLER, Sample
-from mmdpo.pairs.second_process import offer_all
+from mmdpo.pairs.second_process import offer_all, second_process
 from mmdpo.pairs.taking import take
 from mmdpo.progress import count
+from mmdpo.registry import is_elsewhere
 
 PAIRS, DROPPED = "pairs.json", "dropped.jsonl"
 
@@ -46,7 +48,8 @@ def build_pairs(
     `is_planned` says which answers on disk are the run's. `resamples` are those of the intervals of the shortcut test;
     0 leaves it out.
 
-    Answers and verdicts are read prompt by prompt and forgotten; those of a pair are read again as it is written.
+    Answers and verdicts are read prompt by prompt and forgotten; those of a pair are read again as it is counted,
+    and as it is written.
 
     Raises:
         BuildError: something is missing, the judge does not go with the rule, or no pair is left.
@@ -66,15 +69,12 @@ def build_pairs(
             f"no pair is left of {len(prompts):,} prompts: {reasons or 'nothing was judged'}. Look at "
             f"{folder / DROPPED}; another rule, a margin of 0 or more answers at a higher temperature may do"
         )
-    facts = Facts(offering, len(taken))
-
-    def read_pairs() -> Iterator[Proposal]:
-        for prompt, offer in count(taken, "writing pairs", "pair"):
-            pair, verdicts = offering.read(prompt, offer)
-            facts.add(prompt, pair, verdicts)
-            yield pair
-
-    sizes = write_dataset(taken, read_pairs(), files, plan, rule, folder / DATASET)
+    describe = partial(describe_pairs, offering, taken, resamples)
+    allowed = not is_elsewhere(rule)
+    with second_process(describe, len(taken), "counting what pairs are like", allowed=allowed) as wait:
+        pairs = (offering.read(prompt, offer)[0] for prompt, offer in count(taken, "writing pairs", "pair"))
+        sizes = write_dataset(taken, pairs, files, plan, rule, folder / DATASET)
+        facts = describe() if wait is None else wait()
     result = {
         "rule": rule,
         "asked_rule": plan.rule,
@@ -86,7 +86,7 @@ def build_pairs(
         "funnel": offering.funnel(len(prompts) + len(left_out), len(taken)),
         "pairs": sizes,
         "images": len({digest for prompt, _ in taken for digest in files.images(prompt)}),
-        **facts.describe(resamples),
+        **facts,
     }
     result["notes"] += list(warn(result))
     write_json(folder / PAIRS, result)

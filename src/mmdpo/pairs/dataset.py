@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -99,7 +100,7 @@ def _read_images(prompt: Prompt, files: RunFiles) -> tuple[Any, ...]:
         for image in prompt.images:
             if isinstance(image, str | Path):
                 content = read_image_file(image)
-                images.append({"bytes": content, "path": Path(image).name})
+                images.append({"bytes": content, "path": os.path.basename(image)})  # noqa: PTH119 - as in read_image_file
                 digests.append(sha256_image(content))
             else:
                 images.append(image)

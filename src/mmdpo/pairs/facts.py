@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmdpo.diagnosis.shortcut import TextPair
 from mmdpo.pairs.balance import MARKS, find_marks, is_uneven
 from mmdpo.pairs.filters import CUT, DUPLICATE, NEAR_DUPLICATE
 from mmdpo.pairs.judges import Verdict
-from mmdpo.pairs.offers import LOOKED_AT, Claims, Offering
+from mmdpo.pairs.offers import LOOKED_AT, Claims, Offer, Offering
 from mmdpo.pairs.prompts import Prompt
 from mmdpo.pairs.rules import Proposal
 
@@ -29,11 +29,19 @@ def contrast(texts: np.ndarray, pool: float | None, scale: float = 1) -> dict[st
     return {"chosen": chosen, "rejected": rejected, "pool": pool, "auc": (more + 0.5 * ties) / len(texts)}
 
 
-class Facts:
-    """What pairs are like: lengths, margins, mistakes, style, and what the text alone gives away.
+def describe_pairs(offering: Offering, taken: Sequence[tuple[Prompt, Offer]], resamples: int) -> dict[str, Any]:
+    """Returns what the pairs that are taken are like, for JSON. They are read and counted one by one, and forgotten.
 
-    They are counted one by one, and forgotten.
+    `resamples` are those of the intervals of the shortcut test; 0 leaves it out.
     """
+    facts = Facts(offering, len(taken))
+    for prompt, offer in taken:
+        facts.add(prompt, *offering.read(prompt, offer))
+    return facts.describe(resamples)
+
+
+class Facts:
+    """What pairs are like: lengths, margins, mistakes, style, and what the text alone gives away."""
 
     def __init__(self, offering: Offering, count: int) -> None:
         """So many pairs will follow."""

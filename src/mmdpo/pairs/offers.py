@@ -269,7 +269,7 @@ class Offering:
 
     def is_repeated(self, prompt: Prompt) -> bool:
         """Says whether another prompt asks the same about the same picture: offers then depend on which came before."""
-        return self.files.digest(prompt) in self._seen
+        return self.files.has_answers(prompt) and self.files.digest(prompt) in self._seen
 
     def join(self, places: Mapping[str, int], offers: Offers, tally: Tally, pool: Pool, counts: Sequence[int]) -> None:
         """Adds what other prompts have offered and lost; `places` are those of all prompts, by their ids."""

@@ -1,4 +1,4 @@
-"""Offers that a second process makes are those that one process makes, and it never outlives the first one."""
+"""What a second process does is what one process does, and it never outlives the first one."""
 
 import multiprocessing
 import os
@@ -7,11 +7,14 @@ import signal
 import time
 
 import pytest
+import torch
 
 from mmdpo.pairs import second_process
 from mmdpo.pairs.build import build_pairs
+from mmdpo.pairs.facts import Facts
 from mmdpo.pairs.offers import Offering
 from mmdpo.pairs.plan import BuildPlan
+from mmdpo.pairs.samples import SamplesError
 from tests.pairs_help import make_candidate, make_prompt, paint, write_run
 
 pytestmark = pytest.mark.skipif(
@@ -25,20 +28,15 @@ def forked(monkeypatch):
     """Lets few prompts be many; returns the list that each forked process is added to."""
     found = []
 
-    def fork(method):
-        context = multiprocessing.get_context(method)
-        start = context.Process
+    context = multiprocessing.get_context("fork")
 
-        class Watched(start):
-            def start(self):
-                super().start()
-                found.append(self)
+    class Watched(context.Process):
+        def start(self):
+            super().start()
+            found.append(self)
 
-        monkeypatch.setattr(context, "Process", Watched, raising=False)
-        return context
-
+    monkeypatch.setattr(context, "Process", Watched, raising=False)
     monkeypatch.setattr(second_process, "MANY", 4)
-    monkeypatch.setattr(second_process, "get_context", fork)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     return found
 
@@ -57,7 +55,8 @@ def write_answers(folder):
             make_candidate(4, "no no no no" if of % 4 == 3 else f"a tree, a tree, {of}", wrong=["tree"]),
         ][: 1 if of in (4, 19) else 4]
     write_run(folder, prompts, answers)
-    return prompts
+    unread = make_prompt("unread", image=folder / "missing.png")
+    return [*prompts[:18], unread, *prompts[18:]]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +77,22 @@ def test_two_processes_write_what_one_writes_to_the_byte(tmp_path, monkeypatch, 
         return [path.read_bytes() if (path := tmp_path / name).is_file() else None for name in FILES]
 
     two = build()
-    assert len(forked) == 1
+    assert len(forked) == 2, "one makes offers, one counts what pairs are like"
     monkeypatch.setattr(second_process, "MANY", 1_000)
     assert build() == two
-    assert len(forked) == 1
+    assert len(forked) == 2
+
+
+def test_the_shortcut_is_measured_in_a_process_whose_first_one_has_threads_of_pytorch(tmp_path, monkeypatch, forked):
+    torch.randn(300, 300) @ torch.randn(300, 300)  # what starts them
+    prompts = write_answers(tmp_path)
+    found = []
+    for many in (4, 1_000):
+        monkeypatch.setattr(second_process, "MANY", many)
+        found.append(build_pairs(prompts, tmp_path, ["objects"], BuildPlan(rule="ranked"), resamples=50))
+    assert len(forked) == 2
+    assert found[0]["shortcut"]["rules"]["text"]["n"] > 5
+    assert found[0] == found[1]
 
 
 def test_an_error_in_the_second_process_is_told_as_in_one(tmp_path, monkeypatch, forked):
@@ -101,16 +112,47 @@ def test_an_error_in_the_second_process_is_told_as_in_one(tmp_path, monkeypatch,
     assert not forked[0].is_alive()
 
 
-def test_a_second_process_that_is_killed_is_told(tmp_path, monkeypatch, forked):
-    prompts, first, offer = write_answers(tmp_path), os.getpid(), Offering.offer
+def test_an_error_in_counting_what_pairs_are_like_is_told_as_in_one(tmp_path, monkeypatch, forked):
+    def fail(facts, resamples):
+        raise ValueError(f"no facts of {facts._count} pairs")
 
-    def offer_or_die(offering, prompt):
+    prompts = write_answers(tmp_path)
+    monkeypatch.setattr(Facts, "describe", fail)
+    for many in (4, 1_000):
+        monkeypatch.setattr(second_process, "MANY", many)
+        with pytest.raises(ValueError, match=r"^no facts of 1\d pairs$"):
+            build_pairs(prompts, tmp_path, ["objects"], BuildPlan(), resamples=0)
+    assert len(forked) == 2
+    assert not any(process.is_alive() for process in forked)
+
+
+def test_a_picture_that_has_changed_is_told_and_ends_the_second_process(tmp_path, monkeypatch, forked):
+    prompts = write_answers(tmp_path)
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(path.read_text().replace('"images": ["', '"images": ["f'))
+    monkeypatch.setattr(Facts, "describe", lambda facts, resamples: time.sleep(60))
+    begin = time.monotonic()
+    with pytest.raises(SamplesError, match="p0"):
+        build_pairs(prompts, tmp_path, ["objects"], BuildPlan(), resamples=0)
+    assert time.monotonic() - begin < 50
+    assert len(forked) == 2
+    assert not any(process.is_alive() for process in forked)
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "doing"),
+    [(Offering, "offer", "reading answers"), (Facts, "add", "counting what pairs are like")],
+)
+def test_a_second_process_that_is_killed_is_told(tmp_path, monkeypatch, forked, of, name, doing):
+    prompts, first, do = write_answers(tmp_path), os.getpid(), getattr(of, name)
+
+    def do_or_die(*arguments):
         if os.getpid() != first:
             os.kill(os.getpid(), signal.SIGKILL)
-        return offer(offering, prompt)
+        return do(*arguments)
 
-    monkeypatch.setattr(Offering, "offer", offer_or_die)
-    with pytest.raises(ChildProcessError, match="the second process that was reading answers was killed"):
+    monkeypatch.setattr(of, name, do_or_die)
+    with pytest.raises(ChildProcessError, match=f"the second process that was {doing} was killed"):
         build_pairs(prompts, tmp_path, ["objects"], BuildPlan(), resamples=0)
 
 
