@@ -161,7 +161,7 @@ def test_rows_are_what_the_name_of_the_way_says(case):
     else:
         assert branches == [1, 1, 2, 2, 2, 2]
         assert len(trees) > 1
-        assert max(trees) > 1
+        assert max(trees) > 1, [(tree.length, scorer.max_tokens_per_row) for tree in rows.trees]
         assert not rows.attention_mask.all()
         assert rows.trees[0].length == rows.input_ids.shape[1] > scorer.max_tokens_per_row
 
