@@ -31,6 +31,11 @@ class StudyOptions(Options):
     world: str | None = option(
         None, "In this embedded world: world, world_large.", known=lambda: ("world", "world_large"), unset="the study's"
     )
+    tuning_seeds: tuple[int, ...] = option(
+        (),
+        "Try the values of `tune` on these seeds. More of them later try only what is new.",
+        unset="those of the study",
+    )
     tuned_in: Path | None = option(
         None,
         "Take the values that the same study has chosen in this folder, in place of trying them again: to confirm on "
@@ -46,6 +51,10 @@ def run(options: StudyOptions) -> int:
         asked = {name: str(read_yaml(STUDIES.find(name)).get("about", "")) for name in STUDIES.names()}
         print_names({name: re.split(r"(?<=[.?]) ", " ".join(text.split()))[0] for name, text in asked.items()})
         return 0
+    if options.tuning_seeds and options.tuned_in:
+        raise ValueError(
+            "--tuned_in takes values that were chosen elsewhere, so nothing is tried with --tuning_seeds: leave one out"
+        )
     named = [name for name in (options.name, options.config) if name is not None]
     if len(named) != 1:
         known = ", ".join(STUDIES.names())
@@ -63,7 +72,13 @@ def run(options: StudyOptions) -> int:
     from mmdpo.study.study_run import prepare_server, run_study
 
     prepare_server()
-    study = read_study(named[0], seeds=options.seeds or None, variants=options.variants or None, world=options.world)
+    study = read_study(
+        named[0],
+        seeds=options.seeds or None,
+        variants=options.variants or None,
+        world=options.world,
+        tuning_seeds=options.tuning_seeds or None,
+    )
     out = options.out or Path("runs") / study.name
     results = run_study(study, out, options.jobs, Console(), tuned_in=options.tuned_in)
     return 1 if results["missing"] else 0

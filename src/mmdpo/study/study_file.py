@@ -202,12 +202,13 @@ def read_study(
     seeds: Sequence[int] | None = None,
     variants: Sequence[str] | None = None,
     world: str | None = None,
+    tuning_seeds: Sequence[int] | None = None,
 ) -> Study:
     """Reads a study from its file, or a shipped one by name.
 
     `seeds` replaces those of the file, `variants` names those that are run (the first of the file always is, since
     differences are taken to it), and `world` moves a study of one embedded world to another, under the name
-    STUDY-WORLD. Every variant's recipe is tried. Raises StudyError.
+    STUDY-WORLD. `tuning_seeds` replaces the seeds of `tune`. Every variant's recipe is tried. Raises StudyError.
     """
     try:
         path = STUDIES.find(name_or_path)
@@ -234,6 +235,11 @@ def read_study(
             command += f" --variants {' '.join(variant.name for variant in listed[1:])}"
         if seeds is not None:
             command += f" --seeds {' '.join(map(str, seeds))}"
+        if tuning_seeds is not None:
+            if not isinstance(tune := content.get("tune"), dict):
+                raise StudyError("--tuning_seeds: the study tunes nothing: leave it out")
+            content["tune"] = {**tune, "seeds": list(tuning_seeds)}
+            command += f" --tuning_seeds {' '.join(map(str, tuning_seeds))}"
         keep = content.get("keep_models", False)
         _require(isinstance(keep, bool), f"keep_models is true or false; got {keep!r}")
         study = Study(

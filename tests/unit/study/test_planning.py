@@ -194,6 +194,27 @@ def test_the_learning_rates_of_a_study_in_another_world_are_written_as_they_are_
     assert list(study.tuning.values) == study.content["tune"]["values"] == [0.5e-4, 1.5e-4, 4.5e-4]
 
 
+def test_values_can_be_tried_on_other_seeds_than_the_studys(tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    study = read_study(str(tmp_path / "study.yaml"), tuning_seeds=[301])
+    assert {trial.seed for trial in plan_tries(study, tmp_path)} == {301}
+    assert study.content["tune"]["seeds"] == [301]
+    assert study.command.endswith("study.yaml --tuning_seeds 301")
+    with pytest.raises(StudyError, match=r"tune: seeds \[1\] are the study's own"):
+        read_study(str(tmp_path / "study.yaml"), tuning_seeds=[1, 301])
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | {"tune": None}))
+    with pytest.raises(StudyError, match="--tuning_seeds: the study tunes nothing: leave it out"):
+        read_study(str(tmp_path / "study.yaml"), tuning_seeds=[301])
+
+
+@pytest.mark.parametrize("seeds", [[300], [300, 301]])
+def test_more_tuning_seeds_try_only_what_is_new(tmp_path, seeds):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    before = finish_tries(read_study(str(tmp_path / "study.yaml"), tuning_seeds=[300]), tmp_path / "out")
+    later = plan_tries(read_study(str(tmp_path / "study.yaml"), tuning_seeds=seeds), tmp_path / "out")
+    assert {trial.digest for trial in before} == {trial.digest for trial in later if trial.seed == 300}
+
+
 def test_a_missing_part_is_named(tmp_path):
     with pytest.raises(StudyError, match="tune: by is missing"):
         read(tmp_path, tune={key: value for key, value in TUNE.items() if key != "by"})
