@@ -1,11 +1,13 @@
 """Values that are found on seeds of their own, and trials that another study has finished already."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
+from mmdpo.commands.study import StudyOptions, run
 from mmdpo.study import study_run
 from mmdpo.study.planning import adopt_finished, choose_values, describe_tuned, plan_trials, plan_tries, take_values
 from mmdpo.study.study_file import StudyError, read_study
@@ -205,6 +207,11 @@ def test_values_can_be_tried_on_other_seeds_than_the_studys(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | {"tune": None}))
     with pytest.raises(StudyError, match="--tuning_seeds: the study tunes nothing: leave it out"):
         read_study(str(tmp_path / "study.yaml"), tuning_seeds=[301])
+
+
+def test_values_are_either_taken_or_tried():
+    with pytest.raises(ValueError, match="leave one out"):
+        run(StudyOptions(name="beyond", tuning_seeds=(300,), tuned_in=Path("runs/beyond")))
 
 
 @pytest.mark.parametrize("seeds", [[300], [300, 301]])
