@@ -6,8 +6,10 @@ RUN ?= runs/quickstart
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+# Else every process that a test starts compiles the package, and every worker all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup engines quickstart check docs test test-unit perf format package lock oldest newest newest-check clean
+.PHONY: setup engines quickstart check docs test test-unit test-engines perf format package lock oldest newest newest-check clean
 
 setup: $(VENV)/.installed
 
@@ -36,13 +38,16 @@ check: setup
 docs: setup
 	$(BIN)/python -m website
 
-# Lets the tests of 4-bit weights and of DeepSpeed run too.
+# What 4-bit weights and DeepSpeed need. PEFT then loads bitsandbytes in every process, a second and more.
 engines: setup
 	$(BIN)/pip install --quiet --constraint requirements/locked.txt --no-build-isolation --group engines
 
-# Everything, the minutes-long trainings included.
+# Everything, the minutes-long trainings included. Three on two cores: tests wait for browsers and for processes.
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
+
+test-engines: engines
+	$(BIN)/pytest -n 2 --dist worksteal tests/equivalence/test_two_processes.py tests/unit/training/test_adapters.py
 
 # Without whole commands and trainings: a few minutes.
 test-unit: setup

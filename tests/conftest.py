@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import shutil
 import ssl
@@ -59,14 +60,31 @@ LONG = ("unit/world/test_build.py", "integration", "unit/perf", "unit/pairs", "e
 
 
 def pytest_collection_modifyitems(items):
+    items[:] = deal(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+
+
+def deal(items, workers):
+    """Returns tests in the order in which as many workers take equal pieces of them: each begins with long ones.
+
+    What is alike stays in its order, and a module in one piece but where a worker's part ends.
+    """
     tests = Path(__file__).parent
     places = [tests / name for name in LONG]
 
-    def find_turn(item):
-        return next((n for n, place in enumerate(places) if item.path.is_relative_to(place)), len(places))
+    def find_turn(path):
+        return next((n for n, place in enumerate(places) if path.is_relative_to(place)), len(places))
 
-    turns = {item.path: find_turn(item) for item in items}
-    items.sort(key=lambda item: turns[item.path])  # what is alike stays in its order, and a module in one piece
+    modules = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    long = sorted((path for path in modules if find_turn(path) < len(places)), key=find_turn)
+    parts = [[item for path in long[worker::workers] for item in modules[path]] for worker in range(workers)]
+    rest = iter([item for path, of in modules.items() if path not in long for item in of])
+    dealt, ends = [], [len(items) * (worker + 1) // workers for worker in range(workers)]  # as xdist deals them out
+    for part, end in zip(parts, ends, strict=True):
+        dealt += part
+        dealt += itertools.islice(rest, max(0, end - len(dealt)))
+    return [*dealt, *rest]
 
 
 def pytest_collection_finish():

@@ -31,5 +31,7 @@ def test_the_longest_tests_start_first_and_a_module_stays_in_one_piece(pytestcon
     assert all((tests / name).exists() for name in conftest.LONG)
     places = ["unit/a.py", "unit/a.py", "unit/perf/b.py", "unit/perf/b.py", "unit/c.py", conftest.LONG[0]]
     items = [SimpleNamespace(path=tests / place, number=number) for number, place in enumerate(places)]
-    conftest.pytest_collection_modifyitems(items)
-    assert [item.number for item in items] == [5, 2, 3, 0, 1, 4]
+    assert [item.number for item in conftest.deal(items, 1)] == [5, 2, 3, 0, 1, 4]
+    assert [item.number for item in conftest.deal(items, 2)] == [5, 0, 1, 2, 3, 4]
+    assert [item.number for item in conftest.deal(items, 9)] == [5, 2, 3, 0, 1, 4]
+    assert conftest.deal([], 3) == []
