@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 # Else every process that a test starts compiles the package, and every worker all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup engines quickstart check docs test test-unit test-engines perf format package lock oldest newest newest-check clean
+.PHONY: setup quickstart check docs test test-unit test-rest perf format package lock oldest newest newest-check clean
 
 setup: $(VENV)/.installed
 
@@ -38,16 +38,16 @@ check: setup
 docs: setup
 	$(BIN)/python -m website
 
-# What 4-bit weights and DeepSpeed need. PEFT then loads bitsandbytes in every process, a second and more.
-engines: setup
-	$(BIN)/pip install --quiet --constraint requirements/locked.txt --no-build-isolation --group engines
-
-# Everything, the minutes-long trainings included. Three on two cores: tests wait for browsers and for processes.
+# All but what is marked `rest`, the minutes-long trainings included. Three on two cores: tests wait for browsers and for
+# processes.
 test: setup
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal -m "not rest"
 
-test-engines: engines
-	$(BIN)/pytest -n 2 --dist worksteal tests/equivalence/test_two_processes.py tests/unit/training/test_adapters.py
+# The rest: the shipped world built again, and what needs 4-bit weights or DeepSpeed. Where bitsandbytes is installed, PEFT
+# loads it in every process, which takes a second and more.
+test-rest: setup
+	$(BIN)/pip install --quiet --constraint requirements/locked.txt --no-build-isolation --group engines
+	$(BIN)/pytest -n 2 --dist worksteal -m rest
 
 # Without whole commands and trainings: a few minutes.
 test-unit: setup

@@ -86,7 +86,7 @@ def render() -> str:
         "",
         "`requirements/locked.txt` has one version of NumPy, SciPy and a few others for Python 3.11 and a newer one",
         "for 3.12 and 3.13. PyTorch is the version that `constraints.txt` names. DeepSpeed and bitsandbytes are",
-        "optional, and `make test-engines` installs their locked versions and runs the tests that need them; `vllm`,",
+        "optional, and `make test-rest` installs their locked versions and runs the tests that need them; `vllm`,",
         "`wandb` and `trackio` are optional too, and in no list.",
         "",
     ]

@@ -55,10 +55,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
-LONG = ("unit/world/test_build.py", "integration", "unit/perf", "unit/pairs", "equivalence")
+LONG = ("integration", "unit/perf", "unit/pairs", "equivalence")
 """Files and folders of the longest tests, which start first: a worker that came to one last would leave others idle."""
 
 
+@pytest.hookimpl(trylast=True)  # after tests were left out by their marks
 def pytest_collection_modifyitems(items):
     items[:] = deal(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 

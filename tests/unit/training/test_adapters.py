@@ -212,6 +212,7 @@ class TestContinued:
             run("continued", use_peft=True)
 
 
+@pytest.mark.rest
 @quantised
 class TestQuantised:
     def test_weights_are_in_four_bits(self, make):
