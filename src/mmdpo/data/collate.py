@@ -6,7 +6,7 @@ version, and the answers response by response. Which context meets which answer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -64,6 +64,15 @@ class Batch(TypedDict):
     """False for padding rows, which have no part in losses and metrics."""
     ref_logprobs: Float[Tensor, "B C"] | None
     """Cached reference log-probabilities, one column per cached cell."""
+
+
+def require_batch(made: Any) -> None:
+    """Raises TypeError where what the caller's `data_collator` returned is no batch; says what it lacks."""
+    wanted = "it is given items of train_dataset, and returns an mmdpo.data.collate.Batch, as the trainer's own does"
+    if not isinstance(made, Mapping):
+        raise TypeError(f"the data_collator returned {type(made).__name__}: {wanted}")
+    if lacking := [name for name in Batch.__annotations__ if name not in made]:
+        raise TypeError(f"the data_collator returned a batch without {', '.join(lacking)}: {wanted}")
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,17 @@ def read_prompts(
 
     Raises:
         RowError: a row has no prompt or no image, or its id is another row's; names the row.
-        PromptsError: there is nothing to ask, or it is a benchmark's.
+        PromptsError: there is nothing to ask, it is a benchmark's, or `image_root` is given and no row has a path.
     """
-    if (world := find_world(name)) is not None:
+    world, folder = find_world(name), Path(name).expanduser()
+    if image_root is not None and (world is not None or (ask_of_images and folder.is_dir())):
+        brings = "an embedded world, which draws its images" if world is not None else "a folder of images"
+        raise PromptsError(
+            f"image_root: {name} is {brings}: leave image_root out, which is for paths in the rows of a file"
+        )
+    if world is not None:
         return draw_prompts(min(limit or WORLD_PROMPTS, WORLD_PROMPTS), 0, world)
     _refuse_benchmark(name)
-    folder = Path(name).expanduser()
     files = list_images(folder) if folder.is_dir() else []
     if ask_of_images:
         if not folder.is_dir():

@@ -23,7 +23,7 @@ from torch import nn
 from xxhash import xxh3_128
 
 from mmdpo.data.check import run_over_rows
-from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.collate import Batch, Collator, require_batch
 from mmdpo.data.faults import Fault, as_fault, refuse_faults
 from mmdpo.data.items import FileStamp, Item, Items
 from mmdpo.data.prepare import Opened, PreparedExample
@@ -161,6 +161,8 @@ class TryRows:
             if left := [one for one, tried in zip(rows, alone, strict=True) if tried.good]:
                 self._collate(columns, left, group)
             return
+        if made is not batch:
+            require_batch(made)
         prompts = batch["prompt_mask"].sum(1)
         good = []
         for b, (row, prepared) in enumerate(rows):

@@ -20,7 +20,7 @@ from transformers import EvalPrediction, ProcessorMixin, TrainerCallback, set_se
 
 from mmdpo.checkpoints.card import PROBE
 from mmdpo.data.clock import asks_for_date
-from mmdpo.data.collate import Batch, Collator
+from mmdpo.data.collate import Batch, Collator, require_batch
 from mmdpo.data.faults import Fault, write_faults
 from mmdpo.data.items import Items
 from mmdpo.data.stream_items import StreamItems
@@ -277,6 +277,8 @@ class MDPOTrainer(RowOrderTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        for batch in batches:
+            require_batch(batch)
         count = torch.stack([batch["counts"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.reduce(count, reduction="sum")
 
@@ -288,6 +290,7 @@ class MDPOTrainer(RowOrderTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the loss, the rewards [B, C] as predictions, and the example's places as labels."""
+        require_batch(inputs)
         batch = move_inputs(self, inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, batch, return_outputs=True)

@@ -71,6 +71,16 @@ def test_what_is_no_folder_of_images_is_named(tmp_path, name, said):
         read_prompts(str(tmp_path / name), ask_of_images=["What is there?"])
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("world", "is an embedded world"), ("photographs", "is a folder of images")]
+)
+def test_a_folder_that_paths_start_from_is_for_rows_with_paths(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(PromptsError, match=f"image_root: {name} {said}"):
+        read_prompts(name, ask_of_images=["What is there?"], image_root=tmp_path)
+
+
 @pytest.mark.parametrize("flag", ["ids", "vocabulary"])
 def test_a_file_that_is_not_there_is_named_with_its_flag(tmp_path, flag):
     flags = ["--prompts", "world", "--model", "world", "--out", tmp_path / "run", "--judges", "objects"]

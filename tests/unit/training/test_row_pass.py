@@ -517,6 +517,19 @@ class TestOnePass:
             found = getattr(trainer, name).ref_logprobs
             torch.testing.assert_close(found, getattr(expected, name).ref_logprobs)
 
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_what_the_caller_makes_is_a_batch(self, build_trainer, rows, cached):
+        ours = build_trainer(rows).data_collator
+        options = {"precompute_ref_log_probs": cached}
+        with pytest.raises(TypeError, match=r"the data_collator returned list: it is given items of train_dataset"):
+            build_trainer(rows, data_collator=list, **options).train()
+        with pytest.raises(TypeError, match=r"returned a batch without begins_as, counts: .*Batch, as"):
+            build_trainer(
+                rows,
+                data_collator=lambda items: {k: v for k, v in ours(items).items() if k not in ("begins_as", "counts")},
+                **options,
+            ).train()
+
     def test_a_folder_that_cannot_be_written_costs_live_references_nothing(self, run, rows, tmp_path, caplog):
         (tmp_path / "file").write_text("")
         options = {"ref_cache_dir": str(tmp_path / "file"), "precompute_ref_log_probs": False}
