@@ -38,10 +38,10 @@ check: setup
 docs: setup
 	$(BIN)/python -m website
 
-# All but what is marked `rest`, the minutes-long trainings included. Four on two cores: tests wait for browsers and for
+# All but what is marked `rest`, the minutes-long trainings included. Three on two cores: tests wait for browsers and for
 # processes.
 test: setup
-	$(BIN)/pytest -n 4 --dist worksteal -m "not rest"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not rest"
 
 # The rest: the shipped world built again, and what needs 4-bit weights or DeepSpeed. Where bitsandbytes is installed, PEFT
 # loads it in every process, which takes a second and more.

@@ -10,7 +10,7 @@ import pytest
 from mmdpo.cli import main
 from mmdpo.world.pairs import make_pairs
 from tests import forked
-from tests.app_browser import PHONE, open_browser, open_page, serve
+from tests.app_browser import PHONE, open_browser, open_page, serve, wait_until_calm
 
 ROWS = 60
 MARKUP = '<img src=x onerror="document.title=1"><b id=bold>a cup</b> $x$ **bold** <script>document.title=2</script>'
@@ -109,6 +109,7 @@ def test_pictures_have_words_and_the_corrupted_one_follows_its_options(page):
     choose(page, "corruption", "blank")
     page.get_by_alt_text("Image of row 1, corrupted (blank)").wait_for()
     assert page.locator(".pair img").nth(1).get_attribute("src") != before
+    wait_until_calm(page)  # else what comes from the server may take the place of what is typed
     page.get_by_label("corruption_options").fill('{"hue": 3}')
     page.get_by_role("alert").get_by_text("has no option 'hue'").wait_for()
     choose(page, "corruption", "random_image")

@@ -25,9 +25,11 @@ from small_trainer import write_pairs
 # A training for every kind of adapter.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_panel_on_a_card")]
 
-quantised = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes, which quantises weights, is not installed"
-)
+NO_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is None
+QUANTISED = [
+    pytest.mark.rest,
+    pytest.mark.skipif(NO_BITSANDBYTES, reason="bitsandbytes, which quantises weights, is not installed"),
+]
 LORA = dict(use_peft=True, lora_r=4, lora_alpha=8)
 KINDS = {
     "full": {},
@@ -44,7 +46,7 @@ KINDS = {
 
 def kinds(*left_out):
     return [
-        pytest.param(name, marks=quantised if {"load_in_4bit", "load_in_8bit"} & set(options) else ())
+        pytest.param(name, marks=QUANTISED if {"load_in_4bit", "load_in_8bit"} & set(options) else ())
         for name, options in KINDS.items()
         if name not in left_out
     ]
@@ -212,9 +214,9 @@ class TestContinued:
             run("continued", use_peft=True)
 
 
-@pytest.mark.rest
-@quantised
 class TestQuantised:
+    pytestmark = QUANTISED
+
     def test_weights_are_in_four_bits(self, make):
         trainer = make("qlora")
         kinds = {
