@@ -51,7 +51,7 @@ def one(tmp_path_factory):
 )
 def test_two_processes_equal_one(tmp_path, one, engine):
     if engine.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed")
+        pytest.skip("DeepSpeed is not installed: `make test-rest` installs it")
     two = run(tmp_path / "runs", engine, ENGINES[engine])
     for name in ENGINES[engine]:
         if name in CHECKS:

@@ -27,7 +27,7 @@ LARGEST_PICTURE, LARGEST_ANNOTATIONS, LARGEST_VECTORS, LARGEST_ARCHIVE = 64 << 2
 """Bytes, unpacked: several times what the benchmarks have. An archive may claim anything."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 _UNREADABLE = (*_DAMAGED, EOFError, OSError, ValueError, RuntimeError)
-"""What `zipfile` raises for damaged, encrypted (RuntimeError) and otherwise packed members (NotImplementedError)."""
+"""What `zipfile` raises for members that are damaged, or (RuntimeError) encrypted or packed in an unknown way."""
 
 Unpacked: TypeAlias = Iterator[tuple[str, bytes]]
 """Path inside the benchmark's folder, content."""

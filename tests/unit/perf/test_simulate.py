@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -185,10 +186,13 @@ def test_every_model_is_simulated_in_miniature_and_told(tmp_path):
     began = json.loads(json.dumps(simulate.run(one, [1, 2], [ORIGINAL, MDPO], tmp_path, largest=True, tiny=True)))
     (path,) = tmp_path.glob("simulation-*.json")
     assert json.loads(path.read_text()) == began
-    result = json.loads(json.dumps(simulate.run(shapes, [1], [MDPO], tmp_path, largest=False, tiny=True)))
+    result = json.loads(json.dumps(simulate.run(shapes, [1], [ORIGINAL, MDPO], tmp_path, largest=False, tiny=True)))
     assert result["cases"][:4] == began["cases"], "what is there is not simulated again"
-    assert [(case["model"], case.get("failed")) for case in result["cases"][4:]] == [
-        (name, None) for name in others for _checkpointing in (False, True)
+    assert [
+        (case["model"], case["checkpointing"], case["side"], case.get("failed")) for case in result["cases"][4:]
+    ] == [
+        (name, checkpointing, side, None)
+        for name, checkpointing, side in product(others, (False, True), (ORIGINAL, MDPO))
     ]
     page = render_simulation([result | {"versions": {**result["versions"], "trl": "1"}}])
     assert "Simulated, not measured" in page

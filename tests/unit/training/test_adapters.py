@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_panel_on_a_card")]
 NO_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is None
 QUANTISED = [
     pytest.mark.rest,
-    pytest.mark.skipif(NO_BITSANDBYTES, reason="bitsandbytes, which quantises weights, is not installed"),
+    pytest.mark.skipif(NO_BITSANDBYTES, reason="bitsandbytes, for 4-bit weights, is not installed: make test-rest"),
 ]
 LORA = dict(use_peft=True, lora_r=4, lora_alpha=8)
 KINDS = {
