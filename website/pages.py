@@ -22,7 +22,7 @@ GUIDES = (
     "data.md", "pairs.md", "training.md", "objectives.md", "distributed.md", "checkpoints.md", "evaluation.md",
     "report.md", "app.md", "python.md",
 )  # fmt: skip
-STUDIES = ("studies.md", "studies/all.md", "studies/log.md", "world.md")
+STUDIES = ("studies.md", "studies/all.md", "studies/log.md", "studies/*.md", "world.md")
 REFERENCE = ("reference/recipe-keys.md", "reference/commands", "reference/python", "reference/adding")
 PROJECT = (
     "performance.md", "compatibility.md", "decisions.md", "architecture.md", "contributing.md", "security.md",
@@ -54,7 +54,9 @@ class Layout:
             self.placed[Path(name)] = Path(there)
         for page in sorted((self.root / "docs").rglob("*.md")):
             inside = page.relative_to(self.root / "docs")
-            self.placed.setdefault(Path("docs") / inside, inside)
+            # The first page of a navigation's section would be hidden where it is called README.
+            is_study = inside.match("studies/*/README.md")
+            self.placed.setdefault(Path("docs") / inside, inside.parent.with_suffix(".md") if is_study else inside)
         addresses: dict[Path, Path] = {}
         for path, place in self.placed.items():
             address = place.parent if place.stem in ("index", "README") else place.with_suffix("")
@@ -170,7 +172,10 @@ def _navigation(layout: Layout) -> Iterator[object]:
 
 
 def _entries(layout: Layout, name: str) -> Iterator[object]:
-    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page."""
+    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page.
+
+    For the pattern it yields the pages of studies that log.md lists.
+    """
     found = layout.target / name
     if found.is_dir():
         first = found / "README.md"
@@ -179,6 +184,9 @@ def _entries(layout: Layout, name: str) -> Iterator[object]:
         yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in pages]}
     elif found.is_file():
         yield name
+    elif "*" in name and (layout.target / "studies" / "log.md").is_file():
+        told = (layout.target / "studies" / "log.md").read_text(encoding="utf-8")
+        yield {"Each study": [f"studies/{study}.md" for study in re.findall(r"^\| \[(\w+)\]\(", told, re.MULTILINE)]}
 
 
 def _as_toml(value: object) -> str:

@@ -33,7 +33,10 @@ def layout(tmp_path):
         "docs/data.md": "# Data\n\n## Rows\n\n[study](studies/README.md) [home](../README.md) [top](../src/run.py)\n",
         "docs/later.md": "# Later\n",
         "docs/studies/README.md": "# Studies\n\n[table](one/table.md) [data](../data.md)\n",
+        "docs/studies/log.md": "# Found\n\n| study |\n|---|\n| [two](two/README.md) |\n| [one](one/README.md) |\n",
         "docs/studies/one/table.md": "# One\n",
+        "docs/studies/one/README.md": "# What one found\n\n[table](table.md)\n",
+        "docs/studies/two/README.md": "# What two found\n",
         "docs/tutorials/README.md": "# Tutorials\n\n[first](zoo.md) [second](ants.md)\n",
         "docs/tutorials/zoo.md": "# Zoo\n",
         "docs/tutorials/ants.md": "# Ants\n",
@@ -87,7 +90,7 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
         {"Get started": [{"Tutorials": ["tutorials/README.md", "tutorials/zoo.md", "tutorials/ants.md"]}]},
         {"Guides": ["data.md", "later.md"]},
         {"Reference": [{"Commands": ["reference/commands/run.md"]}]},
-        {"Studies": ["studies/all.md"]},
+        {"Studies": ["studies/all.md", "studies/log.md", {"Each study": ["studies/two.md", "studies/one.md"]}]},
         {"Project": ["contributing.md", "security.md", "changelog.md"]},
     ]
     assert project["site_url"] == "https://docs.example/"
