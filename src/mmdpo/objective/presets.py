@@ -92,7 +92,7 @@ PRESETS: dict[str, tuple[Term, ...]] = {
     # The same under an older name. It is not HA-DPO (2311.16839), whose supervised term reads rows of another dataset,
     # for MiniGPT-4 alone; for LLaVA HA-DPO is `dpo`.
     "hadpo": (Rank((WW, WL)), NLL(WW, weight=0.5)),
-    # Ours: they beat mDPO in both embedded worlds and on seeds that chose nothing; the evidence: docs/studies/beyond/README.md.
+    # Ours: they beat mDPO in both embedded worlds and on seeds that chose nothing (docs/studies/beyond/README.md).
     # mDPO with another example's image, o, as the corrupted one: R([w,w] > [w,l]) + R([w,w] > [o,w]) + A₊([w,w])
     "mdpo_other_image": (Rank((WW, WL)), Rank((WW, OW)), Anchor(WW)),
     # Half of the conditional term with each, example by example 2σ(r[·,w] − r[w,l]) times, and a little supervised:
