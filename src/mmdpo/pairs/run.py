@@ -6,7 +6,7 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -354,6 +354,14 @@ class PairsRun:
         """Raises UnusableFileError for a folder that holds something else than a run."""
         check_kind(self.folder, MARKS, "run of `mmdpo pairs`")
 
+    def _write_options(self) -> None:
+        """Writes the options of the run, unless a file there says the same: it may be the user's, with comments."""
+        path, own = self.folder / FILE, self.options.resolved()
+        with suppress(ValueError, OSError):
+            if parse_options(PairsOptions, ["--config", str(path)], "pairs").resolved() == own:
+                return
+        write_whole(path, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))
+
     @contextmanager
     def _step(self, step: str, processes: Processes) -> Iterator[None]:
         """Holds the folder, measures the time, and writes what was spent whatever ends the step."""
@@ -363,9 +371,7 @@ class PairsRun:
         self._check_folder()
         make_folder(self.folder)
         with hold_folder(self.folder):
-            write_whole(
-                self.folder / FILE, yaml.safe_dump(self.options.resolved(), sort_keys=False, allow_unicode=True)
-            )
+            self._write_options()
             began = time.perf_counter()
             try:
                 yield

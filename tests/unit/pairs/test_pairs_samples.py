@@ -598,6 +598,19 @@ def test_nothing_is_written_into_a_folder_of_something_else(names, said, tmp_pat
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
 
 
+def test_a_file_in_the_folder_that_says_the_same_stays_as_it_was_written(tmp_path):
+    file = tmp_path / "pairs.yaml"
+    server = "http://me:secret@127.0.0.1:1/v1"
+    own = f"# mine\nprompts: x\nmodel: poet\nbase_url: {server}\nout: {tmp_path}\njudges: [objects]\n"
+    file.write_text(own)
+    for words, number in (([], 8), (["--num_samples", 2], 2)):
+        run = PairsRun(parse("--config", file, *words), [make_prompt()])
+        run.open_policy = Poet
+        run.sample()
+        assert (file.read_text() == own) is (not words)
+        assert parse("--config", file).sampling.num_samples == number
+
+
 def test_a_run_without_answers_says_what_to_do_first(tmp_path, capsys):
     (tmp_path / "pairs.yaml").write_text(f"prompts: world\nmodel: world\nout: {tmp_path}\njudges: [objects]\n")
     assert main(["pairs", "show", str(tmp_path)]) == 2
