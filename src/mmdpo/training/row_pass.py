@@ -206,6 +206,8 @@ class RowPass:
         FloatingPointError, naming the row, for a score that is not finite.
         """
         faults: tuple[Fault, ...] = ()
+        if name == "train":
+            self._tell_of_unseen(len(items))
         while True:
             found = self._try_rows(items, self.cells)
             if found.faults and items.draw_others:
@@ -228,6 +230,18 @@ class RowPass:
             items.stamps = found.stamps
             items.ref_logprobs = torch.tensor([[self._scores[key] for key in row.keys] for row in rows])
         return faults
+
+    def _tell_of_unseen(self, rows: int) -> None:
+        """Warns before many more rows are scored than a run of few steps trains on."""
+        args = self.args
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seen = args.max_steps * step if args.max_steps > 0 else int(args.num_train_epochs * rows)
+        if self.cells and not self._scores and seen < rows:
+            logger.warning(
+                "the run trains on %d of %d rows, and all are scored with the reference before: where that takes too "
+                "long, set precompute_ref_log_probs: false, which scores those of a step with the step",
+                *(seen, rows),
+            )
 
     def _try_rows(self, items: Items, cells: tuple[Cell, ...], *, draws: bool = True) -> TriedGroup:
         """Returns what became of every row, each tried in one process of the run."""

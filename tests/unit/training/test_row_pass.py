@@ -257,6 +257,25 @@ class TestFailure:
         score(rows, per_device_train_batch_size=2)
         assert counts == [0, 0, 1, 1]
 
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"max_steps": 3}, "trains on 6 of 8 rows"),
+            ({"num_train_epochs": 0.5}, "trains on 4 of 8 rows"),
+            ({"max_steps": 4}, None),
+            ({"max_steps": 3, "precompute_ref_log_probs": False}, None),
+        ],
+    )
+    def test_a_run_that_trains_on_few_of_the_rows_that_are_scored_says_so(
+        self, build_trainer, rows, caplog, options, said
+    ):
+        options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, **options}
+        for tells in (said is not None, False):  # the second time they are read from disk
+            caplog.clear()
+            build_trainer(rows, **options)
+            assert ("precompute_ref_log_probs: false" in caplog.text) is tells
+            assert not tells or said in caplog.text
+
     def test_a_damaged_shard_is_scored_anew_and_replaced(self, scored_before, score, rows, tmp_path, caplog):
         (shard,) = (tmp_path / "cache").glob("*/*.safetensors")
         content = shard.read_bytes()
