@@ -235,7 +235,7 @@ def _draw(results: Mapping[str, Any]) -> Figure:
     measures = dict(list(measures.items())[:shown])
     rows = max(1, -(-len(measures) // ACROSS))
     size = (ACROSS * 2.5, rows * (len(names) * 0.24 + 0.85) + 0.45)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained" if measures else None)  # of no panel it warns
     what, line = shorten(results["study"]), shorten(results["baseline"])
     found = "every seed, mean and 95 % interval" if _have_intervals(results["values"]) else "every seed and mean"
     found = found if len(results["seeds"]) > 1 else f"seed {show_number(results['seeds'][0], 0)}"

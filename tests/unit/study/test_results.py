@@ -160,6 +160,13 @@ def test_the_picture_has_a_dot_for_every_seed_and_a_bar_where_there_is_an_interv
     assert svg.count("<use ") - fewer.count("<use ") == 2 + 1
 
 
+def test_of_a_study_that_measured_nothing_a_picture_is_drawn_without_a_warning(results, tmp_path, recwarn):
+    (tmp_path / "results.json").write_text(json.dumps({**results, "measures": {}, "values": {}}))
+    *_, path = write_study_files(tmp_path)
+    assert path.is_file()
+    assert not [str(said.message) for said in recwarn if "layout" in str(said.message)]
+
+
 def test_a_long_title_is_over_its_panel_and_not_cut_at_the_edge(results):
     many = {f"measure/{n}": {"label": "wrong claims of the chosen answers", "better": "lower"} for n in range(4)}
     known = next(iter(results["measures"].values()))
