@@ -11,7 +11,7 @@ import yaml
 import forked
 from mmdpo import MDPOTrainer
 from mmdpo.cli import main
-from mmdpo.training.stopping import EXIT_STATUS
+from mmdpo.commands import STOPPED
 from mmdpo.world.pairs import make_pairs
 
 CLOCK = ("_runtime", "_per_second", "_preparation_time")
@@ -96,7 +96,7 @@ def test_a_job_that_is_stopped_and_queued_again_runs_one_command(tmp_path, monke
 
     monkeypatch.setattr(MDPOTrainer, "training_step", stopped_at_third)
     run = tmp_path / "run"
-    assert main(command(run)) == EXIT_STATUS == 75
+    assert main(command(run)) == STOPPED == 75
     assert f"stopped by SIGTERM after step 3, which {run / 'checkpoint-3'} holds" in capsys.readouterr().err
     assert main(["merge", str(run), str(tmp_path / "merged")]) == 2
     assert "name one of its checkpoints: checkpoint-2, checkpoint-3" in capsys.readouterr().err

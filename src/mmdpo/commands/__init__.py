@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias, get_type_hints
 from mmdpo.options import Options, UsageError, help_width, list_names, parse_options
 from mmdpo.registry import Registry, name_nearest
 
+STOPPED = 75
+"""What a verb ends with when SIGTERM has stopped it and it can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
 SPELT = {"-h": "--help", "-V": "--version"}
 """Short flags of `mmdpo` itself and of verbs that have further verbs."""
 

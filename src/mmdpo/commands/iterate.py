@@ -2,7 +2,7 @@
 
 import sys
 
-from mmdpo.commands import Verb
+from mmdpo.commands import STOPPED, Verb
 from mmdpo.files import printable
 from mmdpo.pairs.options import IterateOptions
 from mmdpo.terminal import quiet_libraries
@@ -13,14 +13,14 @@ def run(options: IterateOptions) -> int:
     from rich.console import Console
 
     from mmdpo.pairs.iterate import Rounds, make_table
-    from mmdpo.pairs.steps import EXIT_STATUS, RoundsStopped
+    from mmdpo.pairs.steps import RoundsStopped
 
     quiet_libraries()
     try:
         state = Rounds(options).run()
     except RoundsStopped as stopped:
         print(f"mmdpo: {stopped}", file=sys.stderr)
-        return EXIT_STATUS
+        return STOPPED
     Console().print(make_table(state).terminal(wrap=7, padding=(0, 0, 0, 1)))
     if state["ended"]:
         print(printable(f"ended: {state['ended']}"))

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdpo.commands import Verb
+from mmdpo.commands import STOPPED, Verb
 from mmdpo.files import printable
 from mmdpo.options import help_width
 from mmdpo.progress import loading
@@ -52,7 +52,7 @@ def run(words: Sequence[str]) -> int:
         from rich.console import Console
 
         from mmdpo.training.run import train
-        from mmdpo.training.stopping import EXIT_STATUS, TrainingStopped
+        from mmdpo.training.stopping import TrainingStopped
 
         hide_loading_bars()
     # Of the processes that a launcher starts, rank 0 alone reports how the run goes.
@@ -72,7 +72,7 @@ def run(words: Sequence[str]) -> int:
     except TrainingStopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"mmdpo: {stopped}", file=sys.stderr)
-        status = EXIT_STATUS
+        status = STOPPED
     # Threads of process groups that still run when Python ends abort a process whose training is done.
     PartialState().destroy_process_group()
     return status

@@ -13,8 +13,6 @@ from typing import Any
 from mmdpo.files import printable
 from mmdpo.pairs.gate import IterateError
 
-EXIT_STATUS = 75
-"""What `mmdpo iterate` ends with when SIGTERM has stopped it, as `mmdpo train` does."""
 _PATIENCE = 10.0
 """Seconds that a step which has heard Ctrl-C as well gets to end by itself."""
 

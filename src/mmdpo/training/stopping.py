@@ -15,9 +15,6 @@ from typing import Any
 
 import torch
 
-EXIT_STATUS = 75
-"""What `mmdpo train` ends with when SIGTERM has stopped it; EX_TEMPFAIL of sysexits.h, "try again later"."""
-
 SAME_REQUEST_S = 5.0
 """A second SIGTERM within so many seconds is the same request: a scheduler and a launcher may both pass it on."""
 
