@@ -36,6 +36,9 @@ from mmdpo.training.distributed import on_main_process
 
 logger = logging.getLogger(__name__)
 
+WORTH_TELLING = 1000
+"""So many rows that are scored, and not trained on, are worth a warning."""
+
 
 @dataclass(frozen=True)
 class GoodRow:
@@ -236,7 +239,7 @@ class RowPass:
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         seen = args.max_steps * step if args.max_steps > 0 else int(args.num_train_epochs * rows)
-        if self.cells and not self._scores and seen < rows:
+        if self.cells and not self._scores and rows - seen >= WORTH_TELLING:
             logger.warning(
                 "the run trains on %d of %d rows, and all are scored with the reference before: where that takes too "
                 "long, set precompute_ref_log_probs: false, which scores those of a step with the step",

@@ -23,6 +23,7 @@ from mmdpo.records import Cell, RowError
 from mmdpo.scoring import value_cache
 from mmdpo.scoring.reference import AdapterOff, FrozenModel, StartOfPolicy
 from mmdpo.scoring.value_cache import ValueCacheError
+from mmdpo.training import row_pass
 from mmdpo.training import trainer as trainer_module
 from mmdpo.training.durable.sealing import read_record
 from mmdpo.world.model import CHECKPOINT
@@ -266,9 +267,10 @@ class TestFailure:
             ({"max_steps": 3, "precompute_ref_log_probs": False}, None),
         ],
     )
-    def test_a_run_that_trains_on_few_of_the_rows_that_are_scored_says_so(
-        self, build_trainer, rows, caplog, options, said
+    def test_a_run_that_trains_on_few_of_the_scored_rows_says_so(
+        self, build_trainer, rows, caplog, monkeypatch, options, said
     ):
+        monkeypatch.setattr(row_pass, "WORTH_TELLING", 2)
         options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, **options}
         for tells in (said is not None, False):  # the second time they are read from disk
             caplog.clear()
