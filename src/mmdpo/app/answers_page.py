@@ -189,7 +189,9 @@ def build(sources: Sources) -> None:
     def open_board(benchmark: str) -> tuple[Any, str, int]:
         return gr.Dropdown(list_filters(get(benchmark)), value=ALL), *move(None, benchmark, ALL, "", 0)
 
-    quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+    # One after the other, in the order in which they came: each begins at the place that the one before led to.
+    in_order = dict(concurrency_id="answers", concurrency_limit=1)
+    quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private", **in_order)
     for button, step in ((before, -1), (after, 1)):
         button.click(partial(move, step), asked, told, trigger_mode="multiple", **quiet)
     for changed in (wanted.input, search.change):
