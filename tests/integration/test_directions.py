@@ -17,15 +17,15 @@ from mmdpo.study.variants import make_world_pairs, measure_reliance, train_varia
 from mmdpo.world.model import CHECKPOINT, caption_scenes
 from mmdpo.world.scenes import draw_test_scenes, score_captions
 
-SEED, PAIRS, HELD_OUT, SCENES = 0, 512, 128, 200
+SEED, PAIRS, HELD_OUT, SCENES = 0, 384, 96, 100
 NEEDS_THE_IMAGE = '[{"rank": [["original", "chosen"], ["random_image", "chosen"]]}, {"anchor": ["original", "chosen"]}]'
 
 pytestmark = pytest.mark.slow
 
 
-def train(objective, folder):
+def train(objective, folder, pairs=PAIRS):
     args = training_options(objective, folder, seed=SEED, epochs=1)
-    return train_variant("world", args, make_world_pairs(PAIRS, SEED))
+    return train_variant("world", args, make_world_pairs(pairs, SEED))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_trained_model_is_told_from_one_that_ignores_the_image(outcomes, tmp_p
     run = outcomes["folder"] / "dpo"
     if depends:
         run = tmp_path / "run"
-        train(objective, run).save_model()
+        train(objective, run, pairs=512).save_model()
     out = tmp_path / "out"
     command = ["diagnose", "--model", str(run), "--reference", "world", "--dataset", "world"]
     assert main([*command, "--out", str(out), "--pairs", "128", "--batch_size", "32"]) == 0

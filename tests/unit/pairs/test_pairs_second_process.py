@@ -167,10 +167,12 @@ def test_whatever_ends_the_first_process_ends_the_second_one(tmp_path, monkeypat
         time.sleep(0.2)
         return []
 
+    def build():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script has started with `&`
+        build_pairs(prompts, tmp_path, ["objects"], BuildPlan())
+
     monkeypatch.setattr(Offering, "offer", wait)
-    first = multiprocessing.get_context("fork").Process(
-        target=build_pairs, args=(prompts, tmp_path, ["objects"], BuildPlan())
-    )
+    first = multiprocessing.get_context("fork").Process(target=build)
     first.start()
     os.close(writer)  # the two hold it alone now
     said = b""

@@ -20,6 +20,7 @@ def run(*arguments, **variables):
 
 
 @pytest.mark.slow
+@pytest.mark.rest
 def test_it_checks_and_measures_in_miniature(tmp_path):
     with forked.command_in(tmp_path, real=None, name="python"):
         done = run(tmp_path / "out", "--dry", LIMIT="1500", SMOKE="900", PYTHON=str(tmp_path / "python"))

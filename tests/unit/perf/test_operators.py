@@ -37,6 +37,7 @@ def test_costs_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.rest
 def test_the_measurement_runs_in_miniature_and_is_told(tmp_path, monkeypatch):
     wanted = {"body": (sides.ORIGINAL, sides.MDPO, sides.MDPO_PASS), "brief": (sides.MDPO,)}
     monkeypatch.setattr(operators, "WANTED", wanted)
