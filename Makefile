@@ -43,7 +43,7 @@ docs: setup
 test: setup
 	$(BIN)/pytest -n 3 --dist worksteal -m "not rest"
 
-# The rest: the shipped world built again, three measurements of perf/ in miniature, and what needs 4-bit weights or
+# The rest: both worlds built again, three measurements of perf/ in miniature, and what needs 4-bit weights or
 # DeepSpeed. Where bitsandbytes is installed, PEFT loads it in every process, which takes a second and more.
 test-rest: setup
 	$(BIN)/pip install --quiet --constraint requirements/locked.txt --no-build-isolation --group engines

@@ -30,6 +30,9 @@ STUDY = {
 }
 
 
+pytestmark = pytest.mark.rest
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder whose part `hf`, as HF_HOME, has a large world that saw sixteen scenes."""
