@@ -33,7 +33,7 @@ import pytest
 from tests import forked
 
 pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
-_playwright = pytest.importorskip("playwright.sync_api", reason="tests in a browser need Playwright")
+_playwright = pytest.importorskip("playwright.sync_api", reason="tests in a browser need Playwright: make setup")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 """The first, which never draws a window, takes less than half of the others' CPU time for a page."""
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -22,7 +22,7 @@ GUIDES = (
     "data.md", "pairs.md", "training.md", "objectives.md", "distributed.md", "checkpoints.md", "evaluation.md",
     "report.md", "app.md", "python.md",
 )  # fmt: skip
-STUDIES = ("studies.md", "studies/all.md", "studies/log.md", "studies/*.md", "world.md")
+STUDIES = ("studies.md", "studies", "world.md")
 REFERENCE = ("reference/recipe-keys.md", "reference/commands", "reference/python", "reference/adding")
 PROJECT = (
     "performance.md", "compatibility.md", "decisions.md", "architecture.md", "contributing.md", "security.md",
@@ -172,21 +172,16 @@ def _navigation(layout: Layout) -> Iterator[object]:
 
 
 def _entries(layout: Layout, name: str) -> Iterator[object]:
-    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page.
-
-    For the pattern it yields the pages of studies that log.md lists.
-    """
+    """Yields the page, or the folder with its pages, where they are there: in the order of the folder's first page."""
     found = layout.target / name
     if found.is_dir():
-        first = found / "README.md"
+        first = found / ("log.md" if name == "studies" else "README.md")
         told = first.read_text(encoding="utf-8") if first.is_file() else ""
-        pages = sorted(found.glob("*.md"), key=lambda page: (page != first, told.find(f"({page.name})"), page))
+        written = [page for page in found.glob("*.md") if page.suffixes == [".md"]]  # no page that shows a file
+        pages = sorted(written, key=lambda page: (page != first, told.rfind(f"({page.name})"), page))
         yield {found.name.capitalize(): [str(page.relative_to(layout.target)) for page in pages]}
     elif found.is_file():
         yield name
-    elif "*" in name and (layout.target / "studies" / "log.md").is_file():
-        told = (layout.target / "studies" / "log.md").read_text(encoding="utf-8")
-        yield {"Each study": [f"studies/{study}.md" for study in re.findall(r"^\| \[(\w+)\]\(", told, re.MULTILINE)]}
 
 
 def _as_toml(value: object) -> str:

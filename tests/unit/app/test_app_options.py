@@ -26,21 +26,21 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
 
 
 def test_nothing_to_open_is_an_error(capsys):
-    pytest.importorskip("gradio", reason="the app needs Gradio")
+    pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
     assert "name --data, --runs or --models, or try --demo" in said(capsys)
     assert "leave out --data, --models, or --demo" in said(capsys, "--demo", "--data", "world", "--models", "world")
     assert "no such folder" in said(capsys, "--runs", "nowhere")
 
 
 def test_folders_without_anything_to_show_are_an_error(tmp_path, capsys):
-    pytest.importorskip("gradio", reason="the app needs Gradio")
+    pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
     (tmp_path / "recipe.yaml").write_text("output_dir: x\n")
     (tmp_path / "trainer_state.json").write_text("{}")
     assert f"there is nothing to show in {tmp_path}: name two runs" in said(capsys, "--runs", tmp_path)
 
 
 def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
-    pytest.importorskip("gradio", reason="the app needs Gradio")
+    pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
     from mmdpo.app.page import check_address
 
     told = said(capsys, "--data", tmp_path / "none", "--host", "192.0.2.1")  # kept for documentation: nobody's
@@ -59,7 +59,7 @@ def test_an_address_that_cannot_be_opened_is_said_before_anything_is_read(tmp_pa
 
 
 def test_uploads_lie_in_a_folder_of_their_own_that_goes_with_the_app(monkeypatch):
-    pytest.importorskip("gradio", reason="the app needs Gradio")
+    pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
     seen = []
 
     def launch(app, **_):
@@ -76,7 +76,7 @@ def test_uploads_lie_in_a_folder_of_their_own_that_goes_with_the_app(monkeypatch
 
 
 def test_two_datasets_of_one_name_are_an_error(tmp_path, capsys):
-    pytest.importorskip("gradio", reason="the app needs Gradio")
+    pytest.importorskip("gradio", reason="the app needs Gradio: pip install mmdpo[app]")
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()

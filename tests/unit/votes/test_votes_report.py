@@ -121,7 +121,7 @@ def test_the_interval_of_alpha_resamples_images(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_alpha_is_that_of_the_package(seed, tmp_path):
-    krippendorff = pytest.importorskip("krippendorff", reason="α is compared with that of krippendorff")
+    krippendorff = pytest.importorskip("krippendorff", reason="α is compared with that of krippendorff: make setup")
     store, draw = make_store(tmp_path, "dpo", "mdpo", items=12), random.Random(seed)
     given = {rater: draw.choices(["mdpo", "dpo", "tie", "both_bad"], k=12) for rater in ("anna", "ben", "eve")}
     for rater, choices in given.items():

@@ -90,7 +90,7 @@ def test_every_page_stands_in_the_navigation_whoever_wrote_it(layout):
         {"Get started": [{"Tutorials": ["tutorials/README.md", "tutorials/zoo.md", "tutorials/ants.md"]}]},
         {"Guides": ["data.md", "later.md"]},
         {"Reference": [{"Commands": ["reference/commands/run.md"]}]},
-        {"Studies": ["studies/all.md", "studies/log.md", {"Each study": ["studies/two.md", "studies/one.md"]}]},
+        {"Studies": [{"Studies": ["studies/log.md", "studies/all.md", "studies/two.md", "studies/one.md"]}]},
         {"Project": ["contributing.md", "security.md", "changelog.md"]},
     ]
     assert project["site_url"] == "https://docs.example/"
