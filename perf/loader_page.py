@@ -20,7 +20,7 @@ def _render_machine(result: dict[str, Any]) -> str:
     width, height = result["size"]
     wait, memory = result["wait"], ", ".join(f"{megabytes:.0f}" for megabytes in result["megabytes"])
     workers, step, waited = result["workers"], 1000 * result["step"], 1000 * result["mean_wait"]
-    kept = "keep up" if waited < 0.05 * step else "**do not keep up**"
+    kept = "keep up" if waited < 0.1 * step else "**do not keep up**"
     busy, taken = 1000 * result["cpu_seconds_per_batch"], 1000 * result["batch_seconds"]
     over = 100_000 / result["read_over_per_second"]
     paragraphs = [

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmdpo.data.collate import Batch
+from mmdpo.models.families import Family
+from mmdpo.scoring.forward import image_arguments
+
 IGNORED = -100
 
 
@@ -34,11 +38,11 @@ class OriginalBatch:
     corrupted: PaddedRows
 
 
-def build_batch(batch: Mapping[str, Any]) -> OriginalBatch:
+def build_batch(batch: Batch, family: Family) -> OriginalBatch:
     """Returns a batch of mmdpo for mDPO's cells as the original algorithm has it: same tokens, same corrupted image."""
     size = len(batch["index"])
     device = batch["index"].device
-    inputs = batch["image_inputs"] | {n: torch.as_tensor(v, device=device) for n, v in batch["image_sizes"].items()}
+    inputs = {name: tensor.to(device) for name, tensor in image_arguments(batch, family, device).items()}
     whole = {name: tensor.chunk(2) for name, tensor in inputs.items()}
     original = {name: torch.cat([halves[0]] * 2) for name, halves in whole.items()}
     corrupted = {name: halves[1] for name, halves in whole.items()}

@@ -151,7 +151,7 @@ def _build_ours_and_original(shape: Shape, dataset: Any, setting: Setting, wante
         steps[warm] = _trainer_step(trainer, {**batch, "ref_logprobs": steps[scoring]().T.contiguous()})
         steps[live] = _trainer_step(trainers[live], batch)
         if warm == MDPO:
-            padded = original.build_batch(batch)
+            padded = original.build_batch(batch, find_family(model.config))
             steps[ORIGINAL] = _original_step(model, padded, setting, answer_only_head=False)
             steps[ANSWER_HEAD] = _original_step(model, padded, setting, answer_only_head=True)
     return {name: Side(name, model, step) for name, step in steps.items()}

@@ -175,7 +175,8 @@ def _our_loss(shape: Shape, model: Any, side: str, pairs: int, device: FakeDevic
 
 def _original_loss(shape: Shape, model: Any, side: str, pairs: int, device: FakeDevice) -> Callable[[], Tensor]:
     trainer = _build_trainer(shape, pairs, "mdpo")
-    batch = original.build_batch(trainer.data_collator([trainer.train_dataset[row] for row in range(pairs)]))
+    made = trainer.data_collator([trainer.train_dataset[row] for row in range(pairs)])
+    batch = original.build_batch(made, find_family(model.config))
     rows = [
         original.PaddedRows(_place_floats(part.inputs, device), part.labels) for part in (batch.pairs, batch.corrupted)
     ]

@@ -71,7 +71,8 @@ def step_on_device(name: str, way: str) -> None:
     model = add_adapter(copy.deepcopy(tiny.model), family, LoraConfig(r=2), ["language_model"]).train()
     dtype = torch.bfloat16 if name in HALF else None
     _, batch = prepare_pairs(tiny, MDPO)
-    batch = {**batch, "image_inputs": {name: pixels.to(dtype) for name, pixels in batch["image_inputs"].items()}}
+    typed = {name: v.to(dtype) if v.is_floating_point() else v for name, v in batch["image_inputs"].items()}
+    batch = {**batch, "image_inputs": typed}
     scorer = Case(tiny, way, model).scorer(batch, MDPO)
     device = FakeDevice()
     place_model(model, device, dtype=dtype)

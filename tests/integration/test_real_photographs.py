@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmdpo.data.images import open_image
+from mmdpo.data.pixels import look_up
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "real_photographs.py"
 
@@ -57,7 +58,7 @@ def test_every_photograph_reaches_the_model(trainer):
     """Six originals and six crops in one batch, each different from all others, 16 image tokens a piece."""
     items = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))]
     batch = trainer.data_collator(items)
-    pixels = batch["image_inputs"]["pixel_values"]
+    pixels = look_up(batch["image_inputs"])["pixel_values"]
     assert pixels.shape == (12, 3, 56, 56)
     distances = torch.cdist(pixels.flatten(1), pixels.flatten(1)) + torch.eye(12) * 1e9
     assert distances.min() > 1

@@ -19,10 +19,11 @@ from torch import Tensor
 from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.items import Item
-from mmdpo.data.pixels import few_passes
+from mmdpo.data.pixels import LEVELS, look_up, process
 from mmdpo.data.prepare import Context, Opened, PreparedExample, Preparer
 from mmdpo.data.sharing import find_beginnings, find_first, leave_out_repeats
 from mmdpo.data.tokenise import each_text_once
+from mmdpo.models.image_features import PIXELS
 from mmdpo.records import CORRUPTED, RowError, image_versions, response_names
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -47,7 +48,9 @@ class Batch(TypedDict):
     answer_ids: Int[np.ndarray, "A·B L"]
     answer_mask: Bool[np.ndarray, "A·B L"]
     image_inputs: dict[str, Tensor]
-    """What the processor gives for the images of all contexts that have any of their own, in order: pixels, masks."""
+    """What the processor gives for the images of all contexts that have any of their own, in order: pixels, masks.
+
+    Pixels may be levels of 8 bits; `data.pixels.look_up` gives their values."""
     image_sizes: dict[str, Int[np.ndarray, "..."]]
     """What it says of their sizes, in the same order: `image_sizes`, `image_grid_thw`, numbers of tiles."""
     image_counts: Int[np.ndarray, "K"]
@@ -109,8 +112,10 @@ class Collator:
         prompts = self._process(contexts)
         # Cropped after the processor, the pixels of two contexts differ though the picture is the same.
         is_cropped = self.prepare.crop_space == "processed"
-        if is_cropped and prompts.image_inputs:
-            self._crop_processed(prompts.image_inputs["pixel_values"], examples)
+        image_inputs, images_of = prompts.image_inputs, list(range(len(contexts)))
+        if is_cropped and image_inputs:
+            image_inputs = look_up(image_inputs)
+            self._crop_processed(image_inputs[PIXELS], examples)
         room = [self._room(example, prompts.ids[place :: len(examples)]) for place, example in enumerate(examples)]
         cut = [
             {name: example.answers[name][:longest] for name in responses}
@@ -124,7 +129,6 @@ class Collator:
         answer_ids, answer_mask = _pad(answers)
         family = self.prepare.renderer.family
         image_token = family.image_token_id(self.prepare.renderer.processor)
-        image_inputs, images_of = prompts.image_inputs, list(range(len(contexts)))
         if not is_cropped:
             image_inputs, images_of = leave_out_repeats(contexts, prompts.ids, image_inputs, image_token)
         items = [example.item for example in examples]
@@ -156,19 +160,19 @@ class Collator:
         prompts = Prompts(ids=[[] for _ in contexts], types=types, image_inputs={})
         seeing = [k for k, context in enumerate(contexts) if context.images]
         if seeing:
-            with few_passes(renderer.processor.image_processor), each_text_once(renderer.processor):
-                output = renderer.processor(
+            with each_text_once(renderer.processor):
+                output = process(
+                    renderer.processor,
                     text=[contexts[k].text for k in seeing],
                     images=[list(contexts[k].images) for k in seeing],
                     padding=True,
                     padding_side="right",
                     add_special_tokens=False,
-                    return_tensors="pt",
                 )
             output.pop("labels", None)  # PaliGemma's, for another use
             mask = output.pop("attention_mask").bool()
             for name, tensor in output.items():
-                if tensor.shape != mask.shape:
+                if name == LEVELS or tensor.shape != mask.shape:
                     prompts.image_inputs[name] = tensor
                     continue
                 is_ids = name == "input_ids"
@@ -297,7 +301,7 @@ class Collator:
 def check_cropping(image_processor: Any) -> None:
     """Raises ValueError for an image processor whose pixels `crop_space: processed` cannot crop, picture by picture."""
     picture = Image.new("RGB", (96, 64))
-    _check_croppable(image_processor(images=[picture], return_tensors="pt")["pixel_values"], 1)
+    _check_croppable(image_processor(images=[picture], return_tensors="pt")[PIXELS], 1)
 
 
 def _check_croppable(pixels: Any, count: int) -> None:

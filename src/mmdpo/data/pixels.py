@@ -3,67 +3,117 @@
 transformers' processors for Pillow take a picture from step to step in arrays of their own, in float64 between them.
 The steps are the same here, but
 - what a centre crop would throw away is not resized, where Pillow computes the kept part alone to the same bits;
-- the 256 levels of 8 bits are rescaled and normalised by the processor's own methods, and looked up;
-- they are written where the batch has them.
+- a batch holds the levels of 8 bits as they are, a quarter of the bytes that workers hand over and a GPU is sent, and
+  beside them what the processor's own methods make of each of the 256: they are looked up where a model reads them.
 Processors with steps of their own (tiles, padding to a square), and those for torchvision, keep them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
 
+from mmdpo.models.image_features import PIXELS
 from mmdpo.models.seams import PREPROCESS
 
 STEPS = (PREPROCESS, "process_image", "resize", "center_crop", "rescale", "normalize", "pad")
 """Methods of an image processor; one that has another of them than its base class is left alone."""
 
+LEVELS = "pixel_levels"
+"""Beside `pixel_values` that are levels of 8 bits: what each level of each channel is to the model, [3, 256]."""
+
+
+class Levels(NamedTuple):
+    """Pictures of which nothing but their values is left to look up."""
+
+    pixels: UInt8[Tensor, "n 3 H W"]
+    values: Float[Tensor, "3 256"]
+
+
+def process(processor: Any, **arguments: Any) -> BatchFeature:
+    """Returns what a model's processor makes of texts and RGB pictures, as tensors.
+
+    Where its image processor has the usual steps, `pixel_values` are levels and LEVELS stands beside them: `look_up`
+    gives the values. Where the processor does anything with pixels itself, they are values.
+    """
+    arguments["return_tensors"] = "pt"
+    with _few_passes(processor.image_processor) as made:
+        output: BatchFeature = processor(**arguments)
+    if not made:
+        return output
+    if len(made) == 1 and output.get(PIXELS) is made[0].pixels:
+        output[LEVELS] = made[0].values
+        return output
+    untouched: BatchFeature = processor(**arguments)
+    return untouched
+
+
+def look_up(image_inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns image inputs as a model reads them: values in the place of levels, on the device of both."""
+    inputs = dict(image_inputs)
+    levels = inputs.pop(LEVELS, None)
+    if levels is not None:
+        pixels = inputs[PIXELS]
+        first = 256 * torch.arange(len(levels), dtype=torch.int32, device=pixels.device)  # of each channel
+        places = pixels.int() + first[:, None, None]
+        inputs[PIXELS] = levels.flatten().index_select(0, places.flatten()).view(pixels.shape)
+    return inputs
+
 
 @contextmanager
-def few_passes(image_processor: Any) -> Iterator[None]:
-    """Within it, an image processor whose steps are the usual ones takes RGB pictures through them in few passes."""
+def _few_passes(image_processor: Any) -> Iterator[list[Levels]]:
+    """Within it, an image processor whose steps are the usual ones takes RGB pictures through them in few passes.
+
+    Gives the list of what it made as levels.
+    """
+    made: list[Levels] = []
     kind, own = type(image_processor), vars(image_processor)
     is_usual = isinstance(image_processor, PilBackend) and not any(
         name in own or getattr(kind, name) is not getattr(PilBackend, name) for name in STEPS
     )
     # Attributes of the instance hide the methods. An array, which the first makes, would be turned back to resize it.
-    hiding = {"process_image": lambda image, *_, **__: image, PREPROCESS: partial(_take_through_steps, image_processor)}
+    hiding = {
+        "process_image": lambda image, *_, **__: image,
+        PREPROCESS: partial(_take_through_steps, image_processor, made),
+    }
     own.update(hiding if is_usual else {})
     try:
-        yield
+        yield made
     finally:
         for name in hiding if is_usual else ():
             del own[name]
 
 
-def _take_through_steps(processor: Any, images: list[Image.Image], **options: Any) -> BatchFeature:
-    """Returns what the processor's own method returns; `options` are those that it gets."""
+def _take_through_steps(processor: Any, made: list[Levels], images: list[Image.Image], **options: Any) -> BatchFeature:
+    """Returns what the processor's own method returns, or levels, which it adds to `made`.
+
+    `options` are those that the method gets.
+    """
     distinct = {id(image): image for image in images}  # a picture that several rows show is resized once
     if options["do_resize"]:
         distinct = {name: _resize(processor, image, options) for name, image in distinct.items()}
     arrays = [_as_array(distinct[id(image)]) for image in images]
     if options["do_center_crop"]:  # a second time, it changes nothing
         arrays = [processor.center_crop(array, options["crop_size"]) for array in arrays]
-    if options["do_pad"] or not options["do_rescale"] or len({array.shape for array in arrays}) > 1:
+    has_values = options["do_pad"] or not options["do_rescale"] or options["return_tensors"] != "pt"
+    if has_values or len({array.shape for array in arrays}) > 1:
         later = {**options, "do_resize": False, "do_center_crop": False}
         result: BatchFeature = getattr(PilBackend, PREPROCESS)(processor, arrays, **later)
         return result
-    levels = _list_levels(processor, options)
-    values = np.empty((len(arrays), *arrays[0].shape), dtype=levels.dtype)
-    for array, to in zip(arrays, values, strict=True):
-        for channel, of_channel, out in zip(array, levels, to, strict=True):
-            np.take(of_channel, channel, out=out, mode="clip")
-    return BatchFeature(data={"pixel_values": values}, tensor_type=options["return_tensors"])
+    made.append(Levels(torch.from_numpy(np.stack(arrays)), torch.from_numpy(_list_levels(processor, options))))
+    return BatchFeature(data={PIXELS: made[-1].pixels})
 
 
 def _list_levels(processor: Any, options: dict[str, Any]) -> Float[np.ndarray, "3 256"]:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from mmdpo.data.pixels import LEVELS
 from mmdpo.data.prepare import Context
 from mmdpo.models.families import Family
 from mmdpo.records import CORRUPTED
@@ -35,6 +36,9 @@ def leave_out_repeats(
         return image_inputs, own
     kept = {}
     for name, tensor in image_inputs.items():
+        if name == LEVELS:
+            kept[name] = tensor
+            continue
         sizes = _share_out(len(tensor), contexts, prompts, image_token)
         if sizes is None:
             return image_inputs, own

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmdpo.data.collate import Batch
+from mmdpo.data.pixels import look_up
 from mmdpo.models.adapters import sum_in_products
 from mmdpo.models.devices import send
 from mmdpo.models.families import Family
@@ -137,7 +138,7 @@ def _shown_by(batch: Batch, rows: Rows) -> list[int]:
 
 def image_arguments(batch: Batch, family: Family, device: Any) -> dict[str, Tensor]:
     """Returns what a model reads of the images of a batch: pixels on the device, sizes where its forward takes them."""
-    return batch["image_inputs"] | _place_sizes(batch["image_sizes"], family, device)
+    return look_up(batch["image_inputs"]) | _place_sizes(batch["image_sizes"], family, device)
 
 
 def _place_sizes(sizes: Mapping[str, np.ndarray], family: Family, device: Any) -> dict[str, Tensor]:

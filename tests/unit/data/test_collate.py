@@ -12,6 +12,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item, Items
+from mmdpo.data.pixels import look_up
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import Family
@@ -39,7 +40,7 @@ def tokens(processor, ids, mask):
 def pixels_by_example(batch, versions=2):
     """The processed pictures of each example, all versions one after the other, by its place in the dataset."""
     size, images_of = len(batch["index"]), batch["images_of"]
-    parts = batch["image_inputs"]["pixel_values"].split(batch["image_counts"].tolist())
+    parts = look_up(batch["image_inputs"])["pixel_values"].split(batch["image_counts"].tolist())
     return {
         int(index): torch.cat([parts[images_of[version * size + place]] for version in range(versions)])
         for place, index in enumerate(batch["index"])
@@ -212,9 +213,10 @@ class TestNobodyElseMatters:
 
 class TestCropsBehindTheProcessor:
     def test_corrupted_pictures_alone_are_cropped_by_the_seed_of_each(self, make_preparer, items):
-        plain = Collator(make_preparer("dpo"))([items[place] for place in range(4)])["image_inputs"]["pixel_values"]
+        plain = look_up(Collator(make_preparer("dpo"))([items[k] for k in range(4)])["image_inputs"])["pixel_values"]
         batch = Collator(make_preparer(crop_space="processed"))([items[place] for place in range(4)])
         original, corrupted = batch["image_inputs"]["pixel_values"].chunk(2)
+        assert batch["image_inputs"].keys() == {"pixel_values"}, "values, which alone can be cropped"
         assert torch.equal(original, plain)
         for place, (example, image) in enumerate([(0, 0), (1, 0), (2, 0), (2, 1)]):
             generator = derive_corruption_generator(
@@ -230,7 +232,7 @@ class TestCropsBehindTheProcessor:
     def test_another_corruption_that_the_objective_names_is_made_before_the_processor(self, make_preparer, items):
         terms = [{"rank": [["original", "chosen"], [name, "chosen"]]} for name in ("corrupted", "blank")]
         found, expected = (
-            Collator(make_preparer(terms, crop_space=space))([items[0]])["image_inputs"]["pixel_values"]
+            look_up(Collator(make_preparer(terms, crop_space=space))([items[0]])["image_inputs"])["pixel_values"]
             for space in ("processed", "image")
         )
         assert [torch.equal(*pair) for pair in zip(found, expected, strict=True)] == [True, False, True]

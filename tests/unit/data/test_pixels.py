@@ -11,7 +11,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from mmdpo.data.pixels import few_passes, find_size, find_window
+from mmdpo.data import pixels
+from mmdpo.data.pixels import LEVELS, find_size, find_window, look_up
 from mmdpo.models import seams
 
 SIZES = [
@@ -33,16 +34,32 @@ def noise(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def process(processor, *images, **options):
-    return processor(list(images), **({"return_tensors": "pt"} | options))["pixel_values"]
+def process(processor, *images):
+    return processor(list(images), return_tensors="pt")["pixel_values"]
 
 
-def assert_same(processor, *images):
-    expected = process(processor, *images)
-    with few_passes(processor):
-        found = process(processor, *images)
+class Whole:
+    """A model's processor of pictures alone, whose `change` is what it does to their values."""
+
+    def __init__(self, image_processor, change=lambda output: output):
+        self.image_processor, self.change, self.calls = image_processor, change, 0
+
+    def __call__(self, images, **options):
+        self.calls += 1
+        return self.change(self.image_processor(images, **options))
+
+
+def in_few_passes(processor, *images):
+    return pixels.process(Whole(processor), images=list(images))
+
+
+def assert_same(processor, *images, as_levels=True):
+    expected, output = process(processor, *images), in_few_passes(processor, *images)
+    assert (LEVELS in output) == as_levels
+    found = look_up(output)["pixel_values"]
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -70,20 +87,62 @@ def test_a_picture_of_any_shape_has_the_same_values(size):
     ids=str,
 )
 def test_any_options_give_the_same_values(options):
-    assert_same(CLIPImageProcessorPil(**(LLAVA | options)), noise(64, 48), noise(64, 48, seed=1))
+    as_levels = not options.get("do_pad") and options.get("do_rescale", True)
+    assert_same(CLIPImageProcessorPil(**(LLAVA | options)), noise(64, 48), noise(64, 48, seed=1), as_levels=as_levels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda output: {"pixel_values": output["pixel_values"][:, None].expand(-1, 2, -1, -1, -1)},
+        lambda output: {"pixel_values": output["pixel_values"] * 2.0},
+        lambda output: {"pixels": output["pixel_values"]},
+    ],
+    ids=["another shape", "other values", "another name"],
+)
+def test_a_processor_that_does_anything_with_pixels_has_values(change):
+    whole = Whole(CLIPImageProcessorPil(**LLAVA), change)
+    expected = whole([noise(30, 40)], return_tensors="pt")
+    found = pixels.process(whole, images=[noise(30, 40)])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["pt", None])
+def test_a_processor_that_asks_twice_has_the_values_of_both(kind):
+    once, again = CLIPImageProcessorPil(**LLAVA), dict(do_normalize=False, return_tensors=kind)
+    whole = Whole(once, lambda output: {**output, "small": once([noise(30, 40)], **again)["pixel_values"][0]})
+    found = look_up(pixels.process(whole, images=[noise(30, 40)]))
+    assert torch.equal(found["pixel_values"], process(once, noise(30, 40)))
+    assert np.array_equal(found["small"], once([noise(30, 40)], **again)["pixel_values"][0])
+
+
+def test_what_has_no_levels_is_looked_up_as_it_is():
+    inputs = {"pixel_values": torch.ones(1, 3, 2, 2), "mask": torch.ones(1)}
+    assert look_up(inputs) == inputs
+
+
+def test_a_batch_holds_a_quarter_of_the_bytes():
+    processor = CLIPImageProcessorPil(**LLAVA)
+    output, values = in_few_passes(processor, noise(64, 48)), process(processor, noise(64, 48))
+    assert 4 * output["pixel_values"].nbytes == values.nbytes
+    assert output[LEVELS].shape == (3, 256)
 
 
 @pytest.mark.parametrize("make", [SiglipImageProcessorPil, LlavaImageProcessorPil], ids=lambda kind: kind.__name__)
 def test_processors_of_other_models_give_the_same_values(make):
-    assert_same(make(size={"height": 48, "width": 48}, do_center_crop=False), noise(60, 40), noise(33, 70))
+    processor = make(size={"height": 48, "width": 48}, do_center_crop=False)
+    # LLaVA's own pads to a square.
+    assert_same(processor, noise(60, 40), noise(33, 70), as_levels=make is SiglipImageProcessorPil)
 
 
 def test_pictures_that_stay_of_different_shapes_stay_a_list():
     processor = CLIPImageProcessorPil(size={"shortest_edge": 20}, do_center_crop=False)
     images = [noise(60, 40), noise(40, 60)]
-    expected = process(processor, *images, return_tensors=None)
-    with few_passes(processor):
-        found = process(processor, *images, return_tensors=None)
+    expected = processor(images, return_tensors=None)["pixel_values"]
+    whole = Whole(processor)
+    with pixels._few_passes(processor):
+        found = whole(images, return_tensors=None)["pixel_values"]
     assert [each.shape for each in found] == [(3, 20, 30), (3, 30, 20)]
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
@@ -127,11 +186,11 @@ def test_less_is_resized_than_the_processor_would(monkeypatch):
         sizes.append(size)
         return resize(picture, size, *args, **kwargs)
 
+    find_window((480, 640), (336, 448), (336, 336), BICUBIC)  # tried on noise, once for each shape
     monkeypatch.setattr(Image.Image, "resize", count)
     processor = CLIPImageProcessorPil(**LLAVA)
     process(processor, noise(640, 480))
-    with few_passes(processor):
-        process(processor, noise(640, 480))
+    in_few_passes(processor, noise(640, 480))
     assert sizes == [(448, 336), (336, 336)]
 
 
@@ -142,7 +201,7 @@ def test_the_processor_is_as_before_and_one_with_steps_of_its_own_is_left_alone(
 
     for processor in (CLIPImageProcessorPil(**LLAVA), Own(**LLAVA)):
         before, saved = dict(vars(processor)), processor.to_json_string()
-        assert_same(processor, noise(50, 60))
+        assert_same(processor, noise(50, 60), as_levels=type(processor) is not Own)
         assert vars(processor) == before
         assert processor.to_json_string() == saved
 
@@ -155,6 +214,5 @@ def test_sizes_are_those_of_the_processor():
     for width, height in SIZES:
         processor = CLIPImageProcessorPil(size={"shortest_edge": 50}, do_center_crop=False)
         size = process(processor, noise(width, height)).shape[-2:]
-        with few_passes(processor):
-            assert process(processor, noise(width, height)).shape[-2:] == size
+        assert in_few_passes(processor, noise(width, height))["pixel_values"].shape[-2:] == size
     assert find_size(type("Size", (), {})(), 3, 4) is None
