@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.measure import summarise
-from perf.record import RESULTS, write_result
+from perf.record import RESULTS, summarise, write_result
 
 Figures = dict[str, float]
 

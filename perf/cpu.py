@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from mmdpo import MDPOConfig
-from perf.measure import Profile, Sizes, profile_step, summarise, time_interleaved, time_step, wall_clock
-from perf.record import RESULTS, describe_run, write_result
+from perf.measure import Profile, Sizes, profile_step, time_interleaved, time_step, wall_clock
+from perf.record import RESULTS, describe_run, summarise, write_result
 from perf.rows import draw_lengths, make_rows
 from perf.shapes import BODY, BRIEF, TINY, Shape
 from perf.sides import (

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from perf.cpu import EPOCHS, SEED
-from perf.measure import Sizes, event_clock, profile_step, summarise, time_interleaved, time_step, wall_clock
-from perf.record import RESULTS, describe_run, write_result
+from perf.measure import Sizes, event_clock, profile_step, time_interleaved, time_step, wall_clock
+from perf.record import RESULTS, describe_run, summarise, write_result
 from perf.rows import draw_lengths, make_rows
 from perf.shapes import LARGE, Shape, shrink
 from perf.sides import (

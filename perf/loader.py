@@ -33,8 +33,7 @@ from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.training.assembly import build_collator
 from mmdpo.training.streams import SkippedRows, StreamLoader, make_stream_items
-from perf.measure import summarise
-from perf.record import RESULTS, ROOT, describe_run, write_result
+from perf.record import RESULTS, ROOT, describe_run, summarise, write_result
 from perf.rows import build_processor, draw_lengths
 from perf.shapes import BODY
 

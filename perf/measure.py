@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import math
 import re
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,20 +65,6 @@ def event_clock(step: Callable[[], Any]) -> float:
     end.record()
     torch.cuda.synchronize()
     return float(start.elapsed_time(end)) / 1000
-
-
-def summarise(seconds: Sequence[float]) -> dict[str, float]:
-    """Returns median, extremes and quartiles."""
-    several = seconds if len(seconds) > 1 else [*seconds, *seconds]
-    lower, _, upper = statistics.quantiles(several, n=4, method="inclusive")
-    return {
-        "median": statistics.median(seconds),
-        "min": min(seconds),
-        "lower_quartile": lower,
-        "upper_quartile": upper,
-        "max": max(seconds),
-        "repetitions": len(seconds),
-    }
 
 
 # -- where operations and time go -------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Opened
 from mmdpo.scoring.reference import Precomputed
 from perf.command import make_parser, read_options, write_measured
-from perf.measure import Sizes, cpu_clock, profile_step, summarise, time_interleaved
-from perf.record import describe_run
+from perf.measure import Sizes, cpu_clock, profile_step, time_interleaved
+from perf.record import describe_run, summarise
 from perf.rows import build_processor, draw_lengths, make_rows
 from perf.shapes import BODY, TINY, Lengths, Shape
 from perf.sides import Setting, Side, build_model, check_agreement, compare, lora_of, move_adapter, options_of

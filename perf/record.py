@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import re
+import statistics
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,3 +72,17 @@ def write_result(result: dict[str, Any], folder: Path, prefix: str = "") -> Path
     partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.replace(path)
     return path
+
+
+def summarise(seconds: Sequence[float]) -> dict[str, float]:
+    """Returns median, extremes and quartiles."""
+    several = seconds if len(seconds) > 1 else [*seconds, *seconds]
+    lower, _, upper = statistics.quantiles(several, n=4, method="inclusive")
+    return {
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "lower_quartile": lower,
+        "upper_quartile": upper,
+        "max": max(seconds),
+        "repetitions": len(seconds),
+    }

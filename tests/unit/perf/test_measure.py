@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from perf.measure import Sizes, profile_step, summarise
+from perf.measure import Sizes, profile_step
+from perf.record import summarise
 from perf.shapes import TINY
 from perf.sides import Side
 
