@@ -28,6 +28,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def as_long_prompts_are(monkeypatch):
-    """Attends to branches as to those of prompts with hundreds of image tokens; these prompts are of ten or twenty."""
+def both_ways_to_attend(request, monkeypatch):
+    """Attends to branches piece by piece where trees lie in several rows, as a GPU does, and in merged parts otherwise.
+
+    Piece by piece as for prompts with hundreds of image tokens; these prompts are of ten or twenty.
+    """
     monkeypatch.setattr(tree_attention, "KEPT_PREFIX", 0)
+    if "packed" in request.node.name:
+        monkeypatch.setattr(tree_attention, "is_mergeable", lambda *_: False)

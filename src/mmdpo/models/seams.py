@@ -84,6 +84,30 @@ def attend(name: str, *args: Any, **kwargs: Any) -> Any:
     return ALL_ATTENTION_FUNCTIONS[name](*args, **kwargs)
 
 
+def attend_with_lse(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float | None) -> Any:
+    """Returns output and log Σ exp of every query: what SDPA calls on a CPU, of which it gives the first alone.
+
+    Shapes [1, H, Q, D] and [1, H, K, D] (test_merged_attention.py).
+    """
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, is_causal, scale=scale)
+
+
+def attend_with_lse_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    is_causal: bool,
+    scale: float | None,
+) -> Any:
+    """Returns the gradients of queries, keys and values of `attend_with_lse` (test_merged_attention.py)."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient, query, key, value, output, lse, 0.0, is_causal, scale=scale
+    )
+
+
 def make_mask(name: str, **kwargs: Any) -> Any:
     """Calls the mask function of a registered implementation, as transformers' models do."""
     return ALL_MASK_ATTENTION_FUNCTIONS[name](**kwargs)

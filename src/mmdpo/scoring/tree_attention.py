@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from mmdpo.models.devices import send
 from mmdpo.models.seams import AS_EVER, CAUSAL, attend, attention_of, make_mask, make_valueless
+from mmdpo.scoring.merged_attention import attend_merged, is_mergeable, list_parts
 from mmdpo.scoring.plan import Tree
 
 SDPA, FLEX = "tree_sdpa", "tree_flex"
@@ -79,6 +80,8 @@ class Piece:
     """What they see besides themselves: earlier pieces of the row, by number, and how many of their first tokens."""
     mask: Bool[Tensor, "1 1 Q K"] | None
     """None: causal, over as many keys as queries."""
+    is_causal: bool = False
+    """Whether they see all of it, and of themselves what comes before."""
 
 
 class TreeMask(Tensor):
@@ -180,9 +183,10 @@ def _cut(tree: Tree, number: int, rule: Rule, device: Any) -> list[Piece]:
             seen[run] = depth - tree.branches[runs[run][0]].depth
         stop = last.depth + last.length
         # Plain causal attention has kernels of its own, and they need as many keys as queries.
-        is_causal = rule is CAUSAL and not seen
-        mask = None if is_causal else _apply(rule, tree, first.depth, stop, device)
-        pieces.append(Piece(stop - first.depth, tuple((number + run, count) for run, count in seen.items()), mask))
+        is_causal = rule is CAUSAL
+        mask = None if is_causal and not seen else _apply(rule, tree, first.depth, stop, device)
+        prefixes = tuple((number + run, count) for run, count in seen.items())
+        pieces.append(Piece(stop - first.depth, prefixes, mask, is_causal))
     return pieces
 
 
@@ -224,6 +228,9 @@ def _attend_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], kwargs: dict[str, Any]
 ) -> Float[Tensor, "1 S H E"]:
     lengths = [piece.length for piece in pieces]
+    if all(piece.is_causal for piece in pieces) and is_mergeable(query, key, value, kwargs):
+        parts = list_parts(lengths, [piece.prefixes for piece in pieces])
+        return attend_merged(query, key, value, parts, kwargs.get("scaling"))
     padding = query.shape[2] - sum(lengths)
     # One split, whose backward is one concatenation; a slice for each piece would add up as many tensors of full size.
     split = [torch.split(tensor, [*lengths, padding], dim=2)[: len(pieces)] for tensor in (query, key, value)]

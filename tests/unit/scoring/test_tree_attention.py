@@ -164,10 +164,13 @@ def attend_densely(query, key, value, mask, scaling):
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
-@pytest.mark.parametrize("kept_prefix", [0, 4, WIDTH], ids=["no prefix kept", "short ones kept", "all kept"])
+@pytest.mark.parametrize(
+    "kept_prefix", [None, 0, 4, WIDTH], ids=["merged", "no prefix kept", "short ones kept", "all kept"]
+)
 @pytest.mark.parametrize("heads", [4, 2, 1], ids=lambda n: f"{n} of 4")
 def test_pieces_equal_one_dense_attention(rules, heads, kept_prefix, monkeypatch):
-    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
+    if kept_prefix is not None:
+        attend_as_on_a_gpu(monkeypatch, kept_prefix)
     rule, alone = rules
     made = torch.Generator().manual_seed(0)
     tensors = [torch.randn(3, n, WIDTH, 8, dtype=torch.float64, generator=made) for n in (4, heads, heads)]
@@ -200,11 +203,16 @@ def test_pieces_equal_one_dense_attention(rules, heads, kept_prefix, monkeypatch
         assert not gradient.transpose(1, 2)[~real].any()
 
 
+def attend_as_on_a_gpu(monkeypatch, kept_prefix):
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
+    monkeypatch.setattr(tree_attention, "is_mergeable", lambda *_: False)
+
+
 @pytest.mark.parametrize(("kept_prefix", "times"), [(0, 7), (6, 1), (WIDTH, 0)])
 def test_branches_after_a_long_prefix_alone_are_computed_again(kept_prefix, times, monkeypatch):
     calls = []
     compute = tree_attention.checkpoint
-    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
+    attend_as_on_a_gpu(monkeypatch, kept_prefix)
     monkeypatch.setattr(tree_attention, "checkpoint", lambda *args, **how: calls.append(1) or compute(*args, **how))
     query = torch.randn(3, 2, WIDTH, 8, requires_grad=True)
     with attend_along(TREES):
