@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,9 +30,10 @@ from mmdpo.data.read import read_stream
 from mmdpo.data.stream import PreferenceStream
 from mmdpo.training.assembly import build_collator
 from mmdpo.training.streams import SkippedRows, StreamLoader, make_stream_items
-from perf.record import RESULTS, ROOT, describe_run, summarise, write_result
+from perf.record import RESULTS, describe_run, summarise, write_result
 from perf.rows import build_processor, draw_lengths
 from perf.shapes import BODY
+from perf.versions import add_before, compare_versions, take_turns
 
 WORKERS = 2
 BATCH = 8
@@ -55,15 +53,16 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20_000, help="how many are read while memory is watched")
     parser.add_argument("--steps", type=int, default=200, help="steps at the pace of training")
     parser.add_argument("--tiny", action="store_true", help="few rows: tries the measurement, measures nothing")
-    parser.add_argument("--before", type=Path, help="checkout of another version to compare with")
-    parser.add_argument("--turns", help=argparse.SUPPRESS)  # folder of shards: takes turns, for another process
+    add_before(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args()
     if options.tiny and options.output == RESULTS:
         parser.error("--tiny measures nothing that belongs among the results: give another --output")
     torch.set_num_threads(1)
     if options.turns:
-        take_turns(options.turns)
+        (shards,) = options.turns
+        stream = read_stream(shards)
+        take_turns(lambda: read_batches(stream, shards))
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = 12 if options.tiny else ROWS
@@ -73,7 +72,8 @@ def main() -> None:
         stream = read_stream(folder)
         result["load_before"] = os.getloadavg()[0]
         if options.before is not None:
-            result["turns"] = compare_versions(options.before, folder, 1 if options.tiny else TURNS)
+            turns = compare_versions("perf.loader", options.before, ["--turns", folder], 1 if options.tiny else TURNS)
+            result["turns"] = {"batches": TURN_BATCHES, **turns}
         result |= measure_pace(make_loader(stream, folder), options.steps)
         result |= measure_stream(make_loader(stream, folder), options.examples)
         result |= {"read_over_per_second": measure_reading_over(stream), "load_after": os.getloadavg()[0]}
@@ -132,59 +132,18 @@ def measure_stream(loader: StreamLoader, examples: int) -> dict[str, Any]:
     }
 
 
-def compare_versions(before: Path, folder: str, turns: int) -> dict[str, Any]:
-    """Returns what a batch costs in the version at `before` and in this one, measured in turn after one turn each."""
-    sources = {"before": before.resolve(), "after": ROOT}
-    readers = {name: _start_reader(source / "src", folder) for name, source in sources.items()}
-    costs: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
-    try:
-        for turn in range(turns + 1):
-            for name, reader in readers.items():
-                cost = _ask(reader)
-                print(f"turn {turn}, {name}: {1000 * cost['cpu_seconds_per_batch']:.0f} ms of CPU time", flush=True)
-                costs[name] += [cost] if turn else []
-    finally:
-        for reader in readers.values():
-            reader.kill()
-            reader.wait()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=before, capture_output=True, text=True, check=True
-    )
-    return {"commit_before": commit.stdout.strip(), "batches": TURN_BATCHES, **costs}
-
-
-def _start_reader(source: Path, folder: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "perf.loader", "--turns", folder]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-
-
-def _ask(reader: subprocess.Popen[str]) -> dict[str, float]:
-    assert reader.stdin is not None
-    assert reader.stdout is not None
-    reader.stdin.write("turn\n")
-    reader.stdin.flush()
-    cost: dict[str, float] = json.loads(reader.stdout.readline())
-    return cost
-
-
-def take_turns(folder: str) -> None:
-    """Reads batches as fast as they come whenever a line is sent, and prints what one of them cost."""
-    stream = read_stream(folder)
-    for _ in sys.stdin:
-        batches = iter(make_loader(stream, folder))
-        for _ in range(2 * WORKERS + 1):  # the queue is full, and what workers do once is done
-            next(batches)
-        start, used = time.perf_counter(), _cpu_of_workers()
-        for _ in range(TURN_BATCHES):
-            next(batches)
-        cost = {
-            "batch_seconds": (time.perf_counter() - start) / TURN_BATCHES,
-            "cpu_seconds_per_batch": (_cpu_of_workers() - used) / TURN_BATCHES,
-        }
-        del batches
-        print(json.dumps(cost), flush=True)
+def read_batches(stream: PreferenceStream, folder: str) -> dict[str, float]:
+    """Returns what a batch costs that is read as fast as it comes."""
+    batches = iter(make_loader(stream, folder))
+    for _ in range(2 * WORKERS + 1):  # the queue is full, and what workers do once is done
+        next(batches)
+    start, used = time.perf_counter(), _cpu_of_workers()
+    for _ in range(TURN_BATCHES):
+        next(batches)
+    return {
+        "batch_seconds": (time.perf_counter() - start) / TURN_BATCHES,
+        "cpu_seconds_per_batch": (_cpu_of_workers() - used) / TURN_BATCHES,
+    }
 
 
 def measure_reading_over(stream: PreferenceStream) -> float:

@@ -8,12 +8,9 @@ of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from perf.measure import ATTENTION_KERNELS, PRODUCTS, Sizes, count_operations, cpu_clock, time_interleaved, time_step
-from perf.record import RESULTS, ROOT, describe_run, write_result
+from perf.record import RESULTS, describe_run, write_result
 from perf.rows import draw_lengths, make_rows
 from perf.shapes import BODY, BRIEF, TINY, Shape
 from perf.sides import (
@@ -41,6 +38,7 @@ from perf.sides import (
     build_sides,
     clear_gradients,
 )
+from perf.versions import add_before, compare_versions, take_turns
 
 PAIRS, SEED, EPOCHS = 4, 0, 3
 WANTED = {"body": (TRL, TRL_CACHED, DPO, ORIGINAL, MDPO, MDPO_PASS), "brief": (ANSWER_HEAD, MDPO, DPO)}
@@ -82,9 +80,8 @@ def main() -> None:
     """Measures, and writes a results file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5, help="timed steps of each side")
-    parser.add_argument("--before", type=Path, help="checkout of an earlier version, to be measured in turn")
     parser.add_argument("--tiny", action="store_true", help="miniature shapes: tries the measurement, measures nothing")
-    parser.add_argument("--turns", help=argparse.SUPPRESS)  # name of a shape: takes turns, for another process
+    add_before(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args()
     if options.tiny and options.output == RESULTS:
@@ -92,7 +89,9 @@ def main() -> None:
     torch.set_num_threads(1)
     shapes = {"body": TINY, "brief": TINY} if options.tiny else {"body": BODY, "brief": BRIEF}
     if options.turns:
-        take_turns(shapes[options.turns], OURS[options.turns])
+        (name,) = options.turns
+        sides = _build(shapes[name], OURS[name])
+        take_turns(lambda: step_each(sides))
         return
     result = describe_run("cpu") | {"kind": "operators", "miniature": options.tiny, "epochs": EPOCHS, "pairs": PAIRS}
     result |= {
@@ -105,7 +104,7 @@ def main() -> None:
         peaks = Peaks(**result["peaks"])
         result["sides"][name] = measure_shape(shape, WANTED[name], options.repetitions, peaks)
         if options.before is not None:
-            result["turns"][name] = compare_versions(options.before, name, options.repetitions, tiny=options.tiny)
+            result["turns"][name] = compare_shape(options.before, name, options.repetitions, tiny=options.tiny)
         result["load_after"] = os.getloadavg()[0]
         path = write_result(result, options.output, prefix="operators-")
     print(f"written to {path}")
@@ -203,56 +202,20 @@ class OperatorClock(TorchDispatchMode):  # type: ignore[no-untyped-call]
 # -- before and after -------------------------------------------------------------------------------------------------
 
 
-def compare_versions(before: Path, shape: str, turns: int, *, tiny: bool) -> dict[str, Any]:
-    """Returns the CPU seconds of steps of the version at `before` and of this one, in turn after one turn each."""
-    sources = {"before": before.resolve(), "after": ROOT}
-    workers = {name: _start_worker(source / "src", shape, tiny=tiny) for name, source in sources.items()}
-    seconds: dict[str, dict[str, list[float]]] = {side: {name: [] for name in sources} for side in OURS[shape]}
-    try:
-        for turn in range(turns + 1):
-            for name, worker in workers.items():
-                for side, took in _ask(worker).items():
-                    seconds[side][name] += [took] if turn else []
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
-    for side, versions in seconds.items():
-        print(
-            f"{shape:6} {side:28}", {name: round(statistics.median(s), 3) for name, s in versions.items()}, flush=True
-        )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=before, capture_output=True, text=True, check=True
-    )
-    return {"commit_before": commit.stdout.strip(), "sides": seconds}
+def compare_shape(before: Path, shape: str, turns: int, *, tiny: bool) -> dict[str, Any]:
+    """Returns the CPU seconds of our steps in the version at `before` and in this one."""
+    measured = [*(["--tiny", "--output", os.devnull] if tiny else []), "--turns", shape]
+    found = compare_versions("perf.operators", before, measured, turns)
+    sides = {
+        side: {version: [turn[side] for turn in found[version]] for version in ("before", "after")}
+        for side in OURS[shape]
+    }
+    return {"commit_before": found["commit_before"], "sides": sides}
 
 
-def _start_worker(source: Path, shape: str, *, tiny: bool) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "perf.operators", "--turns", shape]
-    if tiny:
-        command += ["--tiny", "--output", os.devnull]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-
-
-def _ask(worker: subprocess.Popen[str]) -> dict[str, float]:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write("turn\n")
-    worker.stdin.flush()
-    for line in worker.stdout:
-        if line.startswith("{"):  # other lines are what libraries say
-            seconds: dict[str, float] = json.loads(line)
-            return seconds
-    raise RuntimeError("a version that was to be measured has ended; what it said is above")
-
-
-def take_turns(shape: Shape, wanted: tuple[str, ...]) -> None:
-    """Makes one step of each side whenever a line is sent, and prints the CPU seconds that it took."""
-    built = _build(shape, wanted)
-    for _ in sys.stdin:
-        print(json.dumps({name: time_step(side, cpu_clock) for name, side in built.items()}), flush=True)
+def step_each(sides: dict[str, Side]) -> dict[str, float]:
+    """Makes one step of each side, and returns the CPU seconds that it took."""
+    return {name: time_step(side, cpu_clock) for name, side in sides.items()}
 
 
 if __name__ == "__main__":

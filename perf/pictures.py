@@ -21,11 +21,12 @@ from mmdpo import MDPOConfig, MDPOTrainer
 from mmdpo.data.prepare import Opened
 from mmdpo.scoring.reference import Precomputed
 from perf.command import make_parser, read_options, write_measured
-from perf.measure import Sizes, cpu_clock, profile_step, time_interleaved
+from perf.measure import Sizes, cpu_clock, profile_step, time_interleaved, time_step
 from perf.record import describe_run, summarise
 from perf.rows import build_processor, draw_lengths, make_rows
 from perf.shapes import BODY, TINY, Lengths, Shape
 from perf.sides import Setting, Side, build_model, check_agreement, compare, lora_of, move_adapter, options_of
+from perf.versions import add_before, compare_versions, take_turns
 
 PAIRS = 4
 SEED = 0
@@ -53,16 +54,28 @@ TARGET = 2.0
 
 def main() -> None:
     """Measures, and writes a results file."""
-    options = read_options(make_parser(__doc__, 5, tiny="miniature shapes"))
+    parser = make_parser(__doc__, 5, tiny="miniature shapes")
+    add_before(parser)
+    options = read_options(parser)
     torch.set_num_threads(1)
     shape = TINY if options.tiny else BODY
     lengths = {"body": TINY.lengths} if options.tiny else LENGTHS
+    if options.turns:
+        length, objective, kind = options.turns
+        rows = make_pairs(shape, lengths[length], kind)
+        sides = make_sides(build_trainer(shape, rows, objective), rows)
+        take_turns(lambda: {name: time_step(side, cpu_clock) for name, side in sides.items()})
+        return
     result = describe_run("cpu") | {"kind": "pictures", "miniature": options.tiny, "pairs": PAIRS, "cases": []}
     result |= {"shape": shape.describe(), "lengths": {name: asdict(spans) for name, spans in lengths.items()}}
     result["load_before"] = os.getloadavg()[0]
     for (name, objective), kinds in CASES.items():
         if name in lengths:
             result["cases"] += measure_objective(shape, name, lengths[name], objective, kinds, options.repetitions)
+    for case in result["cases"] if options.before is not None else ():
+        measured = [*(["--tiny", "--output", os.devnull] if options.tiny else []), "--turns"]
+        measured += [case["lengths"], case["objective"], case["data"]]
+        case["turns"] = compare_versions("perf.pictures", options.before, measured, options.repetitions)
     write_measured(result, options, "pictures")
 
 
@@ -75,7 +88,7 @@ def measure_objective(
     for kind in kinds:
         rows = make_pairs(shape, spans, kind)
         trainer = trainer or build_trainer(shape, rows, objective)
-        sides = {name: make_side(trainer, rows, name) for name in (APART, TOGETHER)}
+        sides = make_sides(trainer, rows)
         profiles = {}
 
         def step(side: Side) -> float:
@@ -125,6 +138,11 @@ def build_trainer(shape: Shape, rows: Dataset, objective: str) -> MDPOTrainer:
     trainer.current_gradient_accumulation_steps = 1  # as `train` sets it
     trainer.reference = Precomputed(trainer.objective.reference_cells, trainer._live_reference)
     return trainer
+
+
+def make_sides(trainer: Any, rows: Dataset) -> dict[str, Side]:
+    """Returns a step on the rows for both ways to make a batch."""
+    return {name: make_side(trainer, rows, name) for name in (APART, TOGETHER)}
 
 
 def make_side(trainer: Any, rows: Dataset, name: str) -> Side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from textwrap import fill
 from typing import Any
 
@@ -34,6 +35,8 @@ def _render_machine(result: dict[str, Any]) -> str:
     )
     head = ["answers", "objective", "pairs", "apart, s", "together, s"]
     head += ["ratio of time", "ratio of operations", "ratio of memory"]
+    compared = [case["turns"]["commit_before"] for case in result["cases"] if "turns" in case]
+    head += [f"apart at {compared[0]} / together"] if compared else []
     lines = [head, ["---"] * len(head)]
     for case in result["cases"]:
         apart, together = case["sides"]["apart"], case["sides"]["together"]
@@ -45,7 +48,14 @@ def _render_machine(result: dict[str, Any]) -> str:
                 f"{seconds[0] / seconds[1]:.2f}",
                 f"{apart['flops'] / together['flops']:.2f}",
                 f"{together['peak_bytes'] / apart['peak_bytes']:.2f}",
+                *([_compare(case["turns"])] if "turns" in case else [""] * bool(compared)),
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{fill(intro, WIDTH)}\n\n{table}"
+
+
+def _compare(turns: dict[str, Any]) -> str:
+    """Returns how often a step of this version fits into one of the version before, on pairs as each was then."""
+    pairs = zip(turns["before"], turns["after"], strict=True)
+    return f"{statistics.median(before['apart'] / after['together'] for before, after in pairs):.2f}"

@@ -35,9 +35,10 @@ FLEX_BLOCK = 128
 """Rows for FlexAttention are padded to whole blocks."""
 
 KEPT_PREFIX = 128
-"""Tokens of a prefix up to which the keys and values that a branch reads are kept for its backward pass.
+"""Tokens of a prefix up to which the keys and values that a branch reads are joined, and kept for its backward pass.
 
-Of a longer one they are joined, and attended to, again there: a copy for each branch would take much memory.
+Of a longer one a copy for each branch would take much memory. On a CPU causal attention then goes in merged parts,
+which join nothing; otherwise they are joined, and attended to, again in the backward pass.
 """
 
 Rule: TypeAlias = Callable[[Any, Any, Any, Any], Any]
@@ -213,6 +214,8 @@ def attend_to_tree(
 ) -> tuple[Float[Tensor, "R S H E"], None]:
     """Attends piece by piece: the prompt with its first answer, then each other branch over its prefix and itself.
 
+    Where parts can be merged, all branches that see a prefix ask it at once (`merged_attention.py`).
+
     Values may have another width E than queries and keys, as in DeepSeek-V3.
     """
     if not isinstance(attention_mask, TreeMask):
@@ -228,7 +231,10 @@ def _attend_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pieces: Sequence[Piece], kwargs: dict[str, Any]
 ) -> Float[Tensor, "1 S H E"]:
     lengths = [piece.length for piece in pieces]
-    if all(piece.is_causal for piece in pieces) and is_mergeable(query, key, value, kwargs):
+    read = [sum(count for _, count in piece.prefixes) for piece in pieces]
+    # After a short prefix the parts are small, and more of them cost more than they save.
+    is_long = max(read) > KEPT_PREFIX
+    if is_long and all(piece.is_causal for piece in pieces) and is_mergeable(query, key, value, kwargs):
         parts = list_parts(lengths, [piece.prefixes for piece in pieces])
         return attend_merged(query, key, value, parts, kwargs.get("scaling"))
     padding = query.shape[2] - sum(lengths)
@@ -240,11 +246,11 @@ def _attend_row(
         prefix: [tensors[prefix[0]][:, :, : prefix[1]] for tensors in split[1:]]
         for prefix in dict.fromkeys(prefix for piece in pieces for prefix in piece.prefixes)
     }
-    for piece, queries, keys, values in zip(pieces, *split, strict=True):
+    for piece, count, queries, keys, values in zip(pieces, read, *split, strict=True):
         options = {**kwargs, "is_causal": piece.mask is None}
         prefix_keys, prefix_values = ([prefixes[prefix][n] for prefix in piece.prefixes] for n in range(2))
         branch = (module, prefix_keys, prefix_values, queries, keys, values, piece.mask, options)
-        if sum(count for _, count in piece.prefixes) > KEPT_PREFIX:
+        if count > KEPT_PREFIX:
             is_random = bool(kwargs.get("dropout"))
             outputs.append(checkpoint(_attend_piece, *branch, use_reentrant=False, preserve_rng_state=is_random))
         else:

@@ -41,12 +41,12 @@ def test_costs_by_hand():
 def test_the_measurement_runs_in_miniature_and_is_told(tmp_path, monkeypatch):
     wanted = {"body": (sides.ORIGINAL, sides.MDPO, sides.MDPO_PASS), "brief": (sides.MDPO,)}
     monkeypatch.setattr(operators, "WANTED", wanted)
-    compare, found = operators.compare_versions, []  # in miniature the two shapes are one
+    compare, found = operators.compare_shape, []  # in miniature the two shapes are one
 
     def compare_once(*args, **options):
         return copy.deepcopy((found or found.append(compare(*args, **options)) or found)[0])
 
-    monkeypatch.setattr(operators, "compare_versions", compare_once)
+    monkeypatch.setattr(operators, "compare_shape", compare_once)
     command = ["operators", "--tiny", "--repetitions", "2", "--before", str(ROOT), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)
     operators.main()

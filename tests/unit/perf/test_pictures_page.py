@@ -25,6 +25,12 @@ def test_the_measurement_runs_in_miniature_and_is_told(tmp_path, monkeypatch):
         questions[name]["time"]["median"] = seconds
     page = render_pictures([result])
     assert "| four questions about a picture | 3.00 | 1.25 | 2.40 |" in page
+    assert "together |" not in page
+    turns = {"before": [{"apart": 3.0}, {"apart": 4.0}, {"apart": 9.0}], "after": [{"together": 2.0}] * 3}
+    result["cases"][0]["turns"] = {"commit_before": "c0ffee", **turns}
+    page = render_pictures([result])
+    assert "| apart at c0ffee / together |" in page
+    assert [line.split("|")[-2].strip() for line in page.splitlines()[-2:]] == ["2.00", ""]
     assert "Nothing has been measured" in render_pictures([])
 
 

@@ -169,6 +169,7 @@ def attend_densely(query, key, value, mask, scaling):
 )
 @pytest.mark.parametrize("heads", [4, 2, 1], ids=lambda n: f"{n} of 4")
 def test_pieces_equal_one_dense_attention(rules, heads, kept_prefix, monkeypatch):
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", 0)
     if kept_prefix is not None:
         attend_as_on_a_gpu(monkeypatch, kept_prefix)
     rule, alone = rules
@@ -218,6 +219,18 @@ def test_branches_after_a_long_prefix_alone_are_computed_again(kept_prefix, time
     with attend_along(TREES):
         attend_to_tree(Layer(1), query, query, query, make_mask(causal_mask_function), scaling=1.0)
     assert len(calls) == times
+
+
+@pytest.mark.parametrize(("rule", "kept_prefix", "rows"), [("causal", 4, 3), ("causal", WIDTH, 0), ("window", 0, 0)])
+def test_causal_rows_with_a_long_prefix_alone_are_merged(rule, kept_prefix, rows, monkeypatch):
+    calls = []
+    compute = tree_attention.attend_merged
+    monkeypatch.setattr(tree_attention, "KEPT_PREFIX", kept_prefix)
+    monkeypatch.setattr(tree_attention, "attend_merged", lambda *args: calls.append(1) or compute(*args))
+    query = torch.randn(3, 2, WIDTH, 8)
+    with attend_along(TREES):
+        attend_to_tree(Layer(1), query, query, query, make_mask(RULES[rule][0]), scaling=1.0)
+    assert len(calls) == rows
 
 
 def test_a_finished_mask_is_passed_on_and_plain_causal_attention_needs_none():
