@@ -33,9 +33,11 @@ def _render_machine(result: dict[str, Any]) -> str:
         f"The load average of the machine was {result['load_before']:.1f} before it was measured and "
         f"{result['load_after']:.1f} after: ratios are what can be compared."
     )
+    compared = [case["turns"]["commit_before"] for case in result["cases"] if "turns" in case]
+    if compared:
+        intro += " The last column has the step of an earlier version, in turn with this one's, a process for each."
     head = ["answers", "objective", "pairs", "apart, s", "together, s"]
     head += ["ratio of time", "ratio of operations", "ratio of memory"]
-    compared = [case["turns"]["commit_before"] for case in result["cases"] if "turns" in case]
     head += [f"apart at {compared[0]} / together"] if compared else []
     lines = [head, ["---"] * len(head)]
     for case in result["cases"]:
