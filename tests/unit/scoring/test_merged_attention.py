@@ -101,6 +101,7 @@ def test_what_the_kernel_is_not_made_for_is_left_to_sdpa():
     assert not is_mergeable(query, key, value, {"softcap": 30.0})
     assert not is_mergeable(query, key, value[..., :2], {})
     assert not is_mergeable(query, key, value.double(), {})
+    assert not is_mergeable(query, key, value.transpose(2, 3).contiguous().transpose(2, 3), {})
     assert not is_mergeable(*(tensor.to("meta") for tensor in (query, key, value)), {})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_mergeable(query, key, value, {})
