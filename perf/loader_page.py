@@ -20,7 +20,6 @@ def _render_machine(result: dict[str, Any]) -> str:
     width, height = result["size"]
     wait, memory = result["wait"], ", ".join(f"{megabytes:.0f}" for megabytes in result["megabytes"])
     workers, step, waited = result["workers"], 1000 * result["step"], 1000 * result["mean_wait"]
-    kept = "keep up" if waited < 0.1 * step else "**do not keep up**"
     busy, taken = 1000 * result["cpu_seconds_per_batch"], 1000 * result["batch_seconds"]
     over = 100_000 / result["read_over_per_second"]
     paragraphs = [
@@ -29,7 +28,7 @@ def _render_machine(result: dict[str, Any]) -> str:
         f"{result['bytes'] / 1000:.0f} kB, mDPO's two versions of each, LLaVA's processor at 336 pixels, batches of "
         f"{result['batch']}. The load average of the machine was {result['load_before']:.1f} before it was measured "
         f"and {result['load_after']:.1f} after.",
-        f"- At a step of {step:.0f} ms the workers {kept}: a step waits {waited:.0f} ms for its batch on average, "
+        f"- A step of {step:.0f} ms waits {waited:.0f} ms for its batch on average, "
         f"median {1000 * wait['median']:.0f}, at most {1000 * wait['max']:.0f}. The first batch is there after "
         f"{result['first_batch']:.1f} s, when the shuffle buffers are full.",
         f"- A batch takes {busy:.0f} ms of CPU time, so {workers} workers that have a core each make one in "

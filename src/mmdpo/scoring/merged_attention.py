@@ -56,10 +56,10 @@ def is_mergeable(query: Tensor, key: Tensor, value: Tensor, options: dict[str, A
     alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == key.shape[-1] == value.shape[-1]
     dense = all(tensor.stride(-1) == 1 for tensor in (query, key, value))
     cast = torch.is_autocast_enabled("cpu") and query.dtype != torch.get_autocast_dtype("cpu")
-    # Of these SDPA takes the first, and transformers says that it takes the second nowhere.
+    # transformers makes a mask of the first, and refuses the second where attention is SDPA's.
     further = any(options.get(name) is not None for name in ("position_bias", "softcap"))
     drops = bool(options.get("dropout"))
-    # The switch is that of a CPU's kernel, too.
+    # The switch of CUDA's flash attention turns off the CPU's, too.
     is_allowed = query.device.type == "cpu" and bool(torch.backends.cuda.flash_sdp_enabled())  # type: ignore[no-untyped-call]
     return is_allowed and alike and dense and not cast and not drops and not further
 

@@ -12,7 +12,7 @@ from mmdpo.corruption import derive_corruption_generator
 from mmdpo.corruption._geometry import crop_processed
 from mmdpo.data.collate import Collator
 from mmdpo.data.items import Item, Items
-from mmdpo.data.pixels import look_up
+from mmdpo.data.pixels import LEVELS, look_up
 from mmdpo.data.prepare import Preparer
 from mmdpo.data.tokenise import Renderer
 from mmdpo.models.families import Family
@@ -79,6 +79,16 @@ class TestWhatStandsInABatch:
         expected = processor.image_processor(images, return_tensors="pt")["pixel_values"]
         assert_same_pixels(pixels_by_example(batch), {1: expected[0::2], 3: expected[1::2]})
         assert not torch.equal(expected[0], expected[2])
+
+    def test_levels_are_no_tokens_where_as_many_prompts_are_as_long(self, make_preparer, make_example, processor):
+        words = " ".join(["describe"] * (256 - PROMPT_TOKENS + 1))
+        asked = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]},)
+        examples = [make_example(number, prompt=asked) for number in range(3)]
+        batch = Collator(make_preparer("dpo"))([Item(example, place) for place, example in enumerate(examples)])
+        assert batch["prompt_ids"].shape == batch["image_inputs"][LEVELS].shape == (3, 256)
+        assert batch["token_types"].keys() == set()
+        pixels = processor.image_processor([example.images[0] for example in examples], return_tensors="pt")
+        assert torch.equal(look_up(batch["image_inputs"])["pixel_values"], pixels["pixel_values"])
 
     def test_prompts_without_images_stand_among_those_with(self, make_preparer, items, processor):
         batch = Collator(make_preparer("svco"))([items[0], items[1]])
